@@ -1,0 +1,1 @@
+//! One worker: its records, jobs, machine drivers and volumes.

@@ -1,0 +1,1 @@
+//! The words of Ferry as types, and the one door to a worker.

@@ -1,0 +1,1 @@
+//! The clone engine as a value: events in, operations out.

@@ -1,0 +1,1 @@
+//! The volume server: one process that serves one volume.

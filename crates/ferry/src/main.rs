@@ -1,0 +1,3 @@
+//! The program: one binary for people, agents and volume servers.
+
+fn main() {}

@@ -1,1 +1,36 @@
-//! Jobs that survive crashes: journal, replay, decide.
+//! Jobs that survive crashes: a job is a line of steps, and its journal decides where it stands.
+//!
+//! ```text
+//!   journal ──replay──▶ Standing ──decide──▶ Act ──announce──▶ entry appended ──▶ the shell acts
+//!      ▲                                                                              │
+//!      └───────────────── Done · Failed · Undone · UndoFailed appended ◀──────────────┘
+//! ```
+//!
+//! ```text
+//!   forward    step … step  DEED  step … step  ─▶ Finished(succeeded)
+//!                │ failure or cancel   │ failure: retry, or park for a person
+//!                ▼                     ▼
+//!   unwinding  undo in reverse       Parked ──Resumed──▶ forward
+//!                ▼
+//!              Finished(failed | cancelled)
+//! ```
+//!
+//! Invariants: nothing happens that the journal did not announce first; no step begins before all steps ahead
+//! of it are done; nothing is undone after the deed (the point of no return); undoing goes in reverse order and
+//! covers every step that was begun, also one that failed halfway; a step, or an entry, that this version does
+//! not know parks the job.
+//!
+//! This crate is a pure heart: no I/O, no clock, no randomness. Times come in as data, in milliseconds since
+//! the Unix epoch.
+
+mod decide;
+mod entry;
+mod refusal;
+mod standing;
+mod step;
+
+pub use decide::{Act, decide};
+pub use entry::{ENTRY_VERSION, Entry, Event, FailureClass, Outcome, StepError, UnwindReason};
+pub use refusal::{Foreign, Illegal, ReplayError};
+pub use standing::{Standing, StepStanding, StepState, replay};
+pub use step::{Backoff, Body, LineError, OnFailure, Policy, Step, Undo, check_line};

@@ -1,1 +1,39 @@
 //! The words of Ferry as types, and the one door to a worker.
+//!
+//! [`AgentApi`] is everything that can be asked of a worker's agent. The CLI, the agents among themselves and the
+//! tests all speak it; [`http`] carries it over HTTP + JSON, and is the only place where HTTP appears.
+//!
+//! Invariant: a value of a type from this crate is valid. Names, ids and generations are checked where they are
+//! parsed, which includes every JSON body, so nothing behind the door checks them again.
+
+mod door;
+mod error;
+pub mod http;
+mod ids;
+mod job;
+mod machine;
+mod names;
+mod peer;
+mod volume;
+mod worker;
+
+pub use door::AgentApi;
+pub use error::{ApiError, ErrorCode};
+pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey};
+pub use job::{
+    EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobKind, JobState, JobStep, Progress, StartMove,
+    StepState,
+};
+pub use machine::{
+    CreateMachine, Desired, DestroyMachine, Driver, Exit, Machine, MachineSpec, MachineState, MachineVolume,
+    NewVolume, RestartPolicy, Signal, SignalError, VolumeOrigin,
+};
+pub use names::{MachineName, MachineRef, NameError, VolumeName, VolumeRef, WorkerName};
+pub use peer::{
+    Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Prepare, PrepareVolume, Reserve,
+    ReserveVolume, VolumeExport,
+};
+pub use volume::{
+    Hydration, ImportVolume, Ownership, REGION_BYTES_DEFAULT, ServerState, Volume, VolumePhase, VolumeSource,
+};
+pub use worker::{API_VERSION, PeerInfo, Room, WorkerInfo};

@@ -1,0 +1,78 @@
+//! The one door: everything that can be asked of a worker's agent.
+
+use crate::{
+    Activate, ApiError, CreateMachine, Crossing, DestroyMachine, EventsAfter, ImportVolume, Job, JobEvents,
+    JobId, Machine, MachineRef, Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef,
+    WorkerInfo,
+};
+use std::future::Future;
+
+/// The answer to a call.
+type Answer<T> = Result<T, ApiError>;
+
+/// What can be asked of a worker's agent. Implemented by the agent itself and by [`crate::http::Client`].
+///
+/// Calls that begin with `peer_` are what one agent asks of another for a move; each is idempotent and keyed by
+/// its job, so that it may be repeated until an answer arrives.
+pub trait AgentApi: Send + Sync + 'static {
+    /// The worker and its room.
+    fn worker(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;
+
+    /// Creates a machine with its volumes, and starts it if asked. All or nothing.
+    fn machine_create(&self, create: CreateMachine) -> impl Future<Output = Answer<Machine>> + Send;
+    /// All machines this worker has records of, also those it handed over and still keeps a copy for.
+    fn machines(&self) -> impl Future<Output = Answer<Vec<Machine>>> + Send;
+    /// One machine.
+    fn machine(&self, machine: &MachineRef) -> impl Future<Output = Answer<Machine>> + Send;
+    /// Wants the machine to run; answers when it does (or when it is known what it waits for).
+    fn machine_start(&self, machine: &MachineRef) -> impl Future<Output = Answer<Machine>> + Send;
+    /// Wants the machine to be stopped; answers when it is.
+    fn machine_stop(&self, machine: &MachineRef) -> impl Future<Output = Answer<Machine>> + Send;
+    /// Deletes the machine and its volumes. Refused while it runs, unless asked to stop it.
+    fn machine_destroy(
+        &self,
+        machine: &MachineRef,
+        destroy: DestroyMachine,
+    ) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Makes a volume that is usable at once and hydrates from a raw file or an NBD server.
+    fn volume_import(&self, import: ImportVolume) -> impl Future<Output = Answer<Volume>> + Send;
+    /// All copies of volumes on this worker.
+    fn volumes(&self) -> impl Future<Output = Answer<Vec<Volume>>> + Send;
+    /// One volume; if several generations of it are here, the highest.
+    fn volume(&self, volume: &VolumeRef) -> impl Future<Output = Answer<Volume>> + Send;
+    /// Deletes a volume that belongs to no machine.
+    fn volume_delete(&self, volume: &VolumeRef) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Takes on the move of a machine to another worker; answers as soon as the job is durable.
+    fn move_start(&self, start: StartMove) -> impl Future<Output = Answer<Job>> + Send;
+    /// All jobs of this worker, the latest first.
+    fn jobs(&self) -> impl Future<Output = Answer<Vec<Job>>> + Send;
+    /// One job.
+    fn job(&self, job: JobId) -> impl Future<Output = Answer<Job>> + Send;
+    /// What happened in a job after an event. Waits for the next event if asked to; answers at once when there is
+    /// one or the job has ended.
+    fn job_events(&self, job: JobId, events: EventsAfter) -> impl Future<Output = Answer<JobEvents>> + Send;
+    /// Asks a job to undo itself. Refused after the hand-over.
+    fn job_cancel(&self, job: JobId) -> impl Future<Output = Answer<Job>> + Send;
+    /// Lets a parked job go on.
+    fn job_resume(&self, job: JobId) -> impl Future<Output = Answer<Job>> + Send;
+
+    /// Target: set aside room for a machine. Refused without room, and for names and ids in use.
+    fn peer_reserve(&self, reserve: Reserve) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// Target: make the clones and start their servers in standby.
+    fn peer_prepare(&self, prepare: Prepare) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// Target: own machine and volumes from now on. Durable when answered; refused for an unknown reservation.
+    fn peer_activate(&self, activate: Activate) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// Target: start the machine if it shall run; answers when its first process runs.
+    fn peer_boot(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// Target: how the move stands.
+    fn peer_crossing(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// Target: everything is hydrated and verified; forget the source. Refused while anything is still remote.
+    fn peer_settle(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// Target: undo reservation and clones. Done also for an unknown job (then nothing of it will be accepted
+    /// later either); refused after `peer_activate`.
+    fn peer_release(&self, job: JobId) -> impl Future<Output = Answer<()>> + Send;
+    /// Source: where a sealed copy can be read now.
+    fn peer_export(&self, copy: VolumeKey) -> impl Future<Output = Answer<VolumeExport>> + Send;
+}

@@ -1,0 +1,245 @@
+//! The client: an agent somewhere else, as an [`AgentApi`].
+
+use crate::{
+    Activate, AgentApi, ApiError, CreateMachine, Crossing, DestroyMachine, ErrorCode, EventsAfter,
+    ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, Prepare, Reserve, StartMove, Volume,
+    VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+};
+use reqwest::{Method, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call may take that does not wait for a machine to stop.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the other side may be silent on the TCP level before the connection counts as lost.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The URL is not one.
+    #[error("'{url}' is not the address of an agent; write it like http://127.0.0.1:7433")]
+    BadUrl {
+        /// What was given.
+        url: String,
+    },
+    /// The HTTP library could not start.
+    #[error("the HTTP client cannot start")]
+    Start(#[source] reqwest::Error),
+}
+
+/// An agent at a URL.
+#[derive(Clone, Debug)]
+pub struct Client {
+    base: Url,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// The agent at `url`, like `http://127.0.0.1:7433`. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// The URL is not an `http://` one.
+    pub fn new(url: &str) -> Result<Self, ClientError> {
+        let bad = || ClientError::BadUrl { url: url.to_owned() };
+        let base = Url::parse(url).map_err(|_| bad())?;
+        if base.scheme() != "http" || base.host().is_none() || !matches!(base.path(), "" | "/") {
+            return Err(bad());
+        }
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .tcp_keepalive(SILENCE_MAX / 4)
+            .tcp_keepalive_interval(SILENCE_MAX / 4)
+            .tcp_keepalive_retries(3)
+            .build()
+            .map_err(ClientError::Start)?;
+        Ok(Self { base, http })
+    }
+
+    /// Where the agent is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ApiError> {
+        self.call(Method::GET, path, None::<&()>, Some(CALL_TIMEOUT)).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T, ApiError> {
+        self.call(Method::POST, path, Some(body), Some(CALL_TIMEOUT)).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<&impl Serialize>,
+        timeout: Option<Duration>,
+    ) -> Result<T, ApiError> {
+        let mut request = self.http.request(method, self.url_of(path));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some(timeout) = timeout {
+            request = request.timeout(timeout);
+        }
+        self.send(request).await
+    }
+
+    fn url_of(&self, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        let mut segments = url.path_segments_mut().expect("an http URL has a path");
+        segments.pop_if_empty().push("v1").extend(path);
+        drop(segments);
+        url
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, ApiError> {
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes)
+                .map_err(|e| self.strange(&format!("its answer is not understood, {e}")));
+        }
+        match serde_json::from_slice::<ApiError>(&bytes) {
+            Ok(refusal) => Err(refusal),
+            Err(_) => Err(self.strange(&format!("it answers with HTTP {status}"))),
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ApiError {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(next) = cause.source() {
+            cause = next;
+        }
+        let what = match (error.is_connect(), error.is_timeout()) {
+            (_, true) => "did not answer in time",
+            (true, false) => "cannot be reached",
+            (false, false) => "went away before it answered",
+        };
+        let url = self.url();
+        let message =
+            format!("the agent at {url} {what} ({cause}); start it there, or give the right address");
+        ApiError::new(ErrorCode::Unreachable, message)
+    }
+
+    fn strange(&self, what: &str) -> ApiError {
+        let url = self.url();
+        let message =
+            format!("what answers at {url} is not an agent of this version ({what}); check the address");
+        ApiError::new(ErrorCode::VersionMismatch, message)
+    }
+}
+
+impl AgentApi for Client {
+    async fn worker(&self) -> Result<WorkerInfo, ApiError> {
+        self.get(&["worker"]).await
+    }
+
+    async fn machine_create(&self, create: CreateMachine) -> Result<Machine, ApiError> {
+        self.post(&["machines"], &create).await
+    }
+
+    async fn machines(&self) -> Result<Vec<Machine>, ApiError> {
+        self.get(&["machines"]).await
+    }
+
+    async fn machine(&self, machine: &MachineRef) -> Result<Machine, ApiError> {
+        self.get(&["machines", &machine.to_string()]).await
+    }
+
+    async fn machine_start(&self, machine: &MachineRef) -> Result<Machine, ApiError> {
+        self.post(&["machines", &machine.to_string(), "start"], &()).await
+    }
+
+    async fn machine_stop(&self, machine: &MachineRef) -> Result<Machine, ApiError> {
+        // As long as the machine's grace time, which only the other side knows.
+        self.call(Method::POST, &["machines", &machine.to_string(), "stop"], None::<&()>, None).await
+    }
+
+    async fn machine_destroy(&self, machine: &MachineRef, destroy: DestroyMachine) -> Result<(), ApiError> {
+        self.call(Method::POST, &["machines", &machine.to_string(), "destroy"], Some(&destroy), None).await
+    }
+
+    async fn volume_import(&self, import: ImportVolume) -> Result<Volume, ApiError> {
+        self.post(&["volumes"], &import).await
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, ApiError> {
+        self.get(&["volumes"]).await
+    }
+
+    async fn volume(&self, volume: &VolumeRef) -> Result<Volume, ApiError> {
+        self.get(&["volumes", &volume.to_string()]).await
+    }
+
+    async fn volume_delete(&self, volume: &VolumeRef) -> Result<(), ApiError> {
+        self.call(Method::DELETE, &["volumes", &volume.to_string()], None::<&()>, Some(CALL_TIMEOUT)).await
+    }
+
+    async fn move_start(&self, start: StartMove) -> Result<Job, ApiError> {
+        self.post(&["moves"], &start).await
+    }
+
+    async fn jobs(&self) -> Result<Vec<Job>, ApiError> {
+        self.get(&["jobs"]).await
+    }
+
+    async fn job(&self, job: JobId) -> Result<Job, ApiError> {
+        self.get(&["jobs", &job.to_string()]).await
+    }
+
+    async fn job_events(&self, job: JobId, events: EventsAfter) -> Result<JobEvents, ApiError> {
+        let mut url = self.url_of(&["jobs", &job.to_string(), "events"]);
+        url.set_query(Some(&format!("after={}&wait_ms={}", events.after, events.wait_ms)));
+        let wait = Duration::from_millis(events.wait_ms.min(EventsAfter::WAIT_MS_MAX));
+        self.send(self.http.get(url).timeout(CALL_TIMEOUT + wait)).await
+    }
+
+    async fn job_cancel(&self, job: JobId) -> Result<Job, ApiError> {
+        self.post(&["jobs", &job.to_string(), "cancel"], &()).await
+    }
+
+    async fn job_resume(&self, job: JobId) -> Result<Job, ApiError> {
+        self.post(&["jobs", &job.to_string(), "resume"], &()).await
+    }
+
+    async fn peer_reserve(&self, reserve: Reserve) -> Result<Crossing, ApiError> {
+        self.post(&["peer", "reserve"], &reserve).await
+    }
+
+    async fn peer_prepare(&self, prepare: Prepare) -> Result<Crossing, ApiError> {
+        self.post(&["peer", "prepare"], &prepare).await
+    }
+
+    async fn peer_activate(&self, activate: Activate) -> Result<Crossing, ApiError> {
+        self.post(&["peer", "activate"], &activate).await
+    }
+
+    async fn peer_boot(&self, job: JobId) -> Result<Crossing, ApiError> {
+        self.post(&["peer", "crossings", &job.to_string(), "boot"], &()).await
+    }
+
+    async fn peer_crossing(&self, job: JobId) -> Result<Crossing, ApiError> {
+        self.get(&["peer", "crossings", &job.to_string()]).await
+    }
+
+    async fn peer_settle(&self, job: JobId) -> Result<Crossing, ApiError> {
+        self.post(&["peer", "crossings", &job.to_string(), "settle"], &()).await
+    }
+
+    async fn peer_release(&self, job: JobId) -> Result<(), ApiError> {
+        self.post(&["peer", "crossings", &job.to_string(), "release"], &()).await
+    }
+
+    async fn peer_export(&self, copy: VolumeKey) -> Result<VolumeExport, ApiError> {
+        self.get(&["peer", "exports", &copy.id.to_string(), &copy.generation.to_string()]).await
+    }
+}

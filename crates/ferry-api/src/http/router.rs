@@ -1,0 +1,186 @@
+//! The router: one path for each call of [`AgentApi`].
+
+use crate::{
+    Activate, AgentApi, ApiError, CreateMachine, DestroyMachine, ErrorCode, EventsAfter, Generation,
+    ImportVolume, Prepare, Reserve, StartMove, VolumeKey,
+};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Serves `api` over HTTP.
+pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
+    Router::new()
+        .route("/v1/worker", get(worker::<A>))
+        .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
+        .route("/v1/machines/{machine}", get(machine::<A>))
+        .route("/v1/machines/{machine}/start", post(machine_start::<A>))
+        .route("/v1/machines/{machine}/stop", post(machine_stop::<A>))
+        .route("/v1/machines/{machine}/destroy", post(machine_destroy::<A>))
+        .route("/v1/volumes", get(volumes::<A>).post(volume_import::<A>))
+        .route("/v1/volumes/{volume}", get(volume::<A>).delete(volume_delete::<A>))
+        .route("/v1/moves", post(move_start::<A>))
+        .route("/v1/jobs", get(jobs::<A>))
+        .route("/v1/jobs/{job}", get(job::<A>))
+        .route("/v1/jobs/{job}/events", get(job_events::<A>))
+        .route("/v1/jobs/{job}/cancel", post(job_cancel::<A>))
+        .route("/v1/jobs/{job}/resume", post(job_resume::<A>))
+        .route("/v1/peer/reserve", post(peer_reserve::<A>))
+        .route("/v1/peer/prepare", post(peer_prepare::<A>))
+        .route("/v1/peer/activate", post(peer_activate::<A>))
+        .route("/v1/peer/crossings/{job}", get(peer_crossing::<A>))
+        .route("/v1/peer/crossings/{job}/boot", post(peer_boot::<A>))
+        .route("/v1/peer/crossings/{job}/settle", post(peer_settle::<A>))
+        .route("/v1/peer/crossings/{job}/release", post(peer_release::<A>))
+        .route("/v1/peer/exports/{volume}/{generation}", get(peer_export::<A>))
+        .fallback(no_such_call)
+        .method_not_allowed_fallback(no_such_call)
+        .with_state(api)
+}
+
+/// What a handler answers.
+struct Reply(Result<Response, ApiError>);
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        match self.0 {
+            Ok(response) => response,
+            Err(error) => {
+                let status = StatusCode::from_u16(error.code.http_status());
+                json(status.expect("codes map to HTTP statuses"), &error)
+            }
+        }
+    }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(value).expect("answers are plain data and always encode");
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn reply<T: Serialize>(answer: Result<T, ApiError>) -> Reply {
+    Reply(answer.map(|value| json(StatusCode::OK, &value)))
+}
+
+/// Reads a JSON body; an empty one is `{}`.
+fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
+    let bytes = if bytes.is_empty() { b"{}" } else { &bytes[..] };
+    serde_json::from_slice(bytes)
+        .map_err(|e| ApiError::new(ErrorCode::InvalidRequest, format!("the request is not understood: {e}")))
+}
+
+/// Reads a part of the path.
+fn part<T: FromStr<Err: std::error::Error>>(text: &str) -> Result<T, ApiError> {
+    text.parse().map_err(|e| ApiError::because(ErrorCode::InvalidRequest, &e))
+}
+
+/// Gives a handler without a body: the part of the path is parsed and handed to the call.
+macro_rules! by_path {
+    ($handler:ident) => {
+        async fn $handler<A: AgentApi>(State(api): State<Arc<A>>, Path(text): Path<String>) -> Reply {
+            match part(&text) {
+                Ok(what) => reply(api.$handler(what).await),
+                Err(e) => Reply(Err(e)),
+            }
+        }
+    };
+    (&$handler:ident) => {
+        async fn $handler<A: AgentApi>(State(api): State<Arc<A>>, Path(text): Path<String>) -> Reply {
+            match part(&text) {
+                Ok(what) => reply(api.$handler(&what).await),
+                Err(e) => Reply(Err(e)),
+            }
+        }
+    };
+}
+
+/// Gives a handler whose body is handed to the call.
+macro_rules! by_body {
+    ($handler:ident, $body:ty) => {
+        async fn $handler<A: AgentApi>(State(api): State<Arc<A>>, bytes: Bytes) -> Reply {
+            match body::<$body>(&bytes) {
+                Ok(what) => reply(api.$handler(what).await),
+                Err(e) => Reply(Err(e)),
+            }
+        }
+    };
+}
+
+/// Gives a handler without input.
+macro_rules! plain {
+    ($handler:ident) => {
+        async fn $handler<A: AgentApi>(State(api): State<Arc<A>>) -> Reply {
+            reply(api.$handler().await)
+        }
+    };
+}
+
+plain!(worker);
+plain!(machines);
+plain!(volumes);
+plain!(jobs);
+by_path!(&machine);
+by_path!(&machine_start);
+by_path!(&machine_stop);
+by_path!(&volume);
+by_path!(&volume_delete);
+by_path!(job);
+by_path!(job_cancel);
+by_path!(job_resume);
+by_path!(peer_crossing);
+by_path!(peer_boot);
+by_path!(peer_settle);
+by_path!(peer_release);
+by_body!(machine_create, CreateMachine);
+by_body!(volume_import, ImportVolume);
+by_body!(move_start, StartMove);
+by_body!(peer_reserve, Reserve);
+by_body!(peer_prepare, Prepare);
+by_body!(peer_activate, Activate);
+
+async fn machine_destroy<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    match part(&text).and_then(|machine| Ok((machine, body::<DestroyMachine>(&bytes)?))) {
+        Ok((machine, destroy)) => reply(api.machine_destroy(&machine, destroy).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn job_events<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    Query(mut events): Query<EventsAfter>,
+) -> Reply {
+    events.wait_ms = events.wait_ms.min(EventsAfter::WAIT_MS_MAX);
+    match part(&text) {
+        Ok(job) => reply(api.job_events(job, events).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn peer_export<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path((volume, generation)): Path<(String, String)>,
+) -> Reply {
+    let key = part(&volume).and_then(|id| Ok(VolumeKey { id, generation: Generation(part(&generation)?) }));
+    match key {
+        Ok(key) => reply(api.peer_export(key).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn no_such_call(uri: Uri) -> Reply {
+    let message =
+        format!("there is no call {} with this method; the caller may be of another version", uri.path());
+    Reply(Err(ApiError::new(ErrorCode::NotFound, message)))
+}

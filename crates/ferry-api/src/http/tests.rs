@@ -1,0 +1,1 @@
+//! The door over a real socket.

@@ -1,0 +1,149 @@
+//! Ids that never change, and generations that only rise.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use ulid::Ulid;
+
+/// A text is not an id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' is not an id; an id has 26 letters and digits, like 01JD2V6M5X8Y3Q4R5S6T7V8W9X")]
+pub struct IdError {
+    /// What was given.
+    pub text: String,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Ulid);
+
+        impl $name {
+            /// A fresh id, unlike all others (from the time and randomness).
+            #[must_use]
+            pub fn fresh() -> Self {
+                Self(Ulid::generate())
+            }
+        }
+
+        impl From<Ulid> for $name {
+            fn from(ulid: Ulid) -> Self {
+                Self(ulid)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.to_string()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+
+            fn try_from(text: String) -> Result<Self, IdError> {
+                text.parse()
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Ulid::from_string(text).map(Self).map_err(|_| IdError { text: text.to_owned() })
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0.to_string())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// A machine; the same on every worker it ever runs on.
+    MachineId
+);
+id!(
+    /// A volume; the same on every worker that ever holds a copy of it.
+    VolumeId
+);
+id!(
+    /// A job; also the key under which a target knows a move.
+    JobId
+);
+
+/// How often ownership has changed hands, counted from 1. At a generation exactly one worker may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The generation of something just created.
+    pub const FIRST: Self = Self(1);
+
+    /// The generation after the next hand-over.
+    ///
+    /// # Panics
+    /// After 2^64 hand-overs.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.checked_add(1).expect("nothing changes hands 2^64 times"))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One copy of a volume on one worker: `VOLUME@GENERATION`. Also the name of its NBD export and of its directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VolumeKey {
+    /// The volume.
+    pub id: VolumeId,
+    /// The generation this copy belongs to.
+    pub generation: Generation,
+}
+
+impl fmt::Display for VolumeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.id, self.generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back_as_it_was_written() {
+        let id = VolumeId::fresh();
+        assert_eq!(id.to_string().parse::<VolumeId>().unwrap(), id);
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(json, format!("\"{id}\""));
+        assert_eq!(serde_json::from_str::<VolumeId>(&json).unwrap(), id);
+    }
+
+    #[test]
+    fn what_is_not_an_id_is_refused_in_json_too() {
+        assert!("disk".parse::<MachineId>().is_err());
+        assert!(serde_json::from_str::<JobId>("\"disk\"").is_err());
+    }
+
+    #[test]
+    fn a_copy_is_written_as_its_export_is_named() {
+        let id = VolumeId::fresh();
+        assert_eq!(VolumeKey { id, generation: Generation::FIRST.next() }.to_string(), format!("{id}@2"));
+    }
+}

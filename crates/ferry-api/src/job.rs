@@ -1,0 +1,241 @@
+//! Jobs: durable pieces of work, each a line of steps in a journal.
+
+use crate::{JobId, MachineId, MachineName, MachineRef, WorkerName};
+use serde::{Deserialize, Serialize};
+
+/// Asks for a machine to cross to another worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartMove {
+    /// The machine.
+    pub machine: MachineRef,
+    /// The target.
+    pub to: WorkerName,
+    /// How long the copy on the source is kept after nobody needs it, in hours; as configured there if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_hours: Option<u64>,
+}
+
+/// A job as its journal tells it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// How it stands.
+    pub state: JobState,
+    /// Its steps in order, also those not begun.
+    pub steps: Vec<JobStep>,
+    /// Why it failed, unwinds, waits or is parked, in one sentence.
+    pub reason: Option<String>,
+    /// How far the bytes are, while they follow.
+    pub progress: Option<Progress>,
+    /// When it was asked for, in milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// When it ended, in milliseconds since 1970.
+    pub finished_at_ms: Option<u64>,
+    /// Number of the last event in its journal.
+    pub last_seq: u64,
+}
+
+/// What a job does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobKind {
+    /// A machine to another worker.
+    Move {
+        /// The machine.
+        machine: MachineId,
+        /// Its name.
+        machine_name: MachineName,
+        /// The source.
+        from: WorkerName,
+        /// The target.
+        to: WorkerName,
+    },
+}
+
+/// How a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// It goes forward.
+    Running,
+    /// It undoes what it did, in reverse.
+    Unwinding,
+    /// It waits for a person (`ferry job resume`).
+    Parked,
+    /// It did what it was asked.
+    Succeeded,
+    /// It failed, and everything is as before.
+    Failed,
+    /// It was cancelled, and everything is as before.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing will change any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Running | Self::Unwinding | Self::Parked => false,
+            Self::Succeeded | Self::Failed | Self::Cancelled => true,
+        }
+    }
+}
+
+/// A step of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobStep {
+    /// Its name, like `HandOver`.
+    pub step: String,
+    /// How it stands.
+    pub state: StepState,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// When it was first begun, in milliseconds since 1970.
+    pub started_at_ms: Option<u64>,
+    /// When it was done or undone, in milliseconds since 1970.
+    pub finished_at_ms: Option<u64>,
+    /// What went wrong the last time, in one sentence.
+    pub error: Option<String>,
+    /// What it left in the journal for later steps and for people.
+    pub memo: Option<serde_json::Value>,
+}
+
+/// How a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// Not begun.
+    Waiting,
+    /// Begun, or between two attempts.
+    Running,
+    /// Done.
+    Done,
+    /// Failed for good.
+    Failed,
+    /// Done and then undone.
+    Undone,
+}
+
+/// How far the bytes of a job are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes that have to cross, as far as is known.
+    pub bytes_total: u64,
+    /// Bytes that have crossed.
+    pub bytes_done: u64,
+    /// Bytes a second, lately.
+    pub rate_bytes_per_s: u64,
+    /// Milliseconds until all has crossed at that rate, if it can be told.
+    pub eta_ms: Option<u64>,
+    /// Guest reads that had to wait for the source.
+    pub cold_reads: u64,
+    /// Bytes whose checksum was compared with the source's.
+    pub bytes_verified: u64,
+}
+
+/// An entry of a job's journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobEvent {
+    /// The job.
+    pub job: JobId,
+    /// Its place in the journal, from 1.
+    pub seq: u64,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: JobEventKind,
+}
+
+/// What an entry of a job's journal says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum JobEventKind {
+    /// The job was taken on.
+    Started,
+    /// A step begins.
+    Begun {
+        /// The step.
+        step: String,
+        /// From 1.
+        attempt: u32,
+    },
+    /// A step is done.
+    Done {
+        /// The step.
+        step: String,
+        /// What it left behind.
+        memo: Option<serde_json::Value>,
+    },
+    /// An attempt failed.
+    Failed {
+        /// The step.
+        step: String,
+        /// From 1.
+        attempt: u32,
+        /// Why, in one sentence.
+        error: String,
+        /// Whether it will be tried again.
+        retry: bool,
+    },
+    /// Everything done so far is undone from now on.
+    UnwindBegun {
+        /// Why, in one sentence.
+        reason: String,
+    },
+    /// A step was undone.
+    Undone {
+        /// The step.
+        step: String,
+    },
+    /// A step could not be undone; it is tried again.
+    UndoFailed {
+        /// The step.
+        step: String,
+        /// Why, in one sentence.
+        error: String,
+    },
+    /// A person asked to cancel.
+    CancelAsked,
+    /// The job waits for a person.
+    Parked {
+        /// Why, in one sentence.
+        reason: String,
+    },
+    /// A person let it go on.
+    Resumed,
+    /// The end.
+    Finished {
+        /// How.
+        outcome: JobState,
+    },
+}
+
+/// Asks for what happened in a job after an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsAfter {
+    /// Number of the last event already seen; 0 for none.
+    #[serde(default)]
+    pub after: u64,
+    /// How long to wait for the next event if there is none yet, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+impl EventsAfter {
+    /// Longest wait a worker grants, in milliseconds.
+    pub const WAIT_MS_MAX: u64 = 30_000;
+}
+
+/// What happened in a job, and how it stands now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobEvents {
+    /// Events in order; empty if none came while waiting, or if the job has ended.
+    pub events: Vec<JobEvent>,
+    /// The job after them.
+    pub job: Job,
+}

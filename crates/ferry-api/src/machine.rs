@@ -1,0 +1,320 @@
+//! Machines: stateful guests with an id that never changes.
+
+use crate::{Generation, JobId, MachineId, MachineName, VolumeId, VolumeName, VolumeRef, WorkerName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// How long a machine may take to stop before it is killed, when nothing else is asked for, in milliseconds.
+const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
+
+/// Asks for a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateMachine {
+    /// Its name.
+    pub name: MachineName,
+    /// What it runs.
+    pub spec: MachineSpec,
+    /// Its disks.
+    #[serde(default)]
+    pub volumes: Vec<NewVolume>,
+    /// Whether it starts at once.
+    #[serde(default)]
+    pub start: bool,
+}
+
+/// A disk for a machine that is created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewVolume {
+    /// Name of the volume in the machine.
+    pub name: VolumeName,
+    /// Where it comes from.
+    pub origin: VolumeOrigin,
+}
+
+/// Where a disk of a new machine comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum VolumeOrigin {
+    /// Empty: reads as zeroes.
+    Empty {
+        /// Size in bytes, a multiple of 512.
+        size_bytes: u64,
+        /// Unit of copying in bytes, a power of two.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        region_bytes: Option<u32>,
+    },
+    /// A volume of this worker that belongs to no machine (an imported one). It takes the name given here.
+    Existing {
+        /// The volume.
+        volume: VolumeRef,
+    },
+}
+
+/// What a machine runs and how it is treated. Travels with the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineSpec {
+    /// Who runs it.
+    pub driver: Driver,
+    /// Signal that asks it to stop.
+    #[serde(default)]
+    pub stop_signal: Signal,
+    /// How long it may take to stop before it is killed, in milliseconds.
+    #[serde(default = "stop_grace_ms_default")]
+    pub stop_grace_ms: u64,
+    /// What happens when it exits by itself.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+}
+
+fn stop_grace_ms_default() -> u64 {
+    STOP_GRACE_MS_DEFAULT
+}
+
+impl MachineSpec {
+    /// A machine that runs `command` with `args`, everything else by default.
+    pub fn process(command: impl Into<String>, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let args = args.into_iter().map(Into::into).collect();
+        Self {
+            driver: Driver::Process { command: command.into(), args, env: BTreeMap::new(), workdir: None },
+            stop_signal: Signal::default(),
+            stop_grace_ms: STOP_GRACE_MS_DEFAULT,
+            restart: RestartPolicy::default(),
+        }
+    }
+}
+
+/// What runs a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Driver {
+    /// A process of the worker. It finds the NBD URI of each volume in `FERRY_VOLUME_<NAME>`.
+    Process {
+        /// The program: a path, or a name looked up in the agent's `PATH`.
+        command: String,
+        /// Its arguments.
+        #[serde(default)]
+        args: Vec<String>,
+        /// Further environment variables.
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+        /// Its working directory; the machine's own directory on the worker if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        workdir: Option<PathBuf>,
+    },
+}
+
+/// What happens when a machine exits by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    /// It is started again, later each time up to a limit.
+    #[default]
+    Always,
+    /// It is started again unless it exited with 0.
+    OnFailure,
+    /// It stays down.
+    Never,
+}
+
+/// A signal that may end a process, by its number on Linux.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Signal(i32);
+
+/// A text is not a signal a machine can be stopped with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' is not a stop signal; use one of TERM, INT, QUIT, HUP, USR1, USR2, KILL")]
+pub struct SignalError {
+    /// What was given.
+    pub text: String,
+}
+
+impl Signal {
+    const KNOWN: [(&str, i32); 7] =
+        [("TERM", 15), ("INT", 2), ("QUIT", 3), ("HUP", 1), ("USR1", 10), ("USR2", 12), ("KILL", 9)];
+    /// Asks politely.
+    pub const TERM: Self = Self(15);
+    /// Ends at once.
+    pub const KILL: Self = Self(9);
+
+    /// Its number on Linux.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        self.0
+    }
+}
+
+impl Default for Signal {
+    fn default() -> Self {
+        Self::TERM
+    }
+}
+
+impl FromStr for Signal {
+    type Err = SignalError;
+
+    fn from_str(text: &str) -> Result<Self, SignalError> {
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        let known = Self::KNOWN.iter().find(|(known, _)| *known == name);
+        known.map(|&(_, number)| Self(number)).ok_or_else(|| SignalError { text: text.to_owned() })
+    }
+}
+
+impl TryFrom<String> for Signal {
+    type Error = SignalError;
+
+    fn try_from(text: String) -> Result<Self, SignalError> {
+        text.parse()
+    }
+}
+
+impl From<Signal> for String {
+    fn from(signal: Signal) -> Self {
+        signal.to_string()
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = Self::KNOWN.iter().find(|(_, number)| *number == self.0);
+        f.pad(known.expect("a signal is only made from the table of known ones").0)
+    }
+}
+
+/// A machine on a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its id, the same on every worker.
+    pub id: MachineId,
+    /// Its name.
+    pub name: MachineName,
+    /// The worker that tells this.
+    pub worker: WorkerName,
+    /// How often it has changed hands.
+    pub generation: Generation,
+    /// What it runs.
+    pub spec: MachineSpec,
+    /// Its disks.
+    pub volumes: Vec<MachineVolume>,
+    /// What its owner wants.
+    pub desired: Desired,
+    /// What is so.
+    pub state: MachineState,
+    /// The job that holds it, if one does.
+    pub job: Option<JobId>,
+    /// How it ended the last time, if it did.
+    pub last_exit: Option<Exit>,
+    /// Where its output goes on the worker.
+    pub log: PathBuf,
+    /// Since when it exists, in milliseconds since 1970.
+    pub created_at_ms: u64,
+}
+
+/// A disk of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineVolume {
+    /// Name in the machine.
+    pub name: VolumeName,
+    /// The volume.
+    pub volume: VolumeId,
+    /// The generation that the machine uses (on a worker that handed it over: the last one it used there).
+    pub generation: Generation,
+}
+
+/// What the owner of a machine wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Desired {
+    /// It shall run.
+    Running,
+    /// It shall not run.
+    Stopped,
+}
+
+/// What is so with a machine on a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum MachineState {
+    /// It does not run, as wanted.
+    Stopped,
+    /// It shall run and does not yet (its volumes are not there yet, for example).
+    Starting {
+        /// What it waits for, in one sentence.
+        waits_for: String,
+    },
+    /// It runs.
+    Running {
+        /// Process id of its first process.
+        pid: u32,
+        /// Since when, in milliseconds since 1970.
+        since_ms: u64,
+    },
+    /// It exited and will be started again.
+    Restarting {
+        /// When, in milliseconds since 1970.
+        retry_at_ms: u64,
+        /// How often it has been started again since it last ran well.
+        restarts: u32,
+    },
+    /// A job keeps it down on its way to another worker.
+    Halted {
+        /// The job.
+        job: JobId,
+    },
+    /// It belongs to another worker now.
+    HandedOver {
+        /// That worker.
+        to: WorkerName,
+    },
+}
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code, if it exited.
+    pub code: Option<i32>,
+    /// Number of the signal that killed it, if one did.
+    pub signal: Option<i32>,
+    /// When this was noticed, in milliseconds since 1970. Neither code nor signal are known for a machine that
+    /// outlived the agent that started it.
+    pub at_ms: u64,
+}
+
+/// Asks for the end of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DestroyMachine {
+    /// Also when it runs: it is stopped first.
+    #[serde(default)]
+    pub stop: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_read_with_or_without_sig() {
+        for text in ["TERM", "sigterm", "SIGTERM"] {
+            assert_eq!(text.parse::<Signal>().unwrap(), Signal::TERM);
+        }
+        assert!("WINCH".parse::<Signal>().is_err());
+        assert_eq!(serde_json::to_string(&Signal::KILL).unwrap(), "\"KILL\"");
+    }
+
+    #[test]
+    fn a_spec_says_only_what_differs_from_the_default() {
+        let json = r#"{"driver": {"process": {"command": "sleep", "args": ["1"]}}}"#;
+        assert_eq!(serde_json::from_str::<MachineSpec>(json).unwrap(), MachineSpec::process("sleep", ["1"]));
+        assert!(
+            serde_json::from_str::<MachineSpec>(r#"{"driver": {"process": {"comand": "sleep"}}}"#).is_err()
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! What one agent asks of another for a move. All calls are idempotent and keyed by the job.
+
+use crate::{
+    Desired, Generation, JobId, Machine, MachineId, MachineName, MachineSpec, Volume, VolumeId, VolumeKey,
+    VolumeName, WorkerName,
+};
+use serde::{Deserialize, Serialize};
+
+/// Asks a target to set aside room for a machine (nothing is created yet).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reserve {
+    /// The move.
+    pub job: JobId,
+    /// The source.
+    pub from: WorkerName,
+    /// [`crate::API_VERSION`] of the source's agent.
+    pub api_version: u32,
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name.
+    pub machine_name: MachineName,
+    /// Its generation on the target, one above the source's.
+    pub machine_generation: Generation,
+    /// What it runs.
+    pub spec: MachineSpec,
+    /// Whether it shall run.
+    pub desired: Desired,
+    /// When it was created, in milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// Its disks.
+    pub volumes: Vec<ReserveVolume>,
+}
+
+/// A disk that is to cross.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReserveVolume {
+    /// The volume.
+    pub id: VolumeId,
+    /// Its name in the machine.
+    pub name: VolumeName,
+    /// Its generation on the target, one above the source's.
+    pub generation: Generation,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Unit of copying in bytes.
+    pub region_bytes: u32,
+    /// Bytes in use on the source: what the clone will come to occupy.
+    pub bytes_in_use: u64,
+}
+
+/// Asks a target to make the clones and start their servers; they stand by and serve nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepare {
+    /// The move.
+    pub job: JobId,
+    /// One for each reserved volume.
+    pub volumes: Vec<PrepareVolume>,
+}
+
+/// A clone to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrepareVolume {
+    /// The volume.
+    pub id: VolumeId,
+    /// NBD URI where the source's copy can be read once it is sealed.
+    pub source: String,
+}
+
+/// Tells a target that it owns machine and volumes from now on: the source's journal has handed them over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activate {
+    /// The move.
+    pub job: JobId,
+    /// One for each reserved volume.
+    pub volumes: Vec<ActivateVolume>,
+}
+
+/// A clone that becomes the volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivateVolume {
+    /// The volume.
+    pub id: VolumeId,
+    /// Its generation on the target.
+    pub generation: Generation,
+    /// NBD URI where the sealed copy is exported now.
+    pub source: String,
+}
+
+/// How a move stands on the target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Crossing {
+    /// The move.
+    pub job: JobId,
+    /// The source.
+    pub from: WorkerName,
+    /// The machine.
+    pub machine: MachineId,
+    /// How far it is.
+    pub state: CrossingState,
+    /// When the target came to own the machine, in milliseconds since 1970.
+    pub activated_at_ms: Option<u64>,
+    /// When its first process started on the target, in milliseconds since 1970.
+    pub booted_at_ms: Option<u64>,
+    /// The machine on the target, once it is the target's.
+    pub machine_now: Option<Machine>,
+    /// The clones.
+    pub volumes: Vec<CrossingVolume>,
+}
+
+/// How far a move is on the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CrossingState {
+    /// Room is set aside.
+    Reserved,
+    /// Clones stand by.
+    Prepared,
+    /// The target owns machine and volumes.
+    Activated,
+    /// The machine was started (or it is not wanted to run).
+    Booted,
+    /// Nothing is owed any more: the clones are whole and need no source.
+    Settled,
+    /// It was undone; nothing is left of it.
+    Released,
+}
+
+/// A clone of a move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CrossingVolume {
+    /// Which copy.
+    pub key: VolumeKey,
+    /// How it stands; none before it is prepared and after it was deleted.
+    pub volume: Option<Volume>,
+}
+
+/// Where a sealed copy can be read now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeExport {
+    /// Which copy.
+    pub key: VolumeKey,
+    /// Its NBD URI.
+    pub uri: String,
+}

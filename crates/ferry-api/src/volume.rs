@@ -1,0 +1,178 @@
+//! Volumes: disks with an id that never changes and a generation that rises with each hand-over.
+
+use crate::{Generation, JobId, MachineId, VolumeId, VolumeName, WorkerName};
+use serde::{Deserialize, Serialize};
+
+/// Unit of copying when nothing else is asked for, in bytes.
+pub const REGION_BYTES_DEFAULT: u32 = 1024 * 1024;
+
+/// Asks for a volume that begins as a clone of something that is already there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportVolume {
+    /// Name of the volume.
+    pub name: VolumeName,
+    /// Path of a raw file on the worker (absolute, or as `file://PATH`), or an NBD URI.
+    pub source: String,
+    /// Size in bytes, if it shall be checked against or smaller than what the source says. The volume has this size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// Unit of copying in bytes, a power of two; [`REGION_BYTES_DEFAULT`] if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region_bytes: Option<u32>,
+}
+
+/// A copy of a volume on a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its id, the same on every worker.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: VolumeName,
+    /// Generation this copy belongs to.
+    pub generation: Generation,
+    /// The worker that holds this copy.
+    pub worker: WorkerName,
+    /// The machine whose disk it is.
+    pub machine: Option<MachineId>,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Unit of copying in bytes.
+    pub region_bytes: u32,
+    /// What this worker may do with it.
+    pub ownership: Ownership,
+    /// Whether its volume server runs.
+    pub server: ServerState,
+    /// How the volume stands; none while its server does not answer.
+    pub phase: Option<VolumePhase>,
+    /// Where its remote blocks come from.
+    pub source: Option<VolumeSource>,
+    /// How far the clone is; none while its server does not answer.
+    pub hydration: Option<Hydration>,
+    /// NBD URI for the guest, on this worker.
+    pub guest_uri: String,
+    /// NBD URI for other workers, while the volume is exported.
+    pub export_uri: Option<String>,
+    /// Bytes the store occupies; none while its server does not answer.
+    pub store_bytes_allocated: Option<u64>,
+    /// Since when this copy exists, in milliseconds since 1970.
+    pub created_at_ms: u64,
+}
+
+/// What a worker may do with its copy of a volume.
+///
+/// ```text
+/// target  Reserved ─▶ Prepared ─▶ Ours ─▶ Sealed ─▶ HandedOver ─▶ Retired ─▶ (deleted)   source
+///             └───────────┴─▶ (deleted)    ▲─────────┘ undo
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Ownership {
+    /// Room is set aside for a volume that is to come with `job`; there is no copy yet.
+    Reserved {
+        /// The move.
+        job: JobId,
+        /// The worker it comes from.
+        from: WorkerName,
+    },
+    /// An empty clone stands by for `job`; nobody may write it.
+    Prepared {
+        /// The move.
+        job: JobId,
+        /// The worker it comes from.
+        from: WorkerName,
+    },
+    /// This worker owns the volume and its machine may write it.
+    Ours,
+    /// `job` sealed it on the way to another worker; may still be taken back.
+    Sealed {
+        /// The move.
+        job: JobId,
+    },
+    /// Another worker owns the volume from the next generation on. Never to be written here again.
+    HandedOver {
+        /// The owner of the next generation.
+        to: WorkerName,
+        /// The move that handed it over.
+        job: JobId,
+    },
+    /// Nobody reads it any more; kept as a base until a time, then deleted.
+    Retired {
+        /// The owner of the next generation.
+        to: WorkerName,
+        /// When it is deleted, in milliseconds since 1970.
+        until_ms: u64,
+    },
+}
+
+/// Whether the volume server of a copy runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ServerState {
+    /// None is needed.
+    NotNeeded,
+    /// It answers.
+    Running {
+        /// Its process id.
+        pid: u32,
+    },
+    /// It should run and does not answer.
+    Down {
+        /// Why, in one sentence.
+        reason: String,
+    },
+}
+
+/// Whether a volume serves its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumePhase {
+    /// Serves nobody.
+    Standby,
+    /// Serves its guest.
+    Open,
+    /// Unchangeable at its generation.
+    Sealed,
+}
+
+/// How the link of a clone to its source stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSource {
+    /// Its URI.
+    pub uri: String,
+    /// The worker that serves it, if it is one of ours.
+    pub worker: Option<WorkerName>,
+    /// Whether the clone is connected to it now; none while the volume's server does not answer.
+    pub connected: Option<bool>,
+    /// The last thing that went wrong with it, if anything did since the last connection.
+    pub last_error: Option<String>,
+}
+
+/// How far a clone has become local.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hydration {
+    /// Nothing is remote any more, durably.
+    pub complete: bool,
+    /// Size of the volume, in bytes.
+    pub bytes_total: u64,
+    /// Bytes that are local (fetched, written by the guest, or known to be zero).
+    pub bytes_local: u64,
+    /// Bytes that are still remote.
+    pub bytes_remote: u64,
+    /// Bytes of remote blocks that hold data, as far as the source has been asked: what is still to copy.
+    pub bytes_to_copy: u64,
+    /// Bytes that crossed from the source.
+    pub bytes_fetched: u64,
+    /// Bytes that never crossed because they are zero.
+    pub bytes_zero: u64,
+    /// Fetched bytes whose checksum was compared with the source's.
+    pub bytes_verified: u64,
+    /// Guest reads that had to wait for the source.
+    pub cold_reads: u64,
+    /// Fetches that failed; each is tried again.
+    pub fetch_errors: u64,
+    /// Fetches whose checksum was wrong; each is fetched again.
+    pub checksum_errors: u64,
+    /// Bytes a second that arrived lately.
+    pub rate_bytes_per_s: u64,
+}

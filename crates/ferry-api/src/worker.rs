@@ -1,0 +1,61 @@
+//! What a worker tells about itself.
+
+use crate::WorkerName;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Version of the calls in this crate. Two agents move machines between each other only if theirs are equal.
+pub const API_VERSION: u32 = 1;
+
+/// A worker and its agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// The worker's name.
+    pub name: WorkerName,
+    /// [`API_VERSION`] of its agent.
+    pub api_version: u32,
+    /// Version of the program.
+    pub program_version: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// When the agent started, in milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// Where the agent keeps everything.
+    pub state_dir: PathBuf,
+    /// The address the agent listens on.
+    pub listen: String,
+    /// How much room the worker has for volumes.
+    pub room: Room,
+    /// Machines this worker runs or may run.
+    pub machines: u64,
+    /// Copies of volumes on this worker, of any ownership.
+    pub volumes: u64,
+    /// The other workers it knows.
+    pub peers: Vec<PeerInfo>,
+}
+
+/// Another worker, as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Its name.
+    pub name: WorkerName,
+    /// Where its agent listens.
+    pub url: String,
+}
+
+/// Room for volumes on a worker, in bytes.
+///
+/// Volumes are sparse, so room counts bytes in use, not sizes: a volume takes what its store occupies, a clone
+/// takes what it will occupy once hydrated, a reservation takes what was said to be in use on the source. What
+/// guests will write later is not set aside; a full disk reaches the guest as `ENOSPC`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// Configured limit for all volumes together (`room_bytes`), if any. No single volume may be larger than it.
+    pub limit_bytes: Option<u64>,
+    /// Bytes that volumes occupy now.
+    pub used_bytes: u64,
+    /// Bytes promised to clones and reservations and not yet occupied.
+    pub promised_bytes: u64,
+    /// Bytes that are left for further volumes.
+    pub free_bytes: u64,
+}

@@ -1,3 +1,42 @@
-//! The project's own chores.
+//! The project's own chores: `cargo xtask tidy` reads the tree and says what breaks the house rules;
+//! `cargo xtask ci` is everything a change must pass, here and in CI.
 
-fn main() {}
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore speaks to the person who called it")]
+
+mod ci;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask <chore>
+
+chores:
+  tidy   check edges, hearts, sizes, dangers, documents (reads only, about a second)
+  ci     everything a change must pass: fmt, clippy, tidy, deny, test, demo";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments.as_slice() {
+        ["tidy"] => tidy::run(&workspace_root()),
+        ["ci"] => ci::run(&workspace_root()),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        [] => Err(anyhow::anyhow!("no chore was named\n\n{USAGE}")),
+        [unknown, ..] => Err(anyhow::anyhow!("`{unknown}` is not a chore\n\n{USAGE}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn workspace_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
+}

@@ -1,0 +1,129 @@
+//! Everything a change must pass, cheapest first, stopping at the first failure. People and CI run the same.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+/// How many tests ran and how they ended, summed over all test binaries.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+/// Runs every step in `root`.
+pub fn run(root: &Path) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    step(root, "formatting", &["fmt", "--all", "--check"])?;
+    step(root, "clippy", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
+    announce("tidy");
+    crate::tidy::run(root)?;
+    dependencies(root)?;
+    let tally = tests(root)?;
+    step(root, "demo", &["run", "--release", "--locked", "--", "demo"])?;
+    println!("\nci: everything passed in {} s", begun.elapsed().as_secs());
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.ignored);
+    Ok(())
+}
+
+fn announce(name: &str) {
+    println!("\n=== {name}");
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(arguments).current_dir(root);
+    command
+}
+
+fn step(root: &Path, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    announce(&format!("{name}: cargo {}", arguments.join(" ")));
+    let begun = Instant::now();
+    let status = cargo(root, arguments).status().with_context(|| format!("{name}: cannot start cargo"))?;
+    if !status.success() {
+        bail!("{name}: `cargo {}` failed ({status})", arguments.join(" "));
+    }
+    println!("--- {name}: {} s", begun.elapsed().as_secs());
+    Ok(())
+}
+
+/// Licences, bans and sources, and advisories where their database can be had. The tool is not in Debian and takes
+/// long to build, so its absence is said and tolerated, also in CI.
+fn dependencies(root: &Path) -> anyhow::Result<()> {
+    let installed = cargo(root, &["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !installed.is_ok_and(|status| status.success()) {
+        announce("deny: SKIP: cargo-deny is not installed (cargo install --locked cargo-deny)");
+        return Ok(());
+    }
+    step(root, "deny", &["deny", "--offline", "--locked", "check", "bans", "licenses", "sources"])
+}
+
+/// `cargo test`, every line of it passed on as it comes, and the results summed.
+fn tests(root: &Path) -> anyhow::Result<Tally> {
+    announce("test: cargo test --locked");
+    let begun = Instant::now();
+    let mut child = cargo(root, &["test", "--locked"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("test: cannot start cargo")?;
+    let output = child.stdout.take().expect("stdout was piped a line above");
+    let mut tally = Tally::default();
+    for line in BufReader::new(output).lines() {
+        let line = line.context("test: cannot read what cargo prints")?;
+        writeln!(std::io::stdout(), "{line}").context("test: cannot print")?;
+        tally.add(&line);
+    }
+    let status = child.wait().context("test: cannot wait for cargo")?;
+    if !status.success() {
+        bail!("test: `cargo test` failed ({status})");
+    }
+    if tally.passed == 0 {
+        bail!("test: `cargo test` ran no test");
+    }
+    println!("--- test: {} s", begun.elapsed().as_secs());
+    Ok(tally)
+}
+
+impl Tally {
+    /// Adds what a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; …` says; other lines say nothing.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for part in counts.split("; ") {
+            let Some((count, word)) = part.split_once(' ') else { continue };
+            let Ok(count) = count.parse::<u64>() else { continue };
+            match word {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.ignored += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_results_of_all_test_binaries_are_summed() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.2s",
+            "my own test result: 9 passed",
+        ] {
+            tally.add(line);
+        }
+        assert_eq!(tally, Tally { passed: 5, failed: 4, ignored: 1 });
+    }
+}

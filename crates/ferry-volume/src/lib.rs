@@ -1,1 +1,26 @@
 //! The volume server: one process that serves one volume.
+//!
+//! ```text
+//!  guest ──NBD, unix socket──▶ ┌──────────── server ────────────┐ ◀──NBD, TCP── other workers (sealed volumes)
+//!  agent ──JSON, control.sock─▶│  reactor (ring) ── Engine ♥    │ ──NBD, or a raw file──▶ source
+//!                              └──────┬───────────────┬─────────┘
+//!                                    data            map
+//! ```
+//!
+//! The engine decides, this crate does: it moves bytes between sockets and files on one io_uring, and hands every
+//! completion back to the engine. There is no async runtime here and no policy.
+//!
+//! Rooms: [`directory`] what lies on disk · [`control`] how an agent talks to a server · [`server`] the server ·
+//! [`client`] a small blocking NBD client · [`SourceUri`] where a clone reads from.
+
+mod buffer;
+pub mod client;
+pub mod control;
+mod dial;
+pub mod directory;
+mod extents;
+mod ring;
+mod source_uri;
+
+pub use dial::DialError;
+pub use source_uri::{SourceUri, SourceUriError};

@@ -1,0 +1,202 @@
+//! A small blocking NBD client, one request at a time: for programs that want a few blocks of a volume.
+
+use crate::SourceUri;
+use crate::dial::{DialError, Dialled, dial};
+use ferry_nbd::client::{Event, RequestError, Session};
+use ferry_nbd::limits::REPLY_BUFFER_BYTES;
+use ferry_nbd::{ByteRange, Command, Uri};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+/// Why a request to an NBD server failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// There is no connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The connection broke.
+    #[error("the connection to the volume broke: {0}")]
+    Broken(#[from] io::Error),
+    /// The server does not keep to the protocol.
+    #[error("the server does not keep to the NBD protocol: {0}")]
+    Protocol(#[from] ferry_nbd::ProtocolError),
+    /// The request cannot be sent.
+    #[error("the request cannot be sent: {0}")]
+    Request(#[from] RequestError),
+    /// The server answered with an error.
+    #[error("the volume answered {errno}{}", match message.is_empty() { true => String::new(), false => format!(" ({message})") })]
+    Failed {
+        /// Which.
+        errno: ferry_nbd::Errno,
+        /// Its words, may be empty.
+        message: String,
+    },
+}
+
+/// How a source presents itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
+/// Asks a source what it is, without keeping a connection.
+///
+/// # Errors
+/// It is not there or cannot be read.
+pub fn probe(uri: &SourceUri) -> Result<SourceFacts, BlockError> {
+    match uri {
+        SourceUri::Nbd(uri) => Ok(SourceFacts { size_bytes: BlockClient::connect(uri)?.size_bytes() }),
+        SourceUri::File(path) => {
+            let named = |cause| {
+                BlockError::Dial(DialError::Connect { uri: format!("file://{}", path.display()), cause })
+            };
+            let mut file = File::open(path).map_err(named)?;
+            if file.metadata().map_err(named)?.is_dir() {
+                return Err(named(io::Error::from(io::ErrorKind::IsADirectory)));
+            }
+            // The end of a block device is found by going there.
+            let size_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(named)?;
+            Ok(SourceFacts { size_bytes })
+        }
+    }
+}
+
+/// A connection to one export.
+pub struct BlockClient {
+    stream: File,
+    session: Session,
+    input: Vec<u8>,
+    cookie: u64,
+}
+
+impl BlockClient {
+    /// Connects to an export.
+    ///
+    /// # Errors
+    /// Nobody is there, or the export is not to be had.
+    pub fn connect(uri: &Uri) -> Result<Self, BlockError> {
+        let Dialled { socket, session } = dial(uri, &[])?;
+        // From here on an answer may take as long as the volume's source does.
+        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, None)
+            .map_err(io::Error::from)?;
+        Ok(Self { stream: socket.into(), session, input: Vec::new(), cookie: 0 })
+    }
+
+    /// Connects to the guest socket of a volume on this host.
+    ///
+    /// # Errors
+    /// As [`BlockClient::connect`].
+    pub fn connect_unix(socket: &Path) -> Result<Self, BlockError> {
+        let address = ferry_nbd::Address::Unix { socket: socket.to_owned() };
+        Self::connect(&Uri { address, export: String::new() })
+    }
+
+    /// Connects to the address a machine was given (`nbd+unix://…` or `nbd://…`).
+    ///
+    /// # Errors
+    /// It is no NBD address, or as [`BlockClient::connect`].
+    pub fn connect_text(uri: &str) -> Result<Self, BlockError> {
+        let parsed: Uri = uri.parse().map_err(|e: ferry_nbd::UriError| {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, e);
+            DialError::Connect { uri: uri.to_owned(), cause }
+        })?;
+        Self::connect(&parsed)
+    }
+
+    /// Size of the export in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.session.export().size_bytes
+    }
+
+    /// Fills `bytes` from `offset`.
+    ///
+    /// # Errors
+    /// The connection broke or the server refuses.
+    pub fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), BlockError> {
+        let Some(range) = ByteRange::new(offset, bytes.len() as u64) else { return Ok(()) };
+        self.send(Command::Read { range, dont_fragment: false }, &[])?;
+        self.finish(|stream, input, piece| {
+            let at = (piece.offset() - offset) as usize;
+            let target = &mut bytes[at..at + piece.len_bytes() as usize];
+            match stream {
+                Some(stream) => {
+                    let here = target.len().min(input.len());
+                    target[..here].copy_from_slice(&input[..here]);
+                    input.drain(..here);
+                    stream.read_exact(&mut target[here..])
+                }
+                None => {
+                    target.fill(0);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    /// Writes `bytes` at `offset`. Durable only after a [`BlockClient::flush`].
+    ///
+    /// # Errors
+    /// The connection broke or the server refuses.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), BlockError> {
+        let Some(range) = ByteRange::new(offset, bytes.len() as u64) else { return Ok(()) };
+        self.send(Command::Write { range, fua: false }, bytes)?;
+        self.finish(|_, _, _| Err(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Makes all answered writes durable.
+    ///
+    /// # Errors
+    /// The connection broke or the server failed.
+    pub fn flush(&mut self) -> Result<(), BlockError> {
+        self.send(Command::Flush, &[])?;
+        self.finish(|_, _, _| Err(io::ErrorKind::InvalidData.into()))
+    }
+
+    fn send(&mut self, command: Command, payload: &[u8]) -> Result<(), BlockError> {
+        self.cookie += 1;
+        let mut message = Vec::with_capacity(64 + payload.len());
+        self.session.request(self.cookie, command, &mut message)?;
+        message.extend_from_slice(payload);
+        Ok(self.stream.write_all(&message)?)
+    }
+
+    /// Reads until the request is done; `take` gets each piece of data (with the stream) or hole (without).
+    fn finish(
+        &mut self,
+        mut take: impl FnMut(Option<&mut File>, &mut Vec<u8>, ByteRange) -> io::Result<()>,
+    ) -> Result<(), BlockError> {
+        let mut chunk = vec![0; REPLY_BUFFER_BYTES];
+        loop {
+            let progress = self.session.advance(&self.input)?;
+            self.input.drain(..progress.consumed);
+            match progress.event {
+                Some(Event::Data { range, .. }) => take(Some(&mut self.stream), &mut self.input, range)?,
+                Some(Event::Hole { range, .. }) => take(None, &mut self.input, range)?,
+                Some(Event::BlockStatus { .. }) => {}
+                Some(Event::Done { result: Ok(()), .. }) => return Ok(()),
+                Some(Event::Done { result: Err(failure), .. }) => {
+                    return Err(BlockError::Failed { errno: failure.errno, message: failure.message });
+                }
+                None => {
+                    let count = self.stream.read(&mut chunk)?;
+                    if count == 0 {
+                        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                    }
+                    self.input.extend_from_slice(&chunk[..count]);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for BlockClient {
+    fn drop(&mut self) {
+        let mut message = Vec::new();
+        if self.session.request(self.cookie + 1, Command::Disconnect, &mut message).is_ok() {
+            // A courtesy; the server notices the close as well.
+            let _ = self.stream.write_all(&message);
+        }
+    }
+}

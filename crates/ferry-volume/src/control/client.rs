@@ -1,0 +1,177 @@
+//! The agent's side of the control socket: blocking, one request at a time.
+
+use super::{Answer, Request, Status};
+use crate::directory;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long one write to the control socket may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a volume server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody listens: the volume server is not running.
+    #[error("no volume server answers on {}: it is not running", path.display())]
+    NotRunning {
+        /// The control socket.
+        path: PathBuf,
+        /// What connecting gave.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The server went away, or the socket failed, before it answered.
+    #[error("the volume server on {} went away before it answered", path.display())]
+    Gone {
+        /// The control socket.
+        path: PathBuf,
+        /// What reading or writing gave.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The answer was not one this version understands.
+    #[error("the volume server on {} gave an answer this version does not understand: {line}", path.display())]
+    Strange {
+        /// The control socket.
+        path: PathBuf,
+        /// The line it sent.
+        line: String,
+    },
+    /// The server understood and refused.
+    #[error("{reason}")]
+    Refused {
+        /// What was wrong and what to do.
+        reason: String,
+    },
+}
+
+/// A connection to one volume server.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the server of the volume in `volume_dir`.
+    ///
+    /// # Errors
+    /// [`ControlError::NotRunning`] when nobody listens there.
+    pub fn connect(volume_dir: &Path) -> Result<Self, ControlError> {
+        let path = volume_dir.join(directory::CONTROL_SOCKET);
+        let not_running = |cause| ControlError::NotRunning { path: path.clone(), cause };
+        let stream = UnixStream::connect(&path).map_err(not_running)?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT)).map_err(not_running)?;
+        Ok(Self { path, stream: BufReader::new(stream) })
+    }
+
+    /// How the volume stands.
+    ///
+    /// # Errors
+    /// As every request: the server is gone, or refuses.
+    pub fn status(&mut self) -> Result<Status, ControlError> {
+        match self.ask(&Request::Status)? {
+            Answer::Status(status) => Ok(*status),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    /// Serves the guest from now on.
+    ///
+    /// # Errors
+    /// Refused for a sealed volume.
+    pub fn open(&mut self) -> Result<(), ControlError> {
+        self.done(&Request::Open)
+    }
+
+    /// Makes the volume unchangeable; returns when that is durable.
+    ///
+    /// # Errors
+    /// Refused when the last writes cannot be made durable.
+    pub fn seal(&mut self) -> Result<(), ControlError> {
+        self.done(&Request::Seal)
+    }
+
+    /// Takes a seal back (the undo of a move that was not handed over).
+    ///
+    /// # Errors
+    /// The server is gone, or refuses.
+    pub fn unseal(&mut self) -> Result<(), ControlError> {
+        self.done(&Request::Unseal)
+    }
+
+    /// Lets other workers read the volume once it is sealed; tells where.
+    ///
+    /// # Errors
+    /// Refused when the address cannot be bound.
+    pub fn export(&mut self, listen: SocketAddr) -> Result<SocketAddr, ControlError> {
+        match self.ask(&Request::Export { listen })? {
+            Answer::Exported { listen } => Ok(listen),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    /// Takes the export back.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn withdraw(&mut self) -> Result<(), ControlError> {
+        self.done(&Request::Withdraw)
+    }
+
+    /// Names the source of remote blocks (durable; the server reconnects when it differs).
+    ///
+    /// # Errors
+    /// Refused when the URI is not one Ferry can read from.
+    pub fn set_source(&mut self, uri: &str) -> Result<(), ControlError> {
+        self.done(&Request::SetSource { uri: uri.to_owned() })
+    }
+
+    /// Forgets the source.
+    ///
+    /// # Errors
+    /// Refused while blocks are still remote.
+    pub fn detach_source(&mut self) -> Result<(), ControlError> {
+        self.done(&Request::DetachSource)
+    }
+
+    /// Ends the server after everything is durable.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn shutdown(&mut self) -> Result<(), ControlError> {
+        self.done(&Request::Shutdown)
+    }
+
+    fn done(&mut self, request: &Request) -> Result<(), ControlError> {
+        match self.ask(request)? {
+            Answer::Done => Ok(()),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Answer, ControlError> {
+        let mut line = serde_json::to_string(request).expect("requests are plain data and always encode");
+        line.push('\n');
+        let path = self.path.clone();
+        let gone = move |cause| ControlError::Gone { path: path.clone(), cause };
+        self.stream.get_mut().write_all(line.as_bytes()).map_err(&gone)?;
+        let mut answer = String::new();
+        let n = self.stream.read_line(&mut answer).map_err(&gone)?;
+        if n == 0 {
+            return Err(gone(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)));
+        }
+        match serde_json::from_str(&answer) {
+            Ok(Answer::Refused { reason }) => Err(ControlError::Refused { reason }),
+            Ok(other) => Ok(other),
+            Err(_) => Err(ControlError::Strange { path: self.path.clone(), line: answer.trim().to_owned() }),
+        }
+    }
+
+    fn strange(&self, answer: &Answer) -> ControlError {
+        ControlError::Strange { path: self.path.clone(), line: format!("{answer:?}") }
+    }
+}

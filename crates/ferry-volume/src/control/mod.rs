@@ -1,0 +1,147 @@
+//! The control socket of a volume server: how an agent talks to it.
+//!
+//! One JSON object a line, one answer a request, over the unix socket `control.sock` in the volume's directory.
+//! Requests are few and small; bytes of the volume never travel here. The socket is only reachable for the user
+//! that runs the agent (mode 0600).
+
+mod client;
+
+pub use client::{Client, ControlError};
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Longest request line a server accepts, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// What an agent may ask of a volume server. Every request is idempotent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Tell how things stand.
+    Status,
+    /// Serve the guest from now on (durable). Refused for a sealed volume.
+    Open,
+    /// Refuse writes for good, make everything durable, keep serving reads. Answered when it is on disk.
+    Seal,
+    /// Take a seal back: only the undo of a move that was not handed over may do this.
+    Unseal,
+    /// Listen for other workers on `listen` (port 0: any free one, kept over restarts when possible).
+    Export {
+        /// Address to listen on.
+        listen: SocketAddr,
+    },
+    /// Stop listening for other workers and drop their connections.
+    Withdraw,
+    /// Read what is not local from here from now on (durable).
+    SetSource {
+        /// A source URI, see [`crate::SourceUri`].
+        uri: String,
+    },
+    /// Forget the source (durable). Refused while blocks are still remote.
+    DetachSource,
+    /// Make everything durable and end the process.
+    Shutdown,
+}
+
+/// What a volume server answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// Done; nothing to tell.
+    Done,
+    /// Answer to [`Request::Status`].
+    Status(Box<Status>),
+    /// Answer to [`Request::Export`]: where the server listens.
+    Exported {
+        /// The bound address.
+        listen: SocketAddr,
+    },
+    /// Not done, and why, in one sentence.
+    Refused {
+        /// What was wrong and what to do.
+        reason: String,
+    },
+}
+
+/// Whether a volume serves its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Prepared, owned by nobody yet: serves no one and fetches nothing.
+    Standby,
+    /// Serves its guest.
+    Open,
+    /// Unchangeable at its generation; may be exported to other workers.
+    Sealed,
+}
+
+/// How a volume stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Process id of the volume server.
+    pub pid: u32,
+    /// The volume's id.
+    pub id: String,
+    /// The generation this copy belongs to.
+    pub generation: u64,
+    /// Size of the volume, in bytes.
+    pub size_bytes: u64,
+    /// Whether it serves its guest.
+    pub phase: Phase,
+    /// Where remote blocks come from; none for a volume that never had or no longer needs a source.
+    pub source: Option<SourceStatus>,
+    /// Where other workers can read this volume, when it is exported.
+    pub export: Option<SocketAddr>,
+    /// The NBD socket for the guest.
+    pub guest_socket: PathBuf,
+    /// Connections to the guest socket.
+    pub guests: u32,
+    /// Connections from other workers.
+    pub readers: u32,
+    /// How far the clone is.
+    pub hydration: Hydration,
+    /// Bytes the store occupies on its filesystem.
+    pub store_bytes_allocated: u64,
+}
+
+/// How the link to the source stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// The source URI.
+    pub uri: String,
+    /// Whether the server is connected to it now.
+    pub connected: bool,
+    /// The last thing that went wrong with it, if anything did since the last connection.
+    pub last_error: Option<String>,
+}
+
+/// How far a clone has become local.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Hydration {
+    /// Nothing is remote, and the map on disk says so.
+    pub complete: bool,
+    /// Size of the volume, in bytes.
+    pub bytes_total: u64,
+    /// Bytes that are local (fetched, written by the guest, or known zero).
+    pub bytes_local: u64,
+    /// Bytes that are still remote.
+    pub bytes_remote: u64,
+    /// Bytes of remote blocks that the source says hold data, as far as it has been asked: what is still to copy.
+    pub bytes_to_copy: u64,
+    /// Bytes that crossed from the source.
+    pub bytes_fetched: u64,
+    /// Bytes that never crossed because the source knows them to be zero.
+    pub bytes_zero: u64,
+    /// Fetched bytes whose checksum was compared with the source's.
+    pub bytes_verified: u64,
+    /// Guest reads that had to wait for the source.
+    pub cold_reads: u64,
+    /// Fetches that failed (each is retried).
+    pub fetch_errors: u64,
+    /// Fetches whose checksum differed from the source's (each is fetched again).
+    pub checksum_errors: u64,
+    /// Bytes a second that arrived lately.
+    pub rate_bytes_per_s: u64,
+}

@@ -1,0 +1,130 @@
+//! Connecting to an NBD server and shaking hands, blocking: used by the blocking client, and on a thread of its own
+//! by a volume server whose reactor must not wait for a network.
+
+use ferry_nbd::client::{Handshake, HandshakeError, Outcome, Session, Wanted};
+use ferry_nbd::{Address, Uri};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// How long connecting, and each answer of the handshake, may take. Not about the amount of data: a handshake is
+/// a few hundred bytes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nobody is there, or the network failed.
+    #[error("cannot connect to {uri}: {cause}")]
+    Connect {
+        /// The server.
+        uri: String,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The connection broke during the handshake.
+    #[error("the connection to {uri} broke during the handshake: {cause}")]
+    Broken {
+        /// The server.
+        uri: String,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The server and we did not agree.
+    #[error("{uri} cannot be used: {cause}")]
+    Handshake {
+        /// The server.
+        uri: String,
+        /// What was wrong.
+        #[source]
+        cause: HandshakeError,
+    },
+}
+
+/// A connection in transmission.
+pub(crate) struct Dialled {
+    pub(crate) socket: OwnedFd,
+    pub(crate) session: Session,
+}
+
+/// Connects to `uri` and agrees on its export, with those of the `contexts` that the server knows.
+pub(crate) fn dial(uri: &Uri, contexts: &[&str]) -> Result<Dialled, DialError> {
+    let socket = connect(uri).map_err(|cause| DialError::Connect { uri: uri.to_string(), cause })?;
+    let broken = |cause| DialError::Broken { uri: uri.to_string(), cause };
+    let refused = |cause| DialError::Handshake { uri: uri.to_string(), cause };
+    let mut stream = File::from(socket);
+    let wanted =
+        Wanted { export: uri.export.clone(), contexts: contexts.iter().map(|&c| c.to_owned()).collect() };
+    let mut handshake = Handshake::new(wanted).map_err(refused)?;
+    let (mut input, mut output) = (Vec::new(), Vec::new());
+    let mut chunk = [0; 4096];
+    loop {
+        let advance = handshake.advance(&input, &mut output);
+        stream.write_all(&output).map_err(broken)?;
+        output.clear();
+        let advance = advance.map_err(refused)?;
+        input.drain(..advance.consumed);
+        match advance.outcome {
+            Outcome::Ready(session) => {
+                // A server may only speak when asked, so nothing can be left.
+                if !input.is_empty() {
+                    return Err(broken(io::Error::from(io::ErrorKind::InvalidData)));
+                }
+                return Ok(Dialled { socket: stream.into(), session: *session });
+            }
+            Outcome::NeedMore => {
+                let count = stream.read(&mut chunk).map_err(broken)?;
+                if count == 0 {
+                    return Err(refused(handshake.closed()));
+                }
+                input.extend_from_slice(&chunk[..count]);
+            }
+        }
+    }
+}
+
+fn connect(uri: &Uri) -> io::Result<OwnedFd> {
+    match &uri.address {
+        Address::Unix { socket } => {
+            let stream = UnixStream::connect(socket)?;
+            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+            stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+            Ok(stream.into())
+        }
+        Address::Tcp { host, port } => {
+            let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+            for address in (host.as_str(), *port).to_socket_addrs()? {
+                match TcpStream::connect_timeout(&address, ANSWER_TIMEOUT) {
+                    Ok(stream) => return tune(stream),
+                    Err(e) => last = e,
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+fn tune(stream: TcpStream) -> io::Result<OwnedFd> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    notice_dead_peers(&stream)?;
+    Ok(stream.into())
+}
+
+/// Lets the kernel find out that a peer vanished without a word: after 10 s of silence it asks every 5 s, and gives
+/// up after 4 unanswered questions or 30 s of unacknowledged data.
+pub(crate) fn notice_dead_peers(socket: impl std::os::fd::AsFd) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(5))?;
+    sockopt::set_tcp_keepcnt(&socket, 4)?;
+    sockopt::set_tcp_user_timeout(&socket, 30_000)?;
+    Ok(())
+}

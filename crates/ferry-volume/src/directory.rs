@@ -1,0 +1,201 @@
+//! A volume's directory: what lies in it, who may use it, and how it begins.
+//!
+//! ```text
+//! <id>/  data          the bytes, sparse
+//!        map           which blocks are local; phase and generation (crash-safe, see docs/formats.md)
+//!        volume.json   what the volume is: id, sizes, source, export (replaced whole, never edited in place)
+//!        lock          held by the one server that has the volume open
+//!        control.sock  for the agent        guest.sock  for the guest        server.log
+//! ```
+//!
+//! Invariant: a directory with a `volume.json` is complete; one without is a creation that did not finish.
+
+use crate::SourceUri;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Name of the control socket in the directory.
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// Name of the guest's NBD socket in the directory.
+pub const GUEST_SOCKET: &str = "guest.sock";
+/// Name of the log file of the server.
+pub const SERVER_LOG: &str = "server.log";
+pub(crate) const DATA: &str = "data";
+pub(crate) const MAP: &str = "map";
+const CONFIG: &str = "volume.json";
+const LOCK: &str = "lock";
+/// Version of `volume.json` that this program writes and reads.
+const CONFIG_FORMAT: u32 = 1;
+/// Longest path of a unix socket, in bytes (`sun_path` holds 108 with its closing NUL).
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Why a volume's directory could not be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// A file operation failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The path is too long for a unix socket.
+    #[error(
+        "{} is too long: the path of a socket in it would have {length} bytes, at most {SOCKET_PATH_BYTES_MAX} work; \
+         choose a shorter state directory", path.display()
+    )]
+    PathTooLong {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes the longest socket path in it would have.
+        length: usize,
+    },
+    /// Another volume is there already.
+    #[error("{} already holds another volume ({found}); remove it or choose another directory", path.display())]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+        /// What it holds.
+        found: String,
+    },
+    /// `volume.json` does not say what it should.
+    #[error("{} is not a volume description this version understands: {reason}", path.display())]
+    BadConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The size or region size cannot be.
+    #[error("a volume of {size_bytes} bytes in regions of {region_bytes} bytes cannot be made: {reason}")]
+    BadGeometry {
+        /// Asked size.
+        size_bytes: u64,
+        /// Asked region size.
+        region_bytes: u32,
+        /// Why not.
+        reason: String,
+    },
+    /// Another process has the volume open.
+    #[error("{} is in use by another volume server; end that one first", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl DirectoryError {
+    pub(crate) fn io<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Self + 'a {
+        move |cause| Self::Io { doing, path: path.to_owned(), cause }
+    }
+}
+
+/// What a volume is: the content of `volume.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeConfig {
+    /// Version of this file.
+    pub format: u32,
+    /// The volume's id (a ULID).
+    pub id: String,
+    /// Size in bytes, a multiple of 512.
+    pub size_bytes: u64,
+    /// Unit of copying in bytes, a power of two.
+    pub region_bytes: u32,
+    /// Generation of this copy.
+    pub generation: u64,
+    /// Where remote blocks come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceUri>,
+    /// Where other workers read it; listened on again after a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<SocketAddr>,
+}
+
+impl VolumeConfig {
+    pub(crate) fn new(id: String, size_bytes: u64, region_bytes: u32, generation: u64) -> Self {
+        Self { format: CONFIG_FORMAT, id, size_bytes, region_bytes, generation, source: None, export: None }
+    }
+
+    /// Reads the description of the volume in `dir`.
+    ///
+    /// # Errors
+    /// It is not there, not readable, or not of a format this version knows.
+    pub fn read(dir: &Path) -> Result<Self, DirectoryError> {
+        let path = dir.join(CONFIG);
+        let text = fs::read_to_string(&path).map_err(DirectoryError::io("read", &path))?;
+        let bad = |reason| DirectoryError::BadConfig { path: path.clone(), reason };
+        let config: Self = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        if config.format != CONFIG_FORMAT {
+            return Err(bad(format!("its format is {}, known is {CONFIG_FORMAT}", config.format)));
+        }
+        Ok(config)
+    }
+
+    /// Replaces the description in `dir`, durably and whole.
+    ///
+    /// # Errors
+    /// A file operation failed; the former description is still there.
+    pub fn write(&self, dir: &Path) -> Result<(), DirectoryError> {
+        let mut text = serde_json::to_string_pretty(self).expect("a volume description always encodes");
+        text.push('\n');
+        replace_file(dir, CONFIG, text.as_bytes())
+    }
+}
+
+/// Replaces `dir/name` by `content` so that a crash leaves either the former or the new file, never a mix.
+pub(crate) fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), DirectoryError> {
+    let path = dir.join(name);
+    let fresh = dir.join(format!("{name}.new"));
+    let mut file = File::create(&fresh).map_err(DirectoryError::io("create", &fresh))?;
+    file.write_all(content).map_err(DirectoryError::io("write", &fresh))?;
+    file.sync_all().map_err(DirectoryError::io("make durable", &fresh))?;
+    fs::rename(&fresh, &path).map_err(DirectoryError::io("replace", &path))?;
+    sync_dir(dir)
+}
+
+/// Makes the names in `dir` durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), DirectoryError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(DirectoryError::io("make durable", dir))
+}
+
+/// Refuses a directory in which a socket's path would be too long.
+///
+/// # Errors
+/// [`DirectoryError::PathTooLong`].
+pub fn check_socket_paths(dir: &Path) -> Result<(), DirectoryError> {
+    let length = dir.as_os_str().len() + 1 + CONTROL_SOCKET.len();
+    if length > SOCKET_PATH_BYTES_MAX {
+        return Err(DirectoryError::PathTooLong { path: dir.to_owned(), length });
+    }
+    Ok(())
+}
+
+/// Holds a volume's directory for one process; given back when dropped or when the process dies.
+#[derive(Debug)]
+pub struct DirectoryLock(#[allow(dead_code, reason = "held for its lock")] OwnedFd);
+
+/// Takes the volume's directory for this process.
+///
+/// # Errors
+/// [`DirectoryError::InUse`] when another process holds it.
+pub fn lock(dir: &Path) -> Result<DirectoryLock, DirectoryError> {
+    let path = dir.join(LOCK);
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|e| DirectoryError::io("open", &path)(e.into()))?;
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(DirectoryLock(fd)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DirectoryError::InUse { path: dir.to_owned() }),
+        Err(e) => Err(DirectoryError::io("lock", &path)(e.into())),
+    }
+}

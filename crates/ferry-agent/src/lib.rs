@@ -1,1 +1,4 @@
 //! One worker: its records, jobs, machine drivers and volumes.
+
+pub mod clock;
+pub mod records;

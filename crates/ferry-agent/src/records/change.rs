@@ -1,0 +1,492 @@
+//! Changes of the records, each with the conditions under which it fits.
+//!
+//! The conditions are the fence of the crossing: a generation that was handed over is never taken back, whatever
+//! is asked and however often.
+
+use super::{
+    CrossingRecord, JobRecord, MachineRecord, ProcessMark, RecordsError, SourceRecord, Standing,
+    VolumeRecord, read, to_sql,
+};
+use ferry_api::{
+    Desired, ErrorCode, Exit, JobId, MachineId, MachineName, Ownership, VolumeKey, VolumeName, WorkerName,
+};
+use rusqlite::{Transaction, params};
+use serde::Serialize;
+
+/// A change of the records. Repeating one that was made changes nothing and is no error, unless said otherwise.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A machine becomes ours: a new one, or one that came here with a move (then its generation is above that of
+    /// the record it replaces, if there is one). Not to be repeated.
+    AddMachine(Box<MachineRecord>),
+    /// The record of a machine goes.
+    RemoveMachine(MachineId),
+    /// A job takes hold of a machine. Refused while another one holds it, and for a machine that is not ours.
+    Claim {
+        /// The machine.
+        machine: MachineId,
+        /// The job.
+        job: JobId,
+    },
+    /// A job lets go of a machine (nothing changes if it does not hold it); it also no longer keeps it down.
+    Unclaim {
+        /// The machine.
+        machine: MachineId,
+        /// The job.
+        job: JobId,
+    },
+    /// The job that holds a machine keeps it down from now on, or no longer.
+    Halt {
+        /// The machine.
+        machine: MachineId,
+        /// The job; it must hold the machine.
+        job: JobId,
+        /// Whether it is kept down.
+        halted: bool,
+    },
+    /// What the owner wants. Refused for a machine that a job holds.
+    Desire {
+        /// The machine.
+        machine: MachineId,
+        /// What is wanted.
+        desired: Desired,
+    },
+    /// A process of a machine is about to run. Refused unless the machine is to run and no process is recorded.
+    ProcessStarts {
+        /// The machine.
+        machine: MachineId,
+        /// Its process.
+        process: ProcessMark,
+    },
+    /// The process of a machine is gone.
+    ProcessEnded {
+        /// The machine.
+        machine: MachineId,
+        /// How it ended; none if it never ran.
+        exit: Option<Exit>,
+        /// Whether it ended by itself and its policy is to leave it: it is then wanted to be stopped.
+        stays_down: bool,
+    },
+    /// A copy of a volume appears. Not to be repeated.
+    AddVolume(Box<VolumeRecord>),
+    /// What this worker may do with a copy changes. Refused unless it follows from what it is (see [`Ownership`]).
+    Own {
+        /// The copy.
+        key: VolumeKey,
+        /// What it becomes.
+        ownership: Ownership,
+    },
+    /// A volume becomes a disk of a machine. Refused if it is one already or is not ours.
+    Attach {
+        /// The copy.
+        key: VolumeKey,
+        /// The machine.
+        machine: MachineId,
+        /// Its name there.
+        name: VolumeName,
+    },
+    /// The remote blocks of a copy come from elsewhere, or none are left (`None`: nothing more is expected either).
+    Source {
+        /// The copy.
+        key: VolumeKey,
+        /// From where.
+        source: Option<SourceRecord>,
+    },
+    /// The record of a copy goes.
+    RemoveVolume(VolumeKey),
+    /// The deed: `job` hands over the machine it holds and all its volumes. Refused unless the machine is ours,
+    /// held and kept down by the job, without a process, and every volume is sealed by the job.
+    HandOver {
+        /// The job.
+        job: JobId,
+        /// The machine.
+        machine: MachineId,
+        /// The owner of the next generation.
+        to: WorkerName,
+    },
+    /// A job is taken on. Not to be repeated.
+    AddJob(Box<JobRecord>),
+    /// A job has ended.
+    FinishJob(JobId),
+    /// How a move stands of which this worker is the target.
+    Crossing(Box<CrossingRecord>),
+}
+
+/// Why a change does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeRefused {
+    /// No such machine.
+    #[error("there is no machine {0} here; `ferry machine list` shows those there are")]
+    NoMachine(MachineId),
+    /// No such copy.
+    #[error("there is no copy {0} of a volume here; `ferry volume list` shows those there are")]
+    NoVolume(VolumeKey),
+    /// No such job.
+    #[error("there is no job {0} here; `ferry job list` shows those there are")]
+    NoJob(JobId),
+    /// The name is in use.
+    #[error("a machine named {0} is already here; choose another name or destroy that one")]
+    MachineNameTaken(MachineName),
+    /// The machine is here.
+    #[error("machine {0} is already here; it cannot be created or arrive a second time")]
+    MachineHere(MachineId),
+    /// The copy is here.
+    #[error("the copy {0} of a volume is already here; it cannot be made a second time")]
+    VolumeHere(VolumeKey),
+    /// The job is there.
+    #[error("job {0} is already there")]
+    JobThere(JobId),
+    /// Another job holds the machine.
+    #[error(
+        "machine {name} is already moving with job {job}; wait for it (`ferry job watch {job}`) and ask again"
+    )]
+    Held {
+        /// The machine.
+        name: MachineName,
+        /// The job.
+        job: JobId,
+    },
+    /// A job does not hold the machine.
+    #[error("job {job} does not hold machine {name}")]
+    NotHeld {
+        /// The machine.
+        name: MachineName,
+        /// The job.
+        job: JobId,
+    },
+    /// The machine was handed over.
+    #[error("machine {name} was handed over to worker {to} with job {job}; ask the agent of that worker")]
+    MachineHandedOver {
+        /// The machine.
+        name: MachineName,
+        /// Its owner.
+        to: WorkerName,
+        /// The move.
+        job: JobId,
+    },
+    /// The machine is not to run, or runs already.
+    #[error("machine {0} may not be started now")]
+    MayNotStart(MachineName),
+    /// The machine has a process.
+    #[error("machine {0} still runs")]
+    StillRuns(MachineName),
+    /// The copy cannot become that.
+    #[error("the copy {key} of a volume is {is} and cannot become {becomes}")]
+    Ownership {
+        /// The copy.
+        key: VolumeKey,
+        /// What it is.
+        is: &'static str,
+        /// What it was to become.
+        becomes: &'static str,
+    },
+    /// The volume is a disk already.
+    #[error("volume {name} is already a disk of machine {machine}; a volume belongs to one machine")]
+    Attached {
+        /// The volume.
+        name: VolumeName,
+        /// The machine.
+        machine: MachineId,
+    },
+    /// An entry does not follow the last one.
+    #[error("entry {seq} of job {job} does not follow entry {last}")]
+    EntryOutOfOrder {
+        /// The job.
+        job: JobId,
+        /// Number of the entry.
+        seq: u64,
+        /// Number of the last one.
+        last: u64,
+    },
+}
+
+impl ChangeRefused {
+    /// The kind of refusal.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoMachine(_) | Self::NoVolume(_) | Self::NoJob(_) => ErrorCode::NotFound,
+            Self::MachineNameTaken(_) | Self::MachineHere(_) | Self::VolumeHere(_) | Self::JobThere(_) => {
+                ErrorCode::AlreadyExists
+            }
+            Self::Held { .. } => ErrorCode::Busy,
+            Self::MachineHandedOver { .. } => ErrorCode::HandedOver,
+            Self::NotHeld { .. }
+            | Self::MayNotStart(_)
+            | Self::StillRuns(_)
+            | Self::Ownership { .. }
+            | Self::Attached { .. } => ErrorCode::Conflict,
+            Self::EntryOutOfOrder { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+impl Change {
+    /// Makes the change within a transaction.
+    pub(super) fn apply(&self, t: &Transaction<'_>) -> Result<(), RecordsError> {
+        match self {
+            Self::AddMachine(machine) => add_machine(t, machine),
+            Self::RemoveMachine(id) => execute(t, "DELETE FROM machines WHERE id = ?1", [id.to_string()]),
+            Self::Claim { machine, job } => change_machine(t, *machine, |m| claim(m, *job)),
+            Self::Unclaim { machine, job } => unclaim(t, *machine, *job),
+            Self::Halt { machine, job, halted } => change_machine(t, *machine, |m| {
+                held_by(m, *job)?;
+                m.halted = *halted;
+                Ok(())
+            }),
+            Self::Desire { machine, desired } => change_machine(t, *machine, |m| {
+                ours(m)?;
+                free(m)?;
+                m.desired = *desired;
+                Ok(())
+            }),
+            Self::ProcessStarts { machine, process } => change_machine(t, *machine, |m| {
+                ours(m)?;
+                if !m.shall_run() || m.process.is_some() {
+                    return Err(ChangeRefused::MayNotStart(m.name.clone()));
+                }
+                m.process = Some(process.clone());
+                Ok(())
+            }),
+            Self::ProcessEnded { machine, exit, stays_down } => change_machine(t, *machine, |m| {
+                m.process = None;
+                m.last_exit = exit.or(m.last_exit);
+                if *stays_down {
+                    m.desired = Desired::Stopped;
+                }
+                Ok(())
+            }),
+            Self::AddVolume(volume) => add_volume(t, volume),
+            Self::Own { key, ownership } => change_volume(t, *key, |v| own(v, ownership)),
+            Self::Attach { key, machine, name } => change_volume(t, *key, |v| attach(v, *machine, name)),
+            Self::Source { key, source } => change_volume(t, *key, |v| {
+                v.source.clone_from(source);
+                if source.is_none() {
+                    v.bytes_expected = 0;
+                }
+                Ok(())
+            }),
+            Self::RemoveVolume(key) => execute(
+                t,
+                "DELETE FROM volumes WHERE id = ?1 AND generation = ?2",
+                params![key.id.to_string(), to_sql(key.generation.0)],
+            ),
+            Self::HandOver { job, machine, to } => hand_over(t, *job, *machine, to),
+            Self::AddJob(job) => add_job(t, job),
+            Self::FinishJob(id) => finish_job(t, *id),
+            Self::Crossing(crossing) => execute(
+                t,
+                "INSERT OR REPLACE INTO crossings (job, record) VALUES (?1, ?2)",
+                params![crossing.job.to_string(), encode(crossing)],
+            ),
+        }
+    }
+}
+
+fn add_machine(t: &Transaction<'_>, machine: &MachineRecord) -> Result<(), RecordsError> {
+    if let Some(here) = read::machine(t, machine.id)? {
+        let comes_back = here.standing != Standing::Ours && here.generation < machine.generation;
+        if !comes_back {
+            return Err(ChangeRefused::MachineHere(machine.id).into());
+        }
+    }
+    let sql = "SELECT count(*) FROM machines WHERE name = ?1 AND ours = 1";
+    let taken: i64 = t.query_row(sql, [machine.name.to_string()], |row| row.get(0)).map_err(lost)?;
+    if taken > 0 {
+        return Err(ChangeRefused::MachineNameTaken(machine.name.clone()).into());
+    }
+    put_machine(t, machine)
+}
+
+fn claim(machine: &mut MachineRecord, job: JobId) -> Result<(), ChangeRefused> {
+    ours(machine)?;
+    if machine.job != Some(job) {
+        free(machine)?;
+    }
+    machine.job = Some(job);
+    Ok(())
+}
+
+fn unclaim(t: &Transaction<'_>, machine: MachineId, job: JobId) -> Result<(), RecordsError> {
+    match read::machine(t, machine)? {
+        Some(mut record) if record.job == Some(job) => {
+            record.job = None;
+            record.halted = false;
+            put_machine(t, &record)
+        }
+        // Gone, or another job's by now (it may have come back meanwhile).
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn ours(machine: &MachineRecord) -> Result<(), ChangeRefused> {
+    match &machine.standing {
+        Standing::Ours => Ok(()),
+        Standing::HandedOver { to, job } => {
+            Err(ChangeRefused::MachineHandedOver { name: machine.name.clone(), to: to.clone(), job: *job })
+        }
+    }
+}
+
+fn free(machine: &MachineRecord) -> Result<(), ChangeRefused> {
+    match machine.job {
+        None => Ok(()),
+        Some(job) => Err(ChangeRefused::Held { name: machine.name.clone(), job }),
+    }
+}
+
+fn held_by(machine: &MachineRecord, job: JobId) -> Result<(), ChangeRefused> {
+    ours(machine)?;
+    if machine.job == Some(job) {
+        return Ok(());
+    }
+    Err(ChangeRefused::NotHeld { name: machine.name.clone(), job })
+}
+
+fn add_volume(t: &Transaction<'_>, volume: &VolumeRecord) -> Result<(), RecordsError> {
+    if read::volume(t, volume.key())?.is_some() {
+        return Err(ChangeRefused::VolumeHere(volume.key()).into());
+    }
+    put_volume(t, volume)
+}
+
+fn own(volume: &mut VolumeRecord, becomes: &Ownership) -> Result<(), ChangeRefused> {
+    use Ownership::{HandedOver, Ours, Prepared, Reserved, Retired, Sealed};
+    let fits = match (&volume.ownership, becomes) {
+        (is, becomes) if is == becomes => true,
+        (Reserved { job: a, .. }, Prepared { job: b, .. })
+        | (Sealed { job: a }, HandedOver { job: b, .. }) => a == b,
+        (Prepared { .. } | Sealed { .. }, Ours) | (Ours, Sealed { .. }) => true,
+        (HandedOver { to: a, .. }, Retired { to: b, .. }) => a == b,
+        (
+            Reserved { .. } | Prepared { .. } | Ours | Sealed { .. } | HandedOver { .. } | Retired { .. },
+            _,
+        ) => false,
+    };
+    if !fits {
+        let (is, becomes) = (word(&volume.ownership), word(becomes));
+        return Err(ChangeRefused::Ownership { key: volume.key(), is, becomes });
+    }
+    volume.ownership = becomes.clone();
+    Ok(())
+}
+
+fn attach(volume: &mut VolumeRecord, machine: MachineId, name: &VolumeName) -> Result<(), ChangeRefused> {
+    if let Some(other) = volume.machine.filter(|&other| other != machine) {
+        return Err(ChangeRefused::Attached { name: volume.name.clone(), machine: other });
+    }
+    if volume.ownership != Ownership::Ours {
+        let is = word(&volume.ownership);
+        return Err(ChangeRefused::Ownership { key: volume.key(), is, becomes: "a disk of a machine here" });
+    }
+    volume.machine = Some(machine);
+    volume.name = name.clone();
+    Ok(())
+}
+
+fn hand_over(
+    t: &Transaction<'_>,
+    job: JobId,
+    machine: MachineId,
+    to: &WorkerName,
+) -> Result<(), RecordsError> {
+    let mut keys = Vec::new();
+    change_machine(t, machine, |m| {
+        held_by(m, job)?;
+        if m.process.is_some() || !m.halted {
+            return Err(ChangeRefused::StillRuns(m.name.clone()));
+        }
+        m.standing = Standing::HandedOver { to: to.clone(), job };
+        m.job = None;
+        m.halted = false;
+        keys = m.volume_keys().collect();
+        Ok(())
+    })?;
+    for key in keys {
+        change_volume(t, key, |v| own(v, &Ownership::HandedOver { to: to.clone(), job }))?;
+    }
+    Ok(())
+}
+
+fn add_job(t: &Transaction<'_>, job: &JobRecord) -> Result<(), RecordsError> {
+    if read::job(t, job.id)?.is_some() {
+        return Err(ChangeRefused::JobThere(job.id).into());
+    }
+    put_job(t, job)
+}
+
+fn finish_job(t: &Transaction<'_>, id: JobId) -> Result<(), RecordsError> {
+    let mut job = read::job(t, id)?.ok_or(ChangeRefused::NoJob(id))?;
+    job.finished = true;
+    put_job(t, &job)
+}
+
+fn change_machine(
+    t: &Transaction<'_>,
+    id: MachineId,
+    change: impl FnOnce(&mut MachineRecord) -> Result<(), ChangeRefused>,
+) -> Result<(), RecordsError> {
+    let mut machine = read::machine(t, id)?.ok_or(ChangeRefused::NoMachine(id))?;
+    change(&mut machine)?;
+    put_machine(t, &machine)
+}
+
+fn change_volume(
+    t: &Transaction<'_>,
+    key: VolumeKey,
+    change: impl FnOnce(&mut VolumeRecord) -> Result<(), ChangeRefused>,
+) -> Result<(), RecordsError> {
+    let mut volume = read::volume(t, key)?.ok_or(ChangeRefused::NoVolume(key))?;
+    change(&mut volume)?;
+    put_volume(t, &volume)
+}
+
+fn put_machine(t: &Transaction<'_>, machine: &MachineRecord) -> Result<(), RecordsError> {
+    let ours = machine.standing == Standing::Ours;
+    execute(
+        t,
+        "INSERT INTO machines (id, name, ours, record) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (id) DO UPDATE SET name = ?2, ours = ?3, record = ?4",
+        params![machine.id.to_string(), machine.name.to_string(), ours, encode(machine)],
+    )
+}
+
+fn put_volume(t: &Transaction<'_>, volume: &VolumeRecord) -> Result<(), RecordsError> {
+    execute(
+        t,
+        "INSERT OR REPLACE INTO volumes (id, generation, record) VALUES (?1, ?2, ?3)",
+        params![volume.id.to_string(), to_sql(volume.generation.0), encode(volume)],
+    )
+}
+
+fn put_job(t: &Transaction<'_>, job: &JobRecord) -> Result<(), RecordsError> {
+    execute(
+        t,
+        "INSERT INTO jobs (id, finished, record) VALUES (?1, ?2, ?3)
+         ON CONFLICT (id) DO UPDATE SET finished = ?2, record = ?3",
+        params![job.id.to_string(), job.finished, encode(job)],
+    )
+}
+
+fn execute(t: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> Result<(), RecordsError> {
+    t.prepare_cached(sql).and_then(|mut s| s.execute(params)).map(drop).map_err(lost)
+}
+
+fn encode(record: &impl Serialize) -> String {
+    serde_json::to_string(record).expect("records are plain data and always encode")
+}
+
+fn lost(cause: rusqlite::Error) -> RecordsError {
+    RecordsError::Lost { reason: cause.to_string() }
+}
+
+fn word(ownership: &Ownership) -> &'static str {
+    match ownership {
+        Ownership::Reserved { .. } => "reserved for a move",
+        Ownership::Prepared { .. } => "prepared for a move",
+        Ownership::Ours => "ours",
+        Ownership::Sealed { .. } => "sealed by a move",
+        Ownership::HandedOver { .. } => "handed over",
+        Ownership::Retired { .. } => "retired",
+    }
+}

@@ -1,0 +1,280 @@
+//! The worker's records: one SQLite file, written by one thread, and the only truth about what this worker owns.
+//!
+//! ```text
+//!   Records (a handle, cheap to clone) ──command──▶ the one thread that owns the connection ──▶ records.db
+//!                                     ◀──answer───   (WAL, synchronous=FULL)
+//! ```
+//!
+//! Invariants: what was answered is durable. A journal entry and the changes it stands for are one transaction
+//! ([`Records::append`]). When a write fails the thread writes nothing any more, every later call fails with
+//! [`RecordsError::Lost`] and [`Records::failure`] resolves, upon which the agent must stop: nothing may act on a
+//! decision that is not in the journal. A state directory is held by one agent only ([`StateLock`]).
+
+mod change;
+mod lock;
+mod read;
+mod schema;
+mod types;
+
+pub use change::{Change, ChangeRefused};
+pub use lock::StateLock;
+pub use types::{
+    CrossingRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord, Standing, VolumeRecord,
+};
+
+use ferry_api::{ApiError, ErrorCode, JobId};
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Name of the file in the state directory.
+const FILE: &str = "records.db";
+
+/// Why the records did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// Another agent holds the state directory.
+    #[error(
+        "the state directory {} is in use by another agent ({holder}, which holds {}); \
+         stop that one or choose another state_dir", state_dir.display(), lock.display()
+    )]
+    InUse {
+        /// The state directory.
+        state_dir: PathBuf,
+        /// The file it holds.
+        lock: PathBuf,
+        /// What is known about it.
+        holder: String,
+    },
+    /// A file of the state directory cannot be made or opened.
+    #[error("cannot {doing} {}; check that the agent may write there", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The file cannot be opened as records.
+    #[error("cannot open the records {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        cause: rusqlite::Error,
+    },
+    /// The file was written by a later version of Ferry.
+    #[error("the records {} have format {found}, this version knows up to {known}; use the later version of ferry", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The last one known here.
+        known: i64,
+    },
+    /// A change does not fit what the records say; nothing was written.
+    #[error(transparent)]
+    Refused(#[from] ChangeRefused),
+    /// Reading failed.
+    #[error("the records cannot be read")]
+    Read(#[source] Arc<rusqlite::Error>),
+    /// A record does not say what it should.
+    #[error("the {table} record {key} is not understood; it may be from another version of ferry")]
+    Damaged {
+        /// Kind of record.
+        table: &'static str,
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        #[source]
+        cause: Arc<serde_json::Error>,
+    },
+    /// A write failed. Nothing is written any more and the agent stops.
+    #[error(
+        "the records could not be written, so the agent stops: {reason}; free space or mend the disk and start it again"
+    )]
+    Lost {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl From<RecordsError> for ApiError {
+    fn from(error: RecordsError) -> Self {
+        let code = match &error {
+            RecordsError::Refused(refused) => refused.code(),
+            RecordsError::Lost { .. } => ErrorCode::Unavailable,
+            RecordsError::InUse { .. }
+            | RecordsError::Io { .. }
+            | RecordsError::Open { .. }
+            | RecordsError::TooNew { .. }
+            | RecordsError::Read(_)
+            | RecordsError::Damaged { .. } => ErrorCode::Internal,
+        };
+        Self::because(code, &error)
+    }
+}
+
+type Read = Box<dyn FnOnce(&Connection) + Send>;
+
+enum Command {
+    Read(Read),
+    Write { entry: Option<NewEntry>, changes: Vec<Change>, answer: oneshot::Sender<Result<(), RecordsError>> },
+}
+
+struct NewEntry {
+    job: JobId,
+    seq: u64,
+    entry: String,
+}
+
+/// A handle on the worker's records.
+#[derive(Clone, Debug)]
+pub struct Records {
+    commands: mpsc::UnboundedSender<Command>,
+    failure: watch::Receiver<Option<String>>,
+}
+
+impl Records {
+    /// Opens the records in `state_dir`, making them if there are none, and starts their thread.
+    ///
+    /// # Errors
+    /// The file cannot be opened or is from a later version.
+    pub fn open(state_dir: &Path) -> Result<Self, RecordsError> {
+        let connection = schema::open(&state_dir.join(FILE))?;
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (failed, failure) = watch::channel(None);
+        std::thread::Builder::new()
+            .name("records".to_owned())
+            .spawn(move || run(connection, inbox, &failed))
+            .map_err(|cause| RecordsError::Io {
+                doing: "start the thread for",
+                path: state_dir.join(FILE),
+                cause,
+            })?;
+        Ok(Self { commands, failure })
+    }
+
+    /// Resolves with the reason when a write has failed and the agent must stop.
+    pub async fn failure(&self) -> String {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the thread of the records ended".to_owned(),
+        }
+    }
+
+    /// Makes `changes` in order, all or none. Durable when it answers.
+    ///
+    /// # Errors
+    /// [`RecordsError::Refused`] when one does not fit, then none is made; [`RecordsError::Lost`].
+    pub async fn change(&self, changes: Vec<Change>) -> Result<(), RecordsError> {
+        self.write(None, changes).await
+    }
+
+    /// Appends entry number `seq` (from 1, without gaps) to the journal of `job`, together with the `changes` it
+    /// stands for: `changes` are made in order, then the entry is written, all in one transaction. Durable when it
+    /// answers. A new job is made by `Change::AddJob` among the changes of its first entry.
+    ///
+    /// # Errors
+    /// [`RecordsError::Refused`] when a change or `seq` does not fit, then nothing is written;
+    /// [`RecordsError::Lost`], upon which nothing may be done any more.
+    pub async fn append(
+        &self,
+        job: JobId,
+        seq: u64,
+        entry: &serde_json::Value,
+        changes: Vec<Change>,
+    ) -> Result<(), RecordsError> {
+        self.write(Some(NewEntry { job, seq, entry: entry.to_string() }), changes).await
+    }
+
+    async fn write(&self, entry: Option<NewEntry>, changes: Vec<Change>) -> Result<(), RecordsError> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::Write { entry, changes, answer }).map_err(|_| self.lost())?;
+        answered.await.map_err(|_| self.lost())?
+    }
+
+    /// Runs `read` on the records' thread, after all writes asked for before.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, RecordsError> + Send + 'static,
+    ) -> Result<T, RecordsError> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Read(Box::new(move |connection| {
+            // Whoever asked may have gone away meanwhile.
+            let _ = answer.send(read(connection));
+        }));
+        self.commands.send(command).map_err(|_| self.lost())?;
+        answered.await.map_err(|_| self.lost())?
+    }
+
+    fn lost(&self) -> RecordsError {
+        let reason = self.failure.borrow().clone();
+        RecordsError::Lost { reason: reason.unwrap_or_else(|| "their thread has ended".to_owned()) }
+    }
+}
+
+/// The thread that owns the connection.
+fn run(
+    mut connection: Connection,
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+    failed: &watch::Sender<Option<String>>,
+) {
+    while let Some(command) = inbox.blocking_recv() {
+        match command {
+            Command::Read(read) => read(&connection),
+            Command::Write { entry, changes, answer } => {
+                let lost = failed.borrow().clone();
+                let result = match lost {
+                    Some(reason) => Err(RecordsError::Lost { reason }),
+                    None => transact(&mut connection, entry, &changes),
+                };
+                if let Err(RecordsError::Lost { reason }) = &result {
+                    tracing::error!(%reason, "the records could not be written");
+                    failed.send_replace(Some(reason.clone()));
+                }
+                // Whoever asked may have gone away meanwhile; what was written stays written.
+                let _ = answer.send(result);
+            }
+        }
+    }
+}
+
+fn transact(
+    connection: &mut Connection,
+    entry: Option<NewEntry>,
+    changes: &[Change],
+) -> Result<(), RecordsError> {
+    let lost = |cause: rusqlite::Error| RecordsError::Lost { reason: cause.to_string() };
+    let transaction = connection.transaction().map_err(lost)?;
+    for change in changes {
+        change.apply(&transaction)?;
+    }
+    if let Some(NewEntry { job, seq, entry }) = entry {
+        let last = read::last_seq(&transaction, job)?;
+        if last + 1 != seq {
+            return Err(ChangeRefused::EntryOutOfOrder { job, seq, last }.into());
+        }
+        transaction
+            .execute(
+                "INSERT INTO journal (job, seq, entry) VALUES (?1, ?2, ?3)",
+                rusqlite::params![job.to_string(), to_sql(seq), entry],
+            )
+            .map_err(lost)?;
+    }
+    transaction.commit().map_err(lost)
+}
+
+/// A count or generation as SQLite holds it.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).expect("counts and generations stay below 2^63")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! The tables, and how records of earlier versions become those of this one.
+//!
+//! `user_version` counts the migrations that have been made. A migration is never changed once it was released.
+
+use super::RecordsError;
+use rusqlite::Connection;
+use std::path::Path;
+
+/// How long SQLite waits for a lock somebody else holds (a person with `sqlite3`), in milliseconds.
+const BUSY_TIMEOUT_MS: u64 = 5_000;
+
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE machines (
+        id     TEXT PRIMARY KEY,
+        name   TEXT NOT NULL,
+        ours   INTEGER NOT NULL CHECK (ours IN (0, 1)),
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX machines_name ON machines (name) WHERE ours = 1;
+    CREATE TABLE volumes (
+        id         TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        record     TEXT NOT NULL,
+        PRIMARY KEY (id, generation)
+    ) STRICT;
+    CREATE TABLE jobs (
+        id       TEXT PRIMARY KEY,
+        finished INTEGER NOT NULL CHECK (finished IN (0, 1)),
+        record   TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE journal (
+        job   TEXT NOT NULL REFERENCES jobs (id),
+        seq   INTEGER NOT NULL CHECK (seq >= 1),
+        entry TEXT NOT NULL,
+        PRIMARY KEY (job, seq)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE crossings (
+        job    TEXT PRIMARY KEY,
+        record TEXT NOT NULL
+    ) STRICT;
+"];
+
+/// Opens the file and brings it to the format of this version.
+pub(super) fn open(path: &Path) -> Result<Connection, RecordsError> {
+    let failed = |cause| RecordsError::Open { path: path.to_owned(), cause };
+    let mut connection = Connection::open(path).map_err(failed)?;
+    connection.busy_timeout(std::time::Duration::from_millis(BUSY_TIMEOUT_MS)).map_err(failed)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    let known = i64::try_from(MIGRATIONS.len()).expect("there are few migrations");
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    if found > known {
+        return Err(RecordsError::TooNew { path: path.to_owned(), found, known });
+    }
+    let transaction = connection.transaction().map_err(failed)?;
+    for (migration, number) in MIGRATIONS.iter().zip(1_i64..).skip_while(|(_, number)| *number <= found) {
+        transaction.execute_batch(migration).map_err(failed)?;
+        transaction.pragma_update(None, "user_version", number).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)?;
+    Ok(connection)
+}

@@ -1,0 +1,1 @@
+//! The records as the rest of the agent sees them, on a real file.

@@ -1,0 +1,159 @@
+//! What the records hold, as types. Each is stored as JSON in its row, beside the columns that SQLite checks.
+
+use ferry_api::{
+    CrossingState, Desired, Exit, Generation, JobId, JobKind, MachineId, MachineName, MachineSpec,
+    MachineVolume, Ownership, Reserve, VolumeId, VolumeKey, VolumeName, WorkerName,
+};
+use serde::{Deserialize, Serialize};
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// Its id.
+    pub id: MachineId,
+    /// Its name.
+    pub name: MachineName,
+    /// What it runs.
+    pub spec: MachineSpec,
+    /// Its disks, at the generations that this worker has or had them.
+    pub volumes: Vec<MachineVolume>,
+    /// What its owner wants.
+    pub desired: Desired,
+    /// How often it has changed hands.
+    pub generation: Generation,
+    /// Whether it is ours.
+    pub standing: Standing,
+    /// The job that holds it. No other job and no person may change it meanwhile.
+    pub job: Option<JobId>,
+    /// Whether that job keeps it down: it does not run whatever is desired.
+    pub halted: bool,
+    /// Its first process, when it was last known to run.
+    pub process: Option<ProcessMark>,
+    /// How it ended the last time.
+    pub last_exit: Option<Exit>,
+    /// When it was created, in milliseconds since 1970.
+    pub created_at_ms: u64,
+}
+
+impl MachineRecord {
+    /// Whether it is to run on this worker now.
+    #[must_use]
+    pub fn shall_run(&self) -> bool {
+        self.standing == Standing::Ours && self.desired == Desired::Running && !self.halted
+    }
+
+    /// The copies of its disks on this worker.
+    pub fn volume_keys(&self) -> impl Iterator<Item = VolumeKey> + '_ {
+        self.volumes.iter().map(|v| VolumeKey { id: v.volume, generation: v.generation })
+    }
+}
+
+/// Whether a machine is ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// This worker owns it.
+    Ours,
+    /// Another worker owns it from the next generation on. Never to be started here again at this generation.
+    HandedOver {
+        /// That worker.
+        to: WorkerName,
+        /// The move.
+        job: JobId,
+    },
+}
+
+/// A process that is known for sure, also when its number was given to another one meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessMark {
+    /// Its number.
+    pub pid: u32,
+    /// Its start time as in `/proc/PID/stat`, in clock ticks since the host booted.
+    pub start_ticks: u64,
+    /// The host's boot (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// When it was started, in milliseconds since 1970.
+    pub started_at_ms: u64,
+}
+
+/// A copy of a volume on this worker. Its directory is `volumes/ID@GENERATION`, so that a volume that comes back
+/// never meets what it left behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// The volume.
+    pub id: VolumeId,
+    /// The generation of this copy.
+    pub generation: Generation,
+    /// Its name.
+    pub name: VolumeName,
+    /// The machine whose disk it is.
+    pub machine: Option<MachineId>,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Unit of copying in bytes.
+    pub region_bytes: u32,
+    /// What this worker may do with it.
+    pub ownership: Ownership,
+    /// Where its remote blocks come from, as long as it needs that.
+    pub source: Option<SourceRecord>,
+    /// Bytes its store is expected to occupy once it is hydrated; 0 for a volume without source.
+    pub bytes_expected: u64,
+    /// When this copy was made, in milliseconds since 1970.
+    pub created_at_ms: u64,
+}
+
+impl VolumeRecord {
+    /// Which copy this is.
+    #[must_use]
+    pub fn key(&self) -> VolumeKey {
+        VolumeKey { id: self.id, generation: self.generation }
+    }
+}
+
+/// Where the remote blocks of a clone come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// Its URI, as last known.
+    pub uri: String,
+    /// The worker that serves it; that one's agent knows where it is now.
+    pub worker: Option<WorkerName>,
+}
+
+/// A job of this worker. How it stands is in its journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Its id.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// When it was taken on, in milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// Whether it has ended, so that nobody has to replay it to know.
+    pub finished: bool,
+}
+
+/// An entry of a journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalRow {
+    /// The job.
+    pub job: JobId,
+    /// Its place, from 1.
+    pub seq: u64,
+    /// What it says.
+    pub entry: serde_json::Value,
+}
+
+/// A move of which this worker is the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrossingRecord {
+    /// The move.
+    pub job: JobId,
+    /// How far it is.
+    pub state: CrossingState,
+    /// What was reserved; none for a move that was released before it was ever reserved here.
+    pub reserve: Option<Reserve>,
+    /// When this worker came to own the machine, in milliseconds since 1970.
+    pub activated_at_ms: Option<u64>,
+    /// When its first process started here, in milliseconds since 1970.
+    pub booted_at_ms: Option<u64>,
+}

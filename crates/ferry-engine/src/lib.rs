@@ -1,1 +1,41 @@
 //! The clone engine as a value: events in, operations out.
+//!
+//! A clone is a volume that is all there at once and becomes local by and by. This crate decides, for every
+//! request of the guest and every byte of the source, what must happen in which order. It never does any of it:
+//! no I/O, no clock, no payload bytes. The shell around it feeds [`Event`]s to [`Engine::handle`] and executes the
+//! [`Operation`]s it gets back, in the order in which they were given; completions may come back in any order.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`geometry`] | ranges of bytes, ranges of blocks, and how a volume is cut into them |
+//! | [`truth`] | which blocks are local |
+//! | [`map`] | the same on disk: the map file, encoded and decoded |
+//! | [`event`], [`operation`] | the two vocabularies |
+//! | [`engine`] | the decisions |
+//! | [`status`] | what a person may want to know |
+//!
+//! Invariant of the whole: *a block that is local is the truth, a block that is remote is the source's truth*. A
+//! bit turns from remote to local only when the store holds the right bytes, reaches the map only when they are
+//! durable there, and never turns back.
+
+mod blockset;
+pub mod engine;
+pub mod event;
+pub mod geometry;
+pub mod limits;
+pub mod map;
+pub mod operation;
+mod slab;
+pub mod status;
+pub mod truth;
+
+pub use engine::Engine;
+pub use event::{
+    Arrival, Command, Content, Errno, Event, FetchFailure, RequestId, RequestKind, SourceExtent,
+};
+pub use geometry::{BLOCK_BYTES, Blocks, ByteRange, Geometry, GeometryError};
+pub use limits::Limits;
+pub use map::{MapError, MapLog, MapRecord, MapState, Phase};
+pub use operation::{DataRef, Notice, OpId, Operation, Refusal, Urgency};
+pub use status::EngineStatus;
+pub use truth::{Residence, Truth};

@@ -1,0 +1,198 @@
+//! What the engine is told: the guest's requests, completions, the source's comings and goings, time, commands.
+//!
+//! Rules the shell keeps:
+//! - every operation that carries an `op` is completed exactly once, by the event named in its description;
+//! - a request's id is not used again before its [`crate::Operation::Reply`];
+//! - [`Event::SourceDown`] comes before the [`FetchFailure::Disconnected`] completions of that connection, and
+//!   [`Event::SourceUp`] only when fetches can be sent again.
+
+use crate::geometry::ByteRange;
+use crate::operation::OpId;
+
+/// The shell's name for a guest request and for its buffer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct RequestId(pub u64);
+
+/// An operating system's error number, as the store or the source gave it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("error {0} of the operating system")]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// Operation not permitted: a write to a sealed volume.
+    pub const EPERM: Errno = Errno(1);
+    /// Input/output error.
+    pub const EIO: Errno = Errno(5);
+    /// The range lies outside the volume.
+    pub const EINVAL: Errno = Errno(22);
+    /// No space left on device.
+    pub const ENOSPC: Errno = Errno(28);
+    /// The volume serves nobody (yet).
+    pub const ESHUTDOWN: Errno = Errno(108);
+    /// The request was cancelled.
+    pub const ECANCELED: Errno = Errno(125);
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The guest asks for something; answered by one [`crate::Operation::Reply`].
+    Request {
+        /// Names the request and its buffer until the reply.
+        id: RequestId,
+        /// What is asked.
+        kind: RequestKind,
+    },
+    /// Whoever asked is gone. A request that waits is dropped with a reply of `ECANCELED` as soon as nothing touches
+    /// its buffer; one whose local work has begun is finished. Unknown ids are ignored.
+    Cancel {
+        /// The request.
+        id: RequestId,
+    },
+    /// A `ReadLocal`, `WriteLocal`, `ZeroLocal`, `SyncLocal` or `Persist` ended. A read or write that moved fewer
+    /// bytes than asked must be continued by the shell or reported as an error.
+    Done {
+        /// The operation.
+        op: OpId,
+        /// How it ended.
+        result: Result<(), Errno>,
+    },
+    /// A `Fetch` ended. After `Ok` the shell keeps the buffer (if the content is [`Content::Data`]) until
+    /// `DropFetch`; after `Err` the buffer is free at once and no `DropFetch` follows.
+    Fetched {
+        /// The operation.
+        op: OpId,
+        /// How it ended.
+        result: Result<Arrival, FetchFailure>,
+    },
+    /// A `QuerySource` ended. The extents follow one another from the start of the asked range; they may cover less
+    /// or more than it, and may be empty.
+    Extents {
+        /// The operation.
+        op: OpId,
+        /// What the source says. A source that cannot tell answers one extent that is not zero.
+        result: Result<Vec<SourceExtent>, FetchFailure>,
+    },
+    /// The source can be asked from now on.
+    SourceUp,
+    /// The source cannot be asked until the next [`Event::SourceUp`].
+    SourceDown,
+    /// Time, in milliseconds of any clock that never goes back. Needed while [`crate::Engine::wants_tick`], about
+    /// every 100 ms.
+    Tick {
+        /// Now.
+        now_ms: u64,
+    },
+    /// Somebody in charge wants something.
+    Command(Command),
+}
+
+/// What a guest asks. Ranges have any alignment; one outside the volume is refused with `EINVAL`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RequestKind {
+    /// Fill the request's buffer with the range's bytes.
+    Read {
+        /// What to read.
+        range: ByteRange,
+    },
+    /// Store the request's buffer in the range.
+    Write {
+        /// Where to write.
+        range: ByteRange,
+        /// Reply only when durable.
+        fua: bool,
+    },
+    /// Make everything durable that was replied to before.
+    Flush,
+    /// The range's content is no longer needed; whole blocks read as zeroes afterwards.
+    Trim {
+        /// What is no longer needed.
+        range: ByteRange,
+        /// Reply only when durable.
+        fua: bool,
+    },
+    /// The range reads as zeroes afterwards.
+    WriteZeroes {
+        /// What to zero.
+        range: ByteRange,
+        /// Reply only when durable.
+        fua: bool,
+        /// Keep the space allocated.
+        no_hole: bool,
+    },
+    /// The range will be read soon: make it local (at most its first [`crate::limits::CACHE_BYTES_MAX`] bytes).
+    Cache {
+        /// What will be read.
+        range: ByteRange,
+    },
+}
+
+/// What a completed fetch brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// The kind of content.
+    pub content: Content,
+    /// Whether a checksum made by the source was checked and right (counted, not judged: a wrong one is
+    /// [`FetchFailure::Checksum`]).
+    pub verified: bool,
+}
+
+impl Arrival {
+    /// Data without a checksum.
+    pub const DATA: Arrival = Arrival { content: Content::Data, verified: false };
+    /// Zeroes without a checksum.
+    pub const ZEROES: Arrival = Arrival { content: Content::Zeroes, verified: false };
+}
+
+/// The kind of content that arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// The fetch's buffer holds the bytes.
+    Data,
+    /// Every byte of the range is zero; the buffer is not looked at.
+    Zeroes,
+}
+
+/// Why a fetch or a query brought nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FetchFailure {
+    /// The connection was lost; asked again when the source is up. Never counted against the block.
+    #[error("the connection to the source was lost; it is tried again")]
+    Disconnected,
+    /// The source answered with an error.
+    #[error("the source answered with {0}; look at the source's own log")]
+    Errno(Errno),
+    /// The bytes do not match the source's checksum.
+    #[error("the bytes that arrived do not match the source's checksum; they are fetched again")]
+    Checksum,
+    /// The source ends before the range does.
+    #[error("the source is smaller than this volume; give the source that the volume was made for")]
+    ShortSource,
+}
+
+/// A run of the source with one property.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SourceExtent {
+    /// Length in bytes; zero is tolerated.
+    pub len_bytes: u64,
+    /// Whether every byte is known to be zero.
+    pub zero: bool,
+}
+
+/// What somebody in charge wants. Each is idempotent and ends in one [`crate::Notice`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Standby → Open: serve the guest, and hydrate. Ends in `Notice::Opened`.
+    Open,
+    /// Open → Sealed: refuse writes (`EPERM`), let those under way finish, make all durable. Ends in
+    /// `Notice::Sealed`.
+    Seal,
+    /// Sealed → Open: the hand-over did not happen. Ends in `Notice::Unsealed`.
+    Unseal,
+    /// Forget the source: only when hydration is complete. Ends in `Notice::SourceDetached`.
+    DetachSource,
+    /// Fetch only what the guest needs, until resumed. At once, without a notice; not remembered across restarts.
+    PauseHydration,
+    /// Fetch in the background again. At once, without a notice.
+    ResumeHydration,
+}

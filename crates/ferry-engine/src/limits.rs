@@ -1,0 +1,55 @@
+//! Every limit of the engine, with its unit.
+
+/// How often a fetch that a guest waits for is tried before the guest gets `EIO`.
+pub const FETCH_ATTEMPTS_MAX: u32 = 5;
+/// How often a query is tried before its range is taken for data.
+pub const QUERY_ATTEMPTS_MAX: u32 = 3;
+/// First pause before a guest's fetch is tried again, in milliseconds; doubles each time.
+pub const FETCH_BACKOFF_MS: u64 = 100;
+/// First pause before a failed background fetch, copy-in or persist is tried again, in milliseconds; doubles.
+pub const BACKGROUND_BACKOFF_MS: u64 = 1_000;
+/// Longest pause of any kind in milliseconds.
+pub const BACKOFF_MAX_MS: u64 = 60_000;
+/// After this many failed background fetches in a row the whole background pauses.
+pub const FAILURES_IN_A_ROW_MAX: u32 = 8;
+/// How many ranges that the source fails to give are remembered; beyond that only these are tried.
+pub const SICK_RANGES_MAX: usize = 1_024;
+/// The most of the source that one query asks about, in bytes.
+pub const QUERY_BYTES_MAX: u64 = 1 << 40;
+/// The most extents of one answer that are looked at.
+pub const EXTENTS_MAX: usize = 1 << 16;
+/// The most of a cache request that is heeded, in bytes.
+pub const CACHE_BYTES_MAX: u64 = 64 << 20;
+
+/// What may be set for each volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Background fetches under way or in buffers, each at most a region.
+    pub hydration_fetches_max: u32,
+    /// Bytes of fetches for the guest under way or in buffers (at least one fetch always goes).
+    pub guest_fetch_bytes_max: u64,
+    /// Bytes made local before the map is told.
+    pub persist_every_bytes: u64,
+    /// Runs of blocks made local before the map is told.
+    pub persist_every_runs: usize,
+    /// Milliseconds before the map is told, if anything is there to tell.
+    pub persist_every_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            hydration_fetches_max: 16,
+            guest_fetch_bytes_max: 16 << 20,
+            persist_every_bytes: 256 << 20,
+            persist_every_runs: 4_096,
+            persist_every_ms: 2_000,
+        }
+    }
+}
+
+/// The pause before the next try after `failures` failures (at least 1) in milliseconds.
+pub(crate) fn backoff_ms(first_ms: u64, failures: u32) -> u64 {
+    let doublings = failures.saturating_sub(1).min(16);
+    (first_ms << doublings).min(BACKOFF_MAX_MS)
+}

@@ -1,0 +1,523 @@
+//! The map file: which blocks are local, and in which phase the volume is, in a form that survives a crash at any
+//! point. Pure: bytes in, facts out. The drawing, byte by byte, is in docs/formats.md.
+//!
+//! A map is a superblock, written once, and a log of frames. A frame is what one [`crate::Operation::Persist`]
+//! appends; it holds records, a checksum seeded with the superblock's own, and a number that rises by one.
+//!
+//! Invariant: a frame is only appended after the one before it is durable. So a frame that is not whole, with
+//! nothing whole behind it, was being appended when the power went (it is dropped); with a whole frame behind it, the
+//! file was damaged (it is refused, and never written to).
+
+use crate::geometry::{BLOCK_BYTES, Blocks, Geometry, GeometryError};
+use crate::truth::{Residence, Truth};
+
+/// Size of the superblock in bytes.
+pub const SUPERBLOCK_BYTES: usize = 4096;
+/// The version that this build writes and the only one that it reads.
+pub const MAP_VERSION: u32 = 1;
+/// A log shorter than this many bytes is never worth compacting.
+pub const COMPACT_BYTES_MIN: u64 = 1 << 20;
+
+const MAGIC: &[u8; 8] = b"FERRYMAP";
+const FRAME_MAGIC: &[u8; 4] = b"FRAM";
+/// Frame headers and records are both this long, so everything after the superblock lies on this grid.
+const SLOT_BYTES: usize = 24;
+const FLAG_HAS_SOURCE: u32 = 1;
+
+const KIND_LOCAL: u32 = 1;
+const KIND_LOCAL_MASK: u32 = 2;
+const KIND_PHASE: u32 = 3;
+const KIND_SOURCE_DETACHED: u32 = 4;
+
+/// Whom a volume serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Nobody yet.
+    Standby,
+    /// The guest.
+    Open,
+    /// Readers only: nothing the guest wrote can change any more.
+    Sealed,
+}
+
+/// One fact that the map learns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapRecord {
+    /// These blocks are local.
+    Local(Blocks),
+    /// Of the 64 blocks from `first_block` (a multiple of 64), those whose bit is set are local.
+    LocalMask {
+        /// The block of bit 0.
+        first_block: u64,
+        /// Bit n stands for block `first_block + n`.
+        mask: u64,
+    },
+    /// The volume changed its phase.
+    Phase(Phase),
+    /// Everything is local and the source is forgotten.
+    SourceDetached,
+}
+
+/// All that a map says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MapState {
+    /// The volume's id (a ULID's 16 bytes).
+    pub volume_id: [u8; 16],
+    /// The generation this copy of the volume belongs to.
+    pub generation: u64,
+    /// Whom it serves.
+    pub phase: Phase,
+    /// Whether remote blocks can exist. Without a source everything is local.
+    pub has_source: bool,
+    /// Which blocks are local; knows the geometry.
+    pub truth: Truth,
+}
+
+impl MapState {
+    /// A volume that was never written: all remote if it has a source, else all local (and zero).
+    #[must_use]
+    pub fn fresh(
+        volume_id: [u8; 16],
+        geometry: Geometry,
+        generation: u64,
+        phase: Phase,
+        has_source: bool,
+    ) -> MapState {
+        let truth = if has_source { Truth::all_remote(geometry) } else { Truth::all_local(geometry) };
+        MapState { volume_id, generation, phase, has_source, truth }
+    }
+
+    /// The volume's geometry.
+    #[must_use]
+    pub const fn geometry(&self) -> Geometry {
+        self.truth.geometry()
+    }
+
+    /// Learns a fact.
+    ///
+    /// # Errors
+    /// The reason, if the fact cannot be true of this volume.
+    pub fn apply(&mut self, record: MapRecord) -> Result<(), RecordError> {
+        match record {
+            MapRecord::Local(blocks) => self.mark(blocks)?,
+            MapRecord::LocalMask { first_block, mask } => {
+                if !first_block.is_multiple_of(64) {
+                    return Err(RecordError::Misaligned { first_block });
+                }
+                for blocks in mask_runs(first_block, mask) {
+                    self.mark(blocks)?;
+                }
+            }
+            MapRecord::Phase(phase) => self.phase = phase,
+            MapRecord::SourceDetached => {
+                if !self.truth.is_complete() {
+                    return Err(RecordError::DetachedTooEarly);
+                }
+                self.has_source = false;
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, blocks: Blocks) -> Result<(), RecordError> {
+        if blocks.end() > self.geometry().block_count() {
+            return Err(RecordError::Beyond { first_block: blocks.first(), end_block: blocks.end() });
+        }
+        self.truth.mark_local(blocks);
+        Ok(())
+    }
+}
+
+/// Where the log of a map stands: what the next frame needs to know. A copy kept before an append that fails is the
+/// way back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapLog {
+    seed: u32,
+    next_frame: u64,
+    bytes_valid: u64,
+    bytes_compact: u64,
+}
+
+impl MapLog {
+    /// Length of the file up to the end of its last whole frame, in bytes. Cut the file here before appending.
+    #[must_use]
+    pub const fn bytes_valid(&self) -> u64 {
+        self.bytes_valid
+    }
+
+    /// The bytes of the next frame, to be written at [`MapLog::bytes_valid`] (as it was before the call) and made
+    /// durable before the frame after it is.
+    #[must_use]
+    pub fn append(&mut self, records: &[MapRecord]) -> Vec<u8> {
+        let mut frame = Vec::with_capacity((records.len() + 1) * SLOT_BYTES);
+        let count = u32::try_from(records.len()).expect("a frame has fewer than 2^32 records");
+        frame.extend_from_slice(FRAME_MAGIC);
+        frame.extend_from_slice(&count.to_le_bytes());
+        frame.extend_from_slice(&self.next_frame.to_le_bytes());
+        frame.extend_from_slice(&[0; 8]);
+        for record in records {
+            encode_record(*record, &mut frame);
+        }
+        let crc = crc32c::crc32c_append(self.seed, &frame);
+        frame[16..20].copy_from_slice(&crc.to_le_bytes());
+        self.next_frame += 1;
+        self.bytes_valid += frame.len() as u64;
+        frame
+    }
+
+    /// Whether the log has grown so much that a fresh file ([`compact`]) is worth its cost.
+    #[must_use]
+    pub const fn wants_compaction(&self) -> bool {
+        let double = self.bytes_compact * 2;
+        self.bytes_valid > if double > COMPACT_BYTES_MIN { double } else { COMPACT_BYTES_MIN }
+    }
+}
+
+/// Why a map was refused. Nothing was changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MapError {
+    /// The file ends before its superblock does.
+    #[error("the map has {bytes} bytes, which is less than its superblock; restore it from a copy")]
+    Short {
+        /// How long the file is.
+        bytes: usize,
+    },
+    /// The file is something else.
+    #[error("this is not a map of a ferry volume; give the volume's own `map` file")]
+    NotAMap,
+    /// A newer ferry wrote it.
+    #[error(
+        "the map has version {version} and this ferry reads version {MAP_VERSION}; use the ferry that wrote it"
+    )]
+    Version {
+        /// The version found.
+        version: u32,
+    },
+    /// The superblock's checksum is wrong.
+    #[error("the map's superblock is damaged (its checksum is wrong); restore it from a copy")]
+    SuperblockDamaged,
+    /// The superblock's checksum is right and its content makes no sense.
+    #[error("the map's superblock says what cannot be (field {field}); use the ferry that wrote it")]
+    SuperblockNonsense {
+        /// Which field.
+        field: &'static str,
+    },
+    /// The superblock's geometry makes no sense.
+    #[error("the map's superblock describes a volume that cannot be")]
+    Geometry(#[source] GeometryError),
+    /// A frame is damaged although later ones are whole.
+    #[error(
+        "the map is damaged at byte {offset}: frame {frame} is not whole but a later one is; restore it from a copy"
+    )]
+    FrameDamaged {
+        /// Where the frame begins.
+        offset: usize,
+        /// The frame's number.
+        frame: u64,
+    },
+    /// A whole frame says something that cannot be.
+    #[error("the map's frame at byte {offset} says what cannot be; use the ferry that wrote it")]
+    Record {
+        /// Where the frame begins.
+        offset: usize,
+        /// What is wrong.
+        #[source]
+        source: RecordError,
+    },
+}
+
+/// Why a record cannot be true.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Blocks outside the volume.
+    #[error("blocks {first_block}..{end_block} lie beyond the volume's end")]
+    Beyond {
+        /// First block.
+        first_block: u64,
+        /// Block after the last one.
+        end_block: u64,
+    },
+    /// A range without blocks or with too many.
+    #[error("a range of {count} blocks from block {first_block} cannot be")]
+    Range {
+        /// First block.
+        first_block: u64,
+        /// How many.
+        count: u64,
+    },
+    /// A mask that does not begin at a multiple of 64.
+    #[error("a mask of blocks begins at block {first_block}, which is not a multiple of 64")]
+    Misaligned {
+        /// First block.
+        first_block: u64,
+    },
+    /// A phase with an unknown number.
+    #[error("phase {number} is unknown")]
+    Phase {
+        /// The number.
+        number: u64,
+    },
+    /// A record of an unknown kind.
+    #[error("record kind {kind} is unknown")]
+    Kind {
+        /// The number.
+        kind: u32,
+    },
+    /// The source was detached while blocks were remote.
+    #[error("the source was detached while blocks were still remote")]
+    DetachedTooEarly,
+}
+
+/// Reads a map file. Gives what it says and where its log stands; a frame that was being appended when the power
+/// went is dropped.
+///
+/// # Errors
+/// [`MapError`] says what is damaged and where.
+pub fn decode(bytes: &[u8]) -> Result<(MapState, MapLog), MapError> {
+    let (mut state, seed) = decode_superblock(bytes)?;
+    let mut log = MapLog { seed, next_frame: 0, bytes_valid: 0, bytes_compact: 0 };
+    let mut offset = SUPERBLOCK_BYTES;
+    while let Some(records) = whole_frame(bytes, offset, seed, log.next_frame) {
+        for slot in records.chunks_exact(SLOT_BYTES) {
+            decode_record(slot)
+                .and_then(|record| state.apply(record))
+                .map_err(|source| MapError::Record { offset, source })?;
+        }
+        offset += SLOT_BYTES + records.len();
+        log.next_frame += 1;
+        if log.next_frame == 1 {
+            log.bytes_compact = offset as u64;
+        }
+    }
+    refuse_if_more_follows(bytes, offset, seed, log.next_frame)?;
+    log.bytes_valid = offset as u64;
+    Ok((state, log))
+}
+
+/// A fresh file that says the same, and where its log stands. Also how a map is made in the first place.
+#[must_use]
+pub fn compact(state: &MapState) -> (Vec<u8>, MapLog) {
+    let mut bytes = encode_superblock(state);
+    let seed = crc32c::crc32c(&bytes);
+    let mut log = MapLog {
+        seed,
+        next_frame: 0,
+        bytes_valid: SUPERBLOCK_BYTES as u64,
+        bytes_compact: SUPERBLOCK_BYTES as u64,
+    };
+    let records = if state.has_source { truth_records(&state.truth) } else { Vec::new() };
+    if !records.is_empty() {
+        bytes.extend_from_slice(&log.append(&records));
+        log.bytes_compact = log.bytes_valid;
+    }
+    (bytes, log)
+}
+
+/// Runs of 64 blocks and more as ranges; what is left as masks, so that no truth costs more than 3 bits a block.
+fn truth_records(truth: &Truth) -> Vec<MapRecord> {
+    let mut records = Vec::new();
+    let mut open: Option<(u64, u64)> = None;
+    for (residence, run) in truth.runs(truth.geometry().all_blocks()) {
+        if residence == Residence::Remote {
+            continue;
+        }
+        let (first_word, last_word) = (run.first() / 64, (run.end() - 1) / 64);
+        if first_word == last_word {
+            add_to_mask(&mut open, run, &mut records);
+            continue;
+        }
+        let head_end = (first_word + 1) * 64;
+        add_to_mask(&mut open, between(run.first(), head_end), &mut records);
+        let tail_first = last_word * 64;
+        if head_end < tail_first {
+            close_mask(&mut open, &mut records);
+            records.push(MapRecord::Local(between(head_end, tail_first)));
+        }
+        add_to_mask(&mut open, between(tail_first, run.end()), &mut records);
+    }
+    close_mask(&mut open, &mut records);
+    join_ranges(records)
+}
+
+fn add_to_mask(open: &mut Option<(u64, u64)>, blocks: Blocks, records: &mut Vec<MapRecord>) {
+    let word = blocks.first() / 64;
+    if open.is_some_and(|(open_word, _)| open_word != word) {
+        close_mask(open, records);
+    }
+    let ones =
+        if blocks.count() == 64 { u64::MAX } else { ((1 << blocks.count()) - 1) << (blocks.first() % 64) };
+    let (_, mask) = open.get_or_insert((word, 0));
+    *mask |= ones;
+}
+
+fn close_mask(open: &mut Option<(u64, u64)>, records: &mut Vec<MapRecord>) {
+    let Some((word, mask)) = open.take() else { return };
+    let mut runs = mask_runs(word * 64, mask);
+    match (runs.next(), runs.next()) {
+        (Some(only), None) => records.push(MapRecord::Local(only)),
+        (Some(_), Some(_)) => records.push(MapRecord::LocalMask { first_block: word * 64, mask }),
+        (None, _) => {}
+    }
+}
+
+/// Ranges that touch become one.
+fn join_ranges(records: Vec<MapRecord>) -> Vec<MapRecord> {
+    let mut joined: Vec<MapRecord> = Vec::with_capacity(records.len());
+    for record in records {
+        if let (Some(MapRecord::Local(last)), MapRecord::Local(blocks)) = (joined.last_mut(), record)
+            && last.end() == blocks.first()
+        {
+            *last = between(last.first(), blocks.end());
+            continue;
+        }
+        joined.push(record);
+    }
+    joined
+}
+
+fn mask_runs(first_block: u64, mask: u64) -> impl Iterator<Item = Blocks> {
+    let mut at = 0_u32;
+    std::iter::from_fn(move || {
+        let rest = mask.checked_shr(at).filter(|&rest| rest != 0)?;
+        let start = at + rest.trailing_zeros();
+        let length = (!(mask >> start)).trailing_zeros().min(64 - start);
+        at = start + length;
+        Blocks::between(first_block + u64::from(start), first_block + u64::from(at))
+    })
+}
+
+fn between(first: u64, end: u64) -> Blocks {
+    Blocks::between(first, end).expect("the caller gives blocks in order")
+}
+
+fn encode_superblock(state: &MapState) -> Vec<u8> {
+    let geometry = state.geometry();
+    let mut bytes = vec![0; SUPERBLOCK_BYTES];
+    let flags = if state.has_source { FLAG_HAS_SOURCE } else { 0 };
+    bytes[0..8].copy_from_slice(MAGIC);
+    bytes[8..12].copy_from_slice(&MAP_VERSION.to_le_bytes());
+    bytes[12..16].copy_from_slice(&flags.to_le_bytes());
+    bytes[16..32].copy_from_slice(&state.volume_id);
+    bytes[32..40].copy_from_slice(&geometry.size_bytes().to_le_bytes());
+    bytes[40..48].copy_from_slice(&geometry.region_bytes().to_le_bytes());
+    bytes[48..56].copy_from_slice(&state.generation.to_le_bytes());
+    bytes[56..64].copy_from_slice(&phase_number(state.phase).to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..SUPERBLOCK_BYTES - 4]);
+    bytes[SUPERBLOCK_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Also gives the seed of the frames' checksums.
+fn decode_superblock(bytes: &[u8]) -> Result<(MapState, u32), MapError> {
+    let Some(block) = bytes.get(..SUPERBLOCK_BYTES) else {
+        return Err(MapError::Short { bytes: bytes.len() });
+    };
+    if &block[0..8] != MAGIC {
+        return Err(MapError::NotAMap);
+    }
+    if u32_at(block, SUPERBLOCK_BYTES - 4) != crc32c::crc32c(&block[..SUPERBLOCK_BYTES - 4]) {
+        return Err(MapError::SuperblockDamaged);
+    }
+    let version = u32_at(block, 8);
+    if version != MAP_VERSION {
+        return Err(MapError::Version { version });
+    }
+    let flags = u32_at(block, 12);
+    if flags & !FLAG_HAS_SOURCE != 0 {
+        return Err(MapError::SuperblockNonsense { field: "flags" });
+    }
+    let geometry = Geometry::new(u64_at(block, 32), u64_at(block, 40)).map_err(MapError::Geometry)?;
+    let phase = phase_of(u64_at(block, 56)).ok_or(MapError::SuperblockNonsense { field: "phase" })?;
+    let mut volume_id = [0; 16];
+    volume_id.copy_from_slice(&block[16..32]);
+    let has_source = flags & FLAG_HAS_SOURCE != 0;
+    let state = MapState::fresh(volume_id, geometry, u64_at(block, 48), phase, has_source);
+    Ok((state, crc32c::crc32c(block)))
+}
+
+/// The records of the whole frame at `offset`, if there is one and it has this number.
+fn whole_frame(bytes: &[u8], offset: usize, seed: u32, number: u64) -> Option<&[u8]> {
+    let rest = bytes.get(offset..)?;
+    let header = rest.get(..SLOT_BYTES)?;
+    if &header[0..4] != FRAME_MAGIC || u64_at(header, 8) != number || u32_at(header, 20) != 0 {
+        return None;
+    }
+    let count = usize::try_from(u32_at(header, 4)).ok()?;
+    let records = rest.get(SLOT_BYTES..SLOT_BYTES.checked_add(count.checked_mul(SLOT_BYTES)?)?)?;
+    let mut blank = [0; SLOT_BYTES];
+    blank[..16].copy_from_slice(&header[..16]);
+    let crc = crc32c::crc32c_append(crc32c::crc32c_append(seed, &blank), records);
+    (crc == u32_at(header, 16)).then_some(records)
+}
+
+/// Everything lies on the grid of slots, so a whole frame behind the break is found wherever the break is.
+fn refuse_if_more_follows(bytes: &[u8], offset: usize, seed: u32, number: u64) -> Result<(), MapError> {
+    let mut at = offset + SLOT_BYTES;
+    while at + SLOT_BYTES <= bytes.len() {
+        if &bytes[at..at + 4] == FRAME_MAGIC {
+            let later = u64_at(bytes, at + 8);
+            if later > number && whole_frame(bytes, at, seed, later).is_some() {
+                return Err(MapError::FrameDamaged { offset, frame: number });
+            }
+        }
+        at += SLOT_BYTES;
+    }
+    Ok(())
+}
+
+fn encode_record(record: MapRecord, out: &mut Vec<u8>) {
+    let (kind, a, b) = match record {
+        MapRecord::Local(blocks) => (KIND_LOCAL, blocks.first(), blocks.count()),
+        MapRecord::LocalMask { first_block, mask } => (KIND_LOCAL_MASK, first_block, mask),
+        MapRecord::Phase(phase) => (KIND_PHASE, phase_number(phase), 0),
+        MapRecord::SourceDetached => (KIND_SOURCE_DETACHED, 0, 0),
+    };
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&a.to_le_bytes());
+    out.extend_from_slice(&b.to_le_bytes());
+}
+
+fn decode_record(slot: &[u8]) -> Result<MapRecord, RecordError> {
+    let (kind, a, b) = (u32_at(slot, 0), u64_at(slot, 8), u64_at(slot, 16));
+    match kind {
+        KIND_LOCAL => {
+            let range = a.checked_add(b).and_then(|end| Blocks::between(a, end));
+            // Far below 2^64, so that nobody overflows when turning blocks into bytes.
+            let range = range.filter(|blocks| blocks.end() <= u64::MAX / BLOCK_BYTES);
+            range.map(MapRecord::Local).ok_or(RecordError::Range { first_block: a, count: b })
+        }
+        KIND_LOCAL_MASK if a <= u64::MAX / BLOCK_BYTES => {
+            Ok(MapRecord::LocalMask { first_block: a, mask: b })
+        }
+        KIND_LOCAL_MASK => Err(RecordError::Range { first_block: a, count: 64 }),
+        KIND_PHASE => phase_of(a).map(MapRecord::Phase).ok_or(RecordError::Phase { number: a }),
+        KIND_SOURCE_DETACHED => Ok(MapRecord::SourceDetached),
+        kind => Err(RecordError::Kind { kind }),
+    }
+}
+
+const fn phase_number(phase: Phase) -> u64 {
+    match phase {
+        Phase::Standby => 0,
+        Phase::Open => 1,
+        Phase::Sealed => 2,
+    }
+}
+
+const fn phase_of(number: u64) -> Option<Phase> {
+    match number {
+        0 => Some(Phase::Standby),
+        1 => Some(Phase::Open),
+        2 => Some(Phase::Sealed),
+        _ => None,
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}

@@ -1,0 +1,227 @@
+//! What the engine wants done.
+//!
+//! The shell executes operations in the order in which they were given: those without an `op` (`CopyFetched`,
+//! `ZeroBuffer`, `DropFetch`, `Reply`, `Notice`) at once and completely, those with an `op` by starting them. It owes one
+//! completion event for each `op`. The engine never holds bytes; it names buffers: that of a request (from its event
+//! to its `Reply`) and that of a fetch (from `Fetch` to `DropFetch`, or to its failure).
+//!
+//! Buffers: after `Reply` no operation touches the request's buffer, and none that does is under way; after
+//! `DropFetch` none touches the fetch's.
+
+use crate::event::{Command, Errno, FetchFailure, RequestId};
+use crate::geometry::ByteRange;
+use crate::map::MapRecord;
+
+/// Names an operation until its completion, and a fetch's buffer until `DropFetch`. Never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct OpId(pub(crate) u64);
+
+impl OpId {
+    /// The id as a number, for tables and for an io_uring's user data (the top bit is never set).
+    #[must_use]
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The id that [`OpId::as_u64`] gave. Any other number makes the engine panic when it sees it.
+    #[must_use]
+    pub const fn from_u64(id: u64) -> OpId {
+        OpId(id)
+    }
+}
+
+/// Where the bytes of a local write are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DataRef {
+    /// In the request's buffer, from `at`.
+    Request {
+        /// The request.
+        id: RequestId,
+        /// Offset in the buffer in bytes.
+        at: u64,
+    },
+    /// In the fetch's buffer, from `at`.
+    Fetch {
+        /// The fetch.
+        op: OpId,
+        /// Offset in the buffer in bytes.
+        at: u64,
+    },
+}
+
+/// Who waits for a fetch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Urgency {
+    /// The guest: overtakes everything in the background.
+    Guest,
+    /// Nobody yet.
+    Background,
+}
+
+/// Something to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Read the store into the request's buffer. → `Event::Done`
+    ReadLocal {
+        /// Completed by this.
+        op: OpId,
+        /// What to read.
+        range: ByteRange,
+        /// Whose buffer.
+        request: RequestId,
+        /// Offset in the buffer in bytes.
+        at: u64,
+    },
+    /// Write bytes to the store. → `Event::Done`
+    WriteLocal {
+        /// Completed by this.
+        op: OpId,
+        /// Where to.
+        range: ByteRange,
+        /// Where from; `range.len_bytes()` bytes.
+        data: DataRef,
+    },
+    /// Make the range read as zeroes. A store that cannot punch or zero a range writes zeroes. → `Event::Done`
+    ZeroLocal {
+        /// Completed by this.
+        op: OpId,
+        /// What to zero.
+        range: ByteRange,
+        /// Give the space back.
+        punch: bool,
+    },
+    /// Fill a part of the request's buffer with zeroes, now.
+    ZeroBuffer {
+        /// Whose buffer.
+        request: RequestId,
+        /// Offset in the buffer in bytes.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// Copy from the fetch's buffer to the request's, now.
+    CopyFetched {
+        /// Which fetch.
+        fetch: OpId,
+        /// Offset in its buffer in bytes.
+        at: u64,
+        /// Whose buffer.
+        request: RequestId,
+        /// Offset in that buffer in bytes.
+        request_at: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// Read from the source into a new buffer of `range.len_bytes()`, at most a region. → `Event::Fetched`
+    Fetch {
+        /// Completed by this; names the buffer.
+        op: OpId,
+        /// What to read.
+        range: ByteRange,
+        /// `Guest` overtakes `Background` wherever they queue.
+        urgency: Urgency,
+    },
+    /// The fetch's buffer is no longer needed.
+    DropFetch {
+        /// Which fetch.
+        fetch: OpId,
+    },
+    /// Ask the source which parts of the range are zero. The range may be huge: answer for as much of its start as
+    /// is cheap. → `Event::Extents`
+    QuerySource {
+        /// Completed by this.
+        op: OpId,
+        /// What to ask about.
+        range: ByteRange,
+    },
+    /// Make durable all that was written to the store and completed before. → `Event::Done`
+    SyncLocal {
+        /// Completed by this.
+        op: OpId,
+    },
+    /// Append these records to the map as one frame and make it durable. After an error the map must be as it was
+    /// before (cut it back to its valid length, or write it anew). At most one is under way. → `Event::Done`
+    Persist {
+        /// Completed by this.
+        op: OpId,
+        /// What to append; never empty.
+        records: Vec<MapRecord>,
+    },
+    /// Answer the guest. The request and its buffer are over.
+    Reply {
+        /// The request.
+        request: RequestId,
+        /// How it ended.
+        result: Result<(), Errno>,
+    },
+    /// Tell whoever is in charge.
+    Notice(Notice),
+}
+
+/// Something that somebody in charge should know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// The volume is open, durably.
+    Opened,
+    /// The volume is sealed, durably, with every write that was acknowledged.
+    Sealed,
+    /// The volume is open again, durably.
+    Unsealed,
+    /// The map no longer asks for a source.
+    SourceDetached,
+    /// A command makes no sense now. Nothing has changed.
+    CommandRefused {
+        /// The command.
+        command: Command,
+        /// The reason.
+        refusal: Refusal,
+    },
+    /// A command failed in the store or the map. Nothing has changed.
+    CommandFailed {
+        /// The command.
+        command: Command,
+        /// How.
+        errno: Errno,
+    },
+    /// Every block is local, durably, and the map says so. The source is no longer needed. Once.
+    HydrationComplete,
+    /// A fetch or a query failed other than by disconnection. It is tried again.
+    SourceFailed {
+        /// Which bytes.
+        range: ByteRange,
+        /// How.
+        failure: FetchFailure,
+    },
+    /// Bytes that arrived could not be kept. They are fetched again later.
+    KeepFailed {
+        /// Which bytes.
+        range: ByteRange,
+        /// How.
+        errno: Errno,
+    },
+    /// The map could not be appended to. It is tried again.
+    PersistFailed {
+        /// How.
+        errno: Errno,
+    },
+    /// The store failed to make data durable. What it holds beyond the map can no longer be trusted, so writes and
+    /// flushes fail from now on; restart the volume server to go on from what is durable. Once.
+    StoreFailed {
+        /// How.
+        errno: Errno,
+    },
+}
+
+/// Why a command was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Only an open volume can be sealed.
+    #[error("the volume is on standby; open it first")]
+    Standby,
+    /// A sealed volume opens only by being unsealed.
+    #[error("the volume is sealed; it may have been handed over: unseal it only if it was not")]
+    Sealed,
+    /// Some blocks are only at the source.
+    #[error("some blocks are still only at the source; wait until hydration is complete")]
+    NotComplete,
+}

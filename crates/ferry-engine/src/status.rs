@@ -1,0 +1,48 @@
+//! What a person may want to know about a volume, in numbers that only the engine has.
+
+use crate::map::Phase;
+
+/// A snapshot. Bytes are of the volume unless said otherwise; counters start at zero with the process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EngineStatus {
+    /// Size of the volume.
+    pub bytes_total: u64,
+    /// Held by this store.
+    pub bytes_local: u64,
+    /// Held only by the source.
+    pub bytes_remote: u64,
+    /// Local, but the map does not say so yet.
+    pub bytes_unpersisted: u64,
+    /// Data that crossed the wire.
+    pub bytes_fetched: u64,
+    /// Made local because the source said that it is zero.
+    pub bytes_zero_skipped: u64,
+    /// Made local by the guest's own writes, trims and zeroes.
+    pub bytes_claimed_by_guest: u64,
+    /// Fetched with a checksum that was right.
+    pub bytes_verified: u64,
+    /// Reads that waited for the source.
+    pub cold_reads: u64,
+    /// Fetches and queries that failed other than by disconnection.
+    pub fetch_errors: u64,
+    /// Of these, those with a wrong checksum.
+    pub checksum_errors: u64,
+    /// Copies that the store refused to keep.
+    pub keep_errors: u64,
+    /// Bytes that the source failed to give so far; tried again from time to time.
+    pub bytes_sick: u64,
+    /// Operations under way.
+    pub in_flight: u64,
+    /// Guest requests that wait for the source.
+    pub waiting_for_source: u64,
+    /// Standby, open or sealed, durably.
+    pub phase: Phase,
+    /// Whether the source can be asked.
+    pub source_up: bool,
+    /// Whether background copying was paused by command.
+    pub paused: bool,
+    /// Every block is local and the map says so.
+    pub complete: bool,
+    /// The store failed to make data durable; see [`crate::Notice::StoreFailed`].
+    pub store_failed: bool,
+}

@@ -71,6 +71,9 @@ pub enum ProtocolError {
         /// The reply's type.
         reply: u32,
     },
+    /// A server answers one option without end.
+    #[error("the server sent more than {0} replies to one option")]
+    TooManyReplies(u32),
     /// The reply to GO lacks the size.
     #[error("the server accepted the export without telling its size")]
     NoExportInfo,
@@ -99,6 +102,9 @@ pub enum ProtocolError {
         /// Its length.
         len_bytes: u64,
     },
+    /// A read is answered in too many scattered pieces.
+    #[error("the server answered one read in more than {0} scattered pieces")]
+    TooManyPieces(usize),
     /// A read was declared done with bytes missing.
     #[error("the server ended a read of {asked_bytes} bytes after {answered_bytes}")]
     ShortRead {

@@ -130,3 +130,14 @@ pub enum ExportRefusal {
     /// The server is about to go (`NBD_REP_ERR_SHUTDOWN`).
     ShuttingDown(String),
 }
+
+impl ExportRefusal {
+    /// The words for the person on the other end.
+    pub fn message(&self) -> &str {
+        match self {
+            ExportRefusal::Unknown(message)
+            | ExportRefusal::Policy(message)
+            | ExportRefusal::ShuttingDown(message) => message,
+        }
+    }
+}

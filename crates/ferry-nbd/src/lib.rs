@@ -22,6 +22,7 @@
 //! Rooms: [`wire`] the spec's numbers · [`limits`] ours · [`command`] what may be asked, for both ends · [`export`]
 //! what is offered · [`errno`] how it may fail · [`error`] how a peer may misbehave · [`uri`] · [`server`] · [`client`].
 
+mod bytes;
 pub mod client;
 pub mod command;
 pub mod errno;

@@ -1,7 +1,20 @@
-//! Option haggling on the client: extended headers, else structured replies, contexts, GO, else EXPORT_NAME.
+//! Option haggling on the client. proto.md, "Fixed newstyle negotiation".
+//!
+//! ```text
+//! Greeting ─▶ EXTENDED_HEADERS ─refused─▶ STRUCTURED_REPLY ─▶ SET_META_CONTEXT ─▶ GO ─▶ Ready(Session)
+//!    │               └──────────────────────────────────────────────▲             └─unsupported─┐
+//!    └─ not fixed newstyle ───────────────────────────────────────────────────────────▶ EXPORT_NAME ─▶ Ready
+//! ```
+//! Invariant: at most one option is unanswered at any time.
 
+use super::facts::Facts;
+use crate::bytes::{Put, Reader};
 use crate::client::Session;
+use crate::command::HeaderStyle;
 use crate::error::ProtocolError;
+use crate::export::Context;
+use crate::limits::{CONTEXTS_MAX, OPTION_REPLIES_MAX, OPTION_REPLY_BYTES_MAX, STRING_BYTES_MAX};
+use crate::wire;
 use thiserror::Error;
 
 /// What a client asks for.
@@ -67,6 +80,9 @@ pub enum HandshakeError {
         /// What it should have answered.
         during: &'static str,
     },
+    /// More contexts are wanted than a server accepts.
+    #[error("more than {0} metadata contexts were asked for")]
+    TooManyContexts(usize),
     /// What is wanted does not fit into the protocol.
     #[error("{0} is longer than the protocol allows (4096 bytes)")]
     NameTooLong(&'static str),
@@ -78,26 +94,291 @@ fn said(message: &str) -> String {
 
 /// The client's side of one connection's handshake.
 #[derive(Clone, Debug)]
-pub struct Handshake {}
+pub struct Handshake {
+    wanted: Wanted,
+    state: State,
+    no_zeroes: bool,
+    style: HeaderStyle,
+    contexts: Vec<Context>,
+    facts: Facts,
+    /// Replies to the option that is asked.
+    replies: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Greeting,
+    Asked(u32),
+    ExportName,
+    Over,
+}
+
+/// One step through the input.
+enum Step {
+    NeedMore,
+    Consumed(usize),
+    Ready(usize),
+}
+
+/// A reply to the option that is asked.
+struct OptionReply<'a> {
+    option: u32,
+    kind: u32,
+    payload: &'a [u8],
+}
 
 impl Handshake {
     /// A handshake. The server speaks first.
     ///
     /// Errors: a name of `wanted` is too long, or there are too many.
-    pub fn new(_wanted: Wanted) -> Result<Handshake, HandshakeError> {
-        todo!()
+    pub fn new(wanted: Wanted) -> Result<Handshake, HandshakeError> {
+        if wanted.export.len() > STRING_BYTES_MAX {
+            return Err(HandshakeError::NameTooLong("the export's name"));
+        }
+        if wanted.contexts.iter().any(|name| name.len() > STRING_BYTES_MAX) {
+            return Err(HandshakeError::NameTooLong("a metadata context's name"));
+        }
+        if wanted.contexts.len() > CONTEXTS_MAX {
+            return Err(HandshakeError::TooManyContexts(CONTEXTS_MAX));
+        }
+        Ok(Handshake {
+            wanted,
+            state: State::Greeting,
+            no_zeroes: false,
+            style: HeaderStyle::Simple,
+            contexts: Vec::new(),
+            facts: Facts::default(),
+            replies: 0,
+        })
     }
 
     /// Deals with as much of `input` as there is and appends what to send to `out`. `input` begins with the first
     /// byte that was not consumed so far; it must be able to grow to [`crate::limits::HANDSHAKE_BUFFER_BYTES`].
     ///
     /// Errors: close the connection, after sending `out` (it may hold a polite `NBD_OPT_ABORT`).
-    pub fn advance(&mut self, _input: &[u8], _out: &mut Vec<u8>) -> Result<Advance, HandshakeError> {
-        todo!()
+    pub fn advance(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Advance, HandshakeError> {
+        let mut consumed = 0;
+        loop {
+            let rest = &input[consumed..];
+            let step = match self.state {
+                State::Greeting => self.greeting(rest, out)?,
+                State::Asked(option) => self.option_reply(option, rest, out)?,
+                State::ExportName => self.export_name_reply(rest)?,
+                State::Over => return Err(ProtocolError::Malformed("a handshake that is over").into()),
+            };
+            match step {
+                Step::NeedMore => return Ok(Advance { consumed, outcome: Outcome::NeedMore }),
+                Step::Consumed(bytes) => consumed += bytes,
+                Step::Ready(bytes) => {
+                    self.state = State::Over;
+                    let session = self.session()?;
+                    return Ok(Advance {
+                        consumed: consumed + bytes,
+                        outcome: Outcome::Ready(Box::new(session)),
+                    });
+                }
+            }
+        }
     }
 
     /// What to report when the server closes the connection now.
     pub fn closed(&self) -> HandshakeError {
-        todo!()
+        match self.state {
+            State::Greeting => HandshakeError::Closed { during: "its greeting" },
+            State::Asked(wire::OPT_GO) => HandshakeError::Closed { during: "its answer about the export" },
+            State::Asked(_) => HandshakeError::Closed { during: "the handshake" },
+            // Closing is how a server without GO says that it does not have the export.
+            State::ExportName => HandshakeError::ExportUnknown {
+                export: self.wanted.export.clone(),
+                message: "it closed the connection when asked for it".to_owned(),
+            },
+            State::Over => HandshakeError::Closed { during: "transmission" },
+        }
     }
+
+    fn greeting(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+        let mut reader = Reader::new(input);
+        let Some(magic) = reader.u64() else { return Ok(Step::NeedMore) };
+        if magic != wire::MAGIC {
+            return Err(ProtocolError::BadMagic { place: "the greeting", found: magic }.into());
+        }
+        match reader.u64() {
+            None => return Ok(Step::NeedMore),
+            Some(wire::OPTION_MAGIC) => {}
+            Some(wire::OLDSTYLE_MAGIC) => return Err(ProtocolError::OldStyle.into()),
+            Some(found) => return Err(ProtocolError::BadMagic { place: "the greeting", found }.into()),
+        }
+        let Some(flags) = reader.u16() else { return Ok(Step::NeedMore) };
+        let agreed = flags & (wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES);
+        self.no_zeroes = agreed & wire::FLAG_NO_ZEROES != 0;
+        out.put_u32(agreed.into());
+        if agreed & wire::FLAG_FIXED_NEWSTYLE != 0 {
+            self.ask(wire::OPT_EXTENDED_HEADERS, &[], out);
+        } else {
+            self.ask_export_name(out);
+        }
+        Ok(Step::Consumed(wire::GREETING_BYTES))
+    }
+
+    fn ask(&mut self, option: u32, payload: &[u8], out: &mut Vec<u8>) {
+        self.state = State::Asked(option);
+        self.replies = 0;
+        put_option(option, payload, out);
+    }
+
+    fn ask_contexts_or_go(&mut self, out: &mut Vec<u8>) {
+        if self.wanted.contexts.is_empty() || self.style == HeaderStyle::Simple {
+            return self.ask_go(out);
+        }
+        let mut payload = Vec::new();
+        put_string(&self.wanted.export, &mut payload);
+        payload.put_u32(self.wanted.contexts.len() as u32);
+        for name in &self.wanted.contexts {
+            put_string(name, &mut payload);
+        }
+        self.ask(wire::OPT_SET_META_CONTEXT, &payload, out);
+    }
+
+    fn ask_go(&mut self, out: &mut Vec<u8>) {
+        let mut payload = Vec::new();
+        put_string(&self.wanted.export, &mut payload);
+        payload.put_u16(1);
+        payload.put_u16(wire::INFO_BLOCK_SIZE);
+        self.ask(wire::OPT_GO, &payload, out);
+    }
+
+    fn ask_export_name(&mut self, out: &mut Vec<u8>) {
+        put_option(wire::OPT_EXPORT_NAME, self.wanted.export.as_bytes(), out);
+        self.state = State::ExportName;
+    }
+
+    fn option_reply(&mut self, asked: u32, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+        let mut reader = Reader::new(input);
+        let Some(magic) = reader.u64() else { return Ok(Step::NeedMore) };
+        if magic != wire::OPTION_REPLY_MAGIC {
+            return Err(ProtocolError::BadMagic { place: "an option reply", found: magic }.into());
+        }
+        let (Some(option), Some(kind), Some(len_bytes)) = (reader.u32(), reader.u32(), reader.u32()) else {
+            return Ok(Step::NeedMore);
+        };
+        if option != asked {
+            return Err(ProtocolError::WrongOption { asked, found: option }.into());
+        }
+        if len_bytes > OPTION_REPLY_BYTES_MAX {
+            let (what, max_bytes) = ("an option reply", OPTION_REPLY_BYTES_MAX.into());
+            return Err(ProtocolError::TooLong { what, len_bytes: len_bytes.into(), max_bytes }.into());
+        }
+        let Some(payload) = reader.take(len_bytes as usize) else { return Ok(Step::NeedMore) };
+        self.replies += 1;
+        if self.replies > OPTION_REPLIES_MAX {
+            return Err(ProtocolError::TooManyReplies(OPTION_REPLIES_MAX).into());
+        }
+        let bytes = wire::OPTION_REPLY_HEADER_BYTES + payload.len();
+        let reply = OptionReply { option, kind, payload };
+        let ready = if kind & wire::REP_FLAG_ERROR != 0 {
+            self.refused(&reply, out)?;
+            false
+        } else {
+            self.accepted(&reply, out)?
+        };
+        Ok(if ready { Step::Ready(bytes) } else { Step::Consumed(bytes) })
+    }
+
+    /// Takes a reply that is no error; tells whether the handshake is over.
+    fn accepted(&mut self, reply: &OptionReply<'_>, out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
+        match (reply.option, reply.kind) {
+            (wire::OPT_EXTENDED_HEADERS, wire::REP_ACK) => {
+                self.style = HeaderStyle::Extended;
+                self.ask_contexts_or_go(out);
+            }
+            (wire::OPT_STRUCTURED_REPLY, wire::REP_ACK) => {
+                self.style = HeaderStyle::Structured;
+                self.ask_contexts_or_go(out);
+            }
+            (wire::OPT_SET_META_CONTEXT, wire::REP_META_CONTEXT) => self.context_granted(reply.payload)?,
+            (wire::OPT_SET_META_CONTEXT, wire::REP_ACK) => self.ask_go(out),
+            (wire::OPT_GO, wire::REP_INFO) => self.facts.learn(reply.payload)?,
+            (wire::OPT_GO, wire::REP_ACK) => return Ok(true),
+            (option, reply) => return Err(ProtocolError::UnexpectedOptionReply { option, reply }.into()),
+        }
+        Ok(false)
+    }
+
+    /// Takes an error reply: does without where that is possible.
+    fn refused(&mut self, reply: &OptionReply<'_>, out: &mut Vec<u8>) -> Result<(), HandshakeError> {
+        let export = || self.wanted.export.clone();
+        let message = || String::from_utf8_lossy(reply.payload).into_owned();
+        let error = match (reply.option, reply.kind) {
+            (_, wire::REP_ERR_TLS_REQD) => HandshakeError::TlsRequired,
+            (_, wire::REP_ERR_SHUTDOWN) => HandshakeError::ShuttingDown,
+            (wire::OPT_EXTENDED_HEADERS, _) => {
+                self.ask(wire::OPT_STRUCTURED_REPLY, &[], out);
+                return Ok(());
+            }
+            (wire::OPT_STRUCTURED_REPLY, _) => {
+                self.ask_contexts_or_go(out);
+                return Ok(());
+            }
+            (wire::OPT_SET_META_CONTEXT, _) => {
+                self.contexts.clear();
+                self.ask_go(out);
+                return Ok(());
+            }
+            (_, wire::REP_ERR_UNSUP) => {
+                self.ask_export_name(out);
+                return Ok(());
+            }
+            (_, wire::REP_ERR_UNKNOWN) => {
+                HandshakeError::ExportUnknown { export: export(), message: message() }
+            }
+            (_, reply) => HandshakeError::Refused { export: export(), reply, message: message() },
+        };
+        put_option(wire::OPT_ABORT, &[], out);
+        Err(error)
+    }
+
+    fn context_granted(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
+        let malformed = ProtocolError::Malformed("a metadata context");
+        let mut reader = Reader::new(payload);
+        let id = reader.u32().ok_or(malformed.clone())?;
+        let name = std::str::from_utf8(reader.rest()).map_err(|_| malformed.clone())?;
+        if self.contexts.iter().any(|granted| granted.id == id || granted.name == name) {
+            return Err(malformed);
+        }
+        // A context nobody asked for is not worth a quarrel; its chunks are skipped as those of any unknown id.
+        if self.wanted.contexts.iter().any(|wanted| wanted == name) {
+            self.contexts.push(Context { id, name: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn export_name_reply(&mut self, input: &[u8]) -> Result<Step, HandshakeError> {
+        let zeroes = if self.no_zeroes { 0 } else { wire::EXPORT_NAME_ZEROES_BYTES };
+        let mut reader = Reader::new(input);
+        let (Some(size_bytes), Some(flags), Some(_)) = (reader.u64(), reader.u16(), reader.take(zeroes))
+        else {
+            return Ok(Step::NeedMore);
+        };
+        self.facts.learn_size(size_bytes, flags)?;
+        Ok(Step::Ready(wire::EXPORT_NAME_REPLY_BYTES + zeroes))
+    }
+
+    fn session(&mut self) -> Result<Session, ProtocolError> {
+        let contexts = std::mem::take(&mut self.contexts);
+        let names = contexts.iter().map(|context| context.name.clone()).collect();
+        let export = self.facts.export(self.wanted.export.clone(), names)?;
+        Ok(Session::new(export, self.style, contexts, self.facts.can_send_df()))
+    }
+}
+
+fn put_option(option: u32, payload: &[u8], out: &mut Vec<u8>) {
+    out.put_u64(wire::OPTION_MAGIC);
+    out.put_u32(option);
+    out.put_u32(u32::try_from(payload.len()).expect("payloads are made of a few strings of limited length"));
+    out.extend_from_slice(payload);
+}
+
+fn put_string(text: &str, out: &mut Vec<u8>) {
+    out.put_u32(u32::try_from(text.len()).expect("names were checked against the limit"));
+    out.extend_from_slice(text.as_bytes());
 }

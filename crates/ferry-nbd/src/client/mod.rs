@@ -16,7 +16,9 @@
 //! After a payload call [`Session::advance`] again also with an empty input: the `Done` of that request may be due
 //! without another byte from the server.
 
+mod facts;
 mod handshake;
+mod pending;
 mod reply;
 mod request;
 
@@ -26,16 +28,32 @@ pub use request::RequestError;
 
 use crate::command::HeaderStyle;
 use crate::export::{Context, ExportInfo};
+use pending::Pending;
+use reply::Status;
+use std::collections::BTreeMap;
 
 /// One connection in transmission.
+///
+/// Invariant: a cookie is in `pending` from its request to its [`Event::Done`], and never twice.
 #[derive(Clone, Debug)]
 pub struct Session {
     export: ExportInfo,
     style: HeaderStyle,
     contexts: Vec<Context>,
+    can_send_df: bool,
+    pending: BTreeMap<u64, Pending>,
+    /// A request whose last chunk was told and whose `Done` was not.
+    due: Option<u64>,
+    /// A block status chunk of which not everything has arrived.
+    status: Option<Status>,
 }
 
 impl Session {
+    fn new(export: ExportInfo, style: HeaderStyle, contexts: Vec<Context>, can_send_df: bool) -> Session {
+        let pending = BTreeMap::new();
+        Session { export, style, contexts, can_send_df, pending, due: None, status: None }
+    }
+
     /// What the server told about the export.
     pub fn export(&self) -> &ExportInfo {
         &self.export
@@ -58,6 +76,6 @@ impl Session {
 
     /// Requests without a `Done` so far.
     pub fn in_flight(&self) -> usize {
-        todo!()
+        self.pending.len()
     }
 }

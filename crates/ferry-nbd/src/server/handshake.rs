@@ -1,8 +1,18 @@
 //! Option haggling on the server. proto.md, "Fixed newstyle negotiation".
+//!
+//! Invariant: every option gets exactly one closing reply (ACK or an error), except `NBD_OPT_EXPORT_NAME`, which the
+//! spec leaves without a way to refuse.
 
+use super::options;
+use crate::bytes::{Put, Reader};
+use crate::command::HeaderStyle;
 use crate::error::ProtocolError;
-use crate::export::Exports;
+use crate::export::{Context, ExportInfo, Exports};
+use crate::limits::{
+    HANDSHAKE_REPLY_BYTES_MAX, OPTION_BYTES_MAX, OPTION_SKIP_BYTES_MAX, OPTIONS_MAX, STRING_BYTES_MAX,
+};
 use crate::server::Negotiated;
+use crate::wire;
 
 /// What [`Handshake::advance`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +45,58 @@ pub enum CloseReason {
 
 /// The server's side of one connection's handshake.
 #[derive(Clone, Debug)]
-pub struct Handshake {}
+pub struct Handshake {
+    state: State,
+    fixed_newstyle: bool,
+    no_zeroes: bool,
+    pub(super) style: HeaderStyle,
+    pub(super) selected: Option<Selected>,
+    options: u32,
+    sent_bytes: usize,
+}
+
+/// The contexts of the last `NBD_OPT_SET_META_CONTEXT`. They count only if transmission begins on the same export.
+#[derive(Clone, Debug)]
+pub(super) struct Selected {
+    pub(super) export: String,
+    pub(super) contexts: Vec<Context>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    ClientFlags,
+    Options,
+    /// The payload of an option that was too big, already answered.
+    Skipping {
+        left_bytes: u32,
+    },
+    Over,
+}
+
+/// One step through the input.
+enum Step {
+    NeedMore,
+    Consumed(usize),
+    Over(usize, Outcome),
+}
 
 impl Handshake {
     /// A handshake, and the greeting to send at once.
     pub fn new() -> (Handshake, Vec<u8>) {
-        todo!()
+        let mut greeting = Vec::with_capacity(wire::GREETING_BYTES);
+        greeting.put_u64(wire::MAGIC);
+        greeting.put_u64(wire::OPTION_MAGIC);
+        greeting.put_u16(wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES);
+        let handshake = Handshake {
+            state: State::ClientFlags,
+            fixed_newstyle: false,
+            no_zeroes: false,
+            style: HeaderStyle::Simple,
+            selected: None,
+            options: 0,
+            sent_bytes: 0,
+        };
+        (handshake, greeting)
     }
 
     /// Deals with as much of `input` as there is and appends the answers to `out`. `input` begins with the first byte
@@ -49,10 +105,184 @@ impl Handshake {
     /// Errors: the connection must be closed, after sending `out`.
     pub fn advance(
         &mut self,
-        _input: &[u8],
-        _exports: &dyn Exports,
-        _out: &mut Vec<u8>,
+        input: &[u8],
+        exports: &dyn Exports,
+        out: &mut Vec<u8>,
     ) -> Result<Advance, ProtocolError> {
-        todo!()
+        let mut consumed = 0;
+        loop {
+            let out_before = out.len();
+            let step = self.step(&input[consumed..], exports, out)?;
+            self.sent_bytes += out.len() - out_before;
+            if self.sent_bytes > HANDSHAKE_REPLY_BYTES_MAX {
+                out.truncate(out_before);
+                return Err(ProtocolError::HandshakeTooLong(HANDSHAKE_REPLY_BYTES_MAX));
+            }
+            match step {
+                Step::NeedMore => return Ok(Advance { consumed, outcome: Outcome::NeedMore }),
+                Step::Consumed(bytes) => consumed += bytes,
+                Step::Over(bytes, outcome) => {
+                    self.state = State::Over;
+                    return Ok(Advance { consumed: consumed + bytes, outcome });
+                }
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        input: &[u8],
+        exports: &dyn Exports,
+        out: &mut Vec<u8>,
+    ) -> Result<Step, ProtocolError> {
+        match self.state {
+            State::ClientFlags => self.client_flags(input),
+            State::Options => self.option(input, exports, out),
+            State::Skipping { left_bytes } => {
+                let skipped = input.len().min(left_bytes as usize);
+                let left_bytes = left_bytes - skipped as u32;
+                self.state = if left_bytes == 0 { State::Options } else { State::Skipping { left_bytes } };
+                Ok(if skipped == 0 && left_bytes > 0 { Step::NeedMore } else { Step::Consumed(skipped) })
+            }
+            State::Over => Err(ProtocolError::Malformed("a handshake that is over")),
+        }
+    }
+
+    fn client_flags(&mut self, input: &[u8]) -> Result<Step, ProtocolError> {
+        let Some(flags) = Reader::new(input).u32() else { return Ok(Step::NeedMore) };
+        let known = u32::from(wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES);
+        if flags & !known != 0 {
+            return Err(ProtocolError::UnknownClientFlags(flags));
+        }
+        self.fixed_newstyle = flags & u32::from(wire::FLAG_FIXED_NEWSTYLE) != 0;
+        self.no_zeroes = flags & u32::from(wire::FLAG_NO_ZEROES) != 0;
+        self.state = State::Options;
+        Ok(Step::Consumed(wire::CLIENT_FLAGS_BYTES))
+    }
+
+    fn option(
+        &mut self,
+        input: &[u8],
+        exports: &dyn Exports,
+        out: &mut Vec<u8>,
+    ) -> Result<Step, ProtocolError> {
+        let mut reader = Reader::new(input);
+        let Some(magic) = reader.u64() else { return Ok(Step::NeedMore) };
+        if magic != wire::OPTION_MAGIC {
+            return Err(ProtocolError::BadMagic { place: "an option", found: magic });
+        }
+        let (Some(option), Some(len_bytes)) = (reader.u32(), reader.u32()) else { return Ok(Step::NeedMore) };
+        if !self.fixed_newstyle && option != wire::OPT_EXPORT_NAME {
+            return Err(ProtocolError::OptionBeforeFixedNewstyle(option));
+        }
+        if len_bytes > OPTION_SKIP_BYTES_MAX
+            || (option == wire::OPT_EXPORT_NAME && len_bytes > OPTION_BYTES_MAX)
+        {
+            return Err(ProtocolError::OptionTooLong { option, len_bytes });
+        }
+        let payload = if len_bytes > OPTION_BYTES_MAX { None } else { reader.take(len_bytes as usize) };
+        if len_bytes <= OPTION_BYTES_MAX && payload.is_none() {
+            return Ok(Step::NeedMore);
+        }
+        self.options += 1;
+        if self.options > OPTIONS_MAX {
+            return Err(ProtocolError::TooManyOptions(OPTIONS_MAX));
+        }
+        let Some(payload) = payload else {
+            options::refuse(option, wire::REP_ERR_TOO_BIG, "this option is too long", out);
+            self.state = State::Skipping { left_bytes: len_bytes };
+            return Ok(Step::Consumed(wire::OPTION_HEADER_BYTES));
+        };
+        let bytes = wire::OPTION_HEADER_BYTES + payload.len();
+        Ok(match self.answer(option, payload, exports, out) {
+            None => Step::Consumed(bytes),
+            Some(outcome) => Step::Over(bytes, outcome),
+        })
+    }
+
+    /// Answers one whole option; tells the outcome if that ends the handshake.
+    fn answer(
+        &mut self,
+        option: u32,
+        payload: &[u8],
+        exports: &dyn Exports,
+        out: &mut Vec<u8>,
+    ) -> Option<Outcome> {
+        match option {
+            wire::OPT_EXPORT_NAME => return Some(self.export_name(payload, exports, out)),
+            wire::OPT_ABORT => {
+                options::acknowledge(option, out);
+                return Some(Outcome::Closed(CloseReason::Aborted));
+            }
+            wire::OPT_LIST => options::list(payload, exports, out),
+            wire::OPT_INFO | wire::OPT_GO => {
+                let export = self.info(option, payload, exports, out);
+                if option == wire::OPT_GO {
+                    return export.map(|export| Outcome::Ready(Box::new(self.negotiated(export))));
+                }
+            }
+            wire::OPT_STRUCTURED_REPLY => self.structured_reply(payload, out),
+            wire::OPT_EXTENDED_HEADERS => self.extended_headers(payload, out),
+            wire::OPT_LIST_META_CONTEXT | wire::OPT_SET_META_CONTEXT => {
+                self.meta_context(option, payload, exports, out);
+            }
+            _ => options::refuse(option, wire::REP_ERR_UNSUP, "this server does not know this option", out),
+        }
+        None
+    }
+
+    fn export_name(&self, payload: &[u8], exports: &dyn Exports, out: &mut Vec<u8>) -> Outcome {
+        let refused = |why: &str| Outcome::Closed(CloseReason::ExportRefused(why.to_owned()));
+        let name = match std::str::from_utf8(payload) {
+            Ok(name) if name.len() <= STRING_BYTES_MAX => name,
+            Ok(_) | Err(_) => return refused("the client asked for an export whose name is malformed"),
+        };
+        let export = match exports.find(name) {
+            Ok(export) => export,
+            Err(refusal) => return refused(refusal.message()),
+        };
+        if export.block_sizes.minimum > 1 {
+            return refused("the export has a minimum block size, which NBD_OPT_EXPORT_NAME cannot tell");
+        }
+        out.put_u64(export.size_bytes);
+        out.put_u16(options::transmission_flags(&export, self.style));
+        if !self.no_zeroes {
+            out.resize(out.len() + wire::EXPORT_NAME_ZEROES_BYTES, 0);
+        }
+        Outcome::Ready(Box::new(self.negotiated(export)))
+    }
+
+    fn structured_reply(&mut self, payload: &[u8], out: &mut Vec<u8>) {
+        let option = wire::OPT_STRUCTURED_REPLY;
+        if !payload.is_empty() {
+            return options::refuse(option, wire::REP_ERR_INVALID, "this option takes no data", out);
+        }
+        match self.style {
+            HeaderStyle::Simple | HeaderStyle::Structured => {
+                self.style = HeaderStyle::Structured;
+                options::acknowledge(option, out);
+            }
+            HeaderStyle::Extended => {
+                let why = "extended headers are negotiated, which include structured replies";
+                options::refuse(option, wire::REP_ERR_EXT_HEADER_REQD, why, out);
+            }
+        }
+    }
+
+    fn extended_headers(&mut self, payload: &[u8], out: &mut Vec<u8>) {
+        let option = wire::OPT_EXTENDED_HEADERS;
+        if !payload.is_empty() {
+            return options::refuse(option, wire::REP_ERR_INVALID, "this option takes no data", out);
+        }
+        self.style = HeaderStyle::Extended;
+        options::acknowledge(option, out);
+    }
+
+    fn negotiated(&self, export: ExportInfo) -> Negotiated {
+        let contexts = match &self.selected {
+            Some(selected) if selected.export == export.name => selected.contexts.clone(),
+            Some(_) | None => Vec::new(),
+        };
+        Negotiated { export, style: self.style, contexts }
     }
 }

@@ -13,6 +13,7 @@
 //! ```
 
 mod handshake;
+mod options;
 mod reply;
 mod request;
 

@@ -52,15 +52,23 @@ fn step(root: &Path, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Licences, bans and sources, and advisories where their database can be had. The tool is not in Debian and takes
+/// Licences, bans and sources; advisories too where their database can be had. The tool is not in Debian and takes
 /// long to build, so its absence is said and tolerated, also in CI.
 fn dependencies(root: &Path) -> anyhow::Result<()> {
-    let installed = cargo(root, &["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if !installed.is_ok_and(|status| status.success()) {
+    let works = |arguments: &[&str]| {
+        let status = cargo(root, arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !works(&["deny", "--version"]) {
         announce("deny: SKIP: cargo-deny is not installed (cargo install --locked cargo-deny)");
         return Ok(());
     }
-    step(root, "deny", &["deny", "--offline", "--locked", "check", "bans", "licenses", "sources"])
+    step(root, "deny", &["deny", "--locked", "check", "bans", "licenses", "sources"])?;
+    if !works(&["deny", "--locked", "fetch", "db"]) {
+        announce("advisories: SKIP: their database cannot be fetched from here");
+        return Ok(());
+    }
+    step(root, "advisories", &["deny", "--locked", "check", "advisories"])
 }
 
 /// `cargo test`, every line of it passed on as it comes, and the results summed.

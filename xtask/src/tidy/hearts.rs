@@ -42,7 +42,7 @@ const BANNED_WORDS: &[&str] = &[
 ];
 
 /// Modules of the standard library that reach the world.
-const BANNED_STD_MODULES: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];
+const BANNED_STD_MODULES: &[&str] = &["env", "fs", "io", "net", "process", "thread", "time"];
 
 pub fn check(tree: &Tree, findings: &mut Vec<Finding>) {
     for (path, text) in tree.ending(".rs") {

@@ -1,4 +1,5 @@
 //! One worker: its records, jobs, machine drivers and volumes.
 
 pub mod clock;
+pub mod jobs;
 pub mod records;

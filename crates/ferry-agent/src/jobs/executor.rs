@@ -1,0 +1,338 @@
+//! All jobs of one kind on this worker: found again at the start, one task each, and what people may ask of them.
+//!
+//! Invariant: when a journal cannot be kept, every task stops at once and `failure` resolves; the agent then ends,
+//! and the next one goes on from what is durable.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ferry_api::{ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobEvents, JobId, JobKind, JobState};
+use ferry_fsm::{Standing, replay};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::journal::{Journal, entries};
+use super::task::{Command, Task, TaskError, Work};
+use super::{Clock, view};
+use crate::records::{Change, JobRecord, RecordsError};
+
+/// Requests that may wait for one job's task.
+const COMMANDS_MAX: usize = 16;
+
+/// Why a job did not do what a person asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobRefusal {
+    /// No such job.
+    #[error("there is no job {job} here; `ferry job list` shows those there are")]
+    NoJob {
+        /// The id.
+        job: JobId,
+    },
+    /// It has ended.
+    #[error("job {job} has already ended; `ferry job show {job}` tells how")]
+    Over {
+        /// The job.
+        job: JobId,
+    },
+    /// It cannot be cancelled any more.
+    #[error(
+        "job {job} is past its point of no return and only goes forward; move the machine back when it is done"
+    )]
+    PastNoReturn {
+        /// The job.
+        job: JobId,
+    },
+    /// It does not wait for anybody.
+    #[error("job {job} is neither parked nor waiting to try again; there is nothing to resume")]
+    NotParked {
+        /// The job.
+        job: JobId,
+    },
+    /// Its journal cannot be replayed.
+    #[error("the journal of job {job} cannot be read by this version of ferry: {reason}")]
+    Unreadable {
+        /// The job.
+        job: JobId,
+        /// Why.
+        reason: String,
+    },
+    /// The agent is stopping.
+    #[error("the agent is stopping; ask again when it is back")]
+    Stopping,
+}
+
+impl From<JobRefusal> for ApiError {
+    fn from(refusal: JobRefusal) -> Self {
+        let code = match &refusal {
+            JobRefusal::NoJob { .. } => ErrorCode::NotFound,
+            JobRefusal::Over { .. } | JobRefusal::PastNoReturn { .. } | JobRefusal::NotParked { .. } => {
+                ErrorCode::Conflict
+            }
+            JobRefusal::Unreadable { .. } => ErrorCode::Internal,
+            JobRefusal::Stopping => ErrorCode::Unavailable,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}
+
+/// Runs the jobs of one kind. Dropping it stops their tasks where they are, as a crash would.
+pub struct Executor<J, C, W: Work> {
+    journal: Arc<J>,
+    clock: C,
+    work: Arc<W>,
+    crew: Arc<Crew>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What the executor and its tasks share.
+struct Crew {
+    at_work: Mutex<HashMap<JobId, Handle>>,
+    unreadable: Mutex<HashMap<JobId, Job>>,
+    failure: watch::Sender<Option<String>>,
+}
+
+#[derive(Clone)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    shown: watch::Receiver<Job>,
+}
+
+impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
+    /// Finds all unfinished jobs in the journal and lets them go on.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn start(journal: Arc<J>, clock: C, work: Arc<W>) -> Result<Self, RecordsError> {
+        let (failure, _) = watch::channel(None);
+        let crew = Crew { at_work: Mutex::default(), unreadable: Mutex::default(), failure };
+        let executor = Self { journal, clock, work, crew: Arc::new(crew), tasks: Mutex::default() };
+        for record in executor.journal.unfinished_jobs().await? {
+            let rows = executor.journal.journal(record.id, 0).await?;
+            let last_seq = rows.last().map_or(0, |row| row.seq);
+            match replay::<W::Step>(&entries(&rows)) {
+                Ok(standing) => executor.spawn(record.id, record.kind, standing, last_seq),
+                Err(error) => {
+                    tracing::error!(job = %record.id, %error, "a job's journal is refused; the job waits for a person");
+                    let job = view::unreadable(&record, &error, last_seq);
+                    locked(&executor.crew.unreadable).insert(record.id, job);
+                }
+            }
+        }
+        Ok(executor)
+    }
+
+    /// Takes on a job. `changes` become true with its first entry, or it is not taken on; they need not add the
+    /// job itself. Answers as soon as that is durable.
+    ///
+    /// # Errors
+    /// The records refuse a change, or cannot be written.
+    pub async fn begin(
+        &self,
+        id: JobId,
+        kind: JobKind,
+        input: Value,
+        changes: Vec<Change>,
+    ) -> Result<Job, RecordsError> {
+        let created_at_ms = self.clock.now_ms();
+        let opening = Standing::<W::Step>::opening(created_at_ms, input);
+        let standing = Standing::start(&opening).expect("an opening opens");
+        let record = JobRecord { id, kind: kind.clone(), created_at_ms, finished: false };
+        let mut all = vec![Change::AddJob(Box::new(record))];
+        all.extend(changes);
+        let written = serde_json::to_value(&opening).expect("entries are plain data and always encode");
+        let appended = self.journal.append(id, 1, &written, all).await;
+        if let Err(RecordsError::Lost { reason }) = &appended {
+            self.crew.fail(reason.clone());
+        }
+        appended?;
+        let job = view::job(id, &kind, &standing, None, 1);
+        self.spawn(id, kind, standing, 1);
+        Ok(job)
+    }
+
+    /// Resolves with the reason when a journal could not be kept and the agent must stop.
+    pub async fn failure(&self) -> String {
+        let mut failure = self.crew.failure.subscribe();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => unreachable!("the sender is held by this very executor"),
+        }
+    }
+
+    /// One job as it stands.
+    ///
+    /// # Errors
+    /// No such job; the records cannot be read.
+    pub async fn job(&self, id: JobId) -> Result<Job, ApiError> {
+        match self.present(id) {
+            Some(job) => Ok(job),
+            None => {
+                let record = self.journal.job(id).await?.ok_or(JobRefusal::NoJob { job: id })?;
+                self.replayed(record).await
+            }
+        }
+    }
+
+    /// All jobs, the latest first.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn jobs(&self) -> Result<Vec<Job>, ApiError> {
+        let mut jobs = Vec::new();
+        for record in self.journal.jobs().await? {
+            jobs.push(match self.present(record.id) {
+                Some(job) => job,
+                None => self.replayed(record).await?,
+            });
+        }
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
+        Ok(jobs)
+    }
+
+    /// What happened in a job after an entry, waiting for something to happen if it is asked for.
+    ///
+    /// # Errors
+    /// No such job; the records cannot be read.
+    pub async fn events(&self, id: JobId, asked: EventsAfter) -> Result<JobEvents, ApiError> {
+        let wait = Duration::from_millis(asked.wait_ms.min(EventsAfter::WAIT_MS_MAX));
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            let shown = self.handle(id).map(|handle| handle.shown);
+            let job = self.job(id).await?;
+            let events = self.events_after(id, asked.after).await?;
+            let Some(mut shown) = shown else { return Ok(JobEvents { events, job }) };
+            if !events.is_empty() || job.state.is_final() {
+                return Ok(JobEvents { events, job });
+            }
+            let news = shown.wait_for(|now| now.last_seq > job.last_seq);
+            if tokio::time::timeout_at(deadline, news).await.is_err() {
+                return Ok(JobEvents { events, job: self.job(id).await? });
+            }
+        }
+    }
+
+    /// Asks a job to undo itself. Durable when it answers.
+    ///
+    /// # Errors
+    /// The job is past its point of no return, over, or unknown.
+    pub async fn cancel(&self, id: JobId) -> Result<Job, ApiError> {
+        self.command(id, Command::Cancel).await
+    }
+
+    /// Lets a job go on that is parked or pauses between two attempts. Durable when it answers.
+    ///
+    /// # Errors
+    /// The job is neither, over, or unknown.
+    pub async fn resume(&self, id: JobId) -> Result<Job, ApiError> {
+        self.command(id, Command::Resume).await
+    }
+
+    async fn command(
+        &self,
+        id: JobId,
+        command: impl FnOnce(oneshot::Sender<Result<Job, JobRefusal>>) -> Command,
+    ) -> Result<Job, ApiError> {
+        if let Some(handle) = self.handle(id) {
+            let (reply, answer) = oneshot::channel();
+            if handle.commands.send(command(reply)).await.is_ok()
+                && let Ok(answer) = answer.await
+            {
+                return Ok(answer?);
+            }
+            if self.crew.failure.borrow().is_some() {
+                return Err(JobRefusal::Stopping.into());
+            }
+        }
+        let job = self.job(id).await?;
+        if job.state.is_final() {
+            return Err(JobRefusal::Over { job: id }.into());
+        }
+        Err(JobRefusal::Unreadable { job: id, reason: job.reason.unwrap_or_default() }.into())
+    }
+
+    async fn events_after(&self, id: JobId, after: u64) -> Result<Vec<JobEvent>, ApiError> {
+        let rows = self.journal.journal(id, after).await?;
+        let read = entries(&rows);
+        let numbered = rows.iter().zip(&read);
+        Ok(numbered.filter_map(|(row, entry)| view::event(id, row.seq, entry)).collect())
+    }
+
+    async fn replayed(&self, record: JobRecord) -> Result<Job, ApiError> {
+        let rows = self.journal.journal(record.id, 0).await?;
+        let last_seq = rows.last().map_or(0, |row| row.seq);
+        Ok(match replay::<W::Step>(&entries(&rows)) {
+            Ok(standing) => view::job(record.id, &record.kind, &standing, None, last_seq),
+            Err(error) => view::unreadable(&record, &error, last_seq),
+        })
+    }
+
+    fn handle(&self, id: JobId) -> Option<Handle> {
+        locked(&self.crew.at_work).get(&id).cloned()
+    }
+
+    /// The job as it is shown while it runs, with progress.
+    fn present(&self, id: JobId) -> Option<Job> {
+        let shown = self.handle(id).map(|handle| handle.shown.borrow().clone());
+        shown.or_else(|| locked(&self.crew.unreadable).get(&id).cloned())
+    }
+
+    fn spawn(&self, id: JobId, kind: JobKind, standing: Standing<W::Step>, last_seq: u64) {
+        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        let (shown, watched) = watch::channel(view::job(id, &kind, &standing, None, last_seq));
+        let (progress, _) = watch::channel(None);
+        let task = Task {
+            journal: self.journal.clone(),
+            clock: self.clock.clone(),
+            work: self.work.clone(),
+            id,
+            kind,
+            standing,
+            last_seq,
+            commands: inbox,
+            shown,
+            progress,
+        };
+        locked(&self.crew.at_work).insert(id, Handle { commands, shown: watched });
+        let crew = self.crew.clone();
+        let mut tasks = locked(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move { crew.oversee(id, task.run()).await });
+    }
+}
+
+impl Crew {
+    /// Runs one job's task until it ends or the agent must stop.
+    async fn oversee(&self, id: JobId, task: impl Future<Output = Result<(), TaskError>>) {
+        let mut failure = self.failure.subscribe();
+        let ended = tokio::select! {
+            ended = task => ended,
+            _ = failure.wait_for(Option::is_some) => return,
+        };
+        match ended {
+            Ok(()) => drop(locked(&self.at_work).remove(&id)),
+            Err(error) => self.fail(ApiError::because(ErrorCode::Internal, &error).message),
+        }
+    }
+
+    fn fail(&self, reason: String) {
+        tracing::error!(%reason, "a journal cannot be kept; the agent stops");
+        self.failure.send_replace(Some(reason));
+    }
+}
+
+/// The lock, also after a panic elsewhere: what it guards is replaced whole and never half done.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<J, C, W: Work> std::fmt::Debug for Executor<J, C, W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let at_work: Vec<(JobId, JobState)> = locked(&self.crew.at_work)
+            .iter()
+            .map(|(id, handle)| (*id, handle.shown.borrow().state))
+            .collect();
+        f.debug_struct("Executor").field("at_work", &at_work).finish_non_exhaustive()
+    }
+}

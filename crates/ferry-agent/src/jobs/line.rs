@@ -1,0 +1,223 @@
+//! A move as a line of steps, and what each leaves in the journal for the later ones and for people.
+//!
+//! Invariant: `HandOver` has no body; its entry, with the change of the records in the same transaction, is the
+//! deed. Before it failures unwind, behind it the move only goes forward.
+
+use ferry_api::{
+    Desired, Generation, Hydration, MachineId, MachineName, MachineSpec, VolumeId, VolumeKey, VolumeName,
+    WorkerName,
+};
+use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
+use serde::{Deserialize, Serialize};
+
+/// Attempts at a step before the hand-over, in all: a person who waits for a move wants to know soon.
+const ATTEMPTS_MAX: u32 = 3;
+/// Attempts to start the machine on the target before a person is asked.
+const BOOT_ATTEMPTS_MAX: u32 = 8;
+/// Pauses between attempts of steps that wait for somebody else.
+const PAUSE: Backoff = Backoff { first_ms: 250, cap_ms: 10_000 };
+/// Pauses between attempts while the machine is down.
+const PAUSE_WHILE_DOWN: Backoff = Backoff { first_ms: 50, cap_ms: 5_000 };
+
+/// The steps of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveStep {
+    /// Everything that can be checked while the machine still runs.
+    Plan,
+    /// The target sets room aside.
+    Reserve,
+    /// The target makes clones that stand by; the source listens for it.
+    Prepare,
+    /// The machine stops.
+    Stop,
+    /// The volumes become unchangeable.
+    Seal,
+    /// The deed.
+    HandOver,
+    /// The target owns machine and volumes and may write.
+    Activate,
+    /// The machine starts on the target.
+    Boot,
+    /// The disks follow.
+    Hydrate,
+    /// What arrived is held against what was sealed.
+    Verify,
+    /// The source serves nobody any more and keeps its copies for a while.
+    Retire,
+}
+
+impl Step for MoveStep {
+    const LINE: &'static [Self] = &[
+        Self::Plan,
+        Self::Reserve,
+        Self::Prepare,
+        Self::Stop,
+        Self::Seal,
+        Self::HandOver,
+        Self::Activate,
+        Self::Boot,
+        Self::Hydrate,
+        Self::Verify,
+        Self::Retire,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "Plan",
+            Self::Reserve => "Reserve",
+            Self::Prepare => "Prepare",
+            Self::Stop => "Stop",
+            Self::Seal => "Seal",
+            Self::HandOver => "HandOver",
+            Self::Activate => "Activate",
+            Self::Boot => "Boot",
+            Self::Hydrate => "Hydrate",
+            Self::Verify => "Verify",
+            Self::Retire => "Retire",
+        }
+    }
+
+    fn policy(self) -> Policy {
+        let unwind = OnFailure::Unwind { attempts: ATTEMPTS_MAX };
+        let work = |failure, undo, backoff| Policy { body: Body::Work, failure, undo, backoff };
+        match self {
+            Self::Plan => work(unwind, Undo::Nothing, PAUSE),
+            Self::Reserve | Self::Prepare => work(unwind, Undo::Needed, PAUSE),
+            Self::Stop | Self::Seal => work(unwind, Undo::Needed, PAUSE_WHILE_DOWN),
+            Self::HandOver => Policy {
+                body: Body::Deed,
+                failure: OnFailure::Unwind { attempts: 1 },
+                undo: Undo::Nothing,
+                backoff: PAUSE_WHILE_DOWN,
+            },
+            Self::Activate => work(OnFailure::RetryForever, Undo::Nothing, PAUSE_WHILE_DOWN),
+            Self::Boot => {
+                work(OnFailure::Park { attempts: BOOT_ATTEMPTS_MAX }, Undo::Nothing, PAUSE_WHILE_DOWN)
+            }
+            Self::Hydrate | Self::Verify | Self::Retire => {
+                work(OnFailure::RetryForever, Undo::Nothing, PAUSE)
+            }
+        }
+    }
+}
+
+/// What is asked of a move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveInput {
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name.
+    pub machine_name: MachineName,
+    /// The source: the worker on which the job runs.
+    pub from: WorkerName,
+    /// The target.
+    pub to: WorkerName,
+    /// How long the source keeps its copies after nobody needs them, in milliseconds.
+    pub retention_ms: u64,
+}
+
+/// Memo of `Plan`: the machine and its volumes as they stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Generation of the machine on the source.
+    pub generation: Generation,
+    /// What it runs.
+    pub spec: MachineSpec,
+    /// Whether it shall run.
+    pub desired: Desired,
+    /// When it was created, in milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// Its disks.
+    pub volumes: Vec<PlannedVolume>,
+}
+
+impl Plan {
+    /// The copies on the source.
+    pub fn keys(&self) -> Vec<VolumeKey> {
+        self.volumes.iter().map(PlannedVolume::key).collect()
+    }
+}
+
+/// A disk of the machine that moves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedVolume {
+    /// The volume.
+    pub id: VolumeId,
+    /// Its name in the machine.
+    pub name: VolumeName,
+    /// Its generation on the source.
+    pub generation: Generation,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Unit of copying in bytes.
+    pub region_bytes: u32,
+    /// Bytes its store occupies, or will once it is hydrated itself.
+    pub bytes_in_use: u64,
+}
+
+impl PlannedVolume {
+    /// The copy on the source.
+    pub fn key(&self) -> VolumeKey {
+        VolumeKey { id: self.id, generation: self.generation }
+    }
+}
+
+/// Memo of `Prepare`: where the target reads from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// NBD URIs, in the order of the plan's volumes.
+    pub sources: Vec<String>,
+}
+
+/// Memo of `HandOver`: who owns what from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedOver {
+    /// The owner.
+    pub to: WorkerName,
+    /// The machine's generation there.
+    pub machine_generation: Generation,
+    /// The copies that are the true ones from now on.
+    pub volumes: Vec<VolumeKey>,
+}
+
+/// Memo of `Activate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activated {
+    /// When the target came to own the machine, by its clock, in milliseconds since 1970.
+    pub activated_at_ms: Option<u64>,
+}
+
+/// Memo of `Boot`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Booted {
+    /// When the machine's first process ran on the target, by its clock, in milliseconds since 1970; none for a
+    /// machine that is not wanted to run.
+    pub booted_at_ms: Option<u64>,
+}
+
+/// Memo of `Verify`: what arrived, volume by volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// One for each volume.
+    pub volumes: Vec<VolumeReceipt>,
+}
+
+/// What arrived of one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeReceipt {
+    /// The copy on the target.
+    pub key: VolumeKey,
+    /// Bytes in use on the source after it was sealed.
+    pub bytes_in_use_on_source: Option<u64>,
+    /// Bytes the target's store occupies.
+    pub bytes_in_use_on_target: Option<u64>,
+    /// What the target's volume server counted.
+    pub counted: Hydration,
+}
+
+/// Memo of `Retire`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// When the source's copies are deleted, in milliseconds since 1970.
+    pub until_ms: u64,
+}

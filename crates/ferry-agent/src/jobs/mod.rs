@@ -1,0 +1,45 @@
+//! Jobs: durable pieces of work. The journal decides, this room acts.
+//!
+//! ```text
+//!  Executor ── one task a job ──▶ decide(standing) ──▶ Journal::append ──▶ Work::perform · undo
+//!     ▲ cancel, resume               ▲                   │ fails: the agent stops     │
+//!     │                              └── entry applied ◀─┴──── done, failed ◀─────────┘
+//!  the door (AgentApi)
+//! ```
+//!
+//! - `executor`, `task` run jobs of any kind and know nothing of machines; `journal` is what they need of the
+//!   records, `view` how a job looks from outside.
+//! - `line` the steps of a move, `mover` how each is done, `reckoning` what the move counts and checks, `world`
+//!   what it needs of both workers.
+//! - `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
+//!   while it was away.
+//!
+//! Invariant: nothing acts on a decision that is not in the journal, and one machine has one active job at most.
+
+mod clock;
+mod executor;
+mod journal;
+mod line;
+mod mover;
+mod reaper;
+mod reckoning;
+mod sweep;
+mod task;
+mod view;
+mod world;
+
+pub use clock::{Clock, SystemClock};
+pub use executor::{Executor, JobRefusal};
+pub use journal::Journal;
+pub use line::{
+    Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Receipt, Retired,
+    VolumeReceipt,
+};
+pub use mover::{Mover, begin_move};
+pub use reaper::{Attic, reap};
+pub use sweep::{Guests, sweep};
+pub use task::{StepContext, Work};
+pub use world::{Home, Target};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,376 @@
+//! How each step of a move is done and undone.
+//!
+//! Invariant: every step may be repeated from its beginning at any time, and between `Stop` and `Boot` nothing
+//! waits for anything but the machine, the two disks and the network.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use ferry_api::{
+    API_VERSION, Activate, ActivateVolume, ApiError, Job, JobId, JobKind, Ownership, Prepare, PrepareVolume,
+    Reserve, ReserveVolume, VolumeKey,
+};
+use ferry_fsm::{Event, Outcome, StepError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use super::line::{Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, Prepared, Receipt, Retired};
+use super::reckoning::{
+    check_room, check_target, counted, lacks_source, plan_volume, progress, receipt, target_key,
+};
+use super::task::{StepContext, Work};
+use super::world::{Home, Target};
+use super::{Clock, Executor, Journal};
+use crate::records::{Change, RecordsError};
+
+/// The first and the longest pause between two looks at how far the disks are, in milliseconds.
+const LOOK_MS: std::ops::RangeInclusive<u64> = 20..=500;
+/// Attempts to tell a target that does not answer that a move was undone; after that it finds out by itself.
+const RELEASE_ATTEMPTS_MAX: u32 = 3;
+
+type Context = StepContext<MoveStep>;
+
+/// Moves machines from this worker to others.
+#[derive(Debug)]
+pub struct Mover<H, C> {
+    home: Arc<H>,
+    clock: C,
+}
+
+/// Takes on a move. Answers as soon as it is durable; from then on the job holds the machine.
+///
+/// # Errors
+/// Another job holds the machine, or it is not ours; the records cannot be written.
+pub async fn begin_move<J: Journal, H: Home, C: Clock>(
+    executor: &Executor<J, C, Mover<H, C>>,
+    input: MoveInput,
+) -> Result<Job, RecordsError> {
+    let job = JobId::fresh();
+    let kind = JobKind::Move {
+        machine: input.machine,
+        machine_name: input.machine_name.clone(),
+        from: input.from.clone(),
+        to: input.to.clone(),
+    };
+    let claim = Change::Claim { machine: input.machine, job };
+    let input = serde_json::to_value(input).expect("an input is plain data and always encodes");
+    executor.begin(job, kind, input, vec![claim]).await
+}
+
+impl<H: Home, C: Clock> Mover<H, C> {
+    /// Moves machines away from `home`.
+    pub fn new(home: Arc<H>, clock: C) -> Self {
+        Self { home, clock }
+    }
+
+    async fn plan(&self, input: &MoveInput) -> Result<Plan, StepError> {
+        if input.to == input.from {
+            return Err(StepError::fatal(format!(
+                "machine {} is already on {}",
+                input.machine_name, input.to
+            )));
+        }
+        let info = self.home.target(&input.to).map_err(refusal)?.worker().await.map_err(refusal)?;
+        check_target(input, &info)?;
+        let machine = self.home.machine(input.machine).await.map_err(refusal)?;
+        let mut volumes = Vec::new();
+        for disk in &machine.volumes {
+            let key = VolumeKey { id: disk.volume, generation: disk.generation };
+            let volume = self.home.volume(key).await.map_err(refusal)?;
+            volumes.push(plan_volume(&volume)?);
+        }
+        check_room(&info, &volumes)?;
+        Ok(Plan {
+            generation: machine.generation,
+            spec: machine.spec,
+            desired: machine.desired,
+            created_at_ms: machine.created_at_ms,
+            volumes,
+        })
+    }
+
+    async fn reserve(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<(), ApiError> {
+        let volumes = plan.volumes.iter().map(|planned| ReserveVolume {
+            id: planned.id,
+            name: planned.name.clone(),
+            generation: planned.generation.next(),
+            size_bytes: planned.size_bytes,
+            region_bytes: planned.region_bytes,
+            bytes_in_use: planned.bytes_in_use,
+        });
+        let reserve = Reserve {
+            job,
+            from: input.from.clone(),
+            api_version: API_VERSION,
+            machine: input.machine,
+            machine_name: input.machine_name.clone(),
+            machine_generation: plan.generation.next(),
+            spec: plan.spec.clone(),
+            desired: plan.desired,
+            created_at_ms: plan.created_at_ms,
+            volumes: volumes.collect(),
+        };
+        self.home.target(&input.to)?.reserve(reserve).await.map(drop)
+    }
+
+    async fn prepare(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Prepared, ApiError> {
+        let sources = self.export_all(plan).await?;
+        let volumes = plan.volumes.iter().zip(&sources);
+        let volumes =
+            volumes.map(|(planned, source)| PrepareVolume { id: planned.id, source: source.clone() });
+        let prepare = Prepare { job, volumes: volumes.collect() };
+        self.home.target(&input.to)?.prepare(prepare).await?;
+        Ok(Prepared { sources })
+    }
+
+    async fn activate(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Activated, ApiError> {
+        let to = input.to.clone();
+        self.each(plan.keys(), move |home, key| {
+            let to = to.clone();
+            async move { home.fence(key, &to, job).await }
+        })
+        .await?;
+        let sources = self.export_all(plan).await?;
+        let volumes = plan.volumes.iter().zip(sources).map(|(planned, source)| ActivateVolume {
+            id: planned.id,
+            generation: planned.generation.next(),
+            source,
+        });
+        let activate = Activate { job, volumes: volumes.collect() };
+        let crossing = self.home.target(&input.to)?.activate(activate).await?;
+        Ok(Activated { activated_at_ms: crossing.activated_at_ms })
+    }
+
+    /// Looks at the target until nothing is remote there. Meanwhile keeps the exports alive that it reads from.
+    async fn hydrate(&self, context: &Context, input: &MoveInput, plan: &Plan) -> Result<(), ApiError> {
+        let target = self.home.target(&input.to)?;
+        let mut pause_ms = *LOOK_MS.start();
+        loop {
+            let crossing = target.crossing(context.job).await?;
+            context.show(progress(plan, &crossing));
+            if counted(&crossing).all(|counted| counted.is_some_and(|counted| counted.complete)) {
+                return Ok(());
+            }
+            if crossing.volumes.iter().any(lacks_source) {
+                self.export_all(plan).await?;
+            }
+            self.clock.sleep_until(self.clock.now_ms().saturating_add(pause_ms)).await;
+            pause_ms = pause_ms.saturating_mul(2).min(*LOOK_MS.end());
+        }
+    }
+
+    async fn verify(&self, context: &Context, input: &MoveInput, plan: &Plan) -> Result<Receipt, StepError> {
+        let target = self.home.target(&input.to).map_err(later)?;
+        let crossing = target.crossing(context.job).await.map_err(later)?;
+        context.show(progress(plan, &crossing));
+        let mut volumes = Vec::new();
+        for planned in &plan.volumes {
+            let sealed = self.home.volume(planned.key()).await.map_err(later)?;
+            volumes.push(receipt(planned, &sealed, &crossing)?);
+        }
+        Ok(Receipt { volumes })
+    }
+
+    async fn retire(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Retired, ApiError> {
+        self.home.target(&input.to)?.settle(job).await?;
+        self.each(plan.keys(), |home, key| async move { home.retire(key).await }).await?;
+        Ok(Retired { until_ms: self.clock.now_ms().saturating_add(input.retention_ms) })
+    }
+
+    async fn release(&self, context: &Context, input: &MoveInput) -> Result<(), ApiError> {
+        let released = match self.home.target(&input.to) {
+            Ok(target) => target.release(context.job).await,
+            // A worker that is no longer configured cannot be told, now or later.
+            Err(error) => {
+                tracing::warn!(job = %context.job, %error, "the target is not told that the move was undone");
+                return Ok(());
+            }
+        };
+        match released {
+            Err(error) if error.code.is_transient() && context.attempt >= RELEASE_ATTEMPTS_MAX => {
+                tracing::warn!(job = %context.job, %error, "the target will find out by itself that the move was undone");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn export_all(&self, plan: &Plan) -> Result<Vec<String>, ApiError> {
+        self.each(plan.keys(), |home, key| async move { home.export(key).await }).await
+    }
+
+    /// Does the same to all copies at once; answers in their order.
+    async fn each<T: Send + 'static, F: Future<Output = Result<T, ApiError>> + Send + 'static>(
+        &self,
+        keys: Vec<VolumeKey>,
+        act: impl Fn(Arc<H>, VolumeKey) -> F,
+    ) -> Result<Vec<T>, ApiError> {
+        let mut acting = JoinSet::new();
+        for (index, key) in keys.into_iter().enumerate() {
+            let done = act(self.home.clone(), key);
+            acting.spawn(async move { done.await.map(|answer| (index, answer)) });
+        }
+        let mut answers = Vec::with_capacity(acting.len());
+        while let Some(ended) = acting.join_next().await {
+            match ended {
+                Ok(answer) => answers.push(answer?),
+                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            }
+        }
+        answers.sort_by_key(|(index, _)| *index);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+}
+
+impl<H: Home, C: Clock> Work for Mover<H, C> {
+    type Step = MoveStep;
+
+    async fn perform(&self, step: MoveStep, context: &Context) -> Result<Value, StepError> {
+        let input = input(context)?;
+        let job = context.job;
+        if step == MoveStep::Plan {
+            return memo(self.plan(&input).await?);
+        }
+        let plan: Plan = memo_of(context, MoveStep::Plan)?;
+        match step {
+            MoveStep::Plan | MoveStep::HandOver => unreachable!("done above, and a deed has no body"),
+            MoveStep::Reserve => self.reserve(job, &input, &plan).await.map_err(refusal).and_then(memo),
+            MoveStep::Prepare => self.prepare(job, &input, &plan).await.map_err(refusal).and_then(memo),
+            MoveStep::Stop => self.home.halt(input.machine).await.map_err(refusal).and_then(memo),
+            MoveStep::Seal => {
+                let sealed = self.each(plan.keys(), |home, key| async move { home.seal(key).await }).await;
+                sealed.map(drop).map_err(refusal).and_then(memo)
+            }
+            MoveStep::Activate => self.activate(job, &input, &plan).await.map_err(later).and_then(memo),
+            MoveStep::Boot => {
+                let target = self.home.target(&input.to).map_err(later)?;
+                let crossing = target.boot(job).await.map_err(later)?;
+                memo(Booted { booted_at_ms: crossing.booted_at_ms })
+            }
+            MoveStep::Hydrate => self.hydrate(context, &input, &plan).await.map_err(later).and_then(memo),
+            MoveStep::Verify => memo(self.verify(context, &input, &plan).await?),
+            MoveStep::Retire => self.retire(job, &input, &plan).await.map_err(later).and_then(memo),
+        }
+    }
+
+    async fn undo(&self, step: MoveStep, context: &Context) -> Result<(), StepError> {
+        let input = input(context)?;
+        let plan: Plan = memo_of(context, MoveStep::Plan)?;
+        match step {
+            MoveStep::Reserve => self.release(context, &input).await,
+            MoveStep::Prepare => {
+                self.each(plan.keys(), |home, key| async move { home.withdraw(key).await }).await.map(drop)
+            }
+            MoveStep::Stop => self.home.let_run(input.machine).await,
+            MoveStep::Seal => {
+                self.each(plan.keys(), |home, key| async move { home.unseal(key).await }).await.map(drop)
+            }
+            MoveStep::Plan
+            | MoveStep::HandOver
+            | MoveStep::Activate
+            | MoveStep::Boot
+            | MoveStep::Hydrate
+            | MoveStep::Verify
+            | MoveStep::Retire => unreachable!("the line gives these steps no undo"),
+        }
+        .map_err(later)
+    }
+
+    fn deed(&self, _step: MoveStep, context: &Context) -> Result<Value, StepError> {
+        let plan: Plan = memo_of(context, MoveStep::Plan)?;
+        memo(HandedOver {
+            to: input(context)?.to,
+            machine_generation: plan.generation.next(),
+            volumes: plan.volumes.iter().map(target_key).collect(),
+        })
+    }
+
+    fn changes(&self, context: &Context, event: &Event) -> Vec<Change> {
+        let job = context.job;
+        let Ok(MoveInput { machine, to, .. }) = input(context) else { return Vec::new() };
+        let own = |ownership: Ownership| {
+            let keys = memo_of::<Plan>(context, MoveStep::Plan).map(|plan| plan.keys()).unwrap_or_default();
+            keys.into_iter().map(|key| Change::Own { key, ownership: ownership.clone() }).collect()
+        };
+        match event {
+            Event::Finished { outcome } => {
+                log_end(job, outcome);
+                vec![Change::Unclaim { machine, job }, Change::FinishJob(job)]
+            }
+            Event::Begun { step, .. } if is(step, MoveStep::Stop) => {
+                vec![Change::Halt { machine, job, halted: true }]
+            }
+            Event::UndoBegun { step, .. } if is(step, MoveStep::Stop) => {
+                vec![Change::Halt { machine, job, halted: false }]
+            }
+            Event::Begun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Sealed { job }),
+            Event::UndoBegun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Ours),
+            Event::Done { step, .. } if is(step, MoveStep::HandOver) => {
+                vec![Change::HandOver { job, machine, to }]
+            }
+            Event::Done { step, memo } if is(step, MoveStep::Retire) => {
+                match serde_json::from_value::<Retired>(memo.clone()) {
+                    Ok(Retired { until_ms }) => own(Ownership::Retired { to, until_ms }),
+                    Err(_) => unreachable!("this very step has just written its memo"),
+                }
+            }
+            Event::Started { .. }
+            | Event::Begun { .. }
+            | Event::Done { .. }
+            | Event::Failed { .. }
+            | Event::UnwindBegun { .. }
+            | Event::UndoBegun { .. }
+            | Event::Undone { .. }
+            | Event::UndoFailed { .. }
+            | Event::CancelAsked
+            | Event::Parked { .. }
+            | Event::Resumed
+            | Event::Unknown => Vec::new(),
+        }
+    }
+}
+
+/// A refusal before the hand-over: what was refused stays refused, what was unlucky may be tried again.
+fn refusal(error: ApiError) -> StepError {
+    match error.code.is_transient() {
+        true => StepError::retry(error.message),
+        false => StepError::fatal(error.message),
+    }
+}
+
+/// Behind the hand-over, and while undoing, nothing is final: somebody will mend what is in the way.
+fn later(error: ApiError) -> StepError {
+    StepError::retry(error.message)
+}
+
+fn is(name: &str, step: MoveStep) -> bool {
+    <MoveStep as ferry_fsm::Step>::name(step) == name
+}
+
+fn input(context: &Context) -> Result<MoveInput, StepError> {
+    serde_json::from_value(context.standing.input.clone())
+        .map_err(|error| StepError::fatal(format!("what was asked of this move is not understood: {error}")))
+}
+
+fn memo_of<T: DeserializeOwned>(context: &Context, step: MoveStep) -> Result<T, StepError> {
+    let value = context.standing.memo(step).cloned().unwrap_or(Value::Null);
+    serde_json::from_value(value).map_err(|error| {
+        StepError::fatal(format!("what {step:?} left in the journal is not understood: {error}"))
+    })
+}
+
+fn memo(left: impl Serialize) -> Result<Value, StepError> {
+    Ok(serde_json::to_value(left).expect("memos are plain data and always encode"))
+}
+
+fn log_end(job: JobId, outcome: &Outcome) {
+    match outcome {
+        Outcome::Succeeded => tracing::info!(%job, "the move is done"),
+        Outcome::Failed { step, message } => {
+            tracing::warn!(%job, step, message, "the move failed and was undone")
+        }
+        Outcome::Cancelled => tracing::info!(%job, "the move was cancelled and undone"),
+    }
+}

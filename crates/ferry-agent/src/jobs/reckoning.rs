@@ -1,0 +1,150 @@
+//! What a move counts and checks: whether it can begin, how far it is, and whether all has arrived.
+//!
+//! Nothing here touches the world: facts in, a verdict out.
+
+use ferry_api::{
+    API_VERSION, Crossing, CrossingVolume, Hydration, Ownership, Progress, ServerState, Volume, VolumeKey,
+    WorkerInfo,
+};
+use ferry_fsm::StepError;
+
+use super::line::{MoveInput, Plan, PlannedVolume, VolumeReceipt};
+
+/// The copy that the target gets.
+pub(super) fn target_key(planned: &PlannedVolume) -> VolumeKey {
+    VolumeKey { id: planned.id, generation: planned.generation.next() }
+}
+
+/// Refuses a target that is not the one meant, or speaks another language.
+pub(super) fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), StepError> {
+    if info.name != input.to {
+        return Err(StepError::fatal(format!(
+            "the agent that is configured as {} calls itself {}; correct the peer's url",
+            input.to, info.name
+        )));
+    }
+    if info.api_version != API_VERSION {
+        return Err(StepError::fatal(format!(
+            "worker {} speaks version {} of the agents' language and this worker version {API_VERSION}; bring both to \
+             the same version of ferry",
+            input.to, info.api_version
+        )));
+    }
+    Ok(())
+}
+
+/// A volume as the plan holds it; refuses one that cannot move now.
+pub(super) fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
+    let name = &volume.name;
+    if volume.ownership != Ownership::Ours {
+        return Err(StepError::fatal(format!(
+            "volume {name} is not this worker's to move; see `ferry volume show`"
+        )));
+    }
+    let (Some(hydration), Some(allocated)) = (volume.hydration, volume.store_bytes_allocated) else {
+        let reason = match &volume.server {
+            ServerState::Down { reason } => reason.as_str(),
+            ServerState::NotNeeded | ServerState::Running { .. } => "it gives no status",
+        };
+        return Err(StepError::retry(format!("the volume server of {name} does not answer: {reason}")));
+    };
+    let source = volume.source.as_ref().filter(|_| !hydration.complete);
+    if let Some(source) = source.filter(|source| source.connected == Some(false)) {
+        return Err(StepError::retry(format!(
+            "volume {name} still needs {} bytes from {}, which cannot be reached; move the machine when it can",
+            hydration.bytes_remote, source.uri
+        )));
+    }
+    Ok(PlannedVolume {
+        id: volume.id,
+        name: name.clone(),
+        generation: volume.generation,
+        size_bytes: volume.size_bytes,
+        region_bytes: volume.region_bytes,
+        bytes_in_use: allocated.saturating_add(hydration.bytes_to_copy),
+    })
+}
+
+/// A first look; the target checks again when it reserves.
+pub(super) fn check_room(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), StepError> {
+    let needed_bytes: u64 = volumes.iter().map(|planned| planned.bytes_in_use).sum();
+    if needed_bytes > info.room.free_bytes {
+        return Err(StepError::fatal(format!(
+            "worker {} has room for {} bytes and the machine's volumes need {needed_bytes}; make room there or choose \
+             another worker",
+            info.name, info.room.free_bytes
+        )));
+    }
+    Ok(())
+}
+
+/// What the target counted, volume by volume; none where a volume server does not answer.
+pub(super) fn counted(crossing: &Crossing) -> impl Iterator<Item = Option<Hydration>> + '_ {
+    crossing.volumes.iter().map(|volume| volume.volume.as_ref().and_then(|volume| volume.hydration))
+}
+
+/// Whether a clone that is not whole cannot read from its source.
+pub(super) fn lacks_source(volume: &CrossingVolume) -> bool {
+    let Some(volume) = &volume.volume else { return false };
+    let whole = volume.hydration.is_some_and(|counted| counted.complete);
+    !whole && volume.source.as_ref().is_some_and(|source| source.connected == Some(false))
+}
+
+/// How far the disks are, all together.
+pub(super) fn progress(plan: &Plan, crossing: &Crossing) -> Progress {
+    let mut sum = Progress::default();
+    for (planned, counted) in plan.volumes.iter().zip(counted(crossing)) {
+        let Some(counted) = counted else {
+            sum.bytes_total = sum.bytes_total.saturating_add(planned.bytes_in_use);
+            continue;
+        };
+        let unseen = planned.bytes_in_use.saturating_sub(counted.bytes_fetched).min(counted.bytes_remote);
+        let left = if counted.complete { 0 } else { unseen.max(counted.bytes_to_copy) };
+        sum.bytes_done = sum.bytes_done.saturating_add(counted.bytes_fetched);
+        sum.bytes_total = sum.bytes_total.saturating_add(counted.bytes_fetched).saturating_add(left);
+        sum.rate_bytes_per_s = sum.rate_bytes_per_s.saturating_add(counted.rate_bytes_per_s);
+        sum.cold_reads = sum.cold_reads.saturating_add(counted.cold_reads);
+        sum.bytes_verified = sum.bytes_verified.saturating_add(counted.bytes_verified);
+    }
+    let left = sum.bytes_total.saturating_sub(sum.bytes_done);
+    sum.eta_ms = left.saturating_mul(1000).checked_div(sum.rate_bytes_per_s);
+    sum
+}
+
+/// Holds what arrived of one volume against what was sealed.
+pub(super) fn receipt(
+    planned: &PlannedVolume,
+    sealed: &Volume,
+    crossing: &Crossing,
+) -> Result<VolumeReceipt, StepError> {
+    let key = target_key(planned);
+    let name = &planned.name;
+    let arrived =
+        crossing.volumes.iter().find(|volume| volume.key == key).and_then(|found| found.volume.as_ref());
+    let counted = arrived.and_then(|volume| volume.hydration).ok_or_else(|| {
+        StepError::retry(format!("the volume server of {name} on the target does not answer"))
+    })?;
+    // A source that is a clone itself must be whole before anybody may forget it: others may still read it.
+    if !sealed.hydration.is_some_and(|counted| counted.complete) {
+        return Err(StepError::retry(format!("this worker's own copy of {name} is not whole yet")));
+    }
+    if !counted.complete || counted.bytes_remote > 0 || counted.bytes_local != planned.size_bytes {
+        return Err(StepError::fatal(format!(
+            "volume {name} should be whole on the target, but of {} bytes {} are local and {} remote; the source keeps \
+             its copy",
+            planned.size_bytes, counted.bytes_local, counted.bytes_remote
+        )));
+    }
+    if counted.bytes_verified < counted.bytes_fetched {
+        return Err(StepError::fatal(format!(
+            "of volume {name} {} bytes crossed, but only {} were checked against the source; the source keeps its copy",
+            counted.bytes_fetched, counted.bytes_verified
+        )));
+    }
+    Ok(VolumeReceipt {
+        key,
+        bytes_in_use_on_source: sealed.store_bytes_allocated,
+        bytes_in_use_on_target: arrived.and_then(|volume| volume.store_bytes_allocated),
+        counted,
+    })
+}

@@ -1,0 +1,245 @@
+//! One job's task: decide, append, act, append, and again until the job is over.
+//!
+//! Invariant: this task is the only writer of its journal, and its standing is what the journal replays to.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use ferry_api::{Job, JobId, JobKind, Progress};
+use ferry_fsm::{Act, Entry, Event, Illegal, Standing, Step, StepError, decide};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::executor::JobRefusal;
+use super::journal::Journal;
+use super::{Clock, view};
+use crate::records::{Change, RecordsError};
+
+/// How the steps of one kind of job are done.
+pub trait Work: Send + Sync + 'static {
+    /// Its line.
+    type Step: Step;
+
+    /// Does a step; the answer is its memo. Idempotent: a step that was cut off by a crash is done again.
+    fn perform(
+        &self,
+        step: Self::Step,
+        context: &StepContext<Self::Step>,
+    ) -> impl Future<Output = Result<Value, StepError>> + Send;
+
+    /// Undoes a step, also one that failed or was cut off halfway. Idempotent.
+    fn undo(
+        &self,
+        step: Self::Step,
+        context: &StepContext<Self::Step>,
+    ) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// What a deed leaves in the journal.
+    fn deed(&self, step: Self::Step, context: &StepContext<Self::Step>) -> Result<Value, StepError>;
+
+    /// The changes of the records that come with an entry, in the same transaction. The entry is not yet applied
+    /// to the standing. The records may refuse those of a deed; all others must fit also when repeated.
+    fn changes(&self, context: &StepContext<Self::Step>, event: &Event) -> Vec<Change>;
+}
+
+/// What a step may know of its job.
+#[derive(Debug)]
+pub struct StepContext<S> {
+    /// The job.
+    pub job: JobId,
+    /// Where it stands.
+    pub standing: Standing<S>,
+    /// The attempt, of the step or of its undo, from 1.
+    pub attempt: u32,
+    /// The time at which the entry or step began, in milliseconds since 1970.
+    pub now_ms: u64,
+    progress: watch::Sender<Option<Progress>>,
+}
+
+impl<S> StepContext<S> {
+    /// Shows how far the bytes are. Not durable.
+    pub fn show(&self, progress: Progress) {
+        self.progress.send_replace(Some(progress));
+    }
+}
+
+/// Why a job's task cannot go on, and with it the agent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TaskError {
+    /// The entry was not appended.
+    #[error("the journal of a job cannot be kept")]
+    Records(#[from] RecordsError),
+    /// The entry would have made a journal that cannot be replayed: a mistake in this program.
+    #[error("the next entry of a job's journal would be illegal")]
+    Illegal(#[from] Illegal),
+}
+
+type Answer = oneshot::Sender<Result<Job, JobRefusal>>;
+
+/// What can be asked of a running job.
+pub(super) enum Command {
+    Cancel(Answer),
+    Resume(Answer),
+}
+
+/// A job that runs: everything its task owns.
+pub(super) struct Task<J, C, W: Work> {
+    pub(super) journal: Arc<J>,
+    pub(super) clock: C,
+    pub(super) work: Arc<W>,
+    pub(super) id: JobId,
+    pub(super) kind: JobKind,
+    pub(super) standing: Standing<W::Step>,
+    pub(super) last_seq: u64,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) shown: watch::Sender<Job>,
+    pub(super) progress: watch::Sender<Option<Progress>>,
+}
+
+impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
+    /// Runs the job to its end.
+    ///
+    /// # Errors
+    /// An append failed: the agent must stop.
+    pub(super) async fn run(mut self) -> Result<(), TaskError> {
+        loop {
+            let act = decide(&self.standing, self.clock.now_ms());
+            if let Some(event) = act.announce() {
+                self.append(event).await?;
+            }
+            match act {
+                Act::Begin { step, attempt } => self.perform(step, attempt).await?,
+                Act::Commit { step, attempt } => self.commit(step, attempt).await?,
+                Act::Undo { step, attempt } => self.undo(step, attempt).await?,
+                Act::WaitUntil { at_ms } => self.pause(Some(at_ms)).await?,
+                Act::WaitForPerson => self.pause(None).await?,
+                Act::Unwind { .. } | Act::Park { .. } => {}
+                Act::Finish { .. } | Act::Rest => return Ok(()),
+            }
+        }
+    }
+
+    async fn perform(&mut self, step: W::Step, attempt: u32) -> Result<(), TaskError> {
+        let (work, context) = (self.work.clone(), self.context(attempt));
+        let ended = self.while_answering(work.perform(step, &context)).await?;
+        let name = step.name().to_owned();
+        let event = match ended {
+            Ok(memo) => Event::Done { step: name, memo },
+            Err(error) => Event::Failed { step: name, attempt, error },
+        };
+        self.append(event).await
+    }
+
+    async fn commit(&mut self, step: W::Step, attempt: u32) -> Result<(), TaskError> {
+        let name = step.name().to_owned();
+        let refused = match self.work.deed(step, &self.context(attempt)) {
+            Ok(memo) => match self.append(Event::Done { step: name.clone(), memo }).await {
+                Ok(()) => return Ok(()),
+                Err(TaskError::Records(RecordsError::Refused(refused))) => {
+                    StepError::fatal(refused.to_string())
+                }
+                Err(error) => return Err(error),
+            },
+            Err(error) => error,
+        };
+        self.append(Event::Failed { step: name, attempt, error: refused }).await
+    }
+
+    async fn undo(&mut self, step: W::Step, attempt: u32) -> Result<(), TaskError> {
+        let (work, context) = (self.work.clone(), self.context(attempt));
+        let ended = self.while_answering(work.undo(step, &context)).await?;
+        let name = step.name().to_owned();
+        let event = match ended {
+            Ok(()) => Event::Undone { step: name },
+            Err(error) => Event::UndoFailed { step: name, attempt, error },
+        };
+        self.append(event).await
+    }
+
+    /// Waits for a time, or for what a person has to say.
+    async fn pause(&mut self, until_ms: Option<u64>) -> Result<(), TaskError> {
+        let clock = self.clock.clone();
+        let command = tokio::select! {
+            command = self.commands.recv() => command,
+            () = async {
+                match until_ms {
+                    Some(at_ms) => clock.sleep_until(at_ms).await,
+                    None => std::future::pending().await,
+                }
+            } => None,
+        };
+        match command {
+            Some(command) => self.answer(command).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Does `doing` to its end, and meanwhile what a person asks for.
+    async fn while_answering<T>(&mut self, doing: impl Future<Output = T>) -> Result<T, TaskError> {
+        let mut doing = pin!(doing);
+        let mut shown = self.progress.subscribe();
+        loop {
+            tokio::select! {
+                ended = &mut doing => return Ok(ended),
+                Some(command) = self.commands.recv() => self.answer(command).await?,
+                Ok(()) = shown.changed() => self.show(),
+            }
+        }
+    }
+
+    async fn answer(&mut self, command: Command) -> Result<(), TaskError> {
+        let (reply, event, refusal) = match command {
+            Command::Cancel(reply) => {
+                let already = self.standing.unwinding.is_some() || self.standing.cancel_asked;
+                if already && self.standing.outcome.is_none() {
+                    let _ = reply.send(Ok(self.shown.borrow().clone()));
+                    return Ok(());
+                }
+                let refusal =
+                    (!self.standing.can_cancel()).then_some(JobRefusal::PastNoReturn { job: self.id });
+                (reply, Event::CancelAsked, refusal)
+            }
+            Command::Resume(reply) => {
+                let refusal = (!self.standing.can_resume()).then_some(JobRefusal::NotParked { job: self.id });
+                (reply, Event::Resumed, refusal)
+            }
+        };
+        if let Some(refusal) = refusal {
+            let _ = reply.send(Err(refusal));
+            return Ok(());
+        }
+        self.append(event).await?;
+        let _ = reply.send(Ok(self.shown.borrow().clone()));
+        Ok(())
+    }
+
+    /// Appends an entry: checked against the standing first, durable then, and only then true.
+    async fn append(&mut self, event: Event) -> Result<(), TaskError> {
+        let entry = Entry::new(self.clock.now_ms(), event);
+        let mut next = self.standing.clone();
+        next.apply(&entry)?;
+        let changes = self.work.changes(&self.context(0), &entry.event);
+        let written = serde_json::to_value(&entry).expect("entries are plain data and always encode");
+        self.journal.append(self.id, self.last_seq + 1, &written, changes).await?;
+        self.standing = next;
+        self.last_seq += 1;
+        self.show();
+        Ok(())
+    }
+
+    fn context(&self, attempt: u32) -> StepContext<W::Step> {
+        StepContext {
+            job: self.id,
+            standing: self.standing.clone(),
+            attempt,
+            now_ms: self.clock.now_ms(),
+            progress: self.progress.clone(),
+        }
+    }
+
+    fn show(&self) {
+        let progress = *self.progress.borrow();
+        self.shown.send_replace(view::job(self.id, &self.kind, &self.standing, progress, self.last_seq));
+    }
+}

@@ -1,0 +1,1 @@
+//! Moves in a world made of memory.

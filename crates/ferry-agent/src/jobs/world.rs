@@ -1,0 +1,113 @@
+//! What a move needs of the two workers. The source's agent leads: `Home` is its own worker, `Target` the other.
+//!
+//! Invariant: every call may be repeated, also when nobody knows whether it took effect the last time.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use ferry_api::{
+    Activate, AgentApi, ApiError, Crossing, JobId, Machine, MachineId, Prepare, Reserve, Volume, VolumeKey,
+    WorkerInfo, WorkerName,
+};
+
+type Answer<T> = Result<T, ApiError>;
+
+/// The worker on which the job runs: the source of a move.
+pub trait Home: Send + Sync + 'static {
+    /// How other workers are reached.
+    type Target: Target;
+
+    /// The worker of that name.
+    ///
+    /// # Errors
+    /// `UnknownWorker`.
+    fn target(&self, name: &WorkerName) -> Answer<Arc<Self::Target>>;
+
+    /// The machine as it stands here.
+    fn machine(&self, machine: MachineId) -> impl Future<Output = Answer<Machine>> + Send;
+
+    /// A copy of a volume as it stands here.
+    fn volume(&self, copy: VolumeKey) -> impl Future<Output = Answer<Volume>> + Send;
+
+    /// Exports a copy to other workers (readable there once it is sealed), also after its server was lost.
+    /// Answers the NBD URI.
+    fn export(&self, copy: VolumeKey) -> impl Future<Output = Answer<String>> + Send;
+
+    /// Exports the copy no longer.
+    fn withdraw(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Stops the machine, which the records say is halted, with its own signal and grace time. Answers when it no
+    /// longer runs.
+    fn halt(&self, machine: MachineId) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Starts the machine, which the records say is no longer halted, if it is wanted to run. Answers when it does.
+    fn let_run(&self, machine: MachineId) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Makes the copy unchangeable. Answers when everything in it is durable.
+    fn seal(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Lets the guest write the copy again, which the records say was taken back. Never succeeds for a copy that
+    /// was fenced.
+    fn unseal(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Leaves a durable mark beside the copy that it was handed over, which outlives a restored backup of the
+    /// records: from then on the copy is never unsealed or opened.
+    fn fence(&self, copy: VolumeKey, to: &WorkerName, job: JobId) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Ends export and server of a copy that nobody reads any more. The copy stays.
+    fn retire(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
+}
+
+/// The worker a machine moves to. Every agent's door is one.
+pub trait Target: Send + Sync + 'static {
+    /// See [`AgentApi::worker`].
+    fn worker(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;
+    /// See [`AgentApi::peer_reserve`].
+    fn reserve(&self, reserve: Reserve) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_prepare`].
+    fn prepare(&self, prepare: Prepare) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_activate`].
+    fn activate(&self, activate: Activate) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_boot`].
+    fn boot(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_crossing`].
+    fn crossing(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_settle`].
+    fn settle(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_release`].
+    fn release(&self, job: JobId) -> impl Future<Output = Answer<()>> + Send;
+}
+
+impl<A: AgentApi> Target for A {
+    async fn worker(&self) -> Answer<WorkerInfo> {
+        AgentApi::worker(self).await
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Answer<Crossing> {
+        self.peer_reserve(reserve).await
+    }
+
+    async fn prepare(&self, prepare: Prepare) -> Answer<Crossing> {
+        self.peer_prepare(prepare).await
+    }
+
+    async fn activate(&self, activate: Activate) -> Answer<Crossing> {
+        self.peer_activate(activate).await
+    }
+
+    async fn boot(&self, job: JobId) -> Answer<Crossing> {
+        self.peer_boot(job).await
+    }
+
+    async fn crossing(&self, job: JobId) -> Answer<Crossing> {
+        self.peer_crossing(job).await
+    }
+
+    async fn settle(&self, job: JobId) -> Answer<Crossing> {
+        self.peer_settle(job).await
+    }
+
+    async fn release(&self, job: JobId) -> Answer<()> {
+        self.peer_release(job).await
+    }
+}

@@ -27,7 +27,7 @@ pub const GUEST_SOCKET: &str = "guest.sock";
 pub const SERVER_LOG: &str = "server.log";
 pub(crate) const DATA: &str = "data";
 pub(crate) const MAP: &str = "map";
-const CONFIG: &str = "volume.json";
+pub(crate) const CONFIG: &str = "volume.json";
 const LOCK: &str = "lock";
 /// Version of `volume.json` that this program writes and reads.
 const CONFIG_FORMAT: u32 = 1;

@@ -20,7 +20,11 @@ mod dial;
 pub mod directory;
 mod extents;
 mod ring;
+pub mod server;
 mod source_uri;
+mod store;
 
 pub use dial::DialError;
+pub use server::{ServeError, ServeOptions, serve};
 pub use source_uri::{SourceUri, SourceUriError};
+pub use store::{CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, create};

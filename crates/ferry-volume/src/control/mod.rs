@@ -102,6 +102,8 @@ pub struct Status {
     pub readers: u32,
     /// How far the clone is.
     pub hydration: Hydration,
+    /// The store failed to make data durable: writes fail until the server is restarted.
+    pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.
     pub store_bytes_allocated: u64,
 }
@@ -117,7 +119,7 @@ pub struct SourceStatus {
     pub last_error: Option<String>,
 }
 
-/// How far a clone has become local.
+/// How far a clone has become local. Counters begin at zero with each start of the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Hydration {
     /// Nothing is remote, and the map on disk says so.
@@ -126,16 +128,18 @@ pub struct Hydration {
     pub bytes_total: u64,
     /// Bytes that are local (fetched, written by the guest, or known zero).
     pub bytes_local: u64,
-    /// Bytes that are still remote.
+    /// Bytes that are still remote. What the source knows to be zero leaves this number soon after connecting.
     pub bytes_remote: u64,
-    /// Bytes of remote blocks that the source says hold data, as far as it has been asked: what is still to copy.
-    pub bytes_to_copy: u64,
     /// Bytes that crossed from the source.
     pub bytes_fetched: u64,
     /// Bytes that never crossed because the source knows them to be zero.
     pub bytes_zero: u64,
+    /// Bytes that became local because the guest wrote, trimmed or zeroed them.
+    pub bytes_written_by_guest: u64,
     /// Fetched bytes whose checksum was compared with the source's.
     pub bytes_verified: u64,
+    /// Bytes that the source has failed to give so far (tried again from time to time).
+    pub bytes_sick: u64,
     /// Guest reads that had to wait for the source.
     pub cold_reads: u64,
     /// Fetches that failed (each is retried).
@@ -144,4 +148,22 @@ pub struct Hydration {
     pub checksum_errors: u64,
     /// Bytes a second that arrived lately.
     pub rate_bytes_per_s: u64,
+}
+
+impl Phase {
+    pub(crate) fn to_map(self) -> ferry_engine::Phase {
+        match self {
+            Self::Standby => ferry_engine::Phase::Standby,
+            Self::Open => ferry_engine::Phase::Open,
+            Self::Sealed => ferry_engine::Phase::Sealed,
+        }
+    }
+
+    pub(crate) fn of_map(phase: ferry_engine::Phase) -> Self {
+        match phase {
+            ferry_engine::Phase::Standby => Self::Standby,
+            ferry_engine::Phase::Open => Self::Open,
+            ferry_engine::Phase::Sealed => Self::Sealed,
+        }
+    }
 }

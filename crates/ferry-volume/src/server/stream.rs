@@ -76,6 +76,16 @@ impl Stream {
         result
     }
 
+    /// Whether bytes of a payload are still to come.
+    pub(crate) fn is_landing(&self) -> bool {
+        self.landing.is_some()
+    }
+
+    /// Whether the peer closed, the socket failed, or [`Stream::close`] was called.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     pub(crate) fn unparsed(&self) -> usize {
         self.end - self.start
     }

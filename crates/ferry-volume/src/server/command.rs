@@ -1,0 +1,187 @@
+//! What agents ask, done. Most is answered at once; what must become durable is answered when it is.
+
+use super::Server;
+use super::asks::Asker;
+use super::doors::Door;
+use crate::SourceUri;
+use crate::control::{Answer, Hydration, Request, SourceStatus, Status};
+use crate::directory::GUEST_SOCKET;
+use ferry_engine::{Command, Errno, Event, Notice, RequestId, RequestKind};
+use std::net::SocketAddr;
+
+/// The flush before the end of the process, asked by nobody's connection.
+pub(super) const LAST_FLUSH: RequestId = RequestId(0);
+
+impl Server {
+    /// Lets something happen to an agent's connection, then does what it asks.
+    pub(super) fn with_asker(&mut self, id: u64, act: impl FnOnce(&mut Asker)) {
+        let Some(asker) = self.askers.get_mut(&id) else { return };
+        act(asker);
+        while let Some(request) = self.askers.get_mut(&id).and_then(Asker::next) {
+            if let Some(answer) = self.obey(id, request) {
+                self.answer(id, &answer);
+            }
+        }
+        let Some(asker) = self.askers.get_mut(&id) else { return };
+        asker.flow(&mut self.ring, id);
+        if asker.is_over() {
+            self.askers.remove(&id);
+        }
+    }
+
+    fn answer(&mut self, id: u64, answer: &Answer) {
+        if let Some(asker) = self.askers.get_mut(&id) {
+            asker.answer(answer);
+            asker.flow(&mut self.ring, id);
+        }
+    }
+
+    /// Does what an agent asks; no answer yet when it must first become durable.
+    fn obey(&mut self, asker: u64, request: Request) -> Option<Answer> {
+        match request {
+            Request::Status => Some(Answer::Status(Box::new(self.status()))),
+            Request::Open => self.command(asker, Command::Open),
+            Request::Seal => self.command(asker, Command::Seal),
+            Request::Unseal => self.command(asker, Command::Unseal),
+            Request::DetachSource => self.command(asker, Command::DetachSource),
+            Request::Export { listen } => Some(self.export(listen)),
+            Request::Withdraw => Some(self.withdraw()),
+            Request::SetSource { uri } => Some(self.set_source(&uri)),
+            Request::Shutdown => {
+                self.ended_by = Some(asker);
+                self.feed(Event::Request { id: LAST_FLUSH, kind: RequestKind::Flush });
+                None
+            }
+        }
+    }
+
+    fn command(&mut self, asker: u64, command: Command) -> Option<Answer> {
+        self.commanded.push((asker, command));
+        self.feed(Event::Command(command));
+        None
+    }
+
+    /// Answers those who wait for what the engine has just told.
+    pub(super) fn answer_commanded(&mut self, notice: &Notice) {
+        let (command, answer) = match notice {
+            Notice::Opened => (Command::Open, Answer::Done),
+            Notice::Sealed => (Command::Seal, Answer::Done),
+            Notice::Unsealed => (Command::Unseal, Answer::Done),
+            Notice::SourceDetached => (Command::DetachSource, Answer::Done),
+            Notice::CommandRefused { command, refusal } => (*command, refused(refusal.to_string())),
+            Notice::CommandFailed { command, errno } => {
+                (*command, refused(format!("the volume's disk failed: {}", describe(*errno))))
+            }
+            Notice::HydrationComplete
+            | Notice::SourceFailed { .. }
+            | Notice::KeepFailed { .. }
+            | Notice::PersistFailed { .. }
+            | Notice::StoreFailed { .. } => return,
+        };
+        let waiting: Vec<u64> =
+            self.commanded.extract_if(.., |(_, asked)| *asked == command).map(|(asker, _)| asker).collect();
+        waiting.into_iter().for_each(|asker| self.answer(asker, &answer));
+    }
+
+    fn export(&mut self, listen: SocketAddr) -> Answer {
+        if let Some((_, bound)) = &self.reader_door {
+            return Answer::Exported { listen: *bound };
+        }
+        match self.listen_for_readers(listen) {
+            Ok(listen) => Answer::Exported { listen },
+            Err(e) => refused(format!("cannot listen on {listen}: {e}; choose another export address")),
+        }
+    }
+
+    fn withdraw(&mut self) -> Answer {
+        if let Some((listener, _)) = self.reader_door.take() {
+            // Ends the accept that is under way.
+            let _ = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Both);
+            self.close_connections(Door::Reader);
+        }
+        match self.store.describe(|config| config.export = None) {
+            Ok(()) => Answer::Done,
+            Err(e) => refused(e.to_string()),
+        }
+    }
+
+    fn set_source(&mut self, uri: &str) -> Answer {
+        let uri: SourceUri = match uri.parse() {
+            Ok(uri) => uri,
+            Err(e) => return refused(format!("{e}")),
+        };
+        if let Err(e) = self.store.describe(|config| config.source = Some(uri)) {
+            return refused(e.to_string());
+        }
+        self.follow_source();
+        Answer::Done
+    }
+
+    /// The map no longer asks for a source; the description follows.
+    pub(super) fn source_detached(&mut self) {
+        self.leave_source();
+        if let Err(e) = self.store.describe(|config| config.source = None) {
+            // The map is what counts; the name of a source that nobody asks is harmless.
+            tracing::warn!(error = %e, "volume.json still names the source");
+        }
+    }
+
+    /// The last flush is over: the process may end.
+    pub(super) fn flushed(&mut self, result: Result<(), Errno>) {
+        let answer = match result {
+            Ok(()) => Answer::Done,
+            Err(errno) => refused(format!("the last writes are not durable: {}", describe(errno))),
+        };
+        self.ending = result.is_ok();
+        if let Some(asker) = self.ended_by.take() {
+            self.answer(asker, &answer);
+        }
+    }
+
+    fn status(&self) -> Status {
+        let engine = self.engine.status();
+        let count = |through| self.connections.values().filter(|(door, _)| *door == through).count() as u32;
+        let source = self.store.config.source.as_ref().map(|uri| SourceStatus {
+            uri: uri.to_string(),
+            connected: self.source.as_ref().is_some_and(super::Source::is_connected),
+            last_error: self.source.as_ref().and_then(super::Source::last_error).map(str::to_owned),
+        });
+        Status {
+            pid: std::process::id(),
+            id: self.store.config.id.clone(),
+            generation: self.store.config.generation,
+            size_bytes: self.store.config.size_bytes,
+            phase: self.phase(),
+            source,
+            export: self.reader_door.as_ref().map(|(_, bound)| *bound),
+            guest_socket: self.store.dir.join(GUEST_SOCKET),
+            guests: count(Door::Guest),
+            readers: count(Door::Reader),
+            hydration: Hydration {
+                complete: engine.complete,
+                bytes_total: engine.bytes_total,
+                bytes_local: engine.bytes_local,
+                bytes_remote: engine.bytes_remote,
+                bytes_fetched: engine.bytes_fetched,
+                bytes_zero: engine.bytes_zero_skipped,
+                bytes_written_by_guest: engine.bytes_claimed_by_guest,
+                bytes_verified: engine.bytes_verified,
+                bytes_sick: engine.bytes_sick,
+                cold_reads: engine.cold_reads,
+                fetch_errors: engine.fetch_errors,
+                checksum_errors: engine.checksum_errors,
+                rate_bytes_per_s: self.rate.bytes_per_s as u64,
+            },
+            store_failed: engine.store_failed,
+            store_bytes_allocated: self.store.bytes_allocated(),
+        }
+    }
+}
+
+fn refused(reason: String) -> Answer {
+    Answer::Refused { reason }
+}
+
+fn describe(errno: Errno) -> std::io::Error {
+    std::io::Error::from_raw_os_error(errno.0)
+}

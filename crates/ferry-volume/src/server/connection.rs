@@ -1,0 +1,240 @@
+//! One NBD connection, of the guest or of another worker: from bytes to requests, from results to replies.
+//!
+//! ```text
+//!  Shaking ──Ready──▶ Serving ──Disconnect, error, end──▶ Closing (answers what is under way) ──▶ gone
+//! ```
+
+use super::Purpose;
+use super::doors::Offer;
+use super::stream::{Received, Stream};
+use crate::buffer::{Buffer, Pool};
+use crate::ring::{Descriptor, Ring};
+use ferry_nbd::server::{Decoded, Handshake, Negotiated, Outcome, Refused, Reply, Request};
+use ferry_nbd::{Command, ProtocolError};
+
+/// Requests of one connection under way at a time; more wait in its socket.
+const REQUESTS_MAX: usize = 256;
+/// Bytes of payload of one connection under way at a time; more wait in its socket.
+const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+/// Bytes of replies that may wait for a peer to take them before we stop listening to it.
+const UNSENT_BYTES_MAX: usize = 64 << 20;
+
+enum State {
+    Shaking(Handshake),
+    Serving(Box<Negotiated>),
+    Closing,
+}
+
+/// What the input held next.
+pub(super) enum Next {
+    /// Nothing whole; wait for more bytes.
+    Wait,
+    /// A request, with the payload of a write.
+    Start { request: Request, payload: Option<Buffer>, reply: Reply },
+    /// The connection is over.
+    Close,
+}
+
+pub(super) struct Connection {
+    stream: Stream,
+    state: State,
+    /// A write whose payload is still coming.
+    landing: Option<(Request, Buffer)>,
+    /// A refused request whose payload of so many bytes is still to be skipped.
+    skipping: Option<(Refused, u64)>,
+    requests: usize,
+    payload_bytes: usize,
+    id: u64,
+    end_was_told: bool,
+}
+
+impl Connection {
+    /// A connection that was just accepted; the greeting is queued.
+    pub(super) fn new(id: u64, fd: Descriptor, pool: &Pool) -> Self {
+        let (handshake, greeting) = Handshake::new();
+        let mut stream = Stream::new(fd, pool);
+        stream.queue_bytes(&greeting);
+        let state = State::Shaking(handshake);
+        Self {
+            stream,
+            state,
+            landing: None,
+            skipping: None,
+            requests: 0,
+            payload_bytes: 0,
+            id,
+            end_was_told: false,
+        }
+    }
+
+    /// Keeps bytes flowing: sends what is queued, receives what there is room for.
+    pub(super) fn flow(&mut self, ring: &mut Ring<Purpose>) {
+        self.stream.send(ring, Purpose::Sent(self.id));
+        let busy = self.requests >= REQUESTS_MAX
+            || self.payload_bytes >= PAYLOAD_BYTES_MAX
+            || self.stream.unsent_bytes() >= UNSENT_BYTES_MAX;
+        if !matches!(self.state, State::Closing) && (!busy || self.landing.is_some()) {
+            self.stream.receive(ring, Purpose::Received(self.id));
+        }
+    }
+
+    pub(super) fn received(&mut self, result: std::io::Result<u32>) {
+        match self.stream.received(result) {
+            Received::Input | Received::Landed | Received::Landing => {}
+            Received::Ended => self.state = State::Closing,
+        }
+    }
+
+    pub(super) fn sent(&mut self, result: std::io::Result<u32>) {
+        if !self.stream.sent(result) {
+            self.state = State::Closing;
+        }
+    }
+
+    /// Whether everything is answered and sent after the end.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Closing)
+            && self.requests == 0
+            && (self.stream.unsent_bytes() == 0 || self.stream.has_ended())
+    }
+
+    /// Whether the connection is ending; true once.
+    pub(super) fn newly_ended(&mut self) -> bool {
+        matches!(self.state, State::Closing) && !std::mem::replace(&mut self.end_was_told, true)
+    }
+
+    /// Ends the connection without waiting for anything.
+    pub(super) fn close(&mut self) {
+        self.state = State::Closing;
+        self.stream.close();
+    }
+
+    /// Ends the connection with what is left to send.
+    fn finish(&mut self) -> Next {
+        self.state = State::Closing;
+        Next::Close
+    }
+
+    pub(super) fn negotiated(&self) -> Option<&Negotiated> {
+        match &self.state {
+            State::Serving(negotiated) => Some(negotiated),
+            State::Shaking(_) | State::Closing => None,
+        }
+    }
+
+    /// Takes the next request out of the input.
+    ///
+    /// # Errors
+    /// The peer does not keep to the protocol; the connection must be closed.
+    pub(super) fn next(&mut self, offer: &Offer, pool: &Pool) -> Result<Next, ProtocolError> {
+        loop {
+            if self.stream.is_landing() || self.stream.has_ended() {
+                return Ok(Next::Wait);
+            }
+            if let Some((request, payload)) = self.landing.take() {
+                return Ok(self.start(request, Some(payload)));
+            }
+            if let Some((refused, left)) = self.skipping.take() {
+                let left = left - self.stream.skip(left as usize) as u64;
+                if left > 0 {
+                    self.skipping = Some((refused, left));
+                    return Ok(Next::Wait);
+                }
+                self.refuse(&refused);
+            }
+            let decoded = match &mut self.state {
+                State::Closing => return Ok(Next::Wait),
+                State::Shaking(_) => match self.shake(offer)? {
+                    None => continue,
+                    Some(next) => return Ok(next),
+                },
+                State::Serving(negotiated) => {
+                    let header_bytes = negotiated.request_header_bytes();
+                    if self.stream.unparsed() < header_bytes || self.requests >= REQUESTS_MAX {
+                        return Ok(Next::Wait);
+                    }
+                    self.stream.parse(|input| (header_bytes, negotiated.decode(&input[..header_bytes])))?
+                }
+            };
+            match decoded {
+                Decoded::Refused(refused) => self.skipping = Some((refused, refused.payload_bytes)),
+                Decoded::Request(Request { command: Command::Disconnect, .. }) => return Ok(self.finish()),
+                Decoded::Request(request) => {
+                    let len = request.command.payload_bytes() as usize;
+                    if len == 0 {
+                        return Ok(self.start(request, None));
+                    }
+                    let payload = pool.take(len);
+                    self.stream.land(&payload, 0, len);
+                    self.landing = Some((request, payload));
+                }
+            }
+        }
+    }
+
+    /// One step of the handshake; none when parsing may go on.
+    fn shake(&mut self, offer: &Offer) -> Result<Option<Next>, ProtocolError> {
+        let State::Shaking(handshake) = &mut self.state else {
+            unreachable!("only called while shaking hands")
+        };
+        let mut out = Vec::new();
+        let advance = self.stream.parse(|input| {
+            let advance = handshake.advance(input, offer, &mut out);
+            (advance.as_ref().map_or(0, |a| a.consumed), advance)
+        });
+        self.stream.queue_bytes(&out);
+        match advance?.outcome {
+            Outcome::NeedMore => Ok(Some(Next::Wait)),
+            Outcome::Closed(_) => Ok(Some(self.finish())),
+            Outcome::Ready(negotiated) => {
+                self.state = State::Serving(negotiated);
+                Ok(None)
+            }
+        }
+    }
+
+    fn start(&mut self, request: Request, payload: Option<Buffer>) -> Next {
+        let reply = self.negotiated().expect("requests are only decoded while serving").reply(&request);
+        self.requests += 1;
+        self.payload_bytes += weight(&request.command);
+        Next::Start { request, payload, reply }
+    }
+
+    fn refuse(&mut self, refused: &Refused) {
+        let mut out = Vec::new();
+        if let State::Serving(negotiated) = &self.state {
+            negotiated.refuse(refused, &mut out);
+        }
+        self.stream.queue_bytes(&out);
+    }
+
+    /// Queues the reply to a request that was started: what `write` appends, then the payload.
+    pub(super) fn answer(
+        &mut self,
+        command: &Command,
+        write: impl FnOnce(&mut Vec<u8>),
+        payload: Option<&Buffer>,
+    ) {
+        self.requests -= 1;
+        self.payload_bytes -= weight(command);
+        let mut out = Vec::with_capacity(64);
+        write(&mut out);
+        self.stream.queue_bytes(&out);
+        if let Some(buffer) = payload {
+            self.stream.queue_payload(buffer, 0, buffer.len());
+        }
+    }
+}
+
+/// Bytes of memory a request holds until it is answered.
+fn weight(command: &Command) -> usize {
+    match command {
+        Command::Read { range, .. } | Command::Write { range, .. } => range.len_bytes() as usize,
+        Command::Disconnect
+        | Command::Flush
+        | Command::Trim { .. }
+        | Command::Cache { .. }
+        | Command::WriteZeroes { .. }
+        | Command::BlockStatus { .. } => 0,
+    }
+}

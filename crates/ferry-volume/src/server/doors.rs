@@ -1,0 +1,139 @@
+//! The sockets a volume server listens on, and what it offers behind each.
+
+use crate::control::Phase;
+use crate::dial::notice_dead_peers;
+use crate::directory::DirectoryError;
+use crate::ring::Descriptor;
+use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, ExportInfo, ExportRefusal, Exports};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::rc::Rc;
+
+/// Through which door a peer came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// The guest's unix socket.
+    Guest,
+    /// The TCP listener for other workers.
+    Reader,
+    /// The agent's control socket.
+    Control,
+}
+
+/// Listens on a unix socket that only our own user may connect to, replacing a dead server's.
+pub(crate) fn listen_unix(path: &Path) -> Result<Descriptor, DirectoryError> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(DirectoryError::io("remove", path)(e));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(DirectoryError::io("listen on", path))?;
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, private).map_err(DirectoryError::io("protect", path))?;
+    Ok(Rc::new(OwnedFd::from(listener)))
+}
+
+/// Listens for other workers.
+pub(crate) fn listen_tcp(address: SocketAddr) -> std::io::Result<(Descriptor, SocketAddr)> {
+    let listener = TcpListener::bind(address)?;
+    let bound = listener.local_addr()?;
+    Ok((Rc::new(OwnedFd::from(listener)), bound))
+}
+
+/// Makes a connection from another worker answer quickly and notice a dead peer.
+pub(crate) fn tune_tcp(socket: &OwnedFd) -> std::io::Result<()> {
+    rustix::net::sockopt::set_tcp_nodelay(socket, true)?;
+    notice_dead_peers(socket)
+}
+
+/// What a volume offers to those who come through a door, as things stand.
+pub(crate) struct Offer {
+    pub(crate) door: Door,
+    pub(crate) id: String,
+    pub(crate) generation: u64,
+    pub(crate) size_bytes: u64,
+    pub(crate) phase: Phase,
+}
+
+impl Offer {
+    /// The name under which other workers know this copy of the volume: a stale reader cannot even open it.
+    pub(crate) fn export_name(&self) -> String {
+        format!("{}@{}", self.id, self.generation)
+    }
+
+    fn info(&self, name: &str, read_only: bool) -> ExportInfo {
+        let mut contexts = vec![CONTEXT_ALLOCATION.to_owned()];
+        if self.door == Door::Reader {
+            contexts.push(CONTEXT_CRC32C.to_owned());
+        }
+        ExportInfo {
+            description: format!("Ferry volume {} at generation {}", self.id, self.generation),
+            read_only,
+            can_multi_conn: true,
+            contexts,
+            ..ExportInfo::new(name, self.size_bytes)
+        }
+    }
+}
+
+impl Exports for Offer {
+    fn list(&self) -> Vec<String> {
+        match (self.door, self.phase) {
+            (Door::Reader, Phase::Sealed) => vec![self.export_name()],
+            (Door::Guest, Phase::Open | Phase::Sealed) => vec![self.id.clone()],
+            (Door::Guest | Door::Reader, Phase::Standby | Phase::Open) | (Door::Control, _) => Vec::new(),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<ExportInfo, ExportRefusal> {
+        let known = match self.door {
+            Door::Guest => name.is_empty() || name == self.id,
+            Door::Reader => name == self.export_name(),
+            Door::Control => false,
+        };
+        if !known {
+            return Err(ExportRefusal::Unknown(format!("there is no export {name:?} here")));
+        }
+        match (self.door, self.phase) {
+            (_, Phase::Standby) => {
+                Err(ExportRefusal::Policy(format!("volume {} is not this worker's yet", self.id)))
+            }
+            (Door::Reader, Phase::Open) => Err(ExportRefusal::Policy(format!(
+                "volume {} is not sealed: its guest may still write",
+                self.id
+            ))),
+            (Door::Guest, Phase::Open) => Ok(self.info(name, false)),
+            (Door::Guest | Door::Reader | Door::Control, Phase::Open | Phase::Sealed) => {
+                Ok(self.info(name, true))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(door: Door, phase: Phase) -> Offer {
+        Offer { door, id: "V".to_owned(), generation: 3, size_bytes: 4096, phase }
+    }
+
+    #[test]
+    fn another_worker_may_only_open_a_sealed_volume_at_its_very_generation() {
+        assert!(offer(Door::Reader, Phase::Sealed).find("V@3").unwrap().read_only);
+        assert!(offer(Door::Reader, Phase::Sealed).find("V@2").is_err());
+        assert!(offer(Door::Reader, Phase::Sealed).find("").is_err());
+        assert!(offer(Door::Reader, Phase::Open).find("V@3").is_err());
+    }
+
+    #[test]
+    fn a_guest_writes_to_an_open_volume_only() {
+        assert!(!offer(Door::Guest, Phase::Open).find("").unwrap().read_only);
+        assert!(offer(Door::Guest, Phase::Sealed).find("V").unwrap().read_only);
+        assert!(offer(Door::Guest, Phase::Standby).find("").is_err());
+    }
+}

@@ -1,0 +1,394 @@
+//! The server: one loop that waits for the ring, tells the engine what happened, and does what the engine says.
+//!
+//! ```text
+//!  ring ──completion──▶ Server ──Event──▶ Engine ──Operation──▶ Server ──▶ ring
+//!                         ├── connections (guest, other workers)      ├── disk   (data, map)
+//!                         ├── asks        (agent)                     └── source (links, or a raw file)
+//!                         └── doors       (listening sockets)
+//! ```
+//!
+//! There is one thread and no lock; only connecting to the source, which may wait for a network, has a thread of its
+//! own and reports back through an eventfd.
+
+mod asks;
+mod command;
+mod connection;
+mod disk;
+mod doors;
+mod link;
+mod operations;
+mod requests;
+mod source;
+mod stream;
+mod task;
+
+use crate::buffer::{Buffer, Pool};
+use crate::control::Phase;
+use crate::directory::{CONTROL_SOCKET, DirectoryError, GUEST_SOCKET};
+use crate::ring::{Completion, Descriptor, Ring};
+use crate::store::{self, Store, StoreError, say_ready};
+use asks::Asker;
+use connection::Connection;
+use disk::DiskJob;
+use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
+use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation};
+use requests::Asked;
+use rustix::event::{EventfdFlags, eventfd};
+use source::{DialResult, Source};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// Pause between ticks while the engine waits for time to pass.
+const TICK: Duration = Duration::from_millis(100);
+/// Longest sleep of an idle server.
+const IDLE: Duration = Duration::from_secs(60);
+/// Connections of guests and other workers at a time.
+const CONNECTIONS_MAX: usize = 64;
+/// Connections of agents at a time.
+const ASKERS_MAX: usize = 32;
+/// Pause after an `accept` that failed, for example because descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How to serve a volume.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// The volume's directory, made by [`crate::create`].
+    pub dir: PathBuf,
+}
+
+/// Why a volume is not, or no longer, served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A socket cannot be made.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// io_uring is not to be had.
+    #[error(
+        "io_uring is not available ({cause}); allow it: sysctl kernel.io_uring_disabled=0, and in a container a \
+         seccomp profile that permits io_uring_setup"
+    )]
+    Ring {
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The ring failed while serving.
+    #[error("the volume server must end: its io_uring failed")]
+    RingFailed(#[source] io::Error),
+}
+
+/// What an operation on the ring is for.
+pub(crate) enum Purpose {
+    Wake,
+    Accepted(Door),
+    Received(u64),
+    Sent(u64),
+    Asked(u64),
+    AnswerSent(u64),
+    LinkReceived(u64),
+    LinkSent(u64),
+    SourceRead(OpId),
+    Disk(DiskJob),
+}
+
+struct Server {
+    ring: Ring<Purpose>,
+    pool: Pool,
+    engine: Engine,
+    operations: Vec<Operation>,
+    store: Store,
+    next_id: u64,
+    connections: HashMap<u64, (Door, Connection)>,
+    requests: HashMap<u64, Asked>,
+    fetched: HashMap<u64, (Buffer, usize)>,
+    askers: HashMap<u64, Asker>,
+    /// Who waits for a command of the engine.
+    commanded: Vec<(u64, Command)>,
+    source: Option<Source>,
+    /// Rises with every source, so that a late answer to an earlier one is not taken for this one's.
+    source_epoch: u64,
+    guest_door: Descriptor,
+    control_door: Descriptor,
+    reader_door: Option<(Descriptor, SocketAddr)>,
+    /// Doors at which `accept` failed, and when to try again.
+    paused_doors: Vec<(Door, Instant)>,
+    wake: Arc<OwnedFd>,
+    wake_door: Descriptor,
+    wake_buffer: Buffer,
+    dial_results: (Sender<(u64, DialResult)>, Receiver<(u64, DialResult)>),
+    started: Instant,
+    next_tick: Instant,
+    rate: Rate,
+    /// Events that wait until the engine's last wishes are fulfilled.
+    inbox: VecDeque<Event>,
+    feeding: bool,
+    /// Connections that got replies in this turn.
+    lately_answered: Vec<u64>,
+    ended_by: Option<u64>,
+    ending: bool,
+}
+
+/// Bytes a second that arrived from the source, smoothed over a few ticks.
+struct Rate {
+    bytes_per_s: f64,
+    seen_bytes: u64,
+    seen_at: Instant,
+}
+
+impl Rate {
+    fn observe(&mut self, bytes: u64, now: Instant) {
+        let seconds = (now - self.seen_at).as_secs_f64();
+        if seconds < 0.05 {
+            return;
+        }
+        let current = bytes.saturating_sub(self.seen_bytes) as f64 / seconds;
+        self.bytes_per_s += (current - self.bytes_per_s) * (seconds / 0.5).min(1.0);
+        (self.seen_bytes, self.seen_at) = (bytes, now);
+    }
+}
+
+/// Serves one volume until it is told to end.
+///
+/// # Errors
+/// The volume cannot be opened, or the ring failed.
+pub fn serve(options: &ServeOptions) -> Result<(), ServeError> {
+    let mut server = Server::open(options)?;
+    say_ready();
+    server.run()
+}
+
+impl Server {
+    fn open(options: &ServeOptions) -> Result<Self, ServeError> {
+        let (store, state) = store::open(&options.dir)?;
+        let ring = Ring::new().map_err(|cause| ServeError::Ring { cause })?;
+        let pool = Pool::new();
+        let control_door = listen_unix(&options.dir.join(CONTROL_SOCKET))?;
+        let guest_door = listen_unix(&options.dir.join(GUEST_SOCKET))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| ServeError::Ring { cause: e.into() })?;
+        let wake_door = wake.try_clone().map_err(|cause| ServeError::Ring { cause })?;
+        let now = Instant::now();
+        let mut server = Self {
+            ring,
+            engine: Engine::new(state, Limits::default()),
+            operations: Vec::new(),
+            store,
+            next_id: 1,
+            connections: HashMap::new(),
+            requests: HashMap::new(),
+            fetched: HashMap::new(),
+            askers: HashMap::new(),
+            commanded: Vec::new(),
+            source: None,
+            source_epoch: 0,
+            guest_door,
+            control_door,
+            reader_door: None,
+            paused_doors: Vec::new(),
+            wake: Arc::new(wake),
+            wake_door: Rc::new(wake_door),
+            wake_buffer: pool.take(8),
+            pool,
+            dial_results: channel(),
+            started: now,
+            next_tick: now,
+            rate: Rate { bytes_per_s: 0.0, seen_bytes: 0, seen_at: now },
+            inbox: VecDeque::new(),
+            feeding: false,
+            lately_answered: Vec::new(),
+            ended_by: None,
+            ending: false,
+        };
+        server.listen_again();
+        server.follow_source();
+        Ok(server)
+    }
+
+    /// Listens for other workers where the server before this one did.
+    fn listen_again(&mut self) {
+        if let Some(kept) = self.store.config.export
+            && let Err(e) =
+                self.listen_for_readers(kept).or_else(|_| self.listen_for_readers((kept.ip(), 0).into()))
+        {
+            tracing::error!(error = %e, address = %kept, "cannot listen for other workers");
+        }
+    }
+
+    fn run(&mut self) -> Result<(), ServeError> {
+        self.accept(Door::Control);
+        self.accept(Door::Guest);
+        self.wait_for_wake();
+        let mut completed = Vec::new();
+        while !self.ending || self.askers.values().any(Asker::has_unsent) {
+            let timeout = self.until_next_turn();
+            self.ring.wait(timeout, &mut completed).map_err(ServeError::RingFailed)?;
+            for completion in completed.drain(..) {
+                self.complete(completion);
+            }
+            self.turn();
+            self.flow_on();
+        }
+        Ok(())
+    }
+
+    /// How long nothing needs to be done unless something completes.
+    fn until_next_turn(&self) -> Duration {
+        let now = Instant::now();
+        let tick = self.engine.wants_tick().then_some(self.next_tick);
+        let dial = self.source.as_ref().and_then(Source::due);
+        let doors = self.paused_doors.iter().map(|(_, at)| *at).min();
+        let next = [tick, dial, doors].into_iter().flatten().min();
+        next.map_or(IDLE, |at| at.saturating_duration_since(now))
+    }
+
+    /// What time alone brings: ticks, another try at the source and at doors.
+    fn turn(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.rate.observe(self.engine.status().bytes_fetched, now);
+            let now_ms = (now - self.started).as_millis() as u64;
+            self.feed(Event::Tick { now_ms });
+        }
+        if let Some(source) = &mut self.source {
+            let wake = self.wake.clone();
+            source.begin(&self.dial_results.0, self.source_epoch, move || ring_the_bell(&wake));
+        }
+        let due: Vec<Door> =
+            self.paused_doors.extract_if(.., |(_, at)| *at <= now).map(|(door, _)| door).collect();
+        due.into_iter().for_each(|door| self.accept(door));
+    }
+
+    /// Sends the replies of this turn together, and goes on with what waited behind them.
+    fn flow_on(&mut self) {
+        while !self.lately_answered.is_empty() {
+            let mut answered = std::mem::take(&mut self.lately_answered);
+            answered.sort_unstable();
+            answered.dedup();
+            answered.into_iter().for_each(|id| self.with_connection(id, |_| {}));
+        }
+    }
+
+    fn complete(&mut self, completion: Completion<Purpose>) {
+        let Completion { purpose, result } = completion;
+        match purpose {
+            Purpose::Disk(job) => {
+                if let Some((op, result)) = self.disk().completed(job, result) {
+                    self.feed(Event::Done { op, result });
+                }
+            }
+            Purpose::Received(id) => self.with_connection(id, |connection| connection.received(result)),
+            Purpose::Sent(id) => self.with_connection(id, |connection| connection.sent(result)),
+            Purpose::Asked(id) => self.with_asker(id, |asker| asker.received(result)),
+            Purpose::AnswerSent(id) => self.with_asker(id, |asker| asker.sent(result)),
+            Purpose::LinkReceived(id) => self.with_source(|source, ring| source.received(id, result, ring)),
+            Purpose::LinkSent(id) => self.with_source(|source, ring| source.sent(id, result, ring)),
+            Purpose::SourceRead(op) => self.with_source(|source, ring| source.file_read(op, result, ring)),
+            Purpose::Accepted(door) => self.accepted(door, result),
+            Purpose::Wake => {
+                self.wait_for_wake();
+                while let Ok((epoch, found)) = self.dial_results.1.try_recv() {
+                    if epoch == self.source_epoch {
+                        let pool = self.pool.clone();
+                        self.with_source(|source, _| source.dialled(found, &pool));
+                    }
+                }
+            }
+        }
+    }
+
+    fn wait_for_wake(&mut self) {
+        // An eventfd has no position; this value asks for "where it is".
+        self.ring.read_at(&self.wake_door, &self.wake_buffer, 0, 8, u64::MAX, Purpose::Wake);
+    }
+
+    fn accept(&mut self, door: Door) {
+        let listener = match door {
+            Door::Guest => &self.guest_door,
+            Door::Control => &self.control_door,
+            Door::Reader => match &self.reader_door {
+                Some((listener, _)) => listener,
+                None => return,
+            },
+        };
+        self.ring.accept(listener, Purpose::Accepted(door));
+    }
+
+    fn accepted(&mut self, door: Door, result: io::Result<u32>) {
+        match result {
+            Ok(raw) => {
+                self.enter(door, raw);
+                self.accept(door);
+            }
+            // The listener was withdrawn; a new one, if there is one, has its own accept under way.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ECANCELED | libc::EBADF)) => {}
+            Err(e) => {
+                tracing::warn!(error = %e, ?door, "cannot accept a connection");
+                self.paused_doors.push((door, Instant::now() + ACCEPT_PAUSE));
+            }
+        }
+    }
+
+    #[allow(unsafe_code, reason = "a descriptor accepted by io_uring is a number until somebody owns it")]
+    fn enter(&mut self, door: Door, raw: u32) {
+        // SAFETY: the kernel made this descriptor for this completion; nobody else knows its number.
+        let socket = unsafe { OwnedFd::from_raw_fd(raw as i32) };
+        let id = self.next_id;
+        self.next_id += 1;
+        if door == Door::Control {
+            if self.askers.len() < ASKERS_MAX {
+                self.askers.insert(id, Asker::new(Rc::new(socket), &self.pool));
+                self.with_asker(id, |_| {});
+            }
+            return;
+        }
+        if self.connections.len() >= CONNECTIONS_MAX {
+            tracing::warn!(?door, "a connection was closed: {CONNECTIONS_MAX} are open already");
+            return;
+        }
+        if door == Door::Reader
+            && let Err(e) = tune_tcp(&socket)
+        {
+            tracing::warn!(error = %e, "a connection cannot be tuned");
+        }
+        let connection = Connection::new(id, Rc::new(socket), &self.pool);
+        self.connections.insert(id, (door, connection));
+        self.with_connection(id, |_| {});
+    }
+
+    fn listen_for_readers(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let (listener, bound) = listen_tcp(address)?;
+        self.store.describe(|config| config.export = Some(bound)).map_err(io::Error::other)?;
+        self.reader_door = Some((listener, bound));
+        self.accept(Door::Reader);
+        Ok(bound)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::of_map(self.engine.status().phase)
+    }
+
+    fn offer(&self, door: Door) -> Offer {
+        Offer {
+            door,
+            id: self.store.config.id.clone(),
+            generation: self.store.config.generation,
+            size_bytes: self.store.config.size_bytes,
+            phase: self.phase(),
+        }
+    }
+}
+
+fn ring_the_bell(wake: &OwnedFd) {
+    // Fails only when 2^64 - 2 bells are waiting.
+    let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
+}

@@ -1,0 +1,171 @@
+//! What the engine wants done, done; and what the source found, told to the engine.
+
+use super::Server;
+use super::disk::Disk;
+use super::source::{Failure, FetchEnd, Outcome, Source};
+use crate::buffer::Buffer;
+use crate::control::Phase;
+use crate::ring::Ring;
+use ferry_engine::{
+    Arrival, Content, DataRef, Errno, Event, FetchFailure, Notice, OpId, Operation, RequestId, SourceExtent,
+};
+
+impl Server {
+    /// Tells the engine something and does what it wants. What happens meanwhile is told after that, since
+    /// operations must be executed in the order in which they were given.
+    pub(super) fn feed(&mut self, event: Event) {
+        self.inbox.push_back(event);
+        if self.feeding {
+            return;
+        }
+        self.feeding = true;
+        while let Some(event) = self.inbox.pop_front() {
+            let mut operations = std::mem::take(&mut self.operations);
+            self.engine.handle(event, &mut operations);
+            for operation in operations.drain(..) {
+                self.execute(operation);
+            }
+            self.operations = operations;
+            self.with_source(|_, _| {});
+        }
+        self.feeding = false;
+    }
+
+    fn execute(&mut self, operation: Operation) {
+        match operation {
+            Operation::ReadLocal { op, range, request, at } => {
+                let buffer = self.request_buffer(request);
+                self.disk().read(op, range, buffer, at as usize);
+            }
+            Operation::WriteLocal { op, range, data } => {
+                let (buffer, at) = match data {
+                    DataRef::Request { id, at } => (self.request_buffer(id), at as usize),
+                    DataRef::Fetch { op, at } => {
+                        let (buffer, lead) = self.fetch_buffer(op);
+                        (buffer, lead + at as usize)
+                    }
+                };
+                self.disk().write(op, range, buffer, at);
+            }
+            Operation::ZeroLocal { op, range, punch } => self.disk().zero(op, range, punch),
+            Operation::SyncLocal { op } => self.disk().sync(op),
+            Operation::Persist { op, records } => self.disk().persist(op, &records),
+            Operation::ZeroBuffer { request, at, len } => {
+                self.request_buffer(request).zero(at as usize, len as usize);
+            }
+            Operation::CopyFetched { fetch, at, request, request_at, len } => {
+                let (from, lead) = self.fetch_buffer(fetch);
+                let to = self.request_buffer(request);
+                to.copy_from(request_at as usize, &from, lead + at as usize, len as usize);
+            }
+            Operation::DropFetch { fetch } => {
+                self.fetched.remove(&fetch.as_u64());
+            }
+            Operation::Fetch { op, range, .. } => {
+                let (source, pool, ring) = self.source_parts();
+                source.fetch(op, range.offset(), range.len_bytes() as usize, pool, ring);
+            }
+            Operation::QuerySource { op, range } => {
+                let (source, pool, ring) = self.source_parts();
+                source.query(op, range.offset(), range.len_bytes(), pool, ring);
+            }
+            Operation::Reply { request, result } => self.reply(request, result),
+            Operation::Notice(notice) => self.notice(notice),
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        tracing::info!(?notice, "volume");
+        match notice {
+            Notice::Opened | Notice::Unsealed => self.follow_source(),
+            Notice::HydrationComplete => self.leave_source(),
+            Notice::SourceDetached => self.source_detached(),
+            Notice::Sealed | Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
+            Notice::SourceFailed { .. }
+            | Notice::KeepFailed { .. }
+            | Notice::PersistFailed { .. }
+            | Notice::StoreFailed { .. } => {}
+        }
+        self.answer_commanded(&notice);
+    }
+
+    pub(super) fn disk(&mut self) -> Disk<'_> {
+        Disk { ring: &mut self.ring, store: &mut self.store, pool: &self.pool }
+    }
+
+    fn source_parts(&mut self) -> (&mut Source, &crate::buffer::Pool, &mut Ring<super::Purpose>) {
+        let source = self.source.as_mut().expect("the engine asks a source only while it is up");
+        (source, &self.pool, &mut self.ring)
+    }
+
+    fn request_buffer(&self, request: RequestId) -> Buffer {
+        let asked = self.requests.get(&request.0).expect("the engine names requests until it replied");
+        asked.buffer.clone().expect("the engine touches buffers of reads and writes only")
+    }
+
+    fn fetch_buffer(&self, fetch: OpId) -> (Buffer, usize) {
+        self.fetched.get(&fetch.as_u64()).expect("the engine names a fetch until it drops it").clone()
+    }
+
+    /// Lets something happen at the source and tells the engine what came of it.
+    pub(super) fn with_source(&mut self, act: impl FnOnce(&mut Source, &mut Ring<super::Purpose>)) {
+        let Some(source) = &mut self.source else { return };
+        act(source, &mut self.ring);
+        for outcome in source.take_outcomes() {
+            let event = self.event_of(outcome);
+            self.feed(event);
+        }
+    }
+
+    fn event_of(&mut self, outcome: Outcome) -> Event {
+        match outcome {
+            Outcome::Up => Event::SourceUp,
+            Outcome::Down => Event::SourceDown,
+            Outcome::Extents { op, end } => {
+                let extents = |all: Vec<(u64, bool)>| {
+                    all.into_iter().map(|(len_bytes, zero)| SourceExtent { len_bytes, zero }).collect()
+                };
+                Event::Extents { op, result: end.map(extents).map_err(failure) }
+            }
+            Outcome::Fetched { op, end } => {
+                let result = match end {
+                    FetchEnd::Failed(why) => Err(failure(why)),
+                    FetchEnd::Zeroes { verified } => Ok(Arrival { content: Content::Zeroes, verified }),
+                    FetchEnd::Data { buffer, lead, verified } => {
+                        self.fetched.insert(op.as_u64(), (buffer, lead));
+                        Ok(Arrival { content: Content::Data, verified })
+                    }
+                };
+                Event::Fetched { op, result }
+            }
+        }
+    }
+
+    /// Connects to the source that the volume's description names, if it still needs one.
+    pub(super) fn follow_source(&mut self) {
+        let status = self.engine.status();
+        let Some(uri) = self.store.config.source.clone() else { return };
+        let current = self.source.as_ref().is_some_and(|source| *source.uri() == uri);
+        if current || status.complete || self.phase() == Phase::Standby {
+            return;
+        }
+        let first_link = self.source.as_ref().map_or(0, Source::next_link);
+        self.leave_source();
+        self.source_epoch += 1;
+        self.source = Some(Source::new(uri, self.store.config.size_bytes, first_link));
+    }
+
+    /// Disconnects from the source.
+    pub(super) fn leave_source(&mut self) {
+        self.with_source(|source, _| source.close());
+        self.source = None;
+    }
+}
+
+fn failure(why: Failure) -> FetchFailure {
+    match why {
+        Failure::Disconnected => FetchFailure::Disconnected,
+        Failure::Checksum => FetchFailure::Checksum,
+        Failure::Errno(errno) => FetchFailure::Errno(Errno(errno)),
+    }
+}

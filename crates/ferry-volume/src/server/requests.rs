@@ -1,0 +1,230 @@
+//! Requests of guests and other workers: from their connection to the engine, and back as replies.
+
+use super::Server;
+use super::connection::{Connection, Next};
+use super::doors::Door;
+use crate::buffer::{BUFFER_BYTES_MAX, Buffer};
+use crate::extents::file_extents;
+use ferry_engine::{ByteRange, Errno, Event, RequestId, RequestKind, Residence};
+use ferry_nbd::limits::EXTENTS_PER_REPLY_SENT_MAX;
+use ferry_nbd::server::{Part, Reply, Request};
+use ferry_nbd::wire::{STATE_HOLE, STATE_ZERO};
+use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Context, Extent};
+
+/// A request under way.
+pub(super) struct Asked {
+    connection: u64,
+    command: Command,
+    reply: Reply,
+    pub(super) buffer: Option<Buffer>,
+}
+
+impl Server {
+    /// Lets something happen on a connection, then parses, starts and sends what can be.
+    pub(super) fn with_connection(&mut self, id: u64, act: impl FnOnce(&mut Connection)) {
+        let Some((door, connection)) = self.connections.get_mut(&id) else { return };
+        let door = *door;
+        act(connection);
+        let offer = self.offer(door);
+        while let Some((_, connection)) = self.connections.get_mut(&id) {
+            match connection.next(&offer, &self.pool) {
+                Ok(Next::Start { request, payload, reply }) => self.start(id, request, payload, reply),
+                Ok(Next::Wait | Next::Close) => break,
+                Err(e) => {
+                    tracing::warn!(error = %e, ?door, "a connection was closed");
+                    connection.close();
+                }
+            }
+        }
+        self.settle(id);
+    }
+
+    /// Keeps a connection's bytes flowing, or buries it when it is over.
+    fn settle(&mut self, id: u64) {
+        let Some((_, connection)) = self.connections.get_mut(&id) else { return };
+        connection.flow(&mut self.ring);
+        if connection.newly_ended() {
+            let waiting: Vec<u64> =
+                self.requests.iter().filter(|(_, asked)| asked.connection == id).map(|(&id, _)| id).collect();
+            for request in waiting {
+                self.feed(Event::Cancel { id: RequestId(request) });
+            }
+        }
+        if self.connections.get(&id).is_some_and(|(_, connection)| connection.is_over()) {
+            self.connections.remove(&id);
+        }
+    }
+
+    fn start(&mut self, connection: u64, request: Request, payload: Option<Buffer>, reply: Reply) {
+        let command = request.command;
+        let (kind, buffer) = match command {
+            Command::BlockStatus { range, only_one } => {
+                return self.block_status(connection, command, range, only_one, reply);
+            }
+            Command::Read { range, .. } => {
+                let buffer = self.pool.take(range.len_bytes() as usize);
+                (RequestKind::Read { range: bytes(range) }, Some(buffer))
+            }
+            Command::Write { range, fua } => (RequestKind::Write { range: bytes(range), fua }, payload),
+            Command::Flush => (RequestKind::Flush, None),
+            Command::Trim { range, fua } => (RequestKind::Trim { range: bytes(range), fua }, None),
+            Command::Cache { range } => (RequestKind::Cache { range: bytes(range) }, None),
+            Command::WriteZeroes { range, fua, no_hole, .. } => {
+                (RequestKind::WriteZeroes { range: bytes(range), fua, no_hole }, None)
+            }
+            Command::Disconnect => unreachable!("a disconnect is the connection's own affair"),
+        };
+        self.submit(Asked { connection, command, reply, buffer }, kind);
+    }
+
+    fn submit(&mut self, asked: Asked, kind: RequestKind) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.requests.insert(id, asked);
+        self.feed(Event::Request { id: RequestId(id), kind });
+    }
+
+    /// The engine is done with a request.
+    pub(super) fn reply(&mut self, request: RequestId, result: Result<(), Errno>) {
+        if request == super::command::LAST_FLUSH {
+            return self.flushed(result);
+        }
+        let Asked { connection: id, command, reply, buffer } =
+            self.requests.remove(&request.0).expect("the engine replies once to each request");
+        let Some((_, connection)) = self.connections.get_mut(&id) else { return };
+        self.lately_answered.push(id);
+        if let Err(errno) = result {
+            let errno = ferry_nbd::Errno::from_linux(errno.0);
+            connection.answer(&command, |out| reply.error(errno, "", out), None);
+        } else {
+            match command {
+                Command::Read { range, .. } => {
+                    connection.answer(&command, |out| reply.data(range, Part::Last, out), buffer.as_ref());
+                }
+                Command::BlockStatus { range, only_one } => {
+                    let crc = buffer
+                        .map(|b| b.with_bytes(0, b.len(), |bytes| (crc32c::crc32c(bytes), bytes.len())));
+                    self.answer_status(id, &command, range, only_one, reply, crc);
+                }
+                Command::Write { .. }
+                | Command::Disconnect
+                | Command::Flush
+                | Command::Trim { .. }
+                | Command::Cache { .. }
+                | Command::WriteZeroes { .. } => connection.answer(&command, |out| reply.done(out), None),
+            }
+        }
+    }
+
+    /// Block status is known at once, but a checksum must read the bytes first.
+    fn block_status(
+        &mut self,
+        id: u64,
+        command: Command,
+        range: ferry_nbd::ByteRange,
+        only_one: bool,
+        reply: Reply,
+    ) {
+        let wants_crc = self.contexts(id).iter().any(|c| c.name == CONTEXT_CRC32C);
+        if !wants_crc {
+            return self.answer_status(id, &command, range, only_one, reply, None);
+        }
+        let len = range.len_bytes().min(BUFFER_BYTES_MAX as u64);
+        let first = ByteRange::new(range.offset(), len).expect("a request's range is not empty");
+        let buffer = Some(self.pool.take(len as usize));
+        self.submit(Asked { connection: id, command, reply, buffer }, RequestKind::Read { range: first });
+    }
+
+    fn contexts(&self, id: u64) -> Vec<Context> {
+        let negotiated = self.connections.get(&id).and_then(|(_, connection)| connection.negotiated());
+        negotiated.map(|n| n.contexts.clone()).unwrap_or_default()
+    }
+
+    fn answer_status(
+        &mut self,
+        id: u64,
+        command: &Command,
+        range: ferry_nbd::ByteRange,
+        only_one: bool,
+        reply: Reply,
+        crc: Option<(u32, usize)>,
+    ) {
+        let contexts = self.contexts(id);
+        let mut chunks = Vec::new();
+        for context in &contexts {
+            match (context.name.as_str(), crc) {
+                (CONTEXT_ALLOCATION, _) => {
+                    let limit = if only_one { 1 } else { EXTENTS_PER_REPLY_SENT_MAX };
+                    chunks.push((context.id, self.allocation(bytes(range), limit)));
+                }
+                (CONTEXT_CRC32C, Some((crc, len))) => {
+                    chunks.push((context.id, vec![Extent { len_bytes: len as u64, flags: u64::from(crc) }]));
+                }
+                (_, _) => {}
+            }
+        }
+        let Some((_, connection)) = self.connections.get_mut(&id) else { return };
+        let last = chunks.len().saturating_sub(1);
+        let write = |out: &mut Vec<u8>| {
+            for (at, (context, extents)) in chunks.iter().enumerate() {
+                let part = if at == last { Part::Last } else { Part::More };
+                reply.block_status(*context, extents, part, out);
+            }
+            if chunks.is_empty() {
+                reply.error(ferry_nbd::Errno::Invalid, "no context was agreed on", out);
+            }
+        };
+        connection.answer(command, write, None);
+        self.lately_answered.push(id);
+    }
+
+    /// Which parts of a range are holes. What is still remote counts as data: only the source knows.
+    fn allocation(&self, range: ByteRange, limit: usize) -> Vec<Extent> {
+        let hole = u64::from(STATE_HOLE | STATE_ZERO);
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut add = |len_bytes: u64, flags: u64| match extents.last_mut() {
+            Some(last) if last.flags == flags => last.len_bytes += len_bytes,
+            Some(_) | None => extents.push(Extent { len_bytes, flags }),
+        };
+        let mut pieces = 0;
+        for (piece, residence) in self.engine.truth(range) {
+            if pieces > limit {
+                break;
+            }
+            let found = match residence {
+                Residence::Remote => Err(()),
+                Residence::Local => {
+                    file_extents(&*self.store.data, piece.offset(), piece.end(), limit + 1).map_err(|_| ())
+                }
+            };
+            let Ok(found) = found else {
+                add(piece.len_bytes(), 0);
+                pieces += 1;
+                continue;
+            };
+            for extent in &found {
+                add(extent.end - extent.start, if extent.data { 0 } else { hole });
+            }
+            pieces += found.len();
+            // The file had more stretches than were asked for: what follows is not known to be adjacent.
+            if found.last().is_some_and(|extent| extent.end < piece.end()) {
+                break;
+            }
+        }
+        extents.truncate(limit);
+        extents
+    }
+
+    /// Drops the connections that came through a door.
+    pub(super) fn close_connections(&mut self, through: Door) {
+        let ids: Vec<u64> =
+            self.connections.iter().filter(|(_, (door, _))| *door == through).map(|(&id, _)| id).collect();
+        for id in ids {
+            self.with_connection(id, Connection::close);
+        }
+    }
+}
+
+fn bytes(range: ferry_nbd::ByteRange) -> ByteRange {
+    ByteRange::new(range.offset(), range.len_bytes()).expect("a request's range is not empty")
+}

@@ -1,0 +1,402 @@
+//! The link to the source: connects, reconnects, fetches ranges, asks which ranges hold data.
+//!
+//! ```text
+//!  Resting ──due──▶ Dialling (a thread of its own) ──▶ Up ──any link fails──▶ Resting
+//! ```
+//! One link asks for block status; when the server allows several connections, others fetch, and ask a Ferry source
+//! for the checksum of each part beside it. All links live and die together. Whatever was under way when they die is
+//! told to the engine as disconnected; it asks again when the source is back.
+
+use super::Purpose;
+use super::link::{Link, LinkEvent};
+use super::task::{Standing, Task};
+use crate::SourceUri;
+use crate::buffer::{Buffer, Pool};
+use crate::dial::{DialError, Dialled, dial};
+use crate::extents::file_extents;
+use crate::ring::{Descriptor, Ring};
+use ferry_engine::OpId;
+use ferry_nbd::{ByteRange, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Uri};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+/// Connections that fetch, beside the one that asks for block status.
+const FETCH_LINKS: usize = 2;
+/// First pause before connecting again.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before connecting again.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// A volume's size is a multiple of this; a source may end that much earlier, and reads as zeroes there.
+const SECTOR_BYTES: u64 = 512;
+/// Stretches that one look at a raw file gives at most.
+const FILE_EXTENTS_MAX: usize = 4096;
+
+/// What a dialling thread found.
+pub(crate) struct DialResult {
+    attempt: u64,
+    found: Result<Found, String>,
+}
+
+enum Found {
+    Links(Vec<Dialled>),
+    File(OwnedFd, u64),
+}
+
+/// What the engine must be told.
+pub(super) enum Outcome {
+    Up,
+    Down,
+    Fetched { op: OpId, end: FetchEnd },
+    Extents { op: OpId, end: Result<Vec<(u64, bool)>, Failure> },
+}
+
+/// How a fetch ended.
+pub(super) enum FetchEnd {
+    /// The bytes lie at `lead` of the buffer. `verified`: they were compared with the source's checksum.
+    Data {
+        buffer: Buffer,
+        lead: usize,
+        verified: bool,
+    },
+    /// All of it is zero.
+    Zeroes {
+        verified: bool,
+    },
+    Failed(Failure),
+}
+
+/// Why a fetch or a question failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    Disconnected,
+    Errno(i32),
+    Checksum,
+}
+
+enum State {
+    Resting { until: Instant },
+    Dialling,
+    Links(Vec<Link>),
+    File { fd: Descriptor, size_bytes: u64 },
+}
+
+pub(super) struct Source {
+    uri: SourceUri,
+    volume_bytes: u64,
+    state: State,
+    attempt: u64,
+    backoff: Duration,
+    last_error: Option<String>,
+    next_link: u64,
+    next_cookie: u64,
+    tasks: BTreeMap<OpId, Task>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Source {
+    pub(super) fn new(uri: SourceUri, volume_bytes: u64, first_link: u64) -> Self {
+        Self {
+            uri,
+            volume_bytes,
+            state: State::Resting { until: Instant::now() },
+            attempt: 0,
+            backoff: BACKOFF_MIN,
+            last_error: None,
+            next_link: first_link,
+            next_cookie: 1,
+            tasks: BTreeMap::new(),
+            outcomes: Vec::new(),
+        }
+    }
+
+    pub(super) fn uri(&self) -> &SourceUri {
+        &self.uri
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.state, State::Links(_) | State::File { .. })
+    }
+
+    pub(super) fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
+    }
+
+    /// A number beyond all link numbers used so far: for the next source of this process.
+    pub(super) fn next_link(&self) -> u64 {
+        self.next_link
+    }
+
+    pub(super) fn take_outcomes(&mut self) -> Vec<Outcome> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// When [`Source::begin`] has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Resting { until } => Some(until),
+            State::Dialling | State::Links(_) | State::File { .. } => None,
+        }
+    }
+
+    /// Begins to connect if it is time; `results` gets the outcome and `wake` is called after.
+    pub(super) fn begin(
+        &mut self,
+        results: &Sender<(u64, DialResult)>,
+        epoch: u64,
+        wake: impl FnOnce() + Send + 'static,
+    ) {
+        if self.due().is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        self.state = State::Dialling;
+        self.attempt += 1;
+        let (attempt, uri, results) = (self.attempt, self.uri.clone(), results.clone());
+        std::thread::spawn(move || {
+            let found = dial_source(&uri);
+            // Fails only when the server is ending.
+            let _ = results.send((epoch, DialResult { attempt, found }));
+            wake();
+        });
+    }
+
+    pub(super) fn dialled(&mut self, result: DialResult, pool: &Pool) {
+        if result.attempt != self.attempt || !matches!(self.state, State::Dialling) {
+            return;
+        }
+        let found = result.found.and_then(|found| self.check_size(found));
+        match found {
+            Err(reason) => self.rest(reason),
+            Ok(Found::File(fd, size_bytes)) => {
+                self.state = State::File { fd: Rc::new(fd), size_bytes };
+                self.outcomes.push(Outcome::Up);
+            }
+            Ok(Found::Links(dialled)) => {
+                let links = dialled.into_iter().map(|d| {
+                    self.next_link += 1;
+                    Link::new(self.next_link, Rc::new(d.socket), d.session, pool)
+                });
+                self.state = State::Links(links.collect());
+                self.outcomes.push(Outcome::Up);
+            }
+        }
+    }
+
+    fn check_size(&self, found: Found) -> Result<Found, String> {
+        let size_bytes = match &found {
+            Found::File(_, size_bytes) => *size_bytes,
+            Found::Links(links) => links.first().map_or(0, |l| l.session.export().size_bytes),
+        };
+        if size_bytes.next_multiple_of(SECTOR_BYTES) < self.volume_bytes {
+            let wanted = self.volume_bytes;
+            return Err(format!(
+                "{} has {size_bytes} bytes, the volume {wanted}: it is another disk",
+                self.uri
+            ));
+        }
+        Ok(found)
+    }
+
+    fn rest(&mut self, reason: String) {
+        tracing::warn!(source = %self.uri, reason, "source is not reachable");
+        self.last_error = Some(reason);
+        self.state = State::Resting { until: Instant::now() + self.backoff };
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    /// Ends all links; what was under way failed.
+    fn fail(&mut self, reason: String) {
+        if let State::Links(links) = &mut self.state {
+            links.iter_mut().for_each(Link::close);
+        }
+        self.outcomes.push(Outcome::Down);
+        for (op, task) in std::mem::take(&mut self.tasks) {
+            self.outcomes.push(task.failed(op, Failure::Disconnected));
+        }
+        self.rest(reason);
+    }
+
+    /// Ends the use of this source for good.
+    pub(super) fn close(&mut self) {
+        if self.is_connected() {
+            self.fail("the source was changed".to_owned());
+        }
+    }
+
+    /// Fetches a range.
+    pub(super) fn fetch(&mut self, op: OpId, offset: u64, len: usize, pool: &Pool, ring: &mut Ring<Purpose>) {
+        match &mut self.state {
+            State::Resting { .. } | State::Dialling => {
+                let end = FetchEnd::Failed(Failure::Disconnected);
+                self.outcomes.push(Outcome::Fetched { op, end });
+            }
+            State::File { fd, size_bytes } => {
+                let buffer = pool.take(len);
+                let task = Task::file(offset, len, *size_bytes, buffer);
+                match task.file_rest() {
+                    None => self.outcomes.push(task.end(op)),
+                    Some((at, left, from)) => {
+                        ring.read_at(fd, task.buffer(), at, left, from, Purpose::SourceRead(op));
+                        self.tasks.insert(op, task);
+                    }
+                }
+            }
+            State::Links(links) => {
+                let source_bytes = links[0].session.export().size_bytes;
+                let sizes = links[0].session.export().block_sizes;
+                let (mut task, parts) = Task::fetch(offset, len, source_bytes, sizes, pool);
+                if parts.is_empty() {
+                    self.outcomes.push(task.end(op));
+                    return;
+                }
+                let mut asked = true;
+                for part in parts {
+                    asked &= ask_part(links, &mut self.next_cookie, op, &mut task, part);
+                }
+                self.tasks.insert(op, task);
+                match asked {
+                    true => links.iter_mut().for_each(|l| l.flow(ring)),
+                    false => self.fail("too much was asked of the source at once".to_owned()),
+                }
+            }
+        }
+    }
+
+    /// Asks which parts of a range hold data.
+    pub(super) fn query(&mut self, op: OpId, offset: u64, len: u64, pool: &Pool, ring: &mut Ring<Purpose>) {
+        match &mut self.state {
+            State::Resting { .. } | State::Dialling => {
+                self.outcomes.push(Outcome::Extents { op, end: Err(Failure::Disconnected) });
+            }
+            State::File { fd, .. } => {
+                let found = file_extents(&**fd, offset, offset + len, FILE_EXTENTS_MAX);
+                let end = found
+                    .map(|all| all.into_iter().map(|e| (e.end - e.start, !e.data)).collect())
+                    .map_err(|e| Failure::Errno(e.raw_os_error().unwrap_or(libc::EIO)));
+                self.outcomes.push(Outcome::Extents { op, end });
+            }
+            State::Links(links) => {
+                let link = &mut links[0];
+                let Some((mut task, range)) = Task::query(offset, len, &link.session, pool) else {
+                    // A server that cannot tell: all of it may be data.
+                    self.outcomes.push(Outcome::Extents { op, end: Ok(vec![(len, false)]) });
+                    return;
+                };
+                self.next_cookie += 2;
+                let asked = link.ask(self.next_cookie, op, Command::BlockStatus { range, only_one: false });
+                task.asked();
+                self.tasks.insert(op, task);
+                match asked {
+                    true => link.flow(ring),
+                    false => self.fail("too much was asked of the source at once".to_owned()),
+                }
+            }
+        }
+    }
+
+    /// A read of a raw file came back.
+    pub(super) fn file_read(&mut self, op: OpId, result: std::io::Result<u32>, ring: &mut Ring<Purpose>) {
+        let (State::File { fd, .. }, Some(task)) = (&self.state, self.tasks.get_mut(&op)) else { return };
+        let errno = match result {
+            Ok(0) => Some(libc::EIO), // The file became shorter under us.
+            Ok(count) => {
+                task.file_progress(count as usize);
+                None
+            }
+            Err(e) => Some(e.raw_os_error().unwrap_or(libc::EIO)),
+        };
+        if errno.is_none()
+            && let Some((at, left, from)) = task.file_rest()
+        {
+            return ring.read_at(fd, task.buffer(), at, left, from, Purpose::SourceRead(op));
+        }
+        let task = self.tasks.remove(&op).expect("it was just there");
+        self.outcomes.push(match errno {
+            Some(errno) => task.failed(op, Failure::Errno(errno)),
+            None => task.end(op),
+        });
+    }
+
+    pub(super) fn sent(&mut self, id: u64, result: std::io::Result<u32>, ring: &mut Ring<Purpose>) {
+        let State::Links(links) = &mut self.state else { return };
+        let Some(link) = links.iter_mut().find(|l| l.id == id) else { return };
+        match link.sent(result) {
+            true => link.flow(ring),
+            false => self.fail(format!("the connection to {} broke", self.uri)),
+        }
+    }
+
+    pub(super) fn received(&mut self, id: u64, result: std::io::Result<u32>, ring: &mut Ring<Purpose>) {
+        let State::Links(links) = &mut self.state else { return };
+        let Some(link) = links.iter_mut().find(|l| l.id == id) else { return };
+        let mut broken = match link.received(result) {
+            true => None,
+            false => Some(format!("{} closed the connection", self.uri)),
+        };
+        while broken.is_none() {
+            match link.next(&mut self.tasks) {
+                Ok(LinkEvent::Wait) => break,
+                Ok(LinkEvent::Progress) => {}
+                Ok(LinkEvent::Ended { op }) => {
+                    self.backoff = BACKOFF_MIN;
+                    self.last_error = None;
+                    if let Some(Standing::Whole) = self.tasks.get(&op).map(Task::standing) {
+                        let task = self.tasks.remove(&op).expect("it was just there");
+                        self.outcomes.push(task.end(op));
+                    }
+                }
+                Err(e) => broken = Some(format!("{} does not keep to the NBD protocol: {e}", self.uri)),
+            }
+        }
+        match broken {
+            None => link.flow(ring),
+            Some(reason) => self.fail(reason),
+        }
+    }
+}
+
+/// Sends the read of one part, and the question for its checksum, over the least busy link.
+fn ask_part(links: &mut [Link], next_cookie: &mut u64, op: OpId, task: &mut Task, part: ByteRange) -> bool {
+    let first_fetcher = usize::from(links.len() > 1);
+    let link = links[first_fetcher..].iter_mut().min_by_key(|l| l.session.in_flight());
+    let link = link.expect("there is always one link");
+    *next_cookie += 2;
+    let (read, checksum) = (*next_cookie, *next_cookie + 1);
+    task.asked();
+    if !link.ask(read, op, Command::Read { range: part, dont_fragment: false }) {
+        return false;
+    }
+    if link.session.context_id(CONTEXT_CRC32C).is_none() {
+        return true;
+    }
+    task.asked_checksum(checksum, part);
+    link.ask(checksum, op, Command::BlockStatus { range: part, only_one: true })
+}
+
+/// Connects all links of a source, or opens its file.
+fn dial_source(uri: &SourceUri) -> Result<Found, String> {
+    match uri {
+        SourceUri::Nbd(uri) => dial_links(uri).map(Found::Links).map_err(|e| e.to_string()),
+        SourceUri::File(path) => open_file(path).map_err(|e| format!("cannot read {}: {e}", path.display())),
+    }
+}
+
+fn dial_links(uri: &Uri) -> Result<Vec<Dialled>, DialError> {
+    let mut links = vec![dial(uri, &[CONTEXT_ALLOCATION])?];
+    // A server that does not offer several connections may make the second one wait for the first to go.
+    if links[0].session.export().can_multi_conn {
+        for _ in 0..FETCH_LINKS {
+            links.push(dial(uri, &[CONTEXT_CRC32C])?);
+        }
+    }
+    Ok(links)
+}
+
+fn open_file(path: &std::path::Path) -> std::io::Result<Found> {
+    let mut file = File::open(path)?;
+    let size_bytes = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
+    Ok(Found::File(file.into(), size_bytes))
+}

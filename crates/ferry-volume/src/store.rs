@@ -1,0 +1,292 @@
+//! The store of one volume: its bytes in a sparse file, and the map that says which of them are the truth.
+//!
+//! Invariant: whatever the data file holds in ranges that are remote is punched out before the engine sees the
+//! store, so a remote range of the file is always a hole. (After a crash it may hold a write whose bit never became
+//! durable; such a write was never acknowledged as flushed.)
+
+use crate::SourceUri;
+use crate::control::Phase;
+use crate::directory::{self, DATA, DirectoryError, DirectoryLock, MAP, VolumeConfig};
+use crate::extents::file_extents;
+use crate::ring::Descriptor;
+use ferry_engine::{Geometry, GeometryError, MapError, MapLog, MapState, Residence, map};
+use rustix::fs::{FallocateFlags, fallocate};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Largest unit of copying, in bytes: what fits one buffer.
+pub const REGION_BYTES_MAX: u32 = crate::buffer::BUFFER_BYTES_MAX as u32;
+/// Unit of copying where nobody says otherwise, in bytes.
+pub const REGION_BYTES_DEFAULT: u32 = 1 << 20;
+/// Stretches of the data file looked at in one go.
+const EXTENTS_AT_ONCE: usize = 1024;
+
+/// Why a volume's store could not be made or opened. Nothing of it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory or a file in it.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The map is damaged or not one.
+    #[error("the map {} is refused: {cause}", path.display())]
+    Map {
+        /// The map file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: MapError,
+    },
+    /// Size or region size cannot be.
+    #[error("the volume cannot be made: {0}")]
+    Geometry(#[from] GeometryError),
+    /// The id is no ULID.
+    #[error("{id:?} is not a volume id; ids are ULIDs such as 01JD9Z6M4Q5R6S7T8V9WAXBYCZ")]
+    BadId {
+        /// What was given.
+        id: String,
+    },
+    /// Two files of the volume tell different stories.
+    #[error("{} does not belong to its volume.json: {what} differs ({map} here, {config} there); restore the one that is wrong", path.display())]
+    Mismatch {
+        /// The map or data file.
+        path: PathBuf,
+        /// Which fact.
+        what: &'static str,
+        /// What the file says.
+        map: String,
+        /// What `volume.json` says.
+        config: String,
+    },
+}
+
+/// What a new volume shall be.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    /// Its directory; made with its parents' last step.
+    pub dir: PathBuf,
+    /// Its id (a ULID).
+    pub id: String,
+    /// Its size in bytes, a multiple of 512.
+    pub size_bytes: u64,
+    /// Unit of copying in bytes, a power of two from 4 KiB to 32 MiB.
+    pub region_bytes: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// [`Phase::Standby`] or [`Phase::Open`].
+    pub phase: Phase,
+    /// Where its blocks come from. Without one it is all local, and zero.
+    pub source: Option<SourceUri>,
+}
+
+/// Makes a volume's directory. Repeating it with the same options is fine and changes nothing; what an earlier
+/// attempt left unfinished is made anew.
+///
+/// # Errors
+/// Something else is there, the options cannot be, or a file operation failed.
+pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
+    let CreateOptions { dir, id, size_bytes, region_bytes, generation, phase, source } = options;
+    directory::check_socket_paths(dir)?;
+    let volume_id = parse_id(id)?;
+    if *region_bytes > REGION_BYTES_MAX {
+        let reason = format!("regions have at most {REGION_BYTES_MAX} bytes");
+        let (size_bytes, region_bytes) = (*size_bytes, *region_bytes);
+        return Err(DirectoryError::BadGeometry { size_bytes, region_bytes, reason }.into());
+    }
+    let geometry = Geometry::new(*size_bytes, u64::from(*region_bytes))?;
+    let mut config = VolumeConfig::new(id.clone(), *size_bytes, *region_bytes, *generation);
+    config.source.clone_from(source);
+    fs::create_dir_all(dir).map_err(DirectoryError::io("create", dir))?;
+    let _lock = directory::lock(dir)?;
+    if dir.join(directory::CONFIG).exists() {
+        return match VolumeConfig::read(dir)? {
+            found if (&found.id, found.size_bytes, found.generation) == (id, *size_bytes, *generation) => {
+                Ok(())
+            }
+            found => {
+                let found = format!(
+                    "volume {} of {} bytes at generation {}",
+                    found.id, found.size_bytes, found.generation
+                );
+                Err(DirectoryError::Taken { path: dir.clone(), found }.into())
+            }
+        };
+    }
+    make_data(dir, *size_bytes)?;
+    let state = MapState::fresh(volume_id, geometry, *generation, phase.to_map(), source.is_some());
+    directory::replace_file(dir, MAP, &map::compact(&state).0)?;
+    config.write(dir)?;
+    directory::sync_dir(dir.parent().unwrap_or(dir))?;
+    Ok(())
+}
+
+fn make_data(dir: &Path, size_bytes: u64) -> Result<(), DirectoryError> {
+    let path = dir.join(DATA);
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
+    let file = file.map_err(DirectoryError::io("create", &path))?;
+    file.set_len(size_bytes).map_err(DirectoryError::io("size", &path))?;
+    file.sync_all().map_err(DirectoryError::io("make durable", &path))
+}
+
+fn parse_id(id: &str) -> Result<[u8; 16], StoreError> {
+    let parsed: Result<ulid::Ulid, _> = id.parse();
+    parsed.map(|ulid| ulid.to_bytes()).map_err(|_| StoreError::BadId { id: id.to_owned() })
+}
+
+/// An open store.
+pub(crate) struct Store {
+    pub(crate) dir: PathBuf,
+    pub(crate) config: VolumeConfig,
+    pub(crate) data: Descriptor,
+    pub(crate) map: Descriptor,
+    pub(crate) log: MapLog,
+    _lock: DirectoryLock,
+}
+
+/// Opens the store in `dir` for this process alone.
+///
+/// # Errors
+/// Another process has it, or it is damaged; it is left as it was.
+pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
+    directory::check_socket_paths(dir)?;
+    let config = VolumeConfig::read(dir)?;
+    let lock = directory::lock(dir)?;
+    let map_path = dir.join(MAP);
+    let bytes = fs::read(&map_path).map_err(DirectoryError::io("read", &map_path))?;
+    let (state, log) =
+        map::decode(&bytes).map_err(|cause| StoreError::Map { path: map_path.clone(), cause })?;
+    check_pair(&map_path, &state, &config)?;
+    let data_path = dir.join(DATA);
+    let data = open_rw(&data_path)?;
+    let length = data.metadata().map_err(DirectoryError::io("look at", &data_path))?.len();
+    if length != config.size_bytes {
+        let (map, config) = (length.to_string(), config.size_bytes.to_string());
+        return Err(StoreError::Mismatch { path: data_path, what: "the size", map, config });
+    }
+    punch_remote(&data, &state).map_err(DirectoryError::io("clear the remote ranges of", &data_path))?;
+    let map = open_rw(&map_path)?;
+    // A frame that was being appended when the power went is cut off, so that the next one follows the last whole one.
+    map.set_len(log.bytes_valid()).map_err(DirectoryError::io("cut", &map_path))?;
+    let (data, map) = (Rc::new(OwnedFd::from(data)), Rc::new(OwnedFd::from(map)));
+    Ok((Store { dir: dir.to_owned(), config, data, map, log, _lock: lock }, state))
+}
+
+fn open_rw(path: &Path) -> Result<File, DirectoryError> {
+    OpenOptions::new().read(true).write(true).open(path).map_err(DirectoryError::io("open", path))
+}
+
+/// Map and description were written by the same hand: assert it, on every opening.
+fn check_pair(path: &Path, state: &MapState, config: &VolumeConfig) -> Result<(), StoreError> {
+    let mismatch = |what, map: String, config: String| {
+        Err(StoreError::Mismatch { path: path.to_owned(), what, map, config })
+    };
+    let geometry = state.geometry();
+    if state.volume_id != parse_id(&config.id)? {
+        return mismatch(
+            "the volume's id",
+            ulid::Ulid::from_bytes(state.volume_id).to_string(),
+            config.id.clone(),
+        );
+    }
+    if geometry.size_bytes() != config.size_bytes {
+        return mismatch("the size", geometry.size_bytes().to_string(), config.size_bytes.to_string());
+    }
+    if state.generation != config.generation {
+        return mismatch("the generation", state.generation.to_string(), config.generation.to_string());
+    }
+    Ok(())
+}
+
+/// Makes every remote range of the data file a hole.
+fn punch_remote(data: &File, state: &MapState) -> io::Result<()> {
+    for (range, residence) in state.truth.byte_runs(state.geometry().all_bytes()) {
+        if residence == Residence::Local {
+            continue;
+        }
+        let mut at = range.offset();
+        while at < range.end() {
+            for extent in file_extents(data, at, range.end(), EXTENTS_AT_ONCE)? {
+                if extent.data {
+                    clear(data, extent.start, extent.end - extent.start)?;
+                }
+                at = extent.end;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a range read as zeroes, on filesystems without holes too.
+fn clear(data: &File, offset: u64, len: u64) -> io::Result<()> {
+    match fallocate(data, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::OPNOTSUPP) => write_zeroes(data, offset, len),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn write_zeroes(data: &File, offset: u64, len: u64) -> io::Result<()> {
+    let zeroes = vec![0; 1 << 20];
+    let mut done = 0;
+    while done < len {
+        let step = zeroes.len().min((len - done) as usize);
+        data.write_all_at(&zeroes[..step], offset + done)?;
+        done += step as u64;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Replaces the map by a fresh one that says the same, once its log has grown too long.
+    ///
+    /// # Errors
+    /// A file operation failed, or the map cannot be read back; the former map is still in use.
+    pub(crate) fn compact_map(&mut self) -> Result<(), StoreError> {
+        if !self.log.wants_compaction() {
+            return Ok(());
+        }
+        let path = self.dir.join(MAP);
+        let bytes = fs::read(&path).map_err(DirectoryError::io("read", &path))?;
+        let (state, _) =
+            map::decode(&bytes).map_err(|cause| StoreError::Map { path: path.clone(), cause })?;
+        let (fresh, log) = map::compact(&state);
+        directory::replace_file(&self.dir, MAP, &fresh)?;
+        self.map = Rc::new(OwnedFd::from(open_rw(&path)?));
+        self.log = log;
+        Ok(())
+    }
+
+    /// Takes back a frame that could not be made durable.
+    pub(crate) fn cut_map(&mut self, log: MapLog) -> io::Result<()> {
+        self.log = log;
+        rustix::fs::ftruncate(&*self.map, log.bytes_valid()).map_err(io::Error::from)
+    }
+
+    /// Changes what `volume.json` says, durably.
+    ///
+    /// # Errors
+    /// A file operation failed; nothing has changed.
+    pub(crate) fn describe(&mut self, change: impl FnOnce(&mut VolumeConfig)) -> Result<(), DirectoryError> {
+        let mut config = self.config.clone();
+        change(&mut config);
+        if config != self.config {
+            config.write(&self.dir)?;
+            self.config = config;
+        }
+        Ok(())
+    }
+
+    /// Bytes the data file occupies on its filesystem.
+    pub(crate) fn bytes_allocated(&self) -> u64 {
+        rustix::fs::fstat(&*self.data).map_or(0, |stat| stat.st_blocks as u64 * 512)
+    }
+}
+
+/// Says that the server is ready, to whoever started it, on standard output.
+pub(crate) fn say_ready() {
+    // Nobody may be listening; that is fine.
+    let _ = io::stdout().write_all(b"ready\n").and_then(|()| io::stdout().flush());
+}

@@ -1,3 +1,112 @@
 //! The program: one binary for people, agents and volume servers.
+//!
+//! ```text
+//!  words ──args──▶ typed ──meant──▶ meant ──▶ commands (ask an agent) · demo · agent · volume server
+//!                                                 │
+//!                                               output ──▶ stdout, stderr
+//! ```
+//!
+//! Invariant: whatever goes wrong ends as one sentence on stderr, `ferry: ...`, and one of the exit codes of `exit`.
 
-fn main() {}
+mod args;
+mod commands;
+mod demo;
+mod exit;
+mod meant;
+mod output;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use ferry_volume::client::BlockClient;
+
+use args::Typed;
+use exit::Exit;
+use meant::{Meant, Misuse};
+
+fn main() -> ExitCode {
+    let typed = match Typed::try_parse() {
+        Ok(typed) => typed,
+        Err(error) => return explain(&error).into(),
+    };
+    let meant = match Meant::from_typed(typed) {
+        Ok(meant) => meant,
+        Err(Misuse(sentence)) => {
+            output::complain(&sentence);
+            return Exit::Misuse.into();
+        }
+    };
+    match run(meant) {
+        Ok(exit) => exit.into(),
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => Exit::Done.into(),
+        Err(error) => {
+            output::complain(&output::in_one_line(&error));
+            Exit::of_error(&error).into()
+        }
+    }
+}
+
+fn run(meant: Meant) -> Result<Exit> {
+    match meant {
+        Meant::Demo(options) => in_runtime(demo::run(options)),
+        Meant::Ask(asked) => in_runtime(commands::ask(*asked)),
+        Meant::DemoWriter(options) => {
+            log_to_stderr();
+            demo::writer::run(&options, |uri| Ok(BlockClient::connect_text(uri)?))?;
+            Ok(Exit::Done)
+        }
+        Meant::VolumeServer { dir } => {
+            log_to_stderr();
+            commands::volume_server::run(dir)
+        }
+    }
+}
+
+fn in_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the program cannot start its threads")?;
+    let outcome = runtime.block_on(work);
+    // A blocking read that nobody waits for any more must not hold the program.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Lines of the log go to stderr; `FERRY_LOG` says how much.
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("FERRY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// Help and version are answers; everything else clap says becomes one sentence.
+fn explain(error: &clap::Error) -> Exit {
+    use clap::error::ErrorKind;
+    let kind = error.kind();
+    if matches!(kind, ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return if error.print().is_ok() { Exit::Done } else { Exit::Failed };
+    }
+    if kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        output::complain("say what to do, as in `ferry demo` or `ferry machine list`; see --help");
+    } else {
+        output::complain(&sentence_of(error));
+    }
+    Exit::Misuse
+}
+
+/// The first paragraph of what clap says, in one line, and where to look further.
+fn sentence_of(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let first = text.split("\n\n").next().unwrap_or(text);
+    let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{first}; see --help")
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,291 @@
+//! What was typed. Clap knows names and shapes only; what the words mean is found out in [`crate::meant`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::bytes::{parse_size, parse_span};
+
+/// Where the agent of this host listens unless something else is said.
+pub const AGENT_URL_DEFAULT: &str = "http://127.0.0.1:7433";
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done
+  1    refused or failed; stderr says why in one sentence
+  2    the command line is wrong
+  3    the agent cannot be reached
+  4    the job that was followed did not succeed (failed, cancelled, or parked)
+  5    the demo found an acknowledged record, or data, that is not there
+  130  interrupted by ctrl-C; a job that was followed goes on
+
+With --json a command prints its facts on stdout as JSON: one value, the resource as the agent's API gives it
+(an array for lists); `job watch` prints one event a line. Sizes are in bytes, times in milliseconds since 1970.
+
+Logs of `agent` and `volume-server` go to stderr; FERRY_LOG sets how much (error, warn, info, debug, trace).";
+
+/// Moves stateful machines between hosts: they start on the other host at once and their disks follow.
+#[derive(Debug, Parser)]
+#[command(name = "ferry", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub struct Typed {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be asked of the program.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the whole path on this computer: two workers, a machine that keeps writing, a move, a check
+    Demo(Demo),
+    /// Serve one volume (started by the agent, and outlives it)
+    VolumeServer {
+        /// Directory of the volume
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Machines: create, start, stop, look at, destroy
+    #[command(subcommand)]
+    Machine(Machine),
+    /// Volumes: import, look at, delete
+    #[command(subcommand)]
+    Volume(Volume),
+    /// Move a machine to another worker and watch it cross
+    Move(Move),
+    /// Jobs: look at, watch, cancel, resume
+    #[command(subcommand)]
+    Job(Job),
+    /// This worker: look at it
+    #[command(subcommand)]
+    Worker(Worker),
+    /// The machine of the demo
+    #[command(hide = true)]
+    DemoWriter(DemoWriter),
+}
+
+/// Which agent, and how to answer.
+#[derive(Clone, Debug, Args)]
+pub struct Asking {
+    /// The agent to ask
+    #[arg(long, value_name = "URL", env = "FERRY_AGENT", default_value = AGENT_URL_DEFAULT)]
+    pub agent: String,
+    /// Print facts as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ferry demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Size of the machine's volume
+    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = parse_size)]
+    pub size: u64,
+    /// How much of it is in use
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    pub used: u64,
+    /// Leave the two workers and the machine running
+    #[arg(long)]
+    pub keep: bool,
+    /// Print nothing but the summary, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ferry demo-writer`
+#[derive(Debug, Args)]
+pub struct DemoWriter {
+    /// NBD URI of the volume
+    #[arg(long, value_name = "URI", env = "FERRY_VOLUME_DATA")]
+    pub uri: String,
+    /// Where acknowledged records are noted
+    #[arg(long, value_name = "FILE", env = "FERRY_DEMO_ACKS")]
+    pub acks: PathBuf,
+    /// Length of the ring of records
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub ring: u64,
+    /// Pause between two records
+    #[arg(long, value_name = "SPAN", default_value = "1ms", value_parser = parse_span)]
+    pub interval: Duration,
+}
+
+/// `ferry machine ...`
+#[derive(Debug, Subcommand)]
+pub enum Machine {
+    /// Create a machine, and start it
+    Create(MachineCreate),
+    /// Start a machine
+    Start {
+        /// Name or id
+        machine: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Stop a machine
+    Stop {
+        /// Name or id
+        machine: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// List the machines of the worker
+    List {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Show one machine
+    Show {
+        /// Name or id
+        machine: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Delete a machine and its volumes
+    Destroy {
+        /// Name or id
+        machine: String,
+        /// Also if it runs: stop it first
+        #[arg(long)]
+        stop: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// `ferry machine create`
+#[derive(Debug, Args)]
+pub struct MachineCreate {
+    /// Its name
+    pub name: String,
+    /// A disk: NAME=SIZE makes an empty one, NAME=VOLUME takes an imported volume (name or id); may be repeated.
+    /// The machine finds its NBD URI in FERRY_VOLUME_<NAME>
+    #[arg(long = "volume", value_name = "NAME=SIZE|VOLUME")]
+    pub volumes: Vec<String>,
+    /// A variable of its environment; may be repeated
+    #[arg(long = "env", value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// Its working directory [default: its own directory on the worker]
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<PathBuf>,
+    /// Signal that asks it to stop: TERM, INT, QUIT, HUP, USR1, USR2 or KILL
+    #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
+    pub stop_signal: String,
+    /// How long it may take to stop before it is killed
+    #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = parse_span)]
+    pub grace: Duration,
+    /// What happens when it exits by itself: always, on-failure or never start it again
+    #[arg(long, value_name = "POLICY", default_value = "always")]
+    pub restart: String,
+    /// Create it without starting it
+    #[arg(long)]
+    pub stopped: bool,
+    #[command(flatten)]
+    pub asking: Asking,
+    /// What it runs
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `ferry volume ...`
+#[derive(Debug, Subcommand)]
+pub enum Volume {
+    /// Make a volume from a raw file or an NBD server; it is usable at once and hydrates from there
+    Import {
+        /// Its name
+        name: String,
+        /// Raw file on the worker (absolute path), or NBD URI (nbd://HOST[:PORT]/EXPORT,
+        /// nbd+unix:///EXPORT?socket=PATH)
+        #[arg(long, value_name = "FILE|URI")]
+        from: String,
+        /// Size to insist on, or to cut the source to
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        size: Option<u64>,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// List the volumes of the worker
+    List {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Show one volume
+    Show {
+        /// Name or id
+        volume: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Delete a volume that belongs to no machine
+    Delete {
+        /// Name or id
+        volume: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// `ferry move`
+#[derive(Debug, Args)]
+pub struct Move {
+    /// Name or id of the machine
+    pub machine: String,
+    /// Name of the worker it goes to
+    #[arg(long, value_name = "WORKER")]
+    pub to: String,
+    /// How long the source's copy is kept after nobody needs it, in whole hours, as in 24h [default: the worker's]
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    pub retention: Option<Duration>,
+    /// Do not watch: print the job and leave
+    #[arg(long)]
+    pub detach: bool,
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+/// `ferry job ...`
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// List the jobs of the worker, the latest first
+    List {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Show one job with its steps
+    Show {
+        /// Its id
+        job: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Watch a job to its end
+    Watch {
+        /// Its id
+        job: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Undo a job; refused once the machine has been handed over
+    Cancel {
+        /// Its id
+        job: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Let a parked job go on
+    Resume {
+        /// Its id
+        job: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// `ferry worker ...`
+#[derive(Debug, Subcommand)]
+pub enum Worker {
+    /// Show the worker, its room and the workers it knows
+    Show {
+        #[command(flatten)]
+        asking: Asking,
+    },
+}

@@ -1,0 +1,224 @@
+//! `ferry job ...`, and following a job to its end.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use ferry_api::http::Client;
+use ferry_api::{
+    AgentApi, ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState, StepState,
+};
+
+use super::local_time;
+use crate::exit::Exit;
+use crate::output::bytes::Span;
+use crate::output::live::Live;
+use crate::output::progress::{hydration_text, state_text};
+use crate::output::{Paint, say, say_json, say_json_line, table};
+
+/// How long one question for news waits, in milliseconds: also how often progress is redrawn.
+const NEWS_WAIT_MS: u64 = 200;
+/// The step during which bytes follow.
+pub const HYDRATE: &str = "Hydrate";
+/// Pause before an agent that went away is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
+    let jobs = agent.jobs().await?;
+    if json {
+        say_json(&jobs)?;
+    } else {
+        let rows = jobs.iter().map(|job| {
+            let ended = job.finished_at_ms.map_or_else(|| "-".to_owned(), local_time);
+            [job.id.to_string(), kind_text(&job.kind), standing(job), local_time(job.created_at_ms), ended]
+        });
+        say(table::columns(["ID", "WHAT", "STATE", "BEGAN", "ENDED"], rows))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn show(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
+    let job = agent.job(job).await?;
+    if json {
+        say_json(&job)?
+    } else {
+        say(sheet(&job))?
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn watch(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
+    let tell_json = |event: &JobEvent| if json { say_json_line(event) } else { Ok(()) };
+    let mut live = Live::new(json);
+    match follow(agent, job, &mut live, tell_json).await? {
+        Followed::Ended(job) => {
+            if !json {
+                say(ending(&job))?;
+            }
+            Ok(Exit::of_job(job.state))
+        }
+        Followed::Left => Ok(Exit::Interrupted),
+    }
+}
+
+pub async fn cancel(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
+    tell(json, &agent.job_cancel(job).await?)
+}
+
+pub async fn resume(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
+    tell(json, &agent.job_resume(job).await?)
+}
+
+fn tell(json: bool, job: &Job) -> Result<Exit> {
+    if json {
+        say_json(job)?
+    } else {
+        say(format_args!("job {}: {}", job.id, standing(job)))?
+    }
+    Ok(Exit::Done)
+}
+
+/// How following a job ended.
+#[derive(Debug)]
+pub enum Followed {
+    /// The job has ended or waits for a person.
+    Ended(Box<Job>),
+    /// Ctrl-C; the job goes on.
+    Left,
+}
+
+/// Shows a job until it has ended or waits for a person. An agent that goes away is waited for: the job is in its
+/// journal and goes on when it is back.
+///
+/// # Errors
+/// The agent refuses, or stdout is gone.
+pub async fn follow(
+    agent: &Client,
+    job: JobId,
+    live: &mut Live,
+    mut also: impl FnMut(&JobEvent) -> std::io::Result<()>,
+) -> Result<Followed> {
+    let mut after = 0;
+    let mut away = false;
+    loop {
+        let news = tokio::select! {
+            news = agent.job_events(job, EventsAfter { after, wait_ms: NEWS_WAIT_MS }) => news,
+            _ = tokio::signal::ctrl_c() => {
+                live.clear();
+                return Ok(Followed::Left);
+            }
+        };
+        let news = match news {
+            Ok(news) => news,
+            Err(refusal) if is_away(&refusal) => {
+                if !std::mem::replace(&mut away, true) {
+                    live.line(&format!("  · {refusal}; waiting for it"))?;
+                }
+                live.now("waiting", "for the agent to come back");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            }
+            Err(refusal) => return Err(refusal.into()),
+        };
+        if std::mem::take(&mut away) {
+            live.line("  · the agent is back")?;
+        }
+        for event in &news.events {
+            live.event(event)?;
+            also(event)?;
+            after = after.max(event.seq);
+        }
+        if let Some(progress) = &news.job.progress
+            && live.current_step() == Some(HYDRATE)
+        {
+            live.progress(HYDRATE, progress)?;
+        }
+        let is_over = news.job.state.is_final() || news.job.state == JobState::Parked;
+        if is_over && after >= news.job.last_seq {
+            live.clear();
+            return Ok(Followed::Ended(Box::new(news.job)));
+        }
+    }
+}
+
+/// Nobody knows more than that the agent does not answer now.
+fn is_away(refusal: &ApiError) -> bool {
+    matches!(refusal.code, ErrorCode::Unreachable | ErrorCode::Unavailable)
+}
+
+/// The last line about a job that was followed.
+pub fn ending(job: &Job) -> String {
+    let paint = Paint::for_stdout();
+    let took =
+        job.finished_at_ms.map(|ended_ms| Duration::from_millis(ended_ms.saturating_sub(job.created_at_ms)));
+    let took = took.map(|took| format!(" after {}", Span(took))).unwrap_or_default();
+    let reason = job.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let state = match job.state {
+        JobState::Succeeded => paint.good("succeeded"),
+        JobState::Failed => paint.bad("failed, and everything is as before"),
+        JobState::Cancelled => paint.strong("was cancelled, and everything is as before"),
+        JobState::Parked => paint.bad("waits for you"),
+        JobState::Running | JobState::Unwinding => state_text(job.state).to_owned(),
+    };
+    let then = match job.state {
+        JobState::Parked => format!(" (then: ferry job resume {})", job.id),
+        JobState::Running
+        | JobState::Unwinding
+        | JobState::Succeeded
+        | JobState::Failed
+        | JobState::Cancelled => String::new(),
+    };
+    format!("{} {state}{took}{reason}{then}", kind_text(&job.kind))
+}
+
+fn kind_text(kind: &JobKind) -> String {
+    match kind {
+        JobKind::Move { machine: _, machine_name, from, to } => {
+            format!("move of {machine_name} from {from} to {to}")
+        }
+    }
+}
+
+/// `running Hydrate`
+fn standing(job: &Job) -> String {
+    let step = job.steps.iter().find(|step| matches!(step.state, StepState::Running));
+    match step {
+        Some(step) if !job.state.is_final() => format!("{} {}", state_text(job.state), step.step),
+        Some(_) | None => state_text(job.state).to_owned(),
+    }
+}
+
+fn sheet(job: &Job) -> String {
+    let mut facts = vec![
+        ("id", job.id.to_string()),
+        ("what", kind_text(&job.kind)),
+        ("state", standing(job)),
+        ("began", local_time(job.created_at_ms)),
+    ];
+    facts.extend(job.finished_at_ms.map(|at_ms| ("ended", local_time(at_ms))));
+    facts.extend(job.reason.as_ref().map(|reason| ("reason", reason.clone())));
+    facts.extend(job.progress.as_ref().map(|progress| ("bytes", hydration_text(progress))));
+    let rows = job.steps.iter().map(|step| {
+        let took = step.started_at_ms.zip(step.finished_at_ms);
+        let took =
+            took.map(|(began_ms, ended_ms)| Span(Duration::from_millis(ended_ms.saturating_sub(began_ms))));
+        [
+            step.step.clone(),
+            step_text(step.state).to_owned(),
+            step.attempts.to_string(),
+            took.map_or_else(|| "-".to_owned(), |took| took.to_string()),
+            step.error.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    });
+    let steps = table::columns(["STEP", "STATE", "ATTEMPTS", "TOOK", "LAST ERROR"], rows);
+    format!("{}\n\n{steps}", table::facts(facts))
+}
+
+fn step_text(state: StepState) -> &'static str {
+    match state {
+        StepState::Waiting => "waiting",
+        StepState::Running => "running",
+        StepState::Done => "done",
+        StepState::Failed => "failed",
+        StepState::Undone => "undone",
+    }
+}

@@ -1,0 +1,157 @@
+//! `ferry machine ...`
+
+use anyhow::Result;
+use ferry_api::http::Client;
+use ferry_api::{
+    AgentApi, CreateMachine, Desired, DestroyMachine, Driver, Exit as MachineExit, Machine, MachineRef,
+    MachineState, RestartPolicy,
+};
+
+use super::local_time;
+use crate::exit::Exit;
+use crate::output::bytes::Span;
+use crate::output::{Paint, say, say_json, table};
+
+pub async fn create(agent: &Client, json: bool, create: CreateMachine) -> Result<Exit> {
+    tell(json, &agent.machine_create(create).await?, "is created")
+}
+
+pub async fn start(agent: &Client, json: bool, machine: &MachineRef) -> Result<Exit> {
+    tell(json, &agent.machine_start(machine).await?, "is asked to run")
+}
+
+pub async fn stop(agent: &Client, json: bool, machine: &MachineRef) -> Result<Exit> {
+    tell(json, &agent.machine_stop(machine).await?, "is asked to stop")
+}
+
+pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
+    let machines = agent.machines().await?;
+    if json {
+        say_json(&machines)?;
+    } else {
+        let header = ["NAME", "STATE", "GENERATION", "VOLUMES", "COMMAND", "ID"];
+        say(table::columns(header, machines.iter().map(row)))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn show(agent: &Client, json: bool, machine: &MachineRef) -> Result<Exit> {
+    let machine = agent.machine(machine).await?;
+    if json {
+        say_json(&machine)?;
+        return Ok(Exit::Done);
+    }
+    let volumes: Vec<String> = machine
+        .volumes
+        .iter()
+        .map(|volume| format!("{} ({}@{})", volume.name, volume.volume, volume.generation))
+        .collect();
+    let spec = &machine.spec;
+    say(table::facts([
+        ("name", machine.name.to_string()),
+        ("id", machine.id.to_string()),
+        ("worker", machine.worker.to_string()),
+        ("generation", machine.generation.to_string()),
+        ("state", state_text(&machine.state)),
+        ("wanted", desired_text(machine.desired).to_owned()),
+        ("held by job", machine.job.map_or_else(|| "-".to_owned(), |job| job.to_string())),
+        ("command", command_text(&spec.driver)),
+        ("volumes", if volumes.is_empty() { "-".to_owned() } else { volumes.join(", ") }),
+        (
+            "stops on",
+            format!(
+                "{}, killed after {}",
+                spec.stop_signal,
+                Span(std::time::Duration::from_millis(spec.stop_grace_ms))
+            ),
+        ),
+        ("restart", restart_text(spec.restart).to_owned()),
+        ("last exit", machine.last_exit.map_or_else(|| "-".to_owned(), exit_text)),
+        ("log", machine.log.display().to_string()),
+        ("created", local_time(machine.created_at_ms)),
+    ]))?;
+    Ok(Exit::Done)
+}
+
+pub async fn destroy(
+    agent: &Client,
+    json: bool,
+    machine: &MachineRef,
+    destroy: DestroyMachine,
+) -> Result<Exit> {
+    agent.machine_destroy(machine, destroy).await?;
+    if json {
+        say_json(&serde_json::json!({ "destroyed": machine.to_string() }))?;
+    } else {
+        say(format_args!(
+            "machine {} and its volumes are deleted",
+            Paint::for_stdout().strong(&machine.to_string())
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn tell(json: bool, machine: &Machine, what: &str) -> Result<Exit> {
+    if json {
+        say_json(machine)?;
+    } else {
+        let name = Paint::for_stdout().strong(machine.name.as_str());
+        say(format_args!("machine {name} {what}: {} ({})", state_text(&machine.state), machine.id))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn row(machine: &Machine) -> [String; 6] {
+    let volumes: Vec<&str> = machine.volumes.iter().map(|volume| volume.name.as_str()).collect();
+    [
+        machine.name.to_string(),
+        state_text(&machine.state),
+        machine.generation.to_string(),
+        if volumes.is_empty() { "-".to_owned() } else { volumes.join(",") },
+        command_text(&machine.spec.driver),
+        machine.id.to_string(),
+    ]
+}
+
+/// How a machine stands, in a few words.
+pub fn state_text(state: &MachineState) -> String {
+    match state {
+        MachineState::Stopped => "stopped".to_owned(),
+        MachineState::Starting { waits_for } => format!("starting: {waits_for}"),
+        MachineState::Running { pid, since_ms: _ } => format!("running, pid {pid}"),
+        MachineState::Restarting { retry_at_ms, restarts } => {
+            format!("exited, starts again at {} (restart {})", local_time(*retry_at_ms), restarts + 1)
+        }
+        MachineState::Halted { job } => format!("halted by job {job}"),
+        MachineState::HandedOver { to } => format!("handed over to {to}"),
+    }
+}
+
+fn desired_text(desired: Desired) -> &'static str {
+    match desired {
+        Desired::Running => "running",
+        Desired::Stopped => "stopped",
+    }
+}
+
+fn restart_text(restart: RestartPolicy) -> &'static str {
+    match restart {
+        RestartPolicy::Always => "always",
+        RestartPolicy::OnFailure => "on-failure",
+        RestartPolicy::Never => "never",
+    }
+}
+
+fn command_text(driver: &Driver) -> String {
+    let Driver::Process { command, args, .. } = driver;
+    std::iter::once(command).chain(args).map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
+fn exit_text(exit: MachineExit) -> String {
+    let how = match (exit.code, exit.signal) {
+        (Some(code), _) => format!("with code {code}"),
+        (None, Some(signal)) => format!("by signal {signal}"),
+        (None, None) => "in an unknown way".to_owned(),
+    };
+    format!("{how} at {}", local_time(exit.at_ms))
+}

@@ -1,0 +1,51 @@
+//! What each command does: one question to the agent, one answer on the screen.
+
+pub mod job;
+pub mod machine;
+pub mod mv;
+pub mod volume;
+pub mod volume_server;
+pub mod worker;
+
+use anyhow::Result;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+use crate::exit::Exit;
+use crate::meant::{Asked, Question};
+
+/// Asks the agent and shows its answer.
+///
+/// # Errors
+/// The agent refused or cannot be reached, or nobody reads the answer.
+pub async fn ask(asked: Asked) -> Result<Exit> {
+    let Asked { agent, json, question } = asked;
+    match question {
+        Question::MachineCreate(create) => machine::create(&agent, json, create).await,
+        Question::MachineStart(machine) => machine::start(&agent, json, &machine).await,
+        Question::MachineStop(machine) => machine::stop(&agent, json, &machine).await,
+        Question::MachineList => machine::list(&agent, json).await,
+        Question::MachineShow(machine) => machine::show(&agent, json, &machine).await,
+        Question::MachineDestroy(machine, destroy) => machine::destroy(&agent, json, &machine, destroy).await,
+        Question::VolumeImport(import) => volume::import(&agent, json, import).await,
+        Question::VolumeList => volume::list(&agent, json).await,
+        Question::VolumeShow(volume) => volume::show(&agent, json, &volume).await,
+        Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
+        Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,
+        Question::JobList => job::list(&agent, json).await,
+        Question::JobShow(job) => job::show(&agent, json, job).await,
+        Question::JobWatch(job) => job::watch(&agent, json, job).await,
+        Question::JobCancel(job) => job::cancel(&agent, json, job).await,
+        Question::JobResume(job) => job::resume(&agent, json, job).await,
+        Question::WorkerShow => worker::show(&agent, json).await,
+    }
+}
+
+/// A time in milliseconds since 1970 as local date and time.
+fn local_time(at_ms: u64) -> String {
+    let timestamp = i64::try_from(at_ms).ok().and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok());
+    timestamp.map_or_else(
+        || format!("{at_ms} ms"),
+        |timestamp| Zoned::new(timestamp, TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %:z").to_string(),
+    )
+}

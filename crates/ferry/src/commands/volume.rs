@@ -1,0 +1,173 @@
+//! `ferry volume ...`
+
+use anyhow::Result;
+use ferry_api::http::Client;
+use ferry_api::{
+    AgentApi, Hydration, ImportVolume, Ownership, ServerState, Volume, VolumePhase, VolumeRef, VolumeSource,
+};
+
+use super::local_time;
+use crate::exit::Exit;
+use crate::output::bytes::Bytes;
+use crate::output::{Paint, say, say_json, table};
+
+pub async fn import(agent: &Client, json: bool, import: ImportVolume) -> Result<Exit> {
+    let volume = agent.volume_import(import).await?;
+    if json {
+        say_json(&volume)?;
+    } else {
+        let name = Paint::for_stdout().strong(volume.name.as_str());
+        say(format_args!(
+            "volume {name} of {} is usable now and hydrates from its source ({})",
+            Bytes(volume.size_bytes),
+            volume.id
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
+    let volumes = agent.volumes().await?;
+    if json {
+        say_json(&volumes)?;
+    } else {
+        let header = ["NAME", "SIZE", "ALLOCATED", "LOCAL", "STATE", "MACHINE", "VOLUME@GENERATION"];
+        say(table::columns(header, volumes.iter().map(row)))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit> {
+    let volume = agent.volume(volume).await?;
+    if json {
+        say_json(&volume)?;
+        return Ok(Exit::Done);
+    }
+    let dash = || "-".to_owned();
+    let mut facts = vec![
+        ("name", volume.name.to_string()),
+        ("id", volume.id.to_string()),
+        ("generation", volume.generation.to_string()),
+        ("worker", volume.worker.to_string()),
+        ("machine", volume.machine.map_or_else(dash, |machine| machine.to_string())),
+        ("size", Bytes(volume.size_bytes).to_string()),
+        ("allocated", volume.store_bytes_allocated.map_or_else(dash, |bytes| Bytes(bytes).to_string())),
+        ("state", state_text(&volume)),
+        ("server", server_text(&volume.server)),
+        ("guest", volume.guest_uri.clone()),
+        ("export", volume.export_uri.clone().unwrap_or_else(dash)),
+        ("source", volume.source.as_ref().map_or_else(dash, source_text)),
+        ("created", local_time(volume.created_at_ms)),
+    ];
+    facts.extend(volume.hydration.iter().flat_map(hydration_facts));
+    say(table::facts(facts))?;
+    Ok(Exit::Done)
+}
+
+pub async fn delete(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit> {
+    agent.volume_delete(volume).await?;
+    if json {
+        say_json(&serde_json::json!({ "deleted": volume.to_string() }))?;
+    } else {
+        say(format_args!("volume {} is deleted", Paint::for_stdout().strong(&volume.to_string())))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn row(volume: &Volume) -> [String; 7] {
+    let dash = || "-".to_owned();
+    [
+        volume.name.to_string(),
+        Bytes(volume.size_bytes).to_string(),
+        volume.store_bytes_allocated.map_or_else(dash, |bytes| Bytes(bytes).to_string()),
+        volume.hydration.as_ref().map_or_else(dash, local_text),
+        state_text(volume),
+        volume.machine.map_or_else(dash, |machine| machine.to_string()),
+        format!("{}@{}", volume.id, volume.generation),
+    ]
+}
+
+/// How much is local; never rounded up to 100% while anything is remote.
+fn local_text(hydration: &Hydration) -> String {
+    if hydration.complete || hydration.bytes_total == 0 {
+        return "100%".to_owned();
+    }
+    let per_thousand = u128::from(hydration.bytes_local) * 1000 / u128::from(hydration.bytes_total);
+    let per_thousand = per_thousand.min(999);
+    format!("{}.{}%", per_thousand / 10, per_thousand % 10)
+}
+
+fn state_text(volume: &Volume) -> String {
+    let owned = match &volume.ownership {
+        Ownership::Reserved { job: _, from } => format!("reserved, comes from {from}"),
+        Ownership::Prepared { job: _, from } => format!("prepared, comes from {from}"),
+        Ownership::Ours => match volume.phase {
+            Some(VolumePhase::Open) => "open".to_owned(),
+            Some(VolumePhase::Standby) => "standby".to_owned(),
+            Some(VolumePhase::Sealed) => "sealed".to_owned(),
+            None => "closed".to_owned(),
+        },
+        Ownership::Sealed { job } => format!("sealed by job {job}"),
+        Ownership::HandedOver { to, job: _ } => format!("handed over to {to}"),
+        Ownership::Retired { to, until_ms } => {
+            format!("retired, {to} has it; deleted at {}", local_time(*until_ms))
+        }
+    };
+    match &volume.server {
+        ServerState::Down { .. } => format!("{owned}, server down"),
+        ServerState::NotNeeded | ServerState::Running { .. } => owned,
+    }
+}
+
+fn server_text(server: &ServerState) -> String {
+    match server {
+        ServerState::NotNeeded => "none needed".to_owned(),
+        ServerState::Running { pid } => format!("running, pid {pid}"),
+        ServerState::Down { reason } => format!("down: {reason}"),
+    }
+}
+
+fn source_text(source: &VolumeSource) -> String {
+    let link = match source.connected {
+        Some(true) => "connected",
+        Some(false) => "away, tried again",
+        None => "unknown",
+    };
+    let worker = source.worker.as_ref().map(|worker| format!(" on {worker}")).unwrap_or_default();
+    let trouble = source.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    format!("{}{worker} ({link}{trouble})", source.uri)
+}
+
+fn hydration_facts(hydration: &Hydration) -> [(&'static str, String); 6] {
+    let errors = format!(
+        "{} failed, {} with a wrong checksum; each tried again",
+        hydration.fetch_errors, hydration.checksum_errors
+    );
+    [
+        ("local", format!("{} ({})", local_text(hydration), Bytes(hydration.bytes_local))),
+        ("to copy", format!("{} at {}/s", Bytes(hydration.bytes_to_copy), Bytes(hydration.rate_bytes_per_s))),
+        (
+            "copied",
+            format!("{}, {} verified", Bytes(hydration.bytes_fetched), Bytes(hydration.bytes_verified)),
+        ),
+        ("known zero", Bytes(hydration.bytes_zero).to_string()),
+        ("cold reads", hydration.cold_reads.to_string()),
+        ("fetches", errors),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_with_a_single_remote_block_is_not_shown_as_whole() {
+        let mut hydration =
+            Hydration { bytes_total: 1 << 40, bytes_local: (1 << 40) - 4096, ..Hydration::default() };
+        assert_eq!(local_text(&hydration), "99.9%");
+        hydration.complete = true;
+        assert_eq!(local_text(&hydration), "100%");
+        hydration = Hydration { bytes_total: 1000, bytes_local: 123, ..Hydration::default() };
+        assert_eq!(local_text(&hydration), "12.3%");
+    }
+}

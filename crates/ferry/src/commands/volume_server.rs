@@ -1,0 +1,13 @@
+//! `ferry volume-server`: one process that serves one volume, until it is told to end.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use ferry_volume::{ServeOptions, serve};
+
+use crate::exit::Exit;
+
+pub fn run(dir: PathBuf) -> Result<Exit> {
+    serve(&ServeOptions { dir })?;
+    Ok(Exit::Done)
+}

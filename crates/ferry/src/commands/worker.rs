@@ -1,0 +1,39 @@
+//! `ferry worker ...`
+
+use anyhow::Result;
+use ferry_api::AgentApi;
+use ferry_api::http::Client;
+
+use super::local_time;
+use crate::exit::Exit;
+use crate::output::bytes::Bytes;
+use crate::output::{say, say_json, table};
+
+pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
+    let worker = agent.worker().await?;
+    if json {
+        say_json(&worker)?;
+        return Ok(Exit::Done);
+    }
+    let peers: Vec<String> =
+        worker.peers.iter().map(|peer| format!("{} at {}", peer.name, peer.url)).collect();
+    let room = &worker.room;
+    say(table::facts([
+        ("name", worker.name.to_string()),
+        ("listens on", worker.listen.clone()),
+        ("version", format!("{} (api {})", worker.program_version, worker.api_version)),
+        ("agent", format!("pid {}, since {}", worker.pid, local_time(worker.started_at_ms))),
+        ("state", worker.state_dir.display().to_string()),
+        ("machines", worker.machines.to_string()),
+        ("volumes", worker.volumes.to_string()),
+        (
+            "room",
+            room.limit_bytes.map_or_else(|| "as the disk has".to_owned(), |limit| Bytes(limit).to_string()),
+        ),
+        ("used", Bytes(room.used_bytes).to_string()),
+        ("promised", Bytes(room.promised_bytes).to_string()),
+        ("free", Bytes(room.free_bytes).to_string()),
+        ("knows", if peers.is_empty() { "no other worker".to_owned() } else { peers.join(", ") }),
+    ]))?;
+    Ok(Exit::Done)
+}

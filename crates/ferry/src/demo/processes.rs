@@ -1,0 +1,174 @@
+//! The processes of the demo: none of them may be left behind.
+//!
+//! Volume servers and machines outlive their agents on purpose, so ending the agents is not enough. The demo makes
+//! itself the *subreaper* of all it starts (prctl(2)): whatever loses its parent becomes its child, is seen in
+//! /proc as such, and is ended by its own id. Invariant: only descendants of this process are ever signalled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+/// How long processes may take to end when asked, before they are killed.
+const END_GRACE: Duration = Duration::from_secs(5);
+/// How often is looked whether they have ended.
+const END_POLL: Duration = Duration::from_millis(5);
+
+/// Children that have ended, by process id.
+#[derive(Clone, Debug, Default)]
+pub struct Ended(Arc<Mutex<BTreeMap<u32, WaitStatus>>>);
+
+impl Ended {
+    /// How the child ended, if it did.
+    pub fn of(&self, pid: u32) -> Option<WaitStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&pid).copied()
+    }
+
+    /// Takes note of children as they end. Their agents look for them by process id, so the dead must not linger.
+    ///
+    /// # Errors
+    /// The demo cannot see its children end.
+    pub async fn reap_for_ever(&self) -> Result<std::convert::Infallible> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut child_ended = signal(SignalKind::child()).context("the demo cannot see its children end")?;
+        loop {
+            self.reap();
+            child_ended.recv().await;
+        }
+    }
+
+    /// Takes note of all children that have ended since.
+    pub fn reap(&self) {
+        // An error means that there is no child left.
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_nonzero().get().unsigned_abs();
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pid, status);
+        }
+    }
+}
+
+/// Makes this process the parent of every descendant whose own parent ends.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn become_subreaper() -> Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .context("the demo cannot adopt the processes it starts")
+}
+
+/// Starts this program again with `args` in a process group of its own, so that ctrl-C reaches only the demo itself.
+/// Its output goes to `log`.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn start_self(args: &[&std::ffi::OsStr], log: &Path) -> Result<u32> {
+    use std::os::unix::process::CommandExt;
+
+    let program = std::env::current_exe().context("the demo cannot find its own program")?;
+    let output = std::fs::File::create(log).with_context(|| format!("{} cannot be made", log.display()))?;
+    let errors = output.try_clone().context("a file cannot be opened twice")?;
+    let child = Command::new(&program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors)
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("{} cannot be started", program.display()))?;
+    Ok(child.id())
+}
+
+/// Ends `first` (so that nobody starts anything again) and then every other descendant.
+pub fn end_all(first: &[u32], ended: &Ended) {
+    end(&|| first.iter().copied().filter(|pid| ended.of(*pid).is_none()).collect(), ended);
+    end(&|| descendants().into_iter().collect(), ended);
+}
+
+/// All living descendants of this process.
+pub fn descendants() -> BTreeSet<u32> {
+    let mut children_of: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for pid in all_pids() {
+        if let Some(parent) = parent_of_living(pid) {
+            children_of.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = BTreeSet::new();
+    let mut looked_at = vec![std::process::id()];
+    while let Some(pid) = looked_at.pop() {
+        for child in children_of.get(&pid).into_iter().flatten() {
+            if found.insert(*child) {
+                looked_at.push(*child);
+            }
+        }
+    }
+    found
+}
+
+/// Asks the processes that `still_there` names to end, and kills what is left after the grace time.
+fn end(still_there: &dyn Fn() -> Vec<u32>, ended: &Ended) {
+    for signal in [Signal::TERM, Signal::KILL] {
+        ended.reap();
+        still_there().into_iter().for_each(|pid| send(pid, signal));
+        let deadline = Instant::now() + END_GRACE;
+        while Instant::now() < deadline {
+            ended.reap();
+            if still_there().is_empty() {
+                return;
+            }
+            std::thread::sleep(END_POLL);
+        }
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // It may have ended in between, which is what was wanted.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn all_pids() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The parent of `pid`, unless it is gone or only waits to be noticed as dead.
+fn parent_of_living(pid: u32) -> Option<u32> {
+    parse_parent(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// `PID (NAME) STATE PARENT ...`, see proc_pid_stat(5). A name may contain anything, also parentheses.
+fn parse_parent(stat: &str) -> Option<u32> {
+    let mut words = stat[stat.rfind(')')? + 1..].split_whitespace();
+    let state = words.next()?;
+    let parent = words.next()?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_found_whatever_the_process_is_called() {
+        assert_eq!(parse_parent("12 (cat) S 7 12 12 0"), Some(7));
+        assert_eq!(parse_parent("12 (a) S 3 (b) R 8 12"), Some(8));
+        assert_eq!(parse_parent("12 (cat) Z 7 12 12 0"), None);
+        assert_eq!(parse_parent("12 (cat"), None);
+    }
+
+    #[test]
+    fn a_child_of_this_process_is_its_descendant_and_init_is_not() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let found = descendants();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&child.id()));
+        assert!(!found.contains(&1));
+        assert!(!found.contains(&std::process::id()));
+    }
+}

@@ -1,0 +1,56 @@
+//! How the program ends: the codes that `ferry --help` documents.
+
+use std::process::ExitCode;
+
+use ferry_api::{ApiError, ErrorCode, JobState};
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// Refused or failed.
+    Failed,
+    /// The command line is wrong.
+    Misuse,
+    /// The agent cannot be reached.
+    Unreachable,
+    /// The job that was followed did not succeed.
+    JobFailed,
+    /// The demo found something missing.
+    DataMissing,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl Exit {
+    /// The code for what went wrong in `error`.
+    pub fn of_error(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<ApiError>() {
+            Some(refusal) if refusal.code == ErrorCode::Unreachable => Self::Unreachable,
+            Some(_) | None => Self::Failed,
+        }
+    }
+
+    /// The code for a followed job that stands like this.
+    pub fn of_job(state: JobState) -> Self {
+        match state {
+            JobState::Succeeded | JobState::Running | JobState::Unwinding => Self::Done,
+            JobState::Failed | JobState::Cancelled | JobState::Parked => Self::JobFailed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Misuse => 2,
+            Exit::Unreachable => 3,
+            Exit::JobFailed => 4,
+            Exit::DataMissing => 5,
+            Exit::Interrupted => 130,
+        })
+    }
+}

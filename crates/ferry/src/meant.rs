@@ -1,0 +1,350 @@
+//! What was meant: the typed words as values of the API. Whatever is wrong with them is found here, before anything
+//! is asked of an agent; behind this door nothing is checked again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ferry_api::http::Client;
+use ferry_api::{
+    CreateMachine, DestroyMachine, Driver, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume,
+    RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
+};
+
+use crate::args::{self, Typed};
+use crate::demo::layout::Layout;
+use crate::demo::writer::WriterOptions;
+use crate::demo::{self, DemoOptions};
+use crate::output::bytes::parse_size;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// The words were wrong; one sentence that says what and how to put it right.
+#[derive(Debug)]
+pub struct Misuse(pub String);
+
+/// What the program shall do.
+#[derive(Debug)]
+pub enum Meant {
+    /// Show the demo.
+    Demo(DemoOptions),
+    /// Be the demo's machine.
+    DemoWriter(WriterOptions),
+    /// Be a volume server.
+    VolumeServer {
+        /// The volume's directory.
+        dir: PathBuf,
+    },
+    /// Ask an agent.
+    Ask(Box<Asked>),
+}
+
+/// A question to an agent.
+#[derive(Debug)]
+pub struct Asked {
+    /// The agent.
+    pub agent: Client,
+    /// Whether facts are printed as JSON.
+    pub json: bool,
+    /// The question.
+    pub question: Question,
+}
+
+/// What can be asked of an agent.
+#[derive(Debug)]
+pub enum Question {
+    /// `machine create`
+    MachineCreate(CreateMachine),
+    /// `machine start`
+    MachineStart(MachineRef),
+    /// `machine stop`
+    MachineStop(MachineRef),
+    /// `machine list`
+    MachineList,
+    /// `machine show`
+    MachineShow(MachineRef),
+    /// `machine destroy`
+    MachineDestroy(MachineRef, DestroyMachine),
+    /// `volume import`
+    VolumeImport(ImportVolume),
+    /// `volume list`
+    VolumeList,
+    /// `volume show`
+    VolumeShow(VolumeRef),
+    /// `volume delete`
+    VolumeDelete(VolumeRef),
+    /// `move`
+    Move {
+        /// The wish.
+        start: StartMove,
+        /// Whether to watch it.
+        follow: bool,
+    },
+    /// `job list`
+    JobList,
+    /// `job show`
+    JobShow(JobId),
+    /// `job watch`
+    JobWatch(JobId),
+    /// `job cancel`
+    JobCancel(JobId),
+    /// `job resume`
+    JobResume(JobId),
+    /// `worker show`
+    WorkerShow,
+}
+
+impl Meant {
+    /// Finds out what the typed words mean.
+    ///
+    /// # Errors
+    /// [`Misuse`] with the sentence for the person.
+    pub fn from_typed(typed: Typed) -> Result<Self, Misuse> {
+        match typed.command {
+            args::Command::Demo(demo) => Ok(Self::Demo(demo_options(&demo)?)),
+            args::Command::DemoWriter(writer) => Ok(Self::DemoWriter(WriterOptions {
+                uri: writer.uri,
+                acks: writer.acks,
+                ring_bytes: writer.ring,
+                interval: writer.interval,
+            })),
+            args::Command::VolumeServer { dir } => Ok(Self::VolumeServer { dir }),
+            args::Command::Machine(machine) => machine_question(machine),
+            args::Command::Volume(volume) => volume_question(volume),
+            args::Command::Move(wish) => move_question(wish),
+            args::Command::Job(job) => job_question(job),
+            args::Command::Worker(args::Worker::Show { asking }) => ask(&asking, Question::WorkerShow),
+        }
+    }
+}
+
+fn ask(asking: &args::Asking, question: Question) -> Result<Meant, Misuse> {
+    let agent = Client::new(&asking.agent).map_err(|error| Misuse(error.to_string()))?;
+    Ok(Meant::Ask(Box::new(Asked { agent, json: asking.json, question })))
+}
+
+fn demo_options(demo: &args::Demo) -> Result<DemoOptions, Misuse> {
+    let layout = Layout::plan(demo.size, demo.used, demo::SEED).map_err(|error| Misuse(error.to_string()))?;
+    Ok(DemoOptions { layout, keep: demo.keep, json: demo.json })
+}
+
+fn machine_question(machine: args::Machine) -> Result<Meant, Misuse> {
+    match machine {
+        args::Machine::Create(create) => {
+            ask(&create.asking.clone(), Question::MachineCreate(create_machine(create)?))
+        }
+        args::Machine::Start { machine, asking } => ask(&asking, Question::MachineStart(parsed(&machine)?)),
+        args::Machine::Stop { machine, asking } => ask(&asking, Question::MachineStop(parsed(&machine)?)),
+        args::Machine::List { asking } => ask(&asking, Question::MachineList),
+        args::Machine::Show { machine, asking } => ask(&asking, Question::MachineShow(parsed(&machine)?)),
+        args::Machine::Destroy { machine, stop, asking } => {
+            ask(&asking, Question::MachineDestroy(parsed(&machine)?, DestroyMachine { stop }))
+        }
+    }
+}
+
+fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> {
+    let mut words = create.command.into_iter();
+    let command = words.next().ok_or_else(|| Misuse("a machine needs a COMMAND after `--`".to_owned()))?;
+    let mut volumes: Vec<NewVolume> = Vec::new();
+    for typed in &create.volumes {
+        let volume = new_volume(typed)?;
+        if volumes.iter().any(|known| known.name == volume.name) {
+            return Err(Misuse(format!(
+                "--volume {} is given twice; name each disk differently",
+                volume.name
+            )));
+        }
+        volumes.push(volume);
+    }
+    Ok(CreateMachine {
+        name: parsed(&create.name)?,
+        spec: MachineSpec {
+            driver: Driver::Process {
+                command,
+                args: words.collect(),
+                env: environment(&create.env)?,
+                workdir: create.workdir,
+            },
+            stop_signal: parsed(&create.stop_signal)?,
+            stop_grace_ms: u64::try_from(create.grace.as_millis())
+                .map_err(|_| Misuse("--grace is longer than a machine can be waited for".to_owned()))?,
+            restart: restart_policy(&create.restart)?,
+        },
+        volumes,
+        start: !create.stopped,
+    })
+}
+
+/// `NAME=SIZE` or `NAME=VOLUME`. What reads as a size is one.
+fn new_volume(typed: &str) -> Result<NewVolume, Misuse> {
+    let how =
+        "write --volume NAME=SIZE for an empty disk, as in data=8GiB, or NAME=VOLUME for an imported one";
+    let (name, origin) =
+        typed.split_once('=').ok_or_else(|| Misuse(format!("'{typed}' is not a disk; {how}")))?;
+    let name: VolumeName = parsed(name)?;
+    let origin = match (parse_size(origin), origin.parse::<VolumeRef>()) {
+        (Ok(size_bytes), _) => VolumeOrigin::Empty { size_bytes, region_bytes: None },
+        (Err(_), Ok(volume)) => VolumeOrigin::Existing { volume },
+        (Err(_), Err(_)) => {
+            return Err(Misuse(format!("'{origin}' is neither a size nor a volume; {how}")));
+        }
+    };
+    Ok(NewVolume { name, origin })
+}
+
+fn environment(typed: &[String]) -> Result<BTreeMap<String, String>, Misuse> {
+    let mut env = BTreeMap::new();
+    for pair in typed {
+        let (key, value) = pair
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| Misuse(format!("'{pair}' is not a variable; write --env KEY=VALUE")))?;
+        if env.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(Misuse(format!("--env {key} is given twice; give it once")));
+        }
+    }
+    Ok(env)
+}
+
+fn restart_policy(typed: &str) -> Result<RestartPolicy, Misuse> {
+    match typed {
+        "always" => Ok(RestartPolicy::Always),
+        "on-failure" => Ok(RestartPolicy::OnFailure),
+        "never" => Ok(RestartPolicy::Never),
+        _ => Err(Misuse(format!("'{typed}' is no restart policy; use always, on-failure or never"))),
+    }
+}
+
+fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
+    match volume {
+        args::Volume::Import { name, from, size, asking } => {
+            let import = ImportVolume {
+                name: parsed(&name)?,
+                source: import_source(&from)?,
+                size_bytes: size,
+                region_bytes: None,
+            };
+            ask(&asking, Question::VolumeImport(import))
+        }
+        args::Volume::List { asking } => ask(&asking, Question::VolumeList),
+        args::Volume::Show { volume, asking } => ask(&asking, Question::VolumeShow(parsed(&volume)?)),
+        args::Volume::Delete { volume, asking } => ask(&asking, Question::VolumeDelete(parsed(&volume)?)),
+    }
+}
+
+/// A URI stays as it is. A path is made absolute here, because the agent has another working directory.
+fn import_source(typed: &str) -> Result<String, Misuse> {
+    if typed.contains("://") {
+        return Ok(typed.to_owned());
+    }
+    if typed.is_empty() {
+        return Err(Misuse("--from is empty; give a raw file or an NBD URI".to_owned()));
+    }
+    let absolute = std::path::absolute(Path::new(typed))
+        .map_err(|error| Misuse(format!("'{typed}' cannot be made an absolute path: {error}")))?;
+    absolute
+        .into_os_string()
+        .into_string()
+        .map_err(|_| Misuse(format!("the path of '{typed}' is not UTF-8; rename the file or link to it")))
+}
+
+fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
+    let retention_hours = match wish.retention {
+        Some(span) if span.as_secs() % HOUR.as_secs() != 0 || span.subsec_nanos() != 0 => {
+            return Err(Misuse("--retention is in whole hours, as in 24h".to_owned()));
+        }
+        Some(span) => Some(span.as_secs() / HOUR.as_secs()),
+        None => None,
+    };
+    let start = StartMove { machine: parsed(&wish.machine)?, to: parsed(&wish.to)?, retention_hours };
+    ask(&wish.asking, Question::Move { start, follow: !wish.detach })
+}
+
+fn job_question(job: args::Job) -> Result<Meant, Misuse> {
+    match job {
+        args::Job::List { asking } => ask(&asking, Question::JobList),
+        args::Job::Show { job, asking } => ask(&asking, Question::JobShow(parsed(&job)?)),
+        args::Job::Watch { job, asking } => ask(&asking, Question::JobWatch(parsed(&job)?)),
+        args::Job::Cancel { job, asking } => ask(&asking, Question::JobCancel(parsed(&job)?)),
+        args::Job::Resume { job, asking } => ask(&asking, Question::JobResume(parsed(&job)?)),
+    }
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(typed: &str) -> Result<T, Misuse> {
+    typed.parse().map_err(|error: T::Err| Misuse(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn meant(line: &str) -> Result<Meant, Misuse> {
+        Meant::from_typed(Typed::try_parse_from(line.split(' ')).unwrap())
+    }
+
+    fn question(line: &str) -> Question {
+        let Meant::Ask(asked) = meant(line).unwrap() else { panic!("{line} asks no agent") };
+        asked.question
+    }
+
+    fn misuse(line: &str) -> String {
+        meant(line).unwrap_err().0
+    }
+
+    #[test]
+    fn a_machine_is_created_as_typed() {
+        let line = "ferry machine create web --volume data=8GiB --volume log=old-log --env A=1=2 \
+                    --stop-signal SIGINT --grace 10s --restart on-failure --stopped -- sleep -x 1";
+        let Question::MachineCreate(create) = question(line) else { panic!() };
+        assert_eq!(create.name.as_str(), "web");
+        assert_eq!(create.volumes[0].origin, VolumeOrigin::Empty { size_bytes: 8 << 30, region_bytes: None });
+        assert_eq!(create.volumes[1].origin, VolumeOrigin::Existing { volume: "old-log".parse().unwrap() });
+        assert_eq!(create.spec.stop_signal.to_string(), "INT");
+        assert_eq!(create.spec.stop_grace_ms, 10_000);
+        assert_eq!(create.spec.restart, RestartPolicy::OnFailure);
+        assert!(!create.start);
+        let Driver::Process { command, args, env, workdir } = create.spec.driver;
+        assert_eq!((command.as_str(), args), ("sleep", vec!["-x".to_owned(), "1".to_owned()]));
+        assert_eq!(env["A"], "1=2");
+        assert_eq!(workdir, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_in_one_sentence_that_helps() {
+        let cases = [
+            ("ferry machine create web --volume data -- true", "data=8GiB"),
+            ("ferry machine create web --volume data=8GB -- true", "neither a size nor a volume"),
+            ("ferry machine create web --volume d=1GiB --volume d=2GiB -- true", "given twice"),
+            ("ferry machine create web --env A -- true", "KEY=VALUE"),
+            ("ferry machine create web --env A=1 --env A=2 -- true", "given twice"),
+            ("ferry machine create We/b -- true", "is not a name"),
+            ("ferry machine create web --restart sometimes -- true", "always, on-failure or never"),
+            ("ferry machine create web --stop-signal WINCH -- true", "TERM, INT"),
+            ("ferry job show web", "is not an id"),
+            ("ferry machine list --agent somewhere", "http://127.0.0.1:7433"),
+            ("ferry move web --to w2 --retention 90m", "whole hours"),
+            ("ferry demo --size 256MiB --used 256MiB", "larger --size"),
+        ];
+        for (line, part) in cases {
+            let sentence = misuse(line);
+            assert!(sentence.contains(part), "{line}: {sentence}");
+            assert!(!sentence.contains('\n'), "{line}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn an_imported_path_is_made_absolute_and_a_uri_stays() {
+        assert_eq!(import_source("nbd://h/x").unwrap(), "nbd://h/x");
+        assert_eq!(import_source("/a/b").unwrap(), "/a/b");
+        assert!(import_source("disk.img").unwrap().starts_with('/'));
+    }
+
+    #[test]
+    fn the_command_line_describes_itself_without_contradiction() {
+        use clap::CommandFactory;
+        Typed::command().debug_assert();
+    }
+}

@@ -1,0 +1,163 @@
+//! The live view: lines that stay and, on a terminal, one line or bar under them that changes.
+//!
+//! Three ways to look at the same events: redrawn on a terminal, plain lines elsewhere, nothing for scripts that
+//! asked for JSON.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use ferry_api::{JobEvent, Progress};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::progress::{Line, Mark, Story, hydration_text};
+use super::{Paint, say, stdout_is_terminal};
+
+/// Columns the names of steps take.
+const STEP_WIDTH: usize = 9;
+/// How often the line that changes is redrawn.
+const TICK: Duration = Duration::from_millis(80);
+/// How often progress is told where nothing can be redrawn.
+const PLAIN_PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// Where the view goes.
+enum Surface {
+    Terminal(ProgressBar),
+    Plain { told_at: Option<Instant> },
+    Nowhere,
+}
+
+/// A live view on stdout.
+pub struct Live {
+    surface: Surface,
+    paint: Paint,
+    story: Story,
+}
+
+impl Live {
+    /// A view for people, or none at all if `json` was asked for.
+    pub fn new(json: bool) -> Self {
+        let surface = if json {
+            Surface::Nowhere
+        } else if stdout_is_terminal() {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+            bar.enable_steady_tick(TICK);
+            Surface::Terminal(bar)
+        } else {
+            Surface::Plain { told_at: None }
+        };
+        Self { surface, paint: Paint::for_stdout(), story: Story::default() }
+    }
+
+    /// A line that stays.
+    ///
+    /// # Errors
+    /// stdout is gone.
+    pub fn line(&self, text: &str) -> io::Result<()> {
+        match &self.surface {
+            Surface::Terminal(bar) => bar.suspend(|| say(text)),
+            Surface::Plain { .. } => say(text),
+            Surface::Nowhere => Ok(()),
+        }
+    }
+
+    /// Something was done: a tick, its name, what came of it.
+    ///
+    /// # Errors
+    /// stdout is gone.
+    pub fn done(&self, name: &str, text: &str) -> io::Result<()> {
+        let line = Line { mark: Mark::Done, step: Some(name.to_owned()), text: text.to_owned() };
+        self.line(&render(&line, self.paint))
+    }
+
+    /// What goes on now, under a spinner.
+    pub fn now(&mut self, name: &str, text: &str) {
+        if let Surface::Terminal(bar) = &self.surface {
+            bar.set_style(template("  {spinner} {prefix:9} {msg:.dim}"));
+            bar.set_prefix(name.to_owned());
+            bar.set_message(text.to_owned());
+        }
+    }
+
+    /// How far the bytes of `name` are, under a bar.
+    ///
+    /// # Errors
+    /// stdout is gone.
+    pub fn progress(&mut self, name: &str, progress: &Progress) -> io::Result<()> {
+        let text = hydration_text(progress);
+        match &mut self.surface {
+            Surface::Terminal(bar) => {
+                bar.set_style(template("  {spinner} {prefix:9} [{bar:30}] {msg}").progress_chars("=> "));
+                bar.set_prefix(name.to_owned());
+                bar.set_length(progress.bytes_total);
+                bar.set_position(progress.bytes_done.min(progress.bytes_total));
+                bar.set_message(text);
+                Ok(())
+            }
+            Surface::Plain { told_at } => {
+                if told_at.is_some_and(|at| at.elapsed() < PLAIN_PROGRESS_EVERY) {
+                    return Ok(());
+                }
+                *told_at = Some(Instant::now());
+                say(format_args!("  .. {name:STEP_WIDTH$}  {text}"))
+            }
+            Surface::Nowhere => Ok(()),
+        }
+    }
+
+    /// What a job's journal says next.
+    ///
+    /// # Errors
+    /// stdout is gone.
+    pub fn event(&mut self, event: &JobEvent) -> io::Result<()> {
+        if let Some(line) = self.story.tell(event) {
+            self.line(&render(&line, self.paint))?;
+        }
+        if let Some((step, attempt)) = self.story.current.clone() {
+            let text = if attempt > 1 { format!("attempt {attempt}") } else { String::new() };
+            self.now(&step, &text);
+        }
+        Ok(())
+    }
+
+    /// The step of the job that runs now.
+    pub fn current_step(&self) -> Option<&str> {
+        self.story.current.as_ref().map(|(step, _)| step.as_str())
+    }
+
+    /// Takes the line that changes away.
+    pub fn clear(&self) {
+        if let Surface::Terminal(bar) = &self.surface {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn template(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates are constants that parse")
+}
+
+fn render(line: &Line, paint: Paint) -> String {
+    let (mark, text) = match line.mark {
+        Mark::Done => (paint.good("✓"), paint.faint(&line.text)),
+        Mark::Wrong => (paint.bad("✗"), line.text.clone()),
+        Mark::Undone => (paint.strong("↶"), paint.faint(&line.text)),
+        Mark::Note => (paint.strong("·"), line.text.clone()),
+    };
+    match &line.step {
+        Some(step) => format!("  {mark} {step:STEP_WIDTH$}  {text}"),
+        None => format!("  {mark} {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_line_has_mark_name_and_time() {
+        let line = Line { mark: Mark::Done, step: Some("Seal".into()), text: "3.0 ms".into() };
+        assert_eq!(render(&line, Paint::none()), "  ✓ Seal       3.0 ms");
+        let line = Line { mark: Mark::Note, step: None, text: "asked to cancel".into() };
+        assert_eq!(render(&line, Paint::none()), "  · asked to cancel");
+    }
+}

@@ -80,7 +80,8 @@ impl BlockSizes {
     pub fn align_out(&self, range: ByteRange, size_bytes: u64) -> ByteRange {
         let unit = u64::from(self.minimum.max(1));
         let offset = range.offset() - range.offset() % unit;
-        let end = range.end().div_ceil(unit).saturating_mul(unit).min(size_bytes.max(range.end()));
+        let limit = size_bytes.min(i64::MAX as u64).max(range.end());
+        let end = range.end().div_ceil(unit).saturating_mul(unit).min(limit);
         ByteRange::new(offset, end - offset)
             .expect("it holds a range, and ends within that or within the export")
     }

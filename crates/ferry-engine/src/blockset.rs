@@ -46,6 +46,20 @@ impl BlockSet {
         !self.runs.is_empty() && self.within(blocks).next().is_some()
     }
 
+    /// The parts of `blocks` that are not in the set, in order.
+    pub(crate) fn gaps(&self, blocks: Blocks) -> Vec<Blocks> {
+        let mut gaps = Vec::new();
+        let mut at = blocks.first();
+        if !self.runs.is_empty() {
+            for part in self.within(blocks) {
+                gaps.extend(Blocks::between(at, part.first()));
+                at = part.end();
+            }
+        }
+        gaps.extend(Blocks::between(at, blocks.end()));
+        gaps
+    }
+
     /// The run that `block` is in.
     pub(crate) fn run_over(&self, block: u64) -> Option<Blocks> {
         let (&first, &end) = self.runs.range(..=block).next_back()?;
@@ -127,6 +141,9 @@ mod tests {
                 prop_assert!(set.runs().zip(set.runs().skip(1)).all(|(a, b)| a.end() < b.first()));
                 prop_assert_eq!(set.block_count(), model.len() as u64);
                 let part: Vec<u64> = set.within(blocks).flat_map(|run| run.first()..run.end()).collect();
+                let gaps: Vec<u64> = set.gaps(blocks).iter().flat_map(|run| run.first()..run.end()).collect();
+                let missing: Vec<u64> = (first..first + count).filter(|block| !model.contains(block)).collect();
+                prop_assert_eq!(gaps, missing);
                 prop_assert_eq!(part, model.range(first..first + count).copied().collect::<Vec<_>>());
             }
         }

@@ -1,17 +1,161 @@
 //! The engine: decides, for every event, what must be done.
+//!
+//! ```text
+//!  guest ──▶ reads ───▶ fetches ◀─── hydration        a fetch belongs to whoever asked first; others join it
+//!    │         │           │
+//!    │         ▼           ▼ copy-in
+//!    └─────▶ writes ──▶ [ locks ] ──▶ truth ──▶ durability ──▶ map
+//! ```
+//!
+//! What is remote is written under a lock of its blocks, so that a copy-in and a guest's write never meet: a copy-in
+//! leaves out what is locked (it loses), a guest's write waits for the copy-ins that have begun. What is local is
+//! written without a lock, since nothing but the guest writes there. Invariants:
+//! - locked blocks are being written to the store, and at least one of them was remote when the lock was taken;
+//! - fetches are disjoint; a block is fetched again only if the last fetch failed or could not be kept;
+//! - `torn` blocks are remote and the store may hold garbage there: they turn local only by being written whole.
 
-use crate::event::Event;
-use crate::geometry::{ByteRange, Geometry};
+mod durability;
+mod fetches;
+mod hydration;
+mod phases;
+mod reads;
+mod writes;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::blockset::BlockSet;
+use crate::event::{Command, Errno, Event, RequestId, RequestKind};
+use crate::geometry::{BLOCK_BYTES, Blocks, ByteRange, Geometry};
 use crate::limits::Limits;
-use crate::map::MapState;
-use crate::operation::Operation;
+use crate::map::{MapState, Phase};
+use crate::operation::{OpId, Operation};
+use crate::slab::Slab;
 use crate::status::EngineStatus;
 use crate::truth::{Residence, Truth};
+
+use durability::Durability;
+use fetches::{Fetch, Fetches};
+use hydration::Hydration;
+use reads::{Gather, Piece};
+use writes::Put;
 
 /// One volume's engine.
 #[derive(Debug)]
 pub struct Engine {
+    limits: Limits,
     truth: Truth,
+    phase: Phase,
+    has_source: bool,
+    /// Every block is local and the map says so.
+    complete: bool,
+    now_ms: u64,
+    source: Source,
+    ops: Slab<Op>,
+    /// Requests that are more than one operation. In order of arrival.
+    requests: BTreeMap<Ticket, Active>,
+    next_ticket: u64,
+    parked: Vec<Parked>,
+    locks: BlockSet,
+    torn: BlockSet,
+    fetches: Fetches,
+    hydration: Hydration,
+    durability: Durability,
+    deeds: VecDeque<Command>,
+    /// Guest writes, trims and zeroes that are under way in the store.
+    writes_in_flight: u64,
+    /// A lock was released or blocks became local, so that those who wait should look again.
+    wake: bool,
+    tally: Tally,
+}
+
+/// The engine's own name for a request; unlike the shell's, never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Ticket(u64);
+
+#[derive(Debug)]
+struct Active {
+    id: RequestId,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Read(Gather),
+    Write(Put),
+}
+
+/// What an operation under way is for.
+#[derive(Debug)]
+enum Op {
+    /// A read of local blocks only.
+    ReadWhole {
+        request: RequestId,
+    },
+    /// The local part of a read.
+    ReadPiece {
+        ticket: Ticket,
+    },
+    /// A write, trim or zeroing of local blocks only.
+    WriteWhole {
+        request: RequestId,
+        blocks: Blocks,
+        fua: bool,
+    },
+    /// A write, trim or zeroing under lock.
+    WriteLocked {
+        ticket: Ticket,
+    },
+    /// Keeps a part of what was fetched. Under lock.
+    CopyIn {
+        fetch: OpId,
+        blocks: Blocks,
+    },
+    /// Zeroes torn blocks that the source says are zero. Under lock.
+    ZeroTorn {
+        blocks: Blocks,
+    },
+    Fetch(Box<Fetch>),
+    Query {
+        blocks: Blocks,
+        epoch: u64,
+    },
+    Sync,
+    Persist,
+}
+
+/// A piece of a request that waits for something other than a fetch.
+#[derive(Debug)]
+struct Parked {
+    piece: Piece,
+    until: Until,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Until {
+    /// Its blocks are not being written any more.
+    Unlocked,
+    /// This time.
+    Ms(u64),
+}
+
+#[derive(Debug)]
+struct Source {
+    up: bool,
+    /// Rises with each `SourceUp`: tells a loss that is being repaired from one that is news.
+    epoch: u64,
+}
+
+/// Counters for the status.
+#[derive(Debug, Default)]
+struct Tally {
+    bytes_fetched: u64,
+    bytes_zero_skipped: u64,
+    bytes_claimed_by_guest: u64,
+    bytes_verified: u64,
+    cold_reads: u64,
+    fetch_errors: u64,
+    checksum_errors: u64,
+    keep_errors: u64,
 }
 
 impl Engine {
@@ -21,8 +165,28 @@ impl Engine {
     /// hold what no bit vouches for.
     #[must_use]
     pub fn new(map: MapState, limits: Limits) -> Engine {
-        let _ = limits;
-        Engine { truth: map.truth }
+        Engine {
+            limits,
+            complete: map.truth.is_complete(),
+            truth: map.truth,
+            phase: map.phase,
+            has_source: map.has_source,
+            now_ms: 0,
+            source: Source { up: false, epoch: 0 },
+            ops: Slab::new(),
+            requests: BTreeMap::new(),
+            next_ticket: 0,
+            parked: Vec::new(),
+            locks: BlockSet::new(),
+            torn: BlockSet::new(),
+            fetches: Fetches::new(),
+            hydration: Hydration::new(),
+            durability: Durability::new(),
+            deeds: VecDeque::new(),
+            writes_in_flight: 0,
+            wake: false,
+            tally: Tally::default(),
+        }
     }
 
     /// Takes one event and appends to `out` what must be done, in order.
@@ -30,7 +194,25 @@ impl Engine {
     /// # Panics
     /// If the shell breaks a rule of [`crate::event`], such as completing an operation twice.
     pub fn handle(&mut self, event: Event, out: &mut Vec<Operation>) {
-        let _ = (event, out);
+        match event {
+            Event::Request { id, kind } => self.request(id, kind, out),
+            Event::Cancel { id } => self.cancel(id, out),
+            Event::Done { op, result } => self.done(op, result, out),
+            Event::Fetched { op, result } => self.fetched(op, result, out),
+            Event::Extents { op, result } => self.extents(op, result, out),
+            Event::SourceUp => {
+                self.source.up = true;
+                self.source.epoch += 1;
+                self.forget_reconnect_pauses();
+            }
+            Event::SourceDown => self.source.up = false,
+            Event::Tick { now_ms } => {
+                self.now_ms = self.now_ms.max(now_ms);
+                self.replan_due(out);
+            }
+            Event::Command(command) => self.command(command, out),
+        }
+        self.settle(out);
     }
 
     /// The volume's geometry.
@@ -47,12 +229,178 @@ impl Engine {
     /// Numbers for a person.
     #[must_use]
     pub fn status(&self) -> EngineStatus {
-        unimplemented!("follows in the next slice")
+        let bytes_total = self.geometry().size_bytes();
+        let bytes_local = self.truth.bytes_local();
+        EngineStatus {
+            bytes_total,
+            bytes_local,
+            bytes_remote: bytes_total - bytes_local,
+            bytes_unpersisted: self.durability.blocks_unpersisted() * BLOCK_BYTES,
+            bytes_fetched: self.tally.bytes_fetched,
+            bytes_zero_skipped: self.tally.bytes_zero_skipped,
+            bytes_claimed_by_guest: self.tally.bytes_claimed_by_guest,
+            bytes_verified: self.tally.bytes_verified,
+            cold_reads: self.tally.cold_reads,
+            fetch_errors: self.tally.fetch_errors,
+            checksum_errors: self.tally.checksum_errors,
+            keep_errors: self.tally.keep_errors,
+            bytes_sick: self.hydration.sick_blocks() * BLOCK_BYTES,
+            in_flight: self.ops.len() as u64,
+            waiting_for_source: self.requests.values().filter(|active| active.waits()).count() as u64,
+            phase: self.phase,
+            source_up: self.source.up,
+            paused: self.hydration.is_paused(),
+            complete: self.complete,
+            store_failed: self.durability.failed().is_some(),
+        }
     }
 
     /// Whether anything waits for time to pass. While this is false the shell may sleep until the next event.
     #[must_use]
     pub fn wants_tick(&self) -> bool {
-        true
+        !self.complete || !self.parked.is_empty()
     }
+
+    fn request(&mut self, id: RequestId, kind: RequestKind, out: &mut Vec<Operation>) {
+        let range = match kind {
+            RequestKind::Read { range }
+            | RequestKind::Write { range, .. }
+            | RequestKind::Trim { range, .. }
+            | RequestKind::WriteZeroes { range, .. }
+            | RequestKind::Cache { range } => Some(range),
+            RequestKind::Flush => None,
+        };
+        if range.is_some_and(|range| !self.geometry().holds(range)) {
+            return reply(id, Err(Errno::EINVAL), out);
+        }
+        if self.phase == Phase::Standby {
+            return reply(id, Err(Errno::ESHUTDOWN), out);
+        }
+        match kind {
+            RequestKind::Read { range } => self.start_read(id, range, out),
+            RequestKind::Cache { range } => self.start_cache(id, range, out),
+            RequestKind::Flush => self.start_flush(id, out),
+            RequestKind::Write { .. } | RequestKind::Trim { .. } | RequestKind::WriteZeroes { .. } => {
+                self.start_write(id, kind, out);
+            }
+        }
+    }
+
+    fn done(&mut self, op: OpId, result: Result<(), Errno>, out: &mut Vec<Operation>) {
+        match self.ops.remove(op).expect("an operation is completed once") {
+            Op::ReadWhole { request } => reply(request, result, out),
+            Op::ReadPiece { ticket } => self.end_piece(ticket, result, out),
+            Op::WriteWhole { request, blocks, fua } => self.whole_written(request, blocks, fua, result, out),
+            Op::WriteLocked { ticket } => self.locked_written(ticket, result, out),
+            Op::CopyIn { fetch, blocks } => self.copied_in(fetch, blocks, result, out),
+            Op::ZeroTorn { blocks } => self.torn_zeroed(blocks, result, out),
+            Op::Sync => self.synced(result, out),
+            Op::Persist => self.persisted(result, out),
+            Op::Fetch(_) => panic!("a fetch is completed by `Fetched`"),
+            Op::Query { .. } => panic!("a query is completed by `Extents`"),
+        }
+    }
+
+    /// Whatever can go on now, goes on.
+    fn settle(&mut self, out: &mut Vec<Operation>) {
+        loop {
+            if std::mem::take(&mut self.wake) {
+                self.replan(out);
+            }
+            self.pump_fetches(out);
+            self.pump_hydration(out);
+            if !self.wake {
+                break;
+            }
+        }
+        self.pump_commit(out);
+        self.announce_completion(out);
+    }
+
+    /// Those who waited for a lock or for blocks to become local look again.
+    fn replan(&mut self, out: &mut Vec<Operation>) {
+        self.replan_writes(out);
+        self.dissolve_needless_fetches(out);
+        let geometry = self.geometry();
+        let truth = &self.truth;
+        let ready: Vec<Parked> = self
+            .parked
+            .extract_if(.., |parked| {
+                parked.until == Until::Unlocked || truth.covers(geometry.blocks_touched(parked.piece.range))
+            })
+            .collect();
+        for parked in ready {
+            self.plan_piece(parked.piece, out);
+        }
+    }
+
+    /// Those whose pause is over try again.
+    fn replan_due(&mut self, out: &mut Vec<Operation>) {
+        let now_ms = self.now_ms;
+        let due: Vec<Parked> = self
+            .parked
+            .extract_if(.., |parked| match parked.until {
+                Until::Ms(due_ms) => due_ms <= now_ms,
+                Until::Unlocked => false,
+            })
+            .collect();
+        for parked in due {
+            self.plan_piece(parked.piece, out);
+        }
+    }
+
+    fn admit(&mut self, id: RequestId, work: Work) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.requests.insert(ticket, Active { id, work });
+        ticket
+    }
+
+    /// The store holds these blocks now. Gives how many bytes were remote until now.
+    fn became_local(&mut self, blocks: Blocks) -> u64 {
+        let turned = self.truth.mark_local(blocks);
+        if turned.is_empty() {
+            return 0;
+        }
+        self.complete = false;
+        self.wake = true;
+        self.torn.remove(blocks);
+        let mut bytes = 0;
+        for run in turned {
+            bytes += self.geometry().bytes_of(run).len_bytes();
+            self.durability.add(run, self.now_ms);
+        }
+        bytes
+    }
+
+    /// The store may hold anything in those of these blocks that are remote.
+    fn became_torn(&mut self, blocks: Blocks) {
+        for run in self.truth.remote_runs(blocks) {
+            self.torn.insert(run);
+        }
+    }
+
+    fn lock(&mut self, blocks: Blocks) {
+        assert!(!self.locks.intersects(blocks), "{blocks} must not be locked twice");
+        self.locks.insert(blocks);
+    }
+
+    fn unlock(&mut self, blocks: Blocks) {
+        self.locks.remove(blocks);
+        self.wake = true;
+    }
+}
+
+impl Active {
+    /// Nothing touches the store for it.
+    fn waits(&self) -> bool {
+        match &self.work {
+            Work::Read(_) => true,
+            Work::Write(put) => !put.is_writing(),
+        }
+    }
+}
+
+fn reply(request: RequestId, result: Result<(), Errno>, out: &mut Vec<Operation>) {
+    out.push(Operation::Reply { request, result });
 }

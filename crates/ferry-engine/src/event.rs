@@ -57,8 +57,8 @@ pub enum Event {
         /// How it ended.
         result: Result<(), Errno>,
     },
-    /// A `Fetch` ended. After `Ok` the shell keeps the buffer (if the content is [`Content::Data`]) until
-    /// `DropFetch`; after `Err` the buffer is free at once and no `DropFetch` follows.
+    /// A `Fetch` ended. After `Ok` the buffer is kept until `DropFetch`, which always follows; after `Err` the buffer
+    /// is free at once and no `DropFetch` follows.
     Fetched {
         /// The operation.
         op: OpId,

@@ -90,9 +90,9 @@ impl Truth {
     /// The longest run of one residence that starts at `block` and ends at or before `end`.
     #[must_use]
     pub fn run_at(&self, block: u64, end: u64) -> (Residence, Blocks) {
-        let (residence, mut reach) = self.segment_at(block);
+        let (residence, mut reach) = self.segment_at(block, end);
         while reach < end {
-            let (next, next_reach) = self.segment_at(reach);
+            let (next, next_reach) = self.segment_at(reach, end);
             if next != residence {
                 break;
             }
@@ -165,22 +165,25 @@ impl Truth {
         }
     }
 
-    /// Residence at `block`, and the end of a stretch (not always the longest) that shares it.
-    fn segment_at(&self, block: u64) -> (Residence, u64) {
+    /// Residence at `block`, and the end of a stretch (not always the longest) that shares it. Does not look far
+    /// beyond `end`.
+    fn segment_at(&self, block: u64, end: u64) -> (Residence, u64) {
         let size = self.geometry.region_blocks();
         let count = self.geometry.block_count();
         let region = block / size;
+        let region_limit = end.div_ceil(size);
         if self.whole.get(region) {
-            return (Residence::Local, (self.whole.next(region, false) * size).min(count));
+            let reach = self.whole.next(region, false, region_limit);
+            return (Residence::Local, (reach * size).min(count));
         }
         if let Some(bits) = self.partial.get(&region) {
             let within = block - region * size;
             let local = bits.get(within);
             let residence = if local { Residence::Local } else { Residence::Remote };
-            return (residence, region * size + bits.next(within, !local));
+            return (residence, region * size + bits.next(within, !local, bits.len));
         }
         let next_partial = self.partial.range(region..).next().map_or(u64::MAX, |(&region, _)| region);
-        let end = self.whole.next(region, true).min(next_partial);
+        let end = self.whole.next(region, true, region_limit).min(next_partial);
         (Residence::Remote, end.saturating_mul(size).min(count))
     }
 }
@@ -216,21 +219,21 @@ impl Bitmap {
     }
 
     fn is_full(&self) -> bool {
-        self.next(0, false) == self.len
+        self.next(0, false, self.len) == self.len
     }
 
-    /// The first bit from `from` on that has this value, or the length.
-    fn next(&self, from: u64, value: bool) -> u64 {
+    /// The first bit from `from` on that has this value, or `limit` (at most the length) if none before it has.
+    fn next(&self, from: u64, value: bool, limit: u64) -> u64 {
         let flip = if value { 0 } else { u64::MAX };
         let mut at = from;
-        while at < self.len {
+        while at < limit {
             let word = (self.words[index(at / 64)] ^ flip) >> (at % 64);
             if word != 0 {
-                return (at + u64::from(word.trailing_zeros())).min(self.len);
+                return (at + u64::from(word.trailing_zeros())).min(limit);
             }
             at = (at / 64 + 1) * 64;
         }
-        self.len
+        limit
     }
 }
 
@@ -296,7 +299,7 @@ mod tests {
             let local = model.iter().filter(|&&local| local).count() as u64;
             prop_assert_eq!(truth.blocks_remote(), size_blocks - local);
             prop_assert!((0..size_blocks).all(|block| truth.is_local(block) == model[index(block)]));
-            prop_assert!(truth.partial.values().all(|bits| !bits.is_full() && bits.next(0, true) < bits.len));
+            prop_assert!(truth.partial.values().all(|bits| !bits.is_full() && bits.next(0, true, bits.len) < bits.len));
         }
     }
 }

@@ -1,0 +1,232 @@
+//! Making things durable: flush, FUA, and telling the map.
+//!
+//! ```text
+//!  written ─▶ unsynced ──┐
+//!                        ├─▶ commit: SyncLocal ─▶ Persist (if it must) ─▶ waiters are answered
+//!             synced ────┘              └── else: synced, told to the map later
+//! ```
+//!
+//! One commit at a time; whoever comes while it runs shares the next one. Invariant: a block reaches the map only by
+//! a commit whose `SyncLocal` was issued after the block's bytes were in the store. A commit must tell the map if the
+//! guest has written to a block that the map does not know, or if enough has gathered, or for a command's sake.
+
+use crate::blockset::BlockSet;
+use crate::event::{Command, Errno, RequestId};
+use crate::geometry::{BLOCK_BYTES, Blocks};
+use crate::limits::{BACKGROUND_BACKOFF_MS, backoff_ms};
+use crate::map::{MapRecord, Phase};
+use crate::operation::{Notice, Operation};
+
+use super::{Engine, Op, reply};
+
+/// What is local but not in the map, and who waits for that.
+#[derive(Debug)]
+pub(super) struct Durability {
+    unsynced: BlockSet,
+    synced: BlockSet,
+    blocks_waiting: u64,
+    /// The guest wrote to a block that is in neither the map nor the commit that runs.
+    guest_dirty: bool,
+    waiters: Vec<RequestId>,
+    commit: Option<Commit>,
+    /// Since when something waits to be told to the map.
+    since_ms: Option<u64>,
+    persist_failures: u32,
+    not_before_ms: u64,
+    /// A sync failed: what the store holds beyond the map cannot be trusted any more.
+    failed: Option<Errno>,
+}
+
+#[derive(Debug)]
+struct Commit {
+    blocks: BlockSet,
+    waiters: Vec<RequestId>,
+    must_persist: bool,
+    guest_dirty: bool,
+    command: Option<Command>,
+}
+
+impl Durability {
+    pub(super) const fn new() -> Durability {
+        Durability {
+            unsynced: BlockSet::new(),
+            synced: BlockSet::new(),
+            blocks_waiting: 0,
+            guest_dirty: false,
+            waiters: Vec::new(),
+            commit: None,
+            since_ms: None,
+            persist_failures: 0,
+            not_before_ms: 0,
+            failed: None,
+        }
+    }
+
+    pub(super) fn failed(&self) -> Option<Errno> {
+        self.failed
+    }
+
+    pub(super) fn blocks_unpersisted(&self) -> u64 {
+        let in_commit = self.commit.as_ref().map_or(0, |commit| commit.blocks.block_count());
+        self.blocks_waiting + in_commit
+    }
+
+    pub(super) fn is_carrying_out(&self, command: Command) -> bool {
+        self.commit.as_ref().is_some_and(|commit| commit.command == Some(command))
+    }
+
+    /// These blocks have just become local.
+    pub(super) fn add(&mut self, blocks: Blocks, now_ms: u64) {
+        self.unsynced.insert(blocks);
+        self.blocks_waiting += blocks.count();
+        self.since_ms.get_or_insert(now_ms);
+    }
+
+    /// The guest's bytes in these blocks are in the store.
+    pub(super) fn guest_wrote(&mut self, blocks: Blocks) {
+        let in_commit = self.commit.as_ref().is_some_and(|commit| commit.blocks.intersects(blocks));
+        if in_commit || self.unsynced.intersects(blocks) || self.synced.intersects(blocks) {
+            self.guest_dirty = true;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.unsynced.is_empty() && self.synced.is_empty()
+    }
+
+    /// What was synced is told to the map by a later commit.
+    fn put_back(&mut self, blocks: BlockSet, now_ms: u64) {
+        if !blocks.is_empty() {
+            self.blocks_waiting += blocks.block_count();
+            self.since_ms.get_or_insert(now_ms);
+            self.synced.absorb(blocks);
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn start_flush(&mut self, id: RequestId, out: &mut Vec<Operation>) {
+        if self.durability.failed.is_some() {
+            return reply(id, Err(Errno::EIO), out);
+        }
+        self.durability.waiters.push(id);
+    }
+
+    /// Starts a commit if anybody waits for one or enough has gathered.
+    pub(super) fn pump_commit(&mut self, out: &mut Vec<Operation>) {
+        let command = self.ready_command(out);
+        if self.durability.commit.is_some() || self.durability.failed.is_some() {
+            return;
+        }
+        let due = self.persist_is_due();
+        let durability = &mut self.durability;
+        if durability.waiters.is_empty() && command.is_none() && !due {
+            return;
+        }
+        let mut blocks = std::mem::take(&mut durability.synced);
+        blocks.absorb(std::mem::take(&mut durability.unsynced));
+        durability.blocks_waiting = 0;
+        let guest_dirty = std::mem::take(&mut durability.guest_dirty);
+        let must_persist = due || guest_dirty || command.is_some();
+        if must_persist {
+            durability.since_ms = None;
+        }
+        let waiters = std::mem::take(&mut durability.waiters);
+        durability.commit = Some(Commit { blocks, waiters, must_persist, guest_dirty, command });
+        let op = self.ops.insert(Op::Sync);
+        out.push(Operation::SyncLocal { op });
+    }
+
+    fn persist_is_due(&self) -> bool {
+        let durability = &self.durability;
+        if durability.is_empty() || durability.not_before_ms > self.now_ms {
+            return false;
+        }
+        let runs = durability.unsynced.run_count() + durability.synced.run_count();
+        self.truth.is_complete()
+            || durability.blocks_waiting * BLOCK_BYTES >= self.limits.persist_every_bytes
+            || runs >= self.limits.persist_every_runs
+            || durability.since_ms.is_some_and(|since| since + self.limits.persist_every_ms <= self.now_ms)
+    }
+
+    pub(super) fn synced(&mut self, result: Result<(), Errno>, out: &mut Vec<Operation>) {
+        let commit = self.durability.commit.as_ref().expect("a sync belongs to a commit");
+        if let Err(errno) = result {
+            return self.store_failed(errno, out);
+        }
+        let mut records: Vec<MapRecord> = Vec::new();
+        if commit.must_persist {
+            records.extend(commit.blocks.runs().map(MapRecord::Local));
+            records.extend(commit.command.and_then(command_record));
+        }
+        if records.is_empty() {
+            return self.end_commit(Ok(()), out);
+        }
+        let op = self.ops.insert(Op::Persist);
+        out.push(Operation::Persist { op, records });
+    }
+
+    pub(super) fn persisted(&mut self, result: Result<(), Errno>, out: &mut Vec<Operation>) {
+        match result {
+            Ok(()) => {
+                self.durability.persist_failures = 0;
+                self.durability.commit.as_mut().expect("a persist belongs to a commit").blocks =
+                    BlockSet::new();
+            }
+            Err(errno) => {
+                self.durability.persist_failures += 1;
+                let pause_ms = backoff_ms(BACKGROUND_BACKOFF_MS, self.durability.persist_failures);
+                self.durability.not_before_ms = self.now_ms + pause_ms;
+                out.push(Operation::Notice(Notice::PersistFailed { errno }));
+            }
+        }
+        self.end_commit(result, out);
+    }
+
+    /// Blocks that are still in the commit have not been told to the map.
+    fn end_commit(&mut self, result: Result<(), Errno>, out: &mut Vec<Operation>) {
+        let commit = self.durability.commit.take().expect("only a commit ends");
+        self.durability.put_back(commit.blocks, self.now_ms);
+        if result.is_err() {
+            self.durability.guest_dirty |= commit.guest_dirty;
+        }
+        if let Some(command) = commit.command {
+            self.command_ended(command, result, out);
+        }
+        for request in commit.waiters {
+            reply(request, result, out);
+        }
+    }
+
+    /// After a failed sync the kernel may have dropped what it could not write and forgotten that it did, so a later
+    /// sync that succeeds proves nothing. Nothing more is told to the map.
+    fn store_failed(&mut self, errno: Errno, out: &mut Vec<Operation>) {
+        self.durability.failed = Some(errno);
+        out.push(Operation::Notice(Notice::StoreFailed { errno }));
+        self.end_commit(Err(errno), out);
+        for request in std::mem::take(&mut self.durability.waiters) {
+            reply(request, Err(Errno::EIO), out);
+        }
+        self.refuse_waiting_puts(Errno::EIO, out);
+    }
+
+    /// Says once that the source is no longer needed, when the map knows.
+    pub(super) fn announce_completion(&mut self, out: &mut Vec<Operation>) {
+        let all_told =
+            self.durability.is_empty() && self.durability.commit.as_ref().is_none_or(|c| c.blocks.is_empty());
+        if !self.complete && self.truth.is_complete() && all_told {
+            self.complete = true;
+            out.push(Operation::Notice(Notice::HydrationComplete));
+        }
+    }
+}
+
+/// What the map learns from a command.
+fn command_record(command: Command) -> Option<MapRecord> {
+    match command {
+        Command::Open | Command::Unseal => Some(MapRecord::Phase(Phase::Open)),
+        Command::Seal => Some(MapRecord::Phase(Phase::Sealed)),
+        Command::DetachSource => Some(MapRecord::SourceDetached),
+        Command::PauseHydration | Command::ResumeHydration => None,
+    }
+}

@@ -1,0 +1,399 @@
+//! Copying in the background, until nothing is remote.
+//!
+//! ```text
+//!  cursor ─▶ query ─▶ zero:  local at once, nothing crosses the wire
+//!     ▲              └ data:  window ─▶ fetch, a region at most ─▶ kept
+//!     │                                   │ refused by the source
+//!     └── left behind (start over)        └─▶ sick: in halves, later and later
+//! ```
+//!
+//! Background fetches have their own share of buffers, so that the guest's load never stops them. Invariant: while
+//! blocks are remote and the source is up, something is under way, or waits for a tick.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::blockset::BlockSet;
+use crate::event::{Errno, FetchFailure, SourceExtent};
+use crate::geometry::{BLOCK_BYTES, Blocks, ByteRange};
+use crate::limits::{
+    BACKGROUND_BACKOFF_MS, EXTENTS_MAX, FAILURES_IN_A_ROW_MAX, FETCH_BACKOFF_MS, QUERY_ATTEMPTS_MAX,
+    QUERY_BYTES_MAX, SICK_RANGES_MAX, backoff_ms,
+};
+use crate::map::Phase;
+use crate::operation::{Notice, OpId, Operation};
+
+use super::{Engine, Op};
+
+/// How many regions are taken for data when the source cannot say.
+const BLIND_REGIONS: u64 = 64;
+
+/// Where the background stands.
+#[derive(Debug)]
+pub(super) struct Hydration {
+    paused: bool,
+    /// What is known to be data, and not fetched yet, with failed attempts.
+    window: VecDeque<(Blocks, u32)>,
+    /// The next block to ask the source about.
+    cursor: u64,
+    query_under_way: bool,
+    query_attempts: u32,
+    fetches_in_flight: u32,
+    /// What the source refused to give.
+    sick: BTreeMap<u64, Sick>,
+    sick_blocks: BlockSet,
+    /// Blocks behind the cursor may have stayed remote.
+    left_behind: bool,
+    refusals_in_a_row: u32,
+    store_refusals_in_a_row: u32,
+    not_before_ms: u64,
+    /// As above, but over as soon as the source is up again.
+    reconnect_not_before_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sick {
+    blocks: Blocks,
+    attempts: u32,
+    due_ms: u64,
+}
+
+impl Hydration {
+    pub(super) const fn new() -> Hydration {
+        Hydration {
+            paused: false,
+            window: VecDeque::new(),
+            cursor: 0,
+            query_under_way: false,
+            query_attempts: 0,
+            fetches_in_flight: 0,
+            sick: BTreeMap::new(),
+            sick_blocks: BlockSet::new(),
+            left_behind: false,
+            refusals_in_a_row: 0,
+            store_refusals_in_a_row: 0,
+            not_before_ms: 0,
+            reconnect_not_before_ms: 0,
+        }
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    pub(super) fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    pub(super) fn sick_blocks(&self) -> u64 {
+        self.sick_blocks.block_count()
+    }
+
+    pub(super) fn leave_behind(&mut self) {
+        self.left_behind = true;
+    }
+
+    pub(super) fn forget_reconnect_pause(&mut self) {
+        self.reconnect_not_before_ms = 0;
+    }
+
+    pub(super) fn source_gave(&mut self) {
+        self.refusals_in_a_row = 0;
+    }
+
+    pub(super) fn store_kept(&mut self) {
+        self.store_refusals_in_a_row = 0;
+    }
+
+    pub(super) fn store_refused(&mut self, now_ms: u64) {
+        self.store_refusals_in_a_row += 1;
+        self.left_behind = true;
+        let pause_ms = backoff_ms(BACKGROUND_BACKOFF_MS, self.store_refusals_in_a_row);
+        self.not_before_ms = self.not_before_ms.max(now_ms + pause_ms);
+    }
+
+    pub(super) fn fetch_ended(&mut self) {
+        self.fetches_in_flight -= 1;
+    }
+
+    pub(super) fn disconnected(&mut self, blocks: Blocks, attempts: u32, not_before_ms: u64) {
+        self.fetches_in_flight -= 1;
+        self.window.push_front((blocks, attempts));
+        self.reconnect_not_before_ms = self.reconnect_not_before_ms.max(not_before_ms);
+    }
+
+    /// The source refused to give these blocks for the `attempts`th time. Halves are tried next, to tell the bad
+    /// blocks from their neighbours.
+    pub(super) fn source_refused(&mut self, blocks: Blocks, attempts: u32, now_ms: u64) {
+        self.fetches_in_flight -= 1;
+        self.refusals_in_a_row += 1;
+        if let Some(beyond) = self.refusals_in_a_row.checked_sub(FAILURES_IN_A_ROW_MAX) {
+            let pause_ms = backoff_ms(BACKGROUND_BACKOFF_MS, beyond + 1);
+            self.not_before_ms = self.not_before_ms.max(now_ms + pause_ms);
+        }
+        let due_ms = now_ms + backoff_ms(BACKGROUND_BACKOFF_MS, attempts);
+        let middle = blocks.first() + blocks.count() / 2;
+        let halves = [Blocks::between(blocks.first(), middle), Blocks::between(middle, blocks.end())];
+        if self.sick.len() + 2 <= SICK_RANGES_MAX {
+            halves
+                .into_iter()
+                .flatten()
+                .for_each(|half| self.add_sick(Sick { blocks: half, attempts, due_ms }));
+        } else {
+            self.add_sick(Sick { blocks, attempts, due_ms });
+        }
+    }
+
+    fn add_sick(&mut self, sick: Sick) {
+        self.sick.insert(sick.blocks.first(), sick);
+        self.sick_blocks.insert(sick.blocks);
+    }
+
+    fn take_due_sick(&mut self, now_ms: u64) -> Option<Sick> {
+        let (&first, _) = self.sick.iter().find(|(_, sick)| sick.due_ms <= now_ms)?;
+        let sick = self.sick.remove(&first).expect("it was just found");
+        self.sick_blocks.remove(sick.blocks);
+        Some(sick)
+    }
+
+    /// Whether at least so many blocks are known to be data.
+    fn window_holds(&self, blocks: u64) -> bool {
+        let mut sum = 0;
+        self.window.iter().any(|(run, _)| {
+            sum += run.count();
+            sum >= blocks
+        })
+    }
+}
+
+impl Engine {
+    /// Fetches and asks ahead as far as the limits allow.
+    pub(super) fn pump_hydration(&mut self, out: &mut Vec<Operation>) {
+        if !self.may_hydrate() {
+            return;
+        }
+        while self.hydration.fetches_in_flight < self.limits.hydration_fetches_max {
+            let Some((blocks, attempts)) = self.next_in_background() else { break };
+            self.hydration.fetches_in_flight += 1;
+            self.fetch_in_background(blocks, attempts, out);
+        }
+        if self.query_ahead(out) {
+            return;
+        }
+        if self.pass_is_over() && self.is_anything_behind() {
+            self.hydration.left_behind = false;
+            self.hydration.cursor = 0;
+            self.query_ahead(out);
+        }
+    }
+
+    fn may_hydrate(&self) -> bool {
+        let hydration = &self.hydration;
+        !self.truth.is_complete()
+            && self.has_source
+            && self.source.up
+            && self.phase != Phase::Standby
+            && self.durability.failed().is_none()
+            && !hydration.paused
+            && hydration.not_before_ms <= self.now_ms
+            && hydration.reconnect_not_before_ms <= self.now_ms
+    }
+
+    /// The next blocks to fetch, within a region, and how often they have failed.
+    fn next_in_background(&mut self) -> Option<(Blocks, u32)> {
+        while let Some(sick) = self.hydration.take_due_sick(self.now_ms) {
+            if let Some(found) = self.first_to_fetch(sick.blocks) {
+                if let Some(blocks) = Blocks::between(found.end(), sick.blocks.end()) {
+                    self.hydration.add_sick(Sick { blocks, ..sick });
+                }
+                return Some((found, sick.attempts));
+            }
+            // Somebody else fetches or writes it. If that fails, it comes again.
+            self.hydration.left_behind = true;
+        }
+        if self.hydration.sick.len() >= SICK_RANGES_MAX {
+            return None;
+        }
+        while let Some((run, attempts)) = self.hydration.window.pop_front() {
+            let Some(remote) = self.truth.remote_runs(run).next() else { continue };
+            let region_end = self.geometry().region_end(remote.first()).min(run.end());
+            let part = Blocks::between(remote.first(), region_end).expect("a region ends after its blocks");
+            let found = self.first_to_fetch(part);
+            let rest = Blocks::between(found.map_or(region_end, Blocks::end), run.end());
+            rest.into_iter().for_each(|rest| self.hydration.window.push_front((rest, attempts)));
+            if let Some(found) = found {
+                return Some((found, attempts));
+            }
+        }
+        None
+    }
+
+    /// The first of these blocks that are remote and that nobody fetches, writes, or has failed to get.
+    fn first_to_fetch(&self, blocks: Blocks) -> Option<Blocks> {
+        self.truth
+            .remote_runs(blocks)
+            .flat_map(|run| self.locks.gaps(run))
+            .flat_map(|run| self.fetches.blocks().gaps(run))
+            .flat_map(|run| self.hydration.sick_blocks.gaps(run))
+            .next()
+    }
+
+    /// Asks about what comes next, unless enough is known or nothing comes. Gives whether a query is under way.
+    fn query_ahead(&mut self, out: &mut Vec<Operation>) -> bool {
+        let enough = 2 * u64::from(self.limits.hydration_fetches_max) * self.geometry().region_blocks();
+        if self.hydration.query_under_way || self.hydration.window_holds(enough) {
+            return self.hydration.query_under_way;
+        }
+        let total = self.geometry().block_count();
+        let Some(ahead) = Blocks::between(self.hydration.cursor, total) else { return false };
+        let Some(remote) = self.truth.remote_runs(ahead).next() else {
+            self.hydration.cursor = total;
+            return false;
+        };
+        let first = remote.first();
+        let end = total.min(first + QUERY_BYTES_MAX / BLOCK_BYTES);
+        let blocks = Blocks::between(first, end).expect("a remote block lies ahead");
+        self.hydration.query_under_way = true;
+        let op = self.ops.insert(Op::Query { blocks, epoch: self.source.epoch });
+        out.push(Operation::QuerySource { op, range: self.geometry().bytes_of(blocks) });
+        true
+    }
+
+    fn pass_is_over(&self) -> bool {
+        let hydration = &self.hydration;
+        hydration.cursor == self.geometry().block_count()
+            && hydration.window.is_empty()
+            && !hydration.query_under_way
+            && hydration.fetches_in_flight == 0
+    }
+
+    /// Whether there is something that only another pass will find. The second half is a net: it cannot be fast,
+    /// since what others fetch or write at the moment is theirs.
+    fn is_anything_behind(&self) -> bool {
+        self.hydration.left_behind
+            || (self.fetches.is_empty()
+                && self.locks.is_empty()
+                && self.truth.blocks_remote() > self.hydration.sick_blocks())
+    }
+
+    pub(super) fn extents(
+        &mut self,
+        op: OpId,
+        result: Result<Vec<SourceExtent>, FetchFailure>,
+        out: &mut Vec<Operation>,
+    ) {
+        let Some(Op::Query { blocks, epoch }) = self.ops.remove(op) else {
+            panic!("a query is completed once")
+        };
+        self.hydration.query_under_way = false;
+        match result {
+            Ok(extents) => {
+                self.hydration.query_attempts = 0;
+                self.learn_extents(blocks, &extents, out);
+            }
+            Err(FetchFailure::Disconnected) => {
+                if self.source.up && epoch == self.source.epoch {
+                    self.hydration.reconnect_not_before_ms = self.now_ms + FETCH_BACKOFF_MS;
+                }
+            }
+            Err(failure @ (FetchFailure::Errno(_) | FetchFailure::Checksum | FetchFailure::ShortSource)) => {
+                self.count_failure(failure);
+                let range = self.geometry().bytes_of(blocks);
+                out.push(Operation::Notice(Notice::SourceFailed { range, failure }));
+                self.query_failed(blocks);
+            }
+        }
+    }
+
+    /// A source that cannot tell is taken at its data.
+    fn query_failed(&mut self, blocks: Blocks) {
+        self.hydration.query_attempts += 1;
+        if self.hydration.query_attempts < QUERY_ATTEMPTS_MAX {
+            let pause_ms = backoff_ms(FETCH_BACKOFF_MS, self.hydration.query_attempts);
+            self.hydration.not_before_ms = self.hydration.not_before_ms.max(self.now_ms + pause_ms);
+            return;
+        }
+        self.hydration.query_attempts = 0;
+        self.take_for_data(
+            blocks.first(),
+            blocks.end().min(blocks.first() + BLIND_REGIONS * self.geometry().region_blocks()),
+        );
+    }
+
+    fn take_for_data(&mut self, first: u64, end: u64) {
+        self.hydration.window.extend(Blocks::between(first, end).map(|run| (run, 0)));
+        self.hydration.cursor = end;
+    }
+
+    /// Zeroes become local, the rest goes to the window. A block counts as zero only if all of it is. What an answer
+    /// covers only in part is asked about again; an answer that covers nothing is no answer.
+    fn learn_extents(&mut self, asked: Blocks, extents: &[SourceExtent], out: &mut Vec<Operation>) {
+        let limit = self.geometry().bytes_of(asked).end();
+        let mut at = asked.first() * BLOCK_BYTES;
+        let mut known = asked.first();
+        let mut zero_from = None;
+        for extent in extents.iter().take(EXTENTS_MAX) {
+            let end = at.saturating_add(extent.len_bytes).min(limit);
+            if end == at {
+                continue;
+            }
+            if extent.zero {
+                zero_from.get_or_insert(at);
+            } else if let Some(start) = zero_from.take() {
+                known = self.learn_zeroes(known, start, at, out);
+            }
+            at = end;
+        }
+        if let Some(start) = zero_from {
+            known = self.learn_zeroes(known, start, at, out);
+        }
+        let covered = if at == limit { asked.end() } else { at / BLOCK_BYTES };
+        let covered = covered.max(asked.first() + 1);
+        // Nothing is asked twice: at worst the first block of a useless answer is fetched.
+        self.take_for_data(known, covered.max(known));
+    }
+
+    /// The bytes `start..end` are zero; what lies between `known` and them is data. Gives up to where is known now.
+    fn learn_zeroes(&mut self, known: u64, start: u64, end: u64, out: &mut Vec<Operation>) -> u64 {
+        let range = ByteRange::between(start, end);
+        let Some(zero) = range.and_then(|range| self.geometry().blocks_covered(range)) else { return known };
+        let Some(zero) = Blocks::between(zero.first().max(known), zero.end()) else { return known };
+        self.hydration.window.extend(Blocks::between(known, zero.first()).map(|run| (run, 0)));
+        self.claim_zeroes(zero, out);
+        zero.end()
+    }
+
+    /// The source says that these blocks are zero. The store has holes there, except where it is torn; what somebody
+    /// writes at the moment is left to them.
+    pub(super) fn claim_zeroes(&mut self, blocks: Blocks, out: &mut Vec<Operation>) {
+        let remote: Vec<Blocks> = self.truth.remote_runs(blocks).collect();
+        let free: Vec<Blocks> = remote.into_iter().flat_map(|run| self.locks.gaps(run)).collect();
+        for run in free {
+            let torn: Vec<Blocks> = self.torn.within(run).collect();
+            for clean in self.torn.gaps(run) {
+                self.tally.bytes_zero_skipped += self.became_local(clean);
+            }
+            if self.durability.failed().is_some() {
+                continue;
+            }
+            for blocks in torn {
+                self.lock(blocks);
+                let op = self.ops.insert(Op::ZeroTorn { blocks });
+                let range = self.geometry().bytes_of(blocks);
+                out.push(Operation::ZeroLocal { op, range, punch: true });
+            }
+        }
+    }
+
+    pub(super) fn torn_zeroed(
+        &mut self,
+        blocks: Blocks,
+        result: Result<(), Errno>,
+        out: &mut Vec<Operation>,
+    ) {
+        self.unlock(blocks);
+        match result {
+            Ok(()) => self.tally.bytes_zero_skipped += self.became_local(blocks),
+            Err(errno) => self.keep_failed(blocks, errno, out),
+        }
+    }
+}

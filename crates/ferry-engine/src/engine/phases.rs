@@ -1,0 +1,114 @@
+//! Commands: one at a time, each durable before it is announced.
+//!
+//! ```text
+//!              Open                Seal (writes are refused at once, those under way end, all is durable)
+//!  Standby ──────────▶ Open ───────────────────────▶ Sealed
+//!                        ▲                              │
+//!                        └──────────── Unseal ──────────┘
+//! ```
+//!
+//! Invariant: the phase changes when the map says so, not before; a command that fails has changed nothing.
+
+use crate::event::{Command, Errno};
+use crate::map::Phase;
+use crate::operation::{Notice, Operation, Refusal};
+
+use super::Engine;
+
+/// What to do with a command now.
+enum Verdict {
+    /// It is as asked already.
+    Already,
+    Refused(Refusal),
+    /// The store failed before.
+    Failed(Errno),
+    /// It must wait for what is under way.
+    NotYet,
+    Ready,
+}
+
+impl Engine {
+    pub(super) fn command(&mut self, command: Command, out: &mut Vec<Operation>) {
+        match command {
+            Command::PauseHydration => self.hydration.pause(true),
+            Command::ResumeHydration => self.hydration.pause(false),
+            Command::Open | Command::Seal | Command::Unseal | Command::DetachSource => {
+                if command == Command::Seal && self.phase == Phase::Open {
+                    self.refuse_waiting_puts(Errno::EPERM, out);
+                }
+                self.deeds.push_back(command);
+            }
+        }
+    }
+
+    /// The oldest command if it can be carried out by a commit that starts now. Answers those that need none.
+    pub(super) fn ready_command(&mut self, out: &mut Vec<Operation>) -> Option<Command> {
+        while let Some(&command) = self.deeds.front() {
+            let notice = match self.judge(command) {
+                Verdict::Ready => return Some(command),
+                Verdict::NotYet => return None,
+                Verdict::Already => done_notice(command),
+                Verdict::Refused(refusal) => Some(Notice::CommandRefused { command, refusal }),
+                Verdict::Failed(errno) => Some(Notice::CommandFailed { command, errno }),
+            };
+            self.deeds.pop_front();
+            out.extend(notice.map(Operation::Notice));
+        }
+        None
+    }
+
+    fn judge(&self, command: Command) -> Verdict {
+        if self.durability.is_carrying_out(command) {
+            return Verdict::NotYet;
+        }
+        let verdict = match (command, self.phase) {
+            (Command::Open, Phase::Standby) | (Command::Unseal, Phase::Sealed) => Verdict::Ready,
+            (Command::Open | Command::Unseal, Phase::Open) | (Command::Seal, Phase::Sealed) => {
+                Verdict::Already
+            }
+            (Command::Open, Phase::Sealed) => Verdict::Refused(Refusal::Sealed),
+            (Command::Seal | Command::Unseal, Phase::Standby) => Verdict::Refused(Refusal::Standby),
+            (Command::Seal, Phase::Open) if self.writes_in_flight > 0 => Verdict::NotYet,
+            (Command::Seal, Phase::Open) => Verdict::Ready,
+            (Command::DetachSource, _) if !self.has_source => Verdict::Already,
+            (Command::DetachSource, _) if !self.complete => Verdict::Refused(Refusal::NotComplete),
+            (Command::DetachSource, _) => Verdict::Ready,
+            (Command::PauseHydration | Command::ResumeHydration, _) => Verdict::Already,
+        };
+        match (verdict, self.durability.failed()) {
+            (Verdict::Ready | Verdict::NotYet, Some(errno)) => Verdict::Failed(errno),
+            (verdict, _) => verdict,
+        }
+    }
+
+    pub(super) fn command_ended(
+        &mut self,
+        command: Command,
+        result: Result<(), Errno>,
+        out: &mut Vec<Operation>,
+    ) {
+        let front = self.deeds.pop_front();
+        assert_eq!(front, Some(command), "commands end in the order in which they came");
+        if let Err(errno) = result {
+            out.push(Operation::Notice(Notice::CommandFailed { command, errno }));
+            return;
+        }
+        match command {
+            Command::Open | Command::Unseal => self.phase = Phase::Open,
+            Command::Seal => self.phase = Phase::Sealed,
+            Command::DetachSource => self.has_source = false,
+            Command::PauseHydration | Command::ResumeHydration => {}
+        }
+        out.extend(done_notice(command).map(Operation::Notice));
+    }
+}
+
+fn done_notice(command: Command) -> Option<Notice> {
+    match command {
+        Command::Open => Some(Notice::Opened),
+        Command::Seal => Some(Notice::Sealed),
+        Command::Unseal => Some(Notice::Unsealed),
+        Command::DetachSource => Some(Notice::SourceDetached),
+        Command::PauseHydration | Command::ResumeHydration => None,
+    }
+}

@@ -4,7 +4,10 @@ mod common;
 
 use common::{Meddler, Shelf, Wire, option, option_reply, shake_hands, string};
 use ferry_nbd::client::{self, HandshakeError, Wanted};
-use ferry_nbd::limits::{OPTION_BYTES_MAX, OPTION_SKIP_BYTES_MAX, OPTIONS_MAX, STRING_BYTES_MAX};
+use ferry_nbd::limits::{
+    HANDSHAKE_REPLY_BYTES_MAX, OPTION_BYTES_MAX, OPTION_REPLIES_MAX, OPTION_SKIP_BYTES_MAX, OPTIONS_MAX,
+    STRING_BYTES_MAX,
+};
 use ferry_nbd::server::{self, CloseReason, Outcome};
 use ferry_nbd::{
     BlockSizes, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Context, ExportInfo, HeaderStyle, ProtocolError, wire,
@@ -216,6 +219,39 @@ fn a_client_that_costs_too_much_is_dropped() {
     assert_eq!(serve(&[0, 0, 0, 4], &[]).1, Err(ProtocolError::UnknownClientFlags(4)));
     let end = serve(&[&[0, 0, 0, 0][..], &option(wire::OPT_LIST, b"")].concat(), &[]).1;
     assert_eq!(end, Err(ProtocolError::OptionBeforeFixedNewstyle(wire::OPT_LIST)));
+}
+
+#[test]
+fn a_client_that_asks_for_long_lists_again_and_again_is_dropped() {
+    let shelf = Shelf((0..100).map(|_| ExportInfo::new("x".repeat(STRING_BYTES_MAX), 512)).collect());
+    let (mut handshake, _) = server::Handshake::new();
+    let mut out = Vec::new();
+    let asked = [&FIXED[..], &option(wire::OPT_LIST, b"").repeat(100)].concat();
+    let end = handshake.advance(&asked, &shelf, &mut out);
+    assert_eq!(end, Err(ProtocolError::HandshakeTooLong(HANDSHAKE_REPLY_BYTES_MAX)));
+    assert!(out.len() <= HANDSHAKE_REPLY_BYTES_MAX);
+}
+
+#[test]
+fn a_server_that_answers_without_end_or_grants_twice_is_dropped() {
+    let answer = |replies: &[Vec<u8>]| {
+        let mut handshake = client::Handshake::new(wanted("", &["a:b", "a:c"])).unwrap();
+        let (_, greeting) = server::Handshake::new();
+        let extended = option_reply(wire::OPT_EXTENDED_HEADERS, wire::REP_ACK, b"");
+        handshake.advance(&[greeting, extended, replies.concat()].concat(), &mut Vec::new()).unwrap_err()
+    };
+    let grant = |id: u8, name: &str| {
+        let payload = [&[0, 0, 0, id], name.as_bytes()].concat();
+        option_reply(wire::OPT_SET_META_CONTEXT, wire::REP_META_CONTEXT, &payload)
+    };
+    let malformed = HandshakeError::from(ProtocolError::Malformed("a metadata context"));
+    assert_eq!(answer(&[grant(1, "a:b"), grant(1, "a:c")]), malformed);
+    assert_eq!(answer(&[grant(1, "a:b"), grant(2, "a:b")]), malformed);
+    let endless = vec![grant(1, "x:y"); OPTION_REPLIES_MAX as usize + 1];
+    assert_eq!(answer(&endless), ProtocolError::TooManyReplies(OPTION_REPLIES_MAX).into());
+    let mut long = option_reply(wire::OPT_SET_META_CONTEXT, wire::REP_META_CONTEXT, b"");
+    long[16..].fill(0xff);
+    assert!(matches!(answer(&[long]), HandshakeError::Protocol(ProtocolError::TooLong { .. })));
 }
 
 #[test]

@@ -4,7 +4,9 @@ mod common;
 
 use common::{SIZE_BYTES, done, ends, ends_of, failed, header, range, read, volume, watch};
 use ferry_nbd::client::{Event, RequestError};
-use ferry_nbd::limits::{IN_FLIGHT_MAX, PAYLOAD_BYTES_MAX, PAYLOAD_SKIP_BYTES_MAX};
+use ferry_nbd::limits::{
+    EXTENTS_PER_REPLY_MAX, IN_FLIGHT_MAX, PAYLOAD_BYTES_MAX, PAYLOAD_SKIP_BYTES_MAX, READ_PIECES_MAX,
+};
 use ferry_nbd::server::{Decoded, Negotiated, Part, Request};
 use ferry_nbd::{Command, Errno, Extent, HeaderStyle, ProtocolError, wire};
 
@@ -165,6 +167,11 @@ fn a_read_is_answered_wholly_and_once_or_the_server_is_not_believed() {
             negotiated.reply(request).hole(range(1000, 11), Part::More, out);
         });
         assert_eq!(twice, Some(ProtocolError::ChunkOutside { offset: 1000, len_bytes: 11 }));
+        let by_one_byte = lie(style, |negotiated, request, out| {
+            negotiated.reply(request).hole(range(1000, 11), Part::More, out);
+            negotiated.reply(request).hole(range(1010, 90), Part::Last, out);
+        });
+        assert_eq!(by_one_byte, Some(ProtocolError::ChunkOutside { offset: 1010, len_bytes: 90 }));
         for outside in [range(999, 2), range(1099, 2), range(0, 1), range(1100, 1)] {
             let (offset, len_bytes) = (outside.offset(), outside.len_bytes());
             let error = lie(style, |negotiated, request, out| {
@@ -173,6 +180,52 @@ fn a_read_is_answered_wholly_and_once_or_the_server_is_not_believed() {
             assert_eq!(error, Some(ProtocolError::ChunkOutside { offset, len_bytes }));
         }
     }
+}
+
+#[test]
+fn a_read_in_too_many_scattered_pieces_is_not_taken() {
+    let (mut session, negotiated) = ends(HeaderStyle::Structured);
+    let command = read(0, PAYLOAD_BYTES_MAX.into());
+    session.request(9, command, &mut Vec::new()).unwrap();
+    let mut bytes = Vec::new();
+    for piece in 0..=READ_PIECES_MAX as u64 {
+        let reply = negotiated.reply(&Request { cookie: 9, command });
+        reply.hole(range(2 * piece, 1), Part::More, &mut bytes);
+    }
+    let (events, _, error) = watch(&mut session, &bytes, &[]);
+    assert_eq!(events.len(), READ_PIECES_MAX);
+    assert_eq!(error, Some(ProtocolError::TooManyPieces(READ_PIECES_MAX)));
+}
+
+#[test]
+fn a_block_status_with_more_extents_than_are_kept_answers_less_than_asked() {
+    let (mut session, negotiated) = ends(HeaderStyle::Structured);
+    let command = Command::BlockStatus { range: range(0, 1 << 20), only_one: false };
+    session.request(1, command, &mut Vec::new()).unwrap();
+    let extents = vec![Extent { len_bytes: 1, flags: 0 }; EXTENTS_PER_REPLY_MAX + 3];
+    let mut bytes = Vec::new();
+    negotiated.reply(&Request { cookie: 1, command }).block_status(1, &extents, Part::Last, &mut bytes);
+    let (events, _, error) = watch(&mut session, &bytes, &[1000]);
+    let extents = extents[..EXTENTS_PER_REPLY_MAX].to_vec();
+    assert_eq!(events, [Event::BlockStatus { cookie: 1, context_id: 1, extents }, done(1)]);
+    assert_eq!(error, None);
+}
+
+#[test]
+fn an_extended_block_status_whose_count_is_wrong_is_malformed() {
+    let error = |count: u8| {
+        let (mut session, negotiated) = ends(HeaderStyle::Extended);
+        let command = Command::BlockStatus { range: range(0, 100), only_one: false };
+        session.request(1, command, &mut Vec::new()).unwrap();
+        let mut bytes = Vec::new();
+        let extents = [Extent { len_bytes: 100, flags: 0 }];
+        negotiated.reply(&Request { cookie: 1, command }).block_status(1, &extents, Part::Last, &mut bytes);
+        bytes[wire::EXTENDED_REPLY_BYTES + 7] = count;
+        watch(&mut session, &bytes, &[]).2
+    };
+    assert_eq!(error(2), Some(ProtocolError::Malformed("a block status chunk")));
+    assert_eq!(error(1), None);
+    assert_eq!(error(0), None, "the spec lets the length speak");
 }
 
 #[test]

@@ -4,9 +4,11 @@
 
 mod client;
 mod router;
+mod serve;
 
 pub use client::{Client, ClientError};
 pub use router::router;
+pub use serve::serve;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,276 @@
+//! The one configuration file of an agent.
+//!
+//! ```toml
+//! name = "w1"
+//! state_dir = "/var/lib/ferry"
+//! listen = "0.0.0.0:7433"
+//! advertise = "10.0.0.1"          # where other workers reach this host
+//! room_bytes = 500_000_000_000    # for all volumes together; without it, what the filesystem has free
+//! retention_hours = 24
+//!
+//! [peers]
+//! w2 = "http://10.0.0.2:7433"
+//! ```
+//!
+//! Invariant: a [`Config`] can be run; everything in it was checked when the file was read.
+
+use ferry_api::{Generation, VolumeId, VolumeKey, WorkerName};
+use ferry_volume::directory;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Where an agent listens if nothing is said.
+const LISTEN_DEFAULT: &str = "127.0.0.1:7433";
+/// How long a source's copy is kept if nothing is said, in hours.
+const RETENTION_HOURS_DEFAULT: u64 = 24;
+/// Longest generation in the name of a volume's directory that a state directory must leave room for.
+const GENERATION_RESERVED: Generation = Generation(9_999_999);
+
+/// How an agent is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The worker's name.
+    pub name: WorkerName,
+    /// Where the agent keeps everything; an absolute path.
+    pub state_dir: PathBuf,
+    /// Where the agent listens.
+    pub listen: SocketAddr,
+    /// Where volume servers listen for other workers; port 0 means any free one for each volume.
+    pub export_listen: SocketAddr,
+    /// The host under which other workers reach this one.
+    pub advertise: String,
+    /// The other workers, by name, with the URLs of their agents.
+    pub peers: BTreeMap<WorkerName, String>,
+    /// Limit for all volumes together, in bytes.
+    pub room_bytes: Option<u64>,
+    /// How long a source's copy is kept after nobody needs it, in hours.
+    pub retention_hours: u64,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}; check the path", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A field is wrong.
+    #[error("{}:{line}: {field}{what}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The field and a colon, if it is known.
+        field: String,
+        /// What is wrong and what to do.
+        what: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: toml::Spanned<WorkerName>,
+    state_dir: toml::Spanned<PathBuf>,
+    listen: Option<toml::Spanned<SocketAddr>>,
+    export_listen: Option<SocketAddr>,
+    advertise: Option<toml::Spanned<String>>,
+    #[serde(default)]
+    peers: BTreeMap<WorkerName, toml::Spanned<String>>,
+    room_bytes: Option<u64>,
+    retention_hours: Option<u64>,
+}
+
+impl Config {
+    /// Reads the configuration in a file. A relative `state_dir` is meant relative to the file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a field is wrong: then file, line and field are named.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads the configuration `text`, which came from the file `path`.
+    ///
+    /// # Errors
+    /// A field is wrong: then file, line and field are named.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let place = Place { path, text };
+        let file: File = toml::from_str(text)
+            .map_err(|e| place.wrong(e.span().map_or(0, |span| span.start), e.message().trim().to_owned()))?;
+        let listen = file.listen.as_ref().map(|l| *l.get_ref());
+        let listen = listen.unwrap_or_else(|| LISTEN_DEFAULT.parse().expect("the default is an address"));
+        let advertise = advertise(&place, &file, listen)?;
+        Ok(Self {
+            state_dir: state_dir(&place, &file.state_dir)?,
+            name: file.name.into_inner(),
+            listen,
+            export_listen: file.export_listen.unwrap_or_else(|| SocketAddr::new(listen.ip(), 0)),
+            advertise,
+            peers: peers(&place, file.peers)?,
+            room_bytes: file.room_bytes,
+            retention_hours: file.retention_hours.unwrap_or(RETENTION_HOURS_DEFAULT),
+        })
+    }
+}
+
+/// Where a mistake is.
+struct Place<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Place<'_> {
+    fn wrong(&self, at: usize, what: String) -> ConfigError {
+        let before = &self.text[..at.min(self.text.len())];
+        let line = before.matches('\n').count() + 1;
+        let begins = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let content = self.text[begins..].lines().next().unwrap_or_default();
+        let field = content.split_once('=').map_or("", |(key, _)| key.trim());
+        let field = if field.is_empty() || what.contains(&format!("`{field}`")) {
+            String::new()
+        } else {
+            format!("{field}: ")
+        };
+        ConfigError::Field { path: self.path.to_owned(), line, field, what: what.replace('\n', ", ") }
+    }
+}
+
+fn advertise(place: &Place<'_>, file: &File, listen: SocketAddr) -> Result<String, ConfigError> {
+    let begins = |spanned: Option<std::ops::Range<usize>>| spanned.map_or(0, |span| span.start);
+    match &file.advertise {
+        Some(host) => {
+            let text = host.get_ref().trim_matches(['[', ']']);
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
+            let address = text.parse::<IpAddr>().is_ok();
+            if text.is_empty() || !text.chars().all(plain) || (text.contains(':') && !address) {
+                let what = format!("'{}' is not a host; give a name or an IP address without a port", host.get_ref());
+                return Err(place.wrong(host.span().start, what));
+            }
+            Ok(if text.contains(':') { format!("[{text}]") } else { text.to_owned() })
+        }
+        None if listen.ip().is_unspecified() => {
+            let what = format!("{listen} is every address of this host; say with `advertise` which one others reach");
+            Err(place.wrong(begins(file.listen.as_ref().map(toml::Spanned::span)), what))
+        }
+        None => Ok(match listen.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        }),
+    }
+}
+
+fn state_dir(place: &Place<'_>, given: &toml::Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
+    let wrong = |what| place.wrong(given.span().start, what);
+    let beside = place.path.parent().unwrap_or(Path::new(""));
+    let dir = std::path::absolute(beside.join(given.get_ref())).map_err(|e| wrong(e.to_string()))?;
+    let longest = VolumeKey { id: VolumeId::fresh(), generation: GENERATION_RESERVED };
+    directory::check_socket_paths(&volume_dir(&dir, longest)).map_err(|_| {
+        let spare = directory::SOCKET_PATH_BYTES_MAX + dir.as_os_str().len();
+        let needed = volume_dir(&dir, longest).join(directory::CONTROL_SOCKET).as_os_str().len();
+        let (length, most) = (dir.as_os_str().len(), spare.saturating_sub(needed));
+        wrong(format!(
+            "{} has {length} bytes, at most {most} leave room for the sockets in it; choose a shorter path",
+            dir.display()
+        ))
+    })?;
+    Ok(dir)
+}
+
+fn peers(
+    place: &Place<'_>,
+    given: BTreeMap<WorkerName, toml::Spanned<String>>,
+) -> Result<BTreeMap<WorkerName, String>, ConfigError> {
+    given
+        .into_iter()
+        .map(|(name, url)| {
+            let at = url.span().start;
+            match ferry_api::http::Client::new(url.get_ref()) {
+                Ok(_) => Ok((name, url.into_inner())),
+                Err(e) => Err(place.wrong(at, e.to_string())),
+            }
+        })
+        .collect()
+}
+
+/// The directory of a copy of a volume in a state directory.
+#[must_use]
+pub fn volume_dir(state_dir: &Path, key: VolumeKey) -> PathBuf {
+    state_dir.join("volumes").join(key.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        Config::parse(Path::new("/etc/ferry.toml"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_name_and_a_directory_are_enough() {
+        let config = Config::parse(Path::new("/etc/ferry.toml"), "name = \"w1\"\nstate_dir = \"/var/lib/ferry\"");
+        let config = config.unwrap();
+        assert_eq!(config.listen, LISTEN_DEFAULT.parse().unwrap());
+        assert_eq!(config.export_listen, "127.0.0.1:0".parse().unwrap());
+        assert_eq!(config.advertise, "127.0.0.1");
+        assert_eq!(config.retention_hours, 24);
+        assert_eq!(config.room_bytes, None);
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_with_its_file_and_line() {
+        let text = "name = \"w1\"\nstate_dir = \"/s\"\nretention_days = 3\n";
+        let said = refusal(text);
+        assert!(said.starts_with("/etc/ferry.toml:3: unknown field `retention_days`"), "{said}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_file_line_and_field() {
+        let said = refusal("name = \"w1\"\nstate_dir = \"/s\"\n\nroom_bytes = \"big\"\n");
+        assert!(said.starts_with("/etc/ferry.toml:4: room_bytes: invalid type"), "{said}");
+        let said = refusal("name = \"W 1\"\nstate_dir = \"/s\"\n");
+        assert!(said.starts_with("/etc/ferry.toml:1: name: 'W 1' is not a name"), "{said}");
+        let said = refusal("name = \"w1\"\nstate_dir = \"/s\"\n[peers]\nw2 = \"10.0.0.2:7433\"\n");
+        assert!(said.starts_with("/etc/ferry.toml:4: w2: "), "{said}");
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        assert!(refusal("name = \"w1\"\n").contains("missing field `state_dir`"));
+    }
+
+    #[test]
+    fn a_refusal_is_one_line() {
+        assert_eq!(refusal("name = \"w1\nstate_dir = 3").lines().count(), 1);
+    }
+
+    #[test]
+    fn a_state_directory_too_deep_for_sockets_is_refused_with_the_limit() {
+        let deep = "d".repeat(80);
+        let said = refusal(&format!("name = \"w1\"\nstate_dir = \"/{deep}\"\n"));
+        assert!(said.contains("state_dir: ") && said.contains("choose a shorter path"), "{said}");
+        let most: usize = said.split("at most ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let fits = format!("name = \"w1\"\nstate_dir = \"/{}\"\n", "d".repeat(most - 1));
+        assert!(Config::parse(Path::new("/etc/f.toml"), &fits).is_ok());
+        assert!(refusal(&format!("name = \"w1\"\nstate_dir = \"/{}\"\n", "d".repeat(most))).contains("shorter"));
+    }
+
+    #[test]
+    fn listening_everywhere_needs_an_address_for_others() {
+        let text = "name = \"w1\"\nstate_dir = \"/s\"\nlisten = \"0.0.0.0:7433\"\n";
+        assert!(refusal(text).contains(":3: listen: "));
+        let config = Config::parse(Path::new("/f"), &format!("{text}advertise = \"fd00::1\"\n")).unwrap();
+        assert_eq!(config.advertise, "[fd00::1]");
+    }
+}

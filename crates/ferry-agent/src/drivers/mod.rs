@@ -1,0 +1,88 @@
+//! Child processes: the only place where the agent starts any.
+//!
+//! Machines and volume servers are children of nobody: they outlive the agent that started them, and a later one
+//! finds them again by a mark that cannot be mistaken ([`crate::records::ProcessMark`]).
+
+mod process;
+mod server;
+mod watch;
+
+pub use process::{Held, ProcessDriver};
+pub use server::{LaunchError, Launcher};
+pub use watch::{Ended, Watch, boot_id, mark_of};
+
+use crate::records::ProcessMark;
+use ferry_api::MachineSpec;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+
+/// Everything a driver must know to start a machine.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// What it runs.
+    pub spec: MachineSpec,
+    /// The machine's own directory on this worker; it exists.
+    pub dir: PathBuf,
+    /// File its output is appended to.
+    pub log: PathBuf,
+    /// Environment variables that Ferry gives it.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Why a machine could not be started or found.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The program is not there.
+    #[error("the program {command} is not to be found on this worker; install it or give its whole path")]
+    NoProgram {
+        /// What the machine's spec says.
+        command: String,
+    },
+    /// A file or process operation failed.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was tried.
+        doing: String,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+/// What runs machines of one kind.
+pub trait Driver: Send + Sync + 'static {
+    /// A machine that exists and is held back until its mark is durable.
+    type Held: HeldMachine;
+
+    /// Says why a machine with this spec cannot run here, if it cannot.
+    ///
+    /// # Errors
+    /// As [`Driver::start`] would.
+    fn check(&self, spec: &MachineSpec) -> Result<(), DriverError>;
+
+    /// Makes the machine's first process without letting it run yet. If this agent dies before
+    /// [`HeldMachine::release`], the process ends without ever having been the machine.
+    ///
+    /// # Errors
+    /// The program is not there, or the system refuses.
+    fn start(&self, launch: &Launch) -> impl Future<Output = Result<Self::Held, DriverError>> + Send;
+
+    /// The machine with this mark, if it still runs.
+    ///
+    /// # Errors
+    /// The system refuses to tell.
+    fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError>;
+}
+
+/// A machine whose first process exists and waits.
+pub trait HeldMachine: Send {
+    /// How to recognise it.
+    fn mark(&self) -> &ProcessMark;
+
+    /// Lets it run.
+    ///
+    /// # Errors
+    /// It has died meanwhile.
+    fn release(self) -> Result<Watch, DriverError>;
+}

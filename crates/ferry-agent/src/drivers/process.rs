@@ -1,0 +1,172 @@
+//! The `process` driver: a machine is a process group of the worker.
+//!
+//! Between fork and the machine's first instruction lies a gate, so that no machine ever runs that the records do
+//! not know: the process is made as a shell that waits for a line on its standard input, its mark is recorded,
+//! then the line is sent and the shell becomes the machine (`exec`: same process, same number). An agent that dies
+//! before leaves a shell whose input ends, and that ends with it.
+
+use super::watch::{Watch, mark_of};
+use super::{Driver, DriverError, HeldMachine, Launch};
+use crate::records::ProcessMark;
+use ferry_api::{Driver as Kind, MachineSpec};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use tokio::sync::Mutex;
+
+/// Waits for the gate to open and becomes the machine.
+const GATE: &str = "IFS= read -r gate && [ \"$gate\" = open ] && exec \"$@\" </dev/null";
+/// The line that opens the gate.
+const OPEN: &[u8] = b"open\n";
+
+/// Runs machines as processes of this worker.
+#[derive(Debug, Default)]
+pub struct ProcessDriver {
+    /// One machine is made at a time: a process that is forked while a gate is made would hold it open.
+    making: Mutex<()>,
+}
+
+/// A machine behind its gate.
+#[derive(Debug)]
+pub struct Held {
+    mark: ProcessMark,
+    watch: Watch,
+    gate: ChildStdin,
+}
+
+impl Driver for ProcessDriver {
+    type Held = Held;
+
+    fn check(&self, spec: &MachineSpec) -> Result<(), DriverError> {
+        let Kind::Process { command, .. } = &spec.driver;
+        find_program(command).map(drop)
+    }
+
+    async fn start(&self, launch: &Launch) -> Result<Held, DriverError> {
+        let Kind::Process { command, args, env, workdir } = &launch.spec.driver;
+        let program = find_program(command)?;
+        let log = open_log(&launch.log)?;
+        let failed = |doing: &str| {
+            let doing = format!("{doing} {command}");
+            move |cause| DriverError::Io { doing, cause }
+        };
+        let _one_at_a_time = self.making.lock().await;
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", GATE, "ferry-machine"])
+            .arg(&program)
+            .args(args)
+            .envs(env)
+            .envs(&launch.env)
+            .current_dir(workdir.as_ref().unwrap_or(&launch.dir))
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().map_err(failed("log the output of"))?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .map_err(failed("start"))?;
+        let gate = child.stdin.take().expect("its standard input was asked for");
+        let gone = || io::Error::other("its process ended at once");
+        // Not reaped yet, so the number cannot be another process's.
+        let watch = Watch::open(child.id()).and_then(|w| w.ok_or_else(gone)).map_err(failed("watch"))?;
+        let mark = mark_of(child.id()).and_then(|m| m.ok_or_else(gone)).map_err(failed("watch"))?;
+        Ok(Held { mark, watch, gate })
+    }
+
+    fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
+        let doing = || format!("look for process {}", mark.pid);
+        Watch::find(mark).map_err(|cause| DriverError::Io { doing: doing(), cause })
+    }
+}
+
+impl HeldMachine for Held {
+    fn mark(&self) -> &ProcessMark {
+        &self.mark
+    }
+
+    fn release(mut self) -> Result<Watch, DriverError> {
+        let doing = || format!("let process {} run", self.mark.pid);
+        self.gate.write_all(OPEN).map_err(|cause| DriverError::Io { doing: doing(), cause })?;
+        Ok(self.watch)
+    }
+}
+
+/// Finds a program as a shell would.
+fn find_program(command: &str) -> Result<PathBuf, DriverError> {
+    let runs = |path: &Path| {
+        path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    let found = if command.contains('/') {
+        Some(PathBuf::from(command)).filter(|path| runs(path))
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|dir| dir.join(command)).find(|path| runs(path))
+    };
+    found.ok_or_else(|| DriverError::NoProgram { command: command.to_owned() })
+}
+
+fn open_log(path: &Path) -> Result<File, DriverError> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.map_err(|cause| DriverError::Io { doing: format!("open {}", path.display()), cause })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn launch(dir: &Path, script: &str) -> Launch {
+        Launch {
+            spec: MachineSpec::process("sh", ["-c", script]),
+            dir: dir.to_owned(),
+            log: dir.join("machine.log"),
+            env: BTreeMap::from([("FERRY_VOLUME_DATA".to_owned(), "nbd+unix:///?socket=/x".to_owned())]),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_machine_runs_in_its_directory_with_its_volumes_in_its_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = ProcessDriver::default();
+        let held = driver.start(&launch(dir.path(), "pwd; echo $FERRY_VOLUME_DATA; cat; exit 3")).await.unwrap();
+        let pid = held.mark().pid;
+        let watch = held.release().unwrap();
+        assert_eq!(watch.pid(), pid);
+        assert_eq!(watch.ended().await.code, Some(3));
+        let log = std::fs::read_to_string(dir.path().join("machine.log")).unwrap();
+        assert_eq!(log, format!("{}\nnbd+unix:///?socket=/x\n", dir.path().canonicalize().unwrap().display()));
+    }
+
+    #[tokio::test]
+    async fn a_machine_whose_gate_never_opens_never_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = ProcessDriver::default().start(&launch(dir.path(), "echo ran")).await.unwrap();
+        let Held { watch, gate, .. } = held;
+        drop(gate);
+        assert_eq!(watch.ended().await.code, Some(1));
+        assert_eq!(std::fs::read_to_string(dir.path().join("machine.log")).unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn the_mark_made_before_the_gate_finds_the_machine_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = ProcessDriver::default();
+        let held = driver.start(&launch(dir.path(), "exec sleep 1000")).await.unwrap();
+        let mark = held.mark().clone();
+        let watch = held.release().unwrap();
+        let found = driver.find(&mark).unwrap().expect("it runs");
+        assert_eq!(found.pid(), watch.pid());
+        watch.kill_group();
+        assert_eq!(watch.ended().await.signal, Some(9));
+        assert!(driver.find(&mark).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_refused_before_anything_starts() {
+        let refused = ProcessDriver::default().check(&MachineSpec::process("no-such-program", ["x"]));
+        assert!(matches!(refused, Err(DriverError::NoProgram { command }) if command == "no-such-program"));
+        assert!(ProcessDriver::default().check(&MachineSpec::process("/bin/sh", ["x"])).is_ok());
+    }
+}

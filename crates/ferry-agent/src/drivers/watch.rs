@@ -1,0 +1,181 @@
+//! Watching a process, child or not, without ever mistaking another one for it.
+//!
+//! A pidfd is taken first and the process's start time is compared after, so that a number that was given to
+//! another process meanwhile is noticed.
+
+use crate::clock::now_ms;
+use crate::records::ProcessMark;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Place of the start time among the fields of `/proc/PID/stat` after the command's name (see proc(5)).
+const START_TIME_FIELD: usize = 19;
+
+/// How a process ended. Neither is known for one that was not a child of this agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit code, if it exited.
+    pub code: Option<i32>,
+    /// Signal that killed it, if one did.
+    pub signal: Option<i32>,
+}
+
+/// A process that is watched.
+#[derive(Debug)]
+pub struct Watch {
+    fd: AsyncFd<OwnedFd>,
+    pid: Pid,
+}
+
+impl Watch {
+    /// Watches the process with this mark, if it still runs. Must be called within the tokio runtime.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn find(mark: &ProcessMark) -> io::Result<Option<Self>> {
+        if mark.boot_id != boot_id()? {
+            return Ok(None);
+        }
+        let Some(watch) = Self::open(mark.pid)? else { return Ok(None) };
+        Ok((start_ticks(mark.pid)? == Some(mark.start_ticks)).then_some(watch))
+    }
+
+    /// Watches whatever process has this number now. Must be called within the tokio runtime.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn open(pid: u32) -> io::Result<Option<Self>> {
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(fd) => Ok(Some(Self { fd: AsyncFd::with_interest(fd, Interest::READABLE)?, pid })),
+            Err(Errno::SRCH) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Resolves when the process has ended; kills what is left of its process group and reaps it if it is ours.
+    pub async fn ended(&self) -> Ended {
+        // A pidfd becomes readable once, when the process ends, and stays so.
+        while self.fd.readable().await.is_err() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        // The number is not given away before the process is reaped, so the group is still that of this process.
+        self.kill_group();
+        self.reap()
+    }
+
+    /// Sends a signal to the first process of the group. Nothing happens if it has ended.
+    pub fn signal(&self, number: i32) {
+        let signal = Signal::from_named_raw(number).unwrap_or(Signal::KILL);
+        // The only failure is that it has ended already, which is what whoever signals wants.
+        let _ = rustix::process::pidfd_send_signal(&self.fd, signal);
+    }
+
+    /// Kills the whole process group.
+    pub fn kill_group(&self) {
+        // As in `signal`.
+        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+    }
+
+    /// Asks the process to end with `signal` and kills its whole group after `grace`. Returns as soon as it ended.
+    pub async fn stop(&self, signal: i32, grace: Duration) -> Ended {
+        self.signal(signal);
+        match tokio::time::timeout(grace, self.ended()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.kill_group();
+                self.ended().await
+            }
+        }
+    }
+
+    fn reap(&self) -> Ended {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match rustix::process::waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), options) {
+            Ok(Some(status)) => Ended { code: status.exit_status(), signal: status.terminating_signal() },
+            Ok(None) | Err(_) => Ended { code: None, signal: None },
+        }
+    }
+}
+
+/// The mark of the process that has this number now, if there is one.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn mark_of(pid: u32) -> io::Result<Option<ProcessMark>> {
+    let Some(start_ticks) = start_ticks(pid)? else { return Ok(None) };
+    Ok(Some(ProcessMark { pid, start_ticks, boot_id: boot_id()?, started_at_ms: now_ms() }))
+}
+
+/// The host's boot.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+fn start_ticks(pid: u32) -> io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
+    // The command's name is in parentheses and may itself contain any character.
+    let after_name = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    let ticks = after_name.split_ascii_whitespace().nth(START_TIME_FIELD).and_then(|t| t.parse().ok());
+    ticks.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat has no start time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+
+    fn child(program: &str, args: &[&str]) -> Child {
+        Command::new(program).args(args).process_group(0).spawn().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_child_is_noticed_with_its_exit_code() {
+        let child = child("sh", &["-c", "exit 7"]);
+        let watch = Watch::open(child.id()).unwrap().unwrap();
+        assert_eq!(watch.ended().await, Ended { code: Some(7), signal: None });
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ignores_its_stop_signal_is_killed_with_its_group() {
+        let child = child("sh", &["-c", "trap '' TERM; sleep 1000 & wait; sleep 1000"]);
+        let watch = Watch::open(child.id()).unwrap().unwrap();
+        let ended = watch.stop(Signal::TERM.as_raw(), Duration::ZERO).await;
+        assert_eq!(ended, Ended { code: None, signal: Some(9) });
+    }
+
+    #[tokio::test]
+    async fn a_number_given_to_another_process_is_not_mistaken() {
+        let mut child = child("sleep", &["1000"]);
+        let mark = mark_of(child.id()).unwrap().unwrap();
+        assert!(Watch::find(&mark).unwrap().is_some());
+        let earlier = ProcessMark { start_ticks: mark.start_ticks - 1, ..mark.clone() };
+        assert!(Watch::find(&earlier).unwrap().is_none());
+        let other_boot = ProcessMark { boot_id: "another".to_owned(), ..mark };
+        assert!(Watch::find(&other_boot).unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -95,8 +95,8 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or a field is wrong: then file, line and field are named.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
         Self::parse(path, &text)
     }
 
@@ -154,13 +154,18 @@ fn advertise(place: &Place<'_>, file: &File, listen: SocketAddr) -> Result<Strin
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
             let address = text.parse::<IpAddr>().is_ok();
             if text.is_empty() || !text.chars().all(plain) || (text.contains(':') && !address) {
-                let what = format!("'{}' is not a host; give a name or an IP address without a port", host.get_ref());
+                let what = format!(
+                    "'{}' is not a host; give a name or an IP address without a port",
+                    host.get_ref()
+                );
                 return Err(place.wrong(host.span().start, what));
             }
             Ok(if text.contains(':') { format!("[{text}]") } else { text.to_owned() })
         }
         None if listen.ip().is_unspecified() => {
-            let what = format!("{listen} is every address of this host; say with `advertise` which one others reach");
+            let what = format!(
+                "{listen} is every address of this host; say with `advertise` which one others reach"
+            );
             Err(place.wrong(begins(file.listen.as_ref().map(toml::Spanned::span)), what))
         }
         None => Ok(match listen.ip() {
@@ -219,7 +224,8 @@ mod tests {
 
     #[test]
     fn a_name_and_a_directory_are_enough() {
-        let config = Config::parse(Path::new("/etc/ferry.toml"), "name = \"w1\"\nstate_dir = \"/var/lib/ferry\"");
+        let config =
+            Config::parse(Path::new("/etc/ferry.toml"), "name = \"w1\"\nstate_dir = \"/var/lib/ferry\"");
         let config = config.unwrap();
         assert_eq!(config.listen, LISTEN_DEFAULT.parse().unwrap());
         assert_eq!(config.export_listen, "127.0.0.1:0".parse().unwrap());
@@ -263,7 +269,9 @@ mod tests {
         let most: usize = said.split("at most ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         let fits = format!("name = \"w1\"\nstate_dir = \"/{}\"\n", "d".repeat(most - 1));
         assert!(Config::parse(Path::new("/etc/f.toml"), &fits).is_ok());
-        assert!(refusal(&format!("name = \"w1\"\nstate_dir = \"/{}\"\n", "d".repeat(most))).contains("shorter"));
+        assert!(
+            refusal(&format!("name = \"w1\"\nstate_dir = \"/{}\"\n", "d".repeat(most))).contains("shorter")
+        );
     }
 
     #[test]

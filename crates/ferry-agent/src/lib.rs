@@ -6,3 +6,4 @@ pub mod drivers;
 pub mod jobs;
 pub mod peers;
 pub mod records;
+pub mod volumes;

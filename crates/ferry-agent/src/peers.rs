@@ -32,14 +32,19 @@ impl Peers {
         }
         let known: Vec<&str> = self.clients.keys().map(WorkerName::as_str).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        let message = format!("worker {name} is not known here (known: {known}); add it to [peers] in the configuration");
+        let message = format!(
+            "worker {name} is not known here (known: {known}); add it to [peers] in the configuration"
+        );
         Err(ApiError::new(ErrorCode::UnknownWorker, message))
     }
 
     /// All of them.
     #[must_use]
     pub fn list(&self) -> Vec<PeerInfo> {
-        self.clients.iter().map(|(name, c)| PeerInfo { name: name.clone(), url: c.url().to_owned() }).collect()
+        self.clients
+            .iter()
+            .map(|(name, c)| PeerInfo { name: name.clone(), url: c.url().to_owned() })
+            .collect()
     }
 }
 

@@ -130,13 +130,17 @@ mod tests {
     async fn a_machine_runs_in_its_directory_with_its_volumes_in_its_environment() {
         let dir = tempfile::tempdir().unwrap();
         let driver = ProcessDriver::default();
-        let held = driver.start(&launch(dir.path(), "pwd; echo $FERRY_VOLUME_DATA; cat; exit 3")).await.unwrap();
+        let held =
+            driver.start(&launch(dir.path(), "pwd; echo $FERRY_VOLUME_DATA; cat; exit 3")).await.unwrap();
         let pid = held.mark().pid;
         let watch = held.release().unwrap();
         assert_eq!(watch.pid(), pid);
         assert_eq!(watch.ended().await.code, Some(3));
         let log = std::fs::read_to_string(dir.path().join("machine.log")).unwrap();
-        assert_eq!(log, format!("{}\nnbd+unix:///?socket=/x\n", dir.path().canonicalize().unwrap().display()));
+        assert_eq!(
+            log,
+            format!("{}\nnbd+unix:///?socket=/x\n", dir.path().canonicalize().unwrap().display())
+        );
     }
 
     #[tokio::test]

@@ -17,6 +17,9 @@ use tokio::io::unix::AsyncFd;
 /// Place of the start time among the fields of `/proc/PID/stat` after the command's name (see proc(5)).
 const START_TIME_FIELD: usize = 19;
 
+/// How long to wait before a pidfd that cannot be waited for is tried again.
+const READABLE_RETRY: Duration = Duration::from_secs(1);
+
 /// How a process ended. Neither is known for one that was not a child of this agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -69,11 +72,21 @@ impl Watch {
     pub async fn ended(&self) -> Ended {
         // A pidfd becomes readable once, when the process ends, and stays so.
         while self.fd.readable().await.is_err() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(READABLE_RETRY).await;
         }
-        // The number is not given away before the process is reaped, so the group is still that of this process.
-        self.kill_group();
+        if self.group_is_ours() {
+            self.kill_group();
+        }
         self.reap()
+    }
+
+    /// Whether the number still belongs to the ended process: a child keeps it until it is reaped; for others, if
+    /// no process has it, only what is left of the group can.
+    fn group_is_ours(&self) -> bool {
+        let unreaped = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let child = rustix::process::waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), unreaped);
+        child.is_ok_and(|status| status.is_some())
+            || start_ticks(self.pid()).is_ok_and(|ticks| ticks.is_none())
     }
 
     /// Sends a signal to the first process of the group. Nothing happens if it has ended.
@@ -130,7 +143,10 @@ pub fn boot_id() -> io::Result<String> {
 fn start_ticks(pid: u32) -> io::Result<Option<u64>> {
     let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
-        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
+        Err(e)
+            if e.kind() == io::ErrorKind::NotFound
+                || e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) =>
+        {
             return Ok(None);
         }
         Err(e) => return Err(e),
@@ -138,7 +154,9 @@ fn start_ticks(pid: u32) -> io::Result<Option<u64>> {
     // The command's name is in parentheses and may itself contain any character.
     let after_name = stat.rsplit_once(')').map_or("", |(_, after)| after);
     let ticks = after_name.split_ascii_whitespace().nth(START_TIME_FIELD).and_then(|t| t.parse().ok());
-    ticks.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat has no start time"))
+    ticks
+        .map(Some)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat has no start time"))
 }
 
 #[cfg(test)]

@@ -69,6 +69,8 @@ pub enum Change {
     },
     /// A copy of a volume appears. Not to be repeated.
     AddVolume(Box<VolumeRecord>),
+    /// The directory of a copy was made.
+    Made(VolumeKey),
     /// What this worker may do with a copy changes. Refused unless it follows from what it is (see [`Ownership`]).
     Own {
         /// The copy.
@@ -257,6 +259,10 @@ impl Change {
                 Ok(())
             }),
             Self::AddVolume(volume) => add_volume(t, volume),
+            Self::Made(key) => change_volume(t, *key, |v| {
+                v.made = true;
+                Ok(())
+            }),
             Self::Own { key, ownership } => change_volume(t, *key, |v| own(v, ownership)),
             Self::Attach { key, machine, name } => change_volume(t, *key, |v| attach(v, *machine, name)),
             Self::Source { key, source } => change_volume(t, *key, |v| {

@@ -96,7 +96,11 @@ pub struct VolumeRecord {
     pub ownership: Ownership,
     /// Where its remote blocks come from, as long as it needs that.
     pub source: Option<SourceRecord>,
-    /// Bytes its store is expected to occupy once it is hydrated; 0 for a volume without source.
+    /// Whether its directory was made. Only one that was not may be made: a directory that is missing later is
+    /// a loss, which no empty one may hide.
+    pub made: bool,
+    /// Bytes its store is expected to occupy once it is hydrated; 0 for a volume without source, and for one whose
+    /// source does not tell.
     pub bytes_expected: u64,
     /// When this copy was made, in milliseconds since 1970.
     pub created_at_ms: u64,

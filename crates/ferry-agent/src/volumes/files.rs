@@ -1,0 +1,131 @@
+//! What the agent does to the directory of a volume: make it, mark it, delete it.
+
+use super::VolumesError;
+use crate::config::volume_dir;
+use crate::records::VolumeRecord;
+use ferry_api::{JobId, Ownership, WorkerName};
+use ferry_volume::control::Phase;
+use ferry_volume::directory::SERVER_LOG;
+use ferry_volume::{CreateOptions, SourceUri};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Name of the mark that a copy was handed over.
+const FENCE: &str = "handed-over";
+/// What the name of a directory that is being deleted ends with.
+const LEFTOVER: &str = ".deleted";
+/// How much of the end of a log is read to quote it, in bytes.
+const LOG_TAIL_BYTES: u64 = 4096;
+
+/// Makes the directory of a copy, which was not made before (or not to the end).
+pub(super) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), VolumesError> {
+    let dir = volume_dir(state_dir, record.key());
+    remove_tree(&dir)?;
+    let parent = dir.parent().expect("a volume's directory lies in the state directory");
+    fs::create_dir_all(parent).map_err(io("make", parent))?;
+    let source = record.source.as_ref().map(|source| source.uri.parse::<SourceUri>()).transpose()?;
+    let phase = match record.ownership {
+        Ownership::Ours => Phase::Open,
+        Ownership::Prepared { .. }
+        | Ownership::Reserved { .. }
+        | Ownership::Sealed { .. }
+        | Ownership::HandedOver { .. }
+        | Ownership::Retired { .. } => Phase::Standby,
+    };
+    let options = CreateOptions {
+        dir,
+        id: record.id.to_string(),
+        size_bytes: record.size_bytes,
+        region_bytes: record.region_bytes,
+        generation: record.generation.0,
+        phase,
+        source,
+    };
+    ferry_volume::create(&options).map_err(|cause| VolumesError::Make { key: record.key(), cause })
+}
+
+/// Leaves the mark of a hand-over in `dir`, durably.
+pub(super) fn fence(dir: &Path, to: &WorkerName, job: JobId) -> Result<(), VolumesError> {
+    let path = dir.join(FENCE);
+    if path.exists() {
+        return Ok(());
+    }
+    let fresh = dir.join(format!("{FENCE}.new"));
+    let mut file = File::create(&fresh).map_err(io("make", &fresh))?;
+    writeln!(file, "to worker {to} by job {job}")
+        .and_then(|()| file.sync_all())
+        .map_err(io("write", &fresh))?;
+    fs::rename(&fresh, &path).map_err(io("make", &path))?;
+    File::open(dir).and_then(|d| d.sync_all()).map_err(io("make durable", dir))
+}
+
+/// What the mark of a hand-over in `dir` says, if there is one.
+pub(super) fn fenced(dir: &Path) -> Result<Option<String>, VolumesError> {
+    let path = dir.join(FENCE);
+    match fs::read_to_string(&path) {
+        Ok(mark) => Ok(Some(mark.trim().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io("read", &path)(e)),
+    }
+}
+
+/// Takes the directory out of the way, so that nothing finds it any more, durably. Tells where it is now.
+pub(super) fn set_aside(dir: &Path) -> Result<PathBuf, VolumesError> {
+    let mut leftover = dir.as_os_str().to_owned();
+    leftover.push(LEFTOVER);
+    let leftover = PathBuf::from(leftover);
+    match fs::rename(dir, &leftover) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(leftover),
+        Err(e) => return Err(io("move away", dir)(e)),
+    }
+    let parent = dir.parent().expect("a volume's directory lies in the state directory");
+    File::open(parent).and_then(|d| d.sync_all()).map_err(io("make durable", parent))?;
+    Ok(leftover)
+}
+
+/// Removes a directory that was set aside.
+pub(super) async fn remove(leftover: PathBuf) -> Result<(), VolumesError> {
+    let removing = tokio::task::spawn_blocking(move || remove_tree(&leftover));
+    removing.await.expect("removing files does not panic")
+}
+
+/// Removes what deletions that were cut off left behind.
+pub(super) fn remove_leftovers(state_dir: &Path) -> Result<(), VolumesError> {
+    let volumes = state_dir.join("volumes");
+    fs::create_dir_all(&volumes).map_err(io("make", &volumes))?;
+    for entry in fs::read_dir(&volumes).map_err(io("read", &volumes))? {
+        let path = entry.map_err(io("read", &volumes))?.path();
+        if path.as_os_str().as_encoded_bytes().ends_with(LEFTOVER.as_bytes()) {
+            remove_tree(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The last line of a server's log, to be quoted.
+pub(super) fn last_words(dir: &Path) -> String {
+    let read = || {
+        let mut file = File::open(dir.join(SERVER_LOG))?;
+        let length = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail)?;
+        io::Result::Ok(String::from_utf8_lossy(&tail).into_owned())
+    };
+    let tail = read().unwrap_or_default();
+    let last = tail.lines().rev().find(|line| !line.trim().is_empty());
+    last.map_or_else(|| "it said nothing".to_owned(), |line| line.trim().to_owned())
+}
+
+fn remove_tree(dir: &Path) -> Result<(), VolumesError> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io("remove", dir)(e)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn io<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> VolumesError + 'a {
+    move |cause| VolumesError::Io { doing, path: path.to_owned(), cause }
+}

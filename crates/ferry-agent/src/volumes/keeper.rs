@@ -1,0 +1,345 @@
+//! The keeper of one copy: compares what its server does with what the records say, whenever one of them changed.
+
+use super::service::{Correction, Service, correction, in_words, wanted};
+use super::{Inner, VolumesError, files};
+use crate::config::volume_dir;
+use crate::drivers::Watch;
+use crate::records::{Change, SourceRecord, VolumeRecord};
+use ferry_api::{AgentApi, Generation, VolumeKey};
+use ferry_volume::control::{Client, ControlError, Status};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{MutexGuard, Notify};
+use tokio::time::Instant;
+
+/// How long a server that was started may take until it answers.
+const START_MAX: Duration = Duration::from_secs(20);
+/// How often a server that was started is tried.
+const START_POLL: Duration = Duration::from_millis(5);
+/// How long a server may take to tell its status.
+const STATUS_MAX: Duration = Duration::from_secs(10);
+/// How often a clone that still needs its source is asked how that goes.
+const SOURCE_POLL: Duration = Duration::from_secs(1);
+/// A server that ran shorter than this is started again later, not at once.
+const RAN_WELL: Duration = Duration::from_secs(10);
+/// First and longest wait before something that failed is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Keeps one copy.
+pub(super) struct Keeper {
+    key: VolumeKey,
+    lock: tokio::sync::Mutex<()>,
+    poked: Notify,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Keeper {
+    /// Looks at the records again, soon.
+    pub(super) fn poke(&self) {
+        self.poked.notify_one();
+    }
+
+    /// Keeps everybody else from doing anything with this copy.
+    pub(super) async fn lock(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().await
+    }
+
+    /// What went wrong the last time, if anything did.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Does now what is to be done.
+    pub(super) async fn converge(&self, inner: &Inner) -> Result<Option<Status>, VolumesError> {
+        let result = {
+            let _held = self.lock().await;
+            match inner.records.volume(self.key).await {
+                Ok(Some(record)) => inner.pass(&record).await,
+                Ok(None) => Err(VolumesError::NotHere(self.key)),
+                Err(e) => Err(e.into()),
+            }
+        };
+        let trouble =
+            result.as_ref().err().map(|e| ferry_api::ApiError::because(ferry_api::ErrorCode::Internal, e));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble.map(|e| e.message);
+        result
+    }
+
+    /// The keeper's task; ends when the copy is gone from the records.
+    async fn run(self: Arc<Self>, inner: Arc<Inner>) {
+        let mut failures = 0;
+        loop {
+            let began = Instant::now();
+            match self.converge(&inner).await {
+                Err(VolumesError::NotHere(_)) => return inner.forget(&self),
+                Ok(None) => {
+                    failures = 0;
+                    self.poked.notified().await;
+                }
+                Ok(Some(status)) => {
+                    let ended = self.watch(&inner, &status).await;
+                    failures = if ended && began.elapsed() < RAN_WELL { failures + 1 } else { 0 };
+                    if failures > 0 {
+                        self.pause(failures).await;
+                    }
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(volume = %self.key, error = self.trouble(), "a volume is not as it should be");
+                    if let VolumesError::Records(_) = error {
+                        // The agent is about to stop.
+                        failures += 5;
+                    }
+                    self.pause(failures).await;
+                }
+            }
+        }
+    }
+
+    async fn pause(&self, failures: u32) {
+        let wait = BACKOFF.0.saturating_mul(1 << failures.min(10)).min(BACKOFF.1);
+        tokio::select! {
+            () = self.poked.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    /// Waits until there is something to do for a server that does what it should. Tells whether it ended.
+    async fn watch(&self, inner: &Inner, status: &Status) -> bool {
+        let watch = match Watch::open(status.pid) {
+            Ok(Some(watch)) => watch,
+            Ok(None) => return true,
+            Err(error) => {
+                tracing::warn!(volume = %self.key, %error, "cannot watch a volume server");
+                tokio::time::sleep(SOURCE_POLL).await;
+                return false;
+            }
+        };
+        loop {
+            tokio::select! {
+                ended = watch.ended() => {
+                    tracing::warn!(volume = %self.key, pid = status.pid, ?ended, "a volume server ended");
+                    return true;
+                }
+                () = self.poked.notified() => return false,
+                () = tokio::time::sleep(SOURCE_POLL), if status.source.is_some() => {
+                    match inner.follow_source(self).await {
+                        Ok(true) => {}
+                        Ok(false) => return false,
+                        Err(error) => {
+                            let error = ferry_api::ApiError::from(error);
+                            tracing::debug!(volume = %self.key, %error, "cannot follow the source of a volume");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// The keeper of a copy; begins to keep it if nobody does yet.
+    pub(super) fn keeper(inner: &Arc<Self>, key: VolumeKey) -> Arc<Keeper> {
+        let mut keepers = inner.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = || {
+            let keeper = Keeper {
+                key,
+                lock: tokio::sync::Mutex::default(),
+                poked: Notify::new(),
+                trouble: Mutex::default(),
+            };
+            let keeper = Arc::new(keeper);
+            tokio::spawn(Arc::clone(&keeper).run(Arc::clone(inner)));
+            keeper
+        };
+        Arc::clone(keepers.entry(key).or_insert_with(begin))
+    }
+
+    fn forget(&self, keeper: &Arc<Keeper>) {
+        let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        if keepers.get(&keeper.key).is_some_and(|kept| Arc::ptr_eq(kept, keeper)) {
+            keepers.remove(&keeper.key);
+        }
+    }
+
+    /// What went wrong with a copy the last time, if anything did.
+    pub(super) fn trouble(&self, key: VolumeKey) -> Option<String> {
+        let keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        keepers.get(&key).and_then(|keeper| keeper.trouble())
+    }
+
+    /// The record of a copy.
+    pub(super) async fn record(&self, key: VolumeKey) -> Result<VolumeRecord, VolumesError> {
+        self.records.volume(key).await?.ok_or(VolumesError::NotHere(key))
+    }
+
+    /// Does what is to be done for a copy. The caller holds its keeper's lock.
+    async fn pass(&self, record: &VolumeRecord) -> Result<Option<Status>, VolumesError> {
+        let key = record.key();
+        let service = wanted(&record.ownership);
+        if service == Service::None {
+            self.end_server(key).await?;
+            return Ok(None);
+        }
+        let status = self.serving(record).await?;
+        match correction(service, status.phase, status.export.is_some()) {
+            Correction::Nothing => return Ok(Some(status)),
+            Correction::Open => self.ask(key, Client::open).await?,
+            Correction::Unseal => self.ask(key, Client::unseal).await?,
+            Correction::Seal => self.ask(key, Client::seal).await?,
+            Correction::Export => {
+                let listen = self.export_listen;
+                let _address: SocketAddr = self.ask(key, move |client| client.export(listen)).await?;
+            }
+            Correction::Astray(is) => return Err(VolumesError::Astray { key, phase: status.phase, is }),
+        }
+        self.status(key).await.map(Some)
+    }
+
+    /// A server for the copy that reads from the right source, started if none runs. It is refused for a copy
+    /// that would be written although it is fenced. The caller holds the keeper's lock.
+    pub(super) async fn serving(&self, record: &VolumeRecord) -> Result<Status, VolumesError> {
+        let key = record.key();
+        let dir = volume_dir(&self.state_dir, key);
+        match wanted(&record.ownership) {
+            Service::Sealed => {}
+            Service::None | Service::Standby | Service::Open | Service::Sealing => {
+                if let Some(mark) = files::fenced(&dir)? {
+                    return Err(VolumesError::Fenced { key, mark });
+                }
+            }
+        }
+        if !record.made {
+            let (state_dir, record) = (self.state_dir.clone(), record.clone());
+            let making = tokio::task::spawn_blocking(move || files::make(&state_dir, &record));
+            making.await.expect("making a directory does not panic")?;
+            self.records.change(vec![Change::Made(key)]).await?;
+        }
+        let status = match self.status(key).await {
+            Err(VolumesError::Control(ControlError::NotRunning { .. } | ControlError::Gone { .. })) => {
+                self.launch(key).await?
+            }
+            other => other?,
+        };
+        let (Some(source), Some(has)) = (&record.source, &status.source) else { return Ok(status) };
+        if source.uri == has.uri {
+            return Ok(status);
+        }
+        let uri = source.uri.clone();
+        self.ask(key, move |client| client.set_source(&uri)).await?;
+        self.status(key).await
+    }
+
+    /// Starts the server of a copy and waits until it answers.
+    async fn launch(&self, key: VolumeKey) -> Result<Status, VolumesError> {
+        let dir = volume_dir(&self.state_dir, key);
+        if !dir.is_dir() {
+            return Err(VolumesError::Lost { path: dir });
+        }
+        let pid = self.launcher.launch(&dir).map_err(|cause| VolumesError::Launch { key, cause })?;
+        let not_serving = |what| VolumesError::NotServing {
+            key,
+            what,
+            said: files::last_words(&dir),
+            log: dir.join(ferry_volume::directory::SERVER_LOG),
+        };
+        let watch = Watch::open(pid).map_err(|cause| VolumesError::Io {
+            doing: "watch",
+            path: dir.clone(),
+            cause,
+        })?;
+        let watch = watch.ok_or_else(|| not_serving("ended at once"))?;
+        let deadline = Instant::now() + START_MAX;
+        let mut ended = std::pin::pin!(watch.ended());
+        loop {
+            match self.status(key).await {
+                Err(VolumesError::Control(ControlError::NotRunning { .. } | ControlError::Gone { .. })) => {}
+                other => return other,
+            }
+            tokio::select! {
+                _ = &mut ended => return Err(not_serving("ended at once")),
+                () = tokio::time::sleep(START_POLL) => {}
+            }
+            if Instant::now() > deadline {
+                return Err(not_serving("was started and does not answer"));
+            }
+        }
+    }
+
+    /// What the server of a copy tells.
+    pub(super) async fn status(&self, key: VolumeKey) -> Result<Status, VolumesError> {
+        let asked = tokio::time::timeout(STATUS_MAX, self.ask(key, Client::status));
+        asked.await.map_err(|_| VolumesError::Silent(key))?
+    }
+
+    /// Asks the server of a copy.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        key: VolumeKey,
+        request: impl FnOnce(&mut Client) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<T, VolumesError> {
+        let dir = volume_dir(&self.state_dir, key);
+        let asking = tokio::task::spawn_blocking(move || request(&mut Client::connect(&dir)?));
+        Ok(asking.await.expect("asking a volume server does not panic")?)
+    }
+
+    /// Ends the server of a copy if it runs, and waits until it has ended.
+    pub(super) async fn end_server(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        let status = match self.status(key).await {
+            Err(VolumesError::Control(ControlError::NotRunning { .. })) => return Ok(()),
+            other => other?,
+        };
+        let dir = volume_dir(&self.state_dir, key);
+        let watch =
+            Watch::open(status.pid).map_err(|cause| VolumesError::Io { doing: "watch", path: dir, cause })?;
+        match self.ask(key, Client::shutdown).await {
+            // It may be gone before its answer is.
+            Ok(())
+            | Err(VolumesError::Control(ControlError::Gone { .. } | ControlError::NotRunning { .. })) => {}
+            Err(other) => return Err(other),
+        }
+        if let Some(watch) = watch {
+            watch.ended().await;
+        }
+        Ok(())
+    }
+
+    /// Sees how a clone gets on with its source. If it has lost one that another worker serves, that worker's
+    /// agent is asked where it is now; a clone of something foreign that is whole is detached from it. Tells
+    /// whether the copy still has a source.
+    async fn follow_source(&self, keeper: &Keeper) -> Result<bool, VolumesError> {
+        let key = keeper.key;
+        let status = self.status(key).await?;
+        let record = self.record(key).await?;
+        let (Some(link), Some(source)) = (&status.source, &record.source) else { return Ok(false) };
+        match (&source.worker, status.hydration.complete) {
+            (None, true) => {
+                let _held = keeper.lock().await;
+                self.ask(key, Client::detach_source).await?;
+                self.records.change(vec![Change::Source { key, source: None }]).await?;
+                Ok(false)
+            }
+            (Some(worker), false) if !link.connected => {
+                let Ok(peer) = self.peers.client(worker) else { return Ok(true) };
+                let sealed = VolumeKey { id: key.id, generation: Generation(key.generation.0 - 1) };
+                let Ok(export) = peer.peer_export(sealed).await else { return Ok(true) };
+                if export.uri == link.uri {
+                    return Ok(true);
+                }
+                tracing::info!(volume = %key, uri = %export.uri, ownership = in_words(&record.ownership), "the source moved");
+                let source = SourceRecord { uri: export.uri.clone(), worker: Some(worker.clone()) };
+                let _held = keeper.lock().await;
+                self.records.change(vec![Change::Source { key, source: Some(source) }]).await?;
+                self.ask(key, move |client| client.set_source(&export.uri)).await?;
+                Ok(true)
+            }
+            (None | Some(_), _) => Ok(true),
+        }
+    }
+
+    /// The NBD URI of an export.
+    pub(super) fn export_uri(&self, key: VolumeKey, address: SocketAddr) -> String {
+        format!("nbd://{}:{}/{key}", self.advertise, address.port())
+    }
+}

@@ -1,0 +1,419 @@
+//! The volumes of this worker: for each copy a keeper that sees to it that the right volume server runs.
+//!
+//! ```text
+//!  records ──ownership──▶ keeper (one task a copy) ──▶ service wanted ──▶ make · launch · open · export · end
+//!                            ▲ poke                         volume server (a process of its own, outlives us)
+//! ```
+//!
+//! Invariants: what a server may do follows from the records, never the other way round. A copy that was handed
+//! over, or fenced (a mark beside its data that outlives a restored backup of the records), is never opened for
+//! writing. Everything done to one copy is done under its keeper's lock, with the record read under that lock.
+
+mod files;
+mod keeper;
+mod room;
+mod service;
+mod view;
+
+pub use room::NoRoom;
+
+use crate::config::{Config, volume_dir};
+use crate::drivers::{LaunchError, Launcher};
+use crate::peers::Peers;
+use crate::records::{Change, Records, RecordsError, VolumeRecord};
+use ferry_api::{ApiError, ErrorCode, JobId, Ownership, Room, VolumeKey, WorkerName};
+use ferry_volume::control::{Client, ControlError, Phase, Status};
+use keeper::Keeper;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+/// Why something could not be done with a volume.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumesError {
+    /// The records refuse or failed.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// There is no such copy.
+    #[error("there is no copy {0} of a volume here; `ferry volume list` shows those there are")]
+    NotHere(VolumeKey),
+    /// The records do not allow it.
+    #[error("the copy {key} of a volume cannot be {what}: it is {is}")]
+    NotAllowed {
+        /// The copy.
+        key: VolumeKey,
+        /// What was asked.
+        what: &'static str,
+        /// What the records say it is.
+        is: String,
+    },
+    /// The copy carries the mark of a hand-over.
+    #[error("the copy {key} of a volume was handed over ({mark}); it is never written here again")]
+    Fenced {
+        /// The copy.
+        key: VolumeKey,
+        /// What the mark says.
+        mark: String,
+    },
+    /// The server and the records disagree in a way that only a person can judge.
+    #[error(
+        "the volume server of {key} is {phase:?}, which the records do not allow ({is}); ask for help before you change anything"
+    )]
+    Astray {
+        /// The copy.
+        key: VolumeKey,
+        /// What the server is.
+        phase: Phase,
+        /// What the records say.
+        is: &'static str,
+    },
+    /// The directory is gone.
+    #[error("the directory {} of a volume is missing; bring it back from where it went", path.display())]
+    Lost {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory could not be made.
+    #[error("the volume {key} cannot be made")]
+    Make {
+        /// The copy.
+        key: VolumeKey,
+        /// Why.
+        #[source]
+        cause: ferry_volume::directory::DirectoryError,
+    },
+    /// A source is not one Ferry can read from.
+    #[error(transparent)]
+    Source(#[from] ferry_volume::SourceUriError),
+    /// A file operation failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The server could not be started.
+    #[error("the volume server of {key} cannot be started")]
+    Launch {
+        /// The copy.
+        key: VolumeKey,
+        /// Why.
+        #[source]
+        cause: LaunchError,
+    },
+    /// The server ended or did not answer after it was started.
+    #[error("the volume server of {key} {what}: {said} (see {})", log.display())]
+    NotServing {
+        /// The copy.
+        key: VolumeKey,
+        /// How it failed.
+        what: &'static str,
+        /// The last line of its log.
+        said: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// The server is gone or refuses.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The server takes too long.
+    #[error("the volume server of {0} does not answer; look at its process and its server.log")]
+    Silent(VolumeKey),
+    /// There is not enough room.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
+
+impl From<VolumesError> for ApiError {
+    fn from(error: VolumesError) -> Self {
+        let code = match error {
+            VolumesError::Records(records) => return records.into(),
+            VolumesError::NotHere(_) => ErrorCode::NotFound,
+            VolumesError::NotAllowed { .. } => ErrorCode::Conflict,
+            VolumesError::Fenced { .. } => ErrorCode::HandedOver,
+            VolumesError::NoRoom(_) => ErrorCode::NoRoom,
+            VolumesError::Source(_) => ErrorCode::BadSource,
+            VolumesError::Silent(_) => ErrorCode::Unavailable,
+            VolumesError::Make {
+                cause: ferry_volume::directory::DirectoryError::BadGeometry { .. }, ..
+            } => ErrorCode::InvalidRequest,
+            VolumesError::Astray { .. }
+            | VolumesError::Lost { .. }
+            | VolumesError::Make { .. }
+            | VolumesError::Io { .. }
+            | VolumesError::Launch { .. }
+            | VolumesError::NotServing { .. }
+            | VolumesError::Control(_) => ErrorCode::Internal,
+        };
+        Self::because(code, &error)
+    }
+}
+
+/// The volumes of this worker.
+#[derive(Clone)]
+pub struct Volumes {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    worker: WorkerName,
+    state_dir: PathBuf,
+    export_listen: SocketAddr,
+    advertise: String,
+    room_bytes: Option<u64>,
+    records: Records,
+    peers: Peers,
+    launcher: Launcher,
+    keepers: Mutex<BTreeMap<VolumeKey, Arc<Keeper>>>,
+    /// Held while room is checked and taken.
+    room: tokio::sync::Mutex<()>,
+}
+
+impl Volumes {
+    /// The volumes of the worker that `config` describes. Nothing is looked at yet.
+    #[must_use]
+    pub fn new(config: &Config, records: Records, peers: Peers, launcher: Launcher) -> Self {
+        let inner = Inner {
+            worker: config.name.clone(),
+            state_dir: config.state_dir.clone(),
+            export_listen: config.export_listen,
+            advertise: config.advertise.clone(),
+            room_bytes: config.room_bytes,
+            records,
+            peers,
+            launcher,
+            keepers: Mutex::default(),
+            room: tokio::sync::Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Keeps all volumes in the records from now on: finds servers that run and starts those that should.
+    ///
+    /// # Errors
+    /// The records cannot be read, or what is left of deleted volumes cannot be removed.
+    pub async fn keep_all(&self) -> Result<(), VolumesError> {
+        files::remove_leftovers(&self.inner.state_dir)?;
+        for record in self.inner.records.volumes().await? {
+            self.poke(record.key());
+        }
+        Ok(())
+    }
+
+    /// Has the keeper of a copy look at the records again. To be called after they changed.
+    pub fn poke(&self, key: VolumeKey) {
+        Inner::keeper(&self.inner, key).poke();
+    }
+
+    /// Adds copies to the records together with `more` changes, if there is room for them. They are made and
+    /// served from then on, as their ownership says.
+    ///
+    /// # Errors
+    /// [`VolumesError::NoRoom`]; the records refuse.
+    pub async fn add(&self, volumes: Vec<VolumeRecord>, more: Vec<Change>) -> Result<(), VolumesError> {
+        let _taking = self.inner.room.lock().await;
+        room::check(&self.room().await?, &volumes)?;
+        let keys: Vec<VolumeKey> = volumes.iter().map(VolumeRecord::key).collect();
+        let mut changes: Vec<Change> = volumes.into_iter().map(|v| Change::AddVolume(Box::new(v))).collect();
+        changes.extend(more);
+        self.inner.records.change(changes).await?;
+        keys.into_iter().for_each(|key| self.poke(key));
+        Ok(())
+    }
+
+    /// How much room there is.
+    ///
+    /// # Errors
+    /// The records or the filesystem cannot be read.
+    pub async fn room(&self) -> Result<Room, VolumesError> {
+        let volumes = self.inner.records.volumes().await?;
+        room::measure(&self.inner.state_dir, self.inner.room_bytes, &volumes)
+    }
+
+    /// Bytes a clone of this copy will come to occupy: what its store occupies and what is still to arrive in it.
+    ///
+    /// # Errors
+    /// There is no such copy, or its server does not answer.
+    pub async fn bytes_in_use(&self, key: VolumeKey) -> Result<u64, VolumesError> {
+        let status = self.status(key).await?;
+        Ok(status.store_bytes_allocated.saturating_add(status.hydration.bytes_to_copy).min(status.size_bytes))
+    }
+
+    /// Does now what the records say is to be done for a copy, and tells whether it worked.
+    ///
+    /// # Errors
+    /// It did not work; the keeper goes on trying.
+    pub async fn converge(&self, key: VolumeKey) -> Result<Option<Status>, VolumesError> {
+        Inner::keeper(&self.inner, key).converge(&self.inner).await
+    }
+
+    /// What the server of a copy tells.
+    ///
+    /// # Errors
+    /// It does not run or does not answer.
+    pub async fn status(&self, key: VolumeKey) -> Result<Status, VolumesError> {
+        self.inner.status(key).await
+    }
+
+    /// Exports a copy to other workers; they can read it once it is sealed. Answers its NBD URI.
+    ///
+    /// # Errors
+    /// This worker has no right to it any more, or its server does not run or refuses.
+    pub async fn export(&self, key: VolumeKey) -> Result<String, VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        match record.ownership {
+            Ownership::Ours | Ownership::Sealed { .. } | Ownership::HandedOver { .. } => {}
+            Ownership::Reserved { .. } | Ownership::Prepared { .. } | Ownership::Retired { .. } => {
+                return Err(not_allowed(&record, "exported"));
+            }
+        }
+        let status = self.inner.serving(&record).await?;
+        let address = match status.export {
+            Some(address) => address,
+            None => {
+                let listen = self.inner.export_listen;
+                self.inner.ask(key, move |client| client.export(listen)).await?
+            }
+        };
+        Ok(self.inner.export_uri(key, address))
+    }
+
+    /// Exports a copy no longer. Nothing happens if its server does not run.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn withdraw(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        ignore_absent(self.inner.ask(key, Client::withdraw).await)
+    }
+
+    /// Makes a copy unchangeable, which the records must say is sealed. Durable when it answers.
+    ///
+    /// # Errors
+    /// The records do not say so, or the server does not run or refuses.
+    pub async fn seal(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        match record.ownership {
+            Ownership::Sealed { .. } | Ownership::HandedOver { .. } => {}
+            Ownership::Ours
+            | Ownership::Reserved { .. }
+            | Ownership::Prepared { .. }
+            | Ownership::Retired { .. } => {
+                return Err(not_allowed(&record, "sealed"));
+            }
+        }
+        self.inner.serving(&record).await?;
+        self.inner.ask(key, Client::seal).await
+    }
+
+    /// Lets the guest write a copy again that was sealed; the records must say that it is ours.
+    ///
+    /// # Errors
+    /// The records do not say so, it is fenced, or the server does not run or refuses.
+    pub async fn unseal(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        // The keeper does exactly this for a copy that is ours: see `service`.
+        let record = self.inner.record(key).await?;
+        if record.ownership != Ownership::Ours {
+            return Err(not_allowed(&record, "opened again"));
+        }
+        self.converge(key).await.map(drop)
+    }
+
+    /// Leaves a durable mark beside a copy that it was handed over. From then on it is never opened here for
+    /// writing, whatever the records say.
+    ///
+    /// # Errors
+    /// The mark cannot be written.
+    pub async fn fence(&self, key: VolumeKey, to: &WorkerName, job: JobId) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        files::fence(&volume_dir(&self.inner.state_dir, key), to, job)
+    }
+
+    /// Ends export and server of a copy that nobody reads any more; the copy stays. The records must say it is
+    /// handed over or retired.
+    ///
+    /// # Errors
+    /// The records do not say so, or the server refuses.
+    pub async fn retire(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        match record.ownership {
+            Ownership::HandedOver { .. } | Ownership::Retired { .. } => {}
+            Ownership::Ours
+            | Ownership::Sealed { .. }
+            | Ownership::Reserved { .. }
+            | Ownership::Prepared { .. } => {
+                return Err(not_allowed(&record, "retired"));
+            }
+        }
+        ignore_absent(self.inner.ask(key, Client::withdraw).await)?;
+        self.inner.end_server(key).await
+    }
+
+    /// Forgets the source of a copy that is whole.
+    ///
+    /// # Errors
+    /// Blocks are still remote, or the server does not run.
+    pub async fn detach_source(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        if record.source.is_none() {
+            return Ok(());
+        }
+        self.inner.serving(&record).await?;
+        self.inner.ask(key, Client::detach_source).await?;
+        Ok(self.inner.records.change(vec![Change::Source { key, source: None }]).await?)
+    }
+
+    /// Deletes a copy: its server, its directory, its record. Nothing happens if it is not there.
+    ///
+    /// # Errors
+    /// It was handed over and may still be read by its owner; or a file operation failed.
+    pub async fn delete(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let Some(record) = self.inner.records.volume(key).await? else { return Ok(()) };
+        match record.ownership {
+            Ownership::Ours
+            | Ownership::Reserved { .. }
+            | Ownership::Prepared { .. }
+            | Ownership::Retired { .. } => {}
+            Ownership::Sealed { .. } | Ownership::HandedOver { .. } => {
+                return Err(not_allowed(&record, "deleted"));
+            }
+        }
+        self.inner.end_server(key).await?;
+        let leftover = files::set_aside(&volume_dir(&self.inner.state_dir, key))?;
+        self.inner.records.change(vec![Change::RemoveVolume(key)]).await?;
+        keeper.poke();
+        files::remove(leftover).await
+    }
+}
+
+fn not_allowed(record: &VolumeRecord, what: &'static str) -> VolumesError {
+    VolumesError::NotAllowed { key: record.key(), what, is: service::in_words(&record.ownership) }
+}
+
+/// A server that is not there needs not be told to stop doing something.
+fn ignore_absent(result: Result<(), VolumesError>) -> Result<(), VolumesError> {
+    match result {
+        Err(VolumesError::Control(ControlError::NotRunning { .. })) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! How much room a worker has for volumes, and who may have it.
+//!
+//! Volumes are sparse, so room counts bytes in use and not sizes:
+//! - a volume takes what its files occupy;
+//! - a clone takes what it will occupy once it is hydrated (as its source told), from the moment it is reserved;
+//! - what guests will write later is not set aside: a disk that fills up reaches the guest as `ENOSPC`;
+//! - with a configured limit, no single volume may be larger than the limit, since it could never be filled.
+
+use super::VolumesError;
+use crate::config::volume_dir;
+use crate::records::VolumeRecord;
+use ferry_api::Room;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Unit in which the system counts the space of a file, in bytes.
+const STAT_BLOCK_BYTES: u64 = 512;
+
+/// Why there is no room for a volume.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// The volume is larger than all room there is.
+    #[error(
+        "volume {name} of {size_bytes} bytes is larger than the {limit_bytes} bytes this worker has room for \
+         (room_bytes); choose another worker or raise the limit"
+    )]
+    Larger {
+        /// The volume.
+        name: String,
+        /// Its size.
+        size_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// What it needs is more than what is free.
+    #[error(
+        "the volumes need {needed_bytes} bytes and this worker has {free_bytes} bytes free; \
+         choose another worker or make room"
+    )]
+    Full {
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes free.
+        free_bytes: u64,
+    },
+}
+
+/// Refuses volumes for which there is no room.
+pub(super) fn check(room: &Room, volumes: &[VolumeRecord]) -> Result<(), NoRoom> {
+    if let Some(limit_bytes) = room.limit_bytes
+        && let Some(volume) = volumes.iter().find(|volume| volume.size_bytes > limit_bytes)
+    {
+        let (name, size_bytes) = (volume.name.to_string(), volume.size_bytes);
+        return Err(NoRoom::Larger { name, size_bytes, limit_bytes });
+    }
+    let needed_bytes = volumes.iter().map(|volume| volume.bytes_expected).fold(0, u64::saturating_add);
+    if needed_bytes > room.free_bytes {
+        return Err(NoRoom::Full { needed_bytes, free_bytes: room.free_bytes });
+    }
+    Ok(())
+}
+
+/// Measures the room there is beside `volumes`.
+pub(super) fn measure(
+    state_dir: &Path,
+    limit_bytes: Option<u64>,
+    volumes: &[VolumeRecord],
+) -> Result<Room, VolumesError> {
+    let failed = |cause| VolumesError::Io { doing: "measure the room in", path: state_dir.to_owned(), cause };
+    let (mut used, mut promised) = (0_u64, 0_u64);
+    for volume in volumes {
+        let occupied = occupied_bytes(&volume_dir(state_dir, volume.key())).map_err(failed)?;
+        used = used.saturating_add(occupied);
+        promised = promised.saturating_add(volume.bytes_expected.saturating_sub(occupied));
+    }
+    let filesystem = rustix::fs::statvfs(state_dir).map_err(|e| failed(e.into()))?;
+    let available = filesystem.f_bavail.saturating_mul(filesystem.f_frsize);
+    let left = limit_bytes.map_or(available, |limit| available.min(limit.saturating_sub(used)));
+    Ok(Room {
+        limit_bytes,
+        used_bytes: used,
+        promised_bytes: promised,
+        free_bytes: left.saturating_sub(promised),
+    })
+}
+
+/// Bytes that the files of a volume occupy; 0 if there are none.
+fn occupied_bytes(dir: &Path) -> io::Result<u64> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    let mut blocks = 0;
+    for entry in entries {
+        match entry?.metadata() {
+            Ok(found) => blocks += found.blocks(),
+            // Replaced by its next version meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(blocks * STAT_BLOCK_BYTES)
+}

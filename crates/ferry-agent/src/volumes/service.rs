@@ -1,0 +1,115 @@
+//! What a volume server is to do, decided from the records alone. Pure.
+
+use ferry_api::Ownership;
+use ferry_volume::control::Phase;
+
+/// What a copy's server is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Service {
+    /// Nothing; none is to run.
+    None,
+    /// Stand by.
+    Standby,
+    /// Serve the guest.
+    Open,
+    /// A job seals it: as it is, and read by the target once sealed.
+    Sealing,
+    /// Be read by the target.
+    Sealed,
+}
+
+/// What is to be done so that a running server does that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Correction {
+    /// It does it.
+    Nothing,
+    /// Open it for its guest.
+    Open,
+    /// Take the seal back.
+    Unseal,
+    /// Seal it.
+    Seal,
+    /// Export it.
+    Export,
+    /// It is what it never should be, described by what the records say.
+    Astray(&'static str),
+}
+
+/// What the server of a copy is to do.
+pub(super) fn wanted(ownership: &Ownership) -> Service {
+    match ownership {
+        Ownership::Reserved { .. } | Ownership::Retired { .. } => Service::None,
+        Ownership::Prepared { .. } => Service::Standby,
+        Ownership::Ours => Service::Open,
+        Ownership::Sealed { .. } => Service::Sealing,
+        Ownership::HandedOver { .. } => Service::Sealed,
+    }
+}
+
+/// What is to be done with a server in `phase`.
+pub(super) fn correction(service: Service, phase: Phase, exported: bool) -> Correction {
+    match (service, phase) {
+        (Service::None, _) | (Service::Standby, Phase::Standby) | (Service::Open, Phase::Open) => {
+            Correction::Nothing
+        }
+        (Service::Open, Phase::Standby) => Correction::Open,
+        // The records say that it is ours again.
+        (Service::Open, Phase::Sealed) => Correction::Unseal,
+        // The job will seal it, or take it back.
+        (Service::Sealing, Phase::Open) => Correction::Nothing,
+        (Service::Sealed, Phase::Open) => Correction::Seal,
+        (Service::Sealing | Service::Sealed, Phase::Sealed) if exported => Correction::Nothing,
+        (Service::Sealing | Service::Sealed, Phase::Sealed) => Correction::Export,
+        (Service::Standby, Phase::Open | Phase::Sealed) => Correction::Astray("prepared for a move"),
+        (Service::Sealing | Service::Sealed, Phase::Standby) => Correction::Astray("sealed by a move"),
+    }
+}
+
+/// An ownership for people.
+pub(super) fn in_words(ownership: &Ownership) -> String {
+    match ownership {
+        Ownership::Reserved { job, from } => format!("reserved for job {job} from worker {from}"),
+        Ownership::Prepared { job, from } => format!("prepared for job {job} from worker {from}"),
+        Ownership::Ours => "in use here".to_owned(),
+        Ownership::Sealed { job } => format!("sealed by job {job}"),
+        Ownership::HandedOver { to, job } => format!("handed over to worker {to} by job {job}"),
+        Ownership::Retired { to, .. } => format!("retired, its owner is worker {to}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferry_api::JobId;
+
+    #[test]
+    fn only_a_copy_that_is_ours_is_ever_opened() {
+        let (job, to) = (JobId::fresh(), "w2".parse::<ferry_api::WorkerName>().unwrap());
+        let others = [
+            Ownership::Reserved { job, from: to.clone() },
+            Ownership::Prepared { job, from: to.clone() },
+            Ownership::Sealed { job },
+            Ownership::HandedOver { to: to.clone(), job },
+            Ownership::Retired { to, until_ms: 0 },
+        ];
+        for ownership in others {
+            for phase in [Phase::Standby, Phase::Open, Phase::Sealed] {
+                for exported in [false, true] {
+                    let correction = correction(wanted(&ownership), phase, exported);
+                    assert!(
+                        !matches!(correction, Correction::Open | Correction::Unseal),
+                        "{ownership:?} {phase:?}"
+                    );
+                }
+            }
+        }
+        assert_eq!(correction(wanted(&Ownership::Ours), Phase::Standby, false), Correction::Open);
+    }
+
+    #[test]
+    fn a_handed_over_copy_is_sealed_and_exported_again_after_a_crash() {
+        let handed_over = Ownership::HandedOver { to: "w2".parse().unwrap(), job: JobId::fresh() };
+        assert_eq!(correction(wanted(&handed_over), Phase::Sealed, false), Correction::Export);
+        assert_eq!(correction(wanted(&handed_over), Phase::Open, true), Correction::Seal);
+    }
+}

@@ -1,0 +1,124 @@
+//! How a copy of a volume looks from outside.
+
+use super::service::{Service, wanted};
+use super::{Volumes, VolumesError};
+use crate::config::volume_dir;
+use crate::records::VolumeRecord;
+use ferry_api::{ApiError, Hydration, ServerState, Volume, VolumeKey, VolumePhase, VolumeSource};
+use ferry_volume::control::{self, Phase, Status};
+use ferry_volume::directory::GUEST_SOCKET;
+
+impl Volumes {
+    /// All copies on this worker.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn list(&self) -> Result<Vec<Volume>, VolumesError> {
+        let mut volumes = Vec::new();
+        for record in self.inner.records.volumes().await? {
+            volumes.push(self.view(record).await);
+        }
+        Ok(volumes)
+    }
+
+    /// One copy.
+    ///
+    /// # Errors
+    /// It is not here.
+    pub async fn show(&self, key: VolumeKey) -> Result<Volume, VolumesError> {
+        Ok(self.view(self.inner.record(key).await?).await)
+    }
+
+    /// The NBD URI under which the guest finds a copy.
+    #[must_use]
+    pub fn guest_uri(&self, key: VolumeKey) -> String {
+        let socket = volume_dir(&self.inner.state_dir, key).join(GUEST_SOCKET);
+        format!("nbd+unix:///?socket={}", percent_encoded(&socket.to_string_lossy()))
+    }
+
+    async fn view(&self, record: VolumeRecord) -> Volume {
+        let key = record.key();
+        let status = match wanted(&record.ownership) {
+            Service::None => None,
+            Service::Standby | Service::Open | Service::Sealing | Service::Sealed => {
+                Some(self.inner.status(key).await)
+            }
+        };
+        let server = match &status {
+            None => ServerState::NotNeeded,
+            Some(Ok(status)) => ServerState::Running { pid: status.pid },
+            Some(Err(_)) if self.inner.trouble(key).is_some() => {
+                ServerState::Down { reason: self.inner.trouble(key).unwrap_or_default() }
+            }
+            Some(Err(error)) => ServerState::Down { reason: error.to_string() },
+        };
+        let status = status.and_then(Result::ok);
+        let status = status.as_ref();
+        Volume {
+            id: record.id,
+            generation: record.generation,
+            worker: self.inner.worker.clone(),
+            machine: record.machine,
+            size_bytes: record.size_bytes,
+            region_bytes: record.region_bytes,
+            server,
+            phase: status.map(|s| phase(s.phase)),
+            source: source(&record, status),
+            hydration: status.map(|s| hydration(&s.hydration)),
+            guest_uri: self.guest_uri(key),
+            export_uri: status.and_then(|s| s.export).map(|address| self.inner.export_uri(key, address)),
+            store_bytes_allocated: status.map(|s| s.store_bytes_allocated),
+            created_at_ms: record.created_at_ms,
+            name: record.name,
+            ownership: record.ownership,
+        }
+    }
+}
+
+fn phase(phase: Phase) -> VolumePhase {
+    match phase {
+        Phase::Standby => VolumePhase::Standby,
+        Phase::Open => VolumePhase::Open,
+        Phase::Sealed => VolumePhase::Sealed,
+    }
+}
+
+fn source(record: &VolumeRecord, status: Option<&Status>) -> Option<VolumeSource> {
+    let link = status.and_then(|s| s.source.as_ref());
+    record.source.as_ref().map(|source| VolumeSource {
+        uri: link.map_or_else(|| source.uri.clone(), |link| link.uri.clone()),
+        worker: source.worker.clone(),
+        connected: link.map(|link| link.connected),
+        last_error: link.and_then(|link| link.last_error.clone()),
+    })
+}
+
+fn hydration(h: &control::Hydration) -> Hydration {
+    Hydration {
+        complete: h.complete,
+        bytes_total: h.bytes_total,
+        bytes_local: h.bytes_local,
+        bytes_remote: h.bytes_remote,
+        bytes_to_copy: h.bytes_to_copy,
+        bytes_fetched: h.bytes_fetched,
+        bytes_zero: h.bytes_zero,
+        bytes_verified: h.bytes_verified,
+        cold_reads: h.cold_reads,
+        fetch_errors: h.fetch_errors,
+        checksum_errors: h.checksum_errors,
+        rate_bytes_per_s: h.rate_bytes_per_s,
+    }
+}
+
+/// A path as it may stand in a query of a URI.
+fn percent_encoded(path: &str) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~@:".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}

@@ -56,7 +56,7 @@ impl Watch {
     pub fn open(pid: u32) -> io::Result<Option<Self>> {
         let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
-            Ok(fd) => Ok(Some(Self { fd: AsyncFd::with_interest(fd, Interest::READABLE)?, pid })),
+            Ok(fd) => Ok(Some(Self { fd: registered(fd)?, pid })),
             Err(Errno::SRCH) => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -121,6 +121,11 @@ impl Watch {
             Ok(None) | Err(_) => Ended { code: None, signal: None },
         }
     }
+}
+
+#[allow(deprecated, reason = "its successor is unsafe and asks for what an OwnedFd that stays in here is")]
+fn registered(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
 /// The mark of the process that has this number now, if there is one.

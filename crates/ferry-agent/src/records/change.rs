@@ -223,7 +223,40 @@ impl ChangeRefused {
     }
 }
 
+/// What a change was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// A machine.
+    Machine(MachineId),
+    /// A machine and its volumes.
+    MachineWithVolumes(MachineId),
+    /// A copy of a volume.
+    Volume(VolumeKey),
+}
+
 impl Change {
+    /// What the change is about, if it is about a machine or a volume.
+    pub(super) fn touches(&self) -> Option<Touched> {
+        match self {
+            Self::AddMachine(record) => Some(Touched::Machine(record.id)),
+            Self::RemoveMachine(machine)
+            | Self::Claim { machine, .. }
+            | Self::Unclaim { machine, .. }
+            | Self::Halt { machine, .. }
+            | Self::Desire { machine, .. }
+            | Self::ProcessStarts { machine, .. }
+            | Self::ProcessEnded { machine, .. } => Some(Touched::Machine(*machine)),
+            Self::HandOver { machine, .. } => Some(Touched::MachineWithVolumes(*machine)),
+            Self::AddVolume(record) => Some(Touched::Volume(record.key())),
+            Self::Made(key)
+            | Self::Own { key, .. }
+            | Self::Attach { key, .. }
+            | Self::Source { key, .. }
+            | Self::RemoveVolume(key) => Some(Touched::Volume(*key)),
+            Self::AddJob(_) | Self::FinishJob(_) | Self::Crossing(_) => None,
+        }
+    }
+
     /// Makes the change within a transaction.
     pub(super) fn apply(&self, t: &Transaction<'_>) -> Result<(), RecordsError> {
         match self {

@@ -16,7 +16,7 @@ mod read;
 mod schema;
 mod types;
 
-pub use change::{Change, ChangeRefused};
+pub use change::{Change, ChangeRefused, Touched};
 pub use lock::StateLock;
 pub use types::{
     CrossingRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord, Standing, VolumeRecord,
@@ -26,10 +26,12 @@ use ferry_api::{ApiError, ErrorCode, JobId};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Name of the file in the state directory.
 const FILE: &str = "records.db";
+/// Changes that a listener may be behind before it has to look at everything.
+const TOUCHED_MAX: usize = 1024;
 
 /// Why the records did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +140,7 @@ struct NewEntry {
 pub struct Records {
     commands: mpsc::UnboundedSender<Command>,
     failure: watch::Receiver<Option<String>>,
+    touched: broadcast::Sender<Touched>,
 }
 
 impl Records {
@@ -149,15 +152,17 @@ impl Records {
         let connection = schema::open(&state_dir.join(FILE))?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let (failed, failure) = watch::channel(None);
+        let (touched, _) = broadcast::channel(TOUCHED_MAX);
+        let tell = touched.clone();
         std::thread::Builder::new()
             .name("records".to_owned())
-            .spawn(move || run(connection, inbox, &failed))
+            .spawn(move || run(connection, inbox, &failed, &tell))
             .map_err(|cause| RecordsError::Io {
                 doing: "start the thread for",
                 path: state_dir.join(FILE),
                 cause,
             })?;
-        Ok(Self { commands, failure })
+        Ok(Self { commands, failure, touched })
     }
 
     /// Resolves with the reason when a write has failed and the agent must stop.
@@ -167,6 +172,12 @@ impl Records {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "the thread of the records ended".to_owned(),
         }
+    }
+
+    /// What is changed from now on, told after it is durable. A receiver that lags must look at everything.
+    #[must_use]
+    pub fn touched(&self) -> broadcast::Receiver<Touched> {
+        self.touched.subscribe()
     }
 
     /// Makes `changes` in order, all or none. Durable when it answers.
@@ -225,6 +236,7 @@ fn run(
     mut connection: Connection,
     mut inbox: mpsc::UnboundedReceiver<Command>,
     failed: &watch::Sender<Option<String>>,
+    touched: &broadcast::Sender<Touched>,
 ) {
     while let Some(command) = inbox.blocking_recv() {
         match command {
@@ -238,6 +250,12 @@ fn run(
                 if let Err(RecordsError::Lost { reason }) = &result {
                     tracing::error!(%reason, "the records could not be written");
                     failed.send_replace(Some(reason.clone()));
+                }
+                if result.is_ok() {
+                    for change in &changes {
+                        // Nobody need listen.
+                        let _ = change.touches().map(|what| touched.send(what));
+                    }
                 }
                 // Whoever asked may have gone away meanwhile; what was written stays written.
                 let _ = answer.send(result);

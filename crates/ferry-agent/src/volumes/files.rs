@@ -18,10 +18,9 @@ const LEFTOVER: &str = ".deleted";
 /// How much of the end of a log is read to quote it, in bytes.
 const LOG_TAIL_BYTES: u64 = 4096;
 
-/// Makes the directory of a copy, which was not made before (or not to the end).
+/// Makes the directory of a copy; done already if a complete one is there.
 pub(super) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), VolumesError> {
     let dir = volume_dir(state_dir, record.key());
-    remove_tree(&dir)?;
     let parent = dir.parent().expect("a volume's directory lies in the state directory");
     fs::create_dir_all(parent).map_err(io("make", parent))?;
     let source = record.source.as_ref().map(|source| source.uri.parse::<SourceUri>()).transpose()?;

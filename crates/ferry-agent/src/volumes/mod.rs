@@ -81,7 +81,7 @@ pub enum VolumesError {
         key: VolumeKey,
         /// Why.
         #[source]
-        cause: ferry_volume::directory::DirectoryError,
+        cause: ferry_volume::StoreError,
     },
     /// A source is not one Ferry can read from.
     #[error(transparent)]
@@ -131,6 +131,7 @@ pub enum VolumesError {
 
 impl From<VolumesError> for ApiError {
     fn from(error: VolumesError) -> Self {
+        use ferry_volume::{StoreError, directory::DirectoryError};
         let code = match error {
             VolumesError::Records(records) => return records.into(),
             VolumesError::NotHere(_) => ErrorCode::NotFound,
@@ -140,7 +141,8 @@ impl From<VolumesError> for ApiError {
             VolumesError::Source(_) => ErrorCode::BadSource,
             VolumesError::Silent(_) => ErrorCode::Unavailable,
             VolumesError::Make {
-                cause: ferry_volume::directory::DirectoryError::BadGeometry { .. }, ..
+                cause: StoreError::Geometry(_) | StoreError::Directory(DirectoryError::BadGeometry { .. }),
+                ..
             } => ErrorCode::InvalidRequest,
             VolumesError::Astray { .. }
             | VolumesError::Lost { .. }
@@ -233,15 +235,6 @@ impl Volumes {
     pub async fn room(&self) -> Result<Room, VolumesError> {
         let volumes = self.inner.records.volumes().await?;
         room::measure(&self.inner.state_dir, self.inner.room_bytes, &volumes)
-    }
-
-    /// Bytes a clone of this copy will come to occupy: what its store occupies and what is still to arrive in it.
-    ///
-    /// # Errors
-    /// There is no such copy, or its server does not answer.
-    pub async fn bytes_in_use(&self, key: VolumeKey) -> Result<u64, VolumesError> {
-        let status = self.status(key).await?;
-        Ok(status.store_bytes_allocated.saturating_add(status.hydration.bytes_to_copy).min(status.size_bytes))
     }
 
     /// Does now what the records say is to be done for a copy, and tells whether it worked.

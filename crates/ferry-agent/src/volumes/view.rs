@@ -4,7 +4,7 @@ use super::service::{Service, wanted};
 use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use crate::records::VolumeRecord;
-use ferry_api::{ApiError, Hydration, ServerState, Volume, VolumeKey, VolumePhase, VolumeSource};
+use ferry_api::{Hydration, ServerState, Volume, VolumeKey, VolumePhase, VolumeSource};
 use ferry_volume::control::{self, Phase, Status};
 use ferry_volume::directory::GUEST_SOCKET;
 
@@ -46,6 +46,11 @@ impl Volumes {
         };
         let server = match &status {
             None => ServerState::NotNeeded,
+            Some(Ok(status)) if status.store_failed => ServerState::Down {
+                reason:
+                    "its disk failed to make data durable, so it takes no more writes; see its server.log"
+                        .to_owned(),
+            },
             Some(Ok(status)) => ServerState::Running { pid: status.pid },
             Some(Err(_)) if self.inner.trouble(key).is_some() => {
                 ServerState::Down { reason: self.inner.trouble(key).unwrap_or_default() }
@@ -64,7 +69,7 @@ impl Volumes {
             server,
             phase: status.map(|s| phase(s.phase)),
             source: source(&record, status),
-            hydration: status.map(|s| hydration(&s.hydration)),
+            hydration: status.map(|s| hydration(&s.hydration, record.bytes_expected)),
             guest_uri: self.guest_uri(key),
             export_uri: status.and_then(|s| s.export).map(|address| self.inner.export_uri(key, address)),
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),
@@ -93,13 +98,18 @@ fn source(record: &VolumeRecord, status: Option<&Status>) -> Option<VolumeSource
     })
 }
 
-fn hydration(h: &control::Hydration) -> Hydration {
+fn hydration(h: &control::Hydration, bytes_expected: u64) -> Hydration {
+    // Until the source was asked everything is remote; what it said to hold when the clone was made bounds that.
+    let bytes_to_copy = match bytes_expected {
+        0 => h.bytes_remote,
+        expected => h.bytes_remote.min(expected),
+    };
     Hydration {
         complete: h.complete,
         bytes_total: h.bytes_total,
         bytes_local: h.bytes_local,
         bytes_remote: h.bytes_remote,
-        bytes_to_copy: h.bytes_to_copy,
+        bytes_to_copy,
         bytes_fetched: h.bytes_fetched,
         bytes_zero: h.bytes_zero,
         bytes_verified: h.bytes_verified,

@@ -1,9 +1,29 @@
 //! One worker: its records, jobs, machine drivers and volumes.
+//!
+//! ```text
+//!   the door (AgentApi) ──▶ service ──▶ create · jobs · target
+//!                                          │ changes
+//!                                          ▼
+//!                                       records ──touched──▶ keepers (volumes) · minders (machines)
+//!                                                               │                    │
+//!                                                         volume servers         processes
+//! ```
+//!
+//! Invariant: the records are the only truth. Whoever wants something changes them, durably; keepers and minders
+//! then make the world follow, however often the agent is killed in between.
 
 pub mod clock;
 pub mod config;
+mod core;
+mod create;
 pub mod drivers;
 pub mod jobs;
+pub mod machines;
 pub mod peers;
 pub mod records;
+mod service;
+mod target;
 pub mod volumes;
+
+pub use config::{Config, ConfigError};
+pub use service::{Agent, AgentError, run};

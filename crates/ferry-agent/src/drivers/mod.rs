@@ -85,4 +85,7 @@ pub trait HeldMachine: Send {
     /// # Errors
     /// It has died meanwhile.
     fn release(self) -> Result<Watch, DriverError>;
+
+    /// Ends it; it has never run.
+    fn abandon(self) -> impl Future<Output = ()> + Send;
 }

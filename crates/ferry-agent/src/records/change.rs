@@ -87,6 +87,13 @@ pub enum Change {
         /// Its name there.
         name: VolumeName,
     },
+    /// A volume is no longer a disk of a machine and has this name.
+    Detach {
+        /// The copy.
+        key: VolumeKey,
+        /// Its name.
+        name: VolumeName,
+    },
     /// The remote blocks of a copy come from elsewhere, or none are left (`None`: nothing more is expected either).
     Source {
         /// The copy.
@@ -251,6 +258,7 @@ impl Change {
             Self::Made(key)
             | Self::Own { key, .. }
             | Self::Attach { key, .. }
+            | Self::Detach { key, .. }
             | Self::Source { key, .. }
             | Self::RemoveVolume(key) => Some(Touched::Volume(*key)),
             Self::AddJob(_) | Self::FinishJob(_) | Self::Crossing(_) => None,
@@ -298,6 +306,11 @@ impl Change {
             }),
             Self::Own { key, ownership } => change_volume(t, *key, |v| own(v, ownership)),
             Self::Attach { key, machine, name } => change_volume(t, *key, |v| attach(v, *machine, name)),
+            Self::Detach { key, name } => change_volume(t, *key, |v| {
+                v.machine = None;
+                v.name.clone_from(name);
+                Ok(())
+            }),
             Self::Source { key, source } => change_volume(t, *key, |v| {
                 v.source.clone_from(source);
                 if source.is_none() {

@@ -1,0 +1,181 @@
+//! What the rooms of an agent share, and what jobs may do with it (see [`crate::jobs`]).
+
+use crate::config::Config;
+use crate::drivers::{Launcher, ProcessDriver};
+use crate::jobs::{Attic, Guests, Home};
+use crate::machines::Machines;
+use crate::peers::Peers;
+use crate::records::{Records, RecordsError, Touched};
+use crate::target::Target;
+use crate::volumes::Volumes;
+use ferry_api::http::{Client, ClientError};
+use ferry_api::{
+    AgentApi, ApiError, CrossingState, JobId, JobState, Machine, MachineId, Ownership, Volume, VolumeKey,
+    WorkerName,
+};
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio::sync::broadcast::error::RecvError;
+
+type Answer<T> = Result<T, ApiError>;
+
+/// One worker: records, and the rooms that do what they say.
+pub struct Core {
+    /// How the agent is set up.
+    pub config: Config,
+    /// What this worker owns.
+    pub records: Records,
+    /// Its volumes.
+    pub volumes: Volumes,
+    /// Its machines.
+    pub machines: Machines<ProcessDriver>,
+    /// The other workers.
+    pub peers: Peers,
+    /// Moves to this worker.
+    pub target: Target,
+    /// Told when a copy was retired.
+    retired: Notify,
+}
+
+impl Core {
+    /// Puts the rooms together. Nothing is started yet.
+    ///
+    /// # Errors
+    /// The URL of a peer is not one.
+    pub fn new(config: Config, records: Records, launcher: Launcher) -> Result<Self, ClientError> {
+        let peers = Peers::new(&config.peers)?;
+        let volumes = Volumes::new(&config, records.clone(), peers.clone(), launcher);
+        let driver = ProcessDriver::default();
+        let (name, state_dir) = (config.name.clone(), &config.state_dir);
+        let machines = Machines::new(name, state_dir, records.clone(), volumes.clone(), driver);
+        let target = Target::new(records.clone(), volumes.clone(), machines.clone(), peers.clone());
+        Ok(Self { config, records, volumes, machines, peers, target, retired: Notify::new() })
+    }
+
+    /// Has whoever keeps or minds something look at the records again each time they change, for ever.
+    pub(crate) async fn dispatch(self: Arc<Self>) {
+        let mut touched = self.records.touched();
+        loop {
+            let result = match touched.recv().await {
+                Ok(Touched::Machine(machine)) => {
+                    self.machines.poke(machine);
+                    Ok(())
+                }
+                Ok(Touched::MachineWithVolumes(machine)) => self.poke_with_volumes(machine).await,
+                Ok(Touched::Volume(key)) => {
+                    self.volumes.poke(key);
+                    self.retired.notify_one();
+                    Ok(())
+                }
+                Err(RecvError::Lagged(_)) => self.poke_all().await,
+                Err(RecvError::Closed) => return,
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, "cannot tell what a change of the records was about");
+            }
+        }
+    }
+
+    async fn poke_with_volumes(&self, machine: MachineId) -> Result<(), RecordsError> {
+        self.machines.poke(machine);
+        if let Some(record) = self.records.machine(machine).await? {
+            record.volume_keys().for_each(|key| self.volumes.poke(key));
+        }
+        Ok(())
+    }
+
+    /// Has everybody look at the records.
+    pub(crate) async fn poke_all(&self) -> Result<(), RecordsError> {
+        self.records.machines().await?.iter().for_each(|record| self.machines.poke(record.id));
+        self.records.volumes().await?.iter().for_each(|record| self.volumes.poke(record.key()));
+        self.retired.notify_one();
+        Ok(())
+    }
+}
+
+impl Home for Core {
+    type Target = Client;
+
+    fn target(&self, name: &WorkerName) -> Answer<Arc<Client>> {
+        self.peers.client(name).map(Arc::new)
+    }
+
+    async fn machine(&self, machine: MachineId) -> Answer<Machine> {
+        Ok(self.machines.show(machine).await?)
+    }
+
+    async fn volume(&self, copy: VolumeKey) -> Answer<Volume> {
+        Ok(self.volumes.show(copy).await?)
+    }
+
+    async fn export(&self, copy: VolumeKey) -> Answer<String> {
+        Ok(self.volumes.export(copy).await?)
+    }
+
+    async fn withdraw(&self, copy: VolumeKey) -> Answer<()> {
+        Ok(self.volumes.withdraw(copy).await?)
+    }
+
+    async fn halt(&self, machine: MachineId) -> Answer<()> {
+        Ok(self.machines.down(machine).await?)
+    }
+
+    async fn let_run(&self, machine: MachineId) -> Answer<()> {
+        Ok(self.machines.up(machine).await?)
+    }
+
+    async fn seal(&self, copy: VolumeKey) -> Answer<()> {
+        Ok(self.volumes.seal(copy).await?)
+    }
+
+    async fn unseal(&self, copy: VolumeKey) -> Answer<()> {
+        Ok(self.volumes.unseal(copy).await?)
+    }
+
+    async fn fence(&self, copy: VolumeKey, to: &WorkerName, job: JobId) -> Answer<()> {
+        Ok(self.volumes.fence(copy, to, job).await?)
+    }
+
+    async fn retire(&self, copy: VolumeKey) -> Answer<()> {
+        Ok(self.volumes.retire(copy).await?)
+    }
+}
+
+impl Attic for Core {
+    async fn retired(&self) -> Answer<Vec<(VolumeKey, u64)>> {
+        let volumes = self.records.volumes().await?;
+        let until = volumes.iter().filter_map(|record| match record.ownership {
+            Ownership::Retired { until_ms, .. } => Some((record.key(), until_ms)),
+            Ownership::Reserved { .. }
+            | Ownership::Prepared { .. }
+            | Ownership::Ours
+            | Ownership::Sealed { .. }
+            | Ownership::HandedOver { .. } => None,
+        });
+        Ok(until.collect())
+    }
+
+    async fn delete(&self, copy: VolumeKey) -> Answer<()> {
+        Ok(self.volumes.delete(copy).await?)
+    }
+
+    async fn news(&self) {
+        self.retired.notified().await;
+    }
+}
+
+impl Guests for Core {
+    async fn expected(&self) -> Answer<Vec<(JobId, WorkerName)>> {
+        let crossings = self.records.crossings().await?;
+        let expected = crossings.into_iter().filter(|crossing| crossing.state < CrossingState::Activated);
+        Ok(expected.filter_map(|crossing| Some((crossing.job, crossing.reserve?.from))).collect())
+    }
+
+    async fn asked(&self, from: &WorkerName, job: JobId) -> Answer<JobState> {
+        Ok(self.peers.client(from)?.job(job).await?.state)
+    }
+
+    async fn release(&self, job: JobId) -> Answer<()> {
+        self.target.release(job).await
+    }
+}

@@ -1,0 +1,262 @@
+//! Making and destroying machines and volumes at a person's wish: all or nothing.
+
+use crate::clock::now_ms;
+use crate::core::Core;
+use crate::records::{Change, MachineRecord, SourceRecord, Standing, VolumeRecord};
+use ferry_api::{
+    ApiError, CreateMachine, Desired, ErrorCode, Generation, ImportVolume, Machine, MachineId, MachineVolume,
+    NewVolume, Ownership, REGION_BYTES_DEFAULT, Volume, VolumeId, VolumeKey, VolumeName, VolumeOrigin,
+    VolumeRef,
+};
+use ferry_volume::{REGION_BYTES_MAX, SourceUri, client};
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Unit of a volume's size, in bytes.
+const SECTOR_BYTES: u64 = 512;
+/// Smallest unit of copying, in bytes.
+const REGION_BYTES_MIN: u32 = 4096;
+
+type Answer<T> = Result<T, ApiError>;
+
+/// Makes a machine with its volumes, and starts it if asked.
+pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machine> {
+    core.machines.check(&create.spec)?;
+    check_names(&create.volumes)?;
+    let id = MachineId::fresh();
+    let mut added = Vec::new();
+    let mut changes = Vec::new();
+    let mut volumes = Vec::new();
+    let mut detach = Vec::new();
+    for new in create.volumes {
+        let key = match new.origin {
+            VolumeOrigin::Empty { size_bytes, region_bytes } => {
+                let shape = Shape::checked(size_bytes, region_bytes)?;
+                let record =
+                    VolumeRecord { machine: Some(id), ..fresh_volume(new.name.clone(), shape, None) };
+                added.push(record.clone());
+                record.key()
+            }
+            VolumeOrigin::Existing { volume } => {
+                let VolumeRecord { id: volume, generation, name, .. } = unattached(core, &volume).await?;
+                let key = VolumeKey { id: volume, generation };
+                detach.push(Change::Detach { key, name });
+                changes.push(Change::Attach { key, machine: id, name: new.name.clone() });
+                key
+            }
+        };
+        volumes.push(MachineVolume { name: new.name, volume: key.id, generation: key.generation });
+    }
+    let record = MachineRecord {
+        id,
+        name: create.name,
+        spec: create.spec,
+        volumes,
+        // It is started when its volumes have been made.
+        desired: Desired::Stopped,
+        generation: Generation::FIRST,
+        standing: Standing::Ours,
+        job: None,
+        halted: false,
+        process: None,
+        last_exit: None,
+        created_at_ms: now_ms(),
+    };
+    let made: Vec<VolumeKey> = added.iter().map(VolumeRecord::key).collect();
+    {
+        let _name = core.target.claim_name(&record.name).await?;
+        changes.insert(0, Change::AddMachine(Box::new(record)));
+        core.volumes.add(added, changes).await?;
+    }
+    for &key in &made {
+        if let Err(error) = core.volumes.converge(key).await {
+            undo_machine(core, id, &made, detach).await;
+            return Err(error.into());
+        }
+    }
+    if create.start {
+        core.records.change(vec![Change::Desire { machine: id, desired: Desired::Running }]).await?;
+        core.machines.settle(id).await;
+    }
+    Ok(core.machines.show(id).await?)
+}
+
+/// Takes a machine back whose volumes could not be made. Volumes that were there before are given free again.
+async fn undo_machine(core: &Core, id: MachineId, made: &[VolumeKey], detach: Vec<Change>) {
+    if let Err(error) = core.records.change(detach).await {
+        tracing::warn!(machine = %id, %error, "the volumes of a machine that was not made cannot be given free");
+    }
+    for &key in made {
+        if let Err(error) = core.volumes.delete(key).await {
+            let error = ApiError::from(error);
+            tracing::warn!(volume = %key, %error, "what was made of a volume cannot be deleted");
+        }
+    }
+    if let Err(error) = core.machines.forget(id).await {
+        let error = ApiError::from(error);
+        tracing::warn!(machine = %id, %error, "what was made of a machine cannot be deleted");
+    }
+}
+
+/// Stops a machine and deletes it with its volumes.
+pub(crate) async fn destroy(core: &Core, record: &MachineRecord) -> Answer<()> {
+    core.records.change(vec![Change::Desire { machine: record.id, desired: Desired::Stopped }]).await?;
+    core.machines.down(record.id).await?;
+    for key in record.volume_keys() {
+        core.volumes.delete(key).await?;
+    }
+    Ok(core.machines.forget(record.id).await?)
+}
+
+/// Makes a volume that is a clone of a raw file or of what an NBD server exports.
+pub(crate) async fn import(core: &Core, import: ImportVolume) -> Answer<Volume> {
+    check_import_name(core, &import.name).await?;
+    let (uri, found) = probe(&import.source).await?;
+    let size_bytes = import.size_bytes.unwrap_or(found.size_bytes);
+    if size_bytes > found.size_bytes {
+        let message = format!(
+            "{} has {} bytes, less than the {size_bytes} that were asked for; ask for at most what it has",
+            import.source, found.size_bytes
+        );
+        return Err(ApiError::new(ErrorCode::BadSource, message));
+    }
+    if size_bytes % SECTOR_BYTES != 0 && import.size_bytes.is_none() {
+        let message = format!(
+            "{} has {size_bytes} bytes, which is no multiple of {SECTOR_BYTES}; pad it, or ask for a smaller size",
+            import.source
+        );
+        return Err(ApiError::new(ErrorCode::BadSource, message));
+    }
+    let shape = Shape::checked(size_bytes, import.region_bytes)?;
+    let source = SourceRecord { uri: uri.to_string(), worker: None };
+    let record = VolumeRecord {
+        bytes_expected: found.bytes_in_use.min(size_bytes),
+        ..fresh_volume(import.name, shape, Some(source))
+    };
+    let key = record.key();
+    core.volumes.add(vec![record], Vec::new()).await?;
+    if let Err(error) = core.volumes.converge(key).await {
+        if let Err(left) = core.volumes.delete(key).await {
+            let left = ApiError::from(left);
+            tracing::warn!(volume = %key, error = %left, "what was made of a volume cannot be deleted");
+        }
+        return Err(error.into());
+    }
+    Ok(core.volumes.show(key).await?)
+}
+
+/// What an import's source is.
+struct Found {
+    size_bytes: u64,
+    /// Bytes it occupies; 0 if it does not tell.
+    bytes_in_use: u64,
+}
+
+/// Looks whether a source is there and how large it is.
+async fn probe(source: &str) -> Answer<(SourceUri, Found)> {
+    let text = if source.starts_with('/') { format!("file://{source}") } else { source.to_owned() };
+    let uri: SourceUri = text.parse().map_err(|e| ApiError::because(ErrorCode::BadSource, &e))?;
+    let asked = uri.clone();
+    let probing = tokio::task::spawn_blocking(move || {
+        let facts = client::probe(&asked)?;
+        let bytes_in_use = match &asked {
+            SourceUri::File(path) => occupied_bytes(path),
+            // What an NBD server holds is only known once it has been asked for all of it.
+            SourceUri::Nbd(_) => 0,
+        };
+        Ok::<_, client::BlockError>(Found { size_bytes: facts.size_bytes, bytes_in_use })
+    });
+    let found = probing.await.expect("probing a source does not panic");
+    found.map(|found| (uri, found)).map_err(|error| {
+        let told = ApiError::because(ErrorCode::BadSource, &error);
+        let message =
+            format!("{source} cannot be imported: {}; check that it is there and can be read", told.message);
+        ApiError::new(ErrorCode::BadSource, message)
+    })
+}
+
+fn occupied_bytes(path: &Path) -> u64 {
+    path.metadata().map_or(0, |found| found.blocks().saturating_mul(SECTOR_BYTES))
+}
+
+/// Size and unit of copying of a volume, known to be possible.
+#[derive(Clone, Copy)]
+struct Shape {
+    size_bytes: u64,
+    region_bytes: u32,
+}
+
+impl Shape {
+    fn checked(size_bytes: u64, region_bytes: Option<u32>) -> Answer<Self> {
+        let region_bytes = region_bytes.unwrap_or(REGION_BYTES_DEFAULT);
+        let refuse = |message| Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        if size_bytes == 0 || size_bytes % SECTOR_BYTES != 0 {
+            return refuse(format!(
+                "a volume cannot have {size_bytes} bytes; give a multiple of {SECTOR_BYTES} above 0"
+            ));
+        }
+        if !region_bytes.is_power_of_two() || !(REGION_BYTES_MIN..=REGION_BYTES_MAX).contains(&region_bytes) {
+            return refuse(format!(
+                "a volume cannot be copied in units of {region_bytes} bytes; \
+                 give a power of two from {REGION_BYTES_MIN} to {REGION_BYTES_MAX}"
+            ));
+        }
+        Ok(Self { size_bytes, region_bytes })
+    }
+}
+
+fn fresh_volume(name: VolumeName, shape: Shape, source: Option<SourceRecord>) -> VolumeRecord {
+    VolumeRecord {
+        id: VolumeId::fresh(),
+        generation: Generation::FIRST,
+        name,
+        machine: None,
+        size_bytes: shape.size_bytes,
+        region_bytes: shape.region_bytes,
+        ownership: Ownership::Ours,
+        source,
+        made: false,
+        bytes_expected: 0,
+        created_at_ms: now_ms(),
+    }
+}
+
+/// Refuses volumes that a machine could not tell apart.
+fn check_names(volumes: &[NewVolume]) -> Answer<()> {
+    let mut variables = BTreeSet::new();
+    for volume in volumes {
+        let variable = volume.name.environment_variable();
+        if !variables.insert(variable.clone()) {
+            let message =
+                format!("two volumes would both be {variable} to the machine; name them differently");
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        }
+    }
+    Ok(())
+}
+
+/// Volumes of no machine are told apart by their names.
+async fn check_import_name(core: &Core, name: &VolumeName) -> Answer<()> {
+    let volumes = core.records.volumes().await?;
+    if volumes.iter().any(|record| record.machine.is_none() && record.name == *name) {
+        let message =
+            format!("a volume named {name} is already here; choose another name or delete that one");
+        return Err(ApiError::new(ErrorCode::AlreadyExists, message));
+    }
+    Ok(())
+}
+
+/// The volume of no machine that a person means.
+async fn unattached(core: &Core, reference: &VolumeRef) -> Answer<VolumeRecord> {
+    let volumes = core.records.volumes().await?;
+    let mut meant = volumes.into_iter().filter(|record| match reference {
+        VolumeRef::Id(id) => record.id == *id && record.ownership == Ownership::Ours,
+        VolumeRef::Name(name) => record.machine.is_none() && record.name == *name,
+    });
+    meant.next().ok_or_else(|| {
+        let message =
+            format!("there is no volume {reference} here that belongs to no machine; import it first");
+        ApiError::new(ErrorCode::NotFound, message)
+    })
+}

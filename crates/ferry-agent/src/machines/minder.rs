@@ -1,0 +1,268 @@
+//! The minder of one machine: compares what runs with what the records say, whenever one of them changed.
+//!
+//! Only the minder's own task starts, stops and reaps; others poke it and wait.
+
+use super::policy::{RAN_WELL, stays_down, wait};
+use super::{Inner, MachinesError};
+use crate::clock::now_ms;
+use crate::drivers::{Driver, Ended, HeldMachine, Watch};
+use crate::records::{Change, MachineRecord};
+use ferry_api::{ApiError, ErrorCode, Exit, MachineId, MachineState};
+use ferry_volume::control::Phase;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// First and longest wait before a start that failed is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Minds one machine.
+pub(super) struct Minder {
+    id: MachineId,
+    poked: Notify,
+    /// How many times somebody asked to be told when the minder is through, and which of them it has answered.
+    asked: watch::Sender<u64>,
+    answered: watch::Sender<u64>,
+    seen: Mutex<Seen>,
+}
+
+/// What the minder found out and others may want to know.
+#[derive(Default)]
+struct Seen {
+    /// Why the last start failed.
+    trouble: Option<String>,
+    /// How often it was started again since it last ran well.
+    restarts: u32,
+    /// When it may be started again, and the same for people.
+    not_before: Option<(Instant, u64)>,
+}
+
+/// What a minder waits for.
+enum Next {
+    /// The machine is gone from the records.
+    Gone,
+    /// It does not run and shall not.
+    Down,
+    /// It runs and shall.
+    Up(Watch),
+    /// It shall run; another try after this time.
+    Later(Duration),
+}
+
+impl Minder {
+    /// Looks at the records again, soon.
+    pub(super) fn poke(&self) {
+        self.poked.notify_one();
+    }
+
+    /// Returns when everything was tried once that the records ask for now.
+    pub(super) async fn settle(&self) {
+        let mut ticket = 0;
+        self.asked.send_modify(|asked| {
+            *asked += 1;
+            ticket = *asked;
+        });
+        let mut answered = self.answered.subscribe();
+        self.poke();
+        // An error means that the minder is gone with its machine: nothing is left to be tried.
+        let _ = answered.wait_for(|&answered| answered >= ticket).await;
+    }
+
+    /// Starts it at once the next time, however often it has ended.
+    pub(super) fn forgive(&self) {
+        let mut seen = self.seen();
+        seen.restarts = 0;
+        seen.not_before = None;
+    }
+
+    /// Why the last start failed, if it did.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.seen().trouble.clone()
+    }
+
+    /// What a machine waits for that shall run and does not.
+    pub(super) fn waiting(&self) -> MachineState {
+        let seen = self.seen();
+        match (&seen.trouble, seen.not_before) {
+            (Some(trouble), _) => MachineState::Starting { waits_for: trouble.clone() },
+            (None, Some((_, retry_at_ms))) => {
+                MachineState::Restarting { retry_at_ms, restarts: seen.restarts }
+            }
+            (None, None) => MachineState::Starting { waits_for: "its volumes are being opened".to_owned() },
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The minder's task; ends when the machine is gone from the records.
+    async fn run<D: Driver>(self: Arc<Self>, inner: Arc<Inner<D>>) {
+        let mut running = None;
+        let mut failures = 0;
+        loop {
+            let ticket = *self.asked.borrow();
+            let next = match self.pass(&inner, running.take()).await {
+                Ok(next) => {
+                    failures = 0;
+                    self.seen().trouble = None;
+                    next
+                }
+                Err(error) => {
+                    let trouble = ApiError::because(ErrorCode::Internal, &error).message;
+                    tracing::warn!(machine = %self.id, error = %trouble, "a machine is not as it should be");
+                    self.seen().trouble = Some(trouble);
+                    failures += 1;
+                    Next::Later(RETRY.0.saturating_mul(1 << failures.min(10)).min(RETRY.1))
+                }
+            };
+            self.answered.send_modify(|answered| *answered = ticket.max(*answered));
+            match next {
+                Next::Gone => {
+                    inner.dismiss(&self);
+                    // Whoever has asked meanwhile is told as well.
+                    self.answered.send_replace(u64::MAX);
+                    return;
+                }
+                Next::Down => self.poked.notified().await,
+                Next::Later(wait) => {
+                    tokio::select! {
+                        () = self.poked.notified() => {}
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                }
+                Next::Up(watch) => {
+                    let ended = tokio::select! {
+                        ended = watch.ended() => Some(ended),
+                        () = self.poked.notified() => None,
+                    };
+                    match ended {
+                        None => running = Some(watch),
+                        Some(ended) => self.note_end(&inner, ended).await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what is to be done.
+    async fn pass<D: Driver>(&self, inner: &Inner<D>, running: Option<Watch>) -> Result<Next, MachinesError> {
+        let Some(record) = inner.records.machine(self.id).await? else { return Ok(Next::Gone) };
+        let running = match (running, &record.process) {
+            (Some(watch), _) => Some(watch),
+            (None, Some(mark)) => {
+                let found = inner.driver.find(mark)?;
+                if found.is_none() {
+                    self.note_end(inner, Ended { code: None, signal: None }).await;
+                    return Ok(Next::Later(Duration::ZERO));
+                }
+                found
+            }
+            (None, None) => None,
+        };
+        match (running, record.shall_run()) {
+            (Some(watch), true) => Ok(Next::Up(watch)),
+            (Some(watch), false) => {
+                let grace = Duration::from_millis(record.spec.stop_grace_ms);
+                let ended = watch.stop(record.spec.stop_signal.number(), grace).await;
+                inner.records.change(vec![process_ended(self.id, Some(ended), false)]).await?;
+                Ok(Next::Down)
+            }
+            (None, false) => Ok(Next::Down),
+            (None, true) => {
+                let not_before = self.seen().not_before;
+                match not_before {
+                    Some((at, _)) if at > Instant::now() => Ok(Next::Later(at - Instant::now())),
+                    Some(_) | None => inner.start(&record).await.map(Next::Up),
+                }
+            }
+        }
+    }
+
+    /// Records that the process ended by itself, and decides what follows.
+    async fn note_end<D: Driver>(&self, inner: &Inner<D>, ended: Ended) {
+        tracing::info!(machine = %self.id, ?ended, "a machine ended");
+        let record = match inner.records.machine(self.id).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return,
+            Err(error) => {
+                return tracing::warn!(machine = %self.id, %error, "cannot read the record of a machine");
+            }
+        };
+        let ran_ms =
+            record.process.as_ref().map_or(0, |process| now_ms().saturating_sub(process.started_at_ms));
+        // An end that was asked for (by somebody else's signal) is not held against a machine that shall be down.
+        let stays_down = record.shall_run() && stays_down(record.spec.restart, ended);
+        {
+            let mut seen = self.seen();
+            seen.restarts = if Duration::from_millis(ran_ms) >= RAN_WELL { 0 } else { seen.restarts + 1 };
+            let pause = if seen.restarts == 0 { Duration::ZERO } else { wait(seen.restarts) };
+            let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            seen.not_before = Some((Instant::now() + pause, now_ms().saturating_add(pause_ms)));
+        }
+        if let Err(error) = inner.records.change(vec![process_ended(self.id, Some(ended), stays_down)]).await
+        {
+            tracing::warn!(machine = %self.id, %error, "cannot record that a machine ended");
+        }
+    }
+}
+
+impl<D: Driver> Inner<D> {
+    /// The minder of a machine; begins to mind it if nobody does yet.
+    pub(super) fn minder(inner: &Arc<Self>, id: MachineId) -> Arc<Minder> {
+        let mut minders = inner.minders.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = || {
+            let minder = Arc::new(Minder {
+                id,
+                poked: Notify::new(),
+                asked: watch::Sender::new(0),
+                answered: watch::Sender::new(0),
+                seen: Mutex::default(),
+            });
+            tokio::spawn(Arc::clone(&minder).run(Arc::clone(inner)));
+            minder
+        };
+        Arc::clone(minders.entry(id).or_insert_with(begin))
+    }
+
+    fn dismiss(&self, minder: &Arc<Minder>) {
+        let mut minders = self.minders.lock().unwrap_or_else(PoisonError::into_inner);
+        if minders.get(&minder.id).is_some_and(|minding| Arc::ptr_eq(minding, minder)) {
+            minders.remove(&minder.id);
+        }
+    }
+
+    /// Opens a machine's volumes and starts it; its process is recorded before it runs.
+    async fn start(&self, record: &MachineRecord) -> Result<Watch, MachinesError> {
+        self.driver.check(&record.spec)?;
+        for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
+            let name = || volume.name.clone();
+            let status = self.volumes.converge(key).await;
+            let status = status.map_err(|cause| MachinesError::Volume { name: name(), cause })?;
+            if status.is_none_or(|status| status.phase != Phase::Open) {
+                return Err(MachinesError::VolumeNotOpen { name: name() });
+            }
+        }
+        let held = self.driver.start(&self.launch(record)?).await?;
+        let process = held.mark().clone();
+        let recorded = self.records.change(vec![Change::ProcessStarts { machine: record.id, process }]).await;
+        if let Err(error) = recorded {
+            held.abandon().await;
+            return Err(error.into());
+        }
+        match held.release() {
+            Ok(watch) => Ok(watch),
+            Err(error) => {
+                self.records.change(vec![process_ended(record.id, None, false)]).await?;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+fn process_ended(machine: MachineId, ended: Option<Ended>, stays_down: bool) -> Change {
+    let at_ms = now_ms();
+    let exit = ended.map(|ended| Exit { code: ended.code, signal: ended.signal, at_ms });
+    Change::ProcessEnded { machine, exit, stays_down }
+}

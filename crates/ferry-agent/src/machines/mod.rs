@@ -1,0 +1,290 @@
+//! The machines of this worker: for each a minder that sees to it that it runs, or does not, as the records say.
+//!
+//! ```text
+//!  records ──shall run?──▶ minder (one task a machine) ──▶ volumes open ──▶ driver: start · stop
+//!                             ▲ poke · the process ended (pidfd)
+//! ```
+//!
+//! Invariants: a machine runs only while the records say that it shall, and never twice: its process is in the
+//! records before it does anything. Machines outlive the agent; the next one finds them by their marks.
+
+mod minder;
+mod policy;
+
+use crate::drivers::{Driver, DriverError, Launch};
+use crate::records::{Change, MachineRecord, Records, RecordsError, Standing};
+use crate::volumes::{Volumes, VolumesError};
+use ferry_api::{
+    ApiError, ErrorCode, Machine, MachineId, MachineRef, MachineSpec, MachineState, VolumeName, WorkerName,
+};
+use minder::Minder;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// Name of the file a machine's output goes to.
+const LOG: &str = "machine.log";
+
+/// Why something could not be done with a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum MachinesError {
+    /// The records refuse or failed.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// No such machine.
+    #[error("there is no machine {0} here; `ferry machine list` shows those there are")]
+    NotHere(String),
+    /// A volume of it is not ready.
+    #[error("volume {name} is not ready")]
+    Volume {
+        /// Its name in the machine.
+        name: VolumeName,
+        /// Why.
+        #[source]
+        cause: VolumesError,
+    },
+    /// A volume of it is not open.
+    #[error("volume {name} does not serve yet; wait until it does")]
+    VolumeNotOpen {
+        /// Its name in the machine.
+        name: VolumeName,
+    },
+    /// It cannot be started or found.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// A file operation failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// It should not run and does.
+    #[error("machine {name} does not stop; look at its processes")]
+    DoesNotStop {
+        /// Its name.
+        name: String,
+    },
+    /// It should run and does not.
+    #[error("machine {name} does not run yet: {waits_for}")]
+    DoesNotRun {
+        /// Its name.
+        name: String,
+        /// What it waits for.
+        waits_for: String,
+    },
+}
+
+impl From<MachinesError> for ApiError {
+    fn from(error: MachinesError) -> Self {
+        let code = match error {
+            MachinesError::Records(records) => return records.into(),
+            MachinesError::NotHere(_) => ErrorCode::NotFound,
+            MachinesError::Driver(DriverError::NoProgram { .. }) => ErrorCode::InvalidRequest,
+            MachinesError::Volume { .. }
+            | MachinesError::VolumeNotOpen { .. }
+            | MachinesError::DoesNotStop { .. }
+            | MachinesError::DoesNotRun { .. } => ErrorCode::Unavailable,
+            MachinesError::Driver(DriverError::Io { .. }) | MachinesError::Io { .. } => ErrorCode::Internal,
+        };
+        Self::because(code, &error)
+    }
+}
+
+/// The machines of this worker.
+pub struct Machines<D> {
+    inner: Arc<Inner<D>>,
+}
+
+impl<D> Clone for Machines<D> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+struct Inner<D> {
+    worker: WorkerName,
+    state_dir: PathBuf,
+    records: Records,
+    volumes: Volumes,
+    driver: D,
+    minders: Mutex<BTreeMap<MachineId, Arc<Minder>>>,
+}
+
+impl<D: Driver> Machines<D> {
+    /// The machines of `worker`, run by `driver`. Nothing is looked at yet.
+    #[must_use]
+    pub fn new(worker: WorkerName, state_dir: &Path, records: Records, volumes: Volumes, driver: D) -> Self {
+        let state_dir = state_dir.to_owned();
+        let inner = Inner { worker, state_dir, records, volumes, driver, minders: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Minds all machines in the records from now on: finds those that run and starts those that should.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn mind_all(&self) -> Result<(), MachinesError> {
+        for record in self.inner.records.machines().await? {
+            self.poke(record.id);
+        }
+        Ok(())
+    }
+
+    /// Has the minder of a machine look at the records again. To be called after they changed.
+    pub fn poke(&self, machine: MachineId) {
+        Inner::minder(&self.inner, machine).poke();
+    }
+
+    /// Says why a machine with this spec cannot run here, if it cannot.
+    ///
+    /// # Errors
+    /// Its program is not there.
+    pub fn check(&self, spec: &MachineSpec) -> Result<(), MachinesError> {
+        Ok(self.inner.driver.check(spec)?)
+    }
+
+    /// Returns when everything was tried once that the records ask for a machine: when it has stopped, runs, or
+    /// cannot yet be started.
+    pub async fn settle(&self, machine: MachineId) {
+        Inner::minder(&self.inner, machine).settle().await;
+    }
+
+    /// Waits until a machine that shall not run does not.
+    ///
+    /// # Errors
+    /// It still runs, or the records say that it shall.
+    pub async fn down(&self, machine: MachineId) -> Result<(), MachinesError> {
+        self.settle(machine).await;
+        let record = self.record(machine).await?;
+        if record.process.is_some() || record.shall_run() {
+            return Err(MachinesError::DoesNotStop { name: record.name.to_string() });
+        }
+        Ok(())
+    }
+
+    /// Starts a machine if it shall run, at once even if it was waiting to be started again.
+    ///
+    /// # Errors
+    /// It shall run and cannot be started yet; its minder goes on trying.
+    pub async fn up(&self, machine: MachineId) -> Result<(), MachinesError> {
+        let minder = Inner::minder(&self.inner, machine);
+        minder.forgive();
+        minder.settle().await;
+        let record = self.record(machine).await?;
+        if !record.shall_run() || record.process.is_some() {
+            return Ok(());
+        }
+        let waits_for = minder.trouble().unwrap_or_else(|| "it has ended again".to_owned());
+        Err(MachinesError::DoesNotRun { name: record.name.to_string(), waits_for })
+    }
+
+    /// The machine a person means.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn find(&self, reference: &MachineRef) -> Result<MachineRecord, MachinesError> {
+        let found = self.inner.records.find_machine(reference).await?;
+        found.ok_or_else(|| MachinesError::NotHere(reference.to_string()))
+    }
+
+    /// Deletes a machine that does not run: its directory, then its record. Its volumes are to be gone already.
+    ///
+    /// # Errors
+    /// A file operation failed; the records cannot be written.
+    pub async fn forget(&self, machine: MachineId) -> Result<(), MachinesError> {
+        let path = self.inner.dir(machine);
+        match tokio::fs::remove_dir_all(&path).await {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                return Err(MachinesError::Io { doing: "remove", path, cause });
+            }
+            Ok(()) | Err(_) => {}
+        }
+        Ok(self.inner.records.change(vec![Change::RemoveMachine(machine)]).await?)
+    }
+
+    /// All machines in the records.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn list(&self) -> Result<Vec<Machine>, MachinesError> {
+        let records = self.inner.records.machines().await?;
+        Ok(records.into_iter().map(|record| self.view(record)).collect())
+    }
+
+    /// One machine.
+    ///
+    /// # Errors
+    /// It is not here.
+    pub async fn show(&self, machine: MachineId) -> Result<Machine, MachinesError> {
+        Ok(self.view(self.record(machine).await?))
+    }
+
+    async fn record(&self, machine: MachineId) -> Result<MachineRecord, MachinesError> {
+        let found = self.inner.records.machine(machine).await?;
+        found.ok_or_else(|| MachinesError::NotHere(machine.to_string()))
+    }
+
+    fn view(&self, record: MachineRecord) -> Machine {
+        Machine {
+            state: self.state(&record),
+            log: self.inner.dir(record.id).join(LOG),
+            id: record.id,
+            name: record.name,
+            worker: self.inner.worker.clone(),
+            generation: record.generation,
+            spec: record.spec,
+            volumes: record.volumes,
+            desired: record.desired,
+            job: record.job,
+            last_exit: record.last_exit,
+            created_at_ms: record.created_at_ms,
+        }
+    }
+
+    fn state(&self, record: &MachineRecord) -> MachineState {
+        match (&record.standing, &record.process, record.job) {
+            (Standing::HandedOver { to, .. }, _, _) => MachineState::HandedOver { to: to.clone() },
+            (Standing::Ours, Some(process), _) => {
+                MachineState::Running { pid: process.pid, since_ms: process.started_at_ms }
+            }
+            (Standing::Ours, None, Some(job)) if record.halted => MachineState::Halted { job },
+            (Standing::Ours, None, _) if record.shall_run() => {
+                Inner::minder(&self.inner, record.id).waiting()
+            }
+            (Standing::Ours, None, _) => MachineState::Stopped,
+        }
+    }
+}
+
+impl<D> Inner<D> {
+    /// The machine's own directory.
+    fn dir(&self, machine: MachineId) -> PathBuf {
+        self.state_dir.join("machines").join(machine.to_string())
+    }
+
+    /// What the driver must know; the machine's directory exists then.
+    fn launch(&self, record: &MachineRecord) -> Result<Launch, MachinesError> {
+        let dir = self.dir(record.id);
+        std::fs::create_dir_all(&dir).map_err(|cause| MachinesError::Io {
+            doing: "make",
+            path: dir.clone(),
+            cause,
+        })?;
+        let mut env = BTreeMap::from([
+            ("FERRY_MACHINE_ID".to_owned(), record.id.to_string()),
+            ("FERRY_MACHINE_NAME".to_owned(), record.name.to_string()),
+        ]);
+        for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
+            env.insert(volume.name.environment_variable(), self.volumes.guest_uri(key));
+        }
+        Ok(Launch { spec: record.spec.clone(), log: dir.join(LOG), dir, env })
+    }
+}
+
+#[cfg(test)]
+mod tests;

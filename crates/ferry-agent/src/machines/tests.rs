@@ -1,0 +1,1 @@
+//! Machines as real processes on real volumes.

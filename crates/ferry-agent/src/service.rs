@@ -1,0 +1,337 @@
+//! The agent: the door's other side, and the life of the process.
+
+use crate::clock::now_ms;
+use crate::config::Config;
+use crate::core::Core;
+use crate::create;
+use crate::drivers::{LaunchError, Launcher};
+use crate::jobs::{Executor, MoveInput, Mover, SystemClock, begin_move, reap, sweep};
+use crate::machines::MachinesError;
+use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
+use crate::volumes::VolumesError;
+use ferry_api::http::{self, ClientError};
+use ferry_api::{
+    API_VERSION, Activate, AgentApi, ApiError, CreateMachine, Crossing, Desired, DestroyMachine, ErrorCode,
+    EventsAfter, ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, Ownership, Prepare, Reserve,
+    StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+/// Milliseconds in an hour.
+const HOUR_MS: u64 = 60 * 60 * 1000;
+
+type Answer<T> = Result<T, ApiError>;
+type Moves = Executor<Records, SystemClock, Mover<Core, SystemClock>>;
+
+/// Why an agent does not run, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The state directory is not to be had, or the records cannot be opened or were lost.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// What is on disk of volumes cannot be looked at.
+    #[error(transparent)]
+    Volumes(#[from] VolumesError),
+    /// What the records say of machines cannot be looked at.
+    #[error(transparent)]
+    Machines(#[from] MachinesError),
+    /// A peer's URL is not one.
+    #[error(transparent)]
+    Peer(#[from] ClientError),
+    /// Volume servers cannot be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Something left from before cannot be brought in order.
+    #[error(transparent)]
+    Leftover(#[from] ApiError),
+    /// Nobody can be listened to.
+    #[error("cannot listen on {address}; choose another `listen` in the configuration, or end what has it")]
+    Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The door broke.
+    #[error("cannot go on listening")]
+    Serve(#[source] io::Error),
+    /// The journal cannot be kept.
+    #[error("the agent stops, since its journal cannot be kept: {reason}; mend that and start it again")]
+    Journal {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Runs the agent of a worker until it is told to end (SIGTERM, SIGINT) or its journal cannot be kept. Machines
+/// and volume servers go on running in either case.
+///
+/// # Errors
+/// It cannot start, or its journal cannot be kept.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    let address = config.listen;
+    let agent = Arc::new(Agent::start(config, Launcher::this_program()?).await?);
+    let listener = TcpListener::bind(address).await.map_err(|cause| AgentError::Listen { address, cause })?;
+    tracing::info!(worker = %agent.core.config.name, %address, "the agent listens");
+    let told = told_to_end().map_err(AgentError::Serve)?;
+    tokio::select! {
+        served = http::serve(listener, Arc::clone(&agent), told) => served.map_err(AgentError::Serve),
+        reason = agent.failure() => Err(AgentError::Journal { reason }),
+    }
+}
+
+/// Resolves when the process is told to end.
+fn told_to_end() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to end; machines and volume servers go on");
+    })
+}
+
+/// One worker's agent. Dropping it stops everything it does, as a crash would; machines and volume servers go on.
+pub struct Agent {
+    core: Arc<Core>,
+    moves: Moves,
+    started_at_ms: u64,
+    _chores: JoinSet<()>,
+    _lock: StateLock,
+}
+
+impl Agent {
+    /// Takes the state directory, finds everything that runs, and goes on with what the records say.
+    ///
+    /// # Errors
+    /// Another agent has the state directory; the records cannot be opened.
+    pub async fn start(config: Config, launcher: Launcher) -> Result<Self, AgentError> {
+        let lock = StateLock::take(&config.state_dir)?;
+        let records = Records::open(&config.state_dir)?;
+        let core = Arc::new(Core::new(config, records.clone(), launcher)?);
+        let mut chores = JoinSet::new();
+        chores.spawn(Arc::clone(&core).dispatch());
+        core.volumes.keep_all().await?;
+        core.target.clean_up().await?;
+        core.machines.mind_all().await?;
+        let mover = Arc::new(Mover::new(Arc::clone(&core), SystemClock));
+        let moves = Executor::start(Arc::new(records), SystemClock, mover).await?;
+        let (attic, guests) = (Arc::clone(&core), Arc::clone(&core));
+        chores.spawn(async move { reap(&*attic, &SystemClock).await });
+        chores.spawn(async move { sweep(&*guests, &SystemClock).await });
+        Ok(Self { core, moves, started_at_ms: now_ms(), _chores: chores, _lock: lock })
+    }
+
+    /// Resolves with the reason when the journal cannot be kept and the agent must stop.
+    pub async fn failure(&self) -> String {
+        tokio::select! {
+            reason = self.core.records.failure() => reason,
+            reason = self.moves.failure() => reason,
+        }
+    }
+
+    /// The machine a person means, if no job holds it and it is ours.
+    async fn free_machine(&self, reference: &MachineRef) -> Answer<MachineRecord> {
+        let record = self.core.machines.find(reference).await?;
+        // Refused for a machine that a job holds or another worker owns; otherwise nothing changes.
+        let desire = Change::Desire { machine: record.id, desired: record.desired };
+        self.core.records.change(vec![desire]).await?;
+        Ok(record)
+    }
+
+    async fn find_volume(&self, reference: &VolumeRef) -> Answer<VolumeRecord> {
+        let missing = || {
+            let message =
+                format!("there is no volume {reference} here; `ferry volume list` shows those there are");
+            ApiError::new(ErrorCode::NotFound, message)
+        };
+        let name = match reference {
+            VolumeRef::Id(id) => return self.core.records.latest_volume(*id).await?.ok_or_else(missing),
+            VolumeRef::Name(name) => name,
+        };
+        let mut named = self.core.records.volumes().await?;
+        named.retain(|record| record.name == *name);
+        // Of each volume the latest generation, and what is ours before what was handed over.
+        named.sort_by_key(|record| (record.id, std::cmp::Reverse(record.generation)));
+        named.dedup_by_key(|record| record.id);
+        if named.iter().any(|record| record.ownership == Ownership::Ours) {
+            named.retain(|record| record.ownership == Ownership::Ours);
+        }
+        if named.len() > 1 {
+            let ids: Vec<String> = named.iter().map(|record| record.id.to_string()).collect();
+            let message =
+                format!("several volumes here are named {name}; say which by its id ({})", ids.join(", "));
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        }
+        named.pop().ok_or_else(missing)
+    }
+}
+
+impl AgentApi for Agent {
+    async fn worker(&self) -> Answer<WorkerInfo> {
+        let config = &self.core.config;
+        let machines = self.core.machines.list().await?;
+        Ok(WorkerInfo {
+            name: config.name.clone(),
+            api_version: API_VERSION,
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at_ms: self.started_at_ms,
+            state_dir: config.state_dir.clone(),
+            listen: config.listen.to_string(),
+            room: self.core.volumes.room().await?,
+            machines: machines.len() as u64,
+            volumes: self.core.records.volumes().await?.len() as u64,
+            peers: self.core.peers.list(),
+        })
+    }
+
+    async fn machine_create(&self, create: CreateMachine) -> Answer<Machine> {
+        create::machine(&self.core, create).await
+    }
+
+    async fn machines(&self) -> Answer<Vec<Machine>> {
+        Ok(self.core.machines.list().await?)
+    }
+
+    async fn machine(&self, machine: &MachineRef) -> Answer<Machine> {
+        let record = self.core.machines.find(machine).await?;
+        Ok(self.core.machines.show(record.id).await?)
+    }
+
+    async fn machine_start(&self, machine: &MachineRef) -> Answer<Machine> {
+        let id = self.core.machines.find(machine).await?.id;
+        self.core.records.change(vec![Change::Desire { machine: id, desired: Desired::Running }]).await?;
+        match self.core.machines.up(id).await {
+            // What it waits for is in its state, and its minder goes on trying.
+            Ok(()) | Err(MachinesError::DoesNotRun { .. }) => Ok(self.core.machines.show(id).await?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn machine_stop(&self, machine: &MachineRef) -> Answer<Machine> {
+        let id = self.core.machines.find(machine).await?.id;
+        self.core.records.change(vec![Change::Desire { machine: id, desired: Desired::Stopped }]).await?;
+        self.core.machines.down(id).await?;
+        Ok(self.core.machines.show(id).await?)
+    }
+
+    async fn machine_destroy(&self, machine: &MachineRef, destroy: DestroyMachine) -> Answer<()> {
+        let record = self.free_machine(machine).await?;
+        if record.process.is_some() && !destroy.stop {
+            let message =
+                format!("machine {} runs; stop it first, or ask to stop it too (--stop)", record.name);
+            return Err(ApiError::new(ErrorCode::Conflict, message));
+        }
+        create::destroy(&self.core, &record).await
+    }
+
+    async fn volume_import(&self, import: ImportVolume) -> Answer<Volume> {
+        create::import(&self.core, import).await
+    }
+
+    async fn volumes(&self) -> Answer<Vec<Volume>> {
+        Ok(self.core.volumes.list().await?)
+    }
+
+    async fn volume(&self, volume: &VolumeRef) -> Answer<Volume> {
+        let key = self.find_volume(volume).await?.key();
+        Ok(self.core.volumes.show(key).await?)
+    }
+
+    async fn volume_delete(&self, volume: &VolumeRef) -> Answer<()> {
+        let record = self.find_volume(volume).await?;
+        let machine = match record.machine {
+            Some(id) => self.core.records.machine(id).await?,
+            None => None,
+        };
+        if let Some(machine) = machine {
+            let message = format!(
+                "volume {} is a disk of machine {}; destroy the machine to delete it",
+                record.name, machine.name
+            );
+            return Err(ApiError::new(ErrorCode::Conflict, message));
+        }
+        Ok(self.core.volumes.delete(record.key()).await?)
+    }
+
+    async fn move_start(&self, start: StartMove) -> Answer<Job> {
+        let record = self.core.machines.find(&start.machine).await?;
+        let config = &self.core.config;
+        if start.to == config.name {
+            let message =
+                format!("machine {} is already on {}; choose another worker", record.name, start.to);
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        }
+        self.core.peers.client(&start.to)?;
+        let hours = start.retention_hours.unwrap_or(config.retention_hours);
+        let input = MoveInput {
+            machine: record.id,
+            machine_name: record.name,
+            from: config.name.clone(),
+            to: start.to,
+            retention_ms: hours.saturating_mul(HOUR_MS),
+        };
+        Ok(begin_move(&self.moves, input).await?)
+    }
+
+    async fn jobs(&self) -> Answer<Vec<Job>> {
+        self.moves.jobs().await
+    }
+
+    async fn job(&self, job: JobId) -> Answer<Job> {
+        self.moves.job(job).await
+    }
+
+    async fn job_events(&self, job: JobId, events: EventsAfter) -> Answer<JobEvents> {
+        self.moves.events(job, events).await
+    }
+
+    async fn job_cancel(&self, job: JobId) -> Answer<Job> {
+        self.moves.cancel(job).await
+    }
+
+    async fn job_resume(&self, job: JobId) -> Answer<Job> {
+        self.moves.resume(job).await
+    }
+
+    async fn peer_reserve(&self, reserve: Reserve) -> Answer<Crossing> {
+        self.core.target.reserve(reserve).await
+    }
+
+    async fn peer_prepare(&self, prepare: Prepare) -> Answer<Crossing> {
+        self.core.target.prepare(prepare).await
+    }
+
+    async fn peer_activate(&self, activate: Activate) -> Answer<Crossing> {
+        self.core.target.activate(activate).await
+    }
+
+    async fn peer_boot(&self, job: JobId) -> Answer<Crossing> {
+        self.core.target.boot(job).await
+    }
+
+    async fn peer_crossing(&self, job: JobId) -> Answer<Crossing> {
+        self.core.target.crossing(job).await
+    }
+
+    async fn peer_settle(&self, job: JobId) -> Answer<Crossing> {
+        self.core.target.settle(job).await
+    }
+
+    async fn peer_release(&self, job: JobId) -> Answer<()> {
+        self.core.target.release(job).await
+    }
+
+    async fn peer_export(&self, copy: VolumeKey) -> Answer<VolumeExport> {
+        Ok(VolumeExport { key: copy, uri: self.core.volumes.export(copy).await? })
+    }
+}

@@ -78,9 +78,6 @@ impl BlockClient {
     /// Nobody is there, or the export is not to be had.
     pub fn connect(uri: &Uri) -> Result<Self, BlockError> {
         let Dialled { socket, session } = dial(uri, &[])?;
-        // From here on an answer may take as long as the volume's source does.
-        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, None)
-            .map_err(io::Error::from)?;
         Ok(Self { stream: socket.into(), session, input: Vec::new(), cookie: 0 })
     }
 

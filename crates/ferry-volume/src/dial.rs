@@ -3,6 +3,7 @@
 
 use ferry_nbd::client::{Handshake, HandshakeError, Outcome, Session, Wanted};
 use ferry_nbd::{Address, Uri};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -75,7 +76,12 @@ pub(crate) fn dial(uri: &Uri, contexts: &[&str]) -> Result<Dialled, DialError> {
                 if !input.is_empty() {
                     return Err(broken(io::Error::from(io::ErrorKind::InvalidData)));
                 }
-                return Ok(Dialled { socket: stream.into(), session: *session });
+                let socket = OwnedFd::from(stream);
+                // From here on an answer may take as long as the server's own source does.
+                for direction in [Timeout::Recv, Timeout::Send] {
+                    set_socket_timeout(&socket, direction, None).map_err(|e| broken(e.into()))?;
+                }
+                return Ok(Dialled { socket, session: *session });
             }
             Outcome::NeedMore => {
                 let count = stream.read(&mut chunk).map_err(broken)?;

@@ -25,6 +25,7 @@ mod source_uri;
 mod store;
 
 pub use dial::DialError;
+pub use ring::IoBackend;
 pub use server::{ServeError, ServeOptions, serve};
 pub use source_uri::{SourceUri, SourceUriError};
 pub use store::{CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, create};

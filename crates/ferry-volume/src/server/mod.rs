@@ -25,7 +25,7 @@ mod task;
 use crate::buffer::{Buffer, Pool};
 use crate::control::Phase;
 use crate::directory::{CONTROL_SOCKET, DirectoryError, GUEST_SOCKET};
-use crate::ring::{Completion, Descriptor, Ring};
+use crate::ring::{Completion, Descriptor, IoBackend, Ring};
 use crate::store::{self, Store, StoreError, say_ready};
 use asks::Asker;
 use connection::Connection;
@@ -61,6 +61,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 pub struct ServeOptions {
     /// The volume's directory, made by [`crate::create`].
     pub dir: PathBuf,
+    /// How to do I/O.
+    pub io: IoBackend,
 }
 
 /// Why a volume is not, or no longer, served.
@@ -72,11 +74,8 @@ pub enum ServeError {
     /// A socket cannot be made.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// io_uring is not to be had.
-    #[error(
-        "io_uring is not available ({cause}); allow it: sysctl kernel.io_uring_disabled=0, and in a container a \
-         seccomp profile that permits io_uring_setup"
-    )]
+    /// The ring is not to be had.
+    #[error("the volume server cannot begin its I/O ({cause}); raise the limit on open files or memory")]
     Ring {
         /// What the system said.
         #[source]
@@ -170,7 +169,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), ServeError> {
 impl Server {
     fn open(options: &ServeOptions) -> Result<Self, ServeError> {
         let (store, state) = store::open(&options.dir)?;
-        let ring = Ring::new().map_err(|cause| ServeError::Ring { cause })?;
+        let ring = Ring::new(options.io).map_err(|cause| ServeError::Ring { cause })?;
         let pool = Pool::new();
         let control_door = listen_unix(&options.dir.join(CONTROL_SOCKET))?;
         let guest_door = listen_unix(&options.dir.join(GUEST_SOCKET))?;
@@ -237,7 +236,25 @@ impl Server {
             self.turn();
             self.flow_on();
         }
+        self.close_doors();
         Ok(())
+    }
+
+    /// Stops listening, so that nobody waits at a door that will not be opened.
+    fn close_doors(&mut self) {
+        let reader_door = self.reader_door.take().map(|(listener, _)| listener);
+        for door in [Some(self.guest_door.clone()), Some(self.control_door.clone()), reader_door]
+            .into_iter()
+            .flatten()
+        {
+            // Fails only for a listener that is closed already.
+            let _ = rustix::net::shutdown(&*door, rustix::net::Shutdown::Both);
+        }
+        for socket in [GUEST_SOCKET, CONTROL_SOCKET] {
+            if let Err(e) = std::fs::remove_file(self.store.dir.join(socket)) {
+                tracing::warn!(error = %e, socket, "a socket cannot be removed");
+            }
+        }
     }
 
     /// How long nothing needs to be done unless something completes.
@@ -307,8 +324,7 @@ impl Server {
     }
 
     fn wait_for_wake(&mut self) {
-        // An eventfd has no position; this value asks for "where it is".
-        self.ring.read_at(&self.wake_door, &self.wake_buffer, 0, 8, u64::MAX, Purpose::Wake);
+        self.ring.read_event(&self.wake_door, &self.wake_buffer, Purpose::Wake);
     }
 
     fn accept(&mut self, door: Door) {

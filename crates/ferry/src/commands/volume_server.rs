@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use ferry_volume::{ServeOptions, serve};
+use ferry_volume::{IoBackend, ServeOptions, serve};
 
 use crate::exit::Exit;
 
 pub fn run(dir: PathBuf) -> Result<Exit> {
-    serve(&ServeOptions { dir })?;
+    serve(&ServeOptions { dir, io: IoBackend::Auto })?;
     Ok(Exit::Done)
 }

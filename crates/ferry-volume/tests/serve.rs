@@ -1,0 +1,274 @@
+//! Volume servers as their users meet them: real sockets, real files, several servers in one process.
+
+use ferry_volume::client::{BlockClient, BlockError};
+use ferry_volume::control::{Client, ControlError, Phase, Status};
+use ferry_volume::{
+    CreateOptions, IoBackend, REGION_BYTES_DEFAULT, ServeError, ServeOptions, SourceUri, create, serve,
+};
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+const MIB: u64 = 1 << 20;
+
+/// A volume with a server on a thread.
+struct Volume {
+    dir: PathBuf,
+    io: IoBackend,
+    server: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+impl Volume {
+    fn create(dir: PathBuf, id: &str, size_bytes: u64, generation: u64, source: Option<SourceUri>) -> Self {
+        Self::create_with(IoBackend::Auto, dir, id, size_bytes, generation, source)
+    }
+
+    fn create_with(
+        io: IoBackend,
+        dir: PathBuf,
+        id: &str,
+        size_bytes: u64,
+        generation: u64,
+        source: Option<SourceUri>,
+    ) -> Self {
+        let options = CreateOptions {
+            dir: dir.clone(),
+            id: id.to_owned(),
+            size_bytes,
+            region_bytes: REGION_BYTES_DEFAULT,
+            generation,
+            phase: Phase::Open,
+            source,
+        };
+        create(&options).unwrap();
+        let mut volume = Self { dir, io, server: None };
+        volume.start();
+        volume
+    }
+
+    fn start(&mut self) {
+        let options = ServeOptions { dir: self.dir.clone(), io: self.io };
+        let server = std::thread::spawn(move || serve(&options));
+        while Client::connect(&self.dir).is_err() {
+            assert!(!server.is_finished(), "the server ended: {:?}", server.join());
+            std::thread::yield_now();
+        }
+        self.server = Some(server);
+    }
+
+    fn stop(&mut self) {
+        self.control().shutdown().unwrap();
+        self.server.take().expect("it was started").join().unwrap().unwrap();
+    }
+
+    fn control(&self) -> Client {
+        Client::connect(&self.dir).unwrap()
+    }
+
+    fn guest(&self) -> BlockClient {
+        BlockClient::connect_unix(&self.dir.join("guest.sock")).unwrap()
+    }
+
+    /// Seals and exports the volume; gives the address for another server.
+    fn seal_and_export(&self) -> SourceUri {
+        let mut control = self.control();
+        let listen = control.export("127.0.0.1:0".parse().unwrap()).unwrap();
+        control.seal().unwrap();
+        let status = control.status().unwrap();
+        format!("nbd://{listen}/{}@{}", status.id, status.generation).parse().unwrap()
+    }
+
+    fn until(&self, condition: impl Fn(&Status) -> bool) -> Status {
+        let mut control = self.control();
+        loop {
+            let status = control.status().unwrap();
+            if condition(&status) {
+                return status;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        if self.server.is_some() && !std::thread::panicking() {
+            self.stop();
+        }
+    }
+}
+
+const A: &str = "01JD9Z6M4Q5R6S7T8V9WAXBYCZ";
+const B: &str = "01JD9Z6M4Q5R6S7T8V9WAXBYD0";
+
+fn pattern(seed: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()
+}
+
+fn read(client: &mut BlockClient, offset: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0xee; len];
+    client.read_at(offset, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn what_a_guest_flushed_is_there_after_a_restart() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut volume = Volume::create(tmp.path().join(A), A, 64 * MIB, 1, None);
+    let written = pattern(3, 10_000);
+    let mut guest = volume.guest();
+    guest.write_at(5 * MIB + 123, &written).unwrap();
+    guest.flush().unwrap();
+    drop(guest);
+    volume.stop();
+    volume.start();
+    let mut guest = volume.guest();
+    assert_eq!(read(&mut guest, 5 * MIB + 123, 10_000), written);
+    assert_eq!(read(&mut guest, 0, 4096), [0; 4096]);
+}
+
+#[test]
+fn a_clone_is_usable_at_once_and_becomes_whole_without_copying_holes() {
+    clone_of_a_sparse_volume(IoBackend::IoUring);
+}
+
+#[test]
+fn a_clone_does_the_same_where_io_uring_is_forbidden() {
+    clone_of_a_sparse_volume(IoBackend::Portable);
+}
+
+fn clone_of_a_sparse_volume(io: IoBackend) {
+    let tmp = tempfile::tempdir().unwrap();
+    let home = Volume::create_with(io, tmp.path().join("home"), A, 1024 * MIB, 1, None);
+    let (first, last) = (pattern(1, 3 * MIB as usize), pattern(2, 4096));
+    let mut guest = home.guest();
+    guest.write_at(100 * MIB, &first).unwrap();
+    guest.write_at(1024 * MIB - 4096, &last).unwrap();
+    guest.flush().unwrap();
+    let source = home.seal_and_export();
+    let clone = Volume::create_with(io, tmp.path().join("away"), A, 1024 * MIB, 2, Some(source));
+    let mut guest = clone.guest();
+    assert_eq!(read(&mut guest, 101 * MIB, 4096), first[MIB as usize..][..4096]);
+    guest.write_at(100 * MIB + 4096, &[9; 4096]).unwrap();
+    let status = clone.until(|s| s.hydration.complete);
+    assert!(status.hydration.bytes_fetched <= 5 * MIB, "{status:?}");
+    assert_eq!(status.hydration.bytes_verified, status.hydration.bytes_fetched, "{status:?}");
+    assert_eq!(status.hydration.checksum_errors, 0);
+    drop(home);
+    let mut expected = first;
+    expected[4096..8192].fill(9);
+    assert_eq!(read(&mut guest, 100 * MIB, expected.len()), expected);
+    assert_eq!(read(&mut guest, 1024 * MIB - 4096, 4096), last);
+    assert!(fs::metadata(tmp.path().join("away/data")).unwrap().blocks() * 512 <= 8 * MIB);
+}
+
+#[test]
+fn reads_of_what_has_not_arrived_wait_until_the_source_is_back() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut home = Volume::create(tmp.path().join("home"), A, 64 * MIB, 1, None);
+    let content = pattern(5, 8 * MIB as usize);
+    home.guest().write_at(0, &content).unwrap();
+    let source = home.seal_and_export();
+    home.stop();
+    let clone = Volume::create(tmp.path().join("away"), A, 64 * MIB, 2, Some(source));
+    let mut guest = clone.guest();
+    guest.write_at(MIB, &[7; 4096]).unwrap();
+    guest.flush().unwrap();
+    assert_eq!(read(&mut guest, MIB, 4096), [7; 4096], "what the guest wrote does not need the source");
+    let waiting = std::thread::spawn(move || read(&mut guest, 4 * MIB, 4096));
+    clone.until(|s| s.source.as_ref().is_some_and(|source| source.last_error.is_some()));
+    assert!(!waiting.is_finished());
+    home.start();
+    assert_eq!(waiting.join().unwrap(), content[4 * MIB as usize..][..4096]);
+    clone.until(|s| s.hydration.complete);
+}
+
+#[test]
+fn a_raw_file_can_be_a_source() {
+    let tmp = tempfile::tempdir().unwrap();
+    let image = tmp.path().join("disk.raw");
+    let file = fs::File::create(&image).unwrap();
+    file.set_len(20 * MIB + 100).unwrap();
+    let content = pattern(8, 3 * MIB as usize);
+    file.write_all_at(&content, 7 * MIB).unwrap();
+    file.write_all_at(b"end", 20 * MIB + 97).unwrap();
+    let source = SourceUri::File(image);
+    let clone = Volume::create(tmp.path().join(B), B, 20 * MIB + 512, 1, Some(source));
+    let mut guest = clone.guest();
+    assert_eq!(read(&mut guest, 20 * MIB + 97, 10), b"end\0\0\0\0\0\0\0");
+    clone.until(|s| s.hydration.complete);
+    assert_eq!(read(&mut guest, 7 * MIB, content.len()), content);
+}
+
+#[test]
+fn a_sealed_volume_refuses_writes_until_it_is_unsealed() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
+    let mut guest = volume.guest();
+    guest.write_at(0, &[1; 4096]).unwrap();
+    volume.control().seal().unwrap();
+    let refusal = guest.write_at(0, &[2; 4096]).unwrap_err();
+    assert!(
+        matches!(refusal, BlockError::Failed { errno: ferry_nbd::Errno::NotPermitted, .. }),
+        "{refusal:?}"
+    );
+    volume.stop();
+    volume.start();
+    assert_eq!(volume.control().status().unwrap().phase, Phase::Sealed);
+    assert!(matches!(volume.control().open().unwrap_err(), ControlError::Refused { .. }));
+    volume.control().unseal().unwrap();
+    let mut guest = volume.guest();
+    guest.write_at(0, &[3; 4096]).unwrap();
+    assert_eq!(read(&mut guest, 0, 4096), [3; 4096]);
+}
+
+#[test]
+fn a_damaged_map_is_refused_and_left_as_it_is() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join(A);
+    Volume::create(dir.clone(), A, MIB, 1, None).stop();
+    let map = dir.join("map");
+    let mut bytes = fs::read(&map).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&map, &bytes).unwrap();
+    let refusal = serve(&ServeOptions { dir: dir.clone(), io: IoBackend::Auto }).unwrap_err().to_string();
+    assert!(refusal.contains("map") && refusal.contains("damaged"), "{refusal}");
+    assert_eq!(fs::read(&map).unwrap(), bytes);
+    assert!(!Path::new(&dir.join("data")).metadata().unwrap().is_dir());
+}
+
+#[test]
+fn a_volume_has_one_server_at_a_time() {
+    let tmp = tempfile::tempdir().unwrap();
+    let volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
+    let refusal =
+        serve(&ServeOptions { dir: volume.dir.clone(), io: IoBackend::Auto }).unwrap_err().to_string();
+    assert!(refusal.contains("in use"), "{refusal}");
+}
+
+#[test]
+fn a_source_is_forgotten_only_when_nothing_is_remote() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut home = Volume::create(tmp.path().join("home"), A, 16 * MIB, 1, None);
+    home.guest().write_at(0, &pattern(1, 1 << 20)).unwrap();
+    let source = home.seal_and_export();
+    home.stop();
+    let clone = Volume::create(tmp.path().join("away"), A, 16 * MIB, 2, Some(source));
+    assert!(matches!(clone.control().detach_source().unwrap_err(), ControlError::Refused { .. }));
+    home.start();
+    clone.until(|s| s.hydration.complete);
+    clone.control().detach_source().unwrap();
+    assert_eq!(clone.control().status().unwrap().source, None);
+}
+
+#[test]
+fn making_a_volume_twice_is_making_it_once() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
+    volume.guest().write_at(0, &[4; 4096]).unwrap();
+    volume.stop();
+    let mut volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
+    assert_eq!(read(&mut volume.guest(), 0, 4096), [4; 4096]);
+    volume.stop();
+}

@@ -39,6 +39,12 @@ pub struct Typed {
 pub enum Command {
     /// Show the whole path on this computer: two workers, a machine that keeps writing, a move, a check
     Demo(Demo),
+    /// Run the agent of this worker
+    Agent {
+        /// Configuration file (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Serve one volume (started by the agent, and outlives it)
     VolumeServer {
         /// Directory of the volume
@@ -101,9 +107,12 @@ pub struct DemoWriter {
     /// Where acknowledged records are noted
     #[arg(long, value_name = "FILE", env = "FERRY_DEMO_ACKS")]
     pub acks: PathBuf,
-    /// Length of the ring of records
+    /// Where on the volume the ring of records begins
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub ring: u64,
+    pub ring_offset: u64,
+    /// How long it is
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub ring_bytes: u64,
     /// Pause between two records
     #[arg(long, value_name = "SPAN", default_value = "1ms", value_parser = parse_span)]
     pub interval: Duration,

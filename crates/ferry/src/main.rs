@@ -57,6 +57,10 @@ fn run(meant: Meant) -> Result<Exit> {
             demo::writer::run(&options, |uri| Ok(BlockClient::connect_text(uri)?))?;
             Ok(Exit::Done)
         }
+        Meant::Agent { config } => {
+            log_to_stderr();
+            in_runtime(commands::agent::run(&config))
+        }
         Meant::VolumeServer { dir } => {
             log_to_stderr();
             commands::volume_server::run(dir)

@@ -14,6 +14,7 @@ use ferry_api::{
 
 use crate::args::{self, Typed};
 use crate::demo::layout::Layout;
+use crate::demo::records::Ring;
 use crate::demo::writer::WriterOptions;
 use crate::demo::{self, DemoOptions};
 use crate::output::bytes::parse_size;
@@ -31,6 +32,11 @@ pub enum Meant {
     Demo(DemoOptions),
     /// Be the demo's machine.
     DemoWriter(WriterOptions),
+    /// Be an agent.
+    Agent {
+        /// Its configuration file.
+        config: PathBuf,
+    },
     /// Be a volume server.
     VolumeServer {
         /// The volume's directory.
@@ -103,12 +109,8 @@ impl Meant {
     pub fn from_typed(typed: Typed) -> Result<Self, Misuse> {
         match typed.command {
             args::Command::Demo(demo) => Ok(Self::Demo(demo_options(&demo)?)),
-            args::Command::DemoWriter(writer) => Ok(Self::DemoWriter(WriterOptions {
-                uri: writer.uri,
-                acks: writer.acks,
-                ring_bytes: writer.ring,
-                interval: writer.interval,
-            })),
+            args::Command::DemoWriter(writer) => Ok(Self::DemoWriter(writer_options(writer)?)),
+            args::Command::Agent { config } => Ok(Self::Agent { config }),
             args::Command::VolumeServer { dir } => Ok(Self::VolumeServer { dir }),
             args::Command::Machine(machine) => machine_question(machine),
             args::Command::Volume(volume) => volume_question(volume),
@@ -127,6 +129,12 @@ fn ask(asking: &args::Asking, question: Question) -> Result<Meant, Misuse> {
 fn demo_options(demo: &args::Demo) -> Result<DemoOptions, Misuse> {
     let layout = Layout::plan(demo.size, demo.used, demo::SEED).map_err(|error| Misuse(error.to_string()))?;
     Ok(DemoOptions { layout, keep: demo.keep, json: demo.json })
+}
+
+fn writer_options(writer: args::DemoWriter) -> Result<WriterOptions, Misuse> {
+    let ring = Ring::new(writer.ring_offset, writer.ring_bytes)
+        .ok_or_else(|| Misuse(format!("--ring-bytes {} holds no record", writer.ring_bytes)))?;
+    Ok(WriterOptions { uri: writer.uri, acks: writer.acks, ring, interval: writer.interval })
 }
 
 fn machine_question(machine: args::Machine) -> Result<Meant, Misuse> {

@@ -36,6 +36,7 @@ fn words_that_are_wrong_end_with_2_and_one_sentence() {
         ("demo --size 1GiB --used 2GiB", "larger --size"),
         ("demo --size 1000", "multiples of 4KiB"),
         ("machine list --agent nowhere", "is not the address of an agent"),
+        ("agent", "--config"),
         ("volume-server", "--dir"),
     ];
     for (line, part) in cases {
@@ -71,6 +72,14 @@ fn help_goes_to_stdout_and_documents_the_exit_codes() {
     let (code, stdout, _) = ferry("machine create --help");
     assert_eq!(code, 0);
     assert!(stdout.contains("NAME=SIZE|VOLUME"));
+}
+
+#[test]
+fn an_agent_without_its_configuration_ends_with_1_and_one_sentence() {
+    let (code, _, stderr) = ferry("agent --config /does/not/exist.toml");
+    assert_eq!(code, 1, "{stderr}");
+    assert_is_one_sentence("agent", &stderr);
+    assert!(stderr.contains("/does/not/exist.toml"), "{stderr}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use ferry_api::{
     AgentApi, ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState, StepState,
 };
 
-use super::local_time;
+use super::utc;
 use crate::exit::Exit;
 use crate::output::bytes::Span;
 use crate::output::live::Live;
@@ -28,8 +28,8 @@ pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
         say_json(&jobs)?;
     } else {
         let rows = jobs.iter().map(|job| {
-            let ended = job.finished_at_ms.map_or_else(|| "-".to_owned(), local_time);
-            [job.id.to_string(), kind_text(&job.kind), standing(job), local_time(job.created_at_ms), ended]
+            let ended = job.finished_at_ms.map_or_else(|| "-".to_owned(), utc);
+            [job.id.to_string(), kind_text(&job.kind), standing(job), utc(job.created_at_ms), ended]
         });
         say(table::columns(["ID", "WHAT", "STATE", "BEGAN", "ENDED"], rows))?;
     }
@@ -192,9 +192,9 @@ fn sheet(job: &Job) -> String {
         ("id", job.id.to_string()),
         ("what", kind_text(&job.kind)),
         ("state", standing(job)),
-        ("began", local_time(job.created_at_ms)),
+        ("began", utc(job.created_at_ms)),
     ];
-    facts.extend(job.finished_at_ms.map(|at_ms| ("ended", local_time(at_ms))));
+    facts.extend(job.finished_at_ms.map(|at_ms| ("ended", utc(at_ms))));
     facts.extend(job.reason.as_ref().map(|reason| ("reason", reason.clone())));
     facts.extend(job.progress.as_ref().map(|progress| ("bytes", hydration_text(progress))));
     let rows = job.steps.iter().map(|step| {

@@ -7,7 +7,7 @@ use ferry_api::{
     MachineState, RestartPolicy,
 };
 
-use super::local_time;
+use super::utc;
 use crate::exit::Exit;
 use crate::output::bytes::Span;
 use crate::output::{Paint, say, say_json, table};
@@ -68,7 +68,7 @@ pub async fn show(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
         ("restart", restart_text(spec.restart).to_owned()),
         ("last exit", machine.last_exit.map_or_else(|| "-".to_owned(), exit_text)),
         ("log", machine.log.display().to_string()),
-        ("created", local_time(machine.created_at_ms)),
+        ("created", utc(machine.created_at_ms)),
     ]))?;
     Ok(Exit::Done)
 }
@@ -120,7 +120,7 @@ pub fn state_text(state: &MachineState) -> String {
         MachineState::Starting { waits_for } => format!("starting: {waits_for}"),
         MachineState::Running { pid, since_ms: _ } => format!("running, pid {pid}"),
         MachineState::Restarting { retry_at_ms, restarts } => {
-            format!("exited, starts again at {} (restart {})", local_time(*retry_at_ms), restarts + 1)
+            format!("exited, starts again at {} (restart {})", utc(*retry_at_ms), restarts + 1)
         }
         MachineState::Halted { job } => format!("halted by job {job}"),
         MachineState::HandedOver { to } => format!("handed over to {to}"),
@@ -153,5 +153,5 @@ fn exit_text(exit: MachineExit) -> String {
         (None, Some(signal)) => format!("by signal {signal}"),
         (None, None) => "in an unknown way".to_owned(),
     };
-    format!("{how} at {}", local_time(exit.at_ms))
+    format!("{how} at {}", utc(exit.at_ms))
 }

@@ -1,5 +1,6 @@
 //! What each command does: one question to the agent, one answer on the screen.
 
+pub mod agent;
 pub mod job;
 pub mod machine;
 pub mod mv;
@@ -8,8 +9,7 @@ pub mod volume_server;
 pub mod worker;
 
 use anyhow::Result;
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::Timestamp;
 
 use crate::exit::Exit;
 use crate::meant::{Asked, Question};
@@ -41,11 +41,17 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
     }
 }
 
-/// A time in milliseconds since 1970 as local date and time.
-fn local_time(at_ms: u64) -> String {
+/// A time in milliseconds since 1970 as date and time in UTC: the same on every worker and in every log.
+fn utc(at_ms: u64) -> String {
     let timestamp = i64::try_from(at_ms).ok().and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok());
-    timestamp.map_or_else(
-        || format!("{at_ms} ms"),
-        |timestamp| Zoned::new(timestamp, TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %:z").to_string(),
-    )
+    timestamp.map_or_else(|| format!("{at_ms} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_are_shown_in_utc() {
+        assert_eq!(super::utc(1_700_000_000_123), "2023-11-14 22:13:20Z");
+        assert_eq!(super::utc(u64::MAX), "18446744073709551615 ms");
+    }
 }

@@ -6,7 +6,7 @@ use ferry_api::{
     AgentApi, Hydration, ImportVolume, Ownership, ServerState, Volume, VolumePhase, VolumeRef, VolumeSource,
 };
 
-use super::local_time;
+use super::utc;
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::{Paint, say, say_json, table};
@@ -57,7 +57,7 @@ pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit
         ("guest", volume.guest_uri.clone()),
         ("export", volume.export_uri.clone().unwrap_or_else(dash)),
         ("source", volume.source.as_ref().map_or_else(dash, source_text)),
-        ("created", local_time(volume.created_at_ms)),
+        ("created", utc(volume.created_at_ms)),
     ];
     facts.extend(volume.hydration.iter().flat_map(hydration_facts));
     say(table::facts(facts))?;
@@ -110,7 +110,7 @@ fn state_text(volume: &Volume) -> String {
         Ownership::Sealed { job } => format!("sealed by job {job}"),
         Ownership::HandedOver { to, job: _ } => format!("handed over to {to}"),
         Ownership::Retired { to, until_ms } => {
-            format!("retired, {to} has it; deleted at {}", local_time(*until_ms))
+            format!("retired, {to} has it; deleted at {}", utc(*until_ms))
         }
     };
     match &volume.server {

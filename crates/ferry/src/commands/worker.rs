@@ -4,7 +4,7 @@ use anyhow::Result;
 use ferry_api::AgentApi;
 use ferry_api::http::Client;
 
-use super::local_time;
+use super::utc;
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::{say, say_json, table};
@@ -22,7 +22,7 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
         ("name", worker.name.to_string()),
         ("listens on", worker.listen.clone()),
         ("version", format!("{} (api {})", worker.program_version, worker.api_version)),
-        ("agent", format!("pid {}, since {}", worker.pid, local_time(worker.started_at_ms))),
+        ("agent", format!("pid {}, since {}", worker.pid, utc(worker.started_at_ms))),
         ("state", worker.state_dir.display().to_string()),
         ("machines", worker.machines.to_string()),
         ("volumes", worker.volumes.to_string()),

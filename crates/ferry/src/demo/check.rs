@@ -143,10 +143,10 @@ fn check_records(
     while let Some(&(&first_slot, _)) = acks.peek() {
         let slots = (CHUNK_BYTES / BLOCK_BYTES).min(ring.slots() - first_slot);
         let run = &mut buffer[..(slots * BLOCK_BYTES) as usize];
-        disk.read_at(first_slot * BLOCK_BYTES, run)?;
+        disk.read_at(ring.offset_of(first_slot), run)?;
         while let Some((slot, ack)) = acks.next_if(|(slot, _)| **slot < first_slot + slots) {
             let at = ((slot - first_slot) * BLOCK_BYTES) as usize;
-            check_record(&run[at..at + BLOCK_BYTES as usize], slot * BLOCK_BYTES, ack, ring, verdict);
+            check_record(&run[at..at + BLOCK_BYTES as usize], ring.offset_of(*slot), ack, ring, verdict);
         }
     }
     Ok(())
@@ -222,7 +222,7 @@ mod tests {
     }
 
     fn ring() -> Ring {
-        Ring::new(layout().ring_bytes).unwrap()
+        Ring::new(layout().ring_offset(), layout().ring_bytes).unwrap()
     }
 
     #[test]
@@ -238,11 +238,11 @@ mod tests {
     fn a_corrupted_record_is_found_whichever_it_is() {
         for number in [0, 1, 255, 256, 699] {
             let (mut disk, acks) = good_disk(ring(), 700);
-            disk.blocks.get_mut(&number).unwrap()[2000] ^= 0x10;
+            disk.blocks.get_mut(&(ring().offset_of(number) / BLOCK_BYTES)).unwrap()[2000] ^= 0x10;
             let verdict = check(&mut disk, &layout(), ring(), &acks).unwrap();
             assert!(!verdict.is_good());
             assert_eq!(verdict.records_wrong, 1);
-            let offset = number * BLOCK_BYTES;
+            let offset = ring().offset_of(number);
             assert_eq!(verdict.faults, [Fault::RecordWrong { number, offset, found: None }]);
         }
     }
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn a_missing_record_is_found() {
         let (mut disk, acks) = good_disk(ring(), 700);
-        disk.blocks.remove(&699);
+        disk.blocks.remove(&(ring().offset_of(699) / BLOCK_BYTES)).unwrap();
         assert!(!check(&mut disk, &layout(), ring(), &acks).unwrap().is_good());
     }
 
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn records_that_a_later_lap_replaced_are_counted_apart_and_hide_no_loss() {
-        let small = Ring::new(8 * BLOCK_BYTES).unwrap();
+        let small = Ring::new(layout().ring_offset(), 8 * BLOCK_BYTES).unwrap();
         let (mut disk, acks) = good_disk(small, 20);
         let verdict = check(&mut disk, &layout(), small, &acks).unwrap();
         assert!(verdict.is_good(), "{verdict:?}");

@@ -1,12 +1,13 @@
 //! Where things are on the demo's volume, and what the filled part holds.
 //!
 //! ```text
-//! 0            ring_bytes                                               size
-//! | ring of records | chunk 0 | hole | chunk 1 | hole | chunk 2 | hole ... |
+//! 0                                                  ring_offset            size
+//! | chunk 0 | hole | chunk 1 | hole | chunk 2 | hole ... | ring of records ... |
 //! ```
 //!
-//! The ring belongs to the writer. Behind it the bytes in use are spread over the whole volume in chunks, as a
-//! lived-in disk has them. Every filled block is a function of (seed, its offset), so each byte can be checked and a
+//! The ring belongs to the writer. It lies at the end, where the background copy comes last: what the machine reads
+//! when it starts on the target is still on the source. Before it the bytes in use are spread over the whole volume
+//! in chunks, as a lived-in disk has them. Every filled block is a function of (seed, its offset), so each byte can be checked and a
 //! block that landed in the wrong place is found. Invariant: ring and chunks never overlap and stay inside the volume.
 
 use anyhow::{Result, bail};
@@ -27,9 +28,9 @@ const RING_BYTES_MIN: u64 = 16 * 1024 * 1024;
 pub struct Layout {
     /// Size of the whole volume.
     pub size_bytes: u64,
-    /// The ring of records is `[0, ring_bytes)`.
+    /// The ring of records is the last part of the volume, this long.
     pub ring_bytes: u64,
-    /// Bytes of filled data behind the ring.
+    /// Bytes of filled data before the ring.
     pub fill_bytes: u64,
     /// What the filled data is computed from.
     pub seed: u64,
@@ -67,17 +68,22 @@ impl Layout {
         Ok(Self { size_bytes, ring_bytes, fill_bytes: used_bytes, seed })
     }
 
+    /// Where the ring of records begins.
+    pub fn ring_offset(&self) -> u64 {
+        self.size_bytes - self.ring_bytes
+    }
+
     /// The filled chunks in ascending order.
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> + use<> {
         let count = self.fill_bytes.div_ceil(CHUNK_BYTES);
-        let room_bytes = self.size_bytes - self.ring_bytes;
         // Whole chunks apart; where the volume is nearly full they lie next to each other.
-        let stride = room_bytes
+        let stride = self
+            .ring_offset()
             .checked_div(count)
             .map_or(CHUNK_BYTES, |apart| (apart - apart % CHUNK_BYTES).max(CHUNK_BYTES));
         let layout = *self;
         (0..count).map(move |index| Chunk {
-            offset: layout.ring_bytes + index * stride,
+            offset: index * stride,
             len_bytes: CHUNK_BYTES.min(layout.fill_bytes - index * CHUNK_BYTES),
         })
     }
@@ -121,7 +127,7 @@ mod tests {
         ];
         for (size, used) in cases {
             let layout = Layout::plan(size, used, 1).unwrap();
-            let mut end = layout.ring_bytes;
+            let mut end = 0;
             let mut sum = 0;
             for chunk in layout.chunks() {
                 assert!(chunk.offset >= end, "{size} {used}");
@@ -129,7 +135,7 @@ mod tests {
                 end = chunk.offset + chunk.len_bytes;
                 sum += chunk.len_bytes;
             }
-            assert!(end <= size, "{size} {used}: ends at {end}");
+            assert!(end <= layout.ring_offset(), "{size} {used}: ends at {end}");
             assert_eq!(sum, used);
         }
     }

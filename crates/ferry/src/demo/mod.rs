@@ -13,7 +13,7 @@ mod disk;
 mod fill;
 pub mod layout;
 mod processes;
-mod records;
+pub mod records;
 mod summary;
 mod workers;
 pub mod writer;
@@ -141,8 +141,10 @@ impl Stage {
     async fn create(&self) -> Result<Machine> {
         let program = std::env::current_exe().context("the demo cannot find its own program")?;
         let program = text_of(&program)?;
-        let ring = self.options.layout.ring_bytes.to_string();
-        let args = ["demo-writer", "--acks", &text_of(&self.diary)?, "--ring", &ring].map(str::to_owned);
+        let layout = self.options.layout;
+        let (offset, len) = (layout.ring_offset().to_string(), layout.ring_bytes.to_string());
+        let diary = text_of(&self.diary)?;
+        let args = ["demo-writer", "--acks", &diary, "--ring-offset", &offset, "--ring-bytes", &len];
         let create = CreateMachine {
             name: MACHINE.parse()?,
             spec: MachineSpec::process(program, args),
@@ -197,7 +199,8 @@ impl Stage {
         match follow(&self.source.client, job.id, live, |_| Ok(())).await? {
             Followed::Ended(job) if job.state == JobState::Succeeded => Ok(*job),
             Followed::Ended(job) => bail!("the {}", ending(&job)),
-            Followed::Left => bail!("the demo was interrupted"),
+            // `run` has heard the same signal and ends everything.
+            Followed::Left => std::future::pending().await,
         }
     }
 
@@ -215,14 +218,14 @@ impl Stage {
         let layout = self.options.layout;
         let check = tokio::task::spawn_blocking(move || {
             let mut disk = BlockClient::connect_text(&volume.guest_uri)?;
-            let ring = Ring::new(layout.ring_bytes).expect("the layout leaves room for records");
+            let ring = Ring::new(layout.ring_offset(), layout.ring_bytes)
+                .expect("the layout leaves room for records");
             let acks: Vec<_> = acks::acknowledged(&entries).collect();
             check::check(&mut disk, &layout, ring, &acks)
         });
         let check =
             check.await.context("checking broke off")?.context("the target's volume cannot be read")?;
-        let in_use = volume_of(&self.source, machine).await?.store_bytes_allocated.unwrap_or_default();
-        Ok(Summary::new(layout.size_bytes, in_use, hydration, (interruption, job), check))
+        Ok(Summary::new(layout.size_bytes, hydration, interruption, check, job))
     }
 
     /// Waits until the diary has `count` acknowledgements.

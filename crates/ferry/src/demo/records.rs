@@ -73,14 +73,15 @@ impl Record {
 /// The area of the volume that records go round in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ring {
+    offset: u64,
     slots: u64,
 }
 
 impl Ring {
-    /// The ring `[0, ring_bytes)`; `None` if not a single record fits.
-    pub fn new(ring_bytes: u64) -> Option<Self> {
-        let slots = ring_bytes / BLOCK_BYTES;
-        (slots > 0).then_some(Self { slots })
+    /// The ring `[offset, offset + len_bytes)`; `None` if not a single record fits.
+    pub fn new(offset: u64, len_bytes: u64) -> Option<Self> {
+        let slots = len_bytes / BLOCK_BYTES;
+        (slots > 0).then_some(Self { offset, slots })
     }
 
     /// How many records it holds.
@@ -90,7 +91,7 @@ impl Ring {
 
     /// Where record `number` goes, in bytes.
     pub fn offset_of(&self, number: u64) -> u64 {
-        number % self.slots * BLOCK_BYTES
+        self.offset + number % self.slots * BLOCK_BYTES
     }
 }
 
@@ -151,7 +152,7 @@ mod tests {
     #[test]
     fn the_writer_finds_the_end_after_any_number_of_records() {
         for slots in 1..=9 {
-            let ring = Ring::new(slots * BLOCK_BYTES).unwrap();
+            let ring = Ring::new(8192, slots * BLOCK_BYTES).unwrap();
             let mut contents = vec![None; slots as usize];
             for next in 0..4 * slots {
                 let found = resume_at(ring, |slot| Ok(contents[slot as usize])).unwrap();
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn finding_the_end_reads_few_records() {
-        let ring = Ring::new(1 << 30).unwrap();
+        let ring = Ring::new(0, 1 << 30).unwrap();
         let mut reads = 0;
         let next = resume_at(ring, |slot| {
             reads += 1;

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use ferry_api::{Hydration, Job};
+use ferry_agent::jobs::Receipt;
+use ferry_api::{Hydration, Job, JobStep};
 use serde::{Serialize, Serializer};
 
 use super::acks::Entry;
 use super::check::Verdict;
+use crate::commands::job::HYDRATE;
 use crate::output::Paint;
 use crate::output::bytes::{Bytes, Span};
+
+/// The step that holds what arrived against what was sealed.
+const VERIFY: &str = "Verify";
 
 /// The gap in the machine's diary, and who made it.
 ///
@@ -93,8 +98,8 @@ pub struct Summary {
     pub ok: bool,
     /// Size of the volume.
     pub size_bytes: u64,
-    /// Bytes that were in use on the source when the machine left it.
-    pub bytes_in_use: u64,
+    /// Bytes that were in use on the source when the machine had left it, as the move's receipt has it.
+    pub bytes_in_use: Option<u64>,
     /// Bytes that crossed from the source.
     pub bytes_copied: u64,
     /// Bytes that did not cross because they are empty.
@@ -118,22 +123,21 @@ impl Summary {
     /// Puts together what the parts say.
     pub fn new(
         size_bytes: u64,
-        bytes_in_use: u64,
         hydration: Hydration,
-        story: (Interruption, Job),
+        interruption: Interruption,
         check: Verdict,
+        job: Job,
     ) -> Self {
-        let (interruption, job) = story;
         Self {
             ok: check.is_good(),
             size_bytes,
-            bytes_in_use,
+            bytes_in_use: bytes_in_use(&job),
             bytes_copied: hydration.bytes_fetched,
             bytes_known_zero: hydration.bytes_zero,
             bytes_verified: hydration.bytes_verified,
             cold_reads: hydration.cold_reads,
             interruption,
-            hydration: step_time(&job, "Hydrate"),
+            hydration: step(&job, HYDRATE).and_then(time_of).unwrap_or_default(),
             check,
             job,
         }
@@ -155,7 +159,7 @@ impl Summary {
             format!(
                 "disk          {} copied of {} in use on a volume of {}, in {}",
                 paint.strong(&Bytes(self.bytes_copied).to_string()),
-                Bytes(self.bytes_in_use),
+                self.bytes_in_use.map_or_else(|| "what was".to_owned(), |bytes| Bytes(bytes).to_string()),
                 Bytes(self.size_bytes),
                 Span(self.hydration)
             ),
@@ -190,13 +194,21 @@ fn verdict_lines(check: &Verdict, paint: Paint) -> Vec<String> {
     lines
 }
 
-/// How long a step of `job` took.
-fn step_time(job: &Job, name: &str) -> Duration {
-    let step = job.steps.iter().find(|step| step.step == name);
-    let times = step.and_then(|step| step.started_at_ms.zip(step.finished_at_ms));
-    times.map_or(Duration::ZERO, |(began_ms, ended_ms)| {
-        Duration::from_millis(ended_ms.saturating_sub(began_ms))
-    })
+fn step<'a>(job: &'a Job, name: &str) -> Option<&'a JobStep> {
+    job.steps.iter().find(|step| step.step == name)
+}
+
+/// How long a step took, from its first beginning on.
+fn time_of(step: &JobStep) -> Option<Duration> {
+    let (began_ms, ended_ms) = step.started_at_ms.zip(step.finished_at_ms)?;
+    Some(Duration::from_millis(ended_ms.saturating_sub(began_ms)))
+}
+
+/// What `Verify` counted on the source.
+fn bytes_in_use(job: &Job) -> Option<u64> {
+    let memo = step(job, VERIFY)?.memo.clone()?;
+    let receipt: Receipt = serde_json::from_value(memo).ok()?;
+    receipt.volumes.iter().map(|volume| volume.bytes_in_use_on_source).sum()
 }
 
 fn as_micros<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use super::acks::{Ack, Diary, Entry};
 use super::disk::Disk;
 use super::records::{RECORD_BYTES, Record, Ring, resume_at};
+use crate::output::in_one_line;
 
 /// Pause before the volume is tried again after it went away.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
@@ -30,8 +31,8 @@ pub struct WriterOptions {
     pub uri: String,
     /// Its diary, outside the volume.
     pub acks: PathBuf,
-    /// Length of the ring at the beginning of the volume.
-    pub ring_bytes: u64,
+    /// Where on the volume its records go.
+    pub ring: Ring,
     /// Pause between two records.
     pub interval: Duration,
 }
@@ -46,18 +47,20 @@ pub fn run<D: Disk>(options: &WriterOptions, connect: impl Fn(&str) -> Result<D>
     let mut diary = Diary::open(&options.acks)?;
     let writer = begun_ns ^ u64::from(std::process::id()).rotate_left(48);
     diary.append(Entry::Start { at_ns: begun_ns, pid: std::process::id(), writer })?;
-    let ring = Ring::new(options.ring_bytes)
-        .ok_or_else(|| anyhow!("a ring of {} bytes holds no record", options.ring_bytes))?;
     let should_stop = || stop.load(Ordering::Relaxed);
+    let mut away = false;
     while !should_stop() {
         let outcome = connect(&options.uri).and_then(|mut disk| {
+            away = false;
             diary.append(Entry::Connected { at_ns: now_ns() })?;
-            let mut session = Session { disk: &mut disk, diary: &mut diary, ring, writer };
+            let mut session = Session { disk: &mut disk, diary: &mut diary, ring: options.ring, writer };
             session.write_records(&should_stop, options.interval)
         });
         if let Err(error) = outcome {
-            tracing::warn!("the volume went away: {error:#}");
-            diary.append(Entry::Lost { at_ns: now_ns() })?;
+            if !std::mem::replace(&mut away, true) {
+                tracing::warn!("{}; trying again until it is back", in_one_line(&error));
+                diary.append(Entry::Lost { at_ns: now_ns() })?;
+            }
             std::thread::sleep(RECONNECT_PAUSE);
         }
     }
@@ -155,7 +158,7 @@ mod tests {
     fn one_life(disk: &mut MemoryDisk, diary: &mut Diary, writer: u64, records: u64) -> Result<()> {
         let written = Cell::new(0);
         let should_stop = || written.replace(written.get() + 1) == records;
-        let ring = Ring::new(RING_BYTES).unwrap();
+        let ring = Ring::new(0, RING_BYTES).unwrap();
         Session { disk, diary, ring, writer }.write_records(&should_stop, Duration::ZERO)
     }
 
@@ -184,8 +187,8 @@ mod tests {
         let acks: Vec<Ack> = acks::acknowledged(&acks::read(&path).unwrap()).collect();
         assert_eq!(acks.len(), 7);
 
-        let layout = Layout { size_bytes: 1 << 30, ring_bytes: RING_BYTES, fill_bytes: 0, seed: 0 };
-        let ring = Ring::new(RING_BYTES).unwrap();
+        let layout = Layout { size_bytes: RING_BYTES, ring_bytes: RING_BYTES, fill_bytes: 0, seed: 0 };
+        let ring = Ring::new(0, RING_BYTES).unwrap();
         assert!(check(&mut disk, &layout, ring, &acks).unwrap().is_good());
     }
 
@@ -201,8 +204,8 @@ mod tests {
         }
         one_life(&mut disk, &mut diary, 2, 20).unwrap();
         let acks: Vec<Ack> = acks::acknowledged(&acks::read(&path).unwrap()).collect();
-        let layout = Layout { size_bytes: 1 << 30, ring_bytes: RING_BYTES, fill_bytes: 0, seed: 0 };
-        let verdict = check(&mut disk, &layout, Ring::new(RING_BYTES).unwrap(), &acks).unwrap();
+        let layout = Layout { size_bytes: RING_BYTES, ring_bytes: RING_BYTES, fill_bytes: 0, seed: 0 };
+        let verdict = check(&mut disk, &layout, Ring::new(0, RING_BYTES).unwrap(), &acks).unwrap();
         assert_eq!(verdict.records_wrong, 5);
     }
 }

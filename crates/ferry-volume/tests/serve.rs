@@ -1,4 +1,5 @@
 //! Volume servers as their users meet them: real sockets, real files, several servers in one process.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ferry_volume::client::{BlockClient, BlockError};
 use ferry_volume::control::{Client, ControlError, Phase, Status};

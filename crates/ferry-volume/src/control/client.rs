@@ -75,7 +75,9 @@ impl Client {
     pub fn status(&mut self) -> Result<Status, ControlError> {
         match self.ask(&Request::Status)? {
             Answer::Status(status) => Ok(*status),
-            other => Err(self.strange(&other)),
+            other @ (Answer::Done | Answer::Exported { .. } | Answer::Refused { .. }) => {
+                Err(self.strange(&other))
+            }
         }
     }
 
@@ -110,7 +112,7 @@ impl Client {
     pub fn export(&mut self, listen: SocketAddr) -> Result<SocketAddr, ControlError> {
         match self.ask(&Request::Export { listen })? {
             Answer::Exported { listen } => Ok(listen),
-            other => Err(self.strange(&other)),
+            other @ (Answer::Done | Answer::Status(_) | Answer::Refused { .. }) => Err(self.strange(&other)),
         }
     }
 
@@ -149,7 +151,9 @@ impl Client {
     fn done(&mut self, request: &Request) -> Result<(), ControlError> {
         match self.ask(request)? {
             Answer::Done => Ok(()),
-            other => Err(self.strange(&other)),
+            other @ (Answer::Status(_) | Answer::Exported { .. } | Answer::Refused { .. }) => {
+                Err(self.strange(&other))
+            }
         }
     }
 

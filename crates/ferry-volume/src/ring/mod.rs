@@ -79,8 +79,8 @@ pub(crate) struct Completion<P> {
 }
 
 enum Backend {
-    Uring(Uring),
-    Portable(Portable),
+    Uring(Box<Uring>),
+    Portable(Box<Portable>),
 }
 
 /// What the kernel answered: the slot of the operation, and its result or negative errno.
@@ -102,13 +102,13 @@ impl<P> Ring<P> {
     /// The backend is not to be had.
     pub(crate) fn new(wanted: IoBackend) -> io::Result<Self> {
         let backend = match wanted {
-            IoBackend::Portable => Backend::Portable(Portable::new()?),
-            IoBackend::IoUring => Backend::Uring(Uring::new()?),
+            IoBackend::Portable => Backend::Portable(Box::new(Portable::new()?)),
+            IoBackend::IoUring => Backend::Uring(Box::new(Uring::new()?)),
             IoBackend::Auto => match Uring::new() {
-                Ok(uring) => Backend::Uring(uring),
+                Ok(uring) => Backend::Uring(Box::new(uring)),
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS)) => {
                     tracing::info!("io_uring is forbidden here; using poll and threads");
-                    Backend::Portable(Portable::new()?)
+                    Backend::Portable(Box::new(Portable::new()?))
                 }
                 Err(e) => return Err(e),
             },

@@ -124,7 +124,8 @@ struct Server {
     wake: Arc<OwnedFd>,
     wake_door: Descriptor,
     wake_buffer: Buffer,
-    dial_results: (Sender<(u64, DialResult)>, Receiver<(u64, DialResult)>),
+    dialled_sender: Sender<(u64, DialResult)>,
+    dialled: Receiver<(u64, DialResult)>,
     started: Instant,
     next_tick: Instant,
     rate: Rate,
@@ -175,6 +176,7 @@ impl Server {
         let guest_door = listen_unix(&options.dir.join(GUEST_SOCKET))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| ServeError::Ring { cause: e.into() })?;
         let wake_door = wake.try_clone().map_err(|cause| ServeError::Ring { cause })?;
+        let (dialled_sender, dialled) = channel();
         let now = Instant::now();
         let mut server = Self {
             ring,
@@ -197,7 +199,8 @@ impl Server {
             wake_door: Rc::new(wake_door),
             wake_buffer: pool.take(8),
             pool,
-            dial_results: channel(),
+            dialled_sender,
+            dialled,
             started: now,
             next_tick: now,
             rate: Rate { bytes_per_s: 0.0, seen_bytes: 0, seen_at: now },
@@ -278,7 +281,7 @@ impl Server {
         }
         if let Some(source) = &mut self.source {
             let wake = self.wake.clone();
-            source.begin(&self.dial_results.0, self.source_epoch, move || ring_the_bell(&wake));
+            source.begin(&self.dialled_sender, self.source_epoch, move || ring_the_bell(&wake));
         }
         let due: Vec<Door> =
             self.paused_doors.extract_if(.., |(_, at)| *at <= now).map(|(door, _)| door).collect();
@@ -313,7 +316,7 @@ impl Server {
             Purpose::Accepted(door) => self.accepted(door, result),
             Purpose::Wake => {
                 self.wait_for_wake();
-                while let Ok((epoch, found)) = self.dial_results.1.try_recv() {
+                while let Ok((epoch, found)) = self.dialled.try_recv() {
                     if epoch == self.source_epoch {
                         let pool = self.pool.clone();
                         self.with_source(|source, _| source.dialled(found, &pool));

@@ -275,7 +275,8 @@ pub enum RecordError {
 /// [`MapError`] says what is damaged and where.
 pub fn decode(bytes: &[u8]) -> Result<(MapState, MapLog), MapError> {
     let (mut state, seed) = decode_superblock(bytes)?;
-    let mut log = MapLog { seed, next_frame: 0, bytes_valid: 0, bytes_compact: 0 };
+    let compact = SUPERBLOCK_BYTES as u64;
+    let mut log = MapLog { seed, next_frame: 0, bytes_valid: compact, bytes_compact: compact };
     let mut offset = SUPERBLOCK_BYTES;
     while let Some(records) = whole_frame(bytes, offset, seed, log.next_frame) {
         for slot in records.chunks_exact(SLOT_BYTES) {
@@ -298,7 +299,7 @@ pub fn decode(bytes: &[u8]) -> Result<(MapState, MapLog), MapError> {
 #[must_use]
 pub fn compact(state: &MapState) -> (Vec<u8>, MapLog) {
     let mut bytes = encode_superblock(state);
-    let seed = crc32c::crc32c(&bytes);
+    let seed = u32_at(&bytes, SUPERBLOCK_BYTES - 4);
     let mut log = MapLog {
         seed,
         next_frame: 0,
@@ -432,7 +433,7 @@ fn decode_superblock(bytes: &[u8]) -> Result<(MapState, u32), MapError> {
     volume_id.copy_from_slice(&block[16..32]);
     let has_source = flags & FLAG_HAS_SOURCE != 0;
     let state = MapState::fresh(volume_id, geometry, u64_at(block, 48), phase, has_source);
-    Ok((state, crc32c::crc32c(block)))
+    Ok((state, u32_at(block, SUPERBLOCK_BYTES - 4)))
 }
 
 /// The records of the whole frame at `offset`, if there is one and it has this number.

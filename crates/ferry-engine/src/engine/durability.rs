@@ -190,11 +190,12 @@ impl Engine {
         if result.is_err() {
             self.durability.guest_dirty |= commit.guest_dirty;
         }
-        if let Some(command) = commit.command {
-            self.command_ended(command, result, out);
-        }
+        // Replies first: when a volume is said to be sealed, no write is left without its answer.
         for request in commit.waiters {
             reply(request, result, out);
+        }
+        if let Some(command) = commit.command {
+            self.command_ended(command, result, out);
         }
     }
 

@@ -260,9 +260,6 @@ impl Engine {
         let remote: Vec<Blocks> = self.truth.remote_runs(blocks).collect();
         let free = remote.into_iter().flat_map(|run| self.locks.gaps(run));
         let runs: Vec<Blocks> = free.flat_map(|run| yielded.gaps(run)).collect();
-        if !yielded.is_empty() {
-            self.hydration.leave_behind();
-        }
         if self.durability.failed().is_some() {
             return self.drop_if_idle(op, out);
         }

@@ -229,9 +229,11 @@ impl Engine {
 
     /// The first of these blocks that are remote and that nobody fetches, writes, or has failed to get.
     fn first_to_fetch(&self, blocks: Blocks) -> Option<Blocks> {
+        let yielded = self.yielded_to_writes(blocks);
         self.truth
             .remote_runs(blocks)
             .flat_map(|run| self.locks.gaps(run))
+            .flat_map(|run| yielded.gaps(run))
             .flat_map(|run| self.fetches.blocks().gaps(run))
             .flat_map(|run| self.hydration.sick_blocks.gaps(run))
             .next()

@@ -124,7 +124,10 @@ impl Engine {
             let end = end.min(self.geometry().region_end(at));
             let free = Blocks::between(at, end).expect("a fetch after `at` starts after it");
             self.reader(piece.ticket).1.pieces += 1;
-            let locked = self.locks.within(free).next();
+            // What the guest is writing, or is about to, will be local in a moment.
+            let mut busy = self.yielded_to_writes(free);
+            self.locks.within(free).for_each(|locked| busy.insert(locked));
+            let locked = busy.runs().next();
             at = match locked {
                 Some(locked) if locked.first() == at => {
                     let piece = self.part(piece, locked);

@@ -159,14 +159,17 @@ impl Engine {
         if self.put(piece.ticket).is_writing() {
             return;
         }
+        let one = Blocks::one(block);
         let fetch = self.fetches.over(block).map(|(fetch, _)| fetch);
         match fetch {
-            // Locked: whoever writes there will make it local, or try to.
-            _ if self.locks.run_over(block).is_some() => self.park_unlocked(piece),
+            // Whoever writes there, or is about to, will make it local.
+            _ if self.locks.intersects(one) || !self.yielded_to_writes(one).is_empty() => {
+                self.park_unlocked(piece);
+            }
             // It has arrived, but lost against another write: look again when the buffer is gone.
             Some(fetch) if self.fetch_is_held(fetch) => self.park_unlocked(piece),
             Some(fetch) => self.join_fetch(fetch, piece),
-            None => self.ask(Blocks::one(block), piece),
+            None => self.ask(one, piece),
         }
     }
 
@@ -182,17 +185,13 @@ impl Engine {
         self.wake = true;
     }
 
-    /// Of these blocks, those that a copy-in leaves to a guest's write that only waits for its lock. Without this a
-    /// trim of the whole volume would wait until all of it is hydrated.
+    /// Of these blocks, those that all others leave to a guest's write that only waits for its lock. Without this a
+    /// trim of the whole volume would wait until all of it is hydrated. Nobody waits for each other: what such a
+    /// write waits for is under way in the store.
     pub(super) fn yielded_to_writes(&self, blocks: Blocks) -> BlockSet {
         let mut yielded = BlockSet::new();
         for (_, put) in self.waiting_puts().filter(|(_, put)| put.stage == Stage::Blocked) {
             put.blocks.intersect(blocks).into_iter().for_each(|part| yielded.insert(part));
-        }
-        if !yielded.is_empty() {
-            for (_, put) in self.waiting_puts() {
-                put.edges(self).for_each(|edge| yielded.remove(Blocks::one(edge)));
-            }
         }
         yielded
     }
@@ -220,6 +219,9 @@ impl Engine {
         assert!(!self.put(ticket).is_writing(), "a write under way ends by itself");
         self.forget_pieces(ticket);
         let active = self.requests.remove(&ticket).expect("it waits");
+        // Copy-ins and readers that made way for it look again.
+        self.hydration.leave_behind();
+        self.wake = true;
         reply(active.id, Err(errno), out);
     }
 

@@ -1,0 +1,241 @@
+//! The engine against a model of every byte: any requests, any order of completions, any failures, the source coming
+//! and going, and crashes that keep any part of what was not synced.
+//!
+//! What is asserted: every read returns a value it may; every acknowledged flush survives every crash; nothing is
+//! fetched twice unless something failed; in the end everything is local, and the store holds what the model says.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
+
+mod oracle;
+mod store;
+mod world;
+
+use ferry_engine::{ByteRange, Command, Event, Geometry, Limits, Notice, RequestKind};
+use proptest::prelude::*;
+
+use oracle::GARBAGE;
+use world::{Dice, GOOD_LUCK, Luck, World};
+
+#[derive(Clone, Debug)]
+enum Act {
+    Guest { kind: u8, start: u64, len: u64, flag: bool },
+    Complete(usize),
+    CompleteMany(usize),
+    Tick(u64),
+    SourceUp,
+    SourceDown,
+    Command(Command),
+    Cancel(usize),
+    Crash,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    size_sectors: u64,
+    region_shift: u32,
+    source_seed: u64,
+    zero_percent: usize,
+    seed: u64,
+    limits: Limits,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let limits = (1_u32..5, 0_u64..40_000, 1_u64..60_000, 1_usize..8, 0_u64..3_000).prop_map(
+        |(fetches, guest_bytes, persist_bytes, runs, ms)| Limits {
+            hydration_fetches_max: fetches,
+            guest_fetch_bytes_max: guest_bytes,
+            persist_every_bytes: persist_bytes,
+            persist_every_runs: runs,
+            persist_every_ms: ms,
+        },
+    );
+    (1_u64..120, 0_u32..4, any::<u64>(), 0_usize..101, any::<u64>(), limits).prop_map(
+        |(size_sectors, region_shift, source_seed, zero_percent, seed, limits)| Case {
+            size_sectors,
+            region_shift,
+            source_seed,
+            zero_percent,
+            seed,
+            limits,
+        },
+    )
+}
+
+fn guest_act() -> impl Strategy<Value = Act> {
+    (0_u8..14, any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(kind, start, len, flag)| Act::Guest {
+        kind,
+        start,
+        len,
+        flag,
+    })
+}
+
+fn quiet_act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        10 => guest_act(),
+        10 => any::<usize>().prop_map(Act::Complete),
+        2 => (1_usize..12).prop_map(Act::CompleteMany),
+        2 => (1_u64..3_000).prop_map(Act::Tick),
+        2 => Just(Act::SourceUp),
+        1 => Just(Act::SourceDown),
+        1 => prop_oneof![Just(Act::Command(Command::PauseHydration)), Just(Act::Command(Command::ResumeHydration))],
+    ]
+}
+
+fn wild_act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        20 => quiet_act(),
+        1 => prop_oneof![
+            Just(Act::Command(Command::Seal)),
+            Just(Act::Command(Command::Unseal)),
+            Just(Act::Command(Command::Unseal)),
+            Just(Act::Command(Command::Open)),
+            Just(Act::Command(Command::DetachSource)),
+        ],
+        1 => any::<usize>().prop_map(Act::Cancel),
+        1 => Just(Act::Crash),
+    ]
+}
+
+fn luck() -> impl Strategy<Value = Luck> {
+    (0_usize..30, 0_usize..30, prop_oneof![3 => Just(0_usize), 1 => 1_usize..20])
+        .prop_map(|(local_fails, source_fails, sync_fails)| Luck { local_fails, source_fails, sync_fails })
+}
+
+/// Runs of zero and of data, sector by sector.
+fn source_bytes(case: &Case) -> Vec<u8> {
+    let mut dice = Dice(case.source_seed);
+    let mut bytes = Vec::new();
+    let size = usize::try_from(case.size_sectors * 512).unwrap();
+    while bytes.len() < size {
+        let sectors = 1 + dice.roll(30);
+        let zero = dice.roll(100) < case.zero_percent;
+        let value = if zero { 0 } else { u8::try_from(1 + dice.roll(9)).unwrap() };
+        bytes.resize(size.min(bytes.len() + sectors * 512), value);
+    }
+    bytes
+}
+
+fn world(case: &Case, luck: Luck) -> World {
+    let geometry = Geometry::new(case.size_sectors * 512, 4096 << case.region_shift).unwrap();
+    let mut world = World::new(geometry, source_bytes(case), luck, case.limits, case.seed);
+    world.source_goes(true);
+    world
+}
+
+/// Offsets and lengths that like the edges of blocks.
+fn some_range(size: u64, start: u64, len: u64) -> ByteRange {
+    let unit = [1, 512, 4096, 4096][usize::try_from(start % 4).unwrap()];
+    let start = (start / 4) % size / unit * unit;
+    let longest = [4096, 4096 * 3, size][usize::try_from(len % 3).unwrap()];
+    let len = (1 + (len / 3) % longest).div_ceil(unit) * unit;
+    ByteRange::new(start, len.min(size - start)).unwrap()
+}
+
+fn act(world: &mut World, act: &Act) {
+    match *act {
+        Act::Guest { kind, start, len, flag } => {
+            let range = some_range(world.engine.geometry().size_bytes(), start, len);
+            let kind = match kind {
+                0..=4 => RequestKind::Read { range },
+                5..=8 if world.next_value < GARBAGE => RequestKind::Write { range, fua: flag && kind == 5 },
+                9 => RequestKind::Trim { range, fua: flag },
+                10 => RequestKind::WriteZeroes { range, fua: flag, no_hole: start % 2 == 0 },
+                11 => RequestKind::Cache { range },
+                _ => RequestKind::Flush,
+            };
+            world.request(kind);
+        }
+        Act::Complete(index) => complete_one(world, index),
+        Act::CompleteMany(count) => (0..count).for_each(|index| complete_one(world, index * 7)),
+        Act::Tick(ms) => world.tick(ms),
+        Act::SourceUp => world.source_goes(true),
+        Act::SourceDown => world.source_goes(false),
+        Act::Command(command) => world.command(command),
+        Act::Cancel(index) => {
+            let waiting = world.waiting();
+            if !waiting.is_empty() {
+                world.tell(Event::Cancel { id: waiting[index % waiting.len()] });
+            }
+        }
+        Act::Crash => world.crash(),
+    }
+}
+
+fn complete_one(world: &mut World, index: usize) {
+    if world.pending() > 0 {
+        world.complete(index % world.pending());
+    }
+}
+
+/// From here on all goes well; everything must come to its end.
+fn run_out(world: &mut World, seed: u64) {
+    world.luck = GOOD_LUCK;
+    if world.engine.status().store_failed {
+        world.crash();
+    }
+    world.source_goes(true);
+    world.command(Command::ResumeHydration);
+    let mut dice = Dice(seed);
+    for _ in 0..20_000 {
+        if world.pending() > 0 {
+            let index = dice.roll(world.pending());
+            world.complete(index);
+        } else if world.engine.wants_tick() {
+            world.tick(500);
+        } else {
+            break;
+        }
+    }
+    let status = world.engine.status();
+    assert!(status.complete && status.in_flight == 0, "hydration ends: {status:?}");
+    assert!(world.oracle.is_quiet() && world.waiting().is_empty(), "every request is answered");
+    assert_eq!(status.bytes_remote, 0);
+    check_all(world);
+    world.crash();
+    assert!(world.engine.status().complete, "complete is for good");
+    check_all(world);
+}
+
+fn check_all(world: &mut World) {
+    for (at, (value, mask)) in world.store_bytes().into_iter().zip(&world.oracle.now).enumerate() {
+        assert!(mask >> value & 1 == 1, "byte {at} of the store is {value}, allowed {mask:#b}");
+    }
+    let range = world.engine.geometry().all_bytes();
+    world.request(RequestKind::Read { range });
+    assert_eq!(world.pending(), 1, "a read of a local volume is one operation");
+    world.complete(0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_reads_are_true_and_flushed_writes_stay(
+        case in case(),
+        luck in luck(),
+        acts in prop::collection::vec(wild_act(), 1..110),
+    ) {
+        let mut world = world(&case, luck);
+        acts.iter().for_each(|next| act(&mut world, next));
+        run_out(&mut world, case.seed);
+    }
+
+    #[test]
+    fn nothing_is_fetched_twice_unless_it_failed(
+        case in case(),
+        acts in prop::collection::vec(quiet_act(), 1..110),
+    ) {
+        let mut world = world(&case, GOOD_LUCK);
+        acts.iter().for_each(|next| act(&mut world, next));
+        run_out(&mut world, case.seed);
+        prop_assert!(world.fetches.iter().all(|&count| count <= 1), "{:?}", world.fetches);
+        let completions = world.notices.iter().filter(|&&notice| notice == Notice::HydrationComplete).count();
+        prop_assert_eq!(completions, 1);
+    }
+}
+
+/// Enough for every change; a longer search is `FERRY_MODEL_CASES=100000 cargo test -p ferry-engine --test model`.
+fn cases() -> u32 {
+    option_env!("FERRY_MODEL_CASES").and_then(|text| text.parse().ok()).unwrap_or(300)
+}

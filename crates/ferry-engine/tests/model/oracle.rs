@@ -1,0 +1,144 @@
+//! What every byte may read as, now and after a crash.
+//!
+//! Byte values are small numbers, so that the values allowed for a byte fit in 128 bits. Values below
+//! [`GUEST_VALUE_MIN`] are the source's, each guest write has a value of its own, and [`GARBAGE`] is never allowed.
+
+use std::collections::BTreeMap;
+
+use ferry_engine::{ByteRange, RequestId};
+
+pub const GUEST_VALUE_MIN: u8 = 10;
+pub const GARBAGE: u8 = 127;
+
+pub struct Oracle {
+    pub now: Vec<u128>,
+    pub durable: Vec<u128>,
+    source: Vec<u8>,
+    writes: BTreeMap<RequestId, Write>,
+    reads: BTreeMap<RequestId, (ByteRange, Vec<u128>)>,
+    flushes: BTreeMap<RequestId, Vec<u128>>,
+}
+
+struct Write {
+    range: ByteRange,
+    mask: u128,
+    fua: bool,
+    /// Writes that overlapped in space and time: any of them may have won.
+    rivals: Vec<(ByteRange, u128)>,
+}
+
+/// How a write that failed may have left its bytes.
+pub enum Failed<'a> {
+    /// It never reached the store.
+    Untouched,
+    /// It may have reached the store; says for a byte whether it is remote now.
+    Touched(&'a dyn Fn(u64) -> bool),
+}
+
+impl Oracle {
+    pub fn new(source: &[u8]) -> Oracle {
+        let now: Vec<u128> = source.iter().map(|&value| 1 << value).collect();
+        Oracle {
+            durable: now.clone(),
+            now,
+            source: source.to_vec(),
+            writes: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            flushes: BTreeMap::new(),
+        }
+    }
+
+    pub fn read_issued(&mut self, id: RequestId, range: ByteRange) {
+        let allowed = self.now[span(range)].to_vec();
+        self.reads.insert(id, (range, allowed));
+    }
+
+    pub fn read_done(&mut self, id: RequestId, bytes: Option<&[u8]>) {
+        let (range, allowed) = self.reads.remove(&id).unwrap();
+        for (index, (&value, &mask)) in bytes.unwrap_or(&[]).iter().zip(&allowed).enumerate() {
+            let at = range.offset() + index as u64;
+            assert!(mask >> value & 1 == 1, "byte {at} reads as {value}, allowed {mask:#b}");
+        }
+    }
+
+    pub fn write_issued(&mut self, id: RequestId, range: ByteRange, value: u8, fua: bool) {
+        let mask = 1 << value;
+        let mut rivals = Vec::new();
+        for other in self.writes.values_mut().filter(|other| other.range.intersect(range).is_some()) {
+            other.rivals.push((range, mask));
+            rivals.push((other.range, other.mask));
+        }
+        self.writes.insert(id, Write { range, mask, fua, rivals });
+        for at in span(range) {
+            self.now[at] |= mask;
+            self.durable[at] |= mask;
+            self.flushes.values_mut().for_each(|snapshot| snapshot[at] |= mask);
+        }
+        for (read, allowed) in self.reads.values_mut() {
+            for at in read.intersect(range).into_iter().flat_map(span) {
+                allowed[at - usize::try_from(read.offset()).unwrap()] |= mask;
+            }
+        }
+    }
+
+    pub fn write_done(&mut self, id: RequestId) {
+        let write = self.writes.remove(&id).unwrap();
+        for at in span(write.range) {
+            let rivals = write.rivals.iter().filter(|(range, _)| span(*range).contains(&at));
+            self.now[at] = rivals.fold(write.mask, |mask, (_, rival)| mask | rival);
+            if write.fua {
+                self.durable[at] &= self.now[at];
+            }
+        }
+    }
+
+    pub fn write_failed(&mut self, id: RequestId, failed: &Failed<'_>) {
+        let write = self.writes.remove(&id).unwrap();
+        for at in span(write.range) {
+            match failed {
+                Failed::Untouched if write.mask >= 1 << GUEST_VALUE_MIN => {
+                    self.now[at] &= !write.mask;
+                    self.durable[at] &= !write.mask;
+                }
+                Failed::Touched(is_remote) if is_remote(at as u64) => {
+                    let others = self.writes.values().filter(|other| span(other.range).contains(&at));
+                    self.now[at] = others.fold(1 << self.source[at], |mask, other| mask | other.mask);
+                    self.durable[at] = self.now[at];
+                }
+                Failed::Untouched | Failed::Touched(_) => {}
+            }
+        }
+    }
+
+    pub fn flush_issued(&mut self, id: RequestId) {
+        self.flushes.insert(id, self.now.clone());
+    }
+
+    pub fn flush_done(&mut self, id: RequestId, ok: bool) {
+        let snapshot = self.flushes.remove(&id).unwrap();
+        if ok {
+            self.durable.iter_mut().zip(snapshot).for_each(|(durable, mask)| *durable &= mask);
+        }
+    }
+
+    /// All that was acknowledged is durable, and nothing else is under way.
+    pub fn sealed(&mut self) {
+        assert!(self.writes.is_empty(), "no write is under way in a sealed volume");
+        self.durable.iter_mut().zip(&self.now).for_each(|(durable, now)| *durable &= now);
+    }
+
+    pub fn crashed(&mut self) {
+        self.writes.clear();
+        self.reads.clear();
+        self.flushes.clear();
+        self.now.clone_from(&self.durable);
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.writes.is_empty() && self.reads.is_empty() && self.flushes.is_empty()
+    }
+}
+
+pub fn span(range: ByteRange) -> std::ops::Range<usize> {
+    usize::try_from(range.offset()).unwrap()..usize::try_from(range.end()).unwrap()
+}

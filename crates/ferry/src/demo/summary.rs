@@ -18,12 +18,12 @@ const VERIFY: &str = "Verify";
 /// The gap in the machine's diary, and who made it.
 ///
 /// ```text
-///  last ack   stop          start  connected     found   first ack
-///     |- its own -|-- Ferry --|- its own -|- Ferry -|- its own -|
+///  last ack    stop        start    connected       found      first ack
+///     |- stopping -|-- away --|- starting -|- reading -|- writing -|
 /// ```
 ///
-/// The second part of Ferry's is the new incarnation reading its volume, whose blocks are still on the source: without
-/// Ferry they would have been there.
+/// Stopping and starting are the machine's own. All the rest counts as Ferry's, also reading and writing: the blocks
+/// the new incarnation reads are still on the source, and its first flush meets the disk that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Interruption {
     /// From the last record acknowledged before to the first one after.
@@ -32,9 +32,18 @@ pub struct Interruption {
     /// The machine's own stopping and starting.
     #[serde(rename = "machine_us", serialize_with = "as_micros")]
     pub machine: Duration,
-    /// What Ferry adds: the machine is nowhere, or waits for blocks.
+    /// What Ferry adds.
     #[serde(rename = "ferry_us", serialize_with = "as_micros")]
     pub ferry: Duration,
+    /// Of Ferry's: nothing of the machine runs anywhere.
+    #[serde(rename = "away_us", serialize_with = "as_micros")]
+    pub away: Duration,
+    /// Of Ferry's: the machine reads where it left off.
+    #[serde(rename = "reading_us", serialize_with = "as_micros")]
+    pub reading: Duration,
+    /// Of Ferry's: its first record becomes durable.
+    #[serde(rename = "writing_us", serialize_with = "as_micros")]
+    pub writing: Duration,
 }
 
 impl Interruption {
@@ -45,25 +54,20 @@ impl Interruption {
         let last_ack = before.iter().rev().find_map(ack_ns)?;
         let first_ack = after.iter().find_map(ack_ns)?;
         // A machine that was killed wrote no farewell: then it is gone from its last record on.
-        let stop = before.iter().rev().find_map(|entry| match entry {
-            Entry::Stop { at_ns } => Some(*at_ns),
-            Entry::Start { .. }
-            | Entry::Connected { .. }
-            | Entry::Found { .. }
-            | Entry::Lost { .. }
-            | Entry::Ack(_) => None,
-        });
-        let stop = stop.filter(|at_ns| *at_ns >= last_ack).unwrap_or(last_ack);
+        let stop = before.last().and_then(stop_ns).unwrap_or(last_ack);
         let mut marks = Marks::default();
         after.iter().take_while(|entry| ack_ns(entry).is_none()).for_each(|entry| marks.note(entry));
-        let total = first_ack.saturating_sub(last_ack);
-        let away = marks.start?.saturating_sub(stop);
-        let reading = marks.found?.saturating_sub(marks.connected?);
-        let ferry = away.saturating_add(reading).min(total);
+        let (start, connected, found) = (marks.start?, marks.connected?, marks.found?);
+        let between = |from: u64, to: u64| Duration::from_nanos(to.saturating_sub(from));
+        let machine = between(last_ack, stop) + between(start, connected);
+        let total = between(last_ack, first_ack);
         Some(Self {
-            total: Duration::from_nanos(total),
-            machine: Duration::from_nanos(total - ferry),
-            ferry: Duration::from_nanos(ferry),
+            total,
+            machine,
+            ferry: total.saturating_sub(machine),
+            away: between(stop, start),
+            reading: between(connected, found),
+            writing: between(found, first_ack),
         })
     }
 }
@@ -85,6 +89,10 @@ impl Marks {
             Entry::Ack(_) | Entry::Lost { .. } | Entry::Stop { .. } => {}
         }
     }
+}
+
+fn stop_ns(entry: &Entry) -> Option<u64> {
+    if let Entry::Stop { at_ns } = entry { Some(*at_ns) } else { None }
 }
 
 fn ack_ns(entry: &Entry) -> Option<u64> {
@@ -248,15 +256,17 @@ mod tests {
     fn the_gap_is_split_into_the_machines_part_and_ferrys() {
         let gap = Interruption::from_diary(&two_lives()).unwrap();
         assert_eq!(gap.total, Duration::from_millis(41));
-        assert_eq!(gap.ferry, Duration::from_millis(30 + 7));
-        assert_eq!(gap.machine, Duration::from_millis(4));
+        assert_eq!(gap.machine, Duration::from_millis(2 + 1));
+        assert_eq!(gap.ferry, Duration::from_millis(30 + 7 + 1));
+        let parts = [gap.away, gap.reading, gap.writing];
+        assert_eq!(parts, [30, 7, 1].map(Duration::from_millis));
     }
 
     #[test]
     fn a_machine_that_was_killed_is_gone_from_its_last_record_on() {
         let mut entries = two_lives();
         entries.remove(5);
-        assert_eq!(Interruption::from_diary(&entries).unwrap().ferry, Duration::from_millis(32 + 7));
+        assert_eq!(Interruption::from_diary(&entries).unwrap().away, Duration::from_millis(32));
     }
 
     #[test]

@@ -95,6 +95,8 @@ impl fmt::Display for Span {
             write!(f, "{:.1} ms", seconds * 1e3)
         } else if seconds < 1.0 {
             write!(f, "{:.0} ms", seconds * 1e3)
+        } else if seconds < 60.0 && self.0.subsec_millis() == 0 {
+            write!(f, "{} s", self.0.as_secs())
         } else if seconds < 60.0 {
             write!(f, "{seconds:.2} s")
         } else if seconds < 3600.0 {

@@ -19,9 +19,16 @@ const TICK: Duration = Duration::from_millis(80);
 /// How often progress is told where nothing can be redrawn.
 const PLAIN_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
+/// Shows nothing.
+const BLANK: &str = "";
+/// What goes on now.
+const SPINNER: &str = "  {spinner} {prefix:9}  {msg}";
+/// How far it is.
+const BAR: &str = "  {spinner} {prefix:9}  [{bar:30}] {msg}";
+
 /// Where the view goes.
 enum Surface {
-    Terminal(ProgressBar),
+    Terminal { bar: ProgressBar, template: &'static str },
     Plain { told_at: Option<Instant> },
     Nowhere,
 }
@@ -39,9 +46,11 @@ impl Live {
         let surface = if json {
             Surface::Nowhere
         } else if stdout_is_terminal() {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+            let bar = ProgressBar::hidden();
+            bar.set_style(style(BLANK));
+            bar.set_draw_target(ProgressDrawTarget::stdout());
             bar.enable_steady_tick(TICK);
-            Surface::Terminal(bar)
+            Surface::Terminal { bar, template: BLANK }
         } else {
             Surface::Plain { told_at: None }
         };
@@ -54,7 +63,7 @@ impl Live {
     /// stdout is gone.
     pub fn line(&self, text: &str) -> io::Result<()> {
         match &self.surface {
-            Surface::Terminal(bar) => bar.suspend(|| say(text)),
+            Surface::Terminal { bar, .. } => bar.suspend(|| say(text)),
             Surface::Plain { .. } => say(text),
             Surface::Nowhere => Ok(()),
         }
@@ -64,17 +73,21 @@ impl Live {
     ///
     /// # Errors
     /// stdout is gone.
-    pub fn done(&self, name: &str, text: &str) -> io::Result<()> {
+    pub fn done(&mut self, name: &str, text: &str) -> io::Result<()> {
         let line = Line { mark: Mark::Done, step: Some(name.to_owned()), text: text.to_owned() };
-        self.line(&render(&line, self.paint))
+        self.settle(&line)
     }
 
     /// What goes on now, under a spinner.
     pub fn now(&mut self, name: &str, text: &str) {
-        if let Surface::Terminal(bar) = &self.surface {
-            bar.set_style(template("  {spinner} {prefix:9} {msg:.dim}"));
-            bar.set_prefix(name.to_owned());
-            bar.set_message(text.to_owned());
+        match &mut self.surface {
+            Surface::Terminal { bar, template } => {
+                bar.set_message(text.to_owned());
+                bar.set_prefix(name.to_owned());
+                become_style(bar, template, SPINNER);
+            }
+            Surface::Plain { told_at } => *told_at = None,
+            Surface::Nowhere => {}
         }
     }
 
@@ -85,16 +98,17 @@ impl Live {
     pub fn progress(&mut self, name: &str, progress: &Progress) -> io::Result<()> {
         let text = hydration_text(progress);
         match &mut self.surface {
-            Surface::Terminal(bar) => {
-                bar.set_style(template("  {spinner} {prefix:9} [{bar:30}] {msg}").progress_chars("=> "));
+            Surface::Terminal { bar, template } => {
                 bar.set_prefix(name.to_owned());
                 bar.set_length(progress.bytes_total);
                 bar.set_position(progress.bytes_done.min(progress.bytes_total));
+                become_style(bar, template, BAR);
                 bar.set_message(text);
                 Ok(())
             }
             Surface::Plain { told_at } => {
-                if told_at.is_some_and(|at| at.elapsed() < PLAIN_PROGRESS_EVERY) {
+                // What is over within the first second is told when it is done.
+                if told_at.get_or_insert_with(Instant::now).elapsed() < PLAIN_PROGRESS_EVERY {
                     return Ok(());
                 }
                 *told_at = Some(Instant::now());
@@ -110,13 +124,21 @@ impl Live {
     /// stdout is gone.
     pub fn event(&mut self, event: &JobEvent) -> io::Result<()> {
         if let Some(line) = self.story.tell(event) {
-            self.line(&render(&line, self.paint))?;
+            self.settle(&line)?;
         }
         if let Some((step, attempt)) = self.story.current.clone() {
             let text = if attempt > 1 { format!("attempt {attempt}") } else { String::new() };
             self.now(&step, &text);
         }
         Ok(())
+    }
+
+    /// A line that stays and ends what was shown under it.
+    fn settle(&mut self, line: &Line) -> io::Result<()> {
+        if let Surface::Terminal { bar, template } = &mut self.surface {
+            become_style(bar, template, BLANK);
+        }
+        self.line(&render(line, self.paint))
     }
 
     /// The step of the job that runs now.
@@ -126,14 +148,23 @@ impl Live {
 
     /// Takes the line that changes away.
     pub fn clear(&self) {
-        if let Surface::Terminal(bar) = &self.surface {
+        if let Surface::Terminal { bar, .. } = &self.surface {
             bar.finish_and_clear();
         }
     }
 }
 
-fn template(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the templates are constants that parse")
+/// Changes how the bar looks only if it has to: every change draws it anew.
+fn become_style(bar: &ProgressBar, template: &mut &'static str, wanted: &'static str) {
+    if *template != wanted {
+        *template = wanted;
+        bar.set_style(style(wanted));
+    }
+}
+
+fn style(template: &'static str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).expect("the templates are constants that parse");
+    style.progress_chars("=> ")
 }
 
 fn render(line: &Line, paint: Paint) -> String {

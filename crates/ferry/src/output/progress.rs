@@ -16,7 +16,9 @@ pub fn hydration_text(progress: &Progress) -> String {
     if let Some(eta_ms) = progress.eta_ms
         && progress.bytes_done < progress.bytes_total
     {
-        text.push_str(&format!(", {} left", Span(Duration::from_millis(eta_ms))));
+        // More than whole seconds would only pretend to know.
+        let left = Span(Duration::from_secs(eta_ms.div_ceil(1000)));
+        text.push_str(&if eta_ms < 1000 { ", < 1 s left".to_owned() } else { format!(", {left} left") });
     }
     text
 }
@@ -93,7 +95,11 @@ impl Story {
         let began_ms = self.begun_at_ms.get(step).copied().unwrap_or(at_ms);
         let took = Duration::from_millis(at_ms.saturating_sub(began_ms));
         // The journal knows milliseconds only; a step without a body takes none.
-        if took.is_zero() { "< 1 ms".to_owned() } else { Span(took).to_string() }
+        match took.as_millis() {
+            0 => "< 1 ms".to_owned(),
+            ms @ 1..1000 => format!("{ms} ms"),
+            _ => Span(took).to_string(),
+        }
     }
 }
 
@@ -132,10 +138,10 @@ mod tests {
             bytes_total: 256 << 20,
             bytes_done: 64 << 20,
             rate_bytes_per_s: 96 << 20,
-            eta_ms: Some(2000),
+            eta_ms: Some(1500),
             ..Progress::default()
         };
-        assert_eq!(hydration_text(&progress), "64 MiB of 256 MiB, 96 MiB/s, 2.00 s left");
+        assert_eq!(hydration_text(&progress), "64 MiB of 256 MiB, 96 MiB/s, 2 s left");
         progress.bytes_done = 256 << 20;
         assert_eq!(hydration_text(&progress), "256 MiB of 256 MiB, 96 MiB/s");
         progress.rate_bytes_per_s = 0;
@@ -150,7 +156,7 @@ mod tests {
         let line = story.tell(&done(1012, "Plan")).unwrap();
         assert_eq!(
             (line.mark, line.step.as_deref(), line.text.as_str()),
-            (Mark::Done, Some("Plan"), "12.0 ms")
+            (Mark::Done, Some("Plan"), "12 ms")
         );
         assert_eq!(story.current, None);
         assert_eq!(story.tell(&done(1012, "HandOver")).unwrap().text, "< 1 ms");

@@ -10,10 +10,9 @@ use ferry_api::{
 
 use super::utc;
 use crate::exit::Exit;
-use crate::output::bytes::Span;
 use crate::output::live::Live;
-use crate::output::progress::{hydration_text, state_text};
-use crate::output::{Paint, say, say_json, say_json_line, table};
+use crate::output::progress::{hydration_text, journal_span, state_text};
+use crate::output::{Paint, complain, say, say_json, say_json_line, table};
 
 /// How long one question for news waits, in milliseconds: also how often progress is redrawn.
 const NEWS_WAIT_MS: u64 = 200;
@@ -52,7 +51,7 @@ pub async fn watch(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
     match follow(agent, job, &mut live, tell_json).await? {
         Followed::Ended(job) => {
             if !json {
-                say(ending(&job))?;
+                say_ending(&job)?;
             }
             Ok(Exit::of_job(job.state))
         }
@@ -145,29 +144,33 @@ fn is_away(refusal: &ApiError) -> bool {
     matches!(refusal.code, ErrorCode::Unreachable | ErrorCode::Unavailable)
 }
 
-/// The last line about a job that was followed.
+/// The last line about a job that was followed: to stdout if it did what it was asked, else a complaint.
+///
+/// # Errors
+/// stdout is gone.
+pub fn say_ending(job: &Job) -> std::io::Result<()> {
+    if job.state == JobState::Succeeded {
+        return say(format_args!("{} {}", Paint::for_stdout().good("✓"), ending(job)));
+    }
+    complain(&ending(job));
+    Ok(())
+}
+
+/// How a job that was followed ended, in one sentence.
 pub fn ending(job: &Job) -> String {
-    let paint = Paint::for_stdout();
-    let took =
-        job.finished_at_ms.map(|ended_ms| Duration::from_millis(ended_ms.saturating_sub(job.created_at_ms)));
-    let took = took.map(|took| format!(" after {}", Span(took))).unwrap_or_default();
+    let took = job.finished_at_ms.map(|ended_ms| ended_ms.saturating_sub(job.created_at_ms));
+    let took = took.map(|took_ms| format!(" after {}", journal_span(took_ms))).unwrap_or_default();
     let reason = job.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    let state = match job.state {
-        JobState::Succeeded => paint.good("succeeded"),
-        JobState::Failed => paint.bad("failed, and everything is as before"),
-        JobState::Cancelled => paint.strong("was cancelled, and everything is as before"),
-        JobState::Parked => paint.bad("waits for you"),
-        JobState::Running | JobState::Unwinding => state_text(job.state).to_owned(),
-    };
-    let then = match job.state {
-        JobState::Parked => format!(" (then: ferry job resume {})", job.id),
-        JobState::Running
-        | JobState::Unwinding
-        | JobState::Succeeded
-        | JobState::Failed
-        | JobState::Cancelled => String::new(),
-    };
-    format!("{} {state}{took}{reason}{then}", kind_text(&job.kind))
+    let what = kind_text(&job.kind);
+    match job.state {
+        JobState::Succeeded => format!("{what} succeeded{took}"),
+        JobState::Failed => format!("{what} failed{took}, and everything is as before{reason}"),
+        JobState::Cancelled => format!("{what} was cancelled{took}, and everything is as before{reason}"),
+        JobState::Parked => {
+            format!("{what} waits for you{reason}; when that is mended: ferry job resume {}", job.id)
+        }
+        JobState::Running | JobState::Unwinding => format!("{what} is {}{reason}", state_text(job.state)),
+    }
 }
 
 fn kind_text(kind: &JobKind) -> String {
@@ -199,13 +202,12 @@ fn sheet(job: &Job) -> String {
     facts.extend(job.progress.as_ref().map(|progress| ("bytes", hydration_text(progress))));
     let rows = job.steps.iter().map(|step| {
         let took = step.started_at_ms.zip(step.finished_at_ms);
-        let took =
-            took.map(|(began_ms, ended_ms)| Span(Duration::from_millis(ended_ms.saturating_sub(began_ms))));
+        let took = took.map(|(began_ms, ended_ms)| journal_span(ended_ms.saturating_sub(began_ms)));
         [
             step.step.clone(),
             step_text(step.state).to_owned(),
             step.attempts.to_string(),
-            took.map_or_else(|| "-".to_owned(), |took| took.to_string()),
+            took.unwrap_or_else(|| "-".to_owned()),
             step.error.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     });
@@ -220,5 +222,45 @@ fn step_text(state: StepState) -> &'static str {
         StepState::Done => "done",
         StepState::Failed => "failed",
         StepState::Undone => "undone",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(state: JobState, reason: Option<&str>) -> Job {
+        Job {
+            id: JobId::fresh(),
+            kind: JobKind::Move {
+                machine: ferry_api::MachineId::fresh(),
+                machine_name: "web".parse().unwrap(),
+                from: "w1".parse().unwrap(),
+                to: "w2".parse().unwrap(),
+            },
+            state,
+            steps: Vec::new(),
+            reason: reason.map(str::to_owned),
+            progress: None,
+            created_at_ms: 1000,
+            finished_at_ms: state.is_final().then_some(1019),
+            last_seq: 1,
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_job_is_one_sentence() {
+        let said = ending(&job(JobState::Succeeded, None));
+        assert_eq!(said, "move of web from w1 to w2 succeeded after 19 ms");
+        let said = ending(&job(JobState::Failed, Some("no room")));
+        assert_eq!(
+            said,
+            "move of web from w1 to w2 failed after 19 ms, and everything is as before: no room"
+        );
+        let parked = job(JobState::Parked, Some("no program"));
+        assert!(
+            ending(&parked)
+                .ends_with(&format!("no program; when that is mended: ferry job resume {}", parked.id))
+        );
     }
 }

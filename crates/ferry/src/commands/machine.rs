@@ -13,15 +13,15 @@ use crate::output::bytes::Span;
 use crate::output::{Paint, say, say_json, table};
 
 pub async fn create(agent: &Client, json: bool, create: CreateMachine) -> Result<Exit> {
-    tell(json, &agent.machine_create(create).await?, "is created")
+    tell(json, &agent.machine_create(create).await?, "is created: ")
 }
 
 pub async fn start(agent: &Client, json: bool, machine: &MachineRef) -> Result<Exit> {
-    tell(json, &agent.machine_start(machine).await?, "is asked to run")
+    tell(json, &agent.machine_start(machine).await?, "is ")
 }
 
 pub async fn stop(agent: &Client, json: bool, machine: &MachineRef) -> Result<Exit> {
-    tell(json, &agent.machine_stop(machine).await?, "is asked to stop")
+    tell(json, &agent.machine_stop(machine).await?, "is ")
 }
 
 pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
@@ -96,7 +96,7 @@ fn tell(json: bool, machine: &Machine, what: &str) -> Result<Exit> {
         say_json(machine)?;
     } else {
         let name = Paint::for_stdout().strong(machine.name.as_str());
-        say(format_args!("machine {name} {what}: {} ({})", state_text(&machine.state), machine.id))?;
+        say(format_args!("machine {name} {what}{} ({})", state_text(&machine.state), machine.id))?;
     }
     Ok(Exit::Done)
 }

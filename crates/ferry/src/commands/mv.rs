@@ -4,7 +4,7 @@ use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{AgentApi, JobState, StartMove};
 
-use super::job::{Followed, ending, follow};
+use super::job::{Followed, follow, say_ending};
 use crate::exit::Exit;
 use crate::output::live::Live;
 use crate::output::{say, say_json};
@@ -26,7 +26,7 @@ pub async fn start(agent: &Client, json: bool, start: StartMove, follow_it: bool
             if json {
                 say_json(&job)?
             } else {
-                say(ending(&job))?
+                say_ending(&job)?
             }
             Ok(Exit::of_job(job.state))
         }

@@ -1,9 +1,12 @@
 //! `ferry volume ...`
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, Hydration, ImportVolume, Ownership, ServerState, Volume, VolumePhase, VolumeRef, VolumeSource,
+    AgentApi, Hydration, ImportVolume, MachineId, MachineName, Ownership, ServerState, Volume, VolumePhase,
+    VolumeRef, VolumeSource,
 };
 
 use super::utc;
@@ -31,8 +34,11 @@ pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
     if json {
         say_json(&volumes)?;
     } else {
+        let machines = agent.machines().await?;
+        let names: BTreeMap<MachineId, MachineName> =
+            machines.into_iter().map(|machine| (machine.id, machine.name)).collect();
         let header = ["NAME", "SIZE", "ALLOCATED", "LOCAL", "STATE", "MACHINE", "VOLUME@GENERATION"];
-        say(table::columns(header, volumes.iter().map(row)))?;
+        say(table::columns(header, volumes.iter().map(|volume| row(volume, &names))))?;
     }
     Ok(Exit::Done)
 }
@@ -74,7 +80,7 @@ pub async fn delete(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Ex
     Ok(Exit::Done)
 }
 
-fn row(volume: &Volume) -> [String; 7] {
+fn row(volume: &Volume, names: &BTreeMap<MachineId, MachineName>) -> [String; 7] {
     let dash = || "-".to_owned();
     [
         volume.name.to_string(),
@@ -82,7 +88,7 @@ fn row(volume: &Volume) -> [String; 7] {
         volume.store_bytes_allocated.map_or_else(dash, |bytes| Bytes(bytes).to_string()),
         volume.hydration.as_ref().map_or_else(dash, local_text),
         state_text(volume),
-        volume.machine.map_or_else(dash, |machine| machine.to_string()),
+        volume.machine.map_or_else(dash, |id| names.get(&id).map_or(id.to_string(), MachineName::to_string)),
         format!("{}@{}", volume.id, volume.generation),
     ]
 }

@@ -93,13 +93,17 @@ impl Story {
 
     fn took(&self, step: &str, at_ms: u64) -> String {
         let began_ms = self.begun_at_ms.get(step).copied().unwrap_or(at_ms);
-        let took = Duration::from_millis(at_ms.saturating_sub(began_ms));
-        // The journal knows milliseconds only; a step without a body takes none.
-        match took.as_millis() {
-            0 => "< 1 ms".to_owned(),
-            ms @ 1..1000 => format!("{ms} ms"),
-            _ => Span(took).to_string(),
-        }
+        let took_ms = at_ms.saturating_sub(began_ms);
+        journal_span(took_ms)
+    }
+}
+
+/// A span between two entries of a journal, which knows milliseconds only; a step without a body takes none.
+pub fn journal_span(span_ms: u64) -> String {
+    match span_ms {
+        0 => "< 1 ms".to_owned(),
+        1..1000 => format!("{span_ms} ms"),
+        _ => Span(Duration::from_millis(span_ms)).to_string(),
     }
 }
 

@@ -187,7 +187,9 @@ impl Engine {
     fn end_commit(&mut self, result: Result<(), Errno>, out: &mut Vec<Operation>) {
         let commit = self.durability.commit.take().expect("only a commit ends");
         self.durability.put_back(commit.blocks, self.now_ms);
-        if result.is_err() {}
+        if result.is_err() {
+            self.durability.guest_dirty |= commit.guest_dirty;
+        }
         // Replies first: when a volume is said to be sealed, no write is left without its answer.
         for request in commit.waiters {
             reply(request, result, out);

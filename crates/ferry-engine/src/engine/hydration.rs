@@ -104,11 +104,15 @@ impl Hydration {
         self.store_refusals_in_a_row = 0;
     }
 
+    /// The store could not keep what arrived. What was under way when a pause began is no news when it fails too:
+    /// a burst counts once, or one bad moment would cost the longest pause.
     pub(super) fn store_refused(&mut self, now_ms: u64) {
-        self.store_refusals_in_a_row += 1;
         self.left_behind = true;
-        let pause_ms = backoff_ms(BACKGROUND_BACKOFF_MS, self.store_refusals_in_a_row);
-        self.not_before_ms = self.not_before_ms.max(now_ms + pause_ms);
+        if now_ms < self.not_before_ms {
+            return;
+        }
+        self.store_refusals_in_a_row += 1;
+        self.not_before_ms = now_ms + backoff_ms(BACKGROUND_BACKOFF_MS, self.store_refusals_in_a_row);
     }
 
     pub(super) fn fetch_ended(&mut self) {
@@ -125,10 +129,12 @@ impl Hydration {
     /// blocks from their neighbours.
     pub(super) fn source_refused(&mut self, blocks: Blocks, attempts: u32, now_ms: u64) {
         self.fetches_in_flight -= 1;
-        self.refusals_in_a_row += 1;
-        if let Some(beyond) = self.refusals_in_a_row.checked_sub(FAILURES_IN_A_ROW_MAX) {
-            let pause_ms = backoff_ms(BACKGROUND_BACKOFF_MS, beyond + 1);
-            self.not_before_ms = self.not_before_ms.max(now_ms + pause_ms);
+        // As with the store: what fails during a pause is no news.
+        if now_ms >= self.not_before_ms {
+            self.refusals_in_a_row += 1;
+            if let Some(beyond) = self.refusals_in_a_row.checked_sub(FAILURES_IN_A_ROW_MAX) {
+                self.not_before_ms = now_ms + backoff_ms(BACKGROUND_BACKOFF_MS, beyond + 1);
+            }
         }
         let due_ms = now_ms + backoff_ms(BACKGROUND_BACKOFF_MS, attempts);
         let middle = blocks.first() + blocks.count() / 2;
@@ -397,5 +403,33 @@ impl Engine {
             Ok(()) => self.tally.bytes_zero_skipped += self.became_local(blocks),
             Err(errno) => self.keep_failed(blocks, errno, out),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BURST: u64 = 16;
+
+    #[test]
+    fn a_burst_of_fetches_that_the_source_refuses_costs_one_first_pause() {
+        let mut hydration = Hydration { fetches_in_flight: 16, ..Hydration::new() };
+        for block in 0..BURST {
+            hydration.source_refused(Blocks::one(block), 1, 5_000);
+        }
+        assert_eq!(hydration.not_before_ms, 5_000 + BACKGROUND_BACKOFF_MS);
+    }
+
+    #[test]
+    fn a_burst_that_the_store_cannot_keep_costs_one_first_pause_and_the_next_a_longer_one() {
+        let mut hydration = Hydration::new();
+        (0..BURST).for_each(|_| hydration.store_refused(5_000));
+        assert_eq!(hydration.not_before_ms, 5_000 + BACKGROUND_BACKOFF_MS);
+        (0..BURST).for_each(|_| hydration.store_refused(9_000));
+        assert_eq!(hydration.not_before_ms, 9_000 + 2 * BACKGROUND_BACKOFF_MS);
+        hydration.store_kept();
+        hydration.store_refused(20_000);
+        assert_eq!(hydration.not_before_ms, 20_000 + BACKGROUND_BACKOFF_MS);
     }
 }

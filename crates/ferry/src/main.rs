@@ -83,7 +83,10 @@ fn in_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("FERRY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // A log that cannot be written (its disk is full) must not end a volume server: by default that is complained
+    // about with `eprintln!`, which panics when stderr is the very log.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    log.log_internal_errors(false).init();
 }
 
 /// Help and version are answers; everything else clap says becomes one sentence.

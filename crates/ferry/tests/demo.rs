@@ -130,3 +130,15 @@ fn a_kept_demo_can_be_talked_to_and_ended_with_the_commands_it_prints() {
     assert_eq!(states, ["handed_over", "running"]);
     assert_nothing_is_left(dir.path());
 }
+
+#[test]
+fn a_temporary_directory_too_deep_for_sockets_is_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("d".repeat(80));
+    std::fs::create_dir(&deep).unwrap();
+    let output = demo(&deep, &[]).output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint.starts_with("ferry: ") && complaint.contains("TMPDIR"), "{complaint}");
+    assert_nothing_is_left(&deep);
+}

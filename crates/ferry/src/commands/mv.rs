@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use ferry_api::http::Client;
-use ferry_api::{AgentApi, JobState, StartMove};
+use ferry_api::{AgentApi, JobId, StartMove};
 
 use super::job::{Followed, follow, say_ending};
+use crate::args::AGENT_URL_DEFAULT;
 use crate::exit::Exit;
 use crate::output::live::Live;
 use crate::output::{say, say_json};
@@ -15,7 +16,7 @@ pub async fn start(agent: &Client, json: bool, start: StartMove, follow_it: bool
         if json {
             say_json(&job)?;
         } else {
-            say(format_args!("the move is job {}; watch it with: ferry job watch {}", job.id, job.id))?;
+            say(format_args!("the move is job {}; watch it with: {}", job.id, watch_command(agent, job.id)))?;
         }
         return Ok(Exit::Done);
     }
@@ -34,10 +35,18 @@ pub async fn start(agent: &Client, json: bool, start: StartMove, follow_it: bool
             if json {
                 say_json(&agent.job(job.id).await?)?;
             } else {
-                let state = if job.state == JobState::Running { "goes on" } else { "stands" };
-                say(format_args!("the move {state} without you; see: ferry job watch {}", job.id))?;
+                say(format_args!("the move goes on without you; see: {}", watch_command(agent, job.id)))?;
             }
             Ok(Exit::Interrupted)
         }
+    }
+}
+
+/// The command that shows the rest, for the same agent.
+fn watch_command(agent: &Client, job: JobId) -> String {
+    if agent.url() == AGENT_URL_DEFAULT {
+        format!("ferry job watch {job}")
+    } else {
+        format!("ferry job watch {job} --agent {}", agent.url())
     }
 }

@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use ferry_api::AgentApi;
 use ferry_api::http::Client;
 
+use ferry_volume::directory;
+
 use super::processes::{self, Ended};
 
 /// How long an agent may take to answer for the first time.
@@ -18,6 +20,9 @@ const START_MAX: Duration = Duration::from_secs(20);
 const START_POLL: Duration = Duration::from_millis(10);
 /// How many fresh names are tried for the demo's directory.
 const DIRECTORY_TRIES_MAX: u32 = 100;
+
+/// The longest name the directory of a copy of a volume can have: `VOLUME@GENERATION`.
+const LONGEST_VOLUME: &str = "01JD2V6M5X8Y3Q4R5S6T7V8W9X@9999999";
 
 /// One worker of the demo.
 #[derive(Clone, Debug)]
@@ -201,6 +206,14 @@ fn fresh_directory() -> Result<PathBuf> {
     let parent = std::path::absolute(&parent).unwrap_or(parent);
     for number in 0..DIRECTORY_TRIES_MAX {
         let dir = parent.join(format!("ferry-demo-{}-{number}", std::process::id()));
+        let deepest = dir.join("w1").join("volumes").join(LONGEST_VOLUME);
+        if directory::check_socket_paths(&deepest).is_err() {
+            bail!(
+                "the path of the temporary directory {} leaves no room for the sockets in it; set TMPDIR to a shorter \
+                 one, such as /tmp",
+                parent.display()
+            );
+        }
         match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
             Ok(()) => return Ok(dir),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}

@@ -1,7 +1,22 @@
-//! What the integration tests share. First of all: tests that need a program nobody here wrote say so, loudly.
+//! What the integration tests share: real volume servers, servers nobody here wrote, disk images, and one way to
+//! say that a program is missing. Everything lives in temporary directories and ends with its test.
+#![allow(dead_code, reason = "each test binary compiles this room and uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends at, and tells, what it did not expect")]
+
+pub mod cluster;
+pub mod image;
+pub mod peers;
+pub mod volume;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// How long a condition may take to come true before the test gives up on it, in any test on any machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at a condition that nothing announces.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// A program from outside and the Debian package that has it.
 #[derive(Debug, Clone, Copy)]
@@ -10,14 +25,34 @@ pub struct Tool {
     pub package: &'static str,
 }
 
-/// Whether the test called `name` can run: all its tools are there.
-///
-/// A missing one is said past the test runner's capture, with the command that installs it, and the test returns.
-/// With `CI=true` it panics instead: in CI a skip is a failure.
-///
-/// ```ignore
-/// let true = support::requires("nbdcopy_reads_what_was_written", &[NBDCOPY]) else { return };
-/// ```
+pub const NBDKIT: Tool = Tool { program: "nbdkit", package: "nbdkit" };
+pub const NBDINFO: Tool = Tool { program: "nbdinfo", package: "libnbd-bin" };
+pub const NBDCOPY: Tool = Tool { program: "nbdcopy", package: "libnbd-bin" };
+pub const QEMU_IMG: Tool = Tool { program: "qemu-img", package: "qemu-utils" };
+pub const QEMU_IO: Tool = Tool { program: "qemu-io", package: "qemu-utils" };
+pub const QEMU_NBD: Tool = Tool { program: "qemu-nbd", package: "qemu-utils" };
+pub const FIO: Tool = Tool { program: "fio", package: "fio" };
+
+/// Returns from the test when one of the tools is missing, after saying so. In CI that is a failure.
+macro_rules! needs {
+    ($($tool:expr),+ $(,)?) => {
+        if !crate::support::requires(crate::support::test_name!(), &[$($tool),+]) {
+            return;
+        }
+    };
+}
+
+/// The path of the function this stands in.
+macro_rules! test_name {
+    () => {{
+        fn here() {}
+        std::any::type_name_of_val(&here).trim_end_matches("::here")
+    }};
+}
+
+pub(crate) use {needs, test_name};
+
+/// Whether the test called `name` can run: all its tools are there. Each missing one is said as by [`skip`].
 #[must_use = "a test whose tool is missing must return"]
 pub fn requires(name: &str, tools: &[Tool]) -> bool {
     let missing: Vec<&Tool> = tools.iter().filter(|tool| find(tool.program).is_none()).collect();
@@ -32,8 +67,7 @@ pub fn skip(name: &str, what: &str) {
     let message = format!("SKIP {name}: needs {what}");
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{message}; in CI a skip is a failure");
     // The test runner captures only what the print macros write.
-    let said = writeln!(std::io::stderr().lock(), "{message}");
-    said.expect("stderr takes a line");
+    writeln!(std::io::stderr().lock(), "{message}").expect("stderr takes a line");
 }
 
 /// Where `program` is: on the `PATH`, or where Debian keeps what root uses.
@@ -48,4 +82,35 @@ pub fn find(program: &str) -> Option<PathBuf> {
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// Runs a program to its end, whatever that is.
+pub fn run(program: &str, arguments: &[&str]) -> Output {
+    let path = find(program).unwrap_or_else(|| panic!("{program} was required above"));
+    Command::new(path).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
+}
+
+/// Runs a program that must succeed and returns what it printed.
+pub fn succeed(program: &str, arguments: &[&str]) -> String {
+    let output = run(program, arguments);
+    let said = text(&output);
+    assert!(output.status.success(), "{program} {arguments:?}: {}\n{said}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Both streams of a program, as text.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Looks until `condition` gives something. Panics with `what` when it never does.
+pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain until {what}");
+        std::thread::sleep(LOOK_EVERY);
+    }
 }

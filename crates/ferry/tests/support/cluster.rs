@@ -1,0 +1,341 @@
+//! Workers as people have them: real `ferry agent` processes with a configuration file each, asked through the
+//! program's own command line. Every process that an agent starts, directly or not, carries a mark in its environment
+//! and is ended with its cluster.
+//!
+//! Each worker listens on a loopback address of its own (127.0.0.0/8 is all this host's), so no other test and no
+//! outgoing connection can take its port, and peers are known before they run.
+
+use super::until;
+use ferry_api::{Job, JobState, Machine, Volume, VolumeKey, WorkerInfo};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
+
+/// In the environment of everything a worker runs: the worker's own directory.
+const MARK: &str = "FERRY_TEST_WORKER";
+/// Where the first cluster of this test process listens; each has a port of its own.
+const PORT_FIRST: u32 = 20_000;
+/// How many workers of one test process have different addresses.
+const WORKERS_MAX: u32 = 4;
+
+static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
+/// Workers that know each other. Dropped, it ends and removes everything of theirs.
+pub struct Cluster {
+    pub workers: Vec<Worker>,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Two workers, `w1` and `w2`.
+    pub fn two() -> Self {
+        Self::of(&[("w1", ""), ("w2", "")])
+    }
+
+    /// Workers by name, each with further lines for its configuration.
+    pub fn of(workers: &[(&str, &str)]) -> Self {
+        let cluster = Self::configured(workers);
+        cluster.workers.iter().for_each(Worker::start);
+        cluster
+    }
+
+    /// As [`Cluster::of`], but no agent runs yet.
+    pub fn configured(workers: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = PORT_FIRST + CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        let addresses: Vec<_> = (0..workers.len()).map(|index| address(index as u32, port)).collect();
+        let peers: String = workers
+            .iter()
+            .zip(&addresses)
+            .map(|((name, _), address)| format!("{name} = \"http://{address}\"\n"))
+            .collect();
+        let workers = workers.iter().zip(addresses).map(|((name, lines), address)| {
+            let worker = Worker {
+                name: (*name).to_owned(),
+                dir: dir.path().join(name),
+                address,
+                agent: Mutex::new(None),
+            };
+            let text = format!(
+                "name = \"{name}\"\nlisten = \"{address}\"\nstate_dir = \"{}\"\n{lines}\n[peers]\n{peers}",
+                worker.dir.display()
+            );
+            std::fs::write(worker.config(), text).unwrap();
+            worker
+        });
+        Self { workers: workers.collect(), dir }
+    }
+
+    /// A directory of this cluster's, for whatever its test needs.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The first two workers.
+    pub fn pair(&self) -> (&Worker, &Worker) {
+        (&self.workers[0], &self.workers[1])
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for worker in &self.workers {
+                println!("-- the agent of {} said:\n{}", worker.name, worker.log());
+            }
+        }
+        self.workers.iter().for_each(Worker::kill);
+        self.workers.iter().for_each(Worker::kill_rest);
+    }
+}
+
+/// One worker: a name, a directory, an address and, while it runs, an agent.
+pub struct Worker {
+    pub name: String,
+    /// Its state directory.
+    pub dir: PathBuf,
+    pub address: SocketAddr,
+    agent: Mutex<Option<Child>>,
+}
+
+impl Worker {
+    /// Starts the agent and returns when it listens.
+    pub fn start(&self) {
+        let mut agent = self.spawn();
+        until(&format!("the agent of {} listens", self.name), || {
+            if let Some(status) = agent.try_wait().unwrap() {
+                panic!("the agent of {} ended with {status}:\n{}", self.name, self.log());
+            }
+            TcpStream::connect(self.address).ok()
+        });
+        let before = self.agent.lock().unwrap().replace(agent);
+        assert!(before.is_none(), "one agent at a time");
+    }
+
+    /// Starts an agent that may end at once; the caller waits for it.
+    pub fn spawn(&self) -> Child {
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_ferry"))
+            .args(["agent", "--config"])
+            .arg(self.config())
+            .env(MARK, &self.dir)
+            .env_remove("FERRY_LOG")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Ends the agent at once, as a crash would, and returns when it is gone. Its machines and volumes go on.
+    pub fn kill(&self) {
+        if let Some(mut agent) = self.agent.lock().unwrap().take() {
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+        }
+    }
+
+    /// Kills the agent and starts it again.
+    pub fn restart(&self) {
+        self.kill();
+        self.start();
+    }
+
+    /// Where the agent listens, as its clients write it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.dir.with_extension("toml")
+    }
+
+    /// All its agents said so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.with_extension("log")
+    }
+
+    /// The directory of a copy of a volume.
+    pub fn volume_dir(&self, key: VolumeKey) -> PathBuf {
+        self.dir.join("volumes").join(key.to_string())
+    }
+
+    /// `ferry WORDS`, asking this worker's agent.
+    pub fn ferry(&self, words: &[&str]) -> Said {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ferry"));
+        let output =
+            command.args(words).env("FERRY_AGENT", self.url()).stdin(Stdio::null()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).expect("ferry writes UTF-8");
+        Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// `ferry WORDS --json`, which must succeed.
+    pub fn ask<T: DeserializeOwned>(&self, words: &[&str]) -> T {
+        let said = self.ferry(&with_json(words));
+        assert_eq!(said.code, Some(0), "ferry {words:?}: {}", said.stderr);
+        serde_json::from_str(&said.stdout).unwrap_or_else(|e| panic!("ferry {words:?}: {e}: {}", said.stdout))
+    }
+
+    /// `ferry WORDS`, which must be refused with `code`: answers the one sentence on stderr, without `ferry: `. With
+    /// `--json` it is refused with the same words.
+    pub fn refusal(&self, words: &[&str], code: i32) -> String {
+        let [plain, json] = [words.to_vec(), with_json(words)].map(|words| {
+            let said = self.ferry(&words);
+            assert_eq!(said.code, Some(code), "ferry {words:?}: {said:?}");
+            assert_eq!(said.stdout, "", "ferry {words:?}");
+            said.sentence()
+        });
+        assert_eq!(plain, json);
+        plain
+    }
+
+    pub fn machine(&self, name: &str) -> Machine {
+        self.ask(&["machine", "show", name])
+    }
+
+    pub fn volume(&self, name: &str) -> Volume {
+        self.ask(&["volume", "show", name])
+    }
+
+    /// Moves a machine to `to` and follows the job to its end, which must be success.
+    pub fn moves(&self, machine: &str, to: &Self) -> Job {
+        let job: Job = self.ask(&["move", machine, "--to", &to.name]);
+        assert_eq!(job.state, JobState::Succeeded, "{job:?}");
+        job
+    }
+
+    /// Looks at the volume until `condition` holds, and answers it as it was then.
+    pub fn wait_for_volume(&self, name: &str, what: &str, condition: impl Fn(&Volume) -> bool) -> Volume {
+        until(&format!("volume {name} of {}: {what}", self.name), || {
+            Some(self.volume(name)).filter(&condition)
+        })
+    }
+
+    /// All processes that this worker started and that still run, without the agent that [`Worker::start`] started.
+    pub fn processes(&self) -> BTreeSet<u32> {
+        let agent = self.agent.lock().unwrap().as_ref().map(Child::id);
+        let pids = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| Some(*pid) != agent && is_marked(*pid, &self.dir)).collect()
+    }
+
+    /// Ends all that [`Worker::processes`] finds.
+    fn kill_rest(&self) {
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            // What they have just forked is found by the next look.
+            left.into_iter().for_each(|pid| self.kill_process(pid));
+        }
+    }
+
+    /// Kills a process of this worker and returns when it is gone.
+    fn kill_process(&self, pid: u32) {
+        let Ok(process) = pidfd_open(process_id(pid), PidfdFlags::empty()) else { return };
+        // The number may have become another process's between the look and the descriptor.
+        if is_marked(pid, &self.dir) {
+            // It may have ended since, which is what is wanted.
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+            wait_ended(&process);
+        }
+    }
+
+    /// What there is of this worker: to be compared before and after something that must leave nothing behind.
+    pub fn belongings(&self) -> Belongings {
+        let entries = |dir: &str| {
+            let entries = std::fs::read_dir(self.dir.join(dir)).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+        };
+        let info: WorkerInfo = self.ask(&["worker", "show"]);
+        let machines: Vec<Machine> = self.ask(&["machine", "list"]);
+        let volumes: Vec<Volume> = self.ask(&["volume", "list"]);
+        Belongings {
+            directories: entries("volumes").into_iter().chain(entries("machines")).collect(),
+            processes: self.processes(),
+            machines: machines.iter().map(|machine| format!("{} {:?}", machine.name, machine.job)).collect(),
+            volumes: volumes
+                .iter()
+                .map(|v| format!("{} {}@{} {:?}", v.name, v.id, v.generation, v.ownership))
+                .collect(),
+            promised_bytes: info.room.promised_bytes,
+        }
+    }
+}
+
+/// What a worker has.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Belongings {
+    pub directories: BTreeSet<PathBuf>,
+    pub processes: BTreeSet<u32>,
+    pub machines: Vec<String>,
+    pub volumes: Vec<String>,
+    pub promised_bytes: u64,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    /// The one sentence on stderr, without the program's name.
+    pub fn sentence(&self) -> String {
+        let mut lines = self.stderr.lines();
+        let (Some(line), None) = (lines.next(), lines.next()) else { panic!("not one line: {self:?}") };
+        let sentence = line.strip_prefix("ferry: ").unwrap_or_else(|| panic!("not said by ferry: {self:?}"));
+        assert!(!sentence.contains('\u{1b}') && !sentence.contains("panicked"), "{self:?}");
+        sentence.to_owned()
+    }
+}
+
+/// `words` with `--json`, before those of the machine.
+fn with_json<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let mut words = words.to_vec();
+    let at = words.iter().position(|word| *word == "--").unwrap_or(words.len());
+    words.insert(at, "--json");
+    words
+}
+
+/// The loopback address of a worker of this test process: the process id is in it.
+fn address(worker: u32, port: u32) -> SocketAddr {
+    assert!(worker < WORKERS_MAX);
+    let low = std::process::id() * WORKERS_MAX + worker;
+    let [_, a, b, c] = low.to_be_bytes();
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, a, b, c)), u16::try_from(port).unwrap())
+}
+
+/// Whether `pid` is a living process that the worker with this directory started.
+fn is_marked(pid: u32, dir: &Path) -> bool {
+    // A process that has ended or is another user's has no environment to be read.
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let mark = format!("{MARK}={}", dir.display());
+    environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+}
+
+fn process_id(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).unwrap()).expect("a process id is positive")
+}
+
+fn wait_ended(process: &OwnedFd) {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut ended, None).expect("a process descriptor can be waited for");
+}

@@ -271,6 +271,25 @@ fn after_a_failed_sync_nothing_is_promised_any_more() {
 }
 
 #[test]
+fn a_flush_after_a_failed_persist_tells_the_map_again() {
+    let mut engine = quiet_clone(4 * MIB);
+    let written = op(&ask(&mut engine, 1, write(0, 4096)));
+    done(&mut engine, written);
+    let sync = op(&ask(&mut engine, 2, RequestKind::Flush));
+    let persist = done(&mut engine, sync);
+    let refused = tell(&mut engine, Event::Done { op: op(&persist), result: Err(Errno::ENOSPC) });
+    assert!(refused.contains(&failed(2, Errno::ENOSPC)), "{refused:?}");
+    let sync = op(&ask(&mut engine, 3, RequestKind::Flush));
+    let again = done(&mut engine, sync);
+    let told = |operations: &[Operation]| match operations {
+        [Operation::Persist { records, .. }] => records.clone(),
+        _ => panic!("the guest's block must be told to the map: {operations:?}"),
+    };
+    assert_eq!(told(&again), told(&persist));
+    assert_eq!(done(&mut engine, op(&again)), [ok(3)]);
+}
+
+#[test]
 fn a_source_that_answers_nonsense_is_copied_block_by_block() {
     let mut engine = engine(8192, Phase::Open, true);
     let query = op(&tell(&mut engine, Event::SourceUp));

@@ -93,6 +93,9 @@ pub struct Demo {
     /// Leave the two workers and the machine running
     #[arg(long)]
     pub keep: bool,
+    /// End and remove a demo that was kept, and do nothing else
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["keep", "json", "size", "used"])]
+    pub end: Option<PathBuf>,
     /// Print nothing but the summary, as JSON
     #[arg(long)]
     pub json: bool,

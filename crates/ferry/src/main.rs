@@ -51,6 +51,7 @@ fn main() -> ExitCode {
 fn run(meant: Meant) -> Result<Exit> {
     match meant {
         Meant::Demo(options) => in_runtime(demo::run(options)),
+        Meant::DemoEnd { dir } => demo::end_kept(&dir),
         Meant::Ask(asked) => in_runtime(commands::ask(*asked)),
         Meant::DemoWriter(options) => {
             log_to_stderr();

@@ -30,6 +30,11 @@ pub struct Misuse(pub String);
 pub enum Meant {
     /// Show the demo.
     Demo(DemoOptions),
+    /// End a demo that was kept.
+    DemoEnd {
+        /// Its directory.
+        dir: PathBuf,
+    },
     /// Be the demo's machine.
     DemoWriter(WriterOptions),
     /// Be an agent.
@@ -108,6 +113,7 @@ impl Meant {
     /// [`Misuse`] with the sentence for the person.
     pub fn from_typed(typed: Typed) -> Result<Self, Misuse> {
         match typed.command {
+            args::Command::Demo(args::Demo { end: Some(dir), .. }) => Ok(Self::DemoEnd { dir }),
             args::Command::Demo(demo) => Ok(Self::Demo(demo_options(&demo)?)),
             args::Command::DemoWriter(writer) => Ok(Self::DemoWriter(writer_options(writer)?)),
             args::Command::Agent { config } => Ok(Self::Agent { config }),

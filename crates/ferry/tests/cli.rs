@@ -83,6 +83,18 @@ fn an_agent_without_its_configuration_ends_with_1_and_one_sentence() {
 }
 
 #[test]
+fn only_the_directory_of_a_kept_demo_is_ended_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("w1.toml"), "").unwrap();
+    for path in [dir.path(), &dir.path().join("ferry-demo-1-0")] {
+        let (code, _, stderr) = ferry(&format!("demo --end {}", path.display()));
+        assert_eq!(code, 1, "{stderr}");
+        assert_is_one_sentence("demo --end", &stderr);
+    }
+    assert!(dir.path().join("w1.toml").exists());
+}
+
+#[test]
 fn a_volume_server_without_its_volume_ends_with_1_and_one_sentence() {
     let (code, _, stderr) = ferry("volume-server --dir /does/not/exist");
     assert_eq!(code, 1, "{stderr}");

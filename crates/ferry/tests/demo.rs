@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const MIB: u64 = 1024 * 1024;
@@ -116,17 +116,16 @@ fn a_kept_demo_can_be_talked_to_and_ended_with_the_commands_it_prints() {
     };
     let states: Vec<String> = urls.iter().map(|url| state_at(url)).collect();
 
-    let end = said.lines().find_map(|line| line.trim().strip_prefix("kill ")).unwrap();
-    let pids = end.split(';').next().unwrap().split(' ').map(|pid| pid.parse::<i32>().unwrap());
-    // Opened before they end, so that no number can come to mean another process.
-    let ends: Vec<_> =
-        pids.map(|pid| pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap()).collect();
-    let ended = Command::new("sh").args(["-c", &format!("kill {end}")]).status().unwrap();
-    assert!(ended.success());
-    for pidfd in &ends {
-        let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut fds, None).unwrap();
-    }
+    // A move later there are other processes than those the demo has seen.
+    let words: Vec<&str> =
+        said.lines().find(|line| line.contains("--to w1")).unwrap().split_whitespace().collect();
+    assert_eq!(words[..2], ["ferry", "move"]);
+    let moved = Command::new(assert_cmd::cargo::cargo_bin!("ferry")).args(&words[1..]).output().unwrap();
+
+    let words: Vec<&str> =
+        said.lines().find(|line| line.contains("demo --end")).unwrap().split_whitespace().collect();
+    let ended = Command::new(assert_cmd::cargo::cargo_bin!("ferry")).args(&words[1..]).status().unwrap();
+    assert!(moved.status.success() && ended.success());
     assert_eq!(states, ["handed_over", "running"]);
     assert_nothing_is_left(dir.path());
 }

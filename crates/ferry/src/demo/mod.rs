@@ -95,6 +95,15 @@ pub async fn run(options: DemoOptions) -> Result<Exit> {
     Ok(if played?.ok { Exit::Done } else { Exit::DataMissing })
 }
 
+/// Ends and removes the demo that was kept in `dir`.
+///
+/// # Errors
+/// `dir` is not a demo's, or cannot be removed.
+pub fn end_kept(dir: &Path) -> Result<Exit> {
+    workers::end_kept(dir)?;
+    Ok(Exit::Done)
+}
+
 /// Whoever is in front of it wants the demo to end.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};

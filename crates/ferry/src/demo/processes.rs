@@ -2,7 +2,8 @@
 //!
 //! Volume servers and machines outlive their agents on purpose, so ending the agents is not enough. The demo makes
 //! itself the *subreaper* of all it starts (prctl(2)): whatever loses its parent becomes its child, is seen in
-//! /proc as such, and is ended by its own id. Invariant: only descendants of this process are ever signalled.
+//! /proc as such, and is ended by its own id. A demo that was kept is ended later by another process: then its members
+//! are those that run this program's parts on files in its directory. Invariant: nobody else is ever signalled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -82,10 +83,33 @@ pub fn start_self(args: &[&std::ffi::OsStr], log: &Path) -> Result<u32> {
     Ok(child.id())
 }
 
-/// Ends `first` (so that nobody starts anything again) and then every other descendant.
+/// Ends the agents `first` (so that nobody starts anything again) and then every other descendant.
 pub fn end_all(first: &[u32], ended: &Ended) {
     end(&|| first.iter().copied().filter(|pid| ended.of(*pid).is_none()).collect(), ended);
     end(&|| descendants().into_iter().collect(), ended);
+}
+
+/// Ends everything of the kept demo in `dir`, agents first.
+pub fn end_kept(dir: &Path) {
+    let ended = Ended::default();
+    for part in [&["agent"][..], &["agent", "volume-server", "demo-writer"]] {
+        end(&|| all_pids().into_iter().filter(|pid| is_part(*pid, part, dir)).collect(), &ended);
+    }
+}
+
+/// Whether `pid` runs one of `parts` of this program on something in `dir`.
+fn is_part(pid: u32, parts: &[&str], dir: &Path) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    parent_of_living(pid).is_some() && runs_part(&line, parts, dir)
+}
+
+/// `line` is a command line as in /proc: each word ends in a NUL.
+fn runs_part(line: &[u8], parts: &[&str], dir: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let mut words = line.split(|byte| *byte == 0).map(std::ffi::OsStr::from_bytes);
+    let part = words.nth(1);
+    part.is_some_and(|word| parts.iter().any(|part| word == *part))
+        && words.any(|word| word != dir.as_os_str() && Path::new(word).starts_with(dir))
 }
 
 /// All living descendants of this process.
@@ -159,6 +183,20 @@ mod tests {
         assert_eq!(parse_parent("12 (a) S 3 (b) R 8 12"), Some(8));
         assert_eq!(parse_parent("12 (cat) Z 7 12 12 0"), None);
         assert_eq!(parse_parent("12 (cat"), None);
+    }
+
+    #[test]
+    fn only_parts_of_this_program_that_work_in_the_directory_belong_to_a_kept_demo() {
+        let dir = Path::new("/t/ferry-demo-7-0");
+        let parts = ["agent", "volume-server"];
+        let is = |line: &str| runs_part(line.replace(' ', "\0").as_bytes(), &parts, dir);
+        assert!(is("/bin/ferry agent --config /t/ferry-demo-7-0/w1.toml "));
+        assert!(is("ferry volume-server --dir /t/ferry-demo-7-0/w1/volumes/x "));
+        assert!(!is("ferry agent --config /t/ferry-demo-7-01/w1.toml "));
+        assert!(!is("ferry demo --end /t/ferry-demo-7-0/ "));
+        assert!(!is("vi /t/ferry-demo-7-0/w1.toml "));
+        assert!(!is("sh -c ferry agent /t/ferry-demo-7-0/w1.toml "));
+        assert!(!is(""));
     }
 
     #[test]

@@ -21,6 +21,8 @@ const START_POLL: Duration = Duration::from_millis(10);
 /// How many fresh names are tried for the demo's directory.
 const DIRECTORY_TRIES_MAX: u32 = 100;
 
+/// How the names of all demos' directories begin.
+const DIRECTORY_PREFIX: &str = "ferry-demo-";
 /// The longest name the directory of a copy of a volume can have: `VOLUME@GENERATION`.
 const LONGEST_VOLUME: &str = "01JD2V6M5X8Y3Q4R5S6T7V8W9X@9999999";
 
@@ -85,14 +87,7 @@ impl Household {
                 ));
             }
         }
-        // Agents first: they would start again what is ended before them.
-        let rest = processes::descendants().into_iter().filter(|pid| !self.agents.contains(pid));
-        let pids: Vec<String> = self.agents.iter().copied().chain(rest).map(|pid| pid.to_string()).collect();
-        lines.push(format!(
-            "End and remove everything:\n  kill {}; rm -r {}",
-            pids.join(" "),
-            self.dir.display()
-        ));
+        lines.push(format!("End and remove everything:\n  ferry demo --end {}", self.dir.display()));
         lines.join("\n")
     }
 
@@ -111,6 +106,24 @@ impl Drop for Household {
         // Nobody is left who could be told, and it lies in the directory for temporary files.
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Ends everything of the demo that was kept in `dir`, and removes it.
+///
+/// # Errors
+/// `dir` is not a demo's, or cannot be removed.
+pub fn end_kept(dir: &Path) -> Result<()> {
+    let is_ours =
+        dir.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(DIRECTORY_PREFIX));
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    if !is_ours || !dir.join("w1.toml").is_file() {
+        bail!(
+            "{} is not the directory of a kept demo; give the one that `ferry demo --keep` printed",
+            dir.display()
+        );
+    }
+    processes::end_kept(&dir);
+    std::fs::remove_dir_all(&dir).with_context(|| format!("{} cannot be removed", dir.display()))
 }
 
 /// Starts two agents that know each other and waits until both answer.
@@ -205,7 +218,7 @@ fn fresh_directory() -> Result<PathBuf> {
     let parent = std::env::temp_dir();
     let parent = std::path::absolute(&parent).unwrap_or(parent);
     for number in 0..DIRECTORY_TRIES_MAX {
-        let dir = parent.join(format!("ferry-demo-{}-{number}", std::process::id()));
+        let dir = parent.join(format!("{DIRECTORY_PREFIX}{}-{number}", std::process::id()));
         let deepest = dir.join("w1").join("volumes").join(LONGEST_VOLUME);
         if directory::check_socket_paths(&deepest).is_err() {
             bail!(

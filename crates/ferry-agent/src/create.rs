@@ -121,7 +121,7 @@ pub(crate) async fn import(core: &Core, import: ImportVolume) -> Answer<Volume> 
         );
         return Err(ApiError::new(ErrorCode::BadSource, message));
     }
-    if size_bytes % SECTOR_BYTES != 0 && import.size_bytes.is_none() {
+    if !size_bytes.is_multiple_of(SECTOR_BYTES) && import.size_bytes.is_none() {
         let message = format!(
             "{} has {size_bytes} bytes, which is no multiple of {SECTOR_BYTES}; pad it, or ask for a smaller size",
             import.source
@@ -191,7 +191,7 @@ impl Shape {
     fn checked(size_bytes: u64, region_bytes: Option<u32>) -> Answer<Self> {
         let region_bytes = region_bytes.unwrap_or(REGION_BYTES_DEFAULT);
         let refuse = |message| Err(ApiError::new(ErrorCode::InvalidRequest, message));
-        if size_bytes == 0 || size_bytes % SECTOR_BYTES != 0 {
+        if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
             return refuse(format!(
                 "a volume cannot have {size_bytes} bytes; give a multiple of {SECTOR_BYTES} above 0"
             ));

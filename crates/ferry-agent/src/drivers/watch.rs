@@ -167,14 +167,17 @@ fn start_ticks(pid: u32) -> io::Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::os::unix::process::CommandExt;
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
 
+    #[allow(clippy::zombie_processes, reason = "reaping them is what is tested")]
     fn child(program: &str, args: &[&str]) -> Child {
         Command::new(program).args(args).process_group(0).spawn().unwrap()
     }
 
     #[tokio::test]
+    #[allow(clippy::zombie_processes, reason = "reaping it is what is tested")]
     async fn the_end_of_a_child_is_noticed_with_its_exit_code() {
         let child = child("sh", &["-c", "exit 7"]);
         let watch = Watch::open(child.id()).unwrap().unwrap();
@@ -182,8 +185,12 @@ mod tests {
     }
 
     #[tokio::test]
+    #[allow(clippy::zombie_processes, reason = "reaping it is what is tested")]
     async fn a_process_that_ignores_its_stop_signal_is_killed_with_its_group() {
-        let child = child("sh", &["-c", "trap '' TERM; sleep 1000 & wait; sleep 1000"]);
+        let script = "trap '' TERM; sleep 1000 & echo ready; wait; sleep 1000";
+        let mut child =
+            Command::new("sh").args(["-c", script]).process_group(0).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
         let watch = Watch::open(child.id()).unwrap().unwrap();
         let ended = watch.stop(Signal::TERM.as_raw(), Duration::ZERO).await;
         assert_eq!(ended, Ended { code: None, signal: Some(9) });

@@ -239,7 +239,8 @@ impl<D: Driver> Inner<D> {
         for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
             let name = || volume.name.clone();
             let status = self.volumes.converge(key).await;
-            let status = status.map_err(|cause| MachinesError::Volume { name: name(), cause })?;
+            let status =
+                status.map_err(|cause| MachinesError::Volume { name: name(), cause: Box::new(cause) })?;
             if status.is_none_or(|status| status.phase != Phase::Open) {
                 return Err(MachinesError::VolumeNotOpen { name: name() });
             }

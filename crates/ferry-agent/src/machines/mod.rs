@@ -41,7 +41,7 @@ pub enum MachinesError {
         name: VolumeName,
         /// Why.
         #[source]
-        cause: VolumesError,
+        cause: Box<VolumesError>,
     },
     /// A volume of it is not open.
     #[error("volume {name} does not serve yet; wait until it does")]
@@ -285,6 +285,3 @@ impl<D> Inner<D> {
         Ok(Launch { spec: record.spec.clone(), log: dir.join(LOG), dir, env })
     }
 }
-
-#[cfg(test)]
-mod tests;

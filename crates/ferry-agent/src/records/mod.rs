@@ -13,11 +13,13 @@
 mod change;
 mod lock;
 mod read;
+mod refusal;
 mod schema;
 mod types;
 
-pub use change::{Change, ChangeRefused, Touched};
+pub use change::{Change, Touched};
 pub use lock::StateLock;
+pub use refusal::ChangeRefused;
 pub use types::{
     CrossingRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord, Standing, VolumeRecord,
 };

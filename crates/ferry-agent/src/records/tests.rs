@@ -1,1 +1,286 @@
 //! The records as the rest of the agent sees them, on a real file.
+
+use super::*;
+use ferry_api::{
+    Desired, Generation, JobKind, MachineId, MachineSpec, MachineVolume, Ownership, VolumeId, WorkerName,
+};
+use serde_json::json;
+
+fn worker(name: &str) -> WorkerName {
+    name.parse().unwrap()
+}
+
+fn volume(machine: Option<MachineId>) -> VolumeRecord {
+    VolumeRecord {
+        id: VolumeId::fresh(),
+        generation: Generation::FIRST,
+        name: "data".parse().unwrap(),
+        machine,
+        size_bytes: 1 << 30,
+        region_bytes: 1 << 20,
+        ownership: Ownership::Ours,
+        source: None,
+        made: false,
+        bytes_expected: 0,
+        created_at_ms: 1,
+    }
+}
+
+fn machine(name: &str) -> (MachineRecord, VolumeRecord) {
+    let id = MachineId::fresh();
+    let volume = volume(Some(id));
+    let disk = MachineVolume { name: volume.name.clone(), volume: volume.id, generation: volume.generation };
+    let machine = MachineRecord {
+        id,
+        name: name.parse().unwrap(),
+        spec: MachineSpec::process("sleep", ["1000"]),
+        volumes: vec![disk],
+        desired: Desired::Running,
+        generation: Generation::FIRST,
+        standing: Standing::Ours,
+        job: None,
+        halted: false,
+        process: None,
+        last_exit: None,
+        created_at_ms: 1,
+    };
+    (machine, volume)
+}
+
+fn job(machine: &MachineRecord) -> JobRecord {
+    let kind = JobKind::Move {
+        machine: machine.id,
+        machine_name: machine.name.clone(),
+        from: worker("w1"),
+        to: worker("w2"),
+    };
+    JobRecord { id: JobId::fresh(), kind, created_at_ms: 2, finished: false }
+}
+
+struct Book {
+    dir: tempfile::TempDir,
+    records: Records,
+    machine: MachineRecord,
+    volume: VolumeRecord,
+    job: JobRecord,
+}
+
+/// Records with a machine, its volume, and a job that holds it.
+async fn book() -> Book {
+    let dir = tempfile::tempdir().unwrap();
+    let records = Records::open(dir.path()).unwrap();
+    let (machine, volume) = machine("web");
+    let job = job(&machine);
+    let changes =
+        vec![Change::AddMachine(Box::new(machine.clone())), Change::AddVolume(Box::new(volume.clone()))];
+    records.change(changes).await.unwrap();
+    let changes =
+        vec![Change::AddJob(Box::new(job.clone())), Change::Claim { machine: machine.id, job: job.id }];
+    records.append(job.id, 1, &json!({"event": "started"}), changes).await.unwrap();
+    Book { dir, records, machine, volume, job }
+}
+
+fn refused(result: Result<(), RecordsError>) -> ChangeRefused {
+    match result {
+        Err(RecordsError::Refused(refused)) => refused,
+        other => panic!("{other:?} is not a refusal"),
+    }
+}
+
+impl Book {
+    fn halt(&self) -> Change {
+        Change::Halt { machine: self.machine.id, job: self.job.id, halted: true }
+    }
+
+    fn own(&self, ownership: Ownership) -> Change {
+        Change::Own { key: self.volume.key(), ownership }
+    }
+
+    fn hand_over(&self) -> Change {
+        Change::HandOver { job: self.job.id, machine: self.machine.id, to: worker("w2") }
+    }
+
+    async fn handed_over(&self) {
+        let seal = self.own(Ownership::Sealed { job: self.job.id });
+        let changes = vec![self.halt(), seal, self.hand_over()];
+        self.records.append(self.job.id, 2, &json!("handed over"), changes).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_after_reopening() {
+    let book = book().await;
+    let Book { dir, records, machine, volume, job } = book;
+    drop(records);
+    let records = Records::open(dir.path()).unwrap();
+    let found = records.machine(machine.id).await.unwrap().unwrap();
+    assert_eq!(found, MachineRecord { job: Some(job.id), ..machine });
+    assert_eq!(records.volume(volume.key()).await.unwrap(), Some(volume));
+    assert_eq!(records.unfinished_jobs().await.unwrap(), std::slice::from_ref(&job));
+    let journal = records.journal(job.id, 0).await.unwrap();
+    assert_eq!(journal, [JournalRow { job: job.id, seq: 1, entry: json!({"event": "started"}) }]);
+}
+
+#[tokio::test]
+async fn an_entry_and_its_changes_stand_or_fall_together() {
+    let book = book().await;
+    // The volume is not sealed, so the deed does not fit.
+    let refused = refused(
+        book.records.append(book.job.id, 2, &json!("deed"), vec![book.halt(), book.hand_over()]).await,
+    );
+    assert!(matches!(refused, ChangeRefused::Ownership { .. }), "{refused:?}");
+    assert_eq!(book.records.journal(book.job.id, 1).await.unwrap(), []);
+    let machine = book.records.machine(book.machine.id).await.unwrap().unwrap();
+    assert_eq!((machine.standing, machine.halted), (Standing::Ours, false));
+}
+
+#[tokio::test]
+async fn an_entry_out_of_order_is_refused() {
+    let book = book().await;
+    for seq in [1, 3] {
+        let result = book.records.append(book.job.id, seq, &json!("x"), Vec::new()).await;
+        assert!(matches!(refused(result), ChangeRefused::EntryOutOfOrder { last: 1, .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_machine_is_held_by_one_job_at_a_time() {
+    let book = book().await;
+    let other = JobId::fresh();
+    let claim = Change::Claim { machine: book.machine.id, job: other };
+    let refusal = refused(book.records.change(vec![claim.clone()]).await);
+    assert_eq!(refusal.code(), ErrorCode::Busy);
+    assert!(refusal.to_string().contains("already moving"), "{refusal}");
+    let desire = Change::Desire { machine: book.machine.id, desired: Desired::Stopped };
+    assert_eq!(refused(book.records.change(vec![desire]).await).code(), ErrorCode::Busy);
+    // Another job cannot let go of it either.
+    book.records.change(vec![Change::Unclaim { machine: book.machine.id, job: other }]).await.unwrap();
+    assert_eq!(refused(book.records.change(vec![claim.clone()]).await).code(), ErrorCode::Busy);
+    book.records.change(vec![Change::Unclaim { machine: book.machine.id, job: book.job.id }]).await.unwrap();
+    book.records.change(vec![claim]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_with_a_process_is_not_handed_over() {
+    let book = book().await;
+    let process = ProcessMark { pid: 7, start_ticks: 1, boot_id: "boot".to_owned(), started_at_ms: 1 };
+    let starts = Change::ProcessStarts { machine: book.machine.id, process };
+    book.records.change(vec![starts.clone()]).await.unwrap();
+    assert!(matches!(refused(book.records.change(vec![starts]).await), ChangeRefused::MayNotStart(_)));
+    let seal = book.own(Ownership::Sealed { job: book.job.id });
+    let result = book.records.change(vec![book.halt(), seal, book.hand_over()]).await;
+    assert!(matches!(refused(result), ChangeRefused::StillRuns(_)));
+}
+
+#[tokio::test]
+async fn what_was_handed_over_is_never_taken_back() {
+    let book = book().await;
+    book.handed_over().await;
+    let job = book.job.id;
+    for ownership in
+        [Ownership::Ours, Ownership::Sealed { job }, Ownership::Prepared { job, from: worker("w2") }]
+    {
+        assert!(matches!(
+            refused(book.records.change(vec![book.own(ownership)]).await),
+            ChangeRefused::Ownership { .. }
+        ));
+    }
+    let machine = book.machine.id;
+    let process = ProcessMark { pid: 7, start_ticks: 1, boot_id: "boot".to_owned(), started_at_ms: 1 };
+    let stale = [
+        Change::Desire { machine, desired: Desired::Running },
+        Change::Claim { machine, job: JobId::fresh() },
+        Change::Halt { machine, job, halted: false },
+        Change::ProcessStarts { machine, process },
+    ];
+    for change in stale {
+        let refusal = refused(book.records.change(vec![change]).await);
+        assert_eq!(refusal.code(), ErrorCode::HandedOver, "{refusal}");
+    }
+    let retired = Ownership::Retired { to: worker("w2"), until_ms: 9 };
+    book.records.change(vec![book.own(retired.clone())]).await.unwrap();
+    assert!(
+        refused(book.records.change(vec![book.own(Ownership::Ours)]).await).code() == ErrorCode::Conflict
+    );
+    assert_eq!(book.records.volume(book.volume.key()).await.unwrap().unwrap().ownership, retired);
+}
+
+#[tokio::test]
+async fn a_machine_comes_back_only_at_a_higher_generation() {
+    let book = book().await;
+    book.handed_over().await;
+    let again = |generation| {
+        let record = MachineRecord { generation, ..book.machine.clone() };
+        book.records.change(vec![Change::AddMachine(Box::new(record))])
+    };
+    assert!(matches!(refused(again(Generation(1)).await), ChangeRefused::MachineHere(_)));
+    again(Generation(3)).await.unwrap();
+    let back = book.records.machine(book.machine.id).await.unwrap().unwrap();
+    assert_eq!((back.standing, back.generation), (Standing::Ours, Generation(3)));
+    // The job that took it away ends later and has no hold on it any more.
+    book.records.change(vec![Change::Unclaim { machine: book.machine.id, job: book.job.id }]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_is_free_again_once_its_machine_was_handed_over() {
+    let book = book().await;
+    let (other, _) = machine("web");
+    let add = Change::AddMachine(Box::new(other));
+    let refusal = refused(book.records.change(vec![add.clone()]).await);
+    assert_eq!(refusal.code(), ErrorCode::AlreadyExists);
+    book.handed_over().await;
+    book.records.change(vec![add]).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_failed_write_nothing_is_written_any_more() {
+    let book = book().await;
+    // Somebody takes the table away under the agent: the next append cannot be written.
+    let saboteur = Connection::open(book.dir.path().join(FILE)).unwrap();
+    saboteur.execute_batch("ALTER TABLE journal RENAME TO stolen").unwrap();
+    let lost = book.records.append(book.job.id, 2, &json!("x"), Vec::new()).await;
+    assert!(matches!(lost, Err(RecordsError::Read(_) | RecordsError::Lost { .. })), "{lost:?}");
+    saboteur.execute_batch("DROP TABLE machines").unwrap();
+    let lost = book.records.change(vec![Change::RemoveMachine(book.machine.id)]).await;
+    assert!(matches!(lost, Err(RecordsError::Lost { .. })), "{lost:?}");
+    assert!(!book.records.failure().await.is_empty());
+    let after = book.records.change(vec![Change::RemoveVolume(book.volume.key())]).await;
+    assert!(matches!(after, Err(RecordsError::Lost { .. })), "{after:?}");
+    assert!(book.records.volume(book.volume.key()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn records_of_a_later_version_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Records::open(dir.path()).unwrap());
+    let later = Connection::open(dir.path().join(FILE)).unwrap();
+    later.pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Records::open(dir.path()), Err(RecordsError::TooNew { found: 99, .. })));
+}
+
+#[test]
+fn a_state_directory_is_held_by_one_agent_and_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = StateLock::take(dir.path()).unwrap();
+    let refusal = StateLock::take(dir.path()).unwrap_err().to_string();
+    assert!(refusal.contains(&format!("process {}", std::process::id())), "{refusal}");
+    assert!(refusal.contains("agent.lock"), "{refusal}");
+    drop(held);
+    StateLock::take(dir.path()).unwrap();
+}
+
+#[tokio::test]
+async fn changes_are_told_after_they_are_durable() {
+    let book = book().await;
+    let mut touched = book.records.touched();
+    book.handed_over().await;
+    let mut told = Vec::new();
+    while let Ok(what) = touched.try_recv() {
+        told.push(what);
+    }
+    let machine = book.machine.id;
+    assert_eq!(
+        told,
+        [Touched::Machine(machine), Touched::Volume(book.volume.key()), Touched::MachineWithVolumes(machine)]
+    );
+}

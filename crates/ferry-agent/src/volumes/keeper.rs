@@ -26,6 +26,15 @@ const RAN_WELL: Duration = Duration::from_secs(10);
 /// First and longest wait before something that failed is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
+/// Whether a copy is about to be deleted, so that its last writes do not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doomed {
+    /// It is.
+    Yes,
+    /// It is kept.
+    No,
+}
+
 /// Keeps one copy.
 pub(super) struct Keeper {
     key: VolumeKey,
@@ -179,7 +188,7 @@ impl Inner {
         let key = record.key();
         let service = wanted(&record.ownership);
         if service == Service::None {
-            self.end_server(key).await?;
+            self.end_server(key, Doomed::No).await?;
             return Ok(None);
         }
         let status = self.serving(record).await?;
@@ -284,8 +293,9 @@ impl Inner {
         Ok(asking.await.expect("asking a volume server does not panic")?)
     }
 
-    /// Ends the server of a copy if it runs, and waits until it has ended.
-    pub(super) async fn end_server(&self, key: VolumeKey) -> Result<(), VolumesError> {
+    /// Ends the server of a copy if it runs, and waits until it has ended. If it cannot make its last writes
+    /// durable it goes on, unless the copy is doomed.
+    pub(super) async fn end_server(&self, key: VolumeKey, doomed: Doomed) -> Result<(), VolumesError> {
         let status = match self.status(key).await {
             Err(VolumesError::Control(ControlError::NotRunning { .. })) => return Ok(()),
             other => other?,
@@ -297,6 +307,10 @@ impl Inner {
             // It may be gone before its answer is.
             Ok(())
             | Err(VolumesError::Control(ControlError::Gone { .. } | ControlError::NotRunning { .. })) => {}
+            Err(VolumesError::Control(ControlError::Refused { reason })) if doomed == Doomed::Yes => {
+                tracing::info!(volume = %key, reason, "the server of a volume that is deleted is killed");
+                watch.iter().for_each(Watch::kill_group);
+            }
             Err(other) => return Err(other),
         }
         if let Some(watch) = watch {

@@ -23,7 +23,7 @@ use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
 use ferry_api::{ApiError, ErrorCode, JobId, Ownership, Room, VolumeKey, WorkerName};
 use ferry_volume::control::{Client, ControlError, Phase, Status};
-use keeper::Keeper;
+use keeper::{Doomed, Keeper};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -352,7 +352,7 @@ impl Volumes {
             }
         }
         ignore_absent(self.inner.ask(key, Client::withdraw).await)?;
-        self.inner.end_server(key).await
+        self.inner.end_server(key, Doomed::No).await
     }
 
     /// Forgets the source of a copy that is whole.
@@ -388,7 +388,7 @@ impl Volumes {
                 return Err(not_allowed(&record, "deleted"));
             }
         }
-        self.inner.end_server(key).await?;
+        self.inner.end_server(key, Doomed::Yes).await?;
         let leftover = files::set_aside(&volume_dir(&self.inner.state_dir, key))?;
         self.inner.records.change(vec![Change::RemoveVolume(key)]).await?;
         keeper.poke();
@@ -407,6 +407,3 @@ fn ignore_absent(result: Result<(), VolumesError>) -> Result<(), VolumesError> {
         other => other,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! Machines as real processes on real volumes.

@@ -1,1 +1,0 @@
-//! Volumes with real servers.

@@ -1,0 +1,194 @@
+//! Two workers: machines that move, and the target's side of it.
+
+use crate::house::{Worker, machine, pid, workers};
+use ferry_api::{
+    API_VERSION, Activate, ActivateVolume, AgentApi, CrossingState, Desired, ErrorCode, Generation, JobId,
+    JobState, MachineId, MachineSpec, MachineState, Ownership, Prepare, PrepareVolume, Reserve,
+    ReserveVolume, StartMove, VolumeId,
+};
+
+fn to(name: &str, worker: &str) -> StartMove {
+    StartMove { machine: name.parse().unwrap(), to: worker.parse().unwrap(), retention_hours: None }
+}
+
+fn reserve(name: &str) -> Reserve {
+    let volume = ReserveVolume {
+        id: VolumeId::fresh(),
+        name: "data".parse().unwrap(),
+        generation: Generation(2),
+        size_bytes: 1 << 20,
+        region_bytes: 1 << 20,
+        bytes_in_use: 4096,
+    };
+    Reserve {
+        job: JobId::fresh(),
+        from: "w2".parse().unwrap(),
+        api_version: API_VERSION,
+        machine: MachineId::fresh(),
+        machine_name: name.parse().unwrap(),
+        machine_generation: Generation(2),
+        spec: MachineSpec::process("sleep", ["1000"]),
+        desired: Desired::Running,
+        created_at_ms: 1,
+        volumes: vec![volume],
+    }
+}
+
+async fn end<const N: usize>(workers: [Worker; N]) {
+    for worker in workers {
+        worker.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_moves_there_and_back_and_there_again() {
+    let mut workers = workers(["", ""]).await;
+    let made = workers[0].door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    for (generation, from, other) in [(2, 0, 1), (3, 1, 0), (4, 0, 1)] {
+        let start = to("web", &format!("w{}", other + 1));
+        let job = workers[from].door().move_start(start).await.unwrap();
+        let job = workers[from].finished(job.id).await;
+        assert_eq!(job.state, JobState::Succeeded, "{job:#?}");
+        let there = workers[other].machine("web").await;
+        assert_eq!((there.id, there.generation), (made.id, Generation(generation)));
+        assert_ne!(pid(&there), pid(&made));
+        let here = workers[from].machine("web").await;
+        assert_eq!(here.state, MachineState::HandedOver { to: format!("w{}", other + 1).parse().unwrap() });
+        let volume = workers[from].volume("data").await;
+        assert!(matches!(volume.ownership, Ownership::Retired { .. }), "{volume:?}");
+        // And a new agent knows it too.
+        workers[from].kill().await;
+        workers[from].start().await;
+    }
+    end(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_cannot_be_is_refused_and_the_machine_goes_on() {
+    let workers = workers(["", "room_bytes = 33554432"]).await;
+    let [w1, w2] = &workers;
+    let made = w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    let refusal = w1.door().move_start(to("web", "w9")).await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::UnknownWorker);
+    assert!(refusal.message.contains("known: w2"), "{refusal}");
+    assert_eq!(w1.door().move_start(to("nobody", "w2")).await.unwrap_err().code, ErrorCode::NotFound);
+    let job = w1.door().move_start(to("web", "w2")).await.unwrap();
+    let job = w1.finished(job.id).await;
+    assert_eq!(job.state, JobState::Failed);
+    assert!(job.reason.as_ref().unwrap().contains("larger than the 33554432 bytes"), "{:?}", job.reason);
+    assert_eq!(pid(&w1.machine("web").await), pid(&made));
+    assert_eq!(w2.door().volumes().await.unwrap(), []);
+    end(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_already_moving_is_refused() {
+    let mut workers = workers(["", ""]).await;
+    workers[0].door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    // The target is away, so the first move waits for it.
+    workers[1].kill().await;
+    let job = workers[0].door().move_start(to("web", "w2")).await.unwrap();
+    let web = "web".parse().unwrap();
+    let refusal = workers[0].door().move_start(to("web", "w2")).await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::Busy);
+    assert!(refusal.message.contains("already moving"), "{refusal}");
+    assert_eq!(workers[0].door().machine_stop(&web).await.unwrap_err().code, ErrorCode::Busy);
+    workers[1].start().await;
+    assert_eq!(workers[0].finished(job.id).await.state, JobState::Succeeded);
+    end(workers).await;
+}
+
+#[tokio::test]
+async fn what_was_released_is_never_activated() {
+    let workers = workers(["", ""]).await;
+    let door = workers[0].door();
+    let unknown = JobId::fresh();
+    let activate = Activate { job: unknown, volumes: Vec::new() };
+    assert_eq!(door.peer_activate(activate).await.unwrap_err().code, ErrorCode::NotFound);
+    let wish = reserve("web");
+    door.peer_release(wish.job).await.unwrap();
+    assert_eq!(door.peer_reserve(wish).await.unwrap_err().code, ErrorCode::Conflict);
+    let wish = reserve("web");
+    door.peer_reserve(wish.clone()).await.unwrap();
+    door.peer_release(wish.job).await.unwrap();
+    door.peer_release(wish.job).await.unwrap();
+    let prepare = Prepare { job: wish.job, volumes: Vec::new() };
+    assert_eq!(door.peer_prepare(prepare).await.unwrap_err().code, ErrorCode::Conflict);
+    assert_eq!(door.volumes().await.unwrap(), []);
+    end(workers).await;
+}
+
+#[tokio::test]
+async fn a_reservation_keeps_the_name_and_the_room_until_it_is_released() {
+    let workers = workers(["room_bytes = 104857600", ""]).await;
+    let door = workers[0].door();
+    let mut wish = reserve("web");
+    wish.volumes[0].size_bytes = 64 << 20;
+    wish.volumes[0].bytes_in_use = 60 << 20;
+    let first = door.peer_reserve(wish.clone()).await.unwrap();
+    assert_eq!(first.state, CrossingState::Reserved);
+    assert_eq!(door.peer_reserve(wish.clone()).await.unwrap(), first);
+    assert_eq!(door.worker().await.unwrap().room.promised_bytes, 60 << 20);
+    let refusal = door.machine_create(machine("web", "true")).await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::AlreadyExists);
+    let mut second = reserve("db");
+    second.volumes[0].size_bytes = 64 << 20;
+    second.volumes[0].bytes_in_use = 60 << 20;
+    assert_eq!(door.peer_reserve(second.clone()).await.unwrap_err().code, ErrorCode::NoRoom);
+    door.peer_release(wish.job).await.unwrap();
+    door.peer_reserve(second.clone()).await.unwrap();
+    door.peer_release(second.job).await.unwrap();
+    end(workers).await;
+}
+
+#[tokio::test]
+async fn a_prepared_clone_stands_by_and_goes_without_trace() {
+    let mut workers = workers(["", ""]).await;
+    let wish = reserve("web");
+    workers[0].door().peer_reserve(wish.clone()).await.unwrap();
+    let source = format!("nbd://127.0.0.1:1/{}@1", wish.volumes[0].id);
+    let prepare = Prepare { job: wish.job, volumes: vec![PrepareVolume { id: wish.volumes[0].id, source }] };
+    let prepared = workers[0].door().peer_prepare(prepare.clone()).await.unwrap();
+    assert_eq!(prepared.state, CrossingState::Prepared);
+    let clone = prepared.volumes[0].volume.clone().unwrap();
+    assert_eq!(clone.phase, Some(ferry_api::VolumePhase::Standby));
+    workers[0].kill().await;
+    workers[0].start().await;
+    let again = workers[0].door().peer_prepare(prepare).await.unwrap();
+    assert_eq!(again.volumes[0].volume.as_ref().unwrap().server, clone.server);
+    workers[0].door().peer_release(wish.job).await.unwrap();
+    assert_eq!(workers[0].door().volumes().await.unwrap(), []);
+    end(workers).await;
+}
+
+#[tokio::test]
+async fn what_was_activated_boots_by_itself_and_finds_a_source_that_moved() {
+    let mut workers = workers(["", ""]).await;
+    let made = workers[1].door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    let disk = &made.volumes[0];
+    let mut wish = reserve("web");
+    (wish.machine, wish.spec) = (made.id, made.spec.clone());
+    (wish.volumes[0].id, wish.volumes[0].size_bytes) = (disk.volume, 64 << 20);
+    let stale = format!("nbd://127.0.0.1:1/{}@1", disk.volume);
+    let volumes = vec![PrepareVolume { id: disk.volume, source: stale.clone() }];
+    let volume = ActivateVolume { id: disk.volume, generation: Generation(2), source: stale.clone() };
+    let activate = Activate { job: wish.job, volumes: vec![volume] };
+    let door = workers[0].door();
+    door.peer_reserve(wish.clone()).await.unwrap();
+    assert_eq!(door.peer_activate(activate.clone()).await.unwrap_err().code, ErrorCode::Conflict);
+    door.peer_prepare(Prepare { job: wish.job, volumes }).await.unwrap();
+    let activated = door.peer_activate(activate.clone()).await.unwrap();
+    assert_eq!(activated.state, CrossingState::Activated);
+    // Nobody asks it to boot, and its agent dies.
+    workers[0].kill().await;
+    workers[0].start().await;
+    workers[0].machine_when("web", |m| matches!(m.state, MachineState::Running { .. })).await;
+    let again = workers[0].door().peer_activate(activate).await.unwrap();
+    assert_eq!(again.activated_at_ms, activated.activated_at_ms);
+    assert_eq!(workers[0].door().peer_release(wish.job).await.unwrap_err().code, ErrorCode::Conflict);
+    let found = workers[0].volume_when("data", |v| v.source.as_ref().is_some_and(|s| s.uri != stale)).await;
+    assert_eq!(found.source.unwrap().uri, workers[1].volume("data").await.export_uri.unwrap());
+    let unsettled = workers[0].door().peer_settle(wish.job).await.unwrap_err();
+    assert_eq!(unsettled.code, ErrorCode::Conflict);
+    end(workers).await;
+}

@@ -1,0 +1,179 @@
+//! The workers of a test: agents behind real doors, which can be killed and started again.
+
+use ferry_agent::drivers::Launcher;
+use ferry_agent::{Agent, Config};
+use ferry_api::http::{Client, serve};
+use ferry_api::{
+    AgentApi, CreateMachine, EventsAfter, Job, JobId, Machine, MachineSpec, MachineState, NewVolume,
+    ServerState, Signal, Volume, VolumeOrigin,
+};
+use ferry_volume::{IoBackend, ServeOptions};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+/// This very test program is also the volume server: a test that is only run when the agent starts it.
+#[test]
+#[ignore = "the agent under test starts it as its volume server"]
+fn a_volume_server() {
+    let dir = std::env::args().skip_while(|arg| arg != "--dir").nth(1);
+    let Some(dir) = dir else { return };
+    let options = ServeOptions { dir: PathBuf::from(dir), io: IoBackend::Auto };
+    ferry_volume::serve(&options).unwrap();
+}
+
+fn launcher() -> Launcher {
+    let this = std::env::current_exe().unwrap();
+    Launcher::with_args(this, ["--ignored", "--exact", "--nocapture", "house::a_volume_server", "--"])
+}
+
+/// A worker whose agent may be down.
+pub struct Worker {
+    config: Config,
+    address: SocketAddr,
+    pub door: Client,
+    /// An agent lives in a runtime of its own, so that a crash takes everything with it that is the agent's.
+    running: Option<Runtime>,
+    /// Removed last.
+    _dir: Arc<tempfile::TempDir>,
+}
+
+/// Workers `w1`, `w2`, … that know each other, each with more lines in its configuration.
+pub async fn workers<const N: usize>(more: [&str; N]) -> [Worker; N] {
+    let dir = Arc::new(tempfile::Builder::new().prefix("fa").tempdir_in("/tmp").unwrap());
+    let mut addresses = Vec::new();
+    for _ in 0..N {
+        // Held only to find ports that are free; the agents bind them again.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push((listener.local_addr().unwrap(), listener));
+    }
+    let addresses: Vec<SocketAddr> = addresses.into_iter().map(|(address, _)| address).collect();
+    let mut workers = Vec::new();
+    for (index, more) in more.into_iter().enumerate() {
+        let name = format!("w{}", index + 1);
+        let (state_dir, address) = (dir.path().join(&name), addresses[index]);
+        let mut text =
+            format!("name = {name:?}\nstate_dir = {state_dir:?}\nlisten = \"{address}\"\n{more}\n[peers]\n");
+        for (other, address) in addresses.iter().enumerate().filter(|(other, _)| *other != index) {
+            text.push_str(&format!("w{} = \"http://{address}\"\n", other + 1));
+        }
+        let config = Config::parse(Path::new("/test.toml"), &text).unwrap();
+        let door = Client::new(&format!("http://{address}")).unwrap();
+        let mut worker = Worker { config, address, door, running: None, _dir: Arc::clone(&dir) };
+        worker.start().await;
+        workers.push(worker);
+    }
+    workers.try_into().unwrap_or_else(|_| unreachable!("as many workers as lines"))
+}
+
+impl Worker {
+    pub async fn start(&mut self) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (config, address) = (self.config.clone(), self.address);
+        let starting = runtime.spawn(async move {
+            let agent = Arc::new(Agent::start(config, launcher()).await.unwrap());
+            let listener = TcpListener::bind(address).await.unwrap();
+            tokio::spawn(serve(listener, agent, std::future::pending()));
+        });
+        starting.await.unwrap();
+        self.running = Some(runtime);
+    }
+
+    /// Drops the agent where it is, as a crash would. Everything it started goes on.
+    pub async fn kill(&mut self) {
+        let runtime = self.running.take().unwrap();
+        tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn door(&self) -> &Client {
+        &self.door
+    }
+
+    pub async fn machine(&self, name: &str) -> Machine {
+        self.door.machine(&name.parse().unwrap()).await.unwrap()
+    }
+
+    pub async fn volume(&self, name: &str) -> Volume {
+        self.door.volume(&name.parse().unwrap()).await.unwrap()
+    }
+
+    /// Waits until a volume is as it should be.
+    pub async fn volume_when(&self, name: &str, is: impl Fn(&Volume) -> bool) -> Volume {
+        loop {
+            match self.volume(name).await {
+                volume if is(&volume) => return volume,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// Waits until a machine is as it should be.
+    pub async fn machine_when(&self, name: &str, is: impl Fn(&Machine) -> bool) -> Machine {
+        loop {
+            match self.machine(name).await {
+                machine if is(&machine) => return machine,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// Waits until a job has ended.
+    pub async fn finished(&self, job: JobId) -> Job {
+        let mut asked = EventsAfter { after: 0, wait_ms: EventsAfter::WAIT_MS_MAX };
+        loop {
+            let told = self.door.job_events(job, asked).await.unwrap();
+            if told.job.state.is_final() {
+                return told.job;
+            }
+            asked.after = told.job.last_seq;
+        }
+    }
+
+    /// Ends everything on this worker.
+    pub async fn end(mut self) {
+        for machine in self.door.machines().await.unwrap() {
+            if let MachineState::Running { .. } = machine.state {
+                self.door.machine_stop(&machine.id.into()).await.unwrap();
+            }
+        }
+        let volumes = self.door.volumes().await.unwrap();
+        self.kill().await;
+        for volume in volumes {
+            let key = ferry_api::VolumeKey { id: volume.id, generation: volume.generation };
+            let dir = ferry_agent::config::volume_dir(&self.config.state_dir, key);
+            if let Ok(mut server) = ferry_volume::control::Client::connect(&dir) {
+                server.shutdown().unwrap();
+            }
+        }
+    }
+}
+
+/// A machine of this name that runs `script` and has one empty disk named `data`.
+pub fn machine(name: &str, script: &str) -> CreateMachine {
+    let mut spec = MachineSpec::process("sh", ["-c", script]);
+    spec.stop_signal = Signal::KILL;
+    let data = VolumeOrigin::Empty { size_bytes: 64 << 20, region_bytes: None };
+    CreateMachine {
+        name: name.parse().unwrap(),
+        spec,
+        volumes: vec![NewVolume { name: "data".parse().unwrap(), origin: data }],
+        start: true,
+    }
+}
+
+pub fn pid(machine: &Machine) -> u32 {
+    let MachineState::Running { pid, .. } = machine.state else { panic!("{machine:?} does not run") };
+    pid
+}
+
+pub fn server_pid(volume: &Volume) -> u32 {
+    let ServerState::Running { pid } = volume.server else { panic!("no server runs for {volume:?}") };
+    pid
+}

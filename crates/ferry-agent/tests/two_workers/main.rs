@@ -1,0 +1,8 @@
+//! Whole agents with their real doors, volume servers and machines, in state directories of their own.
+
+#[cfg(test)]
+mod alone;
+#[cfg(test)]
+mod crossing;
+#[cfg(test)]
+mod house;

@@ -89,6 +89,14 @@ impl Client {
         self.done(&Request::Open)
     }
 
+    /// Makes durable what was written so far; returns when it is.
+    ///
+    /// # Errors
+    /// The disk failed, or the server is gone.
+    pub fn flush(&mut self) -> Result<(), ControlError> {
+        self.done(&Request::Flush)
+    }
+
     /// Makes the volume unchangeable; returns when that is durable.
     ///
     /// # Errors

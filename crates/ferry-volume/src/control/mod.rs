@@ -23,6 +23,8 @@ pub enum Request {
     Status,
     /// Serve the guest from now on (durable). Refused for a sealed volume.
     Open,
+    /// Make everything durable that was written so far: what is flushed now need not be when a seal is waited for.
+    Flush,
     /// Refuse writes for good, make everything durable, keep serving reads. Answered when it is on disk.
     Seal,
     /// Take a seal back: only the undo of a move that was not handed over may do this.

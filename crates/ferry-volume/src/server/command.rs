@@ -4,13 +4,23 @@ use super::Server;
 use super::asks::Asker;
 use super::doors::Door;
 use crate::SourceUri;
-use crate::control::{Answer, Hydration, Request, SourceStatus, Status};
+use crate::control::{Answer, Hydration, Phase, Request, SourceStatus, Status};
 use crate::directory::GUEST_SOCKET;
 use ferry_engine::{Command, Errno, Event, Notice, RequestId, RequestKind};
 use std::net::SocketAddr;
 
-/// The flush before the end of the process, asked by nobody's connection.
-pub(super) const LAST_FLUSH: RequestId = RequestId(0);
+/// A flush that an agent asked for.
+pub(super) struct AskedFlush {
+    asker: u64,
+    then: Then,
+}
+
+/// What follows a flush.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoOn,
+    End,
+}
 
 impl Server {
     /// Lets something happen to an agent's connection, then does what it asks.
@@ -47,12 +57,17 @@ impl Server {
             Request::Export { listen } => Some(self.export(listen)),
             Request::Withdraw => Some(self.withdraw()),
             Request::SetSource { uri } => Some(self.set_source(&uri)),
-            Request::Shutdown => {
-                self.ended_by = Some(asker);
-                self.feed(Event::Request { id: LAST_FLUSH, kind: RequestKind::Flush });
-                None
-            }
+            Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
+            Request::Shutdown => self.flush(AskedFlush { asker, then: Then::End }),
         }
+    }
+
+    fn flush(&mut self, asked: AskedFlush) -> Option<Answer> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.flushes.insert(id, asked);
+        self.feed(Event::Request { id: RequestId(id), kind: RequestKind::Flush });
+        None
     }
 
     fn command(&mut self, asker: u64, command: Command) -> Option<Answer> {
@@ -126,16 +141,16 @@ impl Server {
         }
     }
 
-    /// The last flush is over: the process may end.
-    pub(super) fn flushed(&mut self, result: Result<(), Errno>) {
+    /// A flush that an agent asked for is over.
+    pub(super) fn flushed(&mut self, flush: &AskedFlush, result: Result<(), Errno>) {
+        // A volume on standby has nothing to flush.
+        let result = if self.phase() == Phase::Standby { Ok(()) } else { result };
         let answer = match result {
             Ok(()) => Answer::Done,
             Err(errno) => refused(format!("the last writes are not durable: {}", describe(errno))),
         };
-        self.ending = result.is_ok();
-        if let Some(asker) = self.ended_by.take() {
-            self.answer(asker, &answer);
-        }
+        self.ending |= flush.then == Then::End;
+        self.answer(flush.asker, &answer);
     }
 
     fn status(&self) -> Status {

@@ -28,6 +28,7 @@ use crate::directory::{CONTROL_SOCKET, DirectoryError, GUEST_SOCKET};
 use crate::ring::{Completion, Descriptor, IoBackend, Ring};
 use crate::store::{self, Store, StoreError, say_ready};
 use asks::Asker;
+use command::AskedFlush;
 use connection::Connection;
 use disk::DiskJob;
 use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
@@ -134,7 +135,7 @@ struct Server {
     feeding: bool,
     /// Connections that got replies in this turn.
     lately_answered: Vec<u64>,
-    ended_by: Option<u64>,
+    flushes: HashMap<u64, AskedFlush>,
     ending: bool,
 }
 
@@ -207,7 +208,7 @@ impl Server {
             inbox: VecDeque::new(),
             feeding: false,
             lately_answered: Vec::new(),
-            ended_by: None,
+            flushes: HashMap::new(),
             ending: false,
         };
         server.listen_again();

@@ -86,8 +86,8 @@ impl Server {
 
     /// The engine is done with a request.
     pub(super) fn reply(&mut self, request: RequestId, result: Result<(), Errno>) {
-        if request == super::command::LAST_FLUSH {
-            return self.flushed(result);
+        if let Some(flush) = self.flushes.remove(&request.0) {
+            return self.flushed(&flush, result);
         }
         let Asked { connection: id, command, reply, buffer } =
             self.requests.remove(&request.0).expect("the engine replies once to each request");

@@ -1,7 +1,11 @@
 //! What the integration tests share: real volume servers, servers nobody here wrote, disk images, and one way to
 //! say that a program is missing. Everything lives in temporary directories and ends with its test.
 #![allow(dead_code, reason = "each test binary compiles this room and uses a part of it")]
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends at, and tells, what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at, and tells, what it did not expect"
+)]
 
 pub mod cluster;
 pub mod image;
@@ -96,6 +100,19 @@ pub fn succeed(program: &str, arguments: &[&str]) -> String {
     let said = text(&output);
     assert!(output.status.success(), "{program} {arguments:?}: {}\n{said}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs qemu-io commands on an export, one after the other; each must succeed, and every pattern that is read must be
+/// there.
+pub fn qemu_io(uri: &str, commands: &[&str]) {
+    let mut arguments = vec!["-f", "raw"];
+    arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
+    arguments.push(uri);
+    let output = run(QEMU_IO.program, &arguments);
+    let said = text(&output);
+    // qemu-io ends with success although a pattern was not there.
+    let failed = !output.status.success() || said.contains("verification failed") || said.contains("failed:");
+    assert!(!failed, "qemu-io {commands:?}:\n{said}");
 }
 
 /// Both streams of a program, as text.

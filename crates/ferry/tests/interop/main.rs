@@ -1,0 +1,39 @@
+//! Ferry's volume server against software that nobody here wrote: foreign clients on its guest socket, also while
+//! the volume hydrates, and foreign servers as its source, also bad ones.
+//!
+//! The oracle is never Ferry: it is `nbdcopy`, `qemu-img compare`, `fio --verify`, or the image the test made.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_days;
+mod fio;
+mod libnbd;
+mod qemu;
+mod sources;
+
+use std::path::Path;
+use support::peers::{Peer, path_text};
+use support::volume::Volume;
+use support::{image, succeed};
+
+/// A source so slow that a volume of `size_bytes` is still hydrating while a test works on it: a memory-backed nbdkit
+/// would be too fast to catch. It serves `image` at `rate` (as `16M`, in bits a second).
+fn slow_source(dir: &Path, image: &Path, rate: &str) -> Peer {
+    Peer::nbdkit(dir, &["--filter=rate", "-r", "file", path_text(image), &format!("rate={rate}")])
+}
+
+/// Reads the whole export at `uri` with nbdcopy into `dir/name`, and compares it with `expected`.
+fn assert_reads_as(expected: &Path, uri: &str, dir: &Path, name: &str) {
+    let copy = dir.join(name);
+    succeed("nbdcopy", &[uri, path_text(&copy)]);
+    image::assert_same(expected, &copy);
+}
+
+/// Fails unless the volume was still fetching when this was called: otherwise the test showed nothing.
+fn assert_still_hydrating(volume: &Volume) {
+    let hydration = volume.status().hydration;
+    assert!(!hydration.complete, "the source was too fast for this test: {hydration:?}");
+}

@@ -8,6 +8,8 @@ use ferry_engine::{
     Notice, OpId, Operation, Phase, Refusal, RequestId, RequestKind, SourceExtent, Urgency,
 };
 
+use std::collections::VecDeque;
+
 const MIB: u64 = 1 << 20;
 
 fn engine(size_bytes: u64, phase: Phase, has_source: bool) -> Engine {
@@ -301,4 +303,40 @@ fn a_source_that_answers_nonsense_is_copied_block_by_block() {
     let endless = vec![SourceExtent { len_bytes: u64::MAX, zero: true }; 2];
     tell(&mut engine, Event::Extents { op: query, result: Ok(endless) });
     assert_eq!(engine.status().bytes_remote, 4096, "only what the source vouched for is zero");
+}
+
+#[test]
+fn the_background_keeps_a_small_share_while_the_guest_waits_and_grows_when_nobody_does() {
+    let mut engine = engine(256 * MIB, Phase::Open, true);
+    let query = op(&tell(&mut engine, Event::SourceUp));
+    let all = SourceExtent { len_bytes: 256 * MIB, zero: false };
+    let mut in_flight =
+        VecDeque::from(fetches(&tell(&mut engine, Event::Extents { op: query, result: Ok(vec![all]) })));
+    assert_eq!(in_flight.len(), 2, "it begins gently");
+    let mut most = 0;
+    while most < 16 {
+        let next = in_flight.pop_front().unwrap();
+        let zeroes = Event::Fetched { op: next, result: Ok(Arrival::ZEROES) };
+        in_flight.extend(fetches(&tell(&mut engine, zeroes)));
+        most = most.max(in_flight.len());
+    }
+    let waits = ask(&mut engine, 1, read(255 * MIB, 4096));
+    assert_eq!(fetches(&waits).len(), 1);
+    while in_flight.len() > 2 {
+        let next = in_flight.pop_front().unwrap();
+        let out = tell(&mut engine, Event::Fetched { op: next, result: Ok(Arrival::ZEROES) });
+        assert_eq!(fetches(&out), [], "the guest waits");
+    }
+    let next = in_flight.pop_front().unwrap();
+    let out = tell(&mut engine, Event::Fetched { op: next, result: Ok(Arrival::ZEROES) });
+    assert_eq!(fetches(&out).len(), 1, "the share is never nothing");
+}
+
+/// The fetches among these.
+fn fetches(operations: &[Operation]) -> Vec<OpId> {
+    let ops = operations.iter().filter_map(|operation| match operation {
+        Operation::Fetch { op, .. } => Some(*op),
+        _ => None,
+    });
+    ops.collect()
 }

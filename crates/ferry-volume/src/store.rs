@@ -14,7 +14,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -141,6 +141,8 @@ pub(crate) struct Store {
     pub(crate) dir: PathBuf,
     pub(crate) config: VolumeConfig,
     pub(crate) data: Descriptor,
+    /// The same file past the page cache, where its filesystem can.
+    pub(crate) direct: Option<Descriptor>,
     pub(crate) map: Descriptor,
     pub(crate) log: MapLog,
     _lock: DirectoryLock,
@@ -170,8 +172,11 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     let map = open_rw(&map_path)?;
     // A frame that was being appended when the power went is cut off, so that the next one follows the last whole one.
     map.set_len(log.bytes_valid()).map_err(DirectoryError::io("cut", &map_path))?;
+    // Without a way past the page cache all goes through it.
+    let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&data_path).ok();
+    let direct = direct.map(|file| Rc::new(OwnedFd::from(file)));
     let (data, map) = (Rc::new(OwnedFd::from(data)), Rc::new(OwnedFd::from(map)));
-    Ok((Store { dir: dir.to_owned(), config, data, map, log, _lock: lock }, state))
+    Ok((Store { dir: dir.to_owned(), config, data, direct, map, log, _lock: lock }, state))
 }
 
 fn open_rw(path: &Path) -> Result<File, DirectoryError> {

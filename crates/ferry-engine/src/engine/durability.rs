@@ -71,6 +71,11 @@ impl Durability {
         self.blocks_waiting + in_commit
     }
 
+    /// Whether a flush or a durable write waits for its answer.
+    pub(super) fn somebody_waits(&self) -> bool {
+        !self.waiters.is_empty() || self.commit.as_ref().is_some_and(|commit| !commit.waiters.is_empty())
+    }
+
     pub(super) fn is_carrying_out(&self, command: Command) -> bool {
         self.commit.as_ref().is_some_and(|commit| commit.command == Some(command))
     }

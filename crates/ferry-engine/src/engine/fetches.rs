@@ -73,6 +73,11 @@ impl Fetches {
         &self.blocks
     }
 
+    /// Whether the guest waits for the source.
+    pub(super) fn guest_waits(&self) -> bool {
+        self.guest_bytes > 0 || !self.queue.is_empty()
+    }
+
     /// The fetch that has this block.
     pub(super) fn over(&self, block: u64) -> Option<(OpId, Blocks)> {
         let (&first, &(end, op)) = self.by_first.range(..=block).next_back()?;

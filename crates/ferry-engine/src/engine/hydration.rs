@@ -7,8 +7,10 @@
 //!     └── left behind (start over)        └─▶ sick: in halves, later and later
 //! ```
 //!
-//! Background fetches have their own share of buffers, so that the guest's load never stops them. Invariant: while
-//! blocks are remote and the source is up, something is under way, or waits for a tick.
+//! Background fetches have their own share of buffers, so that the guest's load never stops them. While the guest waits
+//! for the source or for a flush, that share is small ([`BESIDE_GUEST`]); when nobody waits it grows by one with each
+//! fetch that ends. Invariant: while blocks are remote and the source is up, something is under way, or waits for a
+//! tick.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,6 +26,9 @@ use crate::operation::{Notice, OpId, Operation};
 
 use super::{Engine, Op};
 
+/// Background fetches under way while the guest waits for the source or for a flush: enough to keep the link busy,
+/// few enough not to be in the way.
+const BESIDE_GUEST: u32 = 2;
 /// How many regions are taken for data when the source cannot say.
 const BLIND_REGIONS: u64 = 64;
 
@@ -38,6 +43,8 @@ pub(super) struct Hydration {
     query_under_way: bool,
     query_attempts: u32,
     fetches_in_flight: u32,
+    /// How many background fetches may be under way while nobody waits.
+    pace: u32,
     /// What the source refused to give.
     sick: BTreeMap<u64, Sick>,
     sick_blocks: BlockSet,
@@ -66,6 +73,7 @@ impl Hydration {
             query_under_way: false,
             query_attempts: 0,
             fetches_in_flight: 0,
+            pace: BESIDE_GUEST,
             sick: BTreeMap::new(),
             sick_blocks: BlockSet::new(),
             left_behind: false,
@@ -117,6 +125,7 @@ impl Hydration {
 
     pub(super) fn fetch_ended(&mut self) {
         self.fetches_in_flight -= 1;
+        self.pace = self.pace.saturating_add(1);
     }
 
     pub(super) fn disconnected(&mut self, blocks: Blocks, attempts: u32, not_before_ms: u64) {
@@ -177,7 +186,8 @@ impl Engine {
         if !self.may_hydrate() {
             return;
         }
-        while self.hydration.fetches_in_flight < self.limits.hydration_fetches_max {
+        let share = self.background_share();
+        while self.hydration.fetches_in_flight < share {
             let Some((blocks, attempts)) = self.next_in_background() else { break };
             self.hydration.fetches_in_flight += 1;
             self.fetch_in_background(blocks, attempts, out);
@@ -190,6 +200,14 @@ impl Engine {
             self.hydration.cursor = 0;
             self.query_ahead(out);
         }
+    }
+
+    /// How many background fetches may be under way now.
+    fn background_share(&mut self) -> u32 {
+        let most = self.limits.hydration_fetches_max;
+        let guest_waits = self.fetches.guest_waits() || self.durability.somebody_waits();
+        self.hydration.pace = if guest_waits { BESIDE_GUEST } else { self.hydration.pace.min(most) };
+        self.hydration.pace.min(most)
     }
 
     fn may_hydrate(&self) -> bool {

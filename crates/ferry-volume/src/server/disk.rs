@@ -5,7 +5,7 @@ use super::Purpose;
 use crate::buffer::{BUFFER_BYTES_MAX, Buffer, Pool};
 use crate::ring::Ring;
 use crate::store::Store;
-use ferry_engine::{ByteRange, Errno, MapLog, MapRecord, OpId};
+use ferry_engine::{BLOCK_BYTES, ByteRange, Errno, MapLog, MapRecord, OpId};
 use std::io;
 
 /// Bytes of zeroes written at a time where a filesystem cannot punch holes.
@@ -30,11 +30,24 @@ struct Transfer {
 enum Step {
     Read(Transfer),
     Write(Transfer),
-    Zero { range: ByteRange },
-    WriteZeroes { zeroes: Buffer, offset: u64, left: u64 },
+    /// A write past the page cache.
+    WriteDirect(Transfer),
+    Zero {
+        range: ByteRange,
+    },
+    WriteZeroes {
+        zeroes: Buffer,
+        offset: u64,
+        left: u64,
+    },
     Sync,
-    Frame { transfer: Transfer, before: MapLog },
-    SyncMap { before: MapLog },
+    Frame {
+        transfer: Transfer,
+        before: MapLog,
+    },
+    SyncMap {
+        before: MapLog,
+    },
 }
 
 /// Runs disk jobs on a ring.
@@ -53,6 +66,16 @@ impl Disk<'_> {
     pub(super) fn write(&mut self, op: OpId, range: ByteRange, buffer: Buffer, at: usize) {
         let left = range.len_bytes() as usize;
         self.submit(op, Step::Write(Transfer { buffer, at, left, offset: range.offset() }));
+    }
+
+    /// Keeps what arrived from the source: past the page cache where that is possible, so that a guest's flush does
+    /// not have to wait for what the background has copied.
+    pub(super) fn copy_in(&mut self, op: OpId, range: ByteRange, buffer: Buffer, at: usize) {
+        let left = range.len_bytes() as usize;
+        let transfer = Transfer { buffer, at, left, offset: range.offset() };
+        let aligned = [at as u64, left as u64, range.offset()].iter().all(|n| n.is_multiple_of(BLOCK_BYTES));
+        let step = if aligned { Step::WriteDirect(transfer) } else { Step::Write(transfer) };
+        self.submit(op, step);
     }
 
     pub(super) fn zero(&mut self, op: OpId, range: ByteRange, punch: bool) {
@@ -87,6 +110,11 @@ impl Disk<'_> {
                 let (buffer, at, left, offset) = t.parts();
                 self.ring.write_at(&data, &buffer, at, left, offset, Purpose::Disk(DiskJob { op, step }));
             }
+            Step::WriteDirect(t) => {
+                let (buffer, at, left, offset) = t.parts();
+                let direct = self.store.direct.clone().unwrap_or(data);
+                self.ring.write_at(&direct, &buffer, at, left, offset, Purpose::Disk(DiskJob { op, step }));
+            }
             Step::Frame { transfer, .. } => {
                 let (buffer, at, left, offset) = transfer.parts();
                 self.ring.write_at(&map, &buffer, at, left, offset, Purpose::Disk(DiskJob { op, step }));
@@ -119,6 +147,12 @@ impl Disk<'_> {
                 );
                 return None;
             }
+            (Err(e), Step::WriteDirect(_)) if e.raw_os_error() == Some(libc::EINVAL) => {
+                // The filesystem wants another alignment than ours: the page cache takes any.
+                self.store.direct = None;
+                let Step::WriteDirect(transfer) = step else { unreachable!("just matched") };
+                return self.again(op, Step::Write(transfer));
+            }
             (Err(e), Step::Frame { before, .. } | Step::SyncMap { before }) => {
                 return Some((op, Err(self.take_back(*before, &e))));
             }
@@ -132,6 +166,12 @@ impl Disk<'_> {
                 Moved::Some(rest) => self.again(op, Step::Read(rest)),
             },
             Step::Write(transfer) => match transfer.went_on(count) {
+                Moved::All => Some((op, Ok(()))),
+                Moved::Nothing => Some((op, Err(Errno(libc::EIO)))),
+                Moved::Some(rest) => self.again(op, Step::Write(rest)),
+            },
+            // What is left of a short write need not be aligned any more.
+            Step::WriteDirect(transfer) => match transfer.went_on(count) {
                 Moved::All => Some((op, Ok(()))),
                 Moved::Nothing => Some((op, Err(Errno(libc::EIO)))),
                 Moved::Some(rest) => self.again(op, Step::Write(rest)),

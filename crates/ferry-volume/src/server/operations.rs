@@ -37,16 +37,16 @@ impl Server {
                 let buffer = self.request_buffer(request);
                 self.disk().read(op, range, buffer, at as usize);
             }
-            Operation::WriteLocal { op, range, data } => {
-                let (buffer, at) = match data {
-                    DataRef::Request { id, at } => (self.request_buffer(id), at as usize),
-                    DataRef::Fetch { op, at } => {
-                        let (buffer, lead) = self.fetch_buffer(op);
-                        (buffer, lead + at as usize)
-                    }
-                };
-                self.disk().write(op, range, buffer, at);
-            }
+            Operation::WriteLocal { op, range, data } => match data {
+                DataRef::Request { id, at } => {
+                    let buffer = self.request_buffer(id);
+                    self.disk().write(op, range, buffer, at as usize);
+                }
+                DataRef::Fetch { op: fetch, at } => {
+                    let (buffer, lead) = self.fetch_buffer(fetch);
+                    self.disk().copy_in(op, range, buffer, lead + at as usize);
+                }
+            },
             Operation::ZeroLocal { op, range, punch } => self.disk().zero(op, range, punch),
             Operation::SyncLocal { op } => self.disk().sync(op),
             Operation::Persist { op, records } => self.disk().persist(op, &records),
@@ -61,9 +61,9 @@ impl Server {
             Operation::DropFetch { fetch } => {
                 self.fetched.remove(&fetch.as_u64());
             }
-            Operation::Fetch { op, range, .. } => {
+            Operation::Fetch { op, range, urgency } => {
                 let (source, pool, ring) = self.source_parts();
-                source.fetch(op, range.offset(), range.len_bytes() as usize, pool, ring);
+                source.fetch(op, range, urgency, pool, ring);
             }
             Operation::QuerySource { op, range } => {
                 let (source, pool, ring) = self.source_parts();

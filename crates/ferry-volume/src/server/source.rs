@@ -4,7 +4,8 @@
 //!  Resting ──due──▶ Dialling (a thread of its own) ──▶ Up ──any link fails──▶ Resting
 //! ```
 //! One link asks for block status; when the server allows several connections, others fetch, and ask a Ferry source
-//! for the checksum of each part beside it. All links live and die together. Whatever was under way when they die is
+//! for the checksum of each part beside it: one link is for what the guest waits for, so that it never queues behind
+//! the background in a socket. All links live and die together. Whatever was under way when they die is
 //! told to the engine as disconnected; it asks again when the source is back.
 
 use super::Purpose;
@@ -15,7 +16,7 @@ use crate::buffer::{Buffer, Pool};
 use crate::dial::{DialError, Dialled, dial};
 use crate::extents::file_extents;
 use crate::ring::{Descriptor, Ring};
-use ferry_engine::OpId;
+use ferry_engine::{OpId, Urgency};
 use ferry_nbd::{ByteRange, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Uri};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,8 +25,9 @@ use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// Connections that fetch, beside the one that asks for block status.
-const FETCH_LINKS: usize = 2;
+/// Connections that fetch, beside the one that asks for block status: the first for the guest, the others for the
+/// background.
+const FETCH_LINKS: usize = 3;
 /// First pause before connecting again.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before connecting again.
@@ -227,7 +229,15 @@ impl Source {
     }
 
     /// Fetches a range.
-    pub(super) fn fetch(&mut self, op: OpId, offset: u64, len: usize, pool: &Pool, ring: &mut Ring<Purpose>) {
+    pub(super) fn fetch(
+        &mut self,
+        op: OpId,
+        range: ferry_engine::ByteRange,
+        urgency: Urgency,
+        pool: &Pool,
+        ring: &mut Ring<Purpose>,
+    ) {
+        let (offset, len) = (range.offset(), range.len_bytes() as usize);
         match &mut self.state {
             State::Resting { .. } | State::Dialling => {
                 let end = FetchEnd::Failed(Failure::Disconnected);
@@ -254,7 +264,8 @@ impl Source {
                 }
                 let mut asked = true;
                 for part in parts {
-                    asked &= ask_part(links, &mut self.next_cookie, op, &mut task, part);
+                    let link = link_for(links, urgency);
+                    asked &= ask_part(link, &mut self.next_cookie, op, &mut task, part);
                 }
                 self.tasks.insert(op, task);
                 match asked {
@@ -358,11 +369,19 @@ impl Source {
     }
 }
 
-/// Sends the read of one part, and the question for its checksum, over the least busy link.
-fn ask_part(links: &mut [Link], next_cookie: &mut u64, op: OpId, task: &mut Task, part: ByteRange) -> bool {
-    let first_fetcher = usize::from(links.len() > 1);
-    let link = links[first_fetcher..].iter_mut().min_by_key(|l| l.session.in_flight());
-    let link = link.expect("there is always one link");
+/// The link a fetch goes over.
+fn link_for(links: &mut [Link], urgency: Urgency) -> &mut Link {
+    let candidates = match (links.len(), urgency) {
+        (0..3, _) => links.len() - 1..links.len(),
+        (_, Urgency::Guest) => 1..2,
+        (count, Urgency::Background) => 2..count,
+    };
+    let least_busy = links[candidates].iter_mut().min_by_key(|link| link.session.in_flight());
+    least_busy.expect("there is always one link")
+}
+
+/// Sends the read of one part, and the question for its checksum.
+fn ask_part(link: &mut Link, next_cookie: &mut u64, op: OpId, task: &mut Task, part: ByteRange) -> bool {
     *next_cookie += 2;
     let (read, checksum) = (*next_cookie, *next_cookie + 1);
     task.asked();

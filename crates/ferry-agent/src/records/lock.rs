@@ -4,9 +4,15 @@ use super::RecordsError;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Name of the lock file.
 const FILE: &str = "agent.lock";
+/// How long a lock that is held is tried again: a process that an agent was just starting when it was killed holds
+/// it for a moment longer.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is tried meanwhile.
+const POLL: Duration = Duration::from_millis(5);
 /// Longest process number that is read from the lock file, in bytes.
 const PID_BYTES_MAX: usize = 16;
 
@@ -28,16 +34,16 @@ impl StateLock {
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|e| io("open", &path, e.into()))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(RecordsError::InUse {
-                    state_dir: state_dir.to_owned(),
-                    lock: path,
-                    holder: holder(&file),
-                });
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(io("lock", &path, error.into()));
             }
-            Err(e) => return Err(io("lock", &path, e.into())),
+            if Instant::now() > deadline {
+                let (state_dir, holder) = (state_dir.to_owned(), holder(&file));
+                return Err(RecordsError::InUse { state_dir, lock: path, holder });
+            }
+            std::thread::sleep(POLL);
         }
         let pid = format!("{}\n", std::process::id());
         rustix::fs::ftruncate(&file, 0)

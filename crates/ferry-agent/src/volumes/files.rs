@@ -47,15 +47,11 @@ pub(super) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), Volume
 /// Leaves the mark of a hand-over in `dir`, durably.
 pub(super) fn fence(dir: &Path, to: &WorkerName, job: JobId) -> Result<(), VolumesError> {
     let path = dir.join(FENCE);
-    if path.exists() {
-        return Ok(());
-    }
-    let fresh = dir.join(format!("{FENCE}.new"));
-    let mut file = File::create(&fresh).map_err(io("make", &fresh))?;
+    // That it is there is the mark; what it says is for people.
+    let mut file = File::create(&path).map_err(io("make", &path))?;
     writeln!(file, "to worker {to} by job {job}")
         .and_then(|()| file.sync_all())
-        .map_err(io("write", &fresh))?;
-    fs::rename(&fresh, &path).map_err(io("make", &path))?;
+        .map_err(io("write", &path))?;
     File::open(dir).and_then(|d| d.sync_all()).map_err(io("make durable", dir))
 }
 

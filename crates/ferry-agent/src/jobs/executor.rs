@@ -142,7 +142,7 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         let mut all = vec![Change::AddJob(Box::new(record))];
         all.extend(changes);
         let written = serde_json::to_value(&opening).expect("entries are plain data and always encode");
-        let appended = self.journal.append(id, 1, &written, all).await;
+        let appended = self.journal.append(id, 1, &[written], all).await;
         if let Err(RecordsError::Lost { reason }) = &appended {
             self.crew.fail(reason.clone());
         }

@@ -1,6 +1,6 @@
 //! What the executor needs of the worker's records: journals, and changes that stand or fall with an entry.
 //!
-//! Invariant: when `append` has answered `Ok`, entry and changes are durable, both; otherwise neither ever is.
+//! Invariant: when `append` has answered `Ok`, entries and changes are durable, all; otherwise none ever is.
 
 use std::future::Future;
 
@@ -17,7 +17,7 @@ pub trait Journal: Send + Sync + 'static {
         &self,
         job: JobId,
         seq: u64,
-        entry: &Value,
+        entries: &[Value],
         changes: Vec<Change>,
     ) -> impl Future<Output = Result<(), RecordsError>> + Send;
 
@@ -43,10 +43,10 @@ impl Journal for Records {
         &self,
         job: JobId,
         seq: u64,
-        entry: &Value,
+        entries: &[Value],
         changes: Vec<Change>,
     ) -> Result<(), RecordsError> {
-        Self::append(self, job, seq, entry, changes).await
+        Self::append(self, job, seq, entries, changes).await
     }
 
     async fn journal(&self, job: JobId, after: u64) -> Result<Vec<JournalRow>, RecordsError> {

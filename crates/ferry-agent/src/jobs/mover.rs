@@ -126,20 +126,22 @@ impl<H: Home, C: Clock> Mover<H, C> {
     }
 
     async fn activate(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Activated, ApiError> {
-        let to = input.to.clone();
-        self.each(plan.keys(), move |home, key| {
-            let to = to.clone();
+        // The machine is down: the fence, which only matters to records from a backup, is put up meanwhile.
+        let fence = self.each(plan.keys(), |home, key| {
+            let to = input.to.clone();
             async move { home.fence(key, &to, job).await }
-        })
-        .await?;
-        let sources = self.export_all(plan).await?;
-        let volumes = plan.volumes.iter().zip(sources).map(|(planned, source)| ActivateVolume {
-            id: planned.id,
-            generation: planned.generation.next(),
-            source,
         });
-        let activate = Activate { job, volumes: volumes.collect() };
-        let crossing = self.home.target(&input.to)?.activate(activate).await?;
+        let tell = async {
+            let sources = self.export_all(plan).await?;
+            let volumes = plan.volumes.iter().zip(sources).map(|(planned, source)| ActivateVolume {
+                id: planned.id,
+                generation: planned.generation.next(),
+                source,
+            });
+            let activate = Activate { job, volumes: volumes.collect() };
+            self.home.target(&input.to)?.activate(activate).await
+        };
+        let (_, crossing) = tokio::try_join!(fence, tell)?;
         Ok(Activated { activated_at_ms: crossing.activated_at_ms })
     }
 

@@ -1,4 +1,4 @@
-//! One job's task: decide, append, act, append, and again until the job is over.
+//! One job's task: decide, append, act, and append what came of it with what is decided next, until it is over.
 //!
 //! Invariant: this task is the only writer of its journal, and its standing is what the journal replays to.
 
@@ -103,15 +103,16 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
     /// # Errors
     /// An append failed: the agent must stop.
     pub(super) async fn run(mut self) -> Result<(), TaskError> {
+        let mut announced = None;
         loop {
-            let act = decide(&self.standing, self.clock.now_ms());
-            if let Some(event) = act.announce() {
-                self.append(event).await?;
-            }
+            let act = match announced.take() {
+                Some(act) => act,
+                None => self.announce(Vec::new()).await?,
+            };
             match act {
-                Act::Begin { step, attempt } => self.perform(step, attempt).await?,
-                Act::Commit { step, attempt } => self.commit(step, attempt).await?,
-                Act::Undo { step, attempt } => self.undo(step, attempt).await?,
+                Act::Begin { step, attempt } => announced = Some(self.perform(step, attempt).await?),
+                Act::Commit { step, attempt } => announced = Some(self.commit(step, attempt).await?),
+                Act::Undo { step, attempt } => announced = Some(self.undo(step, attempt).await?),
                 Act::WaitUntil { at_ms } => self.pause(Some(at_ms)).await?,
                 Act::WaitForPerson => self.pause(None).await?,
                 Act::Unwind { .. } | Act::Park { .. } => {}
@@ -120,41 +121,63 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         }
     }
 
-    async fn perform(&mut self, step: W::Step, attempt: u32) -> Result<(), TaskError> {
-        let (work, context) = (self.work.clone(), self.context(attempt));
+    async fn perform(&mut self, step: W::Step, attempt: u32) -> Result<Act<W::Step>, TaskError> {
+        let (work, context) = (self.work.clone(), self.context(&self.standing, attempt));
         let ended = self.while_answering(work.perform(step, &context)).await?;
         let name = step.name().to_owned();
         let event = match ended {
             Ok(memo) => Event::Done { step: name, memo },
             Err(error) => Event::Failed { step: name, attempt, error },
         };
-        self.append(event).await
+        self.announce(vec![event]).await
     }
 
-    async fn commit(&mut self, step: W::Step, attempt: u32) -> Result<(), TaskError> {
+    async fn commit(&mut self, step: W::Step, attempt: u32) -> Result<Act<W::Step>, TaskError> {
+        self.answer_all().await?;
+        if self.standing.cancel_asked {
+            return self.announce(Vec::new()).await;
+        }
+        // From here to the append nobody is answered: a cancel comes before the deed, or too late.
         let name = step.name().to_owned();
-        let refused = match self.work.deed(step, &self.context(attempt)) {
-            Ok(memo) => match self.append(Event::Done { step: name.clone(), memo }).await {
-                Ok(()) => return Ok(()),
+        let refused = match self.work.deed(step, &self.context(&self.standing, attempt)) {
+            Ok(memo) => match self.append_with_next(vec![Event::Done { step: name.clone(), memo }]).await {
                 Err(TaskError::Records(RecordsError::Refused(refused))) => {
                     StepError::fatal(refused.to_string())
                 }
-                Err(error) => return Err(error),
+                other => return other,
             },
             Err(error) => error,
         };
-        self.append(Event::Failed { step: name, attempt, error: refused }).await
+        self.append_with_next(vec![Event::Failed { step: name, attempt, error: refused }]).await
     }
 
-    async fn undo(&mut self, step: W::Step, attempt: u32) -> Result<(), TaskError> {
-        let (work, context) = (self.work.clone(), self.context(attempt));
+    async fn undo(&mut self, step: W::Step, attempt: u32) -> Result<Act<W::Step>, TaskError> {
+        let (work, context) = (self.work.clone(), self.context(&self.standing, attempt));
         let ended = self.while_answering(work.undo(step, &context)).await?;
         let name = step.name().to_owned();
         let event = match ended {
             Ok(()) => Event::Undone { step: name },
             Err(error) => Event::UndoFailed { step: name, attempt, error },
         };
-        self.append(event).await
+        self.announce(vec![event]).await
+    }
+
+    /// Appends what happened together with the announcement of what follows from it, as one: between `Stop` and
+    /// `Boot` every append is a flush of the disk. Answers what is announced.
+    async fn announce(&mut self, happened: Vec<Event>) -> Result<Act<W::Step>, TaskError> {
+        self.answer_all().await?;
+        self.append_with_next(happened).await
+    }
+
+    async fn append_with_next(&mut self, mut happened: Vec<Event>) -> Result<Act<W::Step>, TaskError> {
+        let mut next = self.standing.clone();
+        for event in &happened {
+            next.apply(&Entry::new(self.clock.now_ms(), event.clone()))?;
+        }
+        let act = decide(&next, self.clock.now_ms());
+        happened.extend(act.announce());
+        self.append(happened).await?;
+        Ok(act)
     }
 
     /// Waits for a time, or for what a person has to say.
@@ -188,6 +211,14 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         }
     }
 
+    /// Answers what people have asked for meanwhile.
+    async fn answer_all(&mut self) -> Result<(), TaskError> {
+        while let Ok(command) = self.commands.try_recv() {
+            self.answer(command).await?;
+        }
+        Ok(())
+    }
+
     async fn answer(&mut self, command: Command) -> Result<(), TaskError> {
         let (reply, event, refusal) = match command {
             Command::Cancel(reply) => {
@@ -209,29 +240,35 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
             let _ = reply.send(Err(refusal));
             return Ok(());
         }
-        self.append(event).await?;
+        self.append(vec![event]).await?;
         let _ = reply.send(Ok(self.shown.borrow().clone()));
         Ok(())
     }
 
-    /// Appends an entry: checked against the standing first, durable then, and only then true.
-    async fn append(&mut self, event: Event) -> Result<(), TaskError> {
-        let entry = Entry::new(self.clock.now_ms(), event);
+    /// Appends entries: checked against the standing first, durable then, and only then true.
+    async fn append(&mut self, events: Vec<Event>) -> Result<(), TaskError> {
+        if events.is_empty() {
+            return Ok(());
+        }
         let mut next = self.standing.clone();
-        next.apply(&entry)?;
-        let changes = self.work.changes(&self.context(0), &entry.event);
-        let written = serde_json::to_value(&entry).expect("entries are plain data and always encode");
+        let (mut written, mut changes) = (Vec::new(), Vec::new());
+        for event in events {
+            changes.extend(self.work.changes(&self.context(&next, 0), &event));
+            let entry = Entry::new(self.clock.now_ms(), event);
+            next.apply(&entry)?;
+            written.push(serde_json::to_value(&entry).expect("entries are plain data and always encode"));
+        }
         self.journal.append(self.id, self.last_seq + 1, &written, changes).await?;
         self.standing = next;
-        self.last_seq += 1;
+        self.last_seq += u64::try_from(written.len()).expect("a job appends a few entries at a time");
         self.show();
         Ok(())
     }
 
-    fn context(&self, attempt: u32) -> StepContext<W::Step> {
+    fn context(&self, standing: &Standing<W::Step>, attempt: u32) -> StepContext<W::Step> {
         StepContext {
             job: self.id,
-            standing: self.standing.clone(),
+            standing: standing.clone(),
             attempt,
             now_ms: self.clock.now_ms(),
             progress: self.progress.clone(),

@@ -5,7 +5,7 @@
 //!                                     ◀──answer───   (WAL, synchronous=FULL)
 //! ```
 //!
-//! Invariants: what was answered is durable. A journal entry and the changes it stands for are one transaction
+//! Invariants: what was answered is durable. Journal entries and the changes they stand for are one transaction
 //! ([`Records::append`]). When a write fails the thread writes nothing any more, every later call fails with
 //! [`RecordsError::Lost`] and [`Records::failure`] resolves, upon which the agent must stop: nothing may act on a
 //! decision that is not in the journal. A state directory is held by one agent only ([`StateLock`]).
@@ -128,13 +128,17 @@ type Read = Box<dyn FnOnce(&Connection) + Send>;
 
 enum Command {
     Read(Read),
-    Write { entry: Option<NewEntry>, changes: Vec<Change>, answer: oneshot::Sender<Result<(), RecordsError>> },
+    Write {
+        entries: Option<NewEntries>,
+        changes: Vec<Change>,
+        answer: oneshot::Sender<Result<(), RecordsError>>,
+    },
 }
 
-struct NewEntry {
+struct NewEntries {
     job: JobId,
     seq: u64,
-    entry: String,
+    entries: Vec<String>,
 }
 
 /// A handle on the worker's records.
@@ -190,9 +194,9 @@ impl Records {
         self.write(None, changes).await
     }
 
-    /// Appends entry number `seq` (from 1, without gaps) to the journal of `job`, together with the `changes` it
-    /// stands for: `changes` are made in order, then the entry is written, all in one transaction. Durable when it
-    /// answers. A new job is made by `Change::AddJob` among the changes of its first entry.
+    /// Appends entries to the journal of `job`, the first as number `seq` (from 1, without gaps), together with the
+    /// `changes` they stand for: `changes` are made in order, then the entries are written, all in one transaction.
+    /// Durable when it answers. A new job is made by `Change::AddJob` among the changes of its first entry.
     ///
     /// # Errors
     /// [`RecordsError::Refused`] when a change or `seq` does not fit, then nothing is written;
@@ -201,15 +205,16 @@ impl Records {
         &self,
         job: JobId,
         seq: u64,
-        entry: &serde_json::Value,
+        entries: &[serde_json::Value],
         changes: Vec<Change>,
     ) -> Result<(), RecordsError> {
-        self.write(Some(NewEntry { job, seq, entry: entry.to_string() }), changes).await
+        let entries = entries.iter().map(ToString::to_string).collect();
+        self.write(Some(NewEntries { job, seq, entries }), changes).await
     }
 
-    async fn write(&self, entry: Option<NewEntry>, changes: Vec<Change>) -> Result<(), RecordsError> {
+    async fn write(&self, entries: Option<NewEntries>, changes: Vec<Change>) -> Result<(), RecordsError> {
         let (answer, answered) = oneshot::channel();
-        self.commands.send(Command::Write { entry, changes, answer }).map_err(|_| self.lost())?;
+        self.commands.send(Command::Write { entries, changes, answer }).map_err(|_| self.lost())?;
         answered.await.map_err(|_| self.lost())?
     }
 
@@ -243,11 +248,11 @@ fn run(
     while let Some(command) = inbox.blocking_recv() {
         match command {
             Command::Read(read) => read(&connection),
-            Command::Write { entry, changes, answer } => {
+            Command::Write { entries, changes, answer } => {
                 let lost = failed.borrow().clone();
                 let result = match lost {
                     Some(reason) => Err(RecordsError::Lost { reason }),
-                    None => transact(&mut connection, entry, &changes),
+                    None => transact(&mut connection, entries, &changes),
                 };
                 if let Err(RecordsError::Lost { reason }) = &result {
                     tracing::error!(%reason, "the records could not be written");
@@ -268,7 +273,7 @@ fn run(
 
 fn transact(
     connection: &mut Connection,
-    entry: Option<NewEntry>,
+    entries: Option<NewEntries>,
     changes: &[Change],
 ) -> Result<(), RecordsError> {
     let lost = |cause: rusqlite::Error| RecordsError::Lost { reason: cause.to_string() };
@@ -276,17 +281,19 @@ fn transact(
     for change in changes {
         change.apply(&transaction)?;
     }
-    if let Some(NewEntry { job, seq, entry }) = entry {
+    if let Some(NewEntries { job, seq, entries }) = entries {
         let last = read::last_seq(&transaction, job)?;
         if last + 1 != seq {
             return Err(ChangeRefused::EntryOutOfOrder { job, seq, last }.into());
         }
-        transaction
-            .execute(
-                "INSERT INTO journal (job, seq, entry) VALUES (?1, ?2, ?3)",
-                rusqlite::params![job.to_string(), to_sql(seq), entry],
-            )
-            .map_err(lost)?;
+        for (seq, entry) in (seq..).zip(entries) {
+            transaction
+                .execute(
+                    "INSERT INTO journal (job, seq, entry) VALUES (?1, ?2, ?3)",
+                    rusqlite::params![job.to_string(), to_sql(seq), entry],
+                )
+                .map_err(lost)?;
+        }
     }
     transaction.commit().map_err(lost)
 }

@@ -116,6 +116,10 @@ impl Home for Core {
         Ok(self.volumes.withdraw(copy).await?)
     }
 
+    async fn flush(&self, copy: VolumeKey) -> Answer<()> {
+        Ok(self.volumes.flush(copy).await?)
+    }
+
     async fn halt(&self, machine: MachineId) -> Answer<()> {
         Ok(self.machines.down(machine).await?)
     }

@@ -17,8 +17,9 @@ use crate::records::{Change, CrossingRecord, MachineRecord, Records, SourceRecor
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
     API_VERSION, Activate, ApiError, Crossing, CrossingState, CrossingVolume, ErrorCode, JobId, MachineName,
-    MachineVolume, Ownership, Prepare, Reserve, VolumeKey,
+    MachineVolume, Ownership, Prepare, Reserve, VolumeKey, WorkerName,
 };
+use ferry_volume::SourceUri;
 use ferry_volume::control::Phase;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -154,7 +155,7 @@ impl Target {
     /// See [`ferry_api::AgentApi::peer_prepare`].
     ///
     /// # Errors
-    /// The job is not reserved here; a clone cannot be made or its server does not start.
+    /// The job is not reserved here; a source cannot be reached; a clone cannot be made or its server does not start.
     pub async fn prepare(&self, prepare: Prepare) -> Answer<Crossing> {
         let turn = self.turn(prepare.job);
         let _turn = turn.lock().await;
@@ -167,6 +168,9 @@ impl Target {
             CrossingState::Released => {
                 return Err(conflict(prepare.job, "was already released here; start a new one"));
             }
+        }
+        for volume in &prepare.volumes {
+            reach(&reserve.from, volume.source.clone()).await?;
         }
         let sources: BTreeMap<_, _> = prepare.volumes.into_iter().map(|v| (v.id, v.source)).collect();
         let keys = keys_of(&reserve);
@@ -397,6 +401,19 @@ impl Target {
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(job).or_default())
     }
+}
+
+/// Checks that this worker can come to where it will have to read from, while the machine still runs on the source.
+async fn reach(from: &WorkerName, uri: String) -> Answer<()> {
+    let source: SourceUri = uri.parse().map_err(|e| ApiError::because(ErrorCode::InvalidRequest, &e))?;
+    let reached = tokio::task::spawn_blocking(move || ferry_volume::client::reach(&source)).await;
+    reached.expect("asking for a source does not panic").map_err(|cause| {
+        let message = format!(
+            "this worker cannot come to the volume of worker {from}: {cause}; check `advertise` and `export_listen` \
+             there, and what is between"
+        );
+        ApiError::new(ErrorCode::Unreachable, message)
+    })
 }
 
 /// The machine as it arrives.

@@ -2,7 +2,7 @@
 
 use crate::SourceUri;
 use crate::dial::{DialError, Dialled, dial};
-use ferry_nbd::client::{Event, RequestError, Session};
+use ferry_nbd::client::{Event, HandshakeError, RequestError, Session};
 use ferry_nbd::limits::REPLY_BUFFER_BYTES;
 use ferry_nbd::{ByteRange, Command, Uri};
 use std::fs::File;
@@ -60,6 +60,20 @@ pub fn probe(uri: &SourceUri) -> Result<SourceFacts, BlockError> {
             let size_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(named)?;
             Ok(SourceFacts { size_bytes })
         }
+    }
+}
+
+/// Asks whether a source is there, also one that is not to be read yet: a server that knows the export and refuses
+/// it as things stand (a volume that is not sealed) has been reached.
+///
+/// # Errors
+/// Nobody is there, or whoever is does not know the export.
+pub fn reach(uri: &SourceUri) -> Result<(), BlockError> {
+    match probe(uri) {
+        Ok(_) | Err(BlockError::Dial(DialError::Handshake { cause: HandshakeError::Refused { .. }, .. })) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
     }
 }
 

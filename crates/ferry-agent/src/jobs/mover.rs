@@ -122,7 +122,14 @@ impl<H: Home, C: Clock> Mover<H, C> {
             volumes.map(|(planned, source)| PrepareVolume { id: planned.id, source: source.clone() });
         let prepare = Prepare { job, volumes: volumes.collect() };
         self.home.target(&input.to)?.prepare(prepare).await?;
+        self.flush_all(plan).await?;
         Ok(Prepared { sources })
+    }
+
+    async fn stop(&self, input: &MoveInput, plan: &Plan) -> Result<(), ApiError> {
+        // `Prepare` may have been long ago; this one is short, and the machine still runs.
+        self.flush_all(plan).await?;
+        self.home.halt(input.machine).await
     }
 
     async fn activate(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Activated, ApiError> {
@@ -203,6 +210,10 @@ impl<H: Home, C: Clock> Mover<H, C> {
         self.each(plan.keys(), |home, key| async move { home.export(key).await }).await
     }
 
+    async fn flush_all(&self, plan: &Plan) -> Result<(), ApiError> {
+        self.each(plan.keys(), |home, key| async move { home.flush(key).await }).await.map(drop)
+    }
+
     /// Does the same to all copies at once; answers in their order.
     async fn each<T: Send + 'static, F: Future<Output = Result<T, ApiError>> + Send + 'static>(
         &self,
@@ -240,7 +251,7 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
             MoveStep::Plan | MoveStep::HandOver => unreachable!("done above, and a deed has no body"),
             MoveStep::Reserve => self.reserve(job, &input, &plan).await.map_err(refusal).and_then(memo),
             MoveStep::Prepare => self.prepare(job, &input, &plan).await.map_err(refusal).and_then(memo),
-            MoveStep::Stop => self.home.halt(input.machine).await.map_err(refusal).and_then(memo),
+            MoveStep::Stop => self.stop(&input, &plan).await.map_err(refusal).and_then(memo),
             MoveStep::Seal => {
                 let sealed = self.each(plan.keys(), |home, key| async move { home.seal(key).await }).await;
                 sealed.map(drop).map_err(refusal).and_then(memo)

@@ -36,6 +36,9 @@ pub trait Home: Send + Sync + 'static {
     /// Exports the copy no longer.
     fn withdraw(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
 
+    /// Makes durable what the guest wrote so far, so that sealing has little left to do.
+    fn flush(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
+
     /// Stops the machine, which the records say is halted, with its own signal and grace time. Answers when it no
     /// longer runs.
     fn halt(&self, machine: MachineId) -> impl Future<Output = Answer<()>> + Send;

@@ -76,7 +76,7 @@ async fn book() -> Book {
     records.change(changes).await.unwrap();
     let changes =
         vec![Change::AddJob(Box::new(job.clone())), Change::Claim { machine: machine.id, job: job.id }];
-    records.append(job.id, 1, &json!({"event": "started"}), changes).await.unwrap();
+    records.append(job.id, 1, &[json!({"event": "started"})], changes).await.unwrap();
     Book { dir, records, machine, volume, job }
 }
 
@@ -103,7 +103,7 @@ impl Book {
     async fn handed_over(&self) {
         let seal = self.own(Ownership::Sealed { job: self.job.id });
         let changes = vec![self.halt(), seal, self.hand_over()];
-        self.records.append(self.job.id, 2, &json!("handed over"), changes).await.unwrap();
+        self.records.append(self.job.id, 2, &[json!("handed over")], changes).await.unwrap();
     }
 }
 
@@ -126,7 +126,7 @@ async fn an_entry_and_its_changes_stand_or_fall_together() {
     let book = book().await;
     // The volume is not sealed, so the deed does not fit.
     let refused = refused(
-        book.records.append(book.job.id, 2, &json!("deed"), vec![book.halt(), book.hand_over()]).await,
+        book.records.append(book.job.id, 2, &[json!("deed")], vec![book.halt(), book.hand_over()]).await,
     );
     assert!(matches!(refused, ChangeRefused::Ownership { .. }), "{refused:?}");
     assert_eq!(book.records.journal(book.job.id, 1).await.unwrap(), []);
@@ -138,7 +138,7 @@ async fn an_entry_and_its_changes_stand_or_fall_together() {
 async fn an_entry_out_of_order_is_refused() {
     let book = book().await;
     for seq in [1, 3] {
-        let result = book.records.append(book.job.id, seq, &json!("x"), Vec::new()).await;
+        let result = book.records.append(book.job.id, seq, &[json!("x")], Vec::new()).await;
         assert!(matches!(refused(result), ChangeRefused::EntryOutOfOrder { last: 1, .. }));
     }
 }
@@ -238,7 +238,7 @@ async fn after_a_failed_write_nothing_is_written_any_more() {
     // Somebody takes the table away under the agent: the next append cannot be written.
     let saboteur = Connection::open(book.dir.path().join(FILE)).unwrap();
     saboteur.execute_batch("ALTER TABLE journal RENAME TO stolen").unwrap();
-    let lost = book.records.append(book.job.id, 2, &json!("x"), Vec::new()).await;
+    let lost = book.records.append(book.job.id, 2, &[json!("x")], Vec::new()).await;
     assert!(matches!(lost, Err(RecordsError::Read(_) | RecordsError::Lost { .. })), "{lost:?}");
     saboteur.execute_batch("DROP TABLE machines").unwrap();
     let lost = book.records.change(vec![Change::RemoveMachine(book.machine.id)]).await;

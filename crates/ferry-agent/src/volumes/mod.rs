@@ -288,6 +288,14 @@ impl Volumes {
         ignore_absent(self.inner.ask(key, Client::withdraw).await)
     }
 
+    /// Makes durable what was written to a copy so far.
+    ///
+    /// # Errors
+    /// Its server does not run, or its disk failed.
+    pub async fn flush(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        self.inner.ask(key, Client::flush).await
+    }
+
     /// Makes a copy unchangeable, which the records must say is sealed. Durable when it answers.
     ///
     /// # Errors

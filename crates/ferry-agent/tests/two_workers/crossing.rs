@@ -3,8 +3,8 @@
 use crate::house::{Worker, machine, pid, workers};
 use ferry_api::{
     API_VERSION, Activate, ActivateVolume, AgentApi, CrossingState, Desired, ErrorCode, Generation, JobId,
-    JobState, MachineId, MachineSpec, MachineState, Ownership, Prepare, PrepareVolume, Reserve,
-    ReserveVolume, StartMove, VolumeId,
+    JobState, Machine, MachineId, MachineSpec, MachineState, Ownership, Prepare, PrepareVolume, Reserve,
+    ReserveVolume, StartMove, VolumeId, VolumeKey,
 };
 
 fn to(name: &str, worker: &str) -> StartMove {
@@ -32,6 +32,13 @@ fn reserve(name: &str) -> Reserve {
         created_at_ms: 1,
         volumes: vec![volume],
     }
+}
+
+/// Where the disk of a machine can be read once it is sealed.
+async fn export(worker: &Worker, machine: &Machine) -> String {
+    let disk = &machine.volumes[0];
+    let key = VolumeKey { id: disk.volume, generation: disk.generation };
+    worker.door().peer_export(key).await.unwrap().uri
 }
 
 async fn end<const N: usize>(workers: [Worker; N]) {
@@ -142,11 +149,33 @@ async fn a_reservation_keeps_the_name_and_the_room_until_it_is_released() {
 }
 
 #[tokio::test]
+async fn a_source_that_cannot_be_reached_is_told_before_anything_stops() {
+    let workers = workers(["", ""]).await;
+    let made = workers[1].door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    let mut wish = reserve("web");
+    (wish.volumes[0].id, wish.volumes[0].size_bytes) = (made.volumes[0].volume, 64 << 20);
+    let door = workers[0].door();
+    door.peer_reserve(wish.clone()).await.unwrap();
+    let nobody = "nbd://127.0.0.1:1/nothing".to_owned();
+    let other = export(&workers[1], &made).await.replace("@1", "@7");
+    for source in [nobody, other] {
+        let volumes = vec![PrepareVolume { id: made.volumes[0].volume, source }];
+        let refusal = door.peer_prepare(Prepare { job: wish.job, volumes }).await.unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::Unreachable);
+        assert!(refusal.message.contains("cannot come to the volume of worker w2"), "{refusal}");
+    }
+    door.peer_release(wish.job).await.unwrap();
+    end(workers).await;
+}
+
+#[tokio::test]
 async fn a_prepared_clone_stands_by_and_goes_without_trace() {
     let mut workers = workers(["", ""]).await;
-    let wish = reserve("web");
+    let made = workers[1].door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    let mut wish = reserve("web");
+    (wish.volumes[0].id, wish.volumes[0].size_bytes) = (made.volumes[0].volume, 64 << 20);
     workers[0].door().peer_reserve(wish.clone()).await.unwrap();
-    let source = format!("nbd://127.0.0.1:1/{}@1", wish.volumes[0].id);
+    let source = export(&workers[1], &made).await;
     let prepare = Prepare { job: wish.job, volumes: vec![PrepareVolume { id: wish.volumes[0].id, source }] };
     let prepared = workers[0].door().peer_prepare(prepare.clone()).await.unwrap();
     assert_eq!(prepared.state, CrossingState::Prepared);
@@ -170,7 +199,7 @@ async fn what_was_activated_boots_by_itself_and_finds_a_source_that_moved() {
     (wish.machine, wish.spec) = (made.id, made.spec.clone());
     (wish.volumes[0].id, wish.volumes[0].size_bytes) = (disk.volume, 64 << 20);
     let stale = format!("nbd://127.0.0.1:1/{}@1", disk.volume);
-    let volumes = vec![PrepareVolume { id: disk.volume, source: stale.clone() }];
+    let volumes = vec![PrepareVolume { id: disk.volume, source: export(&workers[1], &made).await }];
     let volume = ActivateVolume { id: disk.volume, generation: Generation(2), source: stale.clone() };
     let activate = Activate { job: wish.job, volumes: vec![volume] };
     let door = workers[0].door();

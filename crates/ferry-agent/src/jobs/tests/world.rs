@@ -337,6 +337,10 @@ impl Home for Alpha {
         .await
     }
 
+    async fn flush(&self, copy: VolumeKey) -> Result<(), ApiError> {
+        self.change(copy, |_| Ok(())).await
+    }
+
     async fn halt(&self, _machine: MachineId) -> Result<(), ApiError> {
         self.0
             .call(|state| {

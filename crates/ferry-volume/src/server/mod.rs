@@ -153,7 +153,9 @@ impl Rate {
             return;
         }
         let current = bytes.saturating_sub(self.seen_bytes) as f64 / seconds;
-        self.bytes_per_s += (current - self.bytes_per_s) * (seconds / 0.5).min(1.0);
+        // The first bytes are the best guess there is; from then on half a second of the past counts.
+        let weight = if self.bytes_per_s == 0.0 { 1.0 } else { (seconds / 0.5).min(1.0) };
+        self.bytes_per_s += (current - self.bytes_per_s) * weight;
         (self.seen_bytes, self.seen_at) = (bytes, now);
     }
 }

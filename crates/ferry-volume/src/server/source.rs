@@ -209,23 +209,24 @@ impl Source {
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
 
-    /// Ends all links; what was under way failed.
+    /// A link broke: all end, and what was under way failed.
     fn fail(&mut self, reason: String) {
-        if let State::Links(links) = &mut self.state {
-            links.iter_mut().for_each(Link::close);
-        }
-        self.outcomes.push(Outcome::Down);
-        for (op, task) in std::mem::take(&mut self.tasks) {
-            self.outcomes.push(task.failed(op, Failure::Disconnected));
-        }
+        self.close();
         self.rest(reason);
     }
 
-    /// Ends the use of this source for good.
+    /// Ends all links; what was under way failed.
     pub(super) fn close(&mut self) {
-        if self.is_connected() {
-            self.fail("the source was changed".to_owned());
+        if let State::Links(links) = &mut self.state {
+            links.iter_mut().for_each(Link::close);
         }
+        if self.is_connected() {
+            self.outcomes.push(Outcome::Down);
+        }
+        for (op, task) in std::mem::take(&mut self.tasks) {
+            self.outcomes.push(task.failed(op, Failure::Disconnected));
+        }
+        self.state = State::Resting { until: Instant::now() };
     }
 
     /// Fetches a range.

@@ -4,7 +4,9 @@
 use super::support::image::{self, Dice};
 use super::support::peers::{Peer, path_text};
 use super::support::volume::{MIB, Volume};
-use super::support::{NBDCOPY, NBDKIT, QEMU_IO, find, needs, qemu_io, run, skip, succeed, test_name, text};
+use super::support::{
+    NBDCOPY, NBDKIT, QEMU_IO, QEMU_NBD, find, needs, qemu_io, run, skip, succeed, test_name, text,
+};
 use super::{assert_reads_as, assert_still_hydrating, slow_source};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -68,6 +70,37 @@ fn a_source_that_is_smaller_than_said_is_refused_with_both_sizes() {
     }
     let hydration = status.hydration;
     assert_eq!((hydration.bytes_local, hydration.bytes_fetched), (0, 0), "{hydration:?}");
+}
+
+#[test]
+fn a_source_that_speaks_only_tls_is_refused_with_the_reason() {
+    needs!(NBDKIT);
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    std::fs::write(&keys, "ferry:00112233445566778899aabbccddeeff\n").unwrap();
+    let keys = format!("--tls-psk={}", keys.display());
+    let source = Peer::nbdkit(dir.path(), &["--tls=require", &keys, "memory", &format!("size={SIZE_BYTES}")]);
+    let volume = Volume::start(dir.path(), SIZE_BYTES, Some(&source.uri()));
+    let status = volume.wait_for("the refusal is said", |status| {
+        status.source.as_ref().is_some_and(|source| source.last_error.is_some())
+    });
+    let said = status.source.unwrap().last_error.unwrap();
+    assert!(said.contains("TLS"), "{said}");
+}
+
+#[test]
+fn a_source_without_that_export_is_refused_with_its_name() {
+    needs!(QEMU_NBD);
+    let dir = tempfile::tempdir().unwrap();
+    let image = dense_image(dir.path(), 58);
+    let source = Peer::qemu_nbd(dir.path(), &image, "raw");
+    let uri = source.uri().replace("///", "///nobody");
+    let volume = Volume::start(dir.path(), SIZE_BYTES, Some(&uri));
+    let status = volume.wait_for("the refusal is said", |status| {
+        status.source.as_ref().is_some_and(|source| source.last_error.is_some())
+    });
+    let said = status.source.unwrap().last_error.unwrap();
+    assert!(said.contains("nobody"), "{said}");
 }
 
 #[test]

@@ -8,7 +8,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_clients;
 mod bad_days;
+mod exports;
 mod fio;
 mod libnbd;
 mod qemu;

@@ -182,7 +182,15 @@ pub fn check_socket_paths(dir: &Path) -> Result<(), DirectoryError> {
 
 /// Holds a volume's directory for one process; given back when dropped or when the process dies.
 #[derive(Debug)]
-pub struct DirectoryLock(#[allow(dead_code, reason = "held for its lock")] OwnedFd);
+pub struct DirectoryLock(OwnedFd);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing would not do: a child that another thread has forked, and that has not executed its program yet,
+        // has a copy of the descriptor and would hold the lock for that moment. Nothing follows if this fails.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 /// Takes the volume's directory for this process.
 ///
@@ -197,5 +205,26 @@ pub fn lock(dir: &Path) -> Result<DirectoryLock, DirectoryError> {
         Ok(()) => Ok(DirectoryLock(fd)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(DirectoryError::InUse { path: dir.to_owned() }),
         Err(e) => Err(DirectoryError::io("lock", &path)(e.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = lock(dir.path()).unwrap();
+        assert!(matches!(lock(dir.path()), Err(DirectoryError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_lock_is_given_back_although_a_forked_child_still_has_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        let _in_a_child = held.0.try_clone().unwrap();
+        drop(held);
+        lock(dir.path()).unwrap();
     }
 }

@@ -6,3 +6,5 @@ mod alone;
 mod crossing;
 #[cfg(test)]
 mod house;
+#[cfg(test)]
+mod killed;

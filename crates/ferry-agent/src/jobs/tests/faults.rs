@@ -6,7 +6,8 @@ use ferry_api::{CrossingState, Desired, EventsAfter, Job, JobId, JobState, Owner
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::world::{Alpha, Fault, FaultyJournal, Hourglass, World, fresh_keys, furnish, worker};
+use super::records::{FaultyJournal, Hourglass, furnish};
+use super::world::{Alpha, Fault, World, fresh_keys, worker};
 use crate::jobs::{Executor, MoveInput, Mover, begin_move};
 use crate::records::{Records, RecordsError, Standing};
 

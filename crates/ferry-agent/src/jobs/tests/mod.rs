@@ -1,5 +1,7 @@
 //! Moves in a world made of memory, with real records: cut off at every point, and looked at from outside.
 
 mod faults;
+mod records;
 mod requests;
+mod target;
 mod world;

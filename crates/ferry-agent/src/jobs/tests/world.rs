@@ -5,27 +5,23 @@
 //! can break one unseen.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
-    API_VERSION, Activate, ApiError, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Generation,
-    Hydration, JobId, Machine, MachineId, MachineSpec, MachineState, MachineVolume, Ownership, Prepare,
-    Reserve, Room, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerInfo,
-    WorkerName,
+    ApiError, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Generation, Hydration, JobId,
+    Machine, MachineId, MachineSpec, MachineState, MachineVolume, Ownership, ServerState, Volume, VolumeId,
+    VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
-use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::jobs::{Clock, Home, Journal, Target};
-use crate::records::{
-    Change, JobRecord, JournalRow, MachineRecord, Records, RecordsError, Standing, VolumeRecord,
-};
+use crate::jobs::Home;
+use crate::records::Records;
 
 /// Looks at the target until its clones are whole.
-const LOOKS_UNTIL_WHOLE: u32 = 3;
+pub(super) const LOOKS_UNTIL_WHOLE: u32 = 3;
 /// Size of each volume, in bytes.
-const SIZE_BYTES: u64 = 1 << 20;
+pub(super) const SIZE_BYTES: u64 = 1 << 20;
 
 /// What may go wrong at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,20 +77,20 @@ pub(super) struct World {
     pub(super) machine: MachineId,
     pub(super) died: Notify,
     pub(super) cancel: Notify,
-    now_ms: AtomicU64,
+    pub(super) now_ms: AtomicU64,
 }
 
 pub(super) fn worker(name: &str) -> WorkerName {
     name.parse().unwrap()
 }
 
-fn error(code: ErrorCode, message: &str) -> ApiError {
+pub(super) fn error(code: ErrorCode, message: &str) -> ApiError {
     ApiError::new(code, message)
 }
 
 impl State {
     /// At most one worker writes, at most one machine runs, and the deed comes first.
-    fn hold_the_rules(&self) {
+    pub(super) fn hold_the_rules(&self) {
         assert!(!(self.home_runs && self.target_runs), "the machine runs twice: {self:?}");
         assert!(!(self.home_runs && self.handed_over), "a machine that was handed over runs: {self:?}");
         let owned_there = self
@@ -137,7 +133,7 @@ impl World {
     }
 
     /// Passes a point. Never returns in an agent that is dead.
-    async fn point(&self) -> Result<(), ApiError> {
+    pub(super) async fn point(&self) -> Result<(), ApiError> {
         let fault = {
             let mut state = self.state();
             let at = state.points;
@@ -175,7 +171,7 @@ impl World {
         answer
     }
 
-    async fn call_target<T>(
+    pub(super) async fn call_target<T>(
         &self,
         effect: impl FnOnce(&mut State) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
@@ -199,7 +195,7 @@ impl World {
         state.hold_the_rules();
     }
 
-    fn crossing(&self, state: &State, job: JobId) -> Crossing {
+    pub(super) fn crossing(&self, state: &State, job: JobId) -> Crossing {
         let volumes = state
             .target_volumes
             .iter()
@@ -266,7 +262,7 @@ pub(super) struct Alpha(pub(super) Arc<World>);
 
 /// The target, as the mover sees it.
 #[derive(Debug)]
-pub(super) struct Beta(Arc<World>);
+pub(super) struct Beta(pub(super) Arc<World>);
 
 impl Alpha {
     async fn change<T>(
@@ -394,234 +390,6 @@ impl Home for Alpha {
             })
             .await
     }
-}
-
-impl Target for Beta {
-    async fn worker(&self) -> Result<WorkerInfo, ApiError> {
-        self.0
-            .call_target(|state| {
-                Ok(WorkerInfo {
-                    name: worker("beta"),
-                    api_version: API_VERSION,
-                    program_version: String::new(),
-                    pid: 1,
-                    started_at_ms: 1,
-                    state_dir: "state".into(),
-                    listen: String::new(),
-                    room: Room {
-                        limit_bytes: None,
-                        used_bytes: 0,
-                        promised_bytes: 0,
-                        free_bytes: state.room_bytes,
-                    },
-                    machines: 0,
-                    volumes: 0,
-                    peers: Vec::new(),
-                })
-            })
-            .await
-    }
-
-    async fn reserve(&self, reserve: Reserve) -> Result<Crossing, ApiError> {
-        self.0
-            .call_target(|state| {
-                if state.crossing == Some(CrossingState::Released) {
-                    return Err(error(ErrorCode::Conflict, "the move was undone"));
-                }
-                state.crossing.get_or_insert(CrossingState::Reserved);
-                let keys = reserve
-                    .volumes
-                    .iter()
-                    .map(|volume| VolumeKey { id: volume.id, generation: volume.generation });
-                state.target_volumes = keys.collect();
-                Ok(self.0.crossing(state, reserve.job))
-            })
-            .await
-    }
-
-    async fn prepare(&self, prepare: Prepare) -> Result<Crossing, ApiError> {
-        self.0
-            .call_target(|state| {
-                assert!(state.home.values().all(|volume| volume.exported), "nothing to reach");
-                assert!(state.crossing >= Some(CrossingState::Reserved), "prepared and not reserved");
-                assert_eq!(prepare.volumes.len(), state.home.len());
-                state.crossing = state.crossing.max(Some(CrossingState::Prepared));
-                Ok(self.0.crossing(state, prepare.job))
-            })
-            .await
-    }
-
-    async fn activate(&self, activate: Activate) -> Result<Crossing, ApiError> {
-        self.0
-            .call_target(|state| {
-                assert!(state.crossing >= Some(CrossingState::Prepared), "activated and not prepared");
-                assert!(activate.volumes.iter().all(|volume| volume.generation == Generation::FIRST.next()));
-                state.crossing = state.crossing.max(Some(CrossingState::Activated));
-                Ok(self.0.crossing(state, activate.job))
-            })
-            .await
-    }
-
-    async fn boot(&self, job: JobId) -> Result<Crossing, ApiError> {
-        self.0
-            .call_target(|state| {
-                if state.does_not_boot {
-                    return Err(error(ErrorCode::Internal, "there is no program sleep"));
-                }
-                state.crossing = state.crossing.max(Some(CrossingState::Booted));
-                state.target_runs = state.desired == Some(Desired::Running);
-                Ok(self.0.crossing(state, job))
-            })
-            .await
-    }
-
-    async fn crossing(&self, job: JobId) -> Result<Crossing, ApiError> {
-        self.0
-            .call_target(|state| {
-                // Bytes arrive only while the source is there.
-                state.looks += u32::from(state.home.values().all(|volume| volume.exported));
-                Ok(self.0.crossing(state, job))
-            })
-            .await
-    }
-
-    async fn settle(&self, job: JobId) -> Result<Crossing, ApiError> {
-        self.0
-            .call_target(|state| {
-                assert!(state.looks >= LOOKS_UNTIL_WHOLE, "settled with bytes still remote");
-                state.crossing = Some(CrossingState::Settled);
-                Ok(self.0.crossing(state, job))
-            })
-            .await
-    }
-
-    async fn release(&self, _job: JobId) -> Result<(), ApiError> {
-        self.0
-            .call_target(|state| {
-                let owned = state.crossing.is_some_and(|crossing| {
-                    (CrossingState::Activated..CrossingState::Released).contains(&crossing)
-                });
-                assert!(!owned, "what the target owns is released");
-                state.crossing = Some(CrossingState::Released);
-                Ok(())
-            })
-            .await
-    }
-}
-
-/// Real records, with a point before and after every append.
-#[derive(Debug)]
-pub(super) struct FaultyJournal {
-    pub(super) records: Records,
-    pub(super) world: Arc<World>,
-}
-
-impl FaultyJournal {
-    async fn point(&self) -> Result<(), RecordsError> {
-        self.world.point().await.map_err(|_| RecordsError::Lost { reason: "the disk is gone".to_owned() })
-    }
-}
-
-impl Journal for FaultyJournal {
-    async fn append(
-        &self,
-        job: JobId,
-        seq: u64,
-        entries: &[Value],
-        changes: Vec<Change>,
-    ) -> Result<(), RecordsError> {
-        self.point().await?;
-        self.records.append(job, seq, entries, changes).await?;
-        {
-            let mut state = self.world.state();
-            for entry in entries {
-                state.handed_over |= entry["entry"] == "done" && entry["step"] == "HandOver";
-                state.hold_the_rules();
-                if entry["entry"] == "finished" {
-                    assert!(
-                        state.handed_over || state.home_runs == (state.desired == Some(Desired::Running))
-                    );
-                }
-            }
-        }
-        self.point().await
-    }
-
-    async fn journal(&self, job: JobId, after: u64) -> Result<Vec<JournalRow>, RecordsError> {
-        self.records.journal(job, after).await
-    }
-
-    async fn unfinished_jobs(&self) -> Result<Vec<JobRecord>, RecordsError> {
-        self.records.unfinished_jobs().await
-    }
-
-    async fn jobs(&self) -> Result<Vec<JobRecord>, RecordsError> {
-        self.records.jobs().await
-    }
-
-    async fn job(&self, id: JobId) -> Result<Option<JobRecord>, RecordsError> {
-        self.records.job(id).await
-    }
-}
-
-/// A clock that is moved by those who wait for it.
-#[derive(Debug, Clone)]
-pub(super) struct Hourglass(pub(super) Arc<World>);
-
-impl Clock for Hourglass {
-    fn now_ms(&self) -> u64 {
-        self.0.now_ms.load(Ordering::SeqCst)
-    }
-
-    async fn sleep_until(&self, at_ms: u64) {
-        // Whoever else is ready goes first, as in a real pause.
-        tokio::task::yield_now().await;
-        self.0.now_ms.fetch_max(at_ms, Ordering::SeqCst);
-    }
-}
-
-/// The records of the source before the move.
-pub(super) async fn furnish(records: &Records, world: &World) {
-    let (keys, desired) = {
-        let state = world.state();
-        (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap())
-    };
-    let disks = keys.iter().map(|key| MachineVolume {
-        name: "data".parse().unwrap(),
-        volume: key.id,
-        generation: key.generation,
-    });
-    let machine = MachineRecord {
-        id: world.machine,
-        name: "db".parse().unwrap(),
-        spec: MachineSpec::process("sleep", ["1"]),
-        volumes: disks.collect(),
-        desired,
-        generation: Generation::FIRST,
-        standing: Standing::Ours,
-        job: None,
-        halted: false,
-        process: None,
-        last_exit: None,
-        created_at_ms: 1,
-    };
-    let mut changes = vec![Change::AddMachine(Box::new(machine))];
-    for key in keys {
-        changes.push(Change::AddVolume(Box::new(VolumeRecord {
-            id: key.id,
-            generation: key.generation,
-            name: "data".parse().unwrap(),
-            machine: Some(world.machine),
-            size_bytes: SIZE_BYTES,
-            region_bytes: 1 << 16,
-            ownership: Ownership::Ours,
-            source: None,
-            bytes_expected: 0,
-            made: true,
-            created_at_ms: 1,
-        })));
-    }
-    records.change(changes).await.unwrap();
 }
 
 pub(super) fn fresh_keys(count: usize) -> Vec<VolumeKey> {

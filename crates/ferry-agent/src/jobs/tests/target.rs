@@ -1,0 +1,122 @@
+//! The target of the world made of memory: it refuses what comes out of turn.
+
+use ferry_api::{
+    API_VERSION, Activate, ApiError, Crossing, CrossingState, Desired, ErrorCode, Generation, JobId, Prepare,
+    Reserve, Room, VolumeKey, WorkerInfo,
+};
+
+use super::world::{Beta, LOOKS_UNTIL_WHOLE, error, worker};
+use crate::jobs::Target;
+
+impl Target for Beta {
+    async fn worker(&self) -> Result<WorkerInfo, ApiError> {
+        self.0
+            .call_target(|state| {
+                Ok(WorkerInfo {
+                    name: worker("beta"),
+                    api_version: API_VERSION,
+                    program_version: String::new(),
+                    pid: 1,
+                    started_at_ms: 1,
+                    state_dir: "state".into(),
+                    listen: String::new(),
+                    room: Room {
+                        limit_bytes: None,
+                        used_bytes: 0,
+                        promised_bytes: 0,
+                        free_bytes: state.room_bytes,
+                    },
+                    machines: 0,
+                    volumes: 0,
+                    peers: Vec::new(),
+                })
+            })
+            .await
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Result<Crossing, ApiError> {
+        self.0
+            .call_target(|state| {
+                if state.crossing == Some(CrossingState::Released) {
+                    return Err(error(ErrorCode::Conflict, "the move was undone"));
+                }
+                state.crossing.get_or_insert(CrossingState::Reserved);
+                let keys = reserve
+                    .volumes
+                    .iter()
+                    .map(|volume| VolumeKey { id: volume.id, generation: volume.generation });
+                state.target_volumes = keys.collect();
+                Ok(self.0.crossing(state, reserve.job))
+            })
+            .await
+    }
+
+    async fn prepare(&self, prepare: Prepare) -> Result<Crossing, ApiError> {
+        self.0
+            .call_target(|state| {
+                assert!(state.home.values().all(|volume| volume.exported), "nothing to reach");
+                assert!(state.crossing >= Some(CrossingState::Reserved), "prepared and not reserved");
+                assert_eq!(prepare.volumes.len(), state.home.len());
+                state.crossing = state.crossing.max(Some(CrossingState::Prepared));
+                Ok(self.0.crossing(state, prepare.job))
+            })
+            .await
+    }
+
+    async fn activate(&self, activate: Activate) -> Result<Crossing, ApiError> {
+        self.0
+            .call_target(|state| {
+                assert!(state.crossing >= Some(CrossingState::Prepared), "activated and not prepared");
+                assert!(activate.volumes.iter().all(|volume| volume.generation == Generation::FIRST.next()));
+                state.crossing = state.crossing.max(Some(CrossingState::Activated));
+                Ok(self.0.crossing(state, activate.job))
+            })
+            .await
+    }
+
+    async fn boot(&self, job: JobId) -> Result<Crossing, ApiError> {
+        self.0
+            .call_target(|state| {
+                if state.does_not_boot {
+                    return Err(error(ErrorCode::Internal, "there is no program sleep"));
+                }
+                state.crossing = state.crossing.max(Some(CrossingState::Booted));
+                state.target_runs = state.desired == Some(Desired::Running);
+                Ok(self.0.crossing(state, job))
+            })
+            .await
+    }
+
+    async fn crossing(&self, job: JobId) -> Result<Crossing, ApiError> {
+        self.0
+            .call_target(|state| {
+                // Bytes arrive only while the source is there.
+                state.looks += u32::from(state.home.values().all(|volume| volume.exported));
+                Ok(self.0.crossing(state, job))
+            })
+            .await
+    }
+
+    async fn settle(&self, job: JobId) -> Result<Crossing, ApiError> {
+        self.0
+            .call_target(|state| {
+                assert!(state.looks >= LOOKS_UNTIL_WHOLE, "settled with bytes still remote");
+                state.crossing = Some(CrossingState::Settled);
+                Ok(self.0.crossing(state, job))
+            })
+            .await
+    }
+
+    async fn release(&self, _job: JobId) -> Result<(), ApiError> {
+        self.0
+            .call_target(|state| {
+                let owned = state.crossing.is_some_and(|crossing| {
+                    (CrossingState::Activated..CrossingState::Released).contains(&crossing)
+                });
+                assert!(!owned, "what the target owns is released");
+                state.crossing = Some(CrossingState::Released);
+                Ok(())
+            })
+            .await
+    }
+}

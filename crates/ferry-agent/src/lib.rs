@@ -15,6 +15,7 @@
 pub mod clock;
 pub mod config;
 mod core;
+mod crash_point;
 mod create;
 pub mod drivers;
 pub mod jobs;

@@ -3,6 +3,7 @@
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::core::Core;
+use crate::crash_point::{self, When};
 use crate::create;
 use crate::drivers::{LaunchError, Launcher};
 use crate::jobs::{Executor, MoveInput, Mover, SystemClock, begin_move, reap, sweep};
@@ -175,6 +176,14 @@ impl Agent {
     }
 }
 
+/// Answers a peer, with a crash point on either side.
+async fn answering<T>(call: &str, answer: impl Future<Output = Answer<T>>) -> Answer<T> {
+    crash_point::call(When::Before, call);
+    let answer = answer.await;
+    crash_point::call(When::After, call);
+    answer
+}
+
 impl AgentApi for Agent {
     async fn worker(&self) -> Answer<WorkerInfo> {
         let config = &self.core.config;
@@ -304,31 +313,31 @@ impl AgentApi for Agent {
     }
 
     async fn peer_reserve(&self, reserve: Reserve) -> Answer<Crossing> {
-        self.core.target.reserve(reserve).await
+        answering("reserve", self.core.target.reserve(reserve)).await
     }
 
     async fn peer_prepare(&self, prepare: Prepare) -> Answer<Crossing> {
-        self.core.target.prepare(prepare).await
+        answering("prepare", self.core.target.prepare(prepare)).await
     }
 
     async fn peer_activate(&self, activate: Activate) -> Answer<Crossing> {
-        self.core.target.activate(activate).await
+        answering("activate", self.core.target.activate(activate)).await
     }
 
     async fn peer_boot(&self, job: JobId) -> Answer<Crossing> {
-        self.core.target.boot(job).await
+        answering("boot", self.core.target.boot(job)).await
     }
 
     async fn peer_crossing(&self, job: JobId) -> Answer<Crossing> {
-        self.core.target.crossing(job).await
+        answering("crossing", self.core.target.crossing(job)).await
     }
 
     async fn peer_settle(&self, job: JobId) -> Answer<Crossing> {
-        self.core.target.settle(job).await
+        answering("settle", self.core.target.settle(job)).await
     }
 
     async fn peer_release(&self, job: JobId) -> Answer<()> {
-        self.core.target.release(job).await
+        answering("release", self.core.target.release(job)).await
     }
 
     async fn peer_export(&self, copy: VolumeKey) -> Answer<VolumeExport> {

@@ -130,6 +130,24 @@ fn what_a_guest_flushed_is_there_after_a_restart() {
 }
 
 #[test]
+fn a_volume_that_stands_by_ends_when_it_is_told_to() {
+    let tmp = tempfile::tempdir().unwrap();
+    let options = CreateOptions {
+        dir: tmp.path().join(A),
+        id: A.to_owned(),
+        size_bytes: 64 * MIB,
+        region_bytes: REGION_BYTES_DEFAULT,
+        generation: 2,
+        phase: Phase::Standby,
+        source: None,
+    };
+    create(&options).unwrap();
+    let mut volume = Volume { dir: options.dir, io: IoBackend::Auto, server: None };
+    volume.start();
+    volume.stop();
+}
+
+#[test]
 fn a_clone_is_usable_at_once_and_becomes_whole_without_copying_holes() {
     clone_of_a_sparse_volume(IoBackend::IoUring);
 }

@@ -68,6 +68,18 @@ pub enum Command {
     /// The machine of the demo
     #[command(hide = true)]
     DemoWriter(DemoWriter),
+    /// Fill a volume as the demo does
+    #[command(hide = true)]
+    DemoFill(DemoPiece),
+    /// Check a volume as the demo does
+    #[command(hide = true)]
+    DemoCheck {
+        #[command(flatten)]
+        piece: DemoPiece,
+        /// Where acknowledged records were noted
+        #[arg(long, value_name = "FILE")]
+        acks: PathBuf,
+    },
 }
 
 /// Which agent, and how to answer.
@@ -99,6 +111,17 @@ pub struct Demo {
     /// Print nothing but the summary, as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `ferry demo-fill` and `ferry demo-check`
+#[derive(Debug, Args)]
+pub struct DemoPiece {
+    /// NBD URI of the volume
+    #[arg(long, value_name = "URI")]
+    pub uri: String,
+    /// How much of it is filled
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub used: u64,
 }
 
 /// `ferry demo-writer`

@@ -58,6 +58,8 @@ fn run(meant: Meant) -> Result<Exit> {
             demo::writer::run(&options, |uri| Ok(BlockClient::connect_text(uri)?))?;
             Ok(Exit::Done)
         }
+        Meant::DemoFill(piece) => piece.fill(),
+        Meant::DemoCheck { piece, diary } => piece.check(&diary),
         Meant::Agent { config } => {
             log_to_stderr();
             in_runtime(commands::agent::run(&config))

@@ -14,6 +14,7 @@ use ferry_api::{
 
 use crate::args::{self, Typed};
 use crate::demo::layout::Layout;
+use crate::demo::pieces::Piece;
 use crate::demo::records::Ring;
 use crate::demo::writer::WriterOptions;
 use crate::demo::{self, DemoOptions};
@@ -37,6 +38,15 @@ pub enum Meant {
     },
     /// Be the demo's machine.
     DemoWriter(WriterOptions),
+    /// Fill a volume as the demo does.
+    DemoFill(Piece),
+    /// Check a volume as the demo does.
+    DemoCheck {
+        /// The volume.
+        piece: Piece,
+        /// The diary of its writer.
+        diary: PathBuf,
+    },
     /// Be an agent.
     Agent {
         /// Its configuration file.
@@ -116,6 +126,10 @@ impl Meant {
             args::Command::Demo(args::Demo { end: Some(dir), .. }) => Ok(Self::DemoEnd { dir }),
             args::Command::Demo(demo) => Ok(Self::Demo(demo_options(&demo)?)),
             args::Command::DemoWriter(writer) => Ok(Self::DemoWriter(writer_options(writer)?)),
+            args::Command::DemoFill(piece) => Ok(Self::DemoFill(demo_piece(piece))),
+            args::Command::DemoCheck { piece, acks } => {
+                Ok(Self::DemoCheck { piece: demo_piece(piece), diary: acks })
+            }
             args::Command::Agent { config } => Ok(Self::Agent { config }),
             args::Command::VolumeServer { dir } => Ok(Self::VolumeServer { dir }),
             args::Command::Machine(machine) => machine_question(machine),
@@ -135,6 +149,10 @@ fn ask(asking: &args::Asking, question: Question) -> Result<Meant, Misuse> {
 fn demo_options(demo: &args::Demo) -> Result<DemoOptions, Misuse> {
     let layout = Layout::plan(demo.size, demo.used, demo::SEED).map_err(|error| Misuse(error.to_string()))?;
     Ok(DemoOptions { layout, keep: demo.keep, json: demo.json })
+}
+
+fn demo_piece(piece: args::DemoPiece) -> Piece {
+    Piece { uri: piece.uri, used_bytes: piece.used }
 }
 
 fn writer_options(writer: args::DemoWriter) -> Result<WriterOptions, Misuse> {

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::executor::JobRefusal;
 use super::journal::Journal;
 use super::{Clock, view};
+use crate::crash_point;
 use crate::records::{Change, RecordsError};
 
 /// How the steps of one kind of job are done.
@@ -125,7 +126,7 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         let (work, context) = (self.work.clone(), self.context(&self.standing, attempt));
         let ended = self.while_answering(work.perform(step, &context)).await?;
         let name = step.name().to_owned();
-        let event = match ended {
+        let event = match crash_point::spoil(&name, ended) {
             Ok(memo) => Event::Done { step: name, memo },
             Err(error) => Event::Failed { step: name, attempt, error },
         };
@@ -139,7 +140,8 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         }
         // From here to the append nobody is answered: a cancel comes before the deed, or too late.
         let name = step.name().to_owned();
-        let refused = match self.work.deed(step, &self.context(&self.standing, attempt)) {
+        let memo = crash_point::spoil(&name, self.work.deed(step, &self.context(&self.standing, attempt)));
+        let refused = match memo {
             Ok(memo) => match self.append_with_next(vec![Event::Done { step: name.clone(), memo }]).await {
                 Err(TaskError::Records(RecordsError::Refused(refused))) => {
                     StepError::fatal(refused.to_string())

@@ -24,6 +24,7 @@ pub use types::{
     CrossingRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord, Standing, VolumeRecord,
 };
 
+use crate::crash_point::{self, When};
 use ferry_api::{ApiError, ErrorCode, JobId};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -250,10 +251,15 @@ fn run(
             Command::Read(read) => read(&connection),
             Command::Write { entries, changes, answer } => {
                 let lost = failed.borrow().clone();
+                let lines = entries.as_ref().map_or(&[][..], |new| &new.entries);
+                crash_point::write(When::Before, lines, &changes);
                 let result = match lost {
                     Some(reason) => Err(RecordsError::Lost { reason }),
-                    None => transact(&mut connection, entries, &changes),
+                    None => transact(&mut connection, entries.as_ref(), &changes),
                 };
+                if result.is_ok() {
+                    crash_point::write(When::After, lines, &changes);
+                }
                 if let Err(RecordsError::Lost { reason }) = &result {
                     tracing::error!(%reason, "the records could not be written");
                     failed.send_replace(Some(reason.clone()));
@@ -273,7 +279,7 @@ fn run(
 
 fn transact(
     connection: &mut Connection,
-    entries: Option<NewEntries>,
+    entries: Option<&NewEntries>,
     changes: &[Change],
 ) -> Result<(), RecordsError> {
     let lost = |cause: rusqlite::Error| RecordsError::Lost { reason: cause.to_string() };
@@ -282,11 +288,11 @@ fn transact(
         change.apply(&transaction)?;
     }
     if let Some(NewEntries { job, seq, entries }) = entries {
-        let last = read::last_seq(&transaction, job)?;
-        if last + 1 != seq {
-            return Err(ChangeRefused::EntryOutOfOrder { job, seq, last }.into());
+        let last = read::last_seq(&transaction, *job)?;
+        if last + 1 != *seq {
+            return Err(ChangeRefused::EntryOutOfOrder { job: *job, seq: *seq, last }.into());
         }
-        for (seq, entry) in (seq..).zip(entries) {
+        for (seq, entry) in (*seq..).zip(entries) {
             transaction
                 .execute(
                     "INSERT INTO journal (job, seq, entry) VALUES (?1, ?2, ?3)",

@@ -8,6 +8,7 @@ use crate::records::{Change, SourceRecord, VolumeRecord};
 use ferry_api::{AgentApi, Generation, VolumeKey};
 use ferry_volume::control::{Client, ControlError, Status};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{MutexGuard, Notify};
@@ -41,6 +42,8 @@ pub(super) struct Keeper {
     lock: tokio::sync::Mutex<()>,
     poked: Notify,
     trouble: Mutex<Option<String>>,
+    /// Its last reader is gone for good, which the records are about to say.
+    unread: AtomicBool,
 }
 
 impl Keeper {
@@ -54,6 +57,11 @@ impl Keeper {
         self.lock.lock().await
     }
 
+    /// From now on no server is started for it, whatever the records say. The caller holds the lock.
+    pub(super) fn give_up(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
     /// What went wrong the last time, if anything did.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -64,6 +72,9 @@ impl Keeper {
         let result = {
             let _held = self.lock().await;
             match inner.records.volume(self.key).await {
+                Ok(Some(record)) if self.unread.load(Ordering::Relaxed) => {
+                    inner.end_server(record.key(), Doomed::No).await.map(|()| None)
+                }
                 Ok(Some(record)) => inner.pass(&record).await,
                 Ok(None) => Err(VolumesError::NotHere(self.key)),
                 Err(e) => Err(e.into()),
@@ -157,6 +168,7 @@ impl Inner {
                 lock: tokio::sync::Mutex::default(),
                 poked: Notify::new(),
                 trouble: Mutex::default(),
+                unread: AtomicBool::new(false),
             };
             let keeper = Arc::new(keeper);
             tokio::spawn(Arc::clone(&keeper).run(Arc::clone(inner)));

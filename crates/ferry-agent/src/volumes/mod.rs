@@ -359,6 +359,7 @@ impl Volumes {
                 return Err(not_allowed(&record, "retired"));
             }
         }
+        keeper.give_up();
         ignore_absent(self.inner.ask(key, Client::withdraw).await)?;
         self.inner.end_server(key, Doomed::No).await
     }

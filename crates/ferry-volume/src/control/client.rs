@@ -148,6 +148,22 @@ impl Client {
         self.done(&Request::DetachSource)
     }
 
+    /// Fetches only what the guest needs from now on; a restart of the server forgets this.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn pause_hydration(&mut self) -> Result<(), ControlError> {
+        self.done(&Request::PauseHydration)
+    }
+
+    /// Fetches in the background again.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn resume_hydration(&mut self) -> Result<(), ControlError> {
+        self.done(&Request::ResumeHydration)
+    }
+
     /// Ends the server after everything is durable.
     ///
     /// # Errors

@@ -43,6 +43,10 @@ pub enum Request {
     },
     /// Forget the source (durable). Refused while blocks are still remote.
     DetachSource,
+    /// Fetch only what the guest needs, until resumed or restarted.
+    PauseHydration,
+    /// Fetch in the background again.
+    ResumeHydration,
     /// Make everything durable and end the process.
     Shutdown,
 }

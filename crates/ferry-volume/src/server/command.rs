@@ -54,10 +54,17 @@ impl Server {
             Request::Seal => self.command(asker, Command::Seal),
             Request::Unseal => self.command(asker, Command::Unseal),
             Request::DetachSource => self.command(asker, Command::DetachSource),
+            Request::PauseHydration => Some(self.command_at_once(Command::PauseHydration)),
+            Request::ResumeHydration => Some(self.command_at_once(Command::ResumeHydration)),
             Request::Export { listen } => Some(self.export(listen)),
             Request::Withdraw => Some(self.withdraw()),
             Request::SetSource { uri } => Some(self.set_source(&uri)),
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
+            // Nobody has written a volume that stands by, and it would refuse the flush.
+            Request::Shutdown if self.phase() == Phase::Standby => {
+                self.ending = true;
+                Some(Answer::Done)
+            }
             Request::Shutdown => self.flush(AskedFlush { asker, then: Then::End }),
         }
     }
@@ -74,6 +81,12 @@ impl Server {
         self.commanded.push((asker, command));
         self.feed(Event::Command(command));
         None
+    }
+
+    /// A command that the engine obeys at once and without a notice.
+    fn command_at_once(&mut self, command: Command) -> Answer {
+        self.feed(Event::Command(command));
+        Answer::Done
     }
 
     /// Answers those who wait for what the engine has just told.

@@ -175,8 +175,9 @@ impl Server {
         let (store, state) = store::open(&options.dir)?;
         let ring = Ring::new(options.io).map_err(|cause| ServeError::Ring { cause })?;
         let pool = Pool::new();
-        let control_door = listen_unix(&options.dir.join(CONTROL_SOCKET))?;
+        // The control door last: whoever reaches it finds the other.
         let guest_door = listen_unix(&options.dir.join(GUEST_SOCKET))?;
+        let control_door = listen_unix(&options.dir.join(CONTROL_SOCKET))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| ServeError::Ring { cause: e.into() })?;
         let wake_door = wake.try_clone().map_err(|cause| ServeError::Ring { cause })?;
         let (dialled_sender, dialled) = channel();

@@ -5,13 +5,14 @@
 //! them are there, and nothing is left behind unless `--keep` asks for it.
 //!
 //! `layout` what is where on the volume · `records`, `writer`, `acks` the machine and its diary · `fill`, `check`
-//! before and after · `workers`, `processes` the household · `summary` what came of it.
+//! before and after · `workers`, `processes` the household · `summary` what came of it · `pieces` filling and verdict as hidden commands.
 
 mod acks;
 mod check;
 mod disk;
 mod fill;
 pub mod layout;
+pub mod pieces;
 mod processes;
 pub mod records;
 mod summary;

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
@@ -110,7 +110,12 @@ pub struct Worker {
 impl Worker {
     /// Starts the agent and returns when it listens.
     pub fn start(&self) {
-        let mut agent = self.spawn();
+        self.start_with(&[]);
+    }
+
+    /// The same with more in the agent's environment.
+    pub fn start_with(&self, env: &[(&str, &str)]) {
+        let mut agent = self.spawn_with(env);
         until(&format!("the agent of {} listens", self.name), || {
             if let Some(status) = agent.try_wait().unwrap() {
                 panic!("the agent of {} ended with {status}:\n{}", self.name, self.log());
@@ -123,11 +128,16 @@ impl Worker {
 
     /// Starts an agent that may end at once; the caller waits for it.
     pub fn spawn(&self) -> Child {
+        self.spawn_with(&[])
+    }
+
+    fn spawn_with(&self, env: &[(&str, &str)]) -> Child {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         Command::new(env!("CARGO_BIN_EXE_ferry"))
             .args(["agent", "--config"])
             .arg(self.config())
             .env(MARK, &self.dir)
+            .envs(env.iter().copied())
             .env_remove("FERRY_LOG")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -142,6 +152,16 @@ impl Worker {
             agent.kill().unwrap();
             agent.wait().unwrap();
         }
+    }
+
+    /// Waits until the agent has ended by itself, and tells how.
+    pub fn wait_for_end(&self) -> ExitStatus {
+        let mut agent = self.agent.lock().unwrap();
+        let ended = until(&format!("the agent of {} ends", self.name), || {
+            agent.as_mut().expect("an agent runs").try_wait().unwrap()
+        });
+        *agent = None;
+        ended
     }
 
     /// Kills the agent and starts it again.
@@ -245,8 +265,15 @@ impl Worker {
         }
     }
 
+    /// Sends a signal to a process of this worker.
+    pub fn signal_process(&self, pid: u32, signal: Signal) {
+        assert!(is_marked(pid, &self.dir), "process {pid} is not this worker's");
+        let process = pidfd_open(process_id(pid), PidfdFlags::empty()).unwrap();
+        pidfd_send_signal(&process, signal).unwrap();
+    }
+
     /// Kills a process of this worker and returns when it is gone.
-    fn kill_process(&self, pid: u32) {
+    pub fn kill_process(&self, pid: u32) {
         let Ok(process) = pidfd_open(process_id(pid), PidfdFlags::empty()) else { return };
         // The number may have become another process's between the look and the descriptor.
         if is_marked(pid, &self.dir) {

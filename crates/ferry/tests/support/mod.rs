@@ -1,6 +1,11 @@
 //! What the integration tests share: real volume servers, servers nobody here wrote, disk images, and one way to
 //! say that a program is missing. Everything lives in temporary directories and ends with its test.
-#![allow(dead_code, reason = "each test binary compiles this room and uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test binary compiles this room and uses a part of it"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -8,6 +13,7 @@
 )]
 
 pub mod cluster;
+pub mod crossing;
 pub mod image;
 pub mod peers;
 pub mod volume;

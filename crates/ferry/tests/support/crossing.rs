@@ -1,0 +1,397 @@
+//! Two workers and one machine that never stops writing: a crossing that tests may break wherever they like. Kill,
+//! hold, start again, look; and afterwards hold everything against what a move must leave.
+//!
+//! The machine takes a lock while it lives, so two of it at once never pass unseen, whenever it happens.
+
+use super::cluster::{Cluster, Worker};
+use super::until;
+
+use ferry_api::http::Client;
+use ferry_api::{
+    AgentApi, ApiError, CreateMachine, ErrorCode, EventsAfter, Generation, Job, JobEventKind, JobState,
+    Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, StartMove, Volume, VolumeId,
+    VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
+};
+use ferry_volume::client::BlockClient;
+use ferry_volume::control::{self, Phase};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread::JoinHandle;
+use tokio::runtime::Runtime;
+
+const MIB: u64 = 1024 * 1024;
+/// A volume just large enough for the demo's layout: the ring of records takes the last quarter.
+const SIZE_BYTES: u64 = 64 * MIB;
+const USED_BYTES: u64 = 4 * MIB;
+const RING_OFFSET: u64 = 48 * MIB;
+const RING_BYTES: u64 = 16 * MIB;
+/// Where the filled data has blocks that the machine never reads.
+pub const FILLED_AT: [u64; 4] = [0, 12 * MIB, 24 * MIB, 36 * MIB];
+const BLOCK_BYTES: usize = 4096;
+/// So many records tell that the machine goes on.
+const RECORDS_MORE: usize = 10;
+/// How long the source's agent is asked to hold an answer back, in milliseconds.
+const NEWS_WAIT_MS: u64 = 5_000;
+/// The machine: a demo writer that complains if another one lives.
+const MACHINE: &str =
+    "exec 9>>\"$0.lock\"; flock -n 9 || echo two machines at once >>\"$0.clash\"; exec \"$@\"";
+
+/// One of the two workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Source,
+    Target,
+}
+pub use Side::{Source, Target};
+
+impl Side {
+    /// The generation of the volume that lives on this side.
+    fn generation(self) -> Generation {
+        match self {
+            Source => Generation::FIRST,
+            Target => Generation::FIRST.next(),
+        }
+    }
+}
+
+/// The two workers and what runs on them.
+pub struct Crossing {
+    cluster: Cluster,
+    runtime: Runtime,
+    volume: Option<VolumeId>,
+}
+
+impl Crossing {
+    /// Two workers without agents yet.
+    pub fn configured() -> Self {
+        let cluster = Cluster::configured(&[("w1", ""), ("w2", "")]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self { cluster, runtime, volume: None }
+    }
+
+    /// Two workers with agents, and a machine on the source that has written some records.
+    pub fn with_machine() -> Self {
+        let mut crossing = Self::configured();
+        crossing.run(Source, &[]);
+        crossing.run(Target, &[]);
+        crossing.create_machine();
+        crossing
+    }
+
+    /// Starts the agent of a worker with more environment, and returns when it answers.
+    pub fn run(&self, side: Side, env: &[(&str, &str)]) {
+        self.worker(side).start_with(env);
+    }
+
+    /// Creates the machine on the source, fills its volume, starts it and waits for its first records.
+    pub fn create_machine(&mut self) {
+        let ferry = env!("CARGO_BIN_EXE_ferry");
+        let diary = self.diary();
+        let diary = diary.to_str().expect("temporary directories have plain names");
+        let (offset, len) = (RING_OFFSET.to_string(), RING_BYTES.to_string());
+        let writer = ["demo-writer", "--acks", diary, "--ring-offset", &offset, "--ring-bytes", &len];
+        let args = ["-c", MACHINE, diary, ferry].into_iter().chain(writer);
+        let create = CreateMachine {
+            name: "writer".parse().expect("a plain name"),
+            spec: MachineSpec::process("/bin/sh", args),
+            volumes: vec![NewVolume {
+                name: "data".parse().expect("a plain name"),
+                origin: VolumeOrigin::Empty { size_bytes: SIZE_BYTES, region_bytes: None },
+            }],
+            start: false,
+        };
+        let made = self.ask(Source, |agent| async move { agent.machine_create(create).await });
+        self.volume = Some(made.expect("the machine is created").volumes[0].volume);
+        let filled = self.demo("demo-fill", Source, &[]).status().expect("the program starts");
+        assert!(filled.success(), "filling the volume ended with {filled}");
+        let started = self.ask(Source, |agent| async move { agent.machine_start(&machine()).await });
+        started.expect("the machine starts");
+        self.wait_for_records();
+    }
+
+    /// Asks the source to move the machine. An agent that dies over it may leave that without an answer.
+    pub fn start_move(&self) {
+        let start =
+            StartMove { machine: machine(), to: self.name(Target).parse().unwrap(), retention_hours: None };
+        match self.ask(Source, |agent| async move { agent.move_start(start).await }) {
+            Ok(_) => {}
+            Err(error) if error.code == ErrorCode::Unreachable => {}
+            Err(error) => panic!("the move is refused: {error}"),
+        }
+    }
+
+    /// The move, if the source has taken one on.
+    pub fn job(&self) -> Option<Job> {
+        self.ask(Source, |agent| async move { agent.jobs().await }).expect("the source answers").pop()
+    }
+
+    /// Follows the move to its end.
+    pub fn follow(&self) -> Job {
+        self.follow_until("the move has ended", |_| false)
+    }
+
+    /// Follows the move until it tells of something; panics if it ends before.
+    pub fn wait_for(&self, what: &str, told: impl Fn(&JobEventKind) -> bool) {
+        let job = self.follow_until(what, told);
+        assert!(!job.state.is_final(), "{what} never came, the move has ended: {job:#?}");
+    }
+
+    fn follow_until(&self, what: &str, told: impl Fn(&JobEventKind) -> bool) -> Job {
+        let id = self.job().expect("the source has taken on the move").id;
+        let mut after = 0;
+        until(what, || {
+            let asked = EventsAfter { after, wait_ms: NEWS_WAIT_MS };
+            let news = self.ask(Source, |agent| async move { agent.job_events(id, asked).await }).unwrap();
+            after = news.events.last().map_or(after, |event| event.seq);
+            assert_ne!(news.job.state, JobState::Parked, "{:#?}", news.job);
+            let come = news.events.iter().any(|event| told(&event.what)) || news.job.state.is_final();
+            come.then_some(news.job)
+        })
+    }
+
+    /// Waits until an agent has died of its crash point.
+    pub fn wait_for_crash(&self, side: Side) {
+        let ended = self.worker(side).wait_for_end();
+        assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()), "the agent ended by itself: {ended}");
+        self.assert_one_at_most();
+    }
+
+    /// Kills an agent as `kill -9` does.
+    pub fn kill_agent(&self, side: Side) {
+        self.worker(side).kill();
+    }
+
+    /// Kills the volume server on a side as `kill -9` does, and returns when it is dead.
+    pub fn kill_server(&self, side: Side) {
+        self.worker(side).kill_process(self.server_pid(side));
+    }
+
+    /// Kills the machine on a side as `kill -9` does, and returns when it is dead.
+    pub fn kill_machine(&self, side: Side) {
+        self.worker(side).kill_process(self.machine_pid());
+    }
+
+    /// Keeps the machine from doing anything, also from stopping.
+    pub fn hold_machine(&self, side: Side) {
+        self.worker(side).signal_process(self.machine_pid(), Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn let_machine_go(&self, side: Side) {
+        self.worker(side).signal_process(self.machine_pid(), Signal::CONT);
+    }
+
+    /// The one process of the machine.
+    pub fn machine_pid(&self) -> u32 {
+        let machines = self.machines();
+        assert_eq!(machines.len(), 1, "one machine runs");
+        machines[0]
+    }
+
+    /// The process of the volume server on a side, as it says itself.
+    pub fn server_pid(&self, side: Side) -> u32 {
+        self.status(side).expect("the volume server answers").pid
+    }
+
+    /// The volume server's own words, if it answers.
+    pub fn status(&self, side: Side) -> Option<control::Status> {
+        control::Client::connect(&self.volume_dir(side)).ok()?.status().ok()
+    }
+
+    /// A connection to the control socket of the volume on a side.
+    pub fn control(&self, side: Side) -> control::Client {
+        control::Client::connect(&self.volume_dir(side)).expect("the volume server answers")
+    }
+
+    /// Reads a block of the volume on a side as the guest would.
+    pub fn read_block(&self, side: Side, offset: u64) -> Vec<u8> {
+        read_block(&self.guest_uri(side), offset)
+    }
+
+    /// The same on a thread of its own: it may have to wait.
+    pub fn read_block_later(&self, side: Side, offset: u64) -> JoinHandle<Vec<u8>> {
+        let uri = self.guest_uri(side);
+        std::thread::spawn(move || read_block(&uri, offset))
+    }
+
+    /// Waits until the machine has got some more records acknowledged.
+    pub fn wait_for_records(&self) {
+        let before = self.records();
+        until("the machine writes records", || (self.records() >= before + RECORDS_MORE).then_some(()));
+    }
+
+    fn records(&self) -> usize {
+        let diary = std::fs::read_to_string(self.diary()).unwrap_or_default();
+        diary.lines().filter(|line| line.starts_with("ack ")).count()
+    }
+
+    /// Holds the cluster against what a move that ended must leave: on the target after success, at home otherwise.
+    pub fn assert_in_order(&self, job: &Job) {
+        match job.state {
+            JobState::Succeeded => self.assert_moved(),
+            JobState::Failed | JobState::Cancelled => self.assert_at_home(),
+            JobState::Running | JobState::Unwinding | JobState::Parked => {
+                panic!("it has not ended: {job:#?}")
+            }
+        }
+    }
+
+    /// The machine is on the target with all it ever wrote; the source keeps a sealed copy and nothing else.
+    pub fn assert_moved(&self) {
+        let gone = MachineState::HandedOver { to: self.name(Target).parse().unwrap() };
+        assert_eq!(self.machine(Source).state, gone);
+        let kept = self.volume(Source);
+        assert!(matches!(kept.ownership, Ownership::Retired { .. }), "{kept:#?}");
+        assert!(self.volume_dir(Source).join("handed-over").is_file(), "the source's copy is not fenced");
+        let here = self.volume(Target);
+        assert!(here.hydration.is_some_and(|counted| counted.complete), "{here:#?}");
+        assert_eq!((&here.source, &here.ownership), (&None, &Ownership::Ours));
+        self.assert_lives_on(Target);
+        assert_eq!(self.volume_dirs(Source), [self.volume_dir(Source)]);
+        assert_eq!(self.volume_dirs(Target), [self.volume_dir(Target)]);
+    }
+
+    /// The machine is on the source with all it ever wrote, and nothing on the target tells of a move.
+    pub fn assert_at_home(&self) {
+        let here = self.volume(Source);
+        assert_eq!((here.export_uri, here.ownership), (None, Ownership::Ours));
+        assert_eq!(here.phase, Some(VolumePhase::Open));
+        assert!(!self.volume_dir(Source).join("handed-over").exists(), "the copy at home is fenced");
+        self.assert_lives_on(Source);
+        let there = self.ask(Target, |agent| async move { agent.volumes().await }).expect("it answers");
+        assert_eq!(there, [], "the target still has records of volumes");
+        assert_eq!(self.ask(Target, |agent| async move { agent.machines().await }), Ok(vec![]));
+        let room = self.ask(Target, |agent| async move { agent.worker().await }).expect("it answers").room;
+        assert_eq!((room.used_bytes, room.promised_bytes), (0, 0), "the target still sets room aside");
+        assert_eq!(self.volume_dirs(Source), [self.volume_dir(Source)]);
+        assert_eq!(self.volume_dirs(Target), [] as [PathBuf; 0]);
+    }
+
+    /// The machine runs there and goes on writing, all it ever wrote is there, and no other process is left.
+    fn assert_lives_on(&self, side: Side) {
+        let machine = self.machine(side);
+        let MachineState::Running { pid, .. } = machine.state else {
+            panic!("the machine does not run on {}: {machine:#?}", self.name(side));
+        };
+        assert_eq!(self.machines(), [pid]);
+        assert_eq!(self.servers(), [self.server_pid(side)]);
+        self.wait_for_records();
+        let diary = self.diary();
+        let diary = diary.to_str().expect("temporary directories have plain names");
+        let checked = self.demo("demo-check", side, &["--acks", diary]).output().expect("the program starts");
+        let verdict: Value = serde_json::from_slice(&checked.stdout).unwrap_or_else(|_| {
+            panic!("there is no verdict: {}", String::from_utf8_lossy(&checked.stderr));
+        });
+        assert!(checked.status.success(), "{verdict:#}");
+        assert_eq!(verdict["fill_bytes_checked"], USED_BYTES);
+        assert!(verdict["records_intact"].as_u64() > Some(0), "{verdict:#}");
+        self.assert_one_at_most();
+    }
+
+    /// At most one machine runs and has run at any time, and at most one volume server lets anybody write.
+    pub fn assert_one_at_most(&self) {
+        assert!(!self.diary().with_extension("clash").exists(), "two machines ran at once");
+        assert!(self.machines().len() <= 1, "two machines run at once: {:?}", self.machines());
+        let open: Vec<PathBuf> = [Source, Target]
+            .into_iter()
+            .flat_map(|side| self.volume_dirs(side))
+            .filter(|dir| {
+                let status = control::Client::connect(dir).and_then(|mut client| client.status());
+                status.is_ok_and(|status| status.phase == Phase::Open)
+            })
+            .collect();
+        assert!(open.len() <= 1, "two volumes may be written at once: {open:?}");
+    }
+
+    fn machine(&self, side: Side) -> Machine {
+        self.ask(side, |agent| async move { agent.machine(&machine()).await }).expect("it is known there")
+    }
+
+    fn volume(&self, side: Side) -> Volume {
+        let reference = VolumeRef::Id(self.volume.expect("the machine was created"));
+        self.ask(side, |agent| async move { agent.volume(&reference).await }).expect("it is known there")
+    }
+
+    fn ask<T, F>(&self, side: Side, question: impl FnOnce(Client) -> F) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<T, ApiError>>,
+    {
+        // A client of its own each time: none holds on to a connection with an agent that has died.
+        let client = Client::new(&self.worker(side).url()).unwrap();
+        self.runtime.block_on(question(client))
+    }
+
+    fn demo(&self, command: &str, side: Side, words: &[&str]) -> Command {
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_ferry"));
+        demo.arg(command)
+            .args(["--uri", &self.guest_uri(side), "--used", &USED_BYTES.to_string()])
+            .args(words);
+        demo
+    }
+
+    fn guest_uri(&self, side: Side) -> String {
+        format!("nbd+unix:///?socket={}", self.volume_dir(side).join("guest.sock").display())
+    }
+
+    fn machines(&self) -> Vec<u32> {
+        self.processes("demo-writer")
+    }
+
+    fn servers(&self) -> Vec<u32> {
+        self.processes("volume-server")
+    }
+
+    /// Every process of both workers that runs this command of the program.
+    fn processes(&self, command: &str) -> Vec<u32> {
+        let all = [Source, Target].into_iter().flat_map(|side| self.worker(side).processes());
+        let runs = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(command.as_bytes())
+        };
+        all.filter(runs).collect()
+    }
+
+    /// The directories of volumes that lie on a worker.
+    fn volume_dirs(&self, side: Side) -> Vec<PathBuf> {
+        let dirs = std::fs::read_dir(self.state_dir(side).join("volumes")).into_iter().flatten().flatten();
+        dirs.map(|entry| entry.path()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn volume_dir(&self, side: Side) -> PathBuf {
+        let id = self.volume.expect("the machine was created");
+        let key = VolumeKey { id, generation: side.generation() };
+        self.state_dir(side).join("volumes").join(key.to_string())
+    }
+
+    fn state_dir(&self, side: Side) -> PathBuf {
+        self.worker(side).dir.clone()
+    }
+
+    fn diary(&self) -> PathBuf {
+        self.cluster.dir().join("acks")
+    }
+
+    fn name(&self, side: Side) -> &str {
+        &self.worker(side).name
+    }
+
+    fn worker(&self, side: Side) -> &Worker {
+        &self.cluster.workers[side as usize]
+    }
+}
+
+/// The one machine there is.
+fn machine() -> MachineRef {
+    MachineRef::Name("writer".parse().expect("a plain name"))
+}
+
+fn read_block(uri: &str, offset: u64) -> Vec<u8> {
+    let mut disk = until("the volume lets its guest in", || BlockClient::connect_text(uri).ok());
+    let mut block = vec![0; BLOCK_BYTES];
+    disk.read_at(offset, &mut block).expect("the block can be read");
+    block
+}

@@ -211,8 +211,9 @@ pub struct VolumeReceipt {
     pub bytes_in_use_on_source: Option<u64>,
     /// Bytes the target's store occupies.
     pub bytes_in_use_on_target: Option<u64>,
-    /// What the target's volume server counted.
-    pub counted: Hydration,
+    /// What the target's volume server counted; none if the volume had moved on from there, or was destroyed, before
+    /// it was asked.
+    pub counted: Option<Hydration>,
 }
 
 /// Memo of `Retire`.

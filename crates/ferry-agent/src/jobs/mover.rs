@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::line::{Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, Prepared, Receipt, Retired};
 use super::reckoning::{
-    check_room, check_target, counted, lacks_source, plan_volume, progress, receipt, target_key,
+    check_room, check_target, is_whole, lacks_source, plan_volume, progress, receipt, target_key,
 };
 use super::task::{StepContext, Work};
 use super::world::{Home, Target};
@@ -159,7 +159,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         loop {
             let crossing = target.crossing(context.job).await?;
             context.show(progress(plan, &crossing));
-            if counted(&crossing).all(|counted| counted.is_some_and(|counted| counted.complete)) {
+            if crossing.volumes.iter().all(is_whole) {
                 return Ok(());
             }
             if crossing.volumes.iter().any(lacks_source) {

@@ -78,23 +78,34 @@ pub(super) fn check_room(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result
     Ok(())
 }
 
-/// What the target counted, volume by volume; none where a volume server does not answer.
-pub(super) fn counted(crossing: &Crossing) -> impl Iterator<Item = Option<Hydration>> + '_ {
-    crossing.volumes.iter().map(|volume| volume.volume.as_ref().and_then(|volume| volume.hydration))
+/// What the target counted of a volume; none where the volume server does not answer.
+fn counted(volume: &CrossingVolume) -> Option<Hydration> {
+    volume.volume.as_ref().and_then(|volume| volume.hydration)
+}
+
+/// Whether a volume has nothing to ask of its source any more, and nobody will count it again: it has moved on from
+/// the target and was retired there after it was whole, or it was destroyed there with its machine.
+pub(super) fn is_gone(volume: &CrossingVolume) -> bool {
+    volume.volume.as_ref().is_none_or(|volume| matches!(volume.ownership, Ownership::Retired { .. }))
+}
+
+/// Whether a volume that has arrived needs its source no longer.
+pub(super) fn is_whole(volume: &CrossingVolume) -> bool {
+    is_gone(volume) || counted(volume).is_some_and(|counted| counted.complete)
 }
 
 /// Whether a clone that is not whole cannot read from its source.
 pub(super) fn lacks_source(volume: &CrossingVolume) -> bool {
-    let Some(volume) = &volume.volume else { return false };
-    let whole = volume.hydration.is_some_and(|counted| counted.complete);
-    !whole && volume.source.as_ref().is_some_and(|source| source.connected == Some(false))
+    let source = volume.volume.as_ref().and_then(|volume| volume.source.as_ref());
+    !is_whole(volume) && source.is_some_and(|source| source.connected == Some(false))
 }
 
 /// How far the disks are, all together.
 pub(super) fn progress(plan: &Plan, crossing: &Crossing) -> Progress {
     let mut sum = Progress::default();
-    for (planned, counted) in plan.volumes.iter().zip(counted(crossing)) {
-        let Some(counted) = counted else {
+    let expected = plan.volumes.iter().zip(&crossing.volumes);
+    for (planned, arrived) in expected.filter(|(_, arrived)| !is_gone(arrived)) {
+        let Some(counted) = counted(arrived) else {
             sum.bytes_total = sum.bytes_total.saturating_add(planned.bytes_in_use);
             continue;
         };
@@ -119,11 +130,18 @@ pub(super) fn receipt(
 ) -> Result<VolumeReceipt, StepError> {
     let key = target_key(planned);
     let name = &planned.name;
-    let arrived =
-        crossing.volumes.iter().find(|volume| volume.key == key).and_then(|found| found.volume.as_ref());
-    let counted = arrived.and_then(|volume| volume.hydration).ok_or_else(|| {
-        StepError::retry(format!("the volume server of {name} on the target does not answer"))
-    })?;
+    let silent = || StepError::retry(format!("the volume server of {name} on the target does not answer"));
+    let arrived = crossing.volumes.iter().find(|volume| volume.key == key).ok_or_else(silent)?;
+    let bytes_in_use_on_source = sealed.store_bytes_allocated;
+    if is_gone(arrived) {
+        return Ok(VolumeReceipt {
+            key,
+            bytes_in_use_on_source,
+            bytes_in_use_on_target: None,
+            counted: None,
+        });
+    }
+    let counted = counted(arrived).ok_or_else(silent)?;
     // A source that is a clone itself must be whole before anybody may forget it: others may still read it.
     if !sealed.hydration.is_some_and(|counted| counted.complete) {
         return Err(StepError::retry(format!("this worker's own copy of {name} is not whole yet")));
@@ -143,8 +161,8 @@ pub(super) fn receipt(
     }
     Ok(VolumeReceipt {
         key,
-        bytes_in_use_on_source: sealed.store_bytes_allocated,
-        bytes_in_use_on_target: arrived.and_then(|volume| volume.store_bytes_allocated),
-        counted,
+        bytes_in_use_on_source,
+        bytes_in_use_on_target: arrived.volume.as_ref().and_then(|volume| volume.store_bytes_allocated),
+        counted: Some(counted),
     })
 }

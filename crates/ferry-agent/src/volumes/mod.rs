@@ -375,8 +375,11 @@ impl Volumes {
         if record.source.is_none() {
             return Ok(());
         }
-        self.inner.serving(&record).await?;
-        self.inner.ask(key, Client::detach_source).await?;
+        // One that has moved on and was retired is served by nobody, and reads from nobody.
+        if service::wanted(&record.ownership) != service::Service::None {
+            self.inner.serving(&record).await?;
+            self.inner.ask(key, Client::detach_source).await?;
+        }
         Ok(self.inner.records.change(vec![Change::Source { key, source: None }]).await?)
     }
 

@@ -14,6 +14,8 @@
 
 pub mod cluster;
 pub mod crossing;
+pub mod files;
+pub mod gated;
 pub mod image;
 pub mod peers;
 pub mod volume;
@@ -42,6 +44,9 @@ pub const QEMU_IMG: Tool = Tool { program: "qemu-img", package: "qemu-utils" };
 pub const QEMU_IO: Tool = Tool { program: "qemu-io", package: "qemu-utils" };
 pub const QEMU_NBD: Tool = Tool { program: "qemu-nbd", package: "qemu-utils" };
 pub const FIO: Tool = Tool { program: "fio", package: "fio" };
+pub const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
+pub const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };
+pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
 
 /// Returns from the test when one of the tools is missing, after saying so. In CI that is a failure.
 macro_rules! needs {

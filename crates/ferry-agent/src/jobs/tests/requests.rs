@@ -4,6 +4,7 @@ use ferry_api::{CrossingState, Desired, ErrorCode, EventsAfter, JobEventKind, Jo
 use ferry_fsm::{Entry, Event};
 
 use super::faults::Worker;
+use super::world::Gone;
 use crate::jobs::{Receipt, begin_move};
 use crate::records::{ChangeRefused, RecordsError};
 
@@ -32,7 +33,7 @@ async fn a_move_shows_its_steps_its_progress_and_a_receipt() {
     assert_eq!(job.reason, None);
     let verify = job.steps.iter().find(|step| step.step == "Verify").unwrap();
     let receipt: Receipt = serde_json::from_value(verify.memo.clone().unwrap()).unwrap();
-    assert!(receipt.volumes.iter().all(|volume| volume.counted.bytes_verified == 1 << 20));
+    assert!(receipt.volumes.iter().all(|volume| volume.counted.unwrap().bytes_verified == 1 << 20));
     let told = worker.moves().events(id, EventsAfter::default()).await.unwrap();
     let finished = JobEventKind::Finished { outcome: JobState::Succeeded };
     assert_eq!(told.events.last().unwrap().what, finished);
@@ -139,6 +140,18 @@ async fn bytes_that_arrived_unchecked_keep_the_source_from_being_retired() {
     let state = worker.world.state();
     assert!(state.home.values().all(|volume| volume.exported && !volume.retired));
     assert_eq!(state.crossing, Some(CrossingState::Booted));
+}
+
+#[tokio::test]
+async fn a_volume_that_moved_on_or_was_destroyed_before_anybody_saw_it_whole_ends_the_move() {
+    for gone in [Gone::Retired, Gone::Destroyed] {
+        let mut worker = Worker::new(Desired::Running, &[]).await;
+        worker.world.state().gone = Some(gone);
+        let id = worker.begin().await.unwrap().id;
+        let job = worker.run_to_the_end(id).await;
+        assert_eq!(job.state, JobState::Succeeded, "{gone:?}: {job:?}");
+        assert!(worker.world.state().home.values().all(|volume| volume.retired));
+    }
 }
 
 #[tokio::test]

@@ -37,6 +37,15 @@ pub(super) enum Fault {
     Cancel,
 }
 
+/// What became of the volumes on the target as soon as they were handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// They moved on and were retired.
+    Retired,
+    /// They were destroyed with their machine.
+    Destroyed,
+}
+
 /// How the two workers stand.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -52,6 +61,8 @@ pub(super) struct State {
     pub(super) target_away: bool,
     /// The target's volumes claim fewer checked bytes than arrived.
     pub(super) unchecked_bytes: u64,
+    /// The volumes are gone from the target.
+    pub(super) gone: Option<Gone>,
     /// The machine does not start on the target.
     pub(super) does_not_boot: bool,
     /// The target's room, in bytes.
@@ -196,10 +207,19 @@ impl World {
     }
 
     pub(super) fn crossing(&self, state: &State, job: JobId) -> Crossing {
-        let volumes = state
-            .target_volumes
-            .iter()
-            .map(|key| CrossingVolume { key: *key, volume: Some(self.target_volume(state, *key)) });
+        let is_ours = state.crossing >= Some(CrossingState::Activated);
+        let volumes = state.target_volumes.iter().map(|key| {
+            let volume = self.target_volume(state, *key);
+            let volume = match state.gone.filter(|_| is_ours) {
+                None => Some(volume),
+                Some(Gone::Retired) => {
+                    let ownership = Ownership::Retired { to: worker("gamma"), until_ms: 1 };
+                    Some(Volume { ownership, source: None, hydration: None, ..volume })
+                }
+                Some(Gone::Destroyed) => None,
+            };
+            CrossingVolume { key: *key, volume }
+        });
         Crossing {
             job,
             from: worker("alpha"),

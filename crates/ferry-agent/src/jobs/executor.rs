@@ -305,6 +305,7 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
 impl Crew {
     /// Runs one job's task until it ends or the agent must stop.
     async fn oversee(&self, id: JobId, task: impl Future<Output = Result<(), TaskError>>) {
+        let _alarm = Alarm { crew: self, id };
         let mut failure = self.failure.subscribe();
         let ended = tokio::select! {
             ended = task => ended,
@@ -317,8 +318,23 @@ impl Crew {
     }
 
     fn fail(&self, reason: String) {
-        tracing::error!(%reason, "a journal cannot be kept; the agent stops");
+        tracing::error!(%reason, "a job cannot be kept up; the agent stops");
         self.failure.send_replace(Some(reason));
+    }
+}
+
+/// A job's task that panics must not leave its machine in silence: the agent stops, and the next one goes on from
+/// the journal.
+struct Alarm<'a> {
+    crew: &'a Crew,
+    id: JobId,
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.crew.fail(format!("the task of job {} panicked; its log says where", self.id));
+        }
     }
 }
 

@@ -20,7 +20,10 @@ async fn until(
             return job;
         }
         let next = EventsAfter { after: job.last_seq, wait_ms: 1_000 };
-        worker.moves().events(id, next).await.unwrap();
+        tokio::select! {
+            told = worker.moves().events(id, next) => drop(told.unwrap()),
+            reason = worker.moves().failure() => panic!("{reason}"),
+        }
     }
 }
 

@@ -28,10 +28,11 @@ pub trait Guests: Send + Sync + 'static {
 /// Looks for ever for moves that nobody will finish.
 pub async fn sweep<G: Guests, C: Clock>(guests: &G, clock: &C) {
     loop {
-        clock.sleep_until(clock.now_ms().saturating_add(LOOK_MS)).await;
+        // At once: this agent may have been away while a move was undone.
         if let Err(error) = sweep_once(guests).await {
             tracing::warn!(%error, "cannot look which moves to this worker were undone");
         }
+        clock.sleep_until(clock.now_ms().saturating_add(LOOK_MS)).await;
     }
 }
 

@@ -9,8 +9,8 @@ use super::until;
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, ApiError, CreateMachine, ErrorCode, EventsAfter, Generation, Job, JobEventKind, JobState,
-    Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, StartMove, Volume, VolumeId,
-    VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
+    Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, ServerState, StartMove, Volume,
+    VolumeId, VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
 };
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{self, Phase};
@@ -207,6 +207,35 @@ impl Crossing {
         control::Client::connect(&self.volume_dir(side)).expect("the volume server answers")
     }
 
+    /// The process of the volume server on a side, as the agent there says.
+    pub fn server_pid_as_the_agent_says(&self, side: Side) -> u32 {
+        match self.volume(side).server {
+            ServerState::Running { pid } => pid,
+            other => panic!("no volume server runs there: {other:?}"),
+        }
+    }
+
+    /// The process of the machine, as the agent on a side says.
+    pub fn machine_pid_as_the_agent_says(&self, side: Side) -> u32 {
+        match self.machine(side).state {
+            MachineState::Running { pid, .. } => pid,
+            other => panic!("the machine does not run there: {other:?}"),
+        }
+    }
+
+    /// Whether the volume server on a side has its source.
+    pub fn is_connected(&self, side: Side) -> bool {
+        let source = self.status(side).and_then(|status| status.source);
+        source.is_some_and(|source| source.connected)
+    }
+
+    /// Reads a block of the source's sealed copy, as other workers do.
+    pub fn read_sealed_block(&self, offset: u64) -> Vec<u8> {
+        let status = self.status(Source).expect("the volume server answers");
+        let at = status.export.expect("the sealed copy is exported");
+        read_block(&format!("nbd://{at}/{}@{}", status.id, status.generation), offset)
+    }
+
     /// Reads a block of the volume on a side as the guest would.
     pub fn read_block(&self, side: Side, offset: u64) -> Vec<u8> {
         read_block(&self.guest_uri(side), offset)
@@ -269,6 +298,12 @@ impl Crossing {
         assert_eq!((room.used_bytes, room.promised_bytes), (0, 0), "the target still sets room aside");
         assert_eq!(self.volume_dirs(Source), [self.volume_dir(Source)]);
         assert_eq!(self.volume_dirs(Target), [] as [PathBuf; 0]);
+    }
+
+    /// Whether a worker has neither volumes nor records of any.
+    pub fn is_empty(&self, side: Side) -> bool {
+        let volumes = self.ask(side, |agent| async move { agent.volumes().await }).expect("it answers");
+        volumes.is_empty() && self.volume_dirs(side).is_empty()
     }
 
     /// The machine runs there and goes on writing, all it ever wrote is there, and no other process is left.

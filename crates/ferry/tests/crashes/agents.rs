@@ -1,11 +1,8 @@
-//! kill -9 of agents and volume servers at every step of a move, between real processes: whatever dies, when it is
-//! back the move goes on or unwinds, the machine has all it ever wrote, and never runs twice.
-#![cfg(debug_assertions)] // Crash points are in debug builds only.
+//! kill -9 of either agent at every step of a move, there and back: forward, undoing, and in every call of the target.
 
-mod support;
-
+use crate::support::crossing::{Crossing, Side, Source, Target};
+use crate::support::until;
 use ferry_api::JobState;
-use support::crossing::{Crossing, Source, Target};
 
 const CRASH_AT: &str = "FERRY_CRASH_AT";
 const FAIL_AT: &str = "FERRY_FAIL_AT";
@@ -64,6 +61,36 @@ fn target_dies_releasing(at: &str) {
     crossing.run(Target, &[]);
     let job = crossing.follow();
     assert_eq!(job.state, JobState::Failed, "{job:#?}");
+    crossing.assert_in_order(&job);
+}
+
+/// A move that fails after a step was done.
+fn step_fails(step: &str) {
+    let mut crossing = Crossing::configured();
+    crossing.run(Source, &[(FAIL_AT, step)]);
+    crossing.run(Target, &[]);
+    crossing.create_machine();
+    crossing.start_move();
+    let job = crossing.follow();
+    assert_eq!(job.state, JobState::Failed, "{job:#?}");
+    crossing.assert_in_order(&job);
+}
+
+/// A move whose agents both die when the source is at a moment; they come back in either order.
+fn both_die(at: &str, first_back: Side) {
+    let mut crossing = Crossing::configured();
+    crossing.run(Source, &[(CRASH_AT, at)]);
+    crossing.run(Target, &[]);
+    crossing.create_machine();
+    crossing.start_move();
+    crossing.wait_for_crash(Source);
+    crossing.kill_agent(Target);
+    crossing.assert_one_at_most();
+    let then = if first_back == Source { Target } else { Source };
+    crossing.run(first_back, &[]);
+    crossing.run(then, &[]);
+    let job = crossing.follow();
+    assert_eq!(job.state, JobState::Succeeded, "{job:#?}");
     crossing.assert_in_order(&job);
 }
 
@@ -194,4 +221,44 @@ fn a_move_that_was_not_taken_on_durably_never_happened() {
     crossing.run(Source, &[]);
     assert_eq!(crossing.job(), None);
     crossing.assert_at_home();
+}
+
+mod the_machine_is_home_again_after_the_move_failed_behind {
+    each! {
+        super::step_fails;
+        plan: "Plan";
+        reserve: "Reserve";
+        prepare: "Prepare";
+        stop: "Stop";
+        seal: "Seal";
+        all_but_the_hand_over: "HandOver";
+    }
+}
+
+mod the_move_goes_on_after_both_died_when {
+    use super::{Source, Target};
+
+    each! {
+        super::both_die;
+        the_hand_over_was_about_to_be_noted: "before:done:HandOver", Target;
+        the_hand_over_was_done_and_the_source_came_first: "after:done:HandOver", Source;
+        the_hand_over_was_done_and_the_target_came_first: "after:done:HandOver", Target;
+        activate_was_done_but_not_noted: "before:done:Activate", Source;
+        boot_was_done_but_not_noted: "before:done:Boot", Target;
+        retire_was_done_but_not_noted: "before:done:Retire", Source;
+    }
+}
+
+#[test]
+fn a_target_that_was_away_while_a_move_was_undone_forgets_it_when_it_is_back() {
+    let mut crossing = Crossing::configured();
+    crossing.run(Source, &[(FAIL_AT, "HandOver")]);
+    crossing.run(Target, &[(CRASH_AT, "before:call:release")]);
+    crossing.create_machine();
+    crossing.start_move();
+    crossing.wait_for_crash(Target);
+    let job = crossing.follow();
+    crossing.run(Target, &[]);
+    until("the target has forgotten the move", || crossing.is_empty(Target).then_some(()));
+    crossing.assert_in_order(&job);
 }

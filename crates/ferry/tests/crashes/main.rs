@@ -1,0 +1,12 @@
+//! kill -9 between real processes: whatever dies, when it is back the move goes on or unwinds, the machine has all it
+//! ever wrote, and never runs twice.
+//!
+//! `agents` die at exact moments, which only debug builds know (`FERRY_CRASH_AT`); `hydration` is when agents, volume
+//! servers and the machine die while the disk follows.
+#![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
+
+#[cfg(debug_assertions)]
+mod agents;
+mod hydration;
+#[path = "../support/mod.rs"]
+mod support;

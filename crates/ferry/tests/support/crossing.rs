@@ -209,18 +209,18 @@ impl Crossing {
 
     /// The process of the volume server on a side, as the agent there says.
     pub fn server_pid_as_the_agent_says(&self, side: Side) -> u32 {
-        match self.volume(side).server {
-            ServerState::Running { pid } => pid,
-            other => panic!("no volume server runs there: {other:?}"),
-        }
+        let ServerState::Running { pid } = self.volume(side).server else {
+            panic!("no volume server runs there: {:#?}", self.volume(side));
+        };
+        pid
     }
 
     /// The process of the machine, as the agent on a side says.
     pub fn machine_pid_as_the_agent_says(&self, side: Side) -> u32 {
-        match self.machine(side).state {
-            MachineState::Running { pid, .. } => pid,
-            other => panic!("the machine does not run there: {other:?}"),
-        }
+        let MachineState::Running { pid, .. } = self.machine(side).state else {
+            panic!("the machine does not run there: {:#?}", self.machine(side));
+        };
+        pid
     }
 
     /// Whether the volume server on a side has its source.

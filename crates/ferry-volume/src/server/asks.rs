@@ -6,6 +6,9 @@ use crate::buffer::Pool;
 use crate::control::{Answer, REQUEST_BYTES_MAX, Request};
 use crate::ring::{Descriptor, Ring};
 
+/// Bytes of answers that may wait for an agent to take them before we stop listening to it.
+const UNSENT_BYTES_MAX: usize = 1 << 20;
+
 pub(super) struct Asker {
     stream: Stream,
     line: Vec<u8>,
@@ -21,7 +24,7 @@ impl Asker {
 
     pub(super) fn flow(&mut self, ring: &mut Ring<Purpose>, id: u64) {
         self.stream.send(ring, Purpose::AnswerSent(id));
-        if !self.ended {
+        if !self.ended && self.stream.unsent_bytes() < UNSENT_BYTES_MAX {
             self.stream.receive(ring, Purpose::Asked(id));
         }
     }

@@ -7,7 +7,7 @@
 use super::Purpose;
 use super::doors::Offer;
 use super::stream::{Received, Stream};
-use crate::buffer::{Buffer, Pool};
+use crate::buffer::{BUFFER_BYTES_MAX, Buffer, Pool};
 use crate::ring::{Descriptor, Ring};
 use ferry_nbd::server::{Decoded, Handshake, Negotiated, Outcome, Refused, Reply, Request};
 use ferry_nbd::{Command, ProtocolError};
@@ -70,12 +70,16 @@ impl Connection {
     /// Keeps bytes flowing: sends what is queued, receives what there is room for.
     pub(super) fn flow(&mut self, ring: &mut Ring<Purpose>) {
         self.stream.send(ring, Purpose::Sent(self.id));
-        let busy = self.requests >= REQUESTS_MAX
-            || self.payload_bytes >= PAYLOAD_BYTES_MAX
-            || self.stream.unsent_bytes() >= UNSENT_BYTES_MAX;
-        if !matches!(self.state, State::Closing) && (!busy || self.landing.is_some()) {
+        if !matches!(self.state, State::Closing) && (!self.is_busy() || self.landing.is_some()) {
             self.stream.receive(ring, Purpose::Received(self.id));
         }
+    }
+
+    /// Whether the next request must wait for others to be answered, or for answers to be taken.
+    fn is_busy(&self) -> bool {
+        self.requests >= REQUESTS_MAX
+            || self.payload_bytes >= PAYLOAD_BYTES_MAX
+            || self.stream.unsent_bytes() >= UNSENT_BYTES_MAX
     }
 
     pub(super) fn received(&mut self, result: std::io::Result<u32>) {
@@ -101,6 +105,11 @@ impl Connection {
     /// Whether the connection is ending; true once.
     pub(super) fn newly_ended(&mut self) -> bool {
         matches!(self.state, State::Closing) && !std::mem::replace(&mut self.end_was_told, true)
+    }
+
+    /// Whether the peer is gone, and not only done with asking.
+    pub(super) fn peer_is_gone(&self) -> bool {
+        self.stream.has_ended()
     }
 
     /// Ends the connection without waiting for anything.
@@ -142,6 +151,7 @@ impl Connection {
                 }
                 self.refuse(&refused);
             }
+            let busy = self.is_busy();
             let decoded = match &mut self.state {
                 State::Closing => return Ok(Next::Wait),
                 State::Shaking(_) => match self.shake(offer)? {
@@ -150,7 +160,7 @@ impl Connection {
                 },
                 State::Serving(negotiated) => {
                     let header_bytes = negotiated.request_header_bytes();
-                    if self.stream.unparsed() < header_bytes || self.requests >= REQUESTS_MAX {
+                    if self.stream.unparsed() < header_bytes || busy {
                         return Ok(Next::Wait);
                     }
                     self.stream.parse(|input| (header_bytes, negotiated.decode(&input[..header_bytes])))?
@@ -230,11 +240,74 @@ impl Connection {
 fn weight(command: &Command) -> usize {
     match command {
         Command::Read { range, .. } | Command::Write { range, .. } => range.len_bytes() as usize,
+        // For a checksum the bytes are read first.
+        Command::BlockStatus { range, .. } => range.len_bytes().min(BUFFER_BYTES_MAX as u64) as usize,
         Command::Disconnect
         | Command::Flush
         | Command::Trim { .. }
         | Command::Cache { .. }
-        | Command::WriteZeroes { .. }
-        | Command::BlockStatus { .. } => 0,
+        | Command::WriteZeroes { .. } => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Phase;
+    use crate::ring::{IoBackend, Ring};
+    use crate::server::doors::Door;
+    use ferry_nbd::wire;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    fn request(kind: u16, cookie: u64, offset: u64, len_bytes: u32) -> Vec<u8> {
+        let mut out = wire::REQUEST_MAGIC.to_be_bytes().to_vec();
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&kind.to_be_bytes());
+        out.extend_from_slice(&cookie.to_be_bytes());
+        out.extend_from_slice(&offset.to_be_bytes());
+        out.extend_from_slice(&len_bytes.to_be_bytes());
+        out
+    }
+
+    #[test]
+    fn many_long_reads_at_once_do_not_take_all_memory() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut ring = Ring::new(IoBackend::Portable).unwrap();
+        let pool = Pool::new();
+        let mut connection = Connection::new(1, Rc::new(ours.into()), &pool);
+        let mut hello = 3_u32.to_be_bytes().to_vec();
+        hello.extend_from_slice(&wire::OPTION_MAGIC.to_be_bytes());
+        hello.extend_from_slice(&wire::OPT_EXPORT_NAME.to_be_bytes());
+        hello.extend_from_slice(&0_u32.to_be_bytes());
+        for cookie in 0..100 {
+            hello.extend(request(wire::CMD_READ, cookie, 0, 32 << 20));
+        }
+        theirs.write_all(&hello).unwrap();
+        let (id, phase) = ("V".to_owned(), Phase::Open);
+        let offer = Offer { door: Door::Guest, id, generation: 1, size_bytes: 1 << 30, phase };
+        let mut completed = Vec::new();
+        connection.flow(&mut ring);
+        while !completed.iter().any(|c: &crate::ring::Completion<Purpose>| {
+            matches!((&c.purpose, &c.result), (Purpose::Received(1), Ok(count)) if *count as usize == hello.len())
+        }) {
+            ring.wait(Duration::from_secs(60), &mut completed).unwrap();
+        }
+        connection.received(Ok(hello.len() as u32));
+        let mut started = Vec::new();
+        while let Next::Start { request, .. } = connection.next(&offer, &pool).unwrap() {
+            started.push(request.command);
+        }
+        assert_eq!(started.len(), PAYLOAD_BYTES_MAX / (32 << 20));
+        connection.answer(&started[0], |_| {}, None);
+        assert!(matches!(connection.next(&offer, &pool).unwrap(), Next::Start { .. }), "it goes on");
+    }
+
+    #[test]
+    fn a_question_for_a_checksum_weighs_what_must_be_read_for_it() {
+        let range = ferry_nbd::ByteRange::new(0, 1 << 30).unwrap();
+        assert_eq!(weight(&Command::BlockStatus { range, only_one: true }), BUFFER_BYTES_MAX);
     }
 }

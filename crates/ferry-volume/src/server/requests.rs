@@ -19,6 +19,20 @@ pub(super) struct Asked {
     pub(super) buffer: Option<Buffer>,
 }
 
+impl Asked {
+    fn changes_the_volume(&self) -> bool {
+        match self.command {
+            Command::Write { .. } | Command::Trim { .. } | Command::WriteZeroes { .. } | Command::Flush => {
+                true
+            }
+            Command::Read { .. }
+            | Command::Cache { .. }
+            | Command::BlockStatus { .. }
+            | Command::Disconnect => false,
+        }
+    }
+}
+
 impl Server {
     /// Lets something happen on a connection, then parses, starts and sends what can be.
     pub(super) fn with_connection(&mut self, id: u64, act: impl FnOnce(&mut Connection)) {
@@ -44,8 +58,11 @@ impl Server {
         let Some((_, connection)) = self.connections.get_mut(&id) else { return };
         connection.flow(&mut self.ring);
         if connection.newly_ended() {
+            // A peer that takes its leave still means what it has written; nobody waits for what it has not read.
+            let gone = connection.peer_is_gone();
+            let is_idle = |asked: &Asked| asked.connection == id && (gone || !asked.changes_the_volume());
             let waiting: Vec<u64> =
-                self.requests.iter().filter(|(_, asked)| asked.connection == id).map(|(&id, _)| id).collect();
+                self.requests.iter().filter(|(_, asked)| is_idle(asked)).map(|(&id, _)| id).collect();
             for request in waiting {
                 self.feed(Event::Cancel { id: RequestId(request) });
             }

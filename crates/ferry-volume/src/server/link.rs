@@ -6,9 +6,13 @@ use super::task::Task;
 use crate::buffer::Pool;
 use crate::ring::{Descriptor, Ring};
 use ferry_engine::OpId;
-use ferry_nbd::client::{Event, Session};
+use ferry_nbd::client::{Event, RequestError, Session};
 use ferry_nbd::{Command, ProtocolError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Requests of one link that the source has at a time; more wait here. The engine may want thousands of blocks at
+/// once, a source must not be asked for so many.
+const REQUESTS_MAX: usize = 256;
 
 /// What the input of a link held.
 pub(super) enum LinkEvent {
@@ -25,29 +29,46 @@ pub(super) struct Link {
     pub(super) session: Session,
     stream: Stream,
     asked: HashMap<u64, OpId>,
+    waiting: VecDeque<(u64, OpId, Command)>,
 }
 
 impl Link {
     pub(super) fn new(id: u64, socket: Descriptor, session: Session, pool: &Pool) -> Self {
-        Self { id, session, stream: Stream::new(socket, pool), asked: HashMap::new() }
-    }
-
-    /// Queues a request for an operation; false when the session does not take it.
-    pub(super) fn ask(&mut self, cookie: u64, op: OpId, command: Command) -> bool {
-        let mut out = Vec::with_capacity(32);
-        if let Err(e) = self.session.request(cookie, command, &mut out) {
-            tracing::error!(%e, "a request to the source cannot be sent");
-            return false;
+        Self {
+            id,
+            session,
+            stream: Stream::new(socket, pool),
+            asked: HashMap::new(),
+            waiting: VecDeque::new(),
         }
-        self.stream.queue_bytes(&out);
-        self.asked.insert(cookie, op);
-        true
     }
 
-    /// Keeps bytes flowing.
-    pub(super) fn flow(&mut self, ring: &mut Ring<Purpose>) {
+    /// Requests without an end, at the source or on their way to it.
+    pub(super) fn load(&self) -> usize {
+        self.asked.len() + self.waiting.len()
+    }
+
+    /// A request for an operation, to be sent by [`Link::flow`] when its turn comes.
+    pub(super) fn ask(&mut self, cookie: u64, op: OpId, command: Command) {
+        self.waiting.push_back((cookie, op, command));
+    }
+
+    /// Keeps requests and bytes flowing.
+    ///
+    /// # Errors
+    /// The session does not take a request: this link's server does not offer what the first one's did.
+    pub(super) fn flow(&mut self, ring: &mut Ring<Purpose>) -> Result<(), RequestError> {
+        while self.asked.len() < REQUESTS_MAX
+            && let Some((cookie, op, command)) = self.waiting.pop_front()
+        {
+            let mut out = Vec::with_capacity(32);
+            self.session.request(cookie, command, &mut out)?;
+            self.stream.queue_bytes(&out);
+            self.asked.insert(cookie, op);
+        }
         self.stream.send(ring, Purpose::LinkSent(self.id));
         self.stream.receive(ring, Purpose::LinkReceived(self.id));
+        Ok(())
     }
 
     pub(super) fn sent(&mut self, result: std::io::Result<u32>) -> bool {

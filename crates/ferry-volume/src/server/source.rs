@@ -157,12 +157,15 @@ impl Source {
         self.state = State::Dialling;
         self.attempt += 1;
         let (attempt, uri, results) = (self.attempt, self.uri.clone(), results.clone());
-        std::thread::spawn(move || {
+        let dialling = std::thread::Builder::new().name("dial".to_owned()).spawn(move || {
             let found = dial_source(&uri);
             // Fails only when the server is ending.
             let _ = results.send((epoch, DialResult { attempt, found }));
             wake();
         });
+        if let Err(e) = dialling {
+            self.rest(format!("no thread to connect with is to be had: {e}"));
+        }
     }
 
     pub(super) fn dialled(&mut self, result: DialResult, pool: &Pool) {
@@ -174,6 +177,8 @@ impl Source {
             Err(reason) => self.rest(reason),
             Ok(Found::File(fd, size_bytes)) => {
                 self.state = State::File { fd: Rc::new(fd), size_bytes };
+                self.backoff = BACKOFF_MIN;
+                self.last_error = None;
                 self.outcomes.push(Outcome::Up);
             }
             Ok(Found::Links(dialled)) => {
@@ -263,16 +268,18 @@ impl Source {
                     self.outcomes.push(task.end(op));
                     return;
                 }
-                let mut asked = true;
+                let unit = u64::from(sizes.minimum.max(1));
+                if parts.iter().any(|part| !part.len_bytes().is_multiple_of(unit)) {
+                    // The end of a source that is no multiple of its own smallest request cannot be asked for.
+                    let end = FetchEnd::Failed(Failure::Errno(libc::EINVAL));
+                    self.outcomes.push(Outcome::Fetched { op, end });
+                    return;
+                }
                 for part in parts {
-                    let link = link_for(links, urgency);
-                    asked &= ask_part(link, &mut self.next_cookie, op, &mut task, part);
+                    ask_part(link_for(links, urgency), &mut self.next_cookie, op, &mut task, part);
                 }
                 self.tasks.insert(op, task);
-                match asked {
-                    true => links.iter_mut().for_each(|l| l.flow(ring)),
-                    false => self.fail("too much was asked of the source at once".to_owned()),
-                }
+                self.flow(ring);
             }
         }
     }
@@ -298,14 +305,19 @@ impl Source {
                     return;
                 };
                 self.next_cookie += 2;
-                let asked = link.ask(self.next_cookie, op, Command::BlockStatus { range, only_one: false });
+                link.ask(self.next_cookie, op, Command::BlockStatus { range, only_one: false });
                 task.asked();
                 self.tasks.insert(op, task);
-                match asked {
-                    true => link.flow(ring),
-                    false => self.fail("too much was asked of the source at once".to_owned()),
-                }
+                self.flow(ring);
             }
+        }
+    }
+
+    /// Keeps all links flowing.
+    fn flow(&mut self, ring: &mut Ring<Purpose>) {
+        let State::Links(links) = &mut self.state else { return };
+        if let Err(e) = links.iter_mut().try_for_each(|link| link.flow(ring)) {
+            self.fail(format!("{} cannot be asked: {e}", self.uri));
         }
     }
 
@@ -336,7 +348,7 @@ impl Source {
         let State::Links(links) = &mut self.state else { return };
         let Some(link) = links.iter_mut().find(|l| l.id == id) else { return };
         match link.sent(result) {
-            true => link.flow(ring),
+            true => self.flow(ring),
             false => self.fail(format!("the connection to {} broke", self.uri)),
         }
     }
@@ -364,7 +376,7 @@ impl Source {
             }
         }
         match broken {
-            None => link.flow(ring),
+            None => self.flow(ring),
             Some(reason) => self.fail(reason),
         }
     }
@@ -377,23 +389,20 @@ fn link_for(links: &mut [Link], urgency: Urgency) -> &mut Link {
         (_, Urgency::Guest) => 1..2,
         (count, Urgency::Background) => 2..count,
     };
-    let least_busy = links[candidates].iter_mut().min_by_key(|link| link.session.in_flight());
+    let least_busy = links[candidates].iter_mut().min_by_key(|link| link.load());
     least_busy.expect("there is always one link")
 }
 
-/// Sends the read of one part, and the question for its checksum.
-fn ask_part(link: &mut Link, next_cookie: &mut u64, op: OpId, task: &mut Task, part: ByteRange) -> bool {
+/// Asks for one part, and for its checksum.
+fn ask_part(link: &mut Link, next_cookie: &mut u64, op: OpId, task: &mut Task, part: ByteRange) {
     *next_cookie += 2;
     let (read, checksum) = (*next_cookie, *next_cookie + 1);
     task.asked();
-    if !link.ask(read, op, Command::Read { range: part, dont_fragment: false }) {
-        return false;
+    link.ask(read, op, Command::Read { range: part, dont_fragment: false });
+    if link.session.context_id(CONTEXT_CRC32C).is_some() {
+        task.asked_checksum(checksum, part);
+        link.ask(checksum, op, Command::BlockStatus { range: part, only_one: true });
     }
-    if link.session.context_id(CONTEXT_CRC32C).is_none() {
-        return true;
-    }
-    task.asked_checksum(checksum, part);
-    link.ask(checksum, op, Command::BlockStatus { range: part, only_one: true })
 }
 
 /// Connects all links of a source, or opens its file.

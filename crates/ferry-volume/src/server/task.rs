@@ -94,6 +94,9 @@ impl Task {
         let end = (offset + len).min(source_bytes).min(offset.saturating_add(most - unit));
         let wanted = ByteRange::new(offset, end.saturating_sub(offset))?;
         let aligned = session.export().block_sizes.align_out(wanted, source_bytes);
+        if !aligned.len_bytes().is_multiple_of(unit) {
+            return None;
+        }
         let lead = offset - aligned.offset();
         let kind = Kind::Query { extents: Vec::new() };
         Some((Self::new(kind, pool.take(0), aligned.offset(), lead, len, aligned.len_bytes()), aligned))

@@ -13,7 +13,7 @@
 use crate::SourceUri;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -154,13 +154,21 @@ impl VolumeConfig {
 
 /// Replaces `dir/name` by `content` so that a crash leaves either the former or the new file, never a mix.
 pub(crate) fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), DirectoryError> {
+    put_in_place(dir, name, content)?;
+    sync_dir(dir)
+}
+
+/// The same, but until [`sync_dir`] a crash may still bring the former file back. Gives the new one, open to read
+/// and write.
+pub(crate) fn put_in_place(dir: &Path, name: &str, content: &[u8]) -> Result<File, DirectoryError> {
     let path = dir.join(name);
     let fresh = dir.join(format!("{name}.new"));
-    let mut file = File::create(&fresh).map_err(DirectoryError::io("create", &fresh))?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&fresh);
+    let mut file = file.map_err(DirectoryError::io("create", &fresh))?;
     file.write_all(content).map_err(DirectoryError::io("write", &fresh))?;
     file.sync_all().map_err(DirectoryError::io("make durable", &fresh))?;
     fs::rename(&fresh, &path).map_err(DirectoryError::io("replace", &path))?;
-    sync_dir(dir)
+    Ok(file)
 }
 
 /// Makes the names in `dir` durable.

@@ -145,6 +145,7 @@ pub(crate) struct Store {
     pub(crate) direct: Option<Descriptor>,
     pub(crate) map: Descriptor,
     pub(crate) log: MapLog,
+    pub(crate) map_has_durable_name: bool,
     _lock: DirectoryLock,
 }
 
@@ -154,8 +155,9 @@ pub(crate) struct Store {
 /// Another process has it, or it is damaged; it is left as it was.
 pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     directory::check_socket_paths(dir)?;
-    let config = VolumeConfig::read(dir)?;
     let lock = directory::lock(dir)?;
+    // Behind the lock: a server that is about to end may still change it.
+    let config = VolumeConfig::read(dir)?;
     let map_path = dir.join(MAP);
     let bytes = fs::read(&map_path).map_err(DirectoryError::io("read", &map_path))?;
     let (state, log) =
@@ -176,7 +178,8 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&data_path).ok();
     let direct = direct.map(|file| Rc::new(OwnedFd::from(file)));
     let (data, map) = (Rc::new(OwnedFd::from(data)), Rc::new(OwnedFd::from(map)));
-    Ok((Store { dir: dir.to_owned(), config, data, direct, map, log, _lock: lock }, state))
+    let dir = dir.to_owned();
+    Ok((Store { dir, config, data, direct, map, log, map_has_durable_name: true, _lock: lock }, state))
 }
 
 fn open_rw(path: &Path) -> Result<File, DirectoryError> {
@@ -248,7 +251,7 @@ impl Store {
     /// Replaces the map by a fresh one that says the same, once its log has grown too long.
     ///
     /// # Errors
-    /// A file operation failed, or the map cannot be read back; the former map is still in use.
+    /// A file operation failed, or the map cannot be read back. Former or fresh, the map in use says the same.
     pub(crate) fn compact_map(&mut self) -> Result<(), StoreError> {
         if !self.log.wants_compaction() {
             return Ok(());
@@ -258,9 +261,24 @@ impl Store {
         let (state, _) =
             map::decode(&bytes).map_err(|cause| StoreError::Map { path: path.clone(), cause })?;
         let (fresh, log) = map::compact(&state);
-        directory::replace_file(&self.dir, MAP, &fresh)?;
-        self.map = Rc::new(OwnedFd::from(open_rw(&path)?));
+        let file = directory::put_in_place(&self.dir, MAP, &fresh)?;
+        // From here on this is the map, whatever fails after it: nobody would find again what the former is told.
+        self.map = Rc::new(OwnedFd::from(file));
         self.log = log;
+        self.map_has_durable_name = false;
+        Ok(self.name_map()?)
+    }
+
+    /// Makes sure that a crash brings back the map that is in use, not the one before its compaction. Nothing that
+    /// the map is told is durable before that.
+    ///
+    /// # Errors
+    /// A file operation failed; ask again.
+    pub(crate) fn name_map(&mut self) -> Result<(), DirectoryError> {
+        if !self.map_has_durable_name {
+            directory::sync_dir(&self.dir)?;
+            self.map_has_durable_name = true;
+        }
         Ok(())
     }
 

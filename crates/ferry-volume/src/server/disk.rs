@@ -2,12 +2,14 @@
 //! is done another way, and a frame of the map counts only when it is durable.
 
 use super::Purpose;
-use crate::buffer::{BUFFER_BYTES_MAX, Buffer, Pool};
+use crate::buffer::{Buffer, Pool};
 use crate::ring::Ring;
 use crate::store::Store;
 use ferry_engine::{BLOCK_BYTES, ByteRange, Errno, MapLog, MapRecord, OpId};
 use std::io;
 
+/// Records in one frame: a frame lies in one buffer.
+const FRAME_RECORDS_MAX: usize = 1 << 16;
 /// Bytes of zeroes written at a time where a filesystem cannot punch holes.
 const ZEROES_BYTES: usize = 1 << 20;
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -44,9 +46,11 @@ enum Step {
     Frame {
         transfer: Transfer,
         before: MapLog,
+        rest: Vec<MapRecord>,
     },
     SyncMap {
         before: MapLog,
+        rest: Vec<MapRecord>,
     },
 }
 
@@ -88,15 +92,22 @@ impl Disk<'_> {
         self.submit(op, Step::Sync);
     }
 
-    /// Appends a frame to the map. At most one is under way (the engine's promise).
-    pub(super) fn persist(&mut self, op: OpId, records: &[MapRecord]) {
+    /// Appends records to the map. At most one such operation is under way (the engine's promise).
+    pub(super) fn persist(&mut self, op: OpId, records: Vec<MapRecord>) {
         let before = self.store.log;
-        let frame = self.store.log.append(records);
-        assert!(frame.len() <= BUFFER_BYTES_MAX, "a frame of {} bytes is beyond all limits", frame.len());
+        self.append(op, records, before);
+    }
+
+    /// Appends as many of the records as one frame holds; what is left follows when that is durable. A
+    /// command's record is the last one, so it is never told without the others. `before`: what to go back to.
+    fn append(&mut self, op: OpId, mut records: Vec<MapRecord>, before: MapLog) {
+        let rest = records.split_off(records.len().min(FRAME_RECORDS_MAX));
+        let offset = self.store.log.bytes_valid();
+        let frame = self.store.log.append(&records);
         let buffer = self.pool.take(frame.len());
         buffer.copy_in(0, &frame);
-        let transfer = Transfer { buffer, at: 0, left: frame.len(), offset: before.bytes_valid() };
-        self.submit(op, Step::Frame { transfer, before });
+        let transfer = Transfer { buffer, at: 0, left: frame.len(), offset };
+        self.submit(op, Step::Frame { transfer, before, rest });
     }
 
     fn submit(&mut self, op: OpId, step: Step) {
@@ -153,7 +164,7 @@ impl Disk<'_> {
                 let Step::WriteDirect(transfer) = step else { unreachable!("just matched") };
                 return self.again(op, Step::Write(transfer));
             }
-            (Err(e), Step::Frame { before, .. } | Step::SyncMap { before }) => {
+            (Err(e), Step::Frame { before, .. } | Step::SyncMap { before, .. }) => {
                 return Some((op, Err(self.take_back(*before, &e))));
             }
             (Err(e), _) => return Some((op, Err(Errno(e.raw_os_error().unwrap_or(libc::EIO))))),
@@ -176,16 +187,26 @@ impl Disk<'_> {
                 Moved::Nothing => Some((op, Err(Errno(libc::EIO)))),
                 Moved::Some(rest) => self.again(op, Step::Write(rest)),
             },
-            Step::WriteZeroes { zeroes, offset, left } => match left - count as u64 {
-                0 => Some((op, Ok(()))),
-                left => self.again(op, Step::WriteZeroes { zeroes, offset: offset + count as u64, left }),
+            Step::WriteZeroes { zeroes, offset, left } => match (count, left - count as u64) {
+                (_, 0) => Some((op, Ok(()))),
+                (0, _) => Some((op, Err(Errno(libc::EIO)))),
+                (_, left) => {
+                    self.again(op, Step::WriteZeroes { zeroes, offset: offset + count as u64, left })
+                }
             },
-            Step::Frame { transfer, before } => match transfer.went_on(count) {
-                Moved::All => self.again(op, Step::SyncMap { before }),
+            Step::Frame { transfer, before, rest } => match transfer.went_on(count) {
+                Moved::All => self.again(op, Step::SyncMap { before, rest }),
                 Moved::Nothing => Some((op, Err(self.take_back(before, &io::ErrorKind::WriteZero.into())))),
-                Moved::Some(transfer) => self.again(op, Step::Frame { transfer, before }),
+                Moved::Some(transfer) => self.again(op, Step::Frame { transfer, before, rest }),
             },
-            Step::SyncMap { .. } => {
+            Step::SyncMap { before, rest } => {
+                if let Err(e) = self.store.name_map() {
+                    return Some((op, Err(self.take_back(before, &io::Error::other(e)))));
+                }
+                if !rest.is_empty() {
+                    self.append(op, rest, before);
+                    return None;
+                }
                 if let Err(e) = self.store.compact_map() {
                     // The long map is as good as a short one; it is tried again after the next frame.
                     tracing::warn!(error = %e, "the map could not be compacted");
@@ -234,4 +255,72 @@ impl Transfer {
 
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Phase;
+    use crate::ring::IoBackend;
+    use crate::store::{self, CreateOptions};
+    use ferry_engine::{Blocks, Residence};
+    use std::path::Path;
+    use std::time::Duration;
+
+    const BLOCKS: u64 = 2 * FRAME_RECORDS_MAX as u64 + 2_000;
+
+    fn store(dir: &Path) -> Store {
+        let id = "01JD9Z6M4Q5R6S7T8V9WAXBYCZ".to_owned();
+        let source = Some("file:///nowhere".parse().unwrap());
+        let (size_bytes, region_bytes, phase) = (BLOCKS * BLOCK_BYTES, 1 << 20, Phase::Open);
+        let options =
+            CreateOptions { dir: dir.to_owned(), id, size_bytes, region_bytes, generation: 1, phase, source };
+        store::create(&options).unwrap();
+        store::open(dir).unwrap().0
+    }
+
+    fn persist(store: &mut Store, records: Vec<MapRecord>) -> Result<(), Errno> {
+        let mut ring = Ring::new(IoBackend::Portable).unwrap();
+        let pool = Pool::new();
+        let mut completed = Vec::new();
+        Disk { ring: &mut ring, store, pool: &pool }.persist(OpId::from_u64(1), records);
+        loop {
+            ring.wait(Duration::from_secs(60), &mut completed).unwrap();
+            for done in std::mem::take(&mut completed) {
+                let Purpose::Disk(job) = done.purpose else { panic!("only the disk works here") };
+                let mut disk = Disk { ring: &mut ring, store, pool: &pool };
+                if let Some((_, result)) = disk.completed(job, done.result) {
+                    return result;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_records_than_a_frame_holds_are_told_all_the_same() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut open = store(tmp.path());
+        let many = (0..BLOCKS).step_by(2).map(|block| MapRecord::Local(Blocks::one(block))).collect();
+        persist(&mut open, many).unwrap();
+        persist(&mut open, vec![MapRecord::Local(Blocks::one(1))]).unwrap();
+        drop(open);
+        let (_, state) = store::open(tmp.path()).unwrap();
+        assert_eq!(state.truth.blocks_remote(), BLOCKS / 2 - 1);
+    }
+
+    #[test]
+    fn nothing_is_durable_in_a_map_that_a_crash_may_not_bring_back() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dir, elsewhere) = (tmp.path().join("volume"), tmp.path().join("elsewhere"));
+        let mut open = store(&dir);
+        open.map_has_durable_name = false;
+        std::fs::rename(&dir, &elsewhere).unwrap();
+        persist(&mut open, vec![MapRecord::Local(Blocks::one(1))]).unwrap_err();
+        std::fs::rename(&elsewhere, &dir).unwrap();
+        persist(&mut open, vec![MapRecord::Local(Blocks::one(2))]).unwrap();
+        drop(open);
+        let (_, state) = store::open(&dir).unwrap();
+        let local = state.truth.runs(state.geometry().all_blocks()).find(|(is, _)| *is == Residence::Local);
+        assert_eq!(local, Some((Residence::Local, Blocks::one(2))));
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::Server;
 use super::disk::Disk;
+use super::doors::Door;
 use super::source::{Failure, FetchEnd, Outcome, Source};
 use crate::buffer::Buffer;
 use crate::control::Phase;
@@ -49,7 +50,7 @@ impl Server {
             },
             Operation::ZeroLocal { op, range, punch } => self.disk().zero(op, range, punch),
             Operation::SyncLocal { op } => self.disk().sync(op),
-            Operation::Persist { op, records } => self.disk().persist(op, &records),
+            Operation::Persist { op, records } => self.disk().persist(op, records),
             Operation::ZeroBuffer { request, at, len } => {
                 self.request_buffer(request).zero(at as usize, len as usize);
             }
@@ -77,7 +78,12 @@ impl Server {
     fn notice(&mut self, notice: Notice) {
         tracing::info!(?notice, "volume");
         match notice {
-            Notice::Opened | Notice::Unsealed => self.follow_source(),
+            Notice::Opened => self.follow_source(),
+            Notice::Unsealed => {
+                // What they read would change under them from now on.
+                self.close_connections(Door::Reader);
+                self.follow_source();
+            }
             Notice::HydrationComplete => self.leave_source(),
             Notice::SourceDetached => self.source_detached(),
             Notice::Sealed | Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}

@@ -1,13 +1,17 @@
 //! Volume servers as their users meet them: real sockets, real files, several servers in one process.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use ferry_nbd::wire;
 use ferry_volume::client::{BlockClient, BlockError};
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use ferry_volume::{
     CreateOptions, IoBackend, REGION_BYTES_DEFAULT, ServeError, ServeOptions, SourceUri, create, serve,
 };
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -290,4 +294,93 @@ fn making_a_volume_twice_is_making_it_once() {
     let mut volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
     assert_eq!(read(&mut volume.guest(), 0, 4096), [4; 4096]);
     volume.stop();
+}
+
+#[test]
+fn a_read_of_thousands_of_scattered_remote_blocks_is_answered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut home = Volume::create(tmp.path().join("home"), A, 32 * MIB, 1, None);
+    let mut expected = pattern(6, 32 * MIB as usize);
+    home.guest().write_at(0, &expected).unwrap();
+    let source = home.seal_and_export();
+    home.stop();
+    let clone = Volume::create(tmp.path().join("away"), A, 32 * MIB, 2, Some(source));
+    let mut guest = clone.guest();
+    for block in (0..8192).step_by(2) {
+        guest.write_at(block * 4096, &[9; 4096]).unwrap();
+        expected[block as usize * 4096..][..4096].fill(9);
+    }
+    let waiting = std::thread::spawn(move || read(&mut guest, 0, 32 * MIB as usize));
+    clone.until(|s| s.hydration.cold_reads == 1);
+    home.start();
+    assert!(waiting.join().unwrap() == expected);
+}
+
+#[test]
+fn a_guest_that_takes_its_leave_still_means_what_it_has_written() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut home = Volume::create(tmp.path().join("home"), A, MIB, 1, None);
+    home.guest().write_at(0, &[1; 4096]).unwrap();
+    let source = home.seal_and_export();
+    home.stop();
+    let clone = Volume::create(tmp.path().join("away"), A, MIB, 2, Some(source));
+    let mut guest = UnixStream::connect(clone.dir.join("guest.sock")).unwrap();
+    let mut bytes = 3_u32.to_be_bytes().to_vec();
+    bytes.extend(wire::OPTION_MAGIC.to_be_bytes());
+    bytes.extend(wire::OPT_EXPORT_NAME.to_be_bytes());
+    bytes.extend(0_u32.to_be_bytes());
+    for (kind, len_bytes) in [(wire::CMD_WRITE, 100_u32), (wire::CMD_DISC, 0)] {
+        bytes.extend(wire::REQUEST_MAGIC.to_be_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0; 16]);
+        bytes.extend(len_bytes.to_be_bytes());
+        bytes.extend(vec![2; len_bytes as usize]);
+    }
+    guest.write_all(&bytes).unwrap();
+    home.start();
+    let mut answers = Vec::new();
+    guest.read_to_end(&mut answers).unwrap();
+    let mut expected = [1; 4096];
+    expected[..100].fill(2);
+    assert_eq!(read(&mut clone.guest(), 0, 4096), expected);
+}
+
+#[test]
+fn readers_of_a_seal_that_was_taken_back_are_sent_away() {
+    let tmp = tempfile::tempdir().unwrap();
+    let home = Volume::create(tmp.path().join(A), A, MIB, 1, None);
+    let SourceUri::Nbd(uri) = home.seal_and_export() else { panic!("an export is read over NBD") };
+    let mut reader = BlockClient::connect(&uri).unwrap();
+    assert_eq!(read(&mut reader, 0, 4096), [0; 4096]);
+    home.control().unseal().unwrap();
+    assert!(matches!(reader.read_at(0, &mut [0; 4096]).unwrap_err(), BlockError::Broken(_)));
+    assert!(BlockClient::connect(&uri).is_err());
+}
+
+#[test]
+fn other_workers_cannot_keep_the_guest_out() {
+    let tmp = tempfile::tempdir().unwrap();
+    let home = Volume::create(tmp.path().join(A), A, MIB, 1, None);
+    let listen = home.control().export("127.0.0.1:0".parse().unwrap()).unwrap();
+    let readers: Vec<TcpStream> = (0..64)
+        .map(|_| {
+            let mut reader = TcpStream::connect(listen).unwrap();
+            reader.read_exact(&mut [0; 18]).unwrap();
+            reader
+        })
+        .collect();
+    home.guest().write_at(0, &[1; 4096]).unwrap();
+    drop(readers);
+}
+
+#[test]
+fn a_command_is_answered_when_it_was_carried_out_and_not_with_an_earlier_one_of_its_kind() {
+    let tmp = tempfile::tempdir().unwrap();
+    let volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
+    let mut agent = UnixStream::connect(volume.dir.join("control.sock")).unwrap();
+    agent.write_all(b"{\"ask\":\"seal\"}\n{\"ask\":\"unseal\"}\n{\"ask\":\"seal\"}\n").unwrap();
+    let answers: Vec<String> = BufReader::new(&agent).lines().take(3).map(Result::unwrap).collect();
+    assert_eq!(answers, [r#"{"answer":"done"}"#; 3]);
+    assert_eq!(volume.control().status().unwrap().phase, Phase::Sealed);
 }

@@ -106,9 +106,11 @@ impl Server {
             | Notice::PersistFailed { .. }
             | Notice::StoreFailed { .. } => return,
         };
-        let waiting: Vec<u64> =
-            self.commanded.extract_if(.., |(_, asked)| *asked == command).map(|(asker, _)| asker).collect();
-        waiting.into_iter().for_each(|asker| self.answer(asker, &answer));
+        // One notice for each command, in the order in which they came: a second seal is not done with the first.
+        if let Some(first) = self.commanded.iter().position(|(_, asked)| *asked == command) {
+            let (asker, _) = self.commanded.remove(first);
+            self.answer(asker, &answer);
+        }
     }
 
     fn export(&mut self, listen: SocketAddr) -> Answer {
@@ -129,17 +131,17 @@ impl Server {
         }
         match self.store.describe(|config| config.export = None) {
             Ok(()) => Answer::Done,
-            Err(e) => refused(e.to_string()),
+            Err(e) => refused(whole_story(&e)),
         }
     }
 
     fn set_source(&mut self, uri: &str) -> Answer {
         let uri: SourceUri = match uri.parse() {
             Ok(uri) => uri,
-            Err(e) => return refused(format!("{e}")),
+            Err(e) => return refused(whole_story(&e)),
         };
         if let Err(e) = self.store.describe(|config| config.source = Some(uri)) {
-            return refused(e.to_string());
+            return refused(whole_story(&e));
         }
         self.follow_source();
         Answer::Done
@@ -168,7 +170,7 @@ impl Server {
 
     fn status(&self) -> Status {
         let engine = self.engine.status();
-        let count = |through| self.connections.values().filter(|(door, _)| *door == through).count() as u32;
+        let count = |door| self.connections_through(door) as u32;
         let source = self.store.config.source.as_ref().map(|uri| SourceStatus {
             uri: uri.to_string(),
             connected: self.source.as_ref().is_some_and(super::Source::is_connected),
@@ -208,6 +210,12 @@ impl Server {
 
 fn refused(reason: String) -> Answer {
     Answer::Refused { reason }
+}
+
+/// An error and what it came from, in one line.
+fn whole_story(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |story, cause| format!("{story}: {cause}"))
 }
 
 fn describe(errno: Errno) -> std::io::Error {

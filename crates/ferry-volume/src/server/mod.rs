@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(100);
 /// Longest sleep of an idle server.
 const IDLE: Duration = Duration::from_secs(60);
-/// Connections of guests and other workers at a time.
+/// Connections through one door at a time, of guests or of other workers.
 const CONNECTIONS_MAX: usize = 64;
 /// Connections of agents at a time.
 const ASKERS_MAX: usize = 32;
@@ -374,7 +374,7 @@ impl Server {
             }
             return;
         }
-        if self.connections.len() >= CONNECTIONS_MAX {
+        if self.connections_through(door) >= CONNECTIONS_MAX {
             tracing::warn!(?door, "a connection was closed: {CONNECTIONS_MAX} are open already");
             return;
         }
@@ -394,6 +394,10 @@ impl Server {
         self.reader_door = Some((listener, bound));
         self.accept(Door::Reader);
         Ok(bound)
+    }
+
+    fn connections_through(&self, door: Door) -> usize {
+        self.connections.values().filter(|(through, _)| *through == door).count()
     }
 
     fn phase(&self) -> Phase {

@@ -54,7 +54,7 @@ pub struct World {
     pub fetches: Vec<u32>,
     pub notices: Vec<Notice>,
     must_be_sealed: bool,
-    unseal_asked: bool,
+    unseals_asked: u32,
     must_be_complete: bool,
     dice: Dice,
 }
@@ -96,7 +96,7 @@ impl World {
             next_value: crate::oracle::GUEST_VALUE_MIN,
             notices: Vec::new(),
             must_be_sealed: false,
-            unseal_asked: false,
+            unseals_asked: 0,
             must_be_complete: false,
             dice: Dice(seed),
         }
@@ -158,7 +158,7 @@ impl World {
     pub fn command(&mut self, command: Command) {
         if command == Command::Unseal {
             self.must_be_sealed = false;
-            self.unseal_asked = true;
+            self.unseals_asked += 1;
         }
         self.tell(Event::Command(command));
     }
@@ -366,11 +366,11 @@ impl World {
         match notice {
             Notice::Sealed => {
                 self.oracle.sealed();
-                self.must_be_sealed = !self.unseal_asked;
+                self.must_be_sealed = self.unseals_asked == 0;
             }
             Notice::Unsealed
             | Notice::CommandRefused { command: Command::Unseal, .. }
-            | Notice::CommandFailed { command: Command::Unseal, .. } => self.unseal_asked = false,
+            | Notice::CommandFailed { command: Command::Unseal, .. } => self.unseals_asked -= 1,
             Notice::HydrationComplete => {
                 let (state, _) = map::decode(&self.map_bytes).unwrap();
                 assert!(state.truth.is_complete(), "the map knows before anybody is told");
@@ -403,7 +403,7 @@ impl World {
         }
         let dice = &mut self.dice;
         self.store.crash(|versions| dice.roll(versions));
-        self.unseal_asked = false;
+        self.unseals_asked = 0;
         self.requests.clear();
         self.fetched.clear();
         self.oracle.crashed();

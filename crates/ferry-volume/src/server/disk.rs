@@ -171,22 +171,11 @@ impl Disk<'_> {
         };
         match step {
             Step::Zero { .. } | Step::Sync => Some((op, Ok(()))),
-            Step::Read(transfer) => match transfer.went_on(count) {
-                Moved::All => Some((op, Ok(()))),
-                Moved::Nothing => Some((op, Err(Errno(libc::EIO)))),
-                Moved::Some(rest) => self.again(op, Step::Read(rest)),
-            },
-            Step::Write(transfer) => match transfer.went_on(count) {
-                Moved::All => Some((op, Ok(()))),
-                Moved::Nothing => Some((op, Err(Errno(libc::EIO)))),
-                Moved::Some(rest) => self.again(op, Step::Write(rest)),
-            },
-            // What is left of a short write need not be aligned any more.
-            Step::WriteDirect(transfer) => match transfer.went_on(count) {
-                Moved::All => Some((op, Ok(()))),
-                Moved::Nothing => Some((op, Err(Errno(libc::EIO)))),
-                Moved::Some(rest) => self.again(op, Step::Write(rest)),
-            },
+            Step::Read(transfer) => self.moved(op, transfer, count, Step::Read),
+            // What is left of a short direct write need not be aligned any more.
+            Step::Write(transfer) | Step::WriteDirect(transfer) => {
+                self.moved(op, transfer, count, Step::Write)
+            }
             Step::WriteZeroes { zeroes, offset, left } => match (count, left - count as u64) {
                 (_, 0) => Some((op, Ok(()))),
                 (0, _) => Some((op, Err(Errno(libc::EIO)))),
@@ -213,6 +202,21 @@ impl Disk<'_> {
                 }
                 Some((op, Ok(())))
             }
+        }
+    }
+
+    /// Goes on as `step` with what is left of a transfer.
+    fn moved(
+        &mut self,
+        op: OpId,
+        transfer: Transfer,
+        count: usize,
+        step: fn(Transfer) -> Step,
+    ) -> Option<(OpId, Result<(), Errno>)> {
+        match transfer.went_on(count) {
+            Moved::All => Some((op, Ok(()))),
+            Moved::Nothing => Some((op, Err(Errno(libc::EIO)))),
+            Moved::Some(rest) => self.again(op, step(rest)),
         }
     }
 

@@ -104,7 +104,8 @@ pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
     if dir.join(directory::CONFIG).exists() {
         return match VolumeConfig::read(dir)? {
             found if (&found.id, found.size_bytes, found.generation) == (id, *size_bytes, *generation) => {
-                Ok(())
+                // An earlier attempt may have ended just before this.
+                Ok(directory::sync_dir(dir.parent().unwrap_or(dir))?)
             }
             found => {
                 let found = format!(
@@ -123,9 +124,10 @@ pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The guest's bytes are for nobody else on this host.
 fn make_data(dir: &Path, size_bytes: u64) -> Result<(), DirectoryError> {
     let path = dir.join(DATA);
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
     let file = file.map_err(DirectoryError::io("create", &path))?;
     file.set_len(size_bytes).map_err(DirectoryError::io("size", &path))?;
     file.sync_all().map_err(DirectoryError::io("make durable", &path))

@@ -384,3 +384,12 @@ fn a_command_is_answered_when_it_was_carried_out_and_not_with_an_earlier_one_of_
     assert_eq!(answers, [r#"{"answer":"done"}"#; 3]);
     assert_eq!(volume.control().status().unwrap().phase, Phase::Sealed);
 }
+
+#[test]
+fn only_its_owner_reads_the_bytes_of_a_volume() {
+    let tmp = tempfile::tempdir().unwrap();
+    let volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
+    for name in ["data", "guest.sock", "control.sock"] {
+        assert_eq!(fs::metadata(volume.dir.join(name)).unwrap().mode() & 0o077, 0, "{name}");
+    }
+}

@@ -5,7 +5,7 @@ use super::stream::{Received, Stream};
 use super::task::Task;
 use crate::buffer::Pool;
 use crate::ring::{Descriptor, Ring};
-use ferry_engine::OpId;
+use ferry_engine::{OpId, Urgency};
 use ferry_nbd::client::{Event, RequestError, Session};
 use ferry_nbd::{Command, ProtocolError};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Requests of one link that the source has at a time; more wait here. The engine may want thousands of blocks at
 /// once, a source must not be asked for so many.
 const REQUESTS_MAX: usize = 256;
+
+/// A request that was not sent yet: its cookie, whose it is, and what is asked.
+type Question = (u64, OpId, Command);
 
 /// What the input of a link held.
 pub(super) enum LinkEvent {
@@ -29,7 +32,9 @@ pub(super) struct Link {
     pub(super) session: Session,
     stream: Stream,
     asked: HashMap<u64, OpId>,
-    waiting: VecDeque<(u64, OpId, Command)>,
+    /// What waits for its turn: for the guest, and in the background.
+    guest: VecDeque<Question>,
+    background: VecDeque<Question>,
 }
 
 impl Link {
@@ -39,18 +44,23 @@ impl Link {
             session,
             stream: Stream::new(socket, pool),
             asked: HashMap::new(),
-            waiting: VecDeque::new(),
+            guest: VecDeque::new(),
+            background: VecDeque::new(),
         }
     }
 
     /// Requests without an end, at the source or on their way to it.
     pub(super) fn load(&self) -> usize {
-        self.asked.len() + self.waiting.len()
+        self.asked.len() + self.guest.len() + self.background.len()
     }
 
     /// A request for an operation, to be sent by [`Link::flow`] when its turn comes.
-    pub(super) fn ask(&mut self, cookie: u64, op: OpId, command: Command) {
-        self.waiting.push_back((cookie, op, command));
+    pub(super) fn ask(&mut self, urgency: Urgency, cookie: u64, op: OpId, command: Command) {
+        let queue = match urgency {
+            Urgency::Guest => &mut self.guest,
+            Urgency::Background => &mut self.background,
+        };
+        queue.push_back((cookie, op, command));
     }
 
     /// Keeps requests and bytes flowing.
@@ -59,7 +69,8 @@ impl Link {
     /// The session does not take a request: this link's server does not offer what the first one's did.
     pub(super) fn flow(&mut self, ring: &mut Ring<Purpose>) -> Result<(), RequestError> {
         while self.asked.len() < REQUESTS_MAX
-            && let Some((cookie, op, command)) = self.waiting.pop_front()
+            && let Some((cookie, op, command)) =
+                self.guest.pop_front().or_else(|| self.background.pop_front())
         {
             let mut out = Vec::with_capacity(32);
             self.session.request(cookie, command, &mut out)?;

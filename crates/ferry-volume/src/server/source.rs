@@ -276,7 +276,7 @@ impl Source {
                     return;
                 }
                 for part in parts {
-                    ask_part(link_for(links, urgency), &mut self.next_cookie, op, &mut task, part);
+                    ask_part(link_for(links, urgency), urgency, &mut self.next_cookie, op, &mut task, part);
                 }
                 self.tasks.insert(op, task);
                 self.flow(ring);
@@ -305,7 +305,12 @@ impl Source {
                     return;
                 };
                 self.next_cookie += 2;
-                link.ask(self.next_cookie, op, Command::BlockStatus { range, only_one: false });
+                link.ask(
+                    Urgency::Background,
+                    self.next_cookie,
+                    op,
+                    Command::BlockStatus { range, only_one: false },
+                );
                 task.asked();
                 self.tasks.insert(op, task);
                 self.flow(ring);
@@ -394,14 +399,21 @@ fn link_for(links: &mut [Link], urgency: Urgency) -> &mut Link {
 }
 
 /// Asks for one part, and for its checksum.
-fn ask_part(link: &mut Link, next_cookie: &mut u64, op: OpId, task: &mut Task, part: ByteRange) {
+fn ask_part(
+    link: &mut Link,
+    urgency: Urgency,
+    next_cookie: &mut u64,
+    op: OpId,
+    task: &mut Task,
+    part: ByteRange,
+) {
     *next_cookie += 2;
     let (read, checksum) = (*next_cookie, *next_cookie + 1);
     task.asked();
-    link.ask(read, op, Command::Read { range: part, dont_fragment: false });
+    link.ask(urgency, read, op, Command::Read { range: part, dont_fragment: false });
     if link.session.context_id(CONTEXT_CRC32C).is_some() {
         task.asked_checksum(checksum, part);
-        link.ask(checksum, op, Command::BlockStatus { range: part, only_one: true });
+        link.ask(urgency, checksum, op, Command::BlockStatus { range: part, only_one: true });
     }
 }
 

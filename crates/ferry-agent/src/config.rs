@@ -137,12 +137,32 @@ impl Place<'_> {
         let begins = before.rfind('\n').map_or(0, |newline| newline + 1);
         let content = self.text[begins..].lines().next().unwrap_or_default();
         let field = content.split_once('=').map_or("", |(key, _)| key.trim());
+        if let Some(missing) = what.strip_prefix("missing field ") {
+            // Nowhere in particular, so it is told for the file's beginning.
+            let what = format!("the field {missing} is missing; add it");
+            return ConfigError::Field { path: self.path.to_owned(), line: 1, field: String::new(), what };
+        }
         let field = if field.is_empty() || what.contains(&format!("`{field}`")) {
             String::new()
         } else {
             format!("{field}: ")
         };
-        ConfigError::Field { path: self.path.to_owned(), line, field, what: what.replace('\n', ", ") }
+        ConfigError::Field { path: self.path.to_owned(), line, field, what: for_people(&what) }
+    }
+}
+
+/// What the reader of the file says, in words that need no programming.
+fn for_people(what: &str) -> String {
+    let what = what.replace('\n', ", ");
+    match what.as_str() {
+        "invalid socket address syntax" => {
+            "not an address with a port; write it like 127.0.0.1:7433".to_owned()
+        }
+        "duplicate key" => "is there a second time; keep one".to_owned(),
+        _ => what
+            .replace("expected path string", "expected a path in quotes")
+            .replace("expected a string", "expected text in quotes")
+            .replace("expected u64", "expected a whole number, 0 or more"),
     }
 }
 
@@ -253,7 +273,22 @@ mod tests {
 
     #[test]
     fn a_missing_field_is_named() {
-        assert!(refusal("name = \"w1\"\n").contains("missing field `state_dir`"));
+        let said = refusal("name = \"w1\"\n");
+        assert_eq!(said, "/etc/ferry.toml:1: the field `state_dir` is missing; add it");
+    }
+
+    #[test]
+    fn what_is_expected_is_said_without_names_of_types() {
+        let begin = "name = \"w1\"\nstate_dir = \"/s\"\n";
+        for (line, part) in [
+            ("listen = \"here\"", ":3: listen: not an address with a port; write it like"),
+            ("room_bytes = -1", ":3: room_bytes: invalid value: integer `-1`, expected a whole number"),
+            ("retention_hours = \"1d\"", "expected a whole number"),
+            ("name = \"w2\"", ":3: name: is there a second time"),
+        ] {
+            let said = refusal(&format!("{begin}{line}\n"));
+            assert!(said.contains(part), "{said}");
+        }
     }
 
     #[test]

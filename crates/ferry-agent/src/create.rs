@@ -112,13 +112,18 @@ pub(crate) async fn destroy(core: &Core, record: &MachineRecord) -> Answer<()> {
 /// Makes a volume that is a clone of a raw file or of what an NBD server exports.
 pub(crate) async fn import(core: &Core, import: ImportVolume) -> Answer<Volume> {
     check_import_name(core, &import.name).await?;
-    let (uri, found) = probe(&import.source).await?;
+    let (uri, found) = probe(core, &import.source).await?;
     let size_bytes = import.size_bytes.unwrap_or(found.size_bytes);
     if size_bytes > found.size_bytes {
         let message = format!(
             "{} has {} bytes, less than the {size_bytes} that were asked for; ask for at most what it has",
             import.source, found.size_bytes
         );
+        return Err(ApiError::new(ErrorCode::BadSource, message));
+    }
+    if found.size_bytes == 0 {
+        let message =
+            format!("{} is empty; give a disk image or an export that holds something", import.source);
         return Err(ApiError::new(ErrorCode::BadSource, message));
     }
     if !size_bytes.is_multiple_of(SECTOR_BYTES) && import.size_bytes.is_none() {
@@ -154,7 +159,7 @@ struct Found {
 }
 
 /// Looks whether a source is there and how large it is.
-async fn probe(source: &str) -> Answer<(SourceUri, Found)> {
+async fn probe(core: &Core, source: &str) -> Answer<(SourceUri, Found)> {
     let text = if source.starts_with('/') { format!("file://{source}") } else { source.to_owned() };
     let uri: SourceUri = text.parse().map_err(|e| ApiError::because(ErrorCode::BadSource, &e))?;
     let asked = uri.clone();
@@ -169,10 +174,12 @@ async fn probe(source: &str) -> Answer<(SourceUri, Found)> {
     });
     let found = probing.await.expect("probing a source does not panic");
     found.map(|found| (uri, found)).map_err(|error| {
-        let told = ApiError::because(ErrorCode::BadSource, &error);
-        let message =
-            format!("{source} cannot be imported: {}; check that it is there and can be read", told.message);
-        ApiError::new(ErrorCode::BadSource, message)
+        let mut told = ApiError::because(ErrorCode::BadSource, &error);
+        if !matches!(error, client::BlockError::NotAnImage { .. }) {
+            let worker = &core.config.name;
+            told.message.push_str(&format!("; check that it is there and that worker {worker} may read it"));
+        }
+        told
     })
 }
 

@@ -81,9 +81,19 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let listener = TcpListener::bind(address).await.map_err(|cause| AgentError::Listen { address, cause })?;
     tracing::info!(worker = %agent.core.config.name, %address, "the agent listens");
     let told = told_to_end().map_err(AgentError::Serve)?;
+    let failing = Arc::clone(&agent);
+    let closing = async move {
+        tokio::select! {
+            () = told => {}
+            _ = failing.failure() => {}
+        }
+    };
+    // Also when the journal cannot be kept whoever has asked something is told so before the agent is gone.
+    let served = http::serve(listener, Arc::clone(&agent), closing).await;
     tokio::select! {
-        served = http::serve(listener, Arc::clone(&agent), told) => served.map_err(AgentError::Serve),
+        biased;
         reason = agent.failure() => Err(AgentError::Journal { reason }),
+        () = std::future::ready(()) => served.map_err(AgentError::Serve),
     }
 }
 

@@ -7,7 +7,8 @@ use ferry_nbd::limits::REPLY_BUFFER_BYTES;
 use ferry_nbd::{ByteRange, Command, Uri};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 /// Why a request to an NBD server failed.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,20 @@ pub enum BlockError {
     /// There is no connection.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// The file cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// It is there and is no image.
+    #[error("{} is neither a file nor a block device; give a raw disk image", path.display())]
+    NotAnImage {
+        /// What was given.
+        path: PathBuf,
+    },
     /// The connection broke.
     #[error("the connection to the volume broke: {0}")]
     Broken(#[from] io::Error),
@@ -49,15 +64,15 @@ pub fn probe(uri: &SourceUri) -> Result<SourceFacts, BlockError> {
     match uri {
         SourceUri::Nbd(uri) => Ok(SourceFacts { size_bytes: BlockClient::connect(uri)?.size_bytes() }),
         SourceUri::File(path) => {
-            let named = |cause| {
-                BlockError::Dial(DialError::Connect { uri: format!("file://{}", path.display()), cause })
-            };
-            let mut file = File::open(path).map_err(named)?;
-            if file.metadata().map_err(named)?.is_dir() {
-                return Err(named(io::Error::from(io::ErrorKind::IsADirectory)));
+            let unreadable = |cause| BlockError::File { path: path.clone(), cause };
+            // Asked before it is opened: a pipe would wait for somebody to write.
+            let kind = path.metadata().map_err(unreadable)?.file_type();
+            if !kind.is_file() && !kind.is_block_device() {
+                return Err(BlockError::NotAnImage { path: path.clone() });
             }
+            let mut file = File::open(path).map_err(unreadable)?;
             // The end of a block device is found by going there.
-            let size_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(named)?;
+            let size_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(unreadable)?;
             Ok(SourceFacts { size_bytes })
         }
     }

@@ -16,8 +16,8 @@ use support::gated::{GATED, Gated};
 use support::image;
 use support::peers::{Peer, path_text};
 use support::{
-    DEBUGFS, E2FSCK, FIO, MKE2FS, NBDCOPY, NBDINFO, NBDKIT, QEMU_IMG, QEMU_IO, QEMU_NBD, needs, run, succeed,
-    text, until,
+    DEBUGFS, E2FSCK, FIO, MKE2FS, NBDCOPY, NBDINFO, NBDKIT, QEMU_IMG, QEMU_IO, QEMU_NBD, needs, qemu_io, run,
+    succeed, text, until,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -42,13 +42,7 @@ fn import(worker: &Worker, machine: &str, from: &str) {
 
 /// What a guest does with its disk.
 fn guest(volume: &Volume, commands: &[&str]) {
-    let mut arguments = vec!["-f", "raw"];
-    arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
-    arguments.push(&volume.guest_uri);
-    let output = run("qemu-io", &arguments);
-    let said = text(&output);
-    let failed = !output.status.success() || said.contains("verification failed") || said.contains("failed:");
-    assert!(!failed, "qemu-io {commands:?}:\n{said}");
+    qemu_io(&volume.guest_uri, commands);
 }
 
 /// Reads the whole disk as a guest does, into a file.

@@ -39,6 +39,12 @@ pub enum DriverError {
         /// What the machine's spec says.
         command: String,
     },
+    /// Its working directory is not there.
+    #[error("the working directory {} is not to be found on this worker; make it or choose another", path.display())]
+    NoWorkdir {
+        /// What the machine's spec says.
+        path: PathBuf,
+    },
     /// A file or process operation failed.
     #[error("cannot {doing}")]
     Io {

@@ -41,8 +41,12 @@ impl Driver for ProcessDriver {
     type Held = Held;
 
     fn check(&self, spec: &MachineSpec) -> Result<(), DriverError> {
-        let Kind::Process { command, .. } = &spec.driver;
-        find_program(command).map(drop)
+        let Kind::Process { command, workdir, .. } = &spec.driver;
+        find_program(command)?;
+        match workdir {
+            Some(path) if !path.is_dir() => Err(DriverError::NoWorkdir { path: path.clone() }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn start(&self, launch: &Launch) -> Result<Held, DriverError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ferry_api::{
     API_VERSION, Activate, ActivateVolume, ApiError, Job, JobId, JobKind, Ownership, Prepare, PrepareVolume,
-    Reserve, ReserveVolume, VolumeKey,
+    Reserve, ReserveVolume, VolumeKey, WorkerName,
 };
 use ferry_fsm::{Event, Outcome, StepError};
 use serde::Serialize;
@@ -112,7 +112,8 @@ impl<H: Home, C: Clock> Mover<H, C> {
             created_at_ms: plan.created_at_ms,
             volumes: volumes.collect(),
         };
-        self.home.target(&input.to)?.reserve(reserve).await.map(drop)
+        let reserved = self.home.target(&input.to)?.reserve(reserve).await;
+        reserved.map(drop).map_err(|error| said_by(&input.to, error))
     }
 
     async fn prepare(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Prepared, ApiError> {
@@ -121,7 +122,8 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let volumes =
             volumes.map(|(planned, source)| PrepareVolume { id: planned.id, source: source.clone() });
         let prepare = Prepare { job, volumes: volumes.collect() };
-        self.home.target(&input.to)?.prepare(prepare).await?;
+        let prepared = self.home.target(&input.to)?.prepare(prepare).await;
+        prepared.map_err(|error| said_by(&input.to, error))?;
         self.flush_all(plan).await?;
         Ok(Prepared { sources })
     }
@@ -350,6 +352,14 @@ fn refusal(error: ApiError) -> StepError {
     match error.code.is_transient() {
         true => StepError::retry(error.message),
         false => StepError::fatal(error.message),
+    }
+}
+
+/// A refusal of the target, which says "this worker" and "here" of itself.
+fn said_by(target: &WorkerName, error: ApiError) -> ApiError {
+    match error.code.is_transient() {
+        true => error,
+        false => ApiError { message: format!("worker {target} refuses: {}", error.message), ..error },
     }
 }
 

@@ -84,7 +84,9 @@ impl From<MachinesError> for ApiError {
         let code = match error {
             MachinesError::Records(records) => return records.into(),
             MachinesError::NotHere(_) => ErrorCode::NotFound,
-            MachinesError::Driver(DriverError::NoProgram { .. }) => ErrorCode::InvalidRequest,
+            MachinesError::Driver(DriverError::NoProgram { .. } | DriverError::NoWorkdir { .. }) => {
+                ErrorCode::InvalidRequest
+            }
             MachinesError::Volume { .. }
             | MachinesError::VolumeNotOpen { .. }
             | MachinesError::DoesNotStop { .. }

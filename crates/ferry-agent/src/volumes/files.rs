@@ -111,7 +111,9 @@ pub(super) fn last_words(dir: &Path) -> String {
     };
     let tail = read().unwrap_or_default();
     let last = tail.lines().rev().find(|line| !line.trim().is_empty());
-    last.map_or_else(|| "it said nothing".to_owned(), |line| line.trim().to_owned())
+    // A server that refuses says so as any program does, in its own name.
+    let sentence = |line: &str| line.trim().trim_start_matches("ferry: ").to_owned();
+    last.map_or_else(|| "it said nothing".to_owned(), sentence)
 }
 
 fn remove_tree(dir: &Path) -> Result<(), VolumesError> {

@@ -143,8 +143,8 @@ async fn an_import_that_cannot_be_is_refused_in_one_sentence() {
     let image = image.to_str().unwrap();
     let larger = ImportVolume { size_bytes: Some(4096), ..import("files", image) };
     let cases = [
-        (import("files", "/no/such/file"), "/no/such/file cannot be imported"),
-        (import("files", "nbd://127.0.0.1:1/x"), "nbd://127.0.0.1:1/x cannot be imported"),
+        (import("files", "/no/such/file"), "cannot read /no/such/file: "),
+        (import("files", "nbd://127.0.0.1:1/x"), "cannot connect to nbd://127.0.0.1:1/x: "),
         (import("files", "gopher://x"), "is not a source"),
         (import("files", image), "no multiple of 512"),
         (larger, "less than the 4096"),

@@ -50,9 +50,7 @@ pub async fn watch(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
     let mut live = Live::new(json);
     match follow(agent, job, &mut live, tell_json).await? {
         Followed::Ended(job) => {
-            if !json {
-                say_ending(&job)?;
-            }
+            say_ending(json, &job)?;
             Ok(Exit::of_job(job.state))
         }
         Followed::Left => Ok(Exit::Interrupted),
@@ -144,16 +142,24 @@ fn is_away(refusal: &ApiError) -> bool {
     matches!(refusal.code, ErrorCode::Unreachable | ErrorCode::Unavailable)
 }
 
-/// The last line about a job that was followed: to stdout if it did what it was asked, else a complaint.
+/// The last line about a job that was followed: to stdout if it did what it was asked (and nobody expects JSON there),
+/// else a complaint.
 ///
 /// # Errors
 /// stdout is gone.
-pub fn say_ending(job: &Job) -> std::io::Result<()> {
-    if job.state == JobState::Succeeded {
-        return say(format_args!("{} {}", Paint::for_stdout().good("✓"), ending(job)));
+pub fn say_ending(json: bool, job: &Job) -> std::io::Result<()> {
+    match job.state {
+        JobState::Succeeded if json => Ok(()),
+        JobState::Succeeded => say(format_args!("{} {}", Paint::for_stdout().good("✓"), ending(job))),
+        JobState::Failed
+        | JobState::Cancelled
+        | JobState::Parked
+        | JobState::Running
+        | JobState::Unwinding => {
+            complain(&ending(job));
+            Ok(())
+        }
     }
-    complain(&ending(job));
-    Ok(())
 }
 
 /// How a job that was followed ended, in one sentence.

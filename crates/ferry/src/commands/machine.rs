@@ -105,7 +105,7 @@ fn row(machine: &Machine) -> [String; 6] {
     let volumes: Vec<&str> = machine.volumes.iter().map(|volume| volume.name.as_str()).collect();
     [
         machine.name.to_string(),
-        state_text(&machine.state),
+        state_in_short(&machine.state),
         machine.generation.to_string(),
         if volumes.is_empty() { "-".to_owned() } else { volumes.join(",") },
         command_text(&machine.spec.driver),
@@ -124,6 +124,18 @@ pub fn state_text(state: &MachineState) -> String {
         }
         MachineState::Halted { job } => format!("halted by job {job}"),
         MachineState::HandedOver { to } => format!("handed over to {to}"),
+    }
+}
+
+/// The same where there is no room for reasons.
+fn state_in_short(state: &MachineState) -> String {
+    match state {
+        MachineState::Starting { waits_for: _ } => "starting (why: ferry machine show)".to_owned(),
+        MachineState::Stopped
+        | MachineState::Running { .. }
+        | MachineState::Restarting { .. }
+        | MachineState::Halted { .. }
+        | MachineState::HandedOver { .. } => state_text(state),
     }
 }
 

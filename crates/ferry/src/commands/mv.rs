@@ -25,10 +25,9 @@ pub async fn start(agent: &Client, json: bool, start: StartMove, follow_it: bool
     match follow(agent, job.id, &mut live, |_| Ok(())).await? {
         Followed::Ended(job) => {
             if json {
-                say_json(&job)?
-            } else {
-                say_ending(&job)?
+                say_json(&job)?;
             }
+            say_ending(json, &job)?;
             Ok(Exit::of_job(job.state))
         }
         Followed::Left => {

@@ -1,6 +1,7 @@
 //! Bad days of one volume: its source is missing, lies, stalls, fails or dies; its disk is full; its map is damaged;
 //! its server is killed. Nothing is lost, nothing wrong is served, and it goes on when it can.
 
+use super::support::disk::SmallDisk;
 use super::support::image::{self, Dice};
 use super::support::peers::{Peer, path_text};
 use super::support::volume::{MIB, Volume};
@@ -259,33 +260,14 @@ fn a_second_server_of_the_same_volume_is_refused() {
     volume.status();
 }
 
-/// A filesystem of a few megabytes, gone when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: PathBuf, size_bytes: u64) -> Option<Self> {
-        std::fs::create_dir(&at).unwrap();
-        let size = format!("size={size_bytes}");
-        let mounted = run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", path_text(&at)]).status.success();
-        mounted.then_some(Self(at))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: the kernel may still be winding up the ring of a server that was killed a moment ago.
-        succeed("umount", &["--lazy", path_text(&self.0)]);
-    }
-}
-
 #[test]
 fn a_full_disk_reaches_the_guest_as_such_and_the_volume_survives() {
     needs!(QEMU_IO);
     let dir = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(dir.path().join("disk"), 12 * MIB) else {
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), 12 * MIB) else {
         return skip(test_name!(), "the right to mount a tmpfs (run as root)");
     };
-    let mut volume = Volume::start(&disk.0, 64 * MIB, None);
+    let mut volume = Volume::start(disk.path(), 64 * MIB, None);
     qemu_io(&volume.uri(), &["write -P 1 0 8M", "flush"]);
     let full = run("qemu-io", &["-f", "raw", "-c", "write -P 2 16M 16M", &volume.uri()]);
     assert!(text(&full).contains("No space left on device"), "{}", text(&full));
@@ -303,17 +285,17 @@ fn hydration_onto_a_full_disk_waits_and_the_guest_still_reads_everything() {
     needs!(NBDKIT, NBDCOPY, QEMU_IO);
     let dir = tempfile::tempdir().unwrap();
     let image = dense_image(dir.path(), 57);
-    let Some(disk) = SmallDisk::mount(dir.path().join("disk"), 8 * MIB) else {
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), 8 * MIB) else {
         return skip(test_name!(), "the right to mount a tmpfs (run as root)");
     };
     let source = serve_image(dir.path(), &image);
-    let volume = Volume::start(&disk.0, SIZE_BYTES, Some(&source.uri()));
+    let volume = Volume::start(disk.path(), SIZE_BYTES, Some(&source.uri()));
     volume.wait_for("the disk is full", |status| status.store_bytes_allocated > 6 * MIB);
     assert_reads_as(&image, &volume.uri(), dir.path(), "copy from a full disk");
     let status = volume.status();
     assert!(!status.hydration.complete, "{status:?}");
     // Room comes back: the disk grows, and hydration goes on by itself.
-    succeed("mount", &["-o", "remount,size=64M", path_text(&disk.0)]);
+    disk.resize(64 * MIB);
     volume.wait_hydrated();
     source.kill();
     assert_reads_as(&image, &volume.uri(), dir.path(), "copy from a large disk");

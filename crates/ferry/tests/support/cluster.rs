@@ -164,6 +164,11 @@ impl Worker {
         ended
     }
 
+    /// Whether an agent was started and not killed since.
+    pub fn runs(&self) -> bool {
+        self.agent.lock().unwrap().is_some()
+    }
+
     /// Kills the agent and starts it again.
     pub fn restart(&self) {
         self.kill();

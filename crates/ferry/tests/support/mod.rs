@@ -14,6 +14,7 @@
 
 pub mod cluster;
 pub mod crossing;
+pub mod disk;
 pub mod files;
 pub mod gated;
 pub mod image;

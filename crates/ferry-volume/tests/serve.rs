@@ -393,3 +393,13 @@ fn only_its_owner_reads_the_bytes_of_a_volume() {
         assert_eq!(fs::metadata(volume.dir.join(name)).unwrap().mode() & 0o077, 0, "{name}");
     }
 }
+
+#[test]
+fn an_agent_that_takes_no_answers_does_not_keep_a_server_from_ending() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
+    let mut deaf = UnixStream::connect(volume.dir.join("control.sock")).unwrap();
+    deaf.write_all(&b"{\"ask\":\"status\"}\n".repeat(2000)).unwrap();
+    deaf.read_exact(&mut [0]).unwrap();
+    volume.stop();
+}

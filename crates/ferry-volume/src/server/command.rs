@@ -62,7 +62,7 @@ impl Server {
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
             // Nobody has written a volume that stands by, and it would refuse the flush.
             Request::Shutdown if self.phase() == Phase::Standby => {
-                self.ending = true;
+                self.ending.push(asker);
                 Some(Answer::Done)
             }
             Request::Shutdown => self.flush(AskedFlush { asker, then: Then::End }),
@@ -164,7 +164,9 @@ impl Server {
             Ok(()) => Answer::Done,
             Err(errno) => refused(format!("the last writes are not durable: {}", describe(errno))),
         };
-        self.ending |= flush.then == Then::End;
+        if flush.then == Then::End {
+            self.ending.push(flush.asker);
+        }
         self.answer(flush.asker, &answer);
     }
 

@@ -136,7 +136,8 @@ struct Server {
     /// Connections that got replies in this turn.
     lately_answered: Vec<u64>,
     flushes: HashMap<u64, AskedFlush>,
-    ending: bool,
+    /// The agents that told us to end; they are answered first.
+    ending: Vec<u64>,
 }
 
 /// Bytes a second that arrived from the source, smoothed over a few ticks.
@@ -212,7 +213,7 @@ impl Server {
             feeding: false,
             lately_answered: Vec::new(),
             flushes: HashMap::new(),
-            ending: false,
+            ending: Vec::new(),
         };
         server.listen_again();
         server.follow_source();
@@ -234,7 +235,7 @@ impl Server {
         self.accept(Door::Guest);
         self.wait_for_wake();
         let mut completed = Vec::new();
-        while !self.ending || self.askers.values().any(Asker::has_unsent) {
+        while self.ending.is_empty() || self.is_ending_to_be_told() {
             let timeout = self.until_next_turn();
             self.ring.wait(timeout, &mut completed).map_err(ServeError::RingFailed)?;
             for completion in completed.drain(..) {
@@ -245,6 +246,11 @@ impl Server {
         }
         self.close_doors();
         Ok(())
+    }
+
+    /// Others who do not take their answers cannot keep us from ending.
+    fn is_ending_to_be_told(&self) -> bool {
+        self.ending.iter().any(|asker| self.askers.get(asker).is_some_and(Asker::has_unsent))
     }
 
     /// Stops listening, so that nobody waits at a door that will not be opened.

@@ -143,8 +143,9 @@ pub(crate) struct Store {
     pub(crate) dir: PathBuf,
     pub(crate) config: VolumeConfig,
     pub(crate) data: Descriptor,
-    /// The same file past the page cache, where its filesystem can.
-    pub(crate) direct: Option<Descriptor>,
+    /// The same file opened once more, for what is copied in: a failed writeback that is noticed here is still told to
+    /// the next flush, which asks through `data`.
+    pub(crate) copies: Descriptor,
     pub(crate) map: Descriptor,
     pub(crate) log: MapLog,
     pub(crate) map_has_durable_name: bool,
@@ -176,12 +177,10 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     let map = open_rw(&map_path)?;
     // A frame that was being appended when the power went is cut off, so that the next one follows the last whole one.
     map.set_len(log.bytes_valid()).map_err(DirectoryError::io("cut", &map_path))?;
-    // Without a way past the page cache all goes through it.
-    let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&data_path).ok();
-    let direct = direct.map(|file| Rc::new(OwnedFd::from(file)));
+    let copies = Rc::new(OwnedFd::from(open_rw(&data_path)?));
     let (data, map) = (Rc::new(OwnedFd::from(data)), Rc::new(OwnedFd::from(map)));
     let dir = dir.to_owned();
-    Ok((Store { dir, config, data, direct, map, log, map_has_durable_name: true, _lock: lock }, state))
+    Ok((Store { dir, config, data, copies, map, log, map_has_durable_name: true, _lock: lock }, state))
 }
 
 fn open_rw(path: &Path) -> Result<File, DirectoryError> {

@@ -46,6 +46,7 @@ enum Work {
     Read { fd: RawFd, address: *mut u8, len: u32, offset: u64 },
     Write { fd: RawFd, address: *mut u8, len: u32, offset: u64 },
     SyncData { fd: RawFd },
+    PushOut { fd: RawFd, offset: u64, len: u32 },
     Fallocate { fd: RawFd, mode: i32, offset: u64, len: u64 },
     Accept { fd: RawFd },
     Receive { fd: RawFd, address: *mut u8, len: u32 },
@@ -82,6 +83,10 @@ enum Backend {
     Uring(Box<Uring>),
     Portable(Box<Portable>),
 }
+
+/// Start writing back, after what is under way, and wait.
+const PUSH_OUT: u32 =
+    libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
 
 /// What the kernel answered: the slot of the operation, and its result or negative errno.
 type Answer = (usize, i32);
@@ -147,6 +152,11 @@ impl<P> Ring<P> {
     /// Makes the data of a file durable.
     pub(crate) fn sync_data(&mut self, fd: &Descriptor, purpose: P) {
         self.push(Work::SyncData { fd: fd.as_raw_fd() }, held(fd, None), purpose);
+    }
+
+    /// Writes what the page cache holds of a range to the disk, and waits for it. No promise of durability.
+    pub(crate) fn push_out(&mut self, fd: &Descriptor, offset: u64, len: u32, purpose: P) {
+        self.push(Work::PushOut { fd: fd.as_raw_fd(), offset, len }, held(fd, None), purpose);
     }
 
     pub(crate) fn fallocate(&mut self, fd: &Descriptor, mode: i32, offset: u64, len: u64, purpose: P) {

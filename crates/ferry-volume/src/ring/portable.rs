@@ -2,7 +2,7 @@
 //!
 //! A thread gets an address, not a buffer: the ring holds the buffer until the thread's answer has been seen.
 
-use super::{Answer, Work};
+use super::{Answer, PUSH_OUT, Work};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -47,7 +47,11 @@ impl Portable {
 
     pub(super) fn push(&mut self, slot: usize, work: Work) {
         match work {
-            Work::Read { .. } | Work::Write { .. } | Work::SyncData { .. } | Work::Fallocate { .. } => {
+            Work::Read { .. }
+            | Work::Write { .. }
+            | Work::SyncData { .. }
+            | Work::PushOut { .. }
+            | Work::Fallocate { .. } => {
                 self.to_threads
                     .send(FileWork { slot, work })
                     .expect("the threads live as long as this sender");
@@ -82,7 +86,11 @@ impl Portable {
                 Work::Accept { fd } | Work::Receive { fd, .. } | Work::ReadEvent { fd, .. } => {
                     (fd, PollFlags::IN)
                 }
-                Work::Read { .. } | Work::Write { .. } | Work::SyncData { .. } | Work::Fallocate { .. } => {
+                Work::Read { .. }
+                | Work::Write { .. }
+                | Work::SyncData { .. }
+                | Work::PushOut { .. }
+                | Work::Fallocate { .. } => {
                     continue;
                 }
             };
@@ -130,7 +138,11 @@ fn try_socket(work: Work) -> Option<i32> {
                 libc::recv(fd, address.cast(), len as usize, libc::MSG_DONTWAIT)
             }
             Work::Send { fd, message } => libc::sendmsg(fd, message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL),
-            Work::Read { .. } | Work::Write { .. } | Work::SyncData { .. } | Work::Fallocate { .. } => {
+            Work::Read { .. }
+            | Work::Write { .. }
+            | Work::SyncData { .. }
+            | Work::PushOut { .. }
+            | Work::Fallocate { .. } => {
                 unreachable!("files are for the threads")
             }
         }
@@ -173,6 +185,9 @@ fn do_file(work: Work) -> i32 {
                 libc::pwrite(fd, address.cast(), len as usize, offset as i64)
             }
             Work::SyncData { fd } => libc::fdatasync(fd) as isize,
+            Work::PushOut { fd, offset, len } => {
+                libc::sync_file_range(fd, offset as i64, i64::from(len), PUSH_OUT) as isize
+            }
             Work::Fallocate { fd, mode, offset, len } => {
                 libc::fallocate(fd, mode, offset as i64, len as i64) as isize
             }

@@ -1,6 +1,6 @@
 //! Operations on io_uring.
 
-use super::{Answer, Work};
+use super::{Answer, PUSH_OUT, Work};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::io;
 use std::time::Duration;
@@ -65,6 +65,9 @@ fn entry_of(work: Work) -> squeue::Entry {
             opcode::Write::new(types::Fd(fd), address, len).offset(offset).build()
         }
         Work::SyncData { fd } => opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC).build(),
+        Work::PushOut { fd, offset, len } => {
+            opcode::SyncFileRange::new(types::Fd(fd), len).offset(offset).flags(PUSH_OUT).build()
+        }
         Work::Fallocate { fd, mode, offset, len } => {
             opcode::Fallocate::new(types::Fd(fd), len).offset(offset).mode(mode).build()
         }

@@ -5,13 +5,15 @@ use super::Purpose;
 use crate::buffer::{Buffer, Pool};
 use crate::ring::Ring;
 use crate::store::Store;
-use ferry_engine::{BLOCK_BYTES, ByteRange, Errno, MapLog, MapRecord, OpId};
+use ferry_engine::{ByteRange, Errno, MapLog, MapRecord, OpId};
 use std::io;
 
 /// Records in one frame: a frame lies in one buffer.
 const FRAME_RECORDS_MAX: usize = 1 << 16;
 /// Bytes of zeroes written at a time where a filesystem cannot punch holes.
 const ZEROES_BYTES: usize = 1 << 20;
+/// Copies of fewer bytes are left to the page cache.
+const PUSH_OUT_BYTES_MIN: usize = 64 << 10;
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
@@ -24,6 +26,7 @@ pub(crate) struct DiskJob {
 /// A transfer between a buffer and a file.
 struct Transfer {
     buffer: Buffer,
+    first_at: usize,
     at: usize,
     left: usize,
     offset: u64,
@@ -32,8 +35,13 @@ struct Transfer {
 enum Step {
     Read(Transfer),
     Write(Transfer),
-    /// A write past the page cache.
-    WriteDirect(Transfer),
+    /// A write of what arrived from the source.
+    CopyIn(Transfer),
+    /// What was copied in goes to the disk before the copy counts as done.
+    PushOut {
+        offset: u64,
+        len: u32,
+    },
     Zero {
         range: ByteRange,
     },
@@ -64,22 +72,20 @@ pub(super) struct Disk<'a> {
 impl Disk<'_> {
     pub(super) fn read(&mut self, op: OpId, range: ByteRange, buffer: Buffer, at: usize) {
         let left = range.len_bytes() as usize;
-        self.submit(op, Step::Read(Transfer { buffer, at, left, offset: range.offset() }));
+        self.submit(op, Step::Read(Transfer { buffer, first_at: at, at, left, offset: range.offset() }));
     }
 
     pub(super) fn write(&mut self, op: OpId, range: ByteRange, buffer: Buffer, at: usize) {
         let left = range.len_bytes() as usize;
-        self.submit(op, Step::Write(Transfer { buffer, at, left, offset: range.offset() }));
+        self.submit(op, Step::Write(Transfer { buffer, first_at: at, at, left, offset: range.offset() }));
     }
 
-    /// Keeps what arrived from the source: past the page cache where that is possible, so that a guest's flush does
-    /// not have to wait for what the background has copied.
+    /// Keeps what arrived from the source. A large piece is done only when it has left the page cache for the disk:
+    /// so a guest's flush never has to wait for more than a few of them, and the source is not read faster than the
+    /// disk writes.
     pub(super) fn copy_in(&mut self, op: OpId, range: ByteRange, buffer: Buffer, at: usize) {
         let left = range.len_bytes() as usize;
-        let transfer = Transfer { buffer, at, left, offset: range.offset() };
-        let aligned = [at as u64, left as u64, range.offset()].iter().all(|n| n.is_multiple_of(BLOCK_BYTES));
-        let step = if aligned { Step::WriteDirect(transfer) } else { Step::Write(transfer) };
-        self.submit(op, step);
+        self.submit(op, Step::CopyIn(Transfer { buffer, first_at: at, at, left, offset: range.offset() }));
     }
 
     pub(super) fn zero(&mut self, op: OpId, range: ByteRange, punch: bool) {
@@ -106,7 +112,7 @@ impl Disk<'_> {
         let frame = self.store.log.append(&records);
         let buffer = self.pool.take(frame.len());
         buffer.copy_in(0, &frame);
-        let transfer = Transfer { buffer, at: 0, left: frame.len(), offset };
+        let transfer = Transfer { buffer, first_at: 0, at: 0, left: frame.len(), offset };
         self.submit(op, Step::Frame { transfer, before, rest });
     }
 
@@ -121,10 +127,14 @@ impl Disk<'_> {
                 let (buffer, at, left, offset) = t.parts();
                 self.ring.write_at(&data, &buffer, at, left, offset, Purpose::Disk(DiskJob { op, step }));
             }
-            Step::WriteDirect(t) => {
+            Step::CopyIn(t) => {
                 let (buffer, at, left, offset) = t.parts();
-                let direct = self.store.direct.clone().unwrap_or(data);
-                self.ring.write_at(&direct, &buffer, at, left, offset, Purpose::Disk(DiskJob { op, step }));
+                let copies = self.store.copies.clone();
+                self.ring.write_at(&copies, &buffer, at, left, offset, Purpose::Disk(DiskJob { op, step }));
+            }
+            Step::PushOut { offset, len } => {
+                let (copies, offset, len) = (self.store.copies.clone(), *offset, *len);
+                self.ring.push_out(&copies, offset, len, Purpose::Disk(DiskJob { op, step }));
             }
             Step::Frame { transfer, .. } => {
                 let (buffer, at, left, offset) = transfer.parts();
@@ -158,23 +168,25 @@ impl Disk<'_> {
                 );
                 return None;
             }
-            (Err(e), Step::WriteDirect(_)) if e.raw_os_error() == Some(libc::EINVAL) => {
-                // The filesystem wants another alignment than ours: the page cache takes any.
-                self.store.direct = None;
-                let Step::WriteDirect(transfer) = step else { unreachable!("just matched") };
-                return self.again(op, Step::Write(transfer));
-            }
+            // Only a courtesy to flushes: where it is not to be had, they do the work.
+            (Err(e), Step::PushOut { .. }) if is_unsupported(&e) => 0,
             (Err(e), Step::Frame { before, .. } | Step::SyncMap { before, .. }) => {
                 return Some((op, Err(self.take_back(*before, &e))));
             }
             (Err(e), _) => return Some((op, Err(Errno(e.raw_os_error().unwrap_or(libc::EIO))))),
         };
         match step {
-            Step::Zero { .. } | Step::Sync => Some((op, Ok(()))),
+            Step::Zero { .. } | Step::Sync | Step::PushOut { .. } => Some((op, Ok(()))),
             Step::Read(transfer) => self.moved(op, transfer, count, Step::Read),
-            // What is left of a short direct write need not be aligned any more.
-            Step::Write(transfer) | Step::WriteDirect(transfer) => {
-                self.moved(op, transfer, count, Step::Write)
+            Step::Write(transfer) => self.moved(op, transfer, count, Step::Write),
+            Step::CopyIn(transfer) => {
+                let (offset, len) = (transfer.first_offset(), transfer.whole_len());
+                match self.moved(op, transfer, count, Step::CopyIn) {
+                    Some((op, Ok(()))) if len >= PUSH_OUT_BYTES_MIN => {
+                        self.again(op, Step::PushOut { offset, len: len as u32 })
+                    }
+                    other => other,
+                }
             }
             Step::WriteZeroes { zeroes, offset, left } => match (count, left - count as u64) {
                 (_, 0) => Some((op, Ok(()))),
@@ -241,6 +253,16 @@ enum Moved {
 }
 
 impl Transfer {
+    /// Where the whole transfer began in the file: as far before the offset as it has gone on in the buffer.
+    fn first_offset(&self) -> u64 {
+        self.offset - (self.at - self.first_at) as u64
+    }
+
+    /// Length of the whole transfer in bytes.
+    fn whole_len(&self) -> usize {
+        self.at - self.first_at + self.left
+    }
+
     fn parts(&self) -> (Buffer, usize, usize, u64) {
         (self.buffer.clone(), self.at, self.left, self.offset)
     }
@@ -258,7 +280,7 @@ impl Transfer {
 }
 
 fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ESPIPE))
 }
 
 #[cfg(test)]
@@ -276,7 +298,7 @@ mod tests {
     fn store(dir: &Path) -> Store {
         let id = "01JD9Z6M4Q5R6S7T8V9WAXBYCZ".to_owned();
         let source = Some("file:///nowhere".parse().unwrap());
-        let (size_bytes, region_bytes, phase) = (BLOCKS * BLOCK_BYTES, 1 << 20, Phase::Open);
+        let (size_bytes, region_bytes, phase) = (BLOCKS * ferry_engine::BLOCK_BYTES, 1 << 20, Phase::Open);
         let options =
             CreateOptions { dir: dir.to_owned(), id, size_bytes, region_bytes, generation: 1, phase, source };
         store::create(&options).unwrap();

@@ -13,7 +13,8 @@ type Answer<T> = Result<T, ApiError>;
 /// What can be asked of a worker's agent. Implemented by the agent itself and by [`crate::http::Client`].
 ///
 /// Calls that begin with `peer_` are what one agent asks of another for a move; each is idempotent and keyed by
-/// its job, so that it may be repeated until an answer arrives.
+/// its job, so that it may be repeated until an answer arrives. A call that changes something is done to its end,
+/// also when whoever asked goes away before it is answered.
 pub trait AgentApi: Send + Sync + 'static {
     /// The worker and its room.
     fn worker(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;

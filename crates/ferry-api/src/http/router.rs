@@ -6,8 +6,9 @@ use crate::{
 };
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
@@ -42,7 +43,20 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/peer/exports/{volume}/{generation}", get(peer_export::<A>))
         .fallback(no_such_call)
         .method_not_allowed_fallback(no_such_call)
+        .layer(from_fn(to_its_end))
         .with_state(api)
+}
+
+/// Runs a call that changes something to its end, also when the caller goes away before: what it began must not
+/// stay halfway, like a job that is durable and that nobody runs.
+async fn to_its_end(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    match tokio::spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
 }
 
 /// What a handler answers.
@@ -183,4 +197,35 @@ async fn no_such_call(uri: Uri) -> Reply {
     let message =
         format!("there is no call {} with this method; the caller may be of another version", uri.path());
     Reply(Err(ApiError::new(ErrorCode::NotFound, message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::handler::Handler;
+    use axum::http::Method;
+    use tokio::sync::{Notify, mpsc};
+
+    #[tokio::test]
+    async fn what_was_asked_is_done_also_when_the_caller_goes_away() {
+        let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (done, mut is_done) = mpsc::channel(1);
+        let handler = {
+            let (begun, go) = (begun.clone(), go.clone());
+            move || async move {
+                begun.notify_one();
+                go.notified().await;
+                done.send(()).await.unwrap();
+            }
+        };
+        let request = Request::builder().method(Method::POST).body(Body::empty()).unwrap();
+        let call = Handler::call(handler.layer(from_fn(to_its_end)), request, ());
+        tokio::select! {
+            _ = call => panic!("it waits"),
+            () = begun.notified() => {}
+        }
+        go.notify_one();
+        assert_eq!(is_done.recv().await, Some(()), "it was dropped on the way");
+    }
 }

@@ -74,7 +74,7 @@ pub trait Driver: Send + Sync + 'static {
     /// The program is not there, or the system refuses.
     fn start(&self, launch: &Launch) -> impl Future<Output = Result<Self::Held, DriverError>> + Send;
 
-    /// The machine with this mark, if it still runs.
+    /// The machine with this mark, if it still runs. If it ended unseen, nothing of it runs any more after this.
     ///
     /// # Errors
     /// The system refuses to tell.

@@ -80,8 +80,12 @@ impl Driver for ProcessDriver {
     }
 
     fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
-        let doing = || format!("look for process {}", mark.pid);
-        Watch::find(mark).map_err(|cause| DriverError::Io { doing: doing(), cause })
+        let failed = |cause| DriverError::Io { doing: format!("look for process {}", mark.pid), cause };
+        let found = Watch::find(mark).map_err(failed)?;
+        if found.is_none() {
+            Watch::kill_orphans(mark).map_err(failed)?;
+        }
+        Ok(found)
     }
 }
 

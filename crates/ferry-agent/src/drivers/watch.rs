@@ -34,6 +34,8 @@ pub struct Ended {
 pub struct Watch {
     fd: AsyncFd<OwnedFd>,
     pid: Pid,
+    /// When it started; none if it had ended before that could be seen.
+    start_ticks: Option<u64>,
 }
 
 impl Watch {
@@ -45,8 +47,22 @@ impl Watch {
         if mark.boot_id != boot_id()? {
             return Ok(None);
         }
-        let Some(watch) = Self::open(mark.pid)? else { return Ok(None) };
-        Ok((start_ticks(mark.pid)? == Some(mark.start_ticks)).then_some(watch))
+        let watch = Self::open(mark.pid)?;
+        Ok(watch.filter(|watch| watch.start_ticks == Some(mark.start_ticks)))
+    }
+
+    /// Kills what is left of the process group of a first process that has ended while nobody watched. Nothing
+    /// happens if it still runs, or if its number was given to another one: then nothing of its group is left.
+    ///
+    /// # Errors
+    /// The system refuses to tell.
+    pub fn kill_orphans(mark: &ProcessMark) -> io::Result<()> {
+        let Some(pid) = i32::try_from(mark.pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
+        if mark.boot_id == boot_id()? && start_ticks(mark.pid)?.is_none() {
+            // Fails when nothing is left, which is well.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        }
+        Ok(())
     }
 
     /// Watches whatever process has this number now. Must be called within the tokio runtime.
@@ -56,7 +72,10 @@ impl Watch {
     pub fn open(pid: u32) -> io::Result<Option<Self>> {
         let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
-            Ok(fd) => Ok(Some(Self { fd: registered(fd)?, pid })),
+            Ok(fd) => {
+                let start_ticks = start_ticks(pid.as_raw_nonzero().get().unsigned_abs())?;
+                Ok(Some(Self { fd: registered(fd)?, pid, start_ticks }))
+            }
             Err(Errno::SRCH) => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -80,13 +99,10 @@ impl Watch {
         self.reap()
     }
 
-    /// Whether the number still belongs to the ended process: a child keeps it until it is reaped; for others, if
-    /// no process has it, only what is left of the group can.
+    /// Whether the number still belongs to the ended process, which keeps it until its parent has reaped it, or to no
+    /// process: then only what is left of the group can have it.
     fn group_is_ours(&self) -> bool {
-        let unreaped = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let child = rustix::process::waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), unreaped);
-        child.is_ok_and(|status| status.is_some())
-            || start_ticks(self.pid()).is_ok_and(|ticks| ticks.is_none())
+        start_ticks(self.pid()).is_ok_and(|ticks| ticks.is_none() || ticks == self.start_ticks)
     }
 
     /// Sends a signal to the first process of the group. Nothing happens if it has ended.
@@ -167,7 +183,7 @@ fn start_ticks(pid: u32) -> io::Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{BufRead, BufReader, Read};
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
 
@@ -194,6 +210,48 @@ mod tests {
         let watch = Watch::open(child.id()).unwrap().unwrap();
         let ended = watch.stop(Signal::TERM.as_raw(), Duration::ZERO).await;
         assert_eq!(ended, Ended { code: None, signal: Some(9) });
+    }
+
+    /// A first process that ends when its input does, and another one of its group that does not.
+    const PAIR: &str = "sleep 1000 & echo $$ $!; read gone";
+
+    /// Starts a pair; answers the mark of the first process, the second one, and what was started.
+    fn pair(script: &str) -> (ProcessMark, Watch, Child) {
+        let mut started = Command::new("sh")
+            .args(["-c", script])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        BufReader::new(started.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        let (first, second) = said.trim().split_once(' ').unwrap();
+        let second = Watch::open(second.parse().unwrap()).unwrap().unwrap();
+        (mark_of(first.parse().unwrap()).unwrap().unwrap(), second, started)
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_group_is_killed_when_its_first_process_ended_unseen() {
+        let (mark, second, mut first) = pair(PAIR);
+        // Waiting for it closes its input.
+        first.wait().unwrap();
+        assert!(Watch::find(&mark).unwrap().is_none());
+        Watch::kill_orphans(&mark).unwrap();
+        second.ended().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_group_is_killed_while_its_first_process_is_not_reaped() {
+        // Its parent is a program that reaps nobody.
+        let script = format!("exec 3<&0; setsid sh -c '{PAIR}' <&3 3<&- & exec sleep 1000");
+        let (mark, second, mut parent) = pair(&script);
+        let first = Watch::find(&mark).unwrap().unwrap();
+        drop(parent.stdin.take());
+        first.ended().await;
+        second.ended().await;
+        parent.kill().unwrap();
+        parent.wait().unwrap();
     }
 
     #[tokio::test]

@@ -11,6 +11,10 @@ use std::time::Duration;
 /// How long one write to the control socket may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a server may take to tell its status, for which it waits for nothing: one that hangs must not keep a
+/// thread of the agent's with every question.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Why a volume server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -73,7 +77,12 @@ impl Client {
     /// # Errors
     /// As every request: the server is gone, or refuses.
     pub fn status(&mut self) -> Result<Status, ControlError> {
-        match self.ask(&Request::Status)? {
+        let path = self.path.clone();
+        let gone = move |cause| ControlError::Gone { path: path.clone(), cause };
+        self.stream.get_ref().set_read_timeout(Some(STATUS_TIMEOUT)).map_err(&gone)?;
+        let answer = self.ask(&Request::Status)?;
+        self.stream.get_ref().set_read_timeout(None).map_err(&gone)?;
+        match answer {
             Answer::Status(status) => Ok(*status),
             other @ (Answer::Done | Answer::Exported { .. } | Answer::Refused { .. }) => {
                 Err(self.strange(&other))

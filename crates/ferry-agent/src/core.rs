@@ -15,7 +15,7 @@ use ferry_api::{
 };
 use std::sync::Arc;
 use tokio::sync::Notify;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 type Answer<T> = Result<T, ApiError>;
 
@@ -53,8 +53,7 @@ impl Core {
     }
 
     /// Has whoever keeps or minds something look at the records again each time they change, for ever.
-    pub(crate) async fn dispatch(self: Arc<Self>) {
-        let mut touched = self.records.touched();
+    pub(crate) async fn dispatch(self: Arc<Self>, mut touched: broadcast::Receiver<Touched>) {
         loop {
             let result = match touched.recv().await {
                 Ok(Touched::Machine(machine)) => {
@@ -181,5 +180,9 @@ impl Guests for Core {
 
     async fn release(&self, job: JobId) -> Answer<()> {
         self.target.release(job).await
+    }
+
+    async fn clean_up(&self) -> Answer<()> {
+        self.target.clean_up().await
     }
 }

@@ -59,6 +59,7 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
         standing: Standing::Ours,
         job: None,
         halted: false,
+        doomed: false,
         process: None,
         last_exit: None,
         created_at_ms: now_ms(),
@@ -101,7 +102,8 @@ async fn undo_machine(core: &Core, id: MachineId, made: &[VolumeKey], detach: Ve
 
 /// Stops a machine and deletes it with its volumes.
 pub(crate) async fn destroy(core: &Core, record: &MachineRecord) -> Answer<()> {
-    core.records.change(vec![Change::Desire { machine: record.id, desired: Desired::Stopped }]).await?;
+    // From here on no move takes it and finds its volumes, or itself, gone.
+    core.records.change(vec![Change::Doom(record.id)]).await?;
     core.machines.down(record.id).await?;
     for key in record.volume_keys() {
         core.volumes.delete(key).await?;

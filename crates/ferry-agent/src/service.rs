@@ -8,7 +8,7 @@ use crate::create;
 use crate::drivers::{LaunchError, Launcher};
 use crate::jobs::{Executor, MoveInput, Mover, SystemClock, begin_move, reap, sweep};
 use crate::machines::MachinesError;
-use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
+use crate::records::{Change, Records, RecordsError, StateLock, VolumeRecord};
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
@@ -47,9 +47,6 @@ pub enum AgentError {
     /// Volume servers cannot be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// Something left from before cannot be brought in order.
-    #[error(transparent)]
-    Leftover(#[from] ApiError),
     /// Nobody can be listened to.
     #[error("cannot listen on {address}; choose another `listen` in the configuration, or end what has it")]
     Listen {
@@ -129,9 +126,8 @@ impl Agent {
         let records = Records::open(&config.state_dir)?;
         let core = Arc::new(Core::new(config, records.clone(), launcher)?);
         let mut chores = JoinSet::new();
-        chores.spawn(Arc::clone(&core).dispatch());
+        chores.spawn(Arc::clone(&core).dispatch(core.records.touched()));
         core.volumes.keep_all().await?;
-        core.target.clean_up().await?;
         core.machines.mind_all().await?;
         let mover = Arc::new(Mover::new(Arc::clone(&core), SystemClock));
         let moves = Executor::start(Arc::new(records), SystemClock, mover).await?;
@@ -147,15 +143,6 @@ impl Agent {
             reason = self.core.records.failure() => reason,
             reason = self.moves.failure() => reason,
         }
-    }
-
-    /// The machine a person means, if no job holds it and it is ours.
-    async fn free_machine(&self, reference: &MachineRef) -> Answer<MachineRecord> {
-        let record = self.core.machines.find(reference).await?;
-        // Refused for a machine that a job holds or another worker owns; otherwise nothing changes.
-        let desire = Change::Desire { machine: record.id, desired: record.desired };
-        self.core.records.change(vec![desire]).await?;
-        Ok(record)
     }
 
     async fn find_volume(&self, reference: &VolumeRef) -> Answer<VolumeRecord> {
@@ -244,8 +231,8 @@ impl AgentApi for Agent {
     }
 
     async fn machine_destroy(&self, machine: &MachineRef, destroy: DestroyMachine) -> Answer<()> {
-        let record = self.free_machine(machine).await?;
-        if record.process.is_some() && !destroy.stop {
+        let record = self.core.machines.find(machine).await?;
+        if record.process.is_some() && record.job.is_none() && !destroy.stop {
             let message =
                 format!("machine {} runs; stop it first, or ask to stop it too (--stop)", record.name);
             return Err(ApiError::new(ErrorCode::Conflict, message));

@@ -16,8 +16,8 @@ use crate::peers::Peers;
 use crate::records::{Change, CrossingRecord, MachineRecord, Records, SourceRecord, Standing, VolumeRecord};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    API_VERSION, Activate, ApiError, Crossing, CrossingState, CrossingVolume, ErrorCode, JobId, MachineName,
-    MachineVolume, Ownership, Prepare, Reserve, VolumeKey, WorkerName,
+    API_VERSION, Activate, ApiError, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, JobId,
+    MachineName, MachineVolume, Ownership, Prepare, Reserve, VolumeKey, WorkerName,
 };
 use ferry_volume::SourceUri;
 use ferry_volume::control::Phase;
@@ -46,14 +46,18 @@ impl Target {
         Self { records, volumes, machines, peers, turns: Mutex::default(), names: Turn::default() }
     }
 
-    /// Removes what is left of moves whose release was cut off.
+    /// Removes what is left of moves whose release was cut off. What cannot be deleted is left for the next time.
     ///
     /// # Errors
-    /// The records cannot be read or something cannot be deleted.
+    /// The records cannot be read.
     pub async fn clean_up(&self) -> Answer<()> {
         for crossing in self.records.crossings().await? {
             if crossing.state == CrossingState::Released {
-                self.drop_clones(&crossing).await?;
+                let turn = self.turn(crossing.job);
+                let _turn = turn.lock().await;
+                if let Err(error) = self.drop_clones(&crossing).await {
+                    tracing::warn!(job = %crossing.job, %error, "what is left of a move cannot be deleted; it is tried again");
+                }
             }
         }
         Ok(())
@@ -229,7 +233,7 @@ impl Target {
             changes.push(Change::Source { key, source: Some(source) });
             changes.push(Change::Own { key, ownership: Ownership::Ours });
         }
-        changes.push(Change::AddMachine(Box::new(arriving(&reserve))));
+        changes.push(Change::AddMachine(Box::new(arriving(&reserve, activate.desired))));
         let activated_at_ms = Some(now_ms());
         let activated = CrossingRecord { state: CrossingState::Activated, activated_at_ms, ..crossing };
         changes.push(Change::Crossing(Box::new(activated.clone())));
@@ -417,7 +421,7 @@ async fn reach(from: &WorkerName, uri: String) -> Answer<()> {
 }
 
 /// The machine as it arrives.
-fn arriving(reserve: &Reserve) -> MachineRecord {
+fn arriving(reserve: &Reserve, desired: Desired) -> MachineRecord {
     let volumes = reserve.volumes.iter().map(|volume| MachineVolume {
         name: volume.name.clone(),
         volume: volume.id,
@@ -428,11 +432,12 @@ fn arriving(reserve: &Reserve) -> MachineRecord {
         name: reserve.machine_name.clone(),
         spec: reserve.spec.clone(),
         volumes: volumes.collect(),
-        desired: reserve.desired,
+        desired,
         generation: reserve.machine_generation,
         standing: Standing::Ours,
         job: None,
         halted: false,
+        doomed: false,
         process: None,
         last_exit: None,
         created_at_ms: reserve.created_at_ms,

@@ -24,8 +24,6 @@ pub struct Reserve {
     pub machine_generation: Generation,
     /// What it runs.
     pub spec: MachineSpec,
-    /// Whether it shall run.
-    pub desired: Desired,
     /// When it was created, in milliseconds since 1970.
     pub created_at_ms: u64,
     /// Its disks.
@@ -76,6 +74,8 @@ pub struct PrepareVolume {
 pub struct Activate {
     /// The move.
     pub job: JobId,
+    /// Whether the machine shall run: it may have ended by itself, for good, after it was reserved.
+    pub desired: Desired,
     /// One for each reserved volume.
     pub volumes: Vec<ActivateVolume>,
 }

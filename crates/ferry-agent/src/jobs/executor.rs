@@ -207,7 +207,9 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
                 return Ok(JobEvents { events, job });
             }
             let news = shown.wait_for(|now| now.last_seq > job.last_seq);
-            if tokio::time::timeout_at(deadline, news).await.is_err() {
+            // A task that is gone without an end stops with its agent; there is nothing to wait for.
+            let told = tokio::time::timeout_at(deadline, news).await.is_ok_and(|news| news.is_ok());
+            if !told && (self.handle(id).is_some() || tokio::time::Instant::now() >= deadline) {
                 return Ok(JobEvents { events, job: self.job(id).await? });
             }
         }

@@ -4,8 +4,7 @@
 //! deed. Before it failures unwind, behind it the move only goes forward.
 
 use ferry_api::{
-    Desired, Generation, Hydration, MachineId, MachineName, MachineSpec, VolumeId, VolumeKey, VolumeName,
-    WorkerName,
+    Generation, Hydration, MachineId, MachineName, MachineSpec, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
 use serde::{Deserialize, Serialize};
@@ -123,8 +122,6 @@ pub struct Plan {
     pub generation: Generation,
     /// What it runs.
     pub spec: MachineSpec,
-    /// Whether it shall run.
-    pub desired: Desired,
     /// When it was created, in milliseconds since 1970.
     pub created_at_ms: u64,
     /// Its disks.

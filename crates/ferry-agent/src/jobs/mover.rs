@@ -85,7 +85,6 @@ impl<H: Home, C: Clock> Mover<H, C> {
         Ok(Plan {
             generation: machine.generation,
             spec: machine.spec,
-            desired: machine.desired,
             created_at_ms: machine.created_at_ms,
             volumes,
         })
@@ -108,7 +107,6 @@ impl<H: Home, C: Clock> Mover<H, C> {
             machine_name: input.machine_name.clone(),
             machine_generation: plan.generation.next(),
             spec: plan.spec.clone(),
-            desired: plan.desired,
             created_at_ms: plan.created_at_ms,
             volumes: volumes.collect(),
         };
@@ -147,7 +145,8 @@ impl<H: Home, C: Clock> Mover<H, C> {
                 generation: planned.generation.next(),
                 source,
             });
-            let activate = Activate { job, volumes: volumes.collect() };
+            let desired = self.home.machine(input.machine).await?.desired;
+            let activate = Activate { job, desired, volumes: volumes.collect() };
             self.home.target(&input.to)?.activate(activate).await
         };
         let (_, crossing) = tokio::try_join!(fence, tell)?;
@@ -216,7 +215,8 @@ impl<H: Home, C: Clock> Mover<H, C> {
         self.each(plan.keys(), |home, key| async move { home.flush(key).await }).await.map(drop)
     }
 
-    /// Does the same to all copies at once; answers in their order.
+    /// Does the same to all copies at once; answers in their order. Also when one fails the others are done to
+    /// their end: nothing of a step may still be under way when it is repeated or undone.
     async fn each<T: Send + 'static, F: Future<Output = Result<T, ApiError>> + Send + 'static>(
         &self,
         keys: Vec<VolumeKey>,
@@ -230,10 +230,11 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let mut answers = Vec::with_capacity(acting.len());
         while let Some(ended) = acting.join_next().await {
             match ended {
-                Ok(answer) => answers.push(answer?),
+                Ok(answer) => answers.push(answer),
                 Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
             }
         }
+        let mut answers = answers.into_iter().collect::<Result<Vec<_>, ApiError>>()?;
         answers.sort_by_key(|(index, _)| *index);
         Ok(answers.into_iter().map(|(_, answer)| answer).collect())
     }

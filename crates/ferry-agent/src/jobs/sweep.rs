@@ -23,6 +23,9 @@ pub trait Guests: Send + Sync + 'static {
 
     /// Undoes reservation and clones, as [`ferry_api::AgentApi::peer_release`] does.
     fn release(&self, job: JobId) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Removes what is left of moves that were released before, but not to the end.
+    fn clean_up(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
 }
 
 /// Looks for ever for moves that nobody will finish.
@@ -37,6 +40,7 @@ pub async fn sweep<G: Guests, C: Clock>(guests: &G, clock: &C) {
 }
 
 async fn sweep_once<G: Guests>(guests: &G) -> Result<(), ApiError> {
+    guests.clean_up().await?;
     for (job, from) in guests.expected().await? {
         let undone = match guests.asked(&from, job).await {
             Ok(JobState::Failed | JobState::Cancelled) => true,
@@ -48,7 +52,9 @@ async fn sweep_once<G: Guests>(guests: &G) -> Result<(), ApiError> {
         };
         if undone {
             tracing::info!(%job, %from, "a move to this worker was undone; its reservation is released");
-            guests.release(job).await?;
+            if let Err(error) = guests.release(job).await {
+                tracing::warn!(%job, %error, "a reservation cannot be released to the end; it is tried again");
+            }
         }
     }
     Ok(())
@@ -63,8 +69,11 @@ mod tests {
 
     use super::*;
 
+    #[derive(Default)]
     struct Inn {
         expected: Mutex<HashMap<JobId, Option<JobState>>>,
+        /// Released, and what is left of it cannot be deleted at first.
+        stuck: Mutex<Option<JobId>>,
     }
 
     impl Guests for Inn {
@@ -80,6 +89,15 @@ mod tests {
 
         async fn release(&self, job: JobId) -> Result<(), ApiError> {
             self.expected.lock().unwrap().remove(&job);
+            match *self.stuck.lock().unwrap() == Some(job) {
+                true => Err(ApiError::new(ErrorCode::Internal, "the directory is not empty")),
+                false => Ok(()),
+            }
+        }
+
+        async fn clean_up(&self) -> Result<(), ApiError> {
+            let mut stuck = self.stuck.lock().unwrap();
+            *stuck = stuck.filter(|job| self.expected.lock().unwrap().contains_key(job));
             Ok(())
         }
     }
@@ -96,10 +114,22 @@ mod tests {
             Some(JobState::Cancelled),
         ];
         let expected = states.iter().map(|state| (JobId::fresh(), *state)).collect();
-        let inn = Inn { expected: Mutex::new(expected) };
+        let inn = Inn { expected: Mutex::new(expected), ..Inn::default() };
         sweep_once(&inn).await.unwrap();
         let left: Vec<_> = inn.expected.lock().unwrap().values().copied().collect();
         assert_eq!(left.len(), 5);
         assert!(!left.contains(&Some(JobState::Failed)) && !left.contains(&Some(JobState::Cancelled)));
+    }
+
+    #[tokio::test]
+    async fn a_release_that_does_not_end_is_ended_later_and_does_not_keep_the_others() {
+        let jobs: Vec<JobId> = (0..4).map(|_| JobId::fresh()).collect();
+        let expected = jobs.iter().map(|job| (*job, Some(JobState::Failed))).collect();
+        let inn = Inn { expected: Mutex::new(expected), stuck: Mutex::new(Some(jobs[0])) };
+        sweep_once(&inn).await.unwrap();
+        assert!(inn.expected.lock().unwrap().is_empty());
+        assert_eq!(*inn.stuck.lock().unwrap(), Some(jobs[0]));
+        sweep_once(&inn).await.unwrap();
+        assert_eq!(*inn.stuck.lock().unwrap(), None);
     }
 }

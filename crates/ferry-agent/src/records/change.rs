@@ -42,6 +42,8 @@ pub enum Change {
         /// Whether it is kept down.
         halted: bool,
     },
+    /// A machine is to be destroyed, and to stop first. Refused for a machine that a job holds or that is not ours.
+    Doom(MachineId),
     /// What the owner wants. Refused for a machine that a job holds.
     Desire {
         /// The machine.
@@ -136,6 +138,7 @@ impl Change {
         match self {
             Self::AddMachine(record) => Some(Touched::Machine(record.id)),
             Self::RemoveMachine(machine)
+            | Self::Doom(machine)
             | Self::Claim { machine, .. }
             | Self::Unclaim { machine, .. }
             | Self::Halt { machine, .. }
@@ -166,9 +169,16 @@ impl Change {
                 m.halted = *halted;
                 Ok(())
             }),
+            Self::Doom(machine) => change_machine(t, *machine, |m| {
+                ours(m)?;
+                free(m)?;
+                (m.doomed, m.desired) = (true, Desired::Stopped);
+                Ok(())
+            }),
             Self::Desire { machine, desired } => change_machine(t, *machine, |m| {
                 ours(m)?;
                 free(m)?;
+                spared(m)?;
                 m.desired = *desired;
                 Ok(())
             }),
@@ -241,6 +251,7 @@ fn add_machine(t: &Transaction<'_>, machine: &MachineRecord) -> Result<(), Recor
 
 fn claim(machine: &mut MachineRecord, job: JobId) -> Result<(), ChangeRefused> {
     ours(machine)?;
+    spared(machine)?;
     if machine.job != Some(job) {
         free(machine)?;
     }
@@ -274,6 +285,10 @@ fn free(machine: &MachineRecord) -> Result<(), ChangeRefused> {
         None => Ok(()),
         Some(job) => Err(ChangeRefused::Held { name: machine.name.clone(), job }),
     }
+}
+
+fn spared(machine: &MachineRecord) -> Result<(), ChangeRefused> {
+    if machine.doomed { Err(ChangeRefused::Doomed(machine.name.clone())) } else { Ok(()) }
 }
 
 fn held_by(machine: &MachineRecord, job: JobId) -> Result<(), ChangeRefused> {

@@ -36,6 +36,11 @@ pub enum ChangeRefused {
         /// The job.
         job: JobId,
     },
+    /// The machine is being destroyed.
+    #[error(
+        "machine {0} is being destroyed; if that does not end, ask for it again (`ferry machine destroy {0}`)"
+    )]
+    Doomed(MachineName),
     /// A job does not hold the machine.
     #[error("job {job} does not hold machine {name}")]
     NotHeld {
@@ -102,6 +107,7 @@ impl ChangeRefused {
             Self::Held { .. } => ErrorCode::Busy,
             Self::MachineHandedOver { .. } => ErrorCode::HandedOver,
             Self::NotHeld { .. }
+            | Self::Doomed(_)
             | Self::MayNotStart(_)
             | Self::StillRuns(_)
             | Self::Ownership { .. }

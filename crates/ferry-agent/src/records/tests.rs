@@ -2,7 +2,8 @@
 
 use super::*;
 use ferry_api::{
-    Desired, Generation, JobKind, MachineId, MachineSpec, MachineVolume, Ownership, VolumeId, WorkerName,
+    Desired, Generation, JobKind, MachineId, MachineSpec, MachineVolume, Ownership, VolumeId, VolumeKey,
+    WorkerName,
 };
 use serde_json::json;
 
@@ -40,6 +41,7 @@ fn machine(name: &str) -> (MachineRecord, VolumeRecord) {
         standing: Standing::Ours,
         job: None,
         halted: false,
+        doomed: false,
         process: None,
         last_exit: None,
         created_at_ms: 1,
@@ -283,4 +285,30 @@ async fn changes_are_told_after_they_are_durable() {
         told,
         [Touched::Machine(machine), Touched::Volume(book.volume.key()), Touched::MachineWithVolumes(machine)]
     );
+}
+
+#[tokio::test]
+async fn a_machine_that_is_being_destroyed_is_neither_moved_nor_started() {
+    let Book { records, machine, job, .. } = &book().await;
+    let doom = || vec![Change::Doom(machine.id)];
+    assert!(matches!(refused(records.change(doom()).await), ChangeRefused::Held { .. }));
+    records.change(vec![Change::Unclaim { machine: machine.id, job: job.id }]).await.unwrap();
+    records.change(doom()).await.unwrap();
+    let claim = Change::Claim { machine: machine.id, job: JobId::fresh() };
+    let start = Change::Desire { machine: machine.id, desired: Desired::Running };
+    for change in [claim, start] {
+        assert!(matches!(refused(records.change(vec![change]).await), ChangeRefused::Doomed(_)));
+    }
+    assert!(!records.machine(machine.id).await.unwrap().unwrap().shall_run());
+    // Asked for again, for example after the agent died on the way.
+    records.change(doom()).await.unwrap();
+}
+
+#[tokio::test]
+async fn numbers_beyond_all_there_is_find_nothing_and_harm_nothing() {
+    let Book { records, volume, job, .. } = &book().await;
+    assert_eq!(records.journal(job.id, u64::MAX).await.unwrap(), []);
+    let key = VolumeKey { id: volume.id, generation: Generation(u64::MAX) };
+    assert_eq!(records.volume(key).await.unwrap(), None);
+    assert!(records.job(job.id).await.unwrap().is_some());
 }

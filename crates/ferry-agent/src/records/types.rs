@@ -27,6 +27,9 @@ pub struct MachineRecord {
     pub job: Option<JobId>,
     /// Whether that job keeps it down: it does not run whatever is desired.
     pub halted: bool,
+    /// Whether it is being destroyed: no job takes it and nobody starts it any more.
+    #[serde(default)]
+    pub doomed: bool,
     /// Its first process, when it was last known to run.
     pub process: Option<ProcessMark>,
     /// How it ended the last time.

@@ -6,7 +6,7 @@ use crate::config::volume_dir;
 use crate::drivers::Watch;
 use crate::records::{Change, SourceRecord, VolumeRecord};
 use ferry_api::{AgentApi, Generation, VolumeKey};
-use ferry_volume::control::{Client, ControlError, Status};
+use ferry_volume::control::{Client, ControlError, Phase, Status};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -339,6 +339,11 @@ impl Inner {
         let status = self.status(key).await?;
         let record = self.record(key).await?;
         let (Some(link), Some(source)) = (&status.source, &record.source) else { return Ok(false) };
+        if status.phase == Phase::Standby {
+            // It reads nothing yet, and is told its source again when it becomes ours. Asking for it now would have
+            // a source listen again that has just undone the move.
+            return Ok(true);
+        }
         match (&source.worker, status.hydration.complete) {
             (None, true) => {
                 let _held = keeper.lock().await;
@@ -348,7 +353,8 @@ impl Inner {
             }
             (Some(worker), false) if !link.connected => {
                 let Ok(peer) = self.peers.client(worker) else { return Ok(true) };
-                let sealed = VolumeKey { id: key.id, generation: Generation(key.generation.0 - 1) };
+                let sealed =
+                    VolumeKey { id: key.id, generation: Generation(key.generation.0.saturating_sub(1)) };
                 let Ok(export) = peer.peer_export(sealed).await else { return Ok(true) };
                 if export.uri == link.uri {
                     return Ok(true);
@@ -356,6 +362,10 @@ impl Inner {
                 tracing::info!(volume = %key, uri = %export.uri, ownership = in_words(&record.ownership), "the source moved");
                 let source = SourceRecord { uri: export.uri.clone(), worker: Some(worker.clone()) };
                 let _held = keeper.lock().await;
+                if self.record(key).await?.source != record.source {
+                    // Detached, or told another one, while the other agent was asked.
+                    return Ok(true);
+                }
                 self.records.change(vec![Change::Source { key, source: Some(source) }]).await?;
                 self.ask(key, move |client| client.set_source(&export.uri)).await?;
                 Ok(true)

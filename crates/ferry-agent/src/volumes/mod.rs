@@ -278,14 +278,16 @@ impl Volumes {
         Ok(self.inner.export_uri(key, address))
     }
 
-    /// Exports a copy no longer. Nothing happens if its server does not run.
+    /// Exports a copy no longer. A server that does not run is started for it: it would listen again by itself.
     ///
     /// # Errors
-    /// The server refuses.
+    /// The server cannot be started or refuses.
     pub async fn withdraw(&self, key: VolumeKey) -> Result<(), VolumesError> {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
-        ignore_absent(self.inner.ask(key, Client::withdraw).await)
+        let record = self.inner.record(key).await?;
+        self.inner.serving(&record).await?;
+        self.inner.ask(key, Client::withdraw).await
     }
 
     /// Makes durable what was written to a copy so far.
@@ -322,12 +324,16 @@ impl Volumes {
     /// # Errors
     /// The records do not say so, it is fenced, or the server does not run or refuses.
     pub async fn unseal(&self, key: VolumeKey) -> Result<(), VolumesError> {
-        // The keeper does exactly this for a copy that is ours: see `service`.
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
         if record.ownership != Ownership::Ours {
             return Err(not_allowed(&record, "opened again"));
         }
-        self.converge(key).await.map(drop)
+        self.inner.serving(&record).await?;
+        // Also when it is open: a seal that somebody asked for and did not wait for may still be under way, and the
+        // server does one after the other.
+        self.inner.ask(key, Client::unseal).await
     }
 
     /// Leaves a durable mark beside a copy that it was handed over. From then on it is never opened here for
@@ -338,7 +344,9 @@ impl Volumes {
     pub async fn fence(&self, key: VolumeKey, to: &WorkerName, job: JobId) -> Result<(), VolumesError> {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
-        files::fence(&volume_dir(&self.inner.state_dir, key), to, job)
+        let (dir, to) = (volume_dir(&self.inner.state_dir, key), to.clone());
+        let fencing = tokio::task::spawn_blocking(move || files::fence(&dir, &to, job));
+        fencing.await.expect("writing a mark does not panic")
     }
 
     /// Ends export and server of a copy that nobody reads any more; the copy stays. The records must say it is

@@ -28,7 +28,6 @@ fn reserve(name: &str) -> Reserve {
         machine_name: name.parse().unwrap(),
         machine_generation: Generation(2),
         spec: MachineSpec::process("sleep", ["1000"]),
-        desired: Desired::Running,
         created_at_ms: 1,
         volumes: vec![volume],
     }
@@ -110,7 +109,7 @@ async fn what_was_released_is_never_activated() {
     let workers = workers(["", ""]).await;
     let door = workers[0].door();
     let unknown = JobId::fresh();
-    let activate = Activate { job: unknown, volumes: Vec::new() };
+    let activate = Activate { job: unknown, desired: Desired::Running, volumes: Vec::new() };
     assert_eq!(door.peer_activate(activate).await.unwrap_err().code, ErrorCode::NotFound);
     let wish = reserve("web");
     door.peer_release(wish.job).await.unwrap();
@@ -201,7 +200,7 @@ async fn what_was_activated_boots_by_itself_and_finds_a_source_that_moved() {
     let stale = format!("nbd://127.0.0.1:1/{}@1", disk.volume);
     let volumes = vec![PrepareVolume { id: disk.volume, source: export(&workers[1], &made).await }];
     let volume = ActivateVolume { id: disk.volume, generation: Generation(2), source: stale.clone() };
-    let activate = Activate { job: wish.job, volumes: vec![volume] };
+    let activate = Activate { job: wish.job, desired: Desired::Running, volumes: vec![volume] };
     let door = workers[0].door();
     door.peer_reserve(wish.clone()).await.unwrap();
     assert_eq!(door.peer_activate(activate.clone()).await.unwrap_err().code, ErrorCode::Conflict);
@@ -219,5 +218,35 @@ async fn what_was_activated_boots_by_itself_and_finds_a_source_that_moved() {
     assert_eq!(found.source.unwrap().uri, workers[1].volume("data").await.export_uri.unwrap());
     let unsettled = workers[0].door().peer_settle(wish.job).await.unwrap_err();
     assert_eq!(unsettled.code, ErrorCode::Conflict);
+    end(workers).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_ended_for_good_on_the_way_is_not_started_on_the_target() {
+    let workers = workers(["", ""]).await;
+    let made = workers[1].door().machine_create(machine("once", "exec sleep 1000")).await.unwrap();
+    let disk = made.volumes[0].volume;
+    let mut wish = reserve("once");
+    (wish.volumes[0].id, wish.volumes[0].size_bytes) = (disk, 64 << 20);
+    let source = export(&workers[1], &made).await;
+    let door = workers[0].door();
+    door.peer_reserve(wish.clone()).await.unwrap();
+    let volumes = vec![PrepareVolume { id: disk, source: source.clone() }];
+    door.peer_prepare(Prepare { job: wish.job, volumes }).await.unwrap();
+    let volumes = vec![ActivateVolume { id: disk, generation: Generation(2), source }];
+    door.peer_activate(Activate { job: wish.job, desired: Desired::Stopped, volumes }).await.unwrap();
+    let booted = door.peer_boot(wish.job).await.unwrap();
+    assert_eq!(booted.booted_at_ms, None);
+    assert_eq!(booted.machine_now.unwrap().state, MachineState::Stopped);
+    end(workers).await;
+}
+
+#[tokio::test]
+async fn a_number_beyond_all_there_is_does_not_end_an_agent() {
+    let workers = workers(["", ""]).await;
+    let door = workers[0].door();
+    let key = VolumeKey { id: VolumeId::fresh(), generation: Generation(u64::MAX) };
+    assert_eq!(door.peer_export(key).await.unwrap_err().code, ErrorCode::NotFound);
+    assert_eq!(door.machines().await.unwrap(), []);
     end(workers).await;
 }

@@ -104,6 +104,7 @@ pub(super) async fn furnish(records: &Records, world: &World) {
         standing: Standing::Ours,
         job: None,
         halted: false,
+        doomed: false,
         process: None,
         last_exit: None,
         created_at_ms: 1,

@@ -67,6 +67,7 @@ impl Target for Beta {
         self.0
             .call_target(|state| {
                 assert!(state.crossing >= Some(CrossingState::Prepared), "activated and not prepared");
+                assert_eq!(Some(activate.desired), state.desired);
                 assert!(activate.volumes.iter().all(|volume| volume.generation == Generation::FIRST.next()));
                 state.crossing = state.crossing.max(Some(CrossingState::Activated));
                 Ok(self.0.crossing(state, activate.job))

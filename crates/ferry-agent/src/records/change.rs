@@ -169,12 +169,7 @@ impl Change {
                 m.halted = *halted;
                 Ok(())
             }),
-            Self::Doom(machine) => change_machine(t, *machine, |m| {
-                ours(m)?;
-                free(m)?;
-                (m.doomed, m.desired) = (true, Desired::Stopped);
-                Ok(())
-            }),
+            Self::Doom(machine) => change_machine(t, *machine, doom),
             Self::Desire { machine, desired } => change_machine(t, *machine, |m| {
                 ours(m)?;
                 free(m)?;
@@ -285,6 +280,13 @@ fn free(machine: &MachineRecord) -> Result<(), ChangeRefused> {
         None => Ok(()),
         Some(job) => Err(ChangeRefused::Held { name: machine.name.clone(), job }),
     }
+}
+
+fn doom(machine: &mut MachineRecord) -> Result<(), ChangeRefused> {
+    ours(machine)?;
+    free(machine)?;
+    (machine.doomed, machine.desired) = (true, Desired::Stopped);
+    Ok(())
 }
 
 fn spared(machine: &MachineRecord) -> Result<(), ChangeRefused> {

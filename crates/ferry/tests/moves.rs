@@ -250,6 +250,32 @@ fn a_machine_moves_on_and_back_before_its_disk_has_arrived() {
     assert!(whole.hydration.unwrap().complete);
 }
 
+#[test]
+fn a_machine_that_is_destroyed_before_its_disk_has_arrived_ends_its_move() {
+    needs!(GATED[0], GATED[1]);
+    let cluster = Cluster::of(&[("w1", "retention_hours = 0"), ("w2", "")]);
+    let (w1, w2) = cluster.pair();
+    let image = cluster.dir().join("image");
+    image::dense(&image, 48 * MIB, 71);
+    let source = Gated::serve(cluster.dir(), &image, 48 * MIB, 32 * MIB);
+    import(w1, "web", &source.uri());
+    w1.wait_for_volume("web", "has its source", |volume| {
+        volume.source.as_ref().is_some_and(|source| source.connected == Some(true))
+    });
+    let job = move_until_booted(w1, "web", w2);
+    let said = w2.ferry(&["machine", "destroy", "web", "--stop"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    follow(w1, &job);
+    until("nothing is left of its volume", || {
+        let left = [w1, w2].map(|worker| worker.ask::<Vec<Volume>>(&["volume", "list"]));
+        left.iter().all(Vec::is_empty).then_some(())
+    });
+    for worker in [w1, w2] {
+        assert!(worker.processes().is_empty(), "{}: {:?}", worker.name, worker.processes());
+        assert_eq!(std::fs::read_dir(worker.dir.join("volumes")).unwrap().count(), 0);
+    }
+}
+
 /// Writes `byte` over `len` bytes of a file at `at`.
 fn overwrite(file: &Path, byte: u8, at: u64, len: u64) {
     let file = File::options().write(true).open(file).unwrap();

@@ -50,8 +50,9 @@ pub(super) fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
     };
     let source = volume.source.as_ref().filter(|_| !hydration.complete);
     if let Some(source) = source.filter(|source| source.connected == Some(false)) {
+        let link = if source.last_error.is_some() { "cannot be reached" } else { "is not connected yet" };
         return Err(StepError::retry(format!(
-            "volume {name} still needs {} bytes from {}, which cannot be reached; move the machine when it can",
+            "volume {name} still needs {} bytes from {}, which {link}; move the machine when it can be read",
             hydration.bytes_remote, source.uri
         )));
     }

@@ -5,9 +5,7 @@ use super::support::disk::SmallDisk;
 use super::support::image::{self, Dice};
 use super::support::peers::{Peer, path_text};
 use super::support::volume::{MIB, Volume};
-use super::support::{
-    NBDCOPY, NBDKIT, QEMU_IO, QEMU_NBD, find, needs, qemu_io, run, skip, succeed, test_name, text,
-};
+use super::support::{NBDCOPY, NBDKIT, QEMU_IO, QEMU_NBD, find, needs, qemu_io, run, skip, test_name, text};
 use super::{assert_reads_as, assert_still_hydrating, slow_source};
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -196,7 +196,8 @@ fn an_import_source_that_goes_away_is_told_and_taken_up_when_it_is_back() {
     let reason = cut.source.unwrap().last_error.unwrap();
     assert!(shown.contains(&format!("{uri} (away, tried again: {reason})")), "{shown}");
     let sentence = format!(
-        "Plan: volume disk still needs {left} bytes from {uri}, which cannot be reached; move the machine when it can"
+        "Plan: volume disk still needs {left} bytes from {uri}, which cannot be reached; move the machine when it \
+         can be read"
     );
     move_fails(&cluster, w1, "web", "w2", &sentence);
 

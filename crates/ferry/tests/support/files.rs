@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 const ROOTS: [&str; 3] = ["/usr/lib", "/usr/share", "/usr/bin"];
 /// Larger files are left out, for the sake of variety.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Files below this size are small: most are, and each takes the test as long as a large one.
+const SMALL_BYTES: u64 = 64 * 1024;
+/// How many small files each root gives.
+const SMALL_FILES_MAX: u32 = 500;
 
 /// Real files, and an ext4 image that holds them.
 pub struct RealFiles {
@@ -24,8 +28,8 @@ impl RealFiles {
     pub fn gather(dir: &Path, bytes: u64, image_mib: u64) -> Self {
         let (originals, image) = (dir.join("originals"), dir.join("image"));
         for root in ROOTS {
-            let mut left = bytes / ROOTS.len() as u64;
-            take(Path::new(root), &originals, &mut left);
+            let share = bytes / ROOTS.len() as u64;
+            take(Path::new(root), &originals, &mut Share { bytes: share, small_files: SMALL_FILES_MAX });
         }
         let size = format!("{image_mib}M");
         let from = path_text(&originals);
@@ -58,18 +62,36 @@ impl RealFiles {
     }
 }
 
-/// Copies files from below `from` in the order of their names until `left` bytes are used up.
-fn take(from: &Path, to: &Path, left: &mut u64) {
+/// What may still be taken.
+struct Share {
+    bytes: u64,
+    small_files: u32,
+}
+
+impl Share {
+    /// Whether a file of `bytes` may be taken.
+    fn holds(&self, bytes: u64) -> bool {
+        bytes <= FILE_BYTES_MAX.min(self.bytes) && (bytes >= SMALL_BYTES || self.small_files > 0)
+    }
+
+    fn use_up(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.small_files -= u32::from(bytes < SMALL_BYTES);
+    }
+}
+
+/// Copies files from below `from` in the order of their names until the share is used up.
+fn take(from: &Path, to: &Path, left: &mut Share) {
     for path in entries(from) {
         let Ok(found) = path.symlink_metadata() else { continue };
         if found.is_dir() {
             take(&path, to, left);
-        } else if found.is_file() && found.len() <= FILE_BYTES_MAX.min(*left) {
+        } else if found.is_file() && left.holds(found.len()) {
             let copy = to.join(path.strip_prefix("/").unwrap());
             fs::create_dir_all(copy.parent().unwrap()).unwrap();
             // Not every file is everybody's to read.
             if fs::copy(&path, copy).is_ok() {
-                *left -= found.len();
+                left.use_up(found.len());
             }
         }
     }

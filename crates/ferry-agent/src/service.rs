@@ -255,6 +255,14 @@ impl AgentApi for Agent {
 
     async fn volume_delete(&self, volume: &VolumeRef) -> Answer<()> {
         let record = self.find_volume(volume).await?;
+        if let Ownership::Retired { to, until_ms: _ } = &record.ownership {
+            let message = format!(
+                "volume {} has moved to worker {to}; the copy kept here is deleted by itself at the time that `ferry \
+                 volume list` tells",
+                record.name
+            );
+            return Err(ApiError::new(ErrorCode::Conflict, message));
+        }
         let machine = match record.machine {
             Some(id) => self.core.records.machine(id).await?,
             None => None,

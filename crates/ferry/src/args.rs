@@ -196,7 +196,7 @@ pub struct MachineCreate {
     /// The machine finds its NBD URI in FERRY_VOLUME_<NAME>
     #[arg(long = "volume", value_name = "NAME=SIZE|VOLUME")]
     pub volumes: Vec<String>,
-    /// A variable of its environment; may be repeated
+    /// A variable for its environment, which else is that of the agent that starts it; may be repeated
     #[arg(long = "env", value_name = "KEY=VALUE")]
     pub env: Vec<String>,
     /// Its working directory [default: its own directory on the worker]
@@ -280,7 +280,7 @@ pub struct Move {
 /// `ferry job ...`
 #[derive(Debug, Subcommand)]
 pub enum Job {
-    /// List the jobs of the worker, the latest first
+    /// List the jobs of the worker, the latest first; a move belongs to the worker that the machine leaves
     List {
         #[command(flatten)]
         asking: Asking,
@@ -292,7 +292,7 @@ pub enum Job {
         #[command(flatten)]
         asking: Asking,
     },
-    /// Watch a job to its end
+    /// Watch a job to its end; ctrl-C lets it go on alone
     Watch {
         /// Its id
         job: String,

@@ -102,18 +102,44 @@ fn explain(error: &clap::Error) -> Exit {
     if kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         output::complain("say what to do, as in `ferry demo` or `ferry machine list`; see --help");
     } else {
-        output::complain(&sentence_of(error));
+        let typed = std::env::args().skip(1).collect::<Vec<_>>();
+        output::complain(&sentence_of(error, &typed));
     }
     Exit::Misuse
 }
 
-/// The first paragraph of what clap says, in one line, and where to look further.
-fn sentence_of(error: &clap::Error) -> String {
+/// The first paragraph of what clap says, in one line, what may have been meant, and where to look further.
+fn sentence_of(error: &clap::Error, typed: &[String]) -> String {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let first = text.split("\n\n").next().unwrap_or(text);
     let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("{first}; see --help")
+    let asked = command_of(typed);
+    let hint = match (error.kind(), error.get(ContextKind::SuggestedSubcommand)) {
+        // The best guess comes last.
+        (_, Some(ContextValue::Strings(near))) => {
+            near.last().map(|near| format!(" (did you mean {near}?)")).unwrap_or_default()
+        }
+        (ErrorKind::UnknownArgument, _) if asked == "ferry machine create" => {
+            "; what the machine runs follows after --, as in -- sleep 1000".to_owned()
+        }
+        _ => String::new(),
+    };
+    format!("{first}{hint}; see {asked} --help")
+}
+
+/// The command that the first words of `typed` name, `ferry` included.
+fn command_of(typed: &[String]) -> String {
+    let whole = <Typed as clap::CommandFactory>::command();
+    let mut command = &whole;
+    let mut name = whole.get_name().to_owned();
+    for word in typed {
+        let Some(within) = command.find_subcommand(word) else { break };
+        name = format!("{name} {word}");
+        command = within;
+    }
+    name
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -219,6 +219,7 @@ fn new_volume(typed: &str) -> Result<NewVolume, Misuse> {
     let origin = match (parse_size(origin), origin.parse::<VolumeRef>()) {
         (Ok(size_bytes), _) => VolumeOrigin::Empty { size_bytes, region_bytes: None },
         (Err(_), Ok(volume)) => VolumeOrigin::Existing { volume },
+        (Err(why), Err(_)) if origin.starts_with(|c: char| c.is_ascii_digit()) => return Err(Misuse(why)),
         (Err(_), Err(_)) => {
             return Err(Misuse(format!("'{origin}' is neither a size nor a volume; {how}")));
         }
@@ -348,7 +349,8 @@ mod tests {
     fn what_makes_no_sense_is_refused_in_one_sentence_that_helps() {
         let cases = [
             ("ferry machine create web --volume data -- true", "data=8GiB"),
-            ("ferry machine create web --volume data=8GB -- true", "neither a size nor a volume"),
+            ("ferry machine create web --volume data=8GB -- true", "write KiB, MiB, GiB or TiB"),
+            ("ferry machine create web --volume data=-1 -- true", "neither a size nor a volume"),
             ("ferry machine create web --volume d=1GiB --volume d=2GiB -- true", "given twice"),
             ("ferry machine create web --env A -- true", "KEY=VALUE"),
             ("ferry machine create web --env A=1 --env A=2 -- true", "given twice"),

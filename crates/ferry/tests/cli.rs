@@ -24,11 +24,16 @@ fn words_that_are_wrong_end_with_2_and_one_sentence() {
     let cases = [
         ("", "say what to do"),
         ("volume", "say what to do"),
-        ("sail", "unrecognized subcommand 'sail'"),
+        ("sail", "unrecognized subcommand 'sail'; see ferry --help"),
+        ("machine lst", "(did you mean list?); see ferry machine --help"),
+        (
+            "machine create web sleep 1",
+            "follows after --, as in -- sleep 1000; see ferry machine create --help",
+        ),
         ("move web", "--to"),
         ("move web --to", "--to"),
         ("machine create web", "COMMAND"),
-        ("machine create web --volume data=8GB -- sleep 1", "neither a size nor a volume"),
+        ("machine create web --volume data=8GB -- sleep 1", "KiB, MiB, GiB or TiB"),
         ("machine create WEB -- sleep 1", "is not a name"),
         ("volume import disk", "--from"),
         ("volume import disk --from /x --size 8GB", "KiB, MiB, GiB or TiB"),
@@ -54,7 +59,8 @@ fn an_agent_that_is_not_there_ends_with_3_and_one_sentence() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    for line in ["machine list", "volume list --json", "job list", "worker show", "move web --to w2"] {
+    let watch = "job watch 01JD2V6M5X8Y3Q4R5S6T7V8W9X";
+    for line in ["machine list", "volume list --json", "job list", watch, "worker show", "move web --to w2"] {
         let (code, stdout, stderr) = ferry(&format!("{line} --agent http://{address}"));
         assert_eq!(code, 3, "{line}: {stderr}");
         assert_is_one_sentence(line, &stderr);

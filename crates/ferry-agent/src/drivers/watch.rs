@@ -8,6 +8,7 @@ use crate::records::ProcessMark;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -27,6 +28,16 @@ pub struct Ended {
     pub code: Option<i32>,
     /// Signal that killed it, if one did.
     pub signal: Option<i32>,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "with code {code}"),
+            (None, Some(signal)) => write!(f, "by signal {signal}"),
+            (None, None) => f.write_str("in an unknown way"),
+        }
+    }
 }
 
 /// A process that is watched.

@@ -182,7 +182,7 @@ impl Minder {
 
     /// Records that the process ended by itself, and decides what follows.
     async fn note_end<D: Driver>(&self, inner: &Inner<D>, ended: Ended) {
-        tracing::info!(machine = %self.id, ?ended, "a machine ended");
+        tracing::info!(machine = %self.id, %ended, "a machine ended");
         let record = match inner.records.machine(self.id).await {
             Ok(Some(record)) => record,
             Ok(None) => return,

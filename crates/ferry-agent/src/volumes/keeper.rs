@@ -88,17 +88,20 @@ impl Keeper {
 
     /// The keeper's task; ends when the copy is gone from the records.
     async fn run(self: Arc<Self>, inner: Arc<Inner>) {
-        let mut failures = 0;
+        let (mut failures, mut ended) = (0, false);
         loop {
             let began = Instant::now();
             match self.converge(&inner).await {
                 Err(VolumesError::NotHere(_)) => return inner.forget(&self),
                 Ok(None) => {
-                    failures = 0;
+                    (failures, ended) = (0, false);
                     self.poked.notified().await;
                 }
                 Ok(Some(status)) => {
-                    let ended = self.watch(&inner, &status).await;
+                    if ended {
+                        tracing::warn!(volume = %self.key, pid = status.pid, "a volume server that ended unasked runs again");
+                    }
+                    ended = self.watch(&inner, &status).await;
                     failures = if ended && began.elapsed() < RAN_WELL { failures + 1 } else { 0 };
                     if failures > 0 {
                         self.pause(failures).await;
@@ -139,7 +142,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 ended = watch.ended() => {
-                    tracing::warn!(volume = %self.key, pid = status.pid, ?ended, "a volume server ended");
+                    tracing::info!(volume = %self.key, pid = status.pid, %ended, "a volume server ended");
                     return true;
                 }
                 () = self.poked.notified() => return false,

@@ -46,6 +46,8 @@ pub async fn show(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
 }
 
 pub async fn watch(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
+    // An agent that goes away is waited for, one that was never there is not: its address may be wrong.
+    agent.job(job).await?;
     let tell_json = |event: &JobEvent| if json { say_json_line(event) } else { Ok(()) };
     let mut live = Live::new(json);
     match follow(agent, job, &mut live, tell_json).await? {
@@ -171,7 +173,8 @@ pub fn ending(job: &Job) -> String {
     match job.state {
         JobState::Succeeded => format!("{what} succeeded{took}"),
         JobState::Failed => format!("{what} failed{took}, and everything is as before{reason}"),
-        JobState::Cancelled => format!("{what} was cancelled{took}, and everything is as before{reason}"),
+        // The reason is that it was cancelled.
+        JobState::Cancelled => format!("{what} was cancelled{took}, and everything is as before"),
         JobState::Parked => {
             format!("{what} waits for you{reason}; when that is mended: ferry job resume {}", job.id)
         }
@@ -263,6 +266,8 @@ mod tests {
             said,
             "move of web from w1 to w2 failed after 19 ms, and everything is as before: no room"
         );
+        let said = ending(&job(JobState::Cancelled, Some("it was cancelled")));
+        assert_eq!(said, "move of web from w1 to w2 was cancelled after 19 ms, and everything is as before");
         let parked = job(JobState::Parked, Some("no program"));
         assert!(
             ending(&parked)

@@ -29,7 +29,7 @@ pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
     if json {
         say_json(&machines)?;
     } else {
-        let header = ["NAME", "STATE", "GENERATION", "VOLUMES", "COMMAND", "ID"];
+        let header = ["NAME", "STATE", "GENERATION", "VOLUMES", "ID", "COMMAND"];
         say(table::columns(header, machines.iter().map(row)))?;
     }
     Ok(Exit::Done)
@@ -108,8 +108,9 @@ fn row(machine: &Machine) -> [String; 6] {
         state_in_short(&machine.state),
         machine.generation.to_string(),
         if volumes.is_empty() { "-".to_owned() } else { volumes.join(",") },
-        command_text(&machine.spec.driver),
         machine.id.to_string(),
+        // The last, since it may be long.
+        command_text(&machine.spec.driver),
     ]
 }
 

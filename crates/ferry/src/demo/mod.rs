@@ -35,7 +35,7 @@ use crate::commands::job::{Followed, ending, follow};
 use crate::exit::Exit;
 use crate::output::bytes::{Bytes, Span};
 use crate::output::live::Live;
-use crate::output::{Paint, say, say_json};
+use crate::output::{Paint, complain, say, say_json};
 use layout::Layout;
 use records::Ring;
 use summary::{Interruption, Summary};
@@ -78,6 +78,7 @@ pub async fn run(options: DemoOptions) -> Result<Exit> {
     };
     live.clear();
     let Some(played) = played else {
+        complain("interrupted; the demo ends and removes everything it has started");
         return Ok(Exit::Interrupted);
     };
     if let Ok(summary) = &played {
@@ -102,6 +103,7 @@ pub async fn run(options: DemoOptions) -> Result<Exit> {
 /// `dir` is not a demo's, or cannot be removed.
 pub fn end_kept(dir: &Path) -> Result<Exit> {
     workers::end_kept(dir)?;
+    say(format_args!("the demo in {} is ended and removed", dir.display()))?;
     Ok(Exit::Done)
 }
 

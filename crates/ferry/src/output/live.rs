@@ -23,8 +23,8 @@ const PLAIN_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const BLANK: &str = "";
 /// What goes on now.
 const SPINNER: &str = "  {spinner} {prefix:9}  {msg}";
-/// How far it is.
-const BAR: &str = "  {spinner} {prefix:9}  [{bar:30}] {msg}";
+/// How far it is. With the longest text that is usual it fits 80 columns: a line that wraps cannot be redrawn.
+const BAR: &str = "  {spinner} {prefix:9}  [{bar:20}] {msg}";
 
 /// Where the view goes.
 enum Surface {

@@ -331,7 +331,10 @@ fn a_machine_that_moved_is_its_new_workers_to_command() {
     let job = w1.moves("web", w2).id;
     let gone =
         format!("machine web was handed over to worker w2 with job {job}; ask the agent of that worker");
-    let cases: [(&[&str], String); 5] = [
+    let kept = "volume data has moved to worker w2; the copy kept here is deleted by itself at the time that `ferry volume \
+                list` tells";
+    let cases: [(&[&str], String); 6] = [
+        (&["volume", "delete", "data"], kept.to_owned()),
         (&["move", "web", "--to", "w2"], gone.clone()),
         (&["machine", "start", "web"], gone.clone()),
         (&["machine", "stop", "web"], gone.clone()),

@@ -1,9 +1,10 @@
 //! The project's own chores: `cargo xtask tidy` reads the tree and says what breaks the house rules;
-//! `cargo xtask ci` is everything a change must pass, here and in CI.
+//! `cargo xtask ci` is everything a change must pass, here and in CI; `cargo xtask fuzz` feeds the parsers.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore speaks to the person who called it")]
 
 mod ci;
+mod fuzz;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ const USAGE: &str = "usage: cargo xtask <chore>
 
 chores:
   tidy   check edges, hearts, sizes, dangers, documents (reads only, about a second)
-  ci     everything a change must pass: fmt, clippy, tidy, deny, test, demo";
+  ci     everything a change must pass: fmt, clippy, tidy, deny, test, demo
+  fuzz [--seconds N] [TARGET]
+         any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +24,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         ["tidy"] => tidy::run(&workspace_root()),
         ["ci"] => ci::run(&workspace_root()),
+        ["fuzz", wishes @ ..] => fuzz::run(&workspace_root(), wishes),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

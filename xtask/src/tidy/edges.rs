@@ -17,6 +17,7 @@ const EDGES: &[Crate] = &[
     Crate { name: "ferry-agent", may_use: &["ferry-fsm", "ferry-api", "ferry-volume"] },
     Crate { name: "ferry", may_use: &["ferry-agent", "ferry-api", "ferry-volume"] },
     Crate { name: "xtask", may_use: &[] },
+    Crate { name: "fuzz", may_use: &["ferry-engine", "ferry-fsm", "ferry-nbd", "ferry-volume"] },
 ];
 
 /// What a heart may take from outside: arithmetic, encodings and error types, nothing that reaches the world.

@@ -1,0 +1,57 @@
+//! The fuzz bodies of this crate on stable: seeds from valid JSON, and mutations of it.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../fuzz/src/smoke.rs"]
+mod smoke;
+#[path = "../../../fuzz/src/volume.rs"]
+mod volume;
+
+use ferry_volume::control::{Answer, Hydration, Phase, Request, SourceStatus, Status};
+
+fn line<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap()
+}
+
+#[test]
+fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
+    let source = SourceStatus { uri: "nbd://h/V".into(), connected: false, last_error: Some("gone".into()) };
+    let status = Status {
+        pid: 7,
+        id: "01J9ZZZZZZZZZZZZZZZZZZZZZZ".into(),
+        generation: 3,
+        size_bytes: 1 << 30,
+        phase: Phase::Open,
+        source: Some(source),
+        export: "[::1]:7000".parse().ok(),
+        guest_socket: "/run/guest.sock".into(),
+        guests: 1,
+        readers: 2,
+        hydration: Hydration { bytes_total: 1 << 30, ..Hydration::default() },
+        store_failed: false,
+        store_bytes_allocated: 4096,
+    };
+    let seeds = [
+        ("export", line(&Request::Export { listen: "[fe80::1%3]:0".parse().unwrap() })),
+        ("set_source", line(&Request::SetSource { uri: "nbd+unix:///x?socket=/s".into() })),
+        ("status", line(&Request::Status)),
+        ("answer_refused", line(&Answer::Refused { reason: "no\nway".into() })),
+        ("answer_status", line(&Answer::Status(Box::new(status)))),
+    ];
+    smoke::smoke("control_socket", &seeds, volume::control_socket);
+}
+
+#[test]
+fn a_volume_json_that_is_understood_survives_being_replaced() {
+    let config = |source: &str| {
+        format!(
+            r#"{{"format":1,"id":"01J9ZZZZZZZZZZZZZZZZZZZZZZ","size_bytes":4096,"region_bytes":4096,"generation":1{source}}}"#
+        )
+    };
+    let seeds = [
+        ("alone", config("").into_bytes()),
+        ("clone", config(r#","source":"nbd://[::1]:7000/V@3","export":"10.0.0.1:7001""#).into_bytes()),
+        ("image", config(r#","source":"file:///srv/disk.raw""#).into_bytes()),
+    ];
+    smoke::smoke("volume_json", &seeds, volume::volume_json);
+}

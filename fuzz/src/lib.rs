@@ -1,0 +1,10 @@
+//! What must hold for any bytes from outside, one body for each parser of them.
+//!
+//! A body takes bytes and panics when something does not hold. The fuzz targets here and the stable tests
+//! `tests/foreign_bytes` of each crate run the same bodies; the tests include these files by their paths, so that no
+//! crate depends on this one.
+
+pub mod journal;
+pub mod map;
+pub mod nbd;
+pub mod volume;

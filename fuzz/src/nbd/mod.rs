@@ -1,0 +1,6 @@
+//! NBD: both ends of a connection, and URIs.
+
+pub mod client;
+mod pieces;
+pub mod server;
+pub mod uri;

@@ -17,6 +17,9 @@ pub const REGION_BYTES_MAX: u64 = 64 << 20;
 pub const REGION_BYTES_DEFAULT: u64 = 1 << 20;
 /// The largest volume in bytes (1 PiB; its empty map takes 128 MiB of memory at the default region size).
 pub const SIZE_BYTES_MAX: u64 = 1 << 50;
+/// The most regions a volume may have: one bit of memory each, so 128 MiB, which the largest volume takes at the default
+/// region size. Without it 4 KiB of a hostile map could ask for 32 GiB.
+pub const REGIONS_MAX: u64 = SIZE_BYTES_MAX / REGION_BYTES_DEFAULT;
 
 /// A non-empty range of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,13 +164,24 @@ pub enum GeometryError {
         /// The region size that was asked for.
         region_bytes: u64,
     },
+    /// There would be more than [`REGIONS_MAX`] regions.
+    #[error(
+        "a volume of {size_bytes} bytes in regions of {region_bytes} has too many of them: give regions of at least {} bytes",
+        size_bytes.div_ceil(REGIONS_MAX).next_power_of_two()
+    )]
+    TooManyRegions {
+        /// The size that was asked for.
+        size_bytes: u64,
+        /// The region size that was asked for.
+        region_bytes: u64,
+    },
 }
 
 impl Geometry {
     /// A volume of `size_bytes` (a multiple of 512) that is copied in regions of `region_bytes` (a power of two).
     ///
     /// # Errors
-    /// [`GeometryError`] says which of the two cannot be.
+    /// [`GeometryError`] says what cannot be.
     pub fn new(size_bytes: u64, region_bytes: u64) -> Result<Geometry, GeometryError> {
         if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(GeometryError::Size { size_bytes });
@@ -177,6 +191,9 @@ impl Geometry {
         }
         if !region_bytes.is_power_of_two() || !(REGION_BYTES_MIN..=REGION_BYTES_MAX).contains(&region_bytes) {
             return Err(GeometryError::Region { region_bytes });
+        }
+        if size_bytes.div_ceil(region_bytes) > REGIONS_MAX {
+            return Err(GeometryError::TooManyRegions { size_bytes, region_bytes });
         }
         Ok(Geometry { size_bytes, region_bytes })
     }
@@ -274,6 +291,11 @@ mod tests {
         assert_eq!(Geometry::new(512, 12288), Err(GeometryError::Region { region_bytes: 12288 }));
         let size_bytes = SIZE_BYTES_MAX + 512;
         assert_eq!(Geometry::new(size_bytes, 4096), Err(GeometryError::TooLarge { size_bytes }));
+        let (size_bytes, region_bytes) = (SIZE_BYTES_MAX, REGION_BYTES_DEFAULT / 2);
+        let too_many = GeometryError::TooManyRegions { size_bytes, region_bytes };
+        assert_eq!(Geometry::new(size_bytes, region_bytes), Err(too_many));
+        assert!(too_many.to_string().ends_with("at least 1048576 bytes"));
+        Geometry::new(size_bytes, REGION_BYTES_DEFAULT).unwrap();
     }
 
     #[test]

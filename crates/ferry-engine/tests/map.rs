@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use ferry_engine::map::{self, RecordError, SUPERBLOCK_BYTES};
-use ferry_engine::{Blocks, Geometry, MapError, MapLog, MapRecord, MapState, Phase};
+use ferry_engine::{Blocks, Geometry, GeometryError, MapError, MapLog, MapRecord, MapState, Phase};
 use proptest::prelude::*;
 
 const SIZE_BLOCKS: u64 = 1_000;
@@ -69,6 +69,16 @@ fn a_last_frame_with_any_sectors_missing_is_dropped() {
         torn[last..at].fill(0);
         assert_eq!(map::decode(&torn).unwrap().1.bytes_valid(), last as u64);
     }
+}
+
+#[test]
+fn four_kibibytes_of_map_cannot_ask_for_gibibytes_of_memory() {
+    let (mut bytes, _) = map::compact(&fresh());
+    bytes[32..40].copy_from_slice(&(1_u64 << 50).to_le_bytes());
+    bytes[40..48].copy_from_slice(&4096_u64.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..SUPERBLOCK_BYTES - 4]);
+    bytes[SUPERBLOCK_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+    assert!(matches!(map::decode(&bytes), Err(MapError::Geometry(GeometryError::TooManyRegions { .. }))));
 }
 
 #[test]

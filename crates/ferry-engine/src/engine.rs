@@ -14,6 +14,7 @@
 //! - fetches are disjoint; a block is fetched again only if the last fetch failed or could not be kept;
 //! - `torn` blocks are remote and the store may hold garbage there: they turn local only by being written whole.
 
+mod budget;
 mod durability;
 mod fetches;
 mod hydration;
@@ -33,6 +34,7 @@ use crate::slab::Slab;
 use crate::status::EngineStatus;
 use crate::truth::{Residence, Truth};
 
+use budget::Budget;
 use durability::Durability;
 use fetches::{Fetch, Fetches};
 use hydration::Hydration;
@@ -59,6 +61,7 @@ pub struct Engine {
     torn: BlockSet,
     fetches: Fetches,
     hydration: Hydration,
+    budget: Budget,
     durability: Durability,
     deeds: VecDeque<Command>,
     /// Guest writes, trims and zeroes that are under way in the store.
@@ -168,6 +171,7 @@ impl Engine {
         Engine {
             limits,
             complete: map.truth.is_complete(),
+            budget: Budget::none(map.truth.geometry().region_bytes()),
             truth: map.truth,
             phase: map.phase,
             has_source: map.has_source,
@@ -208,6 +212,7 @@ impl Engine {
             Event::SourceDown => self.source.up = false,
             Event::Tick { now_ms } => {
                 self.now_ms = self.now_ms.max(now_ms);
+                self.budget.fill(self.now_ms);
                 self.replan_due(out);
             }
             Event::Command(command) => self.command(command, out),
@@ -250,6 +255,7 @@ impl Engine {
             phase: self.phase,
             source_up: self.source.up,
             paused: self.hydration.is_paused(),
+            budget_bytes_per_s: self.budget.bytes_per_s(),
             complete: self.complete,
             store_failed: self.durability.failed().is_some(),
         }

@@ -6,6 +6,8 @@
 //! - [`Event::SourceDown`] comes before the [`FetchFailure::Disconnected`] completions of that connection, and
 //!   [`Event::SourceUp`] only when fetches can be sent again.
 
+use std::num::NonZeroU64;
+
 use crate::geometry::ByteRange;
 use crate::operation::OpId;
 
@@ -179,7 +181,7 @@ pub struct SourceExtent {
     pub zero: bool,
 }
 
-/// What somebody in charge wants. Each is idempotent and ends in one [`crate::Notice`].
+/// What somebody in charge wants. Each is idempotent and ends in one [`crate::Notice`] unless it says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
     /// Standby → Open: serve the guest, and hydrate. Ends in `Notice::Opened`.
@@ -195,4 +197,11 @@ pub enum Command {
     PauseHydration,
     /// Fetch in the background again. At once, without a notice.
     ResumeHydration,
+    /// Fetch at most so much in the background from now on, on average over the time since the last change (see
+    /// [`crate::limits::BUDGET_BURST_MS`]). What the guest needs is never held back, but counts. At once, without a
+    /// notice; not remembered across restarts.
+    SetBudget {
+        /// None, as in the beginning: as much as goes.
+        bytes_per_s: Option<NonZeroU64>,
+    },
 }

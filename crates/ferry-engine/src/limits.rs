@@ -18,6 +18,9 @@ pub const SICK_RANGES_MAX: usize = 1_024;
 pub const QUERY_BYTES_MAX: u64 = 1 << 40;
 /// The most extents of one answer that are looked at.
 pub const EXTENTS_MAX: usize = 1 << 16;
+/// How much of its budget the background may make up for at once, in milliseconds, beside a region: more than passes
+/// between two ticks, so that nothing is lost to them.
+pub const BUDGET_BURST_MS: u64 = 250;
 /// The most of a cache request that is heeded, in bytes.
 pub const CACHE_BYTES_MAX: u64 = 64 << 20;
 

@@ -1,5 +1,7 @@
 //! What a person may want to know about a volume, in numbers that only the engine has.
 
+use std::num::NonZeroU64;
+
 use crate::map::Phase;
 
 /// A snapshot. Bytes are of the volume unless said otherwise; counters start at zero with the process.
@@ -41,6 +43,8 @@ pub struct EngineStatus {
     pub source_up: bool,
     /// Whether background copying was paused by command.
     pub paused: bool,
+    /// The most that background copying fetches a second; none: no budget.
+    pub budget_bytes_per_s: Option<NonZeroU64>,
     /// Every block is local and the map says so.
     pub complete: bool,
     /// The store failed to make data durable; see [`crate::Notice::StoreFailed`].

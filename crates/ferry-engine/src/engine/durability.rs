@@ -233,6 +233,6 @@ fn command_record(command: Command) -> Option<MapRecord> {
         Command::Open | Command::Unseal => Some(MapRecord::Phase(Phase::Open)),
         Command::Seal => Some(MapRecord::Phase(Phase::Sealed)),
         Command::DetachSource => Some(MapRecord::SourceDetached),
-        Command::PauseHydration | Command::ResumeHydration => None,
+        Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. } => None,
     }
 }

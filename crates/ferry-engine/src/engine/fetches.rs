@@ -118,6 +118,7 @@ impl Engine {
         let op = self.ops.insert(Op::Fetch(Box::new(fetch)));
         self.fetches.insert(blocks, op);
         let range = self.geometry().bytes_of(blocks);
+        self.budget.spend(range.len_bytes());
         out.push(Operation::Fetch { op, range, urgency: Urgency::Background });
     }
 
@@ -140,6 +141,7 @@ impl Engine {
                         break;
                     }
                     self.fetches.guest_bytes = bytes;
+                    self.budget.spend(range.len_bytes());
                     self.fetch_mut(op).state = State::UnderWay { epoch };
                     out.push(Operation::Fetch { op, range, urgency: Urgency::Guest });
                 }

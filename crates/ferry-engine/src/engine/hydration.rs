@@ -9,8 +9,8 @@
 //!
 //! Background fetches have their own share of buffers, so that the guest's load never stops them. While the guest waits
 //! for the source or for a flush, that share is small ([`BESIDE_GUEST`]); when nobody waits it grows by one with each
-//! fetch that ends. Invariant: while blocks are remote and the source is up, something is under way, or waits for a
-//! tick.
+//! fetch that ends. A budget ([`super::budget`]) holds back further fetches, never queries. Invariant: while blocks are
+//! remote and the source is up, something is under way, or waits for a tick.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -187,7 +187,7 @@ impl Engine {
             return;
         }
         let share = self.background_share();
-        while self.hydration.fetches_in_flight < share {
+        while self.hydration.fetches_in_flight < share && self.budget.allows() {
             let Some((blocks, attempts)) = self.next_in_background() else { break };
             self.hydration.fetches_in_flight += 1;
             self.fetch_in_background(blocks, attempts, out);

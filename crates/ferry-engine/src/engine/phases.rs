@@ -32,6 +32,7 @@ impl Engine {
         match command {
             Command::PauseHydration => self.hydration.pause(true),
             Command::ResumeHydration => self.hydration.pause(false),
+            Command::SetBudget { bytes_per_s } => self.budget.set(bytes_per_s),
             Command::Open | Command::Seal | Command::Unseal | Command::DetachSource => {
                 if command == Command::Seal && self.phase == Phase::Open {
                     self.refuse_waiting_puts(Errno::EPERM, out);
@@ -73,7 +74,9 @@ impl Engine {
             (Command::DetachSource, _) if !self.has_source => Verdict::Already,
             (Command::DetachSource, _) if !self.complete => Verdict::Refused(Refusal::NotComplete),
             (Command::DetachSource, _) => Verdict::Ready,
-            (Command::PauseHydration | Command::ResumeHydration, _) => Verdict::Already,
+            (Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. }, _) => {
+                Verdict::Already
+            }
         };
         match (verdict, self.durability.failed()) {
             (Verdict::Ready | Verdict::NotYet, Some(errno)) => Verdict::Failed(errno),
@@ -97,7 +100,7 @@ impl Engine {
             Command::Open | Command::Unseal => self.phase = Phase::Open,
             Command::Seal => self.phase = Phase::Sealed,
             Command::DetachSource => self.has_source = false,
-            Command::PauseHydration | Command::ResumeHydration => {}
+            Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. } => {}
         }
         out.extend(done_notice(command).map(Operation::Notice));
     }
@@ -109,6 +112,6 @@ fn done_notice(command: Command) -> Option<Notice> {
         Command::Seal => Some(Notice::Sealed),
         Command::Unseal => Some(Notice::Unsealed),
         Command::DetachSource => Some(Notice::SourceDetached),
-        Command::PauseHydration | Command::ResumeHydration => None,
+        Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. } => None,
     }
 }

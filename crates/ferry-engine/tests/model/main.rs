@@ -2,7 +2,7 @@
 //! and going, and crashes that keep any part of what was not synced.
 //!
 //! What is asserted: every read returns a value it may; every acknowledged flush survives every crash; nothing is
-//! fetched twice unless something failed; in the end everything is local, and the store holds what the model says.
+//! fetched twice unless something failed; no budget is exceeded; in the end everything is local, and the store holds what the model says.
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
@@ -12,6 +12,7 @@ mod world;
 
 use ferry_engine::{ByteRange, Command, Event, Geometry, Limits, Notice, RequestKind};
 use proptest::prelude::*;
+use std::num::NonZeroU64;
 
 use oracle::GARBAGE;
 use world::{Dice, GOOD_LUCK, Luck, World};
@@ -79,7 +80,13 @@ fn quiet_act() -> impl Strategy<Value = Act> {
         2 => Just(Act::SourceUp),
         1 => Just(Act::SourceDown),
         1 => prop_oneof![Just(Act::Command(Command::PauseHydration)), Just(Act::Command(Command::ResumeHydration))],
+        1 => budget().prop_map(|bytes_per_s| Act::Command(Command::SetBudget { bytes_per_s })),
     ]
+}
+
+/// Slow ones too: whatever the budget, hydration ends.
+fn budget() -> impl Strategy<Value = Option<NonZeroU64>> {
+    prop_oneof![1 => Just(None), 4 => (100_u64..200_000).prop_map(NonZeroU64::new)]
 }
 
 fn wild_act() -> impl Strategy<Value = Act> {

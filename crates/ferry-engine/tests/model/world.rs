@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use ferry_engine::{
     Arrival, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits, MapLog, MapState,
-    Notice, OpId, Operation, Phase, RequestId, RequestKind, Residence, SourceExtent, map,
+    Notice, OpId, Operation, Phase, RequestId, RequestKind, Residence, SourceExtent, Urgency,
+    limits::BUDGET_BURST_MS, map,
 };
 
 use crate::oracle::{Failed, GARBAGE, Oracle, span};
@@ -56,7 +57,15 @@ pub struct World {
     must_be_sealed: bool,
     unseals_asked: u32,
     must_be_complete: bool,
+    budget: Option<Budget>,
     dice: Dice,
+}
+
+/// What the background was told to keep to, and what it has fetched since.
+struct Budget {
+    bytes_per_s: u64,
+    since_ms: u64,
+    bytes: u64,
 }
 
 struct Guest {
@@ -98,6 +107,7 @@ impl World {
             must_be_sealed: false,
             unseals_asked: 0,
             must_be_complete: false,
+            budget: None,
             dice: Dice(seed),
         }
     }
@@ -160,6 +170,10 @@ impl World {
             self.must_be_sealed = false;
             self.unseals_asked += 1;
         }
+        if let Command::SetBudget { bytes_per_s } = command {
+            let since_ms = self.now_ms;
+            self.budget = bytes_per_s.map(|rate| Budget { bytes_per_s: rate.get(), since_ms, bytes: 0 });
+        }
         self.tell(Event::Command(command));
     }
 
@@ -197,6 +211,14 @@ impl World {
     }
 
     fn start(&mut self, operation: Operation) {
+        if let (Operation::Fetch { range, urgency: Urgency::Background, .. }, Some(budget)) =
+            (&operation, &mut self.budget)
+        {
+            budget.bytes += range.len_bytes();
+            let earned = budget.bytes_per_s * (self.now_ms - budget.since_ms + BUDGET_BURST_MS) / 1_000;
+            let most = earned + self.geometry.region_bytes();
+            assert!(budget.bytes <= most, "{} bytes, the budget allows {most}", budget.bytes);
+        }
         match &operation {
             Operation::Fetch { .. } | Operation::QuerySource { .. } => assert!(self.source_up),
             Operation::WriteLocal { data: DataRef::Request { id, .. }, .. } => {
@@ -428,6 +450,7 @@ impl World {
         }
         self.engine = Engine::new(state, self.limits);
         self.source_up = false;
+        self.budget = None;
         self.tick(0);
     }
 

@@ -1,0 +1,177 @@
+//! The pace of hydration, in virtual time: what a budget promises, one promise a test.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
+
+use ferry_engine::limits::BUDGET_BURST_MS;
+use ferry_engine::{
+    Arrival, ByteRange, Command, Engine, Event, Geometry, Limits, MapState, Operation, Phase, RequestId,
+    RequestKind, SourceExtent, Urgency,
+};
+use std::num::NonZeroU64;
+
+const MIB: u64 = 1 << 20;
+
+/// A clone with a source that gives everything at once, and a clock that only the test moves.
+struct Clone {
+    engine: Engine,
+    now_ms: u64,
+    background_bytes: u64,
+    guest_bytes: u64,
+    next_request: u64,
+}
+
+impl Clone {
+    /// A clone whose source is up, under a budget from its first moment.
+    fn under(bytes_per_s: u64, size_bytes: u64) -> Clone {
+        let geometry = Geometry::new(size_bytes, MIB).unwrap();
+        let map = MapState::fresh([1; 16], geometry, 1, Phase::Open, true);
+        let engine = Engine::new(map, Limits::default());
+        let mut clone = Clone { engine, now_ms: 0, background_bytes: 0, guest_bytes: 0, next_request: 0 };
+        clone.budget(Some(bytes_per_s));
+        clone.tell(Event::SourceUp);
+        clone
+    }
+
+    fn budget(&mut self, bytes_per_s: Option<u64>) {
+        let bytes_per_s = bytes_per_s.map(|rate| NonZeroU64::new(rate).unwrap());
+        self.tell(Event::Command(Command::SetBudget { bytes_per_s }));
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.tell(Event::Tick { now_ms: self.now_ms });
+    }
+
+    /// A guest reads; gives whether it was answered before any time passed.
+    fn read(&mut self, offset: u64, len: u64) -> bool {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        let range = ByteRange::new(offset, len).unwrap();
+        self.tell(Event::Request { id, kind: RequestKind::Read { range } })
+    }
+
+    /// Tells the engine, and does what it wants until it wants nothing more. Gives whether a guest was answered.
+    fn tell(&mut self, event: Event) -> bool {
+        let (mut events, mut answered) = (vec![event], false);
+        while let Some(event) = events.pop() {
+            let mut operations = Vec::new();
+            self.engine.handle(event, &mut operations);
+            for operation in operations {
+                answered |= matches!(operation, Operation::Reply { .. });
+                events.extend(self.execute(operation));
+            }
+        }
+        answered
+    }
+
+    fn execute(&mut self, operation: Operation) -> Option<Event> {
+        match operation {
+            Operation::Fetch { op, range, urgency } => {
+                match urgency {
+                    Urgency::Background => self.background_bytes += range.len_bytes(),
+                    Urgency::Guest => self.guest_bytes += range.len_bytes(),
+                }
+                Some(Event::Fetched { op, result: Ok(Arrival::DATA) })
+            }
+            Operation::QuerySource { op, range } => {
+                let data = SourceExtent { len_bytes: range.len_bytes(), zero: false };
+                Some(Event::Extents { op, result: Ok(vec![data]) })
+            }
+            Operation::ReadLocal { op, .. }
+            | Operation::WriteLocal { op, .. }
+            | Operation::ZeroLocal { op, .. }
+            | Operation::SyncLocal { op }
+            | Operation::Persist { op, .. } => Some(Event::Done { op, result: Ok(()) }),
+            _ => None,
+        }
+    }
+}
+
+/// What may come at once, on top of budget × time.
+fn burst(bytes_per_s: u64) -> u64 {
+    MIB + bytes_per_s * BUDGET_BURST_MS / 1_000
+}
+
+#[test]
+fn a_budget_is_never_exceeded_and_never_left_unused() {
+    for bytes_per_s in [1, 100_000, MIB, 7 * MIB + 13, 50 * MIB, 3_000 * MIB] {
+        let mut clone = Clone::under(bytes_per_s, 512 * MIB);
+        for step in 0..400 {
+            let earned = bytes_per_s * clone.now_ms / 1_000;
+            let crossed = clone.background_bytes;
+            let situation = format!("{bytes_per_s} B/s, {crossed} B after {} ms", clone.now_ms);
+            assert!(crossed <= earned + burst(bytes_per_s), "{situation}");
+            assert!(crossed >= earned.min(512 * MIB), "{situation}");
+            // Ticks come when they come.
+            clone.pass([100, 1, 250, 37, 0, 100][step % 6]);
+        }
+    }
+}
+
+#[test]
+fn a_slow_budget_ends_too() {
+    let mut clone = Clone::under(MIB / 2, 16 * MIB);
+    while clone.engine.wants_tick() {
+        clone.pass(100);
+    }
+    assert!(clone.engine.status().complete);
+    assert!((28_000..=34_000).contains(&clone.now_ms), "16 MiB at 512 KiB/s: {} ms", clone.now_ms);
+}
+
+#[test]
+fn a_change_of_the_budget_takes_effect_at_once() {
+    let mut clone = Clone::under(MIB, 512 * MIB);
+    let first = clone.background_bytes;
+    assert!(first <= burst(MIB), "{first}");
+    clone.budget(Some(10 * MIB));
+    clone.pass(100);
+    clone.pass(200);
+    let raised = clone.background_bytes - first;
+    assert!((2 * MIB..=4 * MIB).contains(&raised), "3 MiB were earned: {raised}");
+    clone.budget(Some(1));
+    clone.pass(60_000);
+    assert!(clone.background_bytes - first - raised <= MIB, "a byte a second is next to nothing");
+    assert_eq!(clone.engine.status().budget_bytes_per_s, NonZeroU64::new(1));
+    clone.budget(None);
+    assert_eq!(clone.background_bytes, 512 * MIB, "without a budget nothing waits for time");
+}
+
+#[test]
+fn the_same_budget_told_again_and_again_gives_nothing_extra() {
+    let mut clone = Clone::under(MIB, 512 * MIB);
+    for _ in 0..100 {
+        clone.pass(100);
+        clone.budget(Some(2 * MIB));
+        clone.budget(Some(MIB));
+    }
+    let most = MIB * clone.now_ms / 1_000 + burst(MIB);
+    assert!(clone.background_bytes <= most, "{} of {most}", clone.background_bytes);
+}
+
+#[test]
+fn what_the_guest_needs_is_never_held_back_but_counts() {
+    let mut clone = Clone::under(MIB, 512 * MIB);
+    let burst_bytes = clone.background_bytes;
+    for megabyte in 300..340 {
+        assert!(clone.read(megabyte * MIB, MIB), "the guest waits for no budget");
+    }
+    assert_eq!(clone.guest_bytes, 40 * MIB);
+    clone.pass(1_000);
+    assert_eq!(clone.background_bytes, burst_bytes, "the guest has used it up");
+    // A debt is as deep as a burst: 1.25 s until nothing is owed, and one more until a region goes.
+    (0..13).for_each(|_| clone.pass(100));
+    assert!(clone.background_bytes > burst_bytes, "and the background goes on soon after");
+}
+
+#[test]
+fn guest_and_background_together_keep_within_the_budget_while_the_guest_needs_less() {
+    let mut clone = Clone::under(8 * MIB, 512 * MIB);
+    for step in 0..200 {
+        assert!(clone.read((500 * MIB) - step * 256 * 1024, 256 * 1024));
+        clone.pass(100);
+        let crossed = clone.background_bytes + clone.guest_bytes;
+        let earned = 8 * MIB * clone.now_ms / 1_000;
+        assert!(crossed <= earned + burst(8 * MIB) + 256 * 1024, "{crossed} after {} ms", clone.now_ms);
+        assert!(crossed >= earned, "{crossed} after {} ms", clone.now_ms);
+    }
+}

@@ -2,8 +2,8 @@
 
 use crate::{
     Activate, ApiError, CreateMachine, Crossing, DestroyMachine, EventsAfter, ImportVolume, Job, JobEvents,
-    JobId, Machine, MachineRef, Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef,
-    WorkerInfo,
+    JobId, Machine, MachineRef, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey,
+    VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -42,6 +42,12 @@ pub trait AgentApi: Send + Sync + 'static {
     fn volumes(&self) -> impl Future<Output = Answer<Vec<Volume>>> + Send;
     /// One volume; if several generations of it are here, the highest.
     fn volume(&self, volume: &VolumeRef) -> impl Future<Output = Answer<Volume>> + Send;
+    /// Sets the pace of a volume's hydration. Refused for a copy that nobody serves.
+    fn volume_pace(
+        &self,
+        volume: &VolumeRef,
+        pace: PaceVolume,
+    ) -> impl Future<Output = Answer<Volume>> + Send;
     /// Deletes a volume that belongs to no machine.
     fn volume_delete(&self, volume: &VolumeRef) -> impl Future<Output = Answer<()>> + Send;
 

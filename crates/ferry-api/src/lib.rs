@@ -34,6 +34,7 @@ pub use peer::{
     ReserveVolume, VolumeExport,
 };
 pub use volume::{
-    Hydration, ImportVolume, Ownership, REGION_BYTES_DEFAULT, ServerState, Volume, VolumePhase, VolumeSource,
+    Hydration, ImportVolume, Ownership, PaceVolume, REGION_BYTES_DEFAULT, ServerState, Volume, VolumePhase,
+    VolumeSource,
 };
 pub use worker::{API_VERSION, PeerInfo, Room, WorkerInfo};

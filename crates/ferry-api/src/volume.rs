@@ -2,6 +2,7 @@
 
 use crate::{Generation, JobId, MachineId, VolumeId, VolumeName, WorkerName};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 
 /// Unit of copying when nothing else is asked for, in bytes.
 pub const REGION_BYTES_DEFAULT: u32 = 1024 * 1024;
@@ -20,6 +21,16 @@ pub struct ImportVolume {
     /// Unit of copying in bytes, a power of two; [`REGION_BYTES_DEFAULT`] if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region_bytes: Option<u32>,
+}
+
+/// Asks for another pace of hydration, from now on and over restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaceVolume {
+    /// The most that is fetched in the background a second; none (`null`, never left out): as much as goes. What the
+    /// guest needs is never held back, but counts.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub budget_bytes_per_s: Option<NonZeroU64>,
 }
 
 /// A copy of a volume on a worker.
@@ -49,6 +60,10 @@ pub struct Volume {
     pub source: Option<VolumeSource>,
     /// How far the clone is; none while its server does not answer.
     pub hydration: Option<Hydration>,
+    /// The most that hydration fetches in the background a second; none without a budget, or while its server does
+    /// not answer.
+    #[serde(default)]
+    pub budget_bytes_per_s: Option<NonZeroU64>,
     /// NBD URI for the guest, on this worker.
     pub guest_uri: String,
     /// NBD URI for other workers, while the volume is exported.

@@ -3,7 +3,7 @@
 //! ```text
 //! <id>/  data          the bytes, sparse
 //!        map           which blocks are local; phase and generation (crash-safe, see docs/formats.md)
-//!        volume.json   what the volume is: id, sizes, source, export (replaced whole, never edited in place)
+//!        volume.json   what the volume is: id, sizes, source, export, budget (replaced whole, never edited in place)
 //!        lock          held by the one server that has the volume open
 //!        control.sock  for the agent        guest.sock  for the guest        server.log
 //! ```
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -119,11 +120,23 @@ pub struct VolumeConfig {
     /// Where other workers read it; listened on again after a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub export: Option<SocketAddr>,
+    /// The most that hydration fetches in the background a second; none: as much as goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_bytes_per_s: Option<NonZeroU64>,
 }
 
 impl VolumeConfig {
     pub(crate) fn new(id: String, size_bytes: u64, region_bytes: u32, generation: u64) -> Self {
-        Self { format: CONFIG_FORMAT, id, size_bytes, region_bytes, generation, source: None, export: None }
+        Self {
+            format: CONFIG_FORMAT,
+            id,
+            size_bytes,
+            region_bytes,
+            generation,
+            source: None,
+            export: None,
+            budget_bytes_per_s: None,
+        }
     }
 
     /// Reads the description of the volume in `dir`.
@@ -219,6 +232,18 @@ pub fn lock(dir: &Path) -> Result<DirectoryLock, DirectoryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_description_from_before_budgets_has_none_and_stays_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = VolumeConfig::new("01JD9Z6M4Q5R6S7T8V9WAXBYCZ".to_owned(), 4096, 4096, 1);
+        config.write(dir.path()).unwrap();
+        assert!(!fs::read_to_string(dir.path().join(CONFIG)).unwrap().contains("budget"));
+        assert_eq!(VolumeConfig::read(dir.path()).unwrap(), config);
+        let paced = VolumeConfig { budget_bytes_per_s: NonZeroU64::new(1), ..config };
+        paced.write(dir.path()).unwrap();
+        assert_eq!(VolumeConfig::read(dir.path()).unwrap(), paced);
+    }
 
     #[test]
     fn a_directory_has_one_holder() {

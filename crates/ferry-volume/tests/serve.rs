@@ -10,6 +10,7 @@ use ferry_volume::{
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -283,6 +284,34 @@ fn a_source_is_forgotten_only_when_nothing_is_remote() {
     clone.until(|s| s.hydration.complete);
     clone.control().detach_source().unwrap();
     assert_eq!(clone.control().status().unwrap().source, None);
+}
+
+#[test]
+fn a_budget_holds_the_background_alone_and_is_remembered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut home = Volume::create(tmp.path().join("home"), A, 16 * MIB, 1, None);
+    let bytes = pattern(1, 16 * MIB as usize);
+    home.guest().write_at(0, &bytes).unwrap();
+    let source = home.seal_and_export();
+    home.stop();
+    let mut clone = Volume::create(tmp.path().join("away"), A, 16 * MIB, 2, Some(source));
+    // Twelve days for each region after the first.
+    let slow = NonZeroU64::new(1);
+    clone.control().set_budget(slow).unwrap();
+    home.start();
+    clone.until(|s| s.hydration.bytes_fetched >= MIB);
+    assert_eq!(read(&mut clone.guest(), 9 * MIB, 4096), bytes[9 * MIB as usize..][..4096]);
+    assert_eq!(clone.control().status().unwrap().hydration.bytes_fetched, MIB + 4096);
+    clone.stop();
+    clone.start();
+    let status = clone.until(|s| s.source.as_ref().is_some_and(|s| s.connected));
+    assert_eq!(status.budget_bytes_per_s, slow);
+    assert_eq!(read(&mut clone.guest(), 13 * MIB, 4096), bytes[13 * MIB as usize..][..4096]);
+    assert!(clone.control().status().unwrap().hydration.bytes_fetched <= MIB + 4096);
+    clone.control().set_budget(None).unwrap();
+    let status = clone.until(|s| s.hydration.complete);
+    assert_eq!(status.budget_bytes_per_s, None);
+    assert_eq!(read(&mut clone.guest(), 0, bytes.len()), bytes);
 }
 
 #[test]

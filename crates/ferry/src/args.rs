@@ -54,7 +54,7 @@ pub enum Command {
     /// Machines: create, start, stop, look at, destroy
     #[command(subcommand)]
     Machine(Machine),
-    /// Volumes: import, look at, delete
+    /// Volumes: import, look at, pace, delete
     #[command(subcommand)]
     Volume(Volume),
     /// Move a machine to another worker and watch it cross
@@ -247,6 +247,17 @@ pub enum Volume {
     Show {
         /// Name or id
         volume: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Set how fast a volume hydrates, from now on
+    Pace {
+        /// Name or id
+        volume: String,
+        /// The most to fetch in the background a second, as in 50MiB; none for as much as goes. What the machine
+        /// reads is never held back, but counts
+        #[arg(long, value_name = "SIZE|none")]
+        max: String,
         #[command(flatten)]
         asking: Asking,
     },

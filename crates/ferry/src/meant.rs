@@ -2,6 +2,7 @@
 //! is asked of an agent; behind this door nothing is checked again.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use ferry_api::http::Client;
 use ferry_api::{
     CreateMachine, DestroyMachine, Driver, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume,
-    RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
+    PaceVolume, RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -93,6 +94,8 @@ pub enum Question {
     VolumeList,
     /// `volume show`
     VolumeShow(VolumeRef),
+    /// `volume pace`
+    VolumePace(VolumeRef, PaceVolume),
     /// `volume delete`
     VolumeDelete(VolumeRef),
     /// `move`
@@ -263,8 +266,24 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
         }
         args::Volume::List { asking } => ask(&asking, Question::VolumeList),
         args::Volume::Show { volume, asking } => ask(&asking, Question::VolumeShow(parsed(&volume)?)),
+        args::Volume::Pace { volume, max, asking } => {
+            let pace = PaceVolume { budget_bytes_per_s: budget(&max)? };
+            ask(&asking, Question::VolumePace(parsed(&volume)?, pace))
+        }
         args::Volume::Delete { volume, asking } => ask(&asking, Question::VolumeDelete(parsed(&volume)?)),
     }
+}
+
+/// Bytes a second, or none.
+fn budget(typed: &str) -> Result<Option<NonZeroU64>, Misuse> {
+    if typed == "none" {
+        return Ok(None);
+    }
+    let bytes_per_s = parse_size(typed.strip_suffix("/s").unwrap_or(typed)).map_err(|_| {
+        Misuse(format!("--max {typed:?} is no pace; write bytes a second as in 50MiB, or none"))
+    })?;
+    let zero = || Misuse("--max 0 would never end; give at least 1 byte a second, or none".to_owned());
+    NonZeroU64::new(bytes_per_s).map(Some).ok_or_else(zero)
 }
 
 /// A URI stays as it is. A path is made absolute here, because the agent has another working directory.
@@ -357,6 +376,8 @@ mod tests {
             ("ferry machine create We/b -- true", "is not a name"),
             ("ferry machine create web --restart sometimes -- true", "always, on-failure or never"),
             ("ferry machine create web --stop-signal WINCH -- true", "TERM, INT"),
+            ("ferry volume pace web --max 50MB", "50MiB, or none"),
+            ("ferry volume pace web --max 0", "at least 1 byte"),
             ("ferry job show web", "is not an id"),
             ("ferry machine list --agent somewhere", "http://127.0.0.1:7433"),
             ("ferry move web --to w2 --retention 90m", "whole hours"),
@@ -366,6 +387,19 @@ mod tests {
             let sentence = misuse(line);
             assert!(sentence.contains(part), "{line}: {sentence}");
             assert!(!sentence.contains('\n'), "{line}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn a_pace_is_a_size_a_second_or_none() {
+        let mib = NonZeroU64::new(50 << 20);
+        for (typed, budget_bytes_per_s) in [("50MiB", mib), ("50MiB/s", mib), ("none", None)] {
+            let Question::VolumePace(volume, pace) =
+                question(&format!("ferry volume pace web --max {typed}"))
+            else {
+                panic!("{typed}")
+            };
+            assert_eq!((volume.to_string().as_str(), pace), ("web", PaceVolume { budget_bytes_per_s }));
         }
     }
 

@@ -26,6 +26,7 @@ use ferry_volume::control::{Client, ControlError, Phase, Status};
 use keeper::{Doomed, Keeper};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -389,6 +390,21 @@ impl Volumes {
             self.inner.ask(key, Client::detach_source).await?;
         }
         Ok(self.inner.records.change(vec![Change::Source { key, source: None }]).await?)
+    }
+
+    /// Sets the most that a copy fetches in the background a second; its server remembers it.
+    ///
+    /// # Errors
+    /// Nobody serves the copy, or its server refuses.
+    pub async fn pace(&self, key: VolumeKey, bytes_per_s: Option<NonZeroU64>) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        if service::wanted(&record.ownership) == service::Service::None {
+            return Err(not_allowed(&record, "given another pace"));
+        }
+        self.inner.serving(&record).await?;
+        self.inner.ask(key, move |client| client.set_budget(bytes_per_s)).await
     }
 
     /// Deletes a copy: its server, its directory, its record. Nothing happens if it is not there.

@@ -70,6 +70,7 @@ impl Volumes {
             phase: status.map(|s| phase(s.phase)),
             source: source(&record, status),
             hydration: status.map(|s| hydration(&s.hydration, record.bytes_expected)),
+            budget_bytes_per_s: status.and_then(|s| s.budget_bytes_per_s),
             guest_uri: self.guest_uri(key),
             export_uri: status.and_then(|s| s.export).map(|address| self.inner.export_uri(key, address)),
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),

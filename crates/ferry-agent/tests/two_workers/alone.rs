@@ -2,8 +2,8 @@
 
 use crate::house::{machine, pid, server_pid, workers};
 use ferry_api::{
-    AgentApi, CreateMachine, DestroyMachine, ErrorCode, ImportVolume, MachineState, NewVolume, RestartPolicy,
-    ServerState, VolumeOrigin, VolumePhase,
+    AgentApi, CreateMachine, DestroyMachine, ErrorCode, ImportVolume, MachineState, NewVolume, PaceVolume,
+    RestartPolicy, ServerState, VolumeOrigin, VolumePhase,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -132,6 +132,21 @@ async fn a_raw_file_becomes_a_volume_that_is_whole_by_and_by() {
     create.volumes = vec![NewVolume { name: "disk".parse().unwrap(), origin }];
     let reader = w1.door().machine_create(create).await.unwrap();
     assert_eq!(w1.volume("disk").await.machine, Some(reader.id));
+    w1.end().await;
+}
+
+#[tokio::test]
+async fn the_pace_of_a_volume_can_be_set_while_it_is_in_use() {
+    let [w1] = workers([""]).await;
+    let image = w1.config().state_dir.join("image.raw");
+    std::fs::write(&image, vec![7; 3 << 20]).unwrap();
+    w1.door().volume_import(import("files", image.to_str().unwrap())).await.unwrap();
+    let files = "files".parse().unwrap();
+    for budget_bytes_per_s in [std::num::NonZeroU64::new(50 << 20), None] {
+        let paced = w1.door().volume_pace(&files, PaceVolume { budget_bytes_per_s }).await.unwrap();
+        assert_eq!(paced.budget_bytes_per_s, budget_bytes_per_s);
+        assert_eq!(w1.volume("files").await.budget_bytes_per_s, budget_bytes_per_s);
+    }
     w1.end().await;
 }
 

@@ -2,8 +2,8 @@
 
 use crate::{
     Activate, AgentApi, ApiError, CreateMachine, Crossing, DestroyMachine, ErrorCode, EventsAfter,
-    ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, Prepare, Reserve, StartMove, Volume,
-    VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, PaceVolume, Prepare, Reserve, StartMove,
+    Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -178,6 +178,10 @@ impl AgentApi for Client {
 
     async fn volume(&self, volume: &VolumeRef) -> Result<Volume, ApiError> {
         self.get(&["volumes", &volume.to_string()]).await
+    }
+
+    async fn volume_pace(&self, volume: &VolumeRef, pace: PaceVolume) -> Result<Volume, ApiError> {
+        self.post(&["volumes", &volume.to_string(), "pace"], &pace).await
     }
 
     async fn volume_delete(&self, volume: &VolumeRef) -> Result<(), ApiError> {

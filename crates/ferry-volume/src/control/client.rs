@@ -4,6 +4,7 @@ use super::{Answer, Request, Status};
 use crate::directory;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -171,6 +172,14 @@ impl Client {
     /// The server is gone.
     pub fn resume_hydration(&mut self) -> Result<(), ControlError> {
         self.done(&Request::ResumeHydration)
+    }
+
+    /// Fetches at most so much in the background from now on; none: as much as goes. A restart remembers it.
+    ///
+    /// # Errors
+    /// Refused when the description of the volume cannot be written; the budget is as before then.
+    pub fn set_budget(&mut self, bytes_per_s: Option<NonZeroU64>) -> Result<(), ControlError> {
+        self.done(&Request::SetBudget { bytes_per_s })
     }
 
     /// Ends the server after everything is durable.

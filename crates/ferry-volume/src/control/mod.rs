@@ -10,6 +10,7 @@ pub use client::{Client, ControlError};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// Longest request line a server accepts, in bytes.
@@ -47,6 +48,13 @@ pub enum Request {
     PauseHydration,
     /// Fetch in the background again.
     ResumeHydration,
+    /// Fetch at most so much in the background from now on, over restarts, too (durable). What the guest needs is
+    /// never held back, but counts.
+    SetBudget {
+        /// None (`null`, never left out): as much as goes.
+        #[serde(deserialize_with = "Option::deserialize")]
+        bytes_per_s: Option<NonZeroU64>,
+    },
     /// Make everything durable and end the process.
     Shutdown,
 }
@@ -108,6 +116,9 @@ pub struct Status {
     pub readers: u32,
     /// How far the clone is.
     pub hydration: Hydration,
+    /// The most that the background fetches a second; none: no budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_bytes_per_s: Option<NonZeroU64>,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.
@@ -170,6 +181,23 @@ impl Phase {
             ferry_engine::Phase::Standby => Self::Standby,
             ferry_engine::Phase::Open => Self::Open,
             ferry_engine::Phase::Sealed => Self::Sealed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_taken_away_only_by_saying_so() {
+        let read = |line: &str| serde_json::from_str::<Request>(line).ok();
+        let none = r#"{"ask":"set_budget","bytes_per_s":null}"#;
+        assert_eq!(read(none), Some(Request::SetBudget { bytes_per_s: None }));
+        let some = r#"{"ask":"set_budget","bytes_per_s":7}"#;
+        assert_eq!(read(some), Some(Request::SetBudget { bytes_per_s: NonZeroU64::new(7) }));
+        for vague in [r#"{"ask":"set_budget"}"#, r#"{"ask":"set_budget","bytes_per_s":0}"#] {
+            assert_eq!(read(vague), None, "{vague}");
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::control::{Answer, Hydration, Phase, Request, SourceStatus, Status};
 use crate::directory::GUEST_SOCKET;
 use ferry_engine::{Command, Errno, Event, Notice, RequestId, RequestKind};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 
 /// A flush that an agent asked for.
 pub(super) struct AskedFlush {
@@ -59,6 +60,7 @@ impl Server {
             Request::Export { listen } => Some(self.export(listen)),
             Request::Withdraw => Some(self.withdraw()),
             Request::SetSource { uri } => Some(self.set_source(&uri)),
+            Request::SetBudget { bytes_per_s } => Some(self.set_budget(bytes_per_s)),
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
             // Nobody has written a volume that stands by, and it would refuse the flush.
             Request::Shutdown if self.phase() == Phase::Standby => {
@@ -147,6 +149,13 @@ impl Server {
         Answer::Done
     }
 
+    fn set_budget(&mut self, bytes_per_s: Option<NonZeroU64>) -> Answer {
+        match self.store.describe(|config| config.budget_bytes_per_s = bytes_per_s) {
+            Ok(()) => self.command_at_once(Command::SetBudget { bytes_per_s }),
+            Err(e) => refused(whole_story(&e)),
+        }
+    }
+
     /// The map no longer asks for a source; the description follows.
     pub(super) fn source_detached(&mut self) {
         self.leave_source();
@@ -204,6 +213,7 @@ impl Server {
                 checksum_errors: engine.checksum_errors,
                 rate_bytes_per_s: self.rate.bytes_per_s as u64,
             },
+            budget_bytes_per_s: engine.budget_bytes_per_s,
             store_failed: engine.store_failed,
             store_bytes_allocated: self.store.bytes_allocated(),
         }

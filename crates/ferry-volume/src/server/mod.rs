@@ -215,6 +215,8 @@ impl Server {
             flushes: HashMap::new(),
             ending: Vec::new(),
         };
+        let bytes_per_s = server.store.config.budget_bytes_per_s;
+        server.feed(Event::Command(Command::SetBudget { bytes_per_s }));
         server.listen_again();
         server.follow_source();
         Ok(server)

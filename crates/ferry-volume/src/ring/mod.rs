@@ -180,10 +180,7 @@ impl<P> Ring<P> {
 
     /// Sends the pieces one after the other as one message; may send fewer bytes than there are.
     pub(crate) fn send(&mut self, fd: &Descriptor, pieces: Vec<Piece>, purpose: P) {
-        let vectors = pieces
-            .iter()
-            .map(|p| libc::iovec { iov_base: p.buffer.address(p.at, p.len).cast(), iov_len: p.len })
-            .collect();
+        let vectors = vectors_of(pieces.iter());
         // SAFETY: all-zero is a valid message header: no name, no control data, no vectors.
         let mut message =
             Box::new(Message { header: unsafe { std::mem::zeroed() }, vectors, _pieces: pieces });
@@ -191,6 +188,32 @@ impl<P> Ring<P> {
         message.header.msg_iovlen = message.vectors.len();
         let work = Work::Send { fd: fd.as_raw_fd(), message: &raw const message.header };
         self.push(work, Held { _message: Some(message), ..held(fd, None) }, purpose);
+    }
+
+    /// Reads what the page cache holds, at once, without the ring; none when it does not hold all of it.
+    pub(crate) fn read_now(
+        fd: &Descriptor,
+        buffer: &Buffer,
+        at: usize,
+        len: usize,
+        offset: u64,
+    ) -> Option<()> {
+        let vector = libc::iovec { iov_base: buffer.address(at, len).cast(), iov_len: len };
+        // SAFETY: the vector lies inside the buffer, which outlives the call.
+        let count = unsafe { libc::preadv2(fd.as_raw_fd(), &vector, 1, offset as i64, libc::RWF_NOWAIT) };
+        (count == len as isize).then_some(())
+    }
+
+    /// Sends as much as the socket takes at once, without the ring. Nothing on any error: a send by the ring tells it.
+    pub(crate) fn send_now<'a>(fd: &Descriptor, pieces: impl Iterator<Item = &'a Piece>) -> usize {
+        let mut vectors = vectors_of(pieces);
+        // SAFETY: all-zero is a valid message header: no name, no control data, no vectors.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = vectors.as_mut_ptr();
+        header.msg_iovlen = vectors.len();
+        // SAFETY: header and vectors outlive the call, and the vectors lie inside buffers that the pieces hold.
+        let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+        usize::try_from(sent).unwrap_or(0)
     }
 
     /// Submits what was pushed, waits until something completed or `timeout` passed, and hands out completions.
@@ -224,6 +247,10 @@ impl<P> Ring<P> {
             Backend::Portable(portable) => portable.push(slot, work),
         }
     }
+}
+
+fn vectors_of<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Vec<libc::iovec> {
+    pieces.map(|p| libc::iovec { iov_base: p.buffer.address(p.at, p.len).cast(), iov_len: p.len }).collect()
 }
 
 fn held(descriptor: &Descriptor, buffer: Option<&Buffer>) -> Held {

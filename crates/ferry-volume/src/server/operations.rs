@@ -36,7 +36,9 @@ impl Server {
         match operation {
             Operation::ReadLocal { op, range, request, at } => {
                 let buffer = self.request_buffer(request);
-                self.disk().read(op, range, buffer, at as usize);
+                if let Some((op, result)) = self.disk().read(op, range, buffer, at as usize) {
+                    self.inbox.push_back(Event::Done { op, result });
+                }
             }
             Operation::WriteLocal { op, range, data } => match data {
                 DataRef::Request { id, at } => {

@@ -200,9 +200,15 @@ impl Stream {
         self.out_bytes
     }
 
-    /// Sends what is queued, unless a send is under way.
+    /// Sends what is queued, unless a send is under way: what the socket takes at once without the ring's round trip,
+    /// the rest by the ring.
     pub(crate) fn send(&mut self, ring: &mut Ring<Purpose>, purpose: Purpose) {
         if self.sending || self.ended || self.out.is_empty() {
+            return;
+        }
+        let count = Ring::<Purpose>::send_now(&self.fd, self.out.iter().take(PIECES_MAX));
+        self.went_out(count);
+        if self.out.is_empty() {
             return;
         }
         self.sending = true;
@@ -222,7 +228,11 @@ impl Stream {
             self.ended = true;
             return false;
         };
-        let mut count = count as usize;
+        self.went_out(count as usize);
+        true
+    }
+
+    fn went_out(&mut self, mut count: usize) {
         self.out_bytes -= count;
         while count > 0 {
             let first = self.out.front_mut().expect("no more is sent than was queued");
@@ -234,7 +244,6 @@ impl Stream {
                 self.out.pop_front();
             }
         }
-        true
     }
 
     /// Ends the stream: operations in flight complete with an error or nothing.

@@ -1,8 +1,10 @@
 //! The project's own chores: `cargo xtask tidy` reads the tree and says what breaks the house rules;
-//! `cargo xtask ci` is everything a change must pass, here and in CI; `cargo xtask fuzz` feeds the parsers.
+//! `cargo xtask ci` is everything a change must pass, here and in CI; `cargo xtask bench` measures Ferry beside others;
+//! `cargo xtask fuzz` feeds the parsers.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore speaks to the person who called it")]
 
+mod bench;
 mod ci;
 mod fuzz;
 mod tidy;
@@ -15,6 +17,7 @@ const USAGE: &str = "usage: cargo xtask <chore>
 chores:
   tidy   check edges, hearts, sizes, dangers, documents (reads only, about a second)
   ci     everything a change must pass: fmt, clippy, tidy, deny, test, demo
+  bench  Ferry's volume server beside qemu-nbd and nbdkit in one run (`bench --help` tells the options)
   fuzz [--seconds N] [TARGET]
          any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)";
 
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         ["tidy"] => tidy::run(&workspace_root()),
         ["ci"] => ci::run(&workspace_root()),
+        ["bench", rest @ ..] => bench::run(&workspace_root(), rest),
         ["fuzz", wishes @ ..] => fuzz::run(&workspace_root(), wishes),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

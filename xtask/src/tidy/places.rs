@@ -47,6 +47,7 @@ const DANGERS: &[Danger] = &[
             "crates/ferry-agent/src/drivers",
             "crates/ferry/src/demo",
             "xtask/src/ci",
+            "xtask/src/bench",
             "xtask/src/fuzz",
         ],
         tests_may: true,

@@ -1,0 +1,150 @@
+//! What the caller may choose, and what holds when nothing is said.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+/// Printed by `cargo xtask bench --help`.
+pub const USAGE: &str = "usage: cargo xtask bench [options]
+
+Measures Ferry's volume server beside qemu-nbd, nbdkit, nbdcopy and qemu-img and prints one table of ratios.
+A tool that is missing is said, and its cells are skipped.
+
+options:
+  --pairs N            rounds of each cell; all contenders run once in each (default 5)
+  --seconds S          length of one fio run (default 3)
+  --only TEXT          only cells whose name contains TEXT
+  --size-mib N         size of the volume for reads and writes (default 512)
+  --hydration-mib N    data of the volume that is hydrated (default 1024)
+  --cold               hydrate from a cold page cache too
+  --ferry PATH         the program to measure (default: a release build of this tree)
+  --dir PATH           where the temporary directory is made (default: the system's)
+  --write              keep the table in docs/benchmarks.md";
+
+/// The smallest volume for hydration, in MiB: below, a guest ends later than the hydration it is measured beside.
+const HYDRATION_MIB_MIN: u64 = 128;
+/// The smallest volume for reads and writes, in MiB.
+const SIZE_MIB_MIN: u64 = 16;
+
+/// The caller's choice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    pub pairs: usize,
+    /// Length of one fio run, in seconds.
+    pub seconds: f64,
+    pub only: Option<String>,
+    pub size_mib: u64,
+    pub hydration_mib: u64,
+    pub cold: bool,
+    pub ferry: Option<PathBuf>,
+    pub dir: Option<PathBuf>,
+    pub write: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pairs: 5,
+            seconds: 3.0,
+            only: None,
+            size_mib: 512,
+            hydration_mib: 1024,
+            cold: false,
+            ferry: None,
+            dir: None,
+            write: false,
+        }
+    }
+}
+
+impl Options {
+    /// Reads what follows `bench` on the command line; refuses what no bench could be run with.
+    pub fn parse(arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut options = Self::default();
+        let mut arguments = arguments.iter();
+        while let Some(&name) = arguments.next() {
+            let mut value = || arguments.next().copied().with_context(|| format!("{name} needs a value"));
+            match name {
+                "--pairs" => options.pairs = number(name, value()?)?,
+                "--seconds" => options.seconds = number(name, value()?)?,
+                "--only" => options.only = Some(value()?.to_owned()),
+                "--size-mib" => options.size_mib = number(name, value()?)?,
+                "--hydration-mib" => options.hydration_mib = number(name, value()?)?,
+                "--cold" => options.cold = true,
+                "--ferry" => options.ferry = Some(value()?.into()),
+                "--dir" => options.dir = Some(value()?.into()),
+                "--write" => options.write = true,
+                unknown => bail!("`{unknown}` is not an option of bench\n\n{USAGE}"),
+            }
+        }
+        if options.pairs == 0 {
+            bail!("--pairs must be at least 1");
+        }
+        if !(options.seconds.is_finite() && options.seconds >= 0.1) {
+            bail!("--seconds must be at least 0.1");
+        }
+        if options.size_mib < SIZE_MIB_MIN {
+            bail!("--size-mib must be at least {SIZE_MIB_MIN}");
+        }
+        if options.hydration_mib < HYDRATION_MIB_MIN {
+            bail!("--hydration-mib must be at least {HYDRATION_MIB_MIN}");
+        }
+        if options.write && options.only.is_some() {
+            bail!("--write keeps the whole table: leave --only out");
+        }
+        Ok(options)
+    }
+}
+
+fn number<T: std::str::FromStr>(name: &str, text: &str) -> anyhow::Result<T> {
+    text.parse().ok().with_context(|| format!("{name} needs a number, not `{text}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_said_means_five_pairs_of_all_cells() {
+        let options = Options::parse(&[]).unwrap();
+        assert_eq!(options, Options::default());
+        assert_eq!((options.pairs, options.hydration_mib, options.only), (5, 1024, None));
+    }
+
+    #[test]
+    fn every_option_is_taken() {
+        let line =
+            "--pairs 2 --seconds 0.5 --only qd --size-mib 64 --hydration-mib 256 --cold --ferry f --dir d";
+        let options = Options::parse(&line.split(' ').collect::<Vec<_>>()).unwrap();
+        let expected = Options {
+            pairs: 2,
+            seconds: 0.5,
+            only: Some("qd".to_owned()),
+            size_mib: 64,
+            hydration_mib: 256,
+            cold: true,
+            ferry: Some("f".into()),
+            dir: Some("d".into()),
+            write: false,
+        };
+        assert_eq!(options, expected);
+        assert!(Options::parse(&["--write"]).unwrap().write);
+    }
+
+    #[test]
+    fn what_makes_no_bench_is_refused() {
+        for line in [
+            "--pairs 0",
+            "--pairs",
+            "--pairs x",
+            "--seconds 0",
+            "--seconds inf",
+            "--size-mib 1",
+            "--hydration-mib 1",
+            "--write --only hydration",
+            "--fast",
+        ] {
+            assert!(Options::parse(&line.split(' ').collect::<Vec<_>>()).is_err(), "{line}");
+        }
+    }
+}

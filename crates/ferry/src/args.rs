@@ -196,7 +196,8 @@ pub struct MachineCreate {
     /// The machine finds its NBD URI in FERRY_VOLUME_<NAME>
     #[arg(long = "volume", value_name = "NAME=SIZE|VOLUME")]
     pub volumes: Vec<String>,
-    /// A variable for its environment, which else is that of the agent that starts it; may be repeated
+    /// A variable for its environment, which else has PATH, HOME, USER, SHELL, LANG, TZ and TMPDIR of the agent that
+    /// starts it; may be repeated
     #[arg(long = "env", value_name = "KEY=VALUE")]
     pub env: Vec<String>,
     /// Its working directory [default: its own directory on the worker]

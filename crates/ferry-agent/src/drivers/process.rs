@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use tokio::sync::Mutex;
 
+/// What a machine gets of its agent's environment. The rest may be the agent's own secrets, and would differ from
+/// worker to worker.
+const KEPT_VARIABLES: [&str; 7] = ["PATH", "HOME", "USER", "SHELL", "LANG", "TZ", "TMPDIR"];
 /// Waits for the gate to open and becomes the machine.
 const GATE: &str = "IFS= read -r gate && [ \"$gate\" = open ] && exec \"$@\" </dev/null";
 /// The line that opens the gate.
@@ -62,6 +65,8 @@ impl Driver for ProcessDriver {
             .args(["-c", GATE, "ferry-machine"])
             .arg(&program)
             .args(args)
+            .env_clear()
+            .envs(KEPT_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .envs(env)
             .envs(&launch.env)
             .current_dir(workdir.as_ref().unwrap_or(&launch.dir))
@@ -155,6 +160,16 @@ mod tests {
             log,
             format!("{}\nnbd+unix:///?socket=/x\n", dir.path().canonicalize().unwrap().display())
         );
+    }
+
+    #[tokio::test]
+    async fn a_machine_does_not_see_its_agents_variables() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "cargo gives this to the test");
+        let script = "echo ${CARGO_MANIFEST_DIR-unset} ${PATH:+path}";
+        let held = ProcessDriver::default().start(&launch(dir.path(), script)).await.unwrap();
+        assert_eq!(held.release().unwrap().ended().await.code, Some(0));
+        assert_eq!(std::fs::read_to_string(dir.path().join("machine.log")).unwrap(), "unset path\n");
     }
 
     #[tokio::test]

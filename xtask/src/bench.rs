@@ -41,6 +41,7 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let options = Options::parse(arguments)?;
     interrupt::watch()?;
     let ferry = ferry_program(root, &options)?;
+    let machine = machine::describe()?;
     let begun = jiff::Timestamp::now();
     let dir = match &options.dir {
         Some(parent) => tempfile::Builder::new().prefix("ferry-bench-").tempdir_in(parent),
@@ -58,7 +59,7 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     println!("{}", report::table(&rows));
     println!("{}", report::summary(&rows));
     if options.write {
-        let page = report::page(&rows, &machine::describe()?, begun, &options);
+        let page = report::page(&rows, &machine, begun, &options);
         let path = root.join(KEPT_IN);
         std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
         println!("kept in {KEPT_IN}");

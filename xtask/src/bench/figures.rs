@@ -34,6 +34,8 @@ pub struct Comparison {
     pub others: Vec<(String, f64)>,
     /// The median over the rounds of ours by the better one's of the same round.
     pub ratio: f64,
+    /// The least and the greatest of these: how much the machine let them vary.
+    pub spread: (f64, f64),
     /// Which of the others that is.
     pub better: usize,
 }
@@ -115,6 +117,7 @@ pub fn compare(contenders: &[Samples], unit: Unit, goal: Goal) -> Option<Compari
         ours: median(&ours.values)?,
         others: medians,
         ratio: median(&ratios)?,
+        spread: (ratios.iter().copied().reduce(f64::min)?, ratios.iter().copied().reduce(f64::max)?),
         better,
     })
 }
@@ -141,6 +144,7 @@ mod tests {
             [samples("ferry", &[10.0, 12.0, 11.0]), samples("a", &[4.0, 5.0, 6.0]), samples("b", &[8.0; 3])];
         let most = compare(&contenders, Unit::RequestsPerS, Goal::AtLeast(1.0)).unwrap();
         assert_eq!((most.better, most.ours, most.ratio), (1, 11.0, 11.0 / 8.0));
+        assert_eq!(most.spread, (10.0 / 8.0, 12.0 / 8.0));
         assert_eq!(most.others, [("a".to_owned(), 5.0), ("b".to_owned(), 8.0)]);
         let least = compare(&contenders, Unit::Micros, Goal::AtMost(1.2)).unwrap();
         assert_eq!((least.better, least.ratio), (0, 12.0 / 5.0));

@@ -9,21 +9,20 @@ pub struct Machine {
     pub processor: String,
     pub memory_mib: u64,
     pub kernel: String,
+    /// Load average of the last minute: above nearly nothing, others worked here too.
+    pub load: String,
 }
 
-/// This machine.
+/// This machine, as it is now.
 pub fn describe() -> anyhow::Result<Machine> {
     let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
     let memory_mib =
         kib_of(&read("/proc/meminfo")?, "MemTotal").context("/proc/meminfo names no MemTotal")? / 1024;
     let cores = std::thread::available_parallelism().context("cannot count the cores")?.get();
     let processor = field(&read("/proc/cpuinfo")?, "model name").unwrap_or("of unknown make").to_owned();
-    Ok(Machine {
-        cores,
-        processor,
-        memory_mib,
-        kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-    })
+    let kernel = read("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    let load = read("/proc/loadavg")?.split(' ').next().unwrap_or_default().to_owned();
+    Ok(Machine { cores, processor, memory_mib, kernel, load })
 }
 
 /// Resident memory of a process in MiB: now, and the most there ever was.

@@ -40,14 +40,14 @@ pub fn summary(rows: &[Row]) -> String {
 
 /// The page that is kept: the table, and the machine and settings it came from.
 pub fn page(rows: &[Row], machine: &Machine, begun: jiff::Timestamp, options: &Options) -> String {
-    let Machine { cores, processor, memory_mib, kernel } = machine;
+    let Machine { cores, processor, memory_mib, kernel, load } = machine;
     format!(
         "# Benchmarks\n\n\
          Written by `cargo xtask bench --write`; figures of other machines differ, ratios less so. A ratio is Ferry's \
          figure by that of\n\
-         the better of the others (in bold) in the same round: the median over {pairs} alternating rounds. Figures \
-         are medians.\n\n\
-         {date}, {cores} cores ({processor}), {memory_gib:.0} GiB of memory, Linux {kernel}. \
+         the better of the others (in bold) in the same round: the median (and the range) over {pairs} \
+         alternating rounds.\nFigures are medians.\n\n\
+         {date}, {cores} cores ({processor}), {memory_gib:.0} GiB of memory, Linux {kernel}, load average {load} before. \
          fio runs of {seconds} s on {size} MiB;\n{hydration} MiB hydrated.\n\n\
          {table}\n{summary}\n",
         pairs = options.pairs,
@@ -70,7 +70,7 @@ fn cells(row: &Row) -> [String; 6] {
             work,
             figure(comparison.ours, comparison.unit),
             others(comparison),
-            format!("{:.2}", comparison.ratio),
+            format!("{:.2} ({:.2}-{:.2})", comparison.ratio, comparison.spread.0, comparison.spread.1),
             bound(comparison.goal, |figure| format!("{figure:.1}")),
             verdict(comparison.goal.is_met(comparison.ratio)),
         ],
@@ -138,6 +138,7 @@ mod tests {
                     ours: 51_234.4,
                     others: vec![("qemu-nbd".to_owned(), 30_000.0), ("nbdkit".to_owned(), 60_000.0)],
                     ratio: 0.854,
+                    spread: (0.7, 0.9),
                     better: 1,
                 }),
             ),
@@ -156,8 +157,14 @@ mod tests {
         let cells: Vec<Vec<&str>> =
             table.lines().map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect();
         assert_eq!(cells[0], HEAD);
-        let compared =
-            ["random read", "51234/s", "qemu-nbd 30000/s, **nbdkit 60000/s**", "0.85", "≥ 1.0", "**missed**"];
+        let compared = [
+            "random read",
+            "51234/s",
+            "qemu-nbd 30000/s, **nbdkit 60000/s**",
+            "0.85 (0.70-0.90)",
+            "≥ 1.0",
+            "**missed**",
+        ];
         assert_eq!(cells[2], compared);
         assert_eq!(cells[3], ["idle", "5.2 MiB", "-", "-", "≤ 10.0 MiB", "met"]);
         assert_eq!(cells[4][5], "skipped: nbdcopy is not installed");
@@ -177,12 +184,13 @@ mod tests {
             processor: "A CPU".to_owned(),
             memory_mib: 24_000,
             kernel: "6.1.0".to_owned(),
+            load: "0.10".to_owned(),
         };
         let begun = "2026-03-04T05:06:07Z".parse().unwrap();
         let page = page(&rows(), &machine, begun, &Options::default());
         for part in [
             "# Benchmarks\n",
-            "2026-03-04, 2 cores (A CPU), 23 GiB of memory, Linux 6.1.0",
+            "2026-03-04, 2 cores (A CPU), 23 GiB of memory, Linux 6.1.0, load average 0.10",
             "over 5 alternating",
         ] {
             assert!(page.contains(part), "{part} in {page}");

@@ -20,8 +20,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
-/// In the environment of everything a worker runs: the worker's own directory.
-const MARK: &str = "FERRY_TEST_WORKER";
+/// In the environment of everything a worker runs: the worker's own directory. One of the few variables that a machine
+/// keeps of its agent's.
+const MARK: &str = "TMPDIR";
 /// Where the first cluster of this test process listens; each has a port of its own.
 const PORT_FIRST: u32 = 20_000;
 /// How many workers of one test process have different addresses.

@@ -14,6 +14,7 @@
 //! - fetches are disjoint; a block is fetched again only if the last fetch failed or could not be kept;
 //! - `torn` blocks are remote and the store may hold garbage there: they turn local only by being written whole.
 
+mod ahead;
 mod budget;
 mod durability;
 mod fetches;
@@ -34,6 +35,7 @@ use crate::slab::Slab;
 use crate::status::EngineStatus;
 use crate::truth::{Residence, Truth};
 
+use ahead::Ahead;
 use budget::Budget;
 use durability::Durability;
 use fetches::{Fetch, Fetches};
@@ -61,6 +63,7 @@ pub struct Engine {
     torn: BlockSet,
     fetches: Fetches,
     hydration: Hydration,
+    ahead: Ahead,
     budget: Budget,
     durability: Durability,
     deeds: VecDeque<Command>,
@@ -155,6 +158,7 @@ struct Tally {
     bytes_zero_skipped: u64,
     bytes_claimed_by_guest: u64,
     bytes_verified: u64,
+    bytes_read_ahead: u64,
     cold_reads: u64,
     fetch_errors: u64,
     checksum_errors: u64,
@@ -185,6 +189,7 @@ impl Engine {
             torn: BlockSet::new(),
             fetches: Fetches::new(),
             hydration: Hydration::new(),
+            ahead: Ahead::new(),
             durability: Durability::new(),
             deeds: VecDeque::new(),
             writes_in_flight: 0,
@@ -245,6 +250,7 @@ impl Engine {
             bytes_zero_skipped: self.tally.bytes_zero_skipped,
             bytes_claimed_by_guest: self.tally.bytes_claimed_by_guest,
             bytes_verified: self.tally.bytes_verified,
+            bytes_read_ahead: self.tally.bytes_read_ahead,
             cold_reads: self.tally.cold_reads,
             fetch_errors: self.tally.fetch_errors,
             checksum_errors: self.tally.checksum_errors,
@@ -314,6 +320,7 @@ impl Engine {
                 self.replan(out);
             }
             self.pump_fetches(out);
+            self.pump_ahead(out);
             self.pump_hydration(out);
             if !self.wake {
                 break;

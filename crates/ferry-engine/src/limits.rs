@@ -21,6 +21,12 @@ pub const EXTENTS_MAX: usize = 1 << 16;
 /// How much of its budget the background may make up for at once, in milliseconds, beside a region: more than passes
 /// between two ticks, so that nothing is lost to them.
 pub const BUDGET_BURST_MS: u64 = 250;
+/// How far ahead of a guest that reads in sequence is fetched at first, in bytes; doubles up to a region.
+pub const AHEAD_BYTES_FIRST: u64 = 64 << 10;
+/// Regions of fetches ahead of the guest under way or in buffers.
+pub const AHEAD_REGIONS_MAX: u64 = 2;
+/// Reads in sequence that are followed at a time.
+pub const RUNS_MAX: usize = 8;
 /// The most of a cache request that is heeded, in bytes.
 pub const CACHE_BYTES_MAX: u64 = 64 << 20;
 

@@ -54,6 +54,8 @@ pub enum DataRef {
 pub enum Urgency {
     /// The guest: overtakes everything in the background.
     Guest,
+    /// Nobody yet, but the guest reads in sequence and will soon: overtakes the background, never the guest.
+    Ahead,
     /// Nobody yet.
     Background,
 }

@@ -23,6 +23,8 @@ pub struct EngineStatus {
     pub bytes_claimed_by_guest: u64,
     /// Fetched with a checksum that was right.
     pub bytes_verified: u64,
+    /// Asked of the source before a guest that reads in sequence wanted it.
+    pub bytes_read_ahead: u64,
     /// Reads that waited for the source.
     pub cold_reads: u64,
     /// Fetches and queries that failed other than by disconnection.

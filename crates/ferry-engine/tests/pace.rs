@@ -68,7 +68,7 @@ impl Clone {
         match operation {
             Operation::Fetch { op, range, urgency } => {
                 match urgency {
-                    Urgency::Background => self.background_bytes += range.len_bytes(),
+                    Urgency::Background | Urgency::Ahead => self.background_bytes += range.len_bytes(),
                     Urgency::Guest => self.guest_bytes += range.len_bytes(),
                 }
                 Some(Event::Fetched { op, result: Ok(Arrival::DATA) })

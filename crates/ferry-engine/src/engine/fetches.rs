@@ -34,6 +34,8 @@ pub(super) struct Fetch {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Purpose {
     Guest,
+    /// Before a guest that reads in sequence asks.
+    Ahead,
     /// With how many attempts of these blocks have failed before.
     Background {
         attempts: u32,
@@ -71,6 +73,11 @@ impl Fetches {
 
     pub(super) fn blocks(&self) -> &BlockSet {
         &self.blocks
+    }
+
+    /// Whether a fetch for the guest waits for its turn.
+    pub(super) fn has_queue(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     /// Whether the guest waits for the source.
@@ -112,14 +119,28 @@ impl Engine {
     }
 
     pub(super) fn fetch_in_background(&mut self, blocks: Blocks, attempts: u32, out: &mut Vec<Operation>) {
+        self.fetch_unasked(blocks, Purpose::Background { attempts }, Urgency::Background, out);
+    }
+
+    pub(super) fn fetch_ahead(&mut self, blocks: Blocks, out: &mut Vec<Operation>) {
+        self.fetch_unasked(blocks, Purpose::Ahead, Urgency::Ahead, out);
+    }
+
+    /// Fetches what nobody waits for (yet).
+    fn fetch_unasked(
+        &mut self,
+        blocks: Blocks,
+        purpose: Purpose,
+        urgency: Urgency,
+        out: &mut Vec<Operation>,
+    ) {
         let state = State::UnderWay { epoch: self.source.epoch };
-        let purpose = Purpose::Background { attempts };
         let fetch = Fetch { blocks, purpose, state, waiters: Vec::new() };
         let op = self.ops.insert(Op::Fetch(Box::new(fetch)));
         self.fetches.insert(blocks, op);
         let range = self.geometry().bytes_of(blocks);
         self.budget.spend(range.len_bytes());
-        out.push(Operation::Fetch { op, range, urgency: Urgency::Background });
+        out.push(Operation::Fetch { op, range, urgency });
     }
 
     /// Starts what the guest waits for, oldest first, within its share of buffers.
@@ -228,7 +249,7 @@ impl Engine {
             self.tally.bytes_verified += bytes;
         }
         match purpose {
-            Purpose::Guest => {}
+            Purpose::Guest | Purpose::Ahead => {}
             Purpose::Background { .. } => self.hydration.source_gave(),
         }
         let mut edges = Vec::new();
@@ -330,6 +351,13 @@ impl Engine {
                 self.fetches.queue.push_front(op);
                 self.wake = true;
             }
+            Purpose::Ahead => {
+                self.ahead.ended(self.geometry().bytes_of(fetch.blocks).len_bytes());
+                self.hydration.leave_behind();
+                for piece in fetch.waiters {
+                    self.plan_piece(piece, out);
+                }
+            }
             Purpose::Background { attempts } => {
                 self.hydration.disconnected(fetch.blocks, attempts, not_before_ms);
                 for piece in fetch.waiters {
@@ -347,6 +375,10 @@ impl Engine {
         match fetch.purpose {
             Purpose::Guest => {
                 self.fetches.guest_bytes -= range.len_bytes();
+                self.hydration.leave_behind();
+            }
+            Purpose::Ahead => {
+                self.ahead.ended(range.len_bytes());
                 self.hydration.leave_behind();
             }
             Purpose::Background { attempts } => {
@@ -403,6 +435,7 @@ impl Engine {
         let fetch = self.take_fetch(op);
         match fetch.purpose {
             Purpose::Guest => self.fetches.guest_bytes -= self.geometry().bytes_of(fetch.blocks).len_bytes(),
+            Purpose::Ahead => self.ahead.ended(self.geometry().bytes_of(fetch.blocks).len_bytes()),
             Purpose::Background { .. } => self.hydration.fetch_ended(),
         }
         self.wake = true;

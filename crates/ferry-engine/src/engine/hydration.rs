@@ -205,12 +205,14 @@ impl Engine {
     /// How many background fetches may be under way now.
     fn background_share(&mut self) -> u32 {
         let most = self.limits.hydration_fetches_max;
-        let guest_waits = self.fetches.guest_waits() || self.durability.somebody_waits();
+        // Who reads in sequence waits as soon as what is fetched ahead comes too late.
+        let guest_waits =
+            self.fetches.guest_waits() || self.ahead.is_under_way() || self.durability.somebody_waits();
         self.hydration.pace = if guest_waits { BESIDE_GUEST } else { self.hydration.pace.min(most) };
         self.hydration.pace.min(most)
     }
 
-    fn may_hydrate(&self) -> bool {
+    pub(super) fn may_hydrate(&self) -> bool {
         let hydration = &self.hydration;
         !self.truth.is_complete()
             && self.has_source
@@ -252,7 +254,7 @@ impl Engine {
     }
 
     /// The first of these blocks that are remote and that nobody fetches, writes, or has failed to get.
-    fn first_to_fetch(&self, blocks: Blocks) -> Option<Blocks> {
+    pub(super) fn first_to_fetch(&self, blocks: Blocks) -> Option<Blocks> {
         let yielded = self.yielded_to_writes(blocks);
         self.truth
             .remote_runs(blocks)

@@ -44,7 +44,11 @@ impl Gather {
 
 impl Engine {
     pub(super) fn start_read(&mut self, id: RequestId, range: ByteRange, out: &mut Vec<Operation>) {
-        if self.truth.covers(self.geometry().blocks_touched(range)) {
+        let is_cold = !self.truth.covers(self.geometry().blocks_touched(range));
+        if !self.truth.is_complete() {
+            self.ahead.guest_reads(range, is_cold, self.geometry());
+        }
+        if !is_cold {
             let op = self.ops.insert(Op::ReadWhole { request: id });
             out.push(Operation::ReadLocal { op, range, request: id, at: 0 });
             return;

@@ -19,7 +19,14 @@ use world::{Dice, GOOD_LUCK, Luck, World};
 
 #[derive(Clone, Debug)]
 enum Act {
-    Guest { kind: u8, start: u64, len: u64, flag: bool },
+    Guest {
+        kind: u8,
+        start: u64,
+        len: u64,
+        flag: bool,
+    },
+    /// Reads on where the last read ended.
+    ReadOn(u64),
     Complete(usize),
     CompleteMany(usize),
     Tick(u64),
@@ -74,6 +81,7 @@ fn guest_act() -> impl Strategy<Value = Act> {
 fn quiet_act() -> impl Strategy<Value = Act> {
     prop_oneof![
         10 => guest_act(),
+        5 => (1_u64..20_000).prop_map(Act::ReadOn),
         10 => any::<usize>().prop_map(Act::Complete),
         2 => (1_usize..12).prop_map(Act::CompleteMany),
         2 => (1_u64..3_000).prop_map(Act::Tick),
@@ -152,6 +160,12 @@ fn act(world: &mut World, act: &Act) {
                 _ => RequestKind::Flush,
             };
             world.request(kind);
+        }
+        Act::ReadOn(len) => {
+            let size = world.engine.geometry().size_bytes();
+            let start = world.read_end % size;
+            let range = ByteRange::new(start, len.min(size - start)).unwrap();
+            world.request(RequestKind::Read { range });
         }
         Act::Complete(index) => complete_one(world, index),
         Act::CompleteMany(count) => (0..count).for_each(|index| complete_one(world, index * 7)),

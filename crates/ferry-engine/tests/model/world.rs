@@ -51,6 +51,8 @@ pub struct World {
     fetched: BTreeMap<OpId, Vec<u8>>,
     next_request: u64,
     pub next_value: u8,
+    /// Where the guest's last read ended.
+    pub read_end: u64,
     /// How often each block was fetched with success.
     pub fetches: Vec<u32>,
     pub notices: Vec<Notice>,
@@ -103,6 +105,7 @@ impl World {
             fetched: BTreeMap::new(),
             next_request: 0,
             next_value: crate::oracle::GUEST_VALUE_MIN,
+            read_end: 0,
             notices: Vec::new(),
             must_be_sealed: false,
             unseals_asked: 0,
@@ -128,6 +131,7 @@ impl World {
             RequestKind::Read { range } => {
                 buffer = vec![GARBAGE; span(range).len()];
                 self.oracle.read_issued(id, range);
+                self.read_end = range.end();
             }
             RequestKind::Write { range, fua } => {
                 let value = self.next_value;
@@ -211,7 +215,7 @@ impl World {
     }
 
     fn start(&mut self, operation: Operation) {
-        if let (Operation::Fetch { range, urgency: Urgency::Background, .. }, Some(budget)) =
+        if let (Operation::Fetch { range, urgency: Urgency::Background | Urgency::Ahead, .. }, Some(budget)) =
             (&operation, &mut self.budget)
         {
             budget.bytes += range.len_bytes();

@@ -157,6 +157,9 @@ pub struct Hydration {
     pub bytes_verified: u64,
     /// Bytes that the source has failed to give so far (tried again from time to time).
     pub bytes_sick: u64,
+    /// Bytes that were asked for before a guest that reads in sequence wanted them.
+    #[serde(default)]
+    pub bytes_read_ahead: u64,
     /// Guest reads that had to wait for the source.
     pub cold_reads: u64,
     /// Fetches that failed (each is retried).

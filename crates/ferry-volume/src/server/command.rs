@@ -208,6 +208,7 @@ impl Server {
                 bytes_written_by_guest: engine.bytes_claimed_by_guest,
                 bytes_verified: engine.bytes_verified,
                 bytes_sick: engine.bytes_sick,
+                bytes_read_ahead: engine.bytes_read_ahead,
                 cold_reads: engine.cold_reads,
                 fetch_errors: engine.fetch_errors,
                 checksum_errors: engine.checksum_errors,

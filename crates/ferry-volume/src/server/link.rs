@@ -32,8 +32,9 @@ pub(super) struct Link {
     pub(super) session: Session,
     stream: Stream,
     asked: HashMap<u64, OpId>,
-    /// What waits for its turn: for the guest, and in the background.
+    /// What waits for its turn: for the guest, ahead of it, and in the background.
     guest: VecDeque<Question>,
+    ahead: VecDeque<Question>,
     background: VecDeque<Question>,
 }
 
@@ -45,19 +46,21 @@ impl Link {
             stream: Stream::new(socket, pool),
             asked: HashMap::new(),
             guest: VecDeque::new(),
+            ahead: VecDeque::new(),
             background: VecDeque::new(),
         }
     }
 
     /// Requests without an end, at the source or on their way to it.
     pub(super) fn load(&self) -> usize {
-        self.asked.len() + self.guest.len() + self.background.len()
+        self.asked.len() + self.guest.len() + self.ahead.len() + self.background.len()
     }
 
     /// A request for an operation, to be sent by [`Link::flow`] when its turn comes.
     pub(super) fn ask(&mut self, urgency: Urgency, cookie: u64, op: OpId, command: Command) {
         let queue = match urgency {
             Urgency::Guest => &mut self.guest,
+            Urgency::Ahead => &mut self.ahead,
             Urgency::Background => &mut self.background,
         };
         queue.push_back((cookie, op, command));
@@ -69,8 +72,9 @@ impl Link {
     /// The session does not take a request: this link's server does not offer what the first one's did.
     pub(super) fn flow(&mut self, ring: &mut Ring<Purpose>) -> Result<(), RequestError> {
         while self.asked.len() < REQUESTS_MAX
-            && let Some((cookie, op, command)) =
-                self.guest.pop_front().or_else(|| self.background.pop_front())
+            && let Some((cookie, op, command)) = [&mut self.guest, &mut self.ahead, &mut self.background]
+                .into_iter()
+                .find_map(VecDeque::pop_front)
         {
             let mut out = Vec::with_capacity(32);
             self.session.request(cookie, command, &mut out)?;

@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// Connections that fetch, beside the one that asks for block status: the first for the guest, the others for the
+/// Connections that fetch, beside the one that asks for block status and reads ahead: the first for the guest, the others for the
 /// background.
 const FETCH_LINKS: usize = 3;
 /// First pause before connecting again.
@@ -392,6 +392,8 @@ fn link_for(links: &mut [Link], urgency: Urgency) -> &mut Link {
     let candidates = match (links.len(), urgency) {
         (0..3, _) => links.len() - 1..links.len(),
         (_, Urgency::Guest) => 1..2,
+        // Neither before what the guest waits for nor behind what nobody does.
+        (_, Urgency::Ahead) => 0..1,
         (count, Urgency::Background) => 2..count,
     };
     let least_busy = links[candidates].iter_mut().min_by_key(|link| link.load());

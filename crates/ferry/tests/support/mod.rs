@@ -100,10 +100,19 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// Runs a program to its end, whatever that is.
+/// Runs a program to its end, whatever that is. One that does not end in time is ended, and the test with it.
 pub fn run(program: &str, arguments: &[&str]) -> Output {
+    const ENDED_BY_TIMEOUT: i32 = 124;
     let path = find(program).unwrap_or_else(|| panic!("{program} was required above"));
-    Command::new(path).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
+    let output = Command::new("timeout")
+        .args(["--kill-after=5", &PATIENCE.as_secs().to_string()])
+        .arg(path)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let in_time = output.status.code() != Some(ENDED_BY_TIMEOUT);
+    assert!(in_time, "{program} {arguments:?} did not end within {PATIENCE:?}\n{}", text(&output));
+    output
 }
 
 /// Runs a program that must succeed and returns what it printed.

@@ -88,7 +88,11 @@ fn program(bytes: &[u8]) {
         let entry = Entry { v, at_ms: now_ms, event };
         let before = standing.clone();
         match standing.apply(&entry) {
-            Ok(()) => journal.push(entry),
+            Ok(()) => {
+                let both = standing.past_no_return() && standing.unwinding.is_some();
+                assert!(!both || standing.foreign.is_some(), "{entry:?} took back what the deed had done");
+                journal.push(entry);
+            }
             Err(_) => assert_eq!(standing, before, "{entry:?} was refused and changed something"),
         }
     }
@@ -208,6 +212,7 @@ fn check_decision(standing: &Standing<Errand>, now_ms: u64) {
         Act::WaitUntil { at_ms } => assert!(*at_ms > now_ms, "a wait for the past"),
         Act::Rest => assert!(standing.outcome.is_some()),
         Act::WaitForPerson => assert!(standing.parked.is_some()),
-        Act::Unwind { .. } | Act::Park { .. } | Act::Finish { .. } => {}
+        Act::Unwind { .. } => assert!(!standing.past_no_return(), "the deed cannot be taken back"),
+        Act::Park { .. } | Act::Finish { .. } => {}
     }
 }

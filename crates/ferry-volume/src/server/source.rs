@@ -4,8 +4,8 @@
 //!  Resting ──due──▶ Dialling (a thread of its own) ──▶ Up ──any link fails──▶ Resting
 //! ```
 //! One link asks for block status; when the server allows several connections, others fetch, and ask a Ferry source
-//! for the checksum of each part beside it: one link is for what the guest waits for, so that it never queues behind
-//! the background in a socket. All links live and die together. Whatever was under way when they die is
+//! for the checksum of each part beside it: one link is for what the guest waits for and one for what is read ahead of
+//! it, so that neither queues behind the background in a socket. All links live and die together. Whatever was under way when they die is
 //! told to the engine as disconnected; it asks again when the source is back.
 
 use super::Purpose;
@@ -20,14 +20,15 @@ use ferry_engine::{OpId, Urgency};
 use ferry_nbd::{ByteRange, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Uri};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// Connections that fetch, beside the one that asks for block status and reads ahead: the first for the guest, the others for the
-/// background.
-const FETCH_LINKS: usize = 3;
+/// Connections that fetch, beside the one that asks for block status: one for the guest, one for what is read ahead of
+/// it, the others for the background.
+const FETCH_LINKS: usize = 4;
 /// First pause before connecting again.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before connecting again.
@@ -389,15 +390,20 @@ impl Source {
 
 /// The link a fetch goes over.
 fn link_for(links: &mut [Link], urgency: Urgency) -> &mut Link {
-    let candidates = match (links.len(), urgency) {
-        (0..3, _) => links.len() - 1..links.len(),
-        (_, Urgency::Guest) => 1..2,
-        // Neither before what the guest waits for nor behind what nobody does.
-        (_, Urgency::Ahead) => 0..1,
-        (count, Urgency::Background) => 2..count,
-    };
+    let candidates = links_for(links.len(), urgency);
     let least_busy = links[candidates].iter_mut().min_by_key(|link| link.load());
     least_busy.expect("there is always one link")
+}
+
+/// Which of so many links may carry a fetch. With several the first carries none: it knows no checksums.
+fn links_for(count: usize, urgency: Urgency) -> Range<usize> {
+    match (count, urgency) {
+        (0..=FETCH_LINKS, _) => count - 1..count,
+        (_, Urgency::Guest) => 1..2,
+        // Neither before what the guest waits for nor behind what nobody does.
+        (_, Urgency::Ahead) => 2..3,
+        (_, Urgency::Background) => 3..count,
+    }
 }
 
 /// Asks for one part, and for its checksum.
@@ -442,4 +448,19 @@ fn open_file(path: &std::path::Path) -> std::io::Result<Found> {
     let mut file = File::open(path)?;
     let size_bytes = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
     Ok(Found::File(file.into(), size_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_urgency_has_links_of_its_own_and_none_that_knows_no_checksums() {
+        let all =
+            [Urgency::Guest, Urgency::Ahead, Urgency::Background].map(|u| links_for(1 + FETCH_LINKS, u));
+        let mut carried: Vec<usize> = all.into_iter().flatten().collect();
+        carried.sort_unstable();
+        assert_eq!(carried, (1..=FETCH_LINKS).collect::<Vec<_>>());
+        assert_eq!(links_for(1, Urgency::Ahead), 0..1, "the only link carries all");
+    }
 }

@@ -432,3 +432,22 @@ fn an_agent_that_takes_no_answers_does_not_keep_a_server_from_ending() {
     deaf.read_exact(&mut [0]).unwrap();
     volume.stop();
 }
+
+#[test]
+fn whatever_crosses_while_a_guest_reads_in_sequence_is_checked() {
+    let tmp = tempfile::tempdir().unwrap();
+    let home = Volume::create(tmp.path().join("home"), A, 64 * MIB, 1, None);
+    let content = pattern(6, 48 * MIB as usize);
+    for (index, piece) in content.chunks(8 * MIB as usize).enumerate() {
+        home.guest().write_at(index as u64 * 8 * MIB, piece).unwrap();
+    }
+    let source = home.seal_and_export();
+    let clone = Volume::create(tmp.path().join("away"), A, 64 * MIB, 2, Some(source));
+    let mut guest = clone.guest();
+    // From the end of the data, where the background comes last.
+    for at in (24 * MIB..48 * MIB).step_by(64 << 10) {
+        assert_eq!(read(&mut guest, at, 64 << 10), content[at as usize..][..64 << 10]);
+    }
+    let status = clone.until(|s| s.hydration.complete);
+    assert!(status.hydration.bytes_verified >= status.hydration.bytes_fetched, "{status:?}");
+}

@@ -131,11 +131,16 @@ impl Connection {
         }
     }
 
+    /// Whether the handshake still goes on, and [`Connection::next`] must be told what is offered.
+    pub(super) fn is_shaking(&self) -> bool {
+        matches!(self.state, State::Shaking(_))
+    }
+
     /// Takes the next request out of the input.
     ///
     /// # Errors
     /// The peer does not keep to the protocol; the connection must be closed.
-    pub(super) fn next(&mut self, offer: &Offer, pool: &Pool) -> Result<Next, ProtocolError> {
+    pub(super) fn next(&mut self, offer: Option<&Offer>, pool: &Pool) -> Result<Next, ProtocolError> {
         loop {
             if self.stream.is_landing() || self.stream.has_ended() {
                 return Ok(Next::Wait);
@@ -154,7 +159,7 @@ impl Connection {
             let busy = self.is_busy();
             let decoded = match &mut self.state {
                 State::Closing => return Ok(Next::Wait),
-                State::Shaking(_) => match self.shake(offer)? {
+                State::Shaking(_) => match self.shake(offer.expect("the handshake gets what is offered"))? {
                     None => continue,
                     Some(next) => return Ok(next),
                 },
@@ -297,12 +302,12 @@ mod tests {
         }
         connection.received(Ok(hello.len() as u32));
         let mut started = Vec::new();
-        while let Next::Start { request, .. } = connection.next(&offer, &pool).unwrap() {
+        while let Next::Start { request, .. } = connection.next(Some(&offer), &pool).unwrap() {
             started.push(request.command);
         }
         assert_eq!(started.len(), PAYLOAD_BYTES_MAX / (32 << 20));
         connection.answer(&started[0], |_| {}, None);
-        assert!(matches!(connection.next(&offer, &pool).unwrap(), Next::Start { .. }), "it goes on");
+        assert!(matches!(connection.next(Some(&offer), &pool).unwrap(), Next::Start { .. }), "it goes on");
     }
 
     #[test]

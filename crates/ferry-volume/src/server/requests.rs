@@ -39,9 +39,9 @@ impl Server {
         let Some((door, connection)) = self.connections.get_mut(&id) else { return };
         let door = *door;
         act(connection);
-        let offer = self.offer(door);
+        let offer = connection.is_shaking().then(|| self.offer(door));
         while let Some((_, connection)) = self.connections.get_mut(&id) {
-            match connection.next(&offer, &self.pool) {
+            match connection.next(offer.as_ref(), &self.pool) {
                 Ok(Next::Start { request, payload, reply }) => self.start(id, request, payload, reply),
                 Ok(Next::Wait | Next::Close) => break,
                 Err(e) => {

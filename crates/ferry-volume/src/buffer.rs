@@ -31,8 +31,72 @@ pub(crate) struct Pool(Rc<Kept>);
 
 struct Memory {
     start: NonNull<u8>,
-    class: usize,
-    pool: Pool,
+    owner: Owner,
+}
+
+enum Owner {
+    Pool {
+        class: usize,
+        pool: Pool,
+    },
+    /// Keeps the memory of somebody else alive.
+    Lender {
+        _keeper: Box<dyn Send>,
+    },
+}
+
+/// Memory of another thread, lent to the server for one request.
+pub(crate) struct Lent {
+    start: NonNull<u8>,
+    len: usize,
+    keeper: Box<dyn Send>,
+}
+
+// SAFETY: whoever lends memory leaves it alone until it is given back, whichever thread works on it meanwhile.
+unsafe impl Send for Lent {}
+
+impl Lent {
+    /// Lends `len` bytes from `start`, which may be any bytes at any address (direct I/O wants pages, though).
+    ///
+    /// # Safety
+    /// The bytes are valid for reads and writes until `keeper` is dropped, and nothing else in this process makes a
+    /// reference to them before that.
+    #[allow(dead_code, reason = "for vhost-user-blk, which is being built")]
+    pub(crate) unsafe fn new(start: NonNull<u8>, len: usize, keeper: Box<dyn Send>) -> Self {
+        Self { start, len, keeper }
+    }
+
+    /// Lends a copy of `bytes` that begins on a page.
+    #[allow(dead_code, reason = "the first frontends are being built on it")]
+    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
+        let layout = Layout::from_size_align(bytes.len().max(1), ALIGN_BYTES).expect("a slice has a layout");
+        // SAFETY: the layout is not of size zero.
+        let fresh = unsafe { std::alloc::alloc(layout) };
+        let start = NonNull::new(fresh).unwrap_or_else(|| handle_alloc_error(layout));
+        // SAFETY: just allocated with room for so many bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) }
+        Self { start, len: bytes.len(), keeper: Box::new(Own { start, layout }) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Pages that nobody but their [`Lent`] knows.
+struct Own {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: memory belongs to no thread.
+unsafe impl Send for Own {}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `Lent::copy_of` with this layout; the loan is over.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
 }
 
 /// A handle on a piece of memory; clones share it.
@@ -72,7 +136,8 @@ impl Pool {
                 NonNull::new(fresh).unwrap_or_else(|| handle_alloc_error(layout))
             }
         };
-        Buffer { memory: Rc::new(Memory { start, class, pool: self.clone() }), len }
+        let owner = Owner::Pool { class, pool: self.clone() };
+        Buffer { memory: Rc::new(Memory { start, owner }), len }
     }
 }
 
@@ -89,19 +154,26 @@ impl Drop for Kept {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let bytes = ALIGN_BYTES << self.class;
-        let pool = &self.pool.0;
+        let Owner::Pool { class, pool } = &self.owner else { return };
+        let bytes = ALIGN_BYTES << class;
+        let pool = &pool.0;
         if pool.kept_bytes.get() + bytes <= KEPT_BYTES_MAX {
             pool.kept_bytes.set(pool.kept_bytes.get() + bytes);
-            pool.free.borrow_mut()[self.class].push(self.start);
+            pool.free.borrow_mut()[*class].push(self.start);
         } else {
             // SAFETY: allocated by `take` with this layout; the last handle is gone.
-            unsafe { dealloc(self.start.as_ptr(), layout_of(self.class)) }
+            unsafe { dealloc(self.start.as_ptr(), layout_of(*class)) }
         }
     }
 }
 
 impl Buffer {
+    /// A buffer on memory that is lent; given back when the last handle is gone.
+    pub(crate) fn borrow(lent: Lent) -> Self {
+        let Lent { start, len, keeper } = lent;
+        Self { memory: Rc::new(Memory { start, owner: Owner::Lender { _keeper: keeper } }), len }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -166,6 +238,26 @@ mod tests {
         assert_ne!(pool.take(5000).address(0, 1), address);
         drop(held);
         assert_eq!(pool.take(5000).address(0, 1), address);
+    }
+
+    #[test]
+    fn lent_memory_is_given_back_with_the_last_handle() {
+        let told = std::sync::Arc::new(());
+        let mut bytes = vec![7; 100];
+        let start = NonNull::new(bytes.as_mut_ptr()).unwrap();
+        // SAFETY: the keeper is dropped before the vector, which is not touched until then.
+        let lent = unsafe { Lent::new(start, 100, Box::new(told.clone())) };
+        let buffer = Buffer::borrow(lent);
+        let held = buffer.clone();
+        drop(buffer);
+        held.copy_in(90, &[1; 10]);
+        assert_eq!(std::sync::Arc::strong_count(&told), 2);
+        drop(held);
+        assert_eq!(std::sync::Arc::strong_count(&told), 1);
+        assert_eq!(bytes[89..91], [7, 1]);
+        let copied = Buffer::borrow(Lent::copy_of(&bytes));
+        assert_eq!(copied.address(0, 1) as usize % ALIGN_BYTES, 0);
+        copied.with_bytes(0, 100, |copy| assert_eq!(copy, bytes));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! Invariant: a directory with a `volume.json` is complete; one without is a creation that did not finish.
 
 use crate::SourceUri;
+use crate::frontend::Frontend;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -123,6 +124,9 @@ pub struct VolumeConfig {
     /// The most that hydration fetches in the background a second; none: as much as goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// What is attached while the volume is open; attached again after a restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frontends: Vec<Frontend>,
 }
 
 impl VolumeConfig {
@@ -136,6 +140,7 @@ impl VolumeConfig {
             source: None,
             export: None,
             budget_bytes_per_s: None,
+            frontends: Vec::new(),
         }
     }
 

@@ -19,12 +19,14 @@ pub mod control;
 mod dial;
 pub mod directory;
 mod extents;
+mod frontend;
 mod ring;
 pub mod server;
 mod source_uri;
 mod store;
 
 pub use dial::DialError;
+pub use frontend::{Frontend, FrontendKind, FrontendStatus};
 pub use ring::IoBackend;
 pub use server::{ServeError, ServeOptions, serve};
 pub use source_uri::{SourceUri, SourceUriError};

@@ -8,6 +8,7 @@ mod smoke;
 mod volume;
 
 use ferry_volume::control::{Answer, Hydration, Phase, Request, SourceStatus, Status};
+use ferry_volume::{Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
 
 fn line<T: serde::Serialize>(value: &T) -> Vec<u8> {
@@ -30,6 +31,11 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         readers: 2,
         hydration: Hydration { bytes_total: 1 << 30, ..Hydration::default() },
         budget_bytes_per_s: NonZeroU64::new(1 << 20),
+        frontends: vec![FrontendStatus {
+            frontend: Frontend::Fuse {},
+            address: Some("/dev/loop0".into()),
+            error: Some("gone".into()),
+        }],
         store_failed: false,
         store_bytes_allocated: 4096,
     };
@@ -38,6 +44,8 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         ("set_source", line(&Request::SetSource { uri: "nbd+unix:///x?socket=/s".into() })),
         ("set_budget", line(&Request::SetBudget { bytes_per_s: NonZeroU64::new(1 << 20) })),
         ("no_budget", line(&Request::SetBudget { bytes_per_s: None })),
+        ("attach", line(&Request::Attach { frontend: Frontend::Fuse {} })),
+        ("detach", line(&Request::Detach { frontend: FrontendKind::VhostUserBlk })),
         ("status", line(&Request::Status)),
         ("answer_refused", line(&Answer::Refused { reason: "no\nway".into() })),
         ("answer_status", line(&Answer::Status(Box::new(status)))),
@@ -56,6 +64,7 @@ fn a_volume_json_that_is_understood_survives_being_replaced() {
         ("alone", config("").into_bytes()),
         ("clone", config(r#","source":"nbd://[::1]:7000/V@3","export":"10.0.0.1:7001""#).into_bytes()),
         ("paced", config(r#","budget_bytes_per_s":52428800"#).into_bytes()),
+        ("attached", config(r#","frontends":[{"kind":"fuse"},{"kind":"vhost_user_blk"}]"#).into_bytes()),
         ("image", config(r#","source":"file:///srv/disk.raw""#).into_bytes()),
     ];
     smoke::smoke("volume_json", &seeds, volume::volume_json);

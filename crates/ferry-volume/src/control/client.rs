@@ -2,6 +2,7 @@
 
 use super::{Answer, Request, Status};
 use crate::directory;
+use crate::frontend::{Frontend, FrontendKind};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -85,9 +86,10 @@ impl Client {
         self.stream.get_ref().set_read_timeout(None).map_err(&gone)?;
         match answer {
             Answer::Status(status) => Ok(*status),
-            other @ (Answer::Done | Answer::Exported { .. } | Answer::Refused { .. }) => {
-                Err(self.strange(&other))
-            }
+            other @ (Answer::Done
+            | Answer::Exported { .. }
+            | Answer::Attached { .. }
+            | Answer::Refused { .. }) => Err(self.strange(&other)),
         }
     }
 
@@ -130,7 +132,9 @@ impl Client {
     pub fn export(&mut self, listen: SocketAddr) -> Result<SocketAddr, ControlError> {
         match self.ask(&Request::Export { listen })? {
             Answer::Exported { listen } => Ok(listen),
-            other @ (Answer::Done | Answer::Status(_) | Answer::Refused { .. }) => Err(self.strange(&other)),
+            other @ (Answer::Done | Answer::Status(_) | Answer::Attached { .. } | Answer::Refused { .. }) => {
+                Err(self.strange(&other))
+            }
         }
     }
 
@@ -182,6 +186,27 @@ impl Client {
         self.done(&Request::SetBudget { bytes_per_s })
     }
 
+    /// Attaches a frontend; tells where the guest finds it, which it can use at once.
+    ///
+    /// # Errors
+    /// Refused when the volume is not open, or this host does not offer what the frontend needs.
+    pub fn attach(&mut self, frontend: &Frontend) -> Result<PathBuf, ControlError> {
+        match self.ask(&Request::Attach { frontend: frontend.clone() })? {
+            Answer::Attached { address } => Ok(address),
+            other @ (Answer::Done | Answer::Status(_) | Answer::Exported { .. } | Answer::Refused { .. }) => {
+                Err(self.strange(&other))
+            }
+        }
+    }
+
+    /// Takes a frontend away; returns when it is gone.
+    ///
+    /// # Errors
+    /// Refused when the description of the volume cannot be written.
+    pub fn detach(&mut self, frontend: FrontendKind) -> Result<(), ControlError> {
+        self.done(&Request::Detach { frontend })
+    }
+
     /// Ends the server after everything is durable.
     ///
     /// # Errors
@@ -193,9 +218,10 @@ impl Client {
     fn done(&mut self, request: &Request) -> Result<(), ControlError> {
         match self.ask(request)? {
             Answer::Done => Ok(()),
-            other @ (Answer::Status(_) | Answer::Exported { .. } | Answer::Refused { .. }) => {
-                Err(self.strange(&other))
-            }
+            other @ (Answer::Status(_)
+            | Answer::Exported { .. }
+            | Answer::Attached { .. }
+            | Answer::Refused { .. }) => Err(self.strange(&other)),
         }
     }
 

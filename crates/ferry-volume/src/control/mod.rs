@@ -8,6 +8,7 @@ mod client;
 
 pub use client::{Client, ControlError};
 
+use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -55,7 +56,17 @@ pub enum Request {
         #[serde(deserialize_with = "Option::deserialize")]
         bytes_per_s: Option<NonZeroU64>,
     },
-    /// Make everything durable and end the process.
+    /// Attach a frontend, and again after each restart (durable). Answered when the guest can use it.
+    Attach {
+        /// Which, and how.
+        frontend: Frontend,
+    },
+    /// Take a frontend away from the guest and forget it (durable). Answered when it is gone.
+    Detach {
+        /// Which.
+        frontend: FrontendKind,
+    },
+    /// Detach what is attached until the next start, make everything durable and end the process.
     Shutdown,
 }
 
@@ -71,6 +82,11 @@ pub enum Answer {
     Exported {
         /// The bound address.
         listen: SocketAddr,
+    },
+    /// Answer to [`Request::Attach`]: where the guest finds the frontend.
+    Attached {
+        /// A block device or a socket.
+        address: PathBuf,
     },
     /// Not done, and why, in one sentence.
     Refused {
@@ -110,7 +126,7 @@ pub struct Status {
     pub export: Option<SocketAddr>,
     /// The NBD socket for the guest.
     pub guest_socket: PathBuf,
-    /// Connections to the guest socket.
+    /// Connections to the guest socket, and guests of other frontends.
     pub guests: u32,
     /// Connections from other workers.
     pub readers: u32,
@@ -119,6 +135,9 @@ pub struct Status {
     /// The most that the background fetches a second; none: no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// The frontends that were attached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frontends: Vec<FrontendStatus>,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.

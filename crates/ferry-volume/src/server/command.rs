@@ -3,10 +3,11 @@
 use super::Server;
 use super::asks::Asker;
 use super::doors::Door;
+use super::requests::Origin;
 use crate::SourceUri;
 use crate::control::{Answer, Hydration, Phase, Request, SourceStatus, Status};
 use crate::directory::GUEST_SOCKET;
-use ferry_engine::{Command, Errno, Event, Notice, RequestId, RequestKind};
+use ferry_engine::{Command, Errno, Event, Notice, RequestKind};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 
@@ -40,7 +41,7 @@ impl Server {
         }
     }
 
-    fn answer(&mut self, id: u64, answer: &Answer) {
+    pub(super) fn answer(&mut self, id: u64, answer: &Answer) {
         if let Some(asker) = self.askers.get_mut(&id) {
             asker.answer(answer);
             asker.flow(&mut self.ring, id);
@@ -62,20 +63,35 @@ impl Server {
             Request::SetSource { uri } => Some(self.set_source(&uri)),
             Request::SetBudget { bytes_per_s } => Some(self.set_budget(bytes_per_s)),
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
-            // Nobody has written a volume that stands by, and it would refuse the flush.
-            Request::Shutdown if self.phase() == Phase::Standby => {
-                self.ending.push(asker);
-                Some(Answer::Done)
+            Request::Attach { frontend } => self.attach(asker, frontend),
+            Request::Detach { frontend } => self.detach(asker, frontend),
+            Request::Shutdown => {
+                self.shutdown_asked.push(asker);
+                self.end_frontends();
+                self.end_if_asked();
+                None
             }
-            Request::Shutdown => self.flush(AskedFlush { asker, then: Then::End }),
+        }
+    }
+
+    /// Goes on with a shutdown once no frontend holds the volume.
+    pub(super) fn end_if_asked(&mut self) {
+        if !self.frontends.are_down() {
+            return;
+        }
+        for asker in std::mem::take(&mut self.shutdown_asked) {
+            // Nobody has written a volume that stands by, and it would refuse the flush.
+            if self.phase() == Phase::Standby {
+                self.ending.push(asker);
+                self.answer(asker, &Answer::Done);
+            } else {
+                self.flush(AskedFlush { asker, then: Then::End });
+            }
         }
     }
 
     fn flush(&mut self, asked: AskedFlush) -> Option<Answer> {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.flushes.insert(id, asked);
-        self.feed(Event::Request { id: RequestId(id), kind: RequestKind::Flush });
+        self.submit(RequestKind::Flush, None, Origin::Agent(asked));
         None
     }
 
@@ -196,7 +212,7 @@ impl Server {
             source,
             export: self.reader_door.as_ref().map(|(_, bound)| *bound),
             guest_socket: self.store.dir.join(GUEST_SOCKET),
-            guests: count(Door::Guest),
+            guests: count(Door::Guest) + self.mailbox.guests(),
             readers: count(Door::Reader),
             hydration: Hydration {
                 complete: engine.complete,
@@ -215,18 +231,19 @@ impl Server {
                 rate_bytes_per_s: self.rate.bytes_per_s as u64,
             },
             budget_bytes_per_s: engine.budget_bytes_per_s,
+            frontends: self.frontends.status(),
             store_failed: engine.store_failed,
             store_bytes_allocated: self.store.bytes_allocated(),
         }
     }
 }
 
-fn refused(reason: String) -> Answer {
+pub(super) fn refused(reason: String) -> Answer {
     Answer::Refused { reason }
 }
 
 /// An error and what it came from, in one line.
-fn whole_story(error: &dyn std::error::Error) -> String {
+pub(super) fn whole_story(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |story, cause| format!("{story}: {cause}"))
 }

@@ -15,7 +15,10 @@ mod command;
 mod connection;
 mod disk;
 mod doors;
+mod frontends;
 mod link;
+#[allow(dead_code, reason = "the first frontends are being built on it")]
+mod mailbox;
 mod operations;
 mod requests;
 mod source;
@@ -28,11 +31,12 @@ use crate::directory::{CONTROL_SOCKET, DirectoryError, GUEST_SOCKET};
 use crate::ring::{Completion, Descriptor, IoBackend, Ring};
 use crate::store::{self, Store, StoreError, say_ready};
 use asks::Asker;
-use command::AskedFlush;
 use connection::Connection;
 use disk::DiskJob;
 use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
 use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation};
+use frontends::Frontends;
+use mailbox::{Mailbox, Settled};
 use requests::Asked;
 use rustix::event::{EventfdFlags, eventfd};
 use source::{DialResult, Source};
@@ -135,7 +139,12 @@ struct Server {
     feeding: bool,
     /// Connections that got replies in this turn.
     lately_answered: Vec<u64>,
-    flushes: HashMap<u64, AskedFlush>,
+    mailbox: Mailbox,
+    /// Guests of frontends whose letters were replied to in this turn.
+    lately_mailed: Vec<Settled>,
+    frontends: Frontends,
+    /// The agents that told us to end, while frontends still hold the volume.
+    shutdown_asked: Vec<u64>,
     /// The agents that told us to end; they are answered first.
     ending: Vec<u64>,
 }
@@ -180,9 +189,11 @@ impl Server {
         let guest_door = listen_unix(&options.dir.join(GUEST_SOCKET))?;
         let control_door = listen_unix(&options.dir.join(CONTROL_SOCKET))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| ServeError::Ring { cause: e.into() })?;
+        let wake = Arc::new(wake);
         let wake_door = wake.try_clone().map_err(|cause| ServeError::Ring { cause })?;
         let (dialled_sender, dialled) = channel();
         let now = Instant::now();
+        let frontends = Frontends::new(&store.config.frontends);
         let mut server = Self {
             ring,
             engine: Engine::new(state, Limits::default()),
@@ -200,7 +211,8 @@ impl Server {
             control_door,
             reader_door: None,
             paused_doors: Vec::new(),
-            wake: Arc::new(wake),
+            mailbox: Mailbox::new(wake.clone()),
+            wake,
             wake_door: Rc::new(wake_door),
             wake_buffer: pool.take(8),
             pool,
@@ -212,13 +224,16 @@ impl Server {
             inbox: VecDeque::new(),
             feeding: false,
             lately_answered: Vec::new(),
-            flushes: HashMap::new(),
+            lately_mailed: Vec::new(),
+            frontends,
+            shutdown_asked: Vec::new(),
             ending: Vec::new(),
         };
         let bytes_per_s = server.store.config.budget_bytes_per_s;
         server.feed(Event::Command(Command::SetBudget { bytes_per_s }));
         server.listen_again();
         server.follow_source();
+        server.follow_frontends();
         Ok(server)
     }
 
@@ -308,6 +323,7 @@ impl Server {
             answered.dedup();
             answered.into_iter().for_each(|id| self.with_connection(id, |_| {}));
         }
+        self.settle_mail();
     }
 
     fn complete(&mut self, completion: Completion<Purpose>) {
@@ -328,6 +344,8 @@ impl Server {
             Purpose::Accepted(door) => self.accepted(door, result),
             Purpose::Wake => {
                 self.wait_for_wake();
+                self.take_mail();
+                self.hear_of_frontends();
                 while let Ok((epoch, found)) = self.dialled.try_recv() {
                     if epoch == self.source_epoch {
                         let pool = self.pool.clone();

@@ -95,6 +95,9 @@ impl Server {
             | Notice::StoreFailed { .. } => {}
         }
         self.answer_commanded(&notice);
+        if matches!(notice, Notice::Opened | Notice::Unsealed | Notice::Sealed) {
+            self.follow_frontends();
+        }
     }
 
     pub(super) fn disk(&mut self) -> Disk<'_> {

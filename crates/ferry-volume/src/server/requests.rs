@@ -1,8 +1,10 @@
-//! Requests of guests and other workers: from their connection to the engine, and back as replies.
+//! Requests of guests and other workers: from where they came to the engine, and back as replies.
 
 use super::Server;
+use super::command::AskedFlush;
 use super::connection::{Connection, Next};
 use super::doors::Door;
+use super::mailbox::MailReply;
 use crate::buffer::{BUFFER_BYTES_MAX, Buffer};
 use crate::extents::file_extents;
 use ferry_engine::{ByteRange, Errno, Event, RequestId, RequestKind, Residence};
@@ -13,22 +15,29 @@ use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Context, Extent};
 
 /// A request under way.
 pub(super) struct Asked {
-    connection: u64,
-    command: Command,
-    reply: Reply,
+    kind: RequestKind,
+    origin: Origin,
     pub(super) buffer: Option<Buffer>,
+}
+
+/// Who asked, and what the answer needs.
+pub(super) enum Origin {
+    /// An NBD connection, of a guest or of another worker.
+    Nbd { connection: u64, command: Command, reply: Reply },
+    /// A frontend with threads of its own.
+    Mail(MailReply),
+    /// An agent, for a flush.
+    Agent(AskedFlush),
 }
 
 impl Asked {
     fn changes_the_volume(&self) -> bool {
-        match self.command {
-            Command::Write { .. } | Command::Trim { .. } | Command::WriteZeroes { .. } | Command::Flush => {
-                true
-            }
-            Command::Read { .. }
-            | Command::Cache { .. }
-            | Command::BlockStatus { .. }
-            | Command::Disconnect => false,
+        match self.kind {
+            RequestKind::Write { .. }
+            | RequestKind::Trim { .. }
+            | RequestKind::WriteZeroes { .. }
+            | RequestKind::Flush => true,
+            RequestKind::Read { .. } | RequestKind::Cache { .. } => false,
         }
     }
 }
@@ -60,15 +69,20 @@ impl Server {
         if connection.newly_ended() {
             // A peer that takes its leave still means what it has written; nobody waits for what it has not read.
             let gone = connection.peer_is_gone();
-            let is_idle = |asked: &Asked| asked.connection == id && (gone || !asked.changes_the_volume());
-            let waiting: Vec<u64> =
-                self.requests.iter().filter(|(_, asked)| is_idle(asked)).map(|(&id, _)| id).collect();
-            for request in waiting {
-                self.feed(Event::Cancel { id: RequestId(request) });
-            }
+            self.cancel(gone, |origin| matches!(origin, Origin::Nbd { connection, .. } if *connection == id));
         }
         if self.connections.get(&id).is_some_and(|(_, connection)| connection.is_over()) {
             self.connections.remove(&id);
+        }
+    }
+
+    /// Drops the requests of those who left, except for what they have written (unless that, too).
+    pub(super) fn cancel(&mut self, writes_too: bool, of: impl Fn(&Origin) -> bool) {
+        let is_idle = |asked: &Asked| of(&asked.origin) && (writes_too || !asked.changes_the_volume());
+        let waiting: Vec<u64> =
+            self.requests.iter().filter(|(_, asked)| is_idle(asked)).map(|(&id, _)| id).collect();
+        for request in waiting {
+            self.feed(Event::Cancel { id: RequestId(request) });
         }
     }
 
@@ -91,23 +105,37 @@ impl Server {
             }
             Command::Disconnect => unreachable!("a disconnect is the connection's own affair"),
         };
-        self.submit(Asked { connection, command, reply, buffer }, kind);
+        self.submit(kind, buffer, Origin::Nbd { connection, command, reply });
     }
 
-    fn submit(&mut self, asked: Asked, kind: RequestKind) {
+    pub(super) fn submit(&mut self, kind: RequestKind, buffer: Option<Buffer>, origin: Origin) {
         let id = self.next_id;
         self.next_id += 1;
-        self.requests.insert(id, asked);
+        self.requests.insert(id, Asked { kind, origin, buffer });
         self.feed(Event::Request { id: RequestId(id), kind });
     }
 
     /// The engine is done with a request.
     pub(super) fn reply(&mut self, request: RequestId, result: Result<(), Errno>) {
-        if let Some(flush) = self.flushes.remove(&request.0) {
-            return self.flushed(&flush, result);
-        }
-        let Asked { connection: id, command, reply, buffer } =
+        let Asked { origin, buffer, kind: _ } =
             self.requests.remove(&request.0).expect("the engine replies once to each request");
+        match origin {
+            Origin::Agent(flush) => self.flushed(&flush, result),
+            Origin::Mail(mail) => self.reply_by_mail(mail, buffer, result),
+            Origin::Nbd { connection, command, reply } => {
+                self.reply_by_nbd(connection, command, reply, buffer, result);
+            }
+        }
+    }
+
+    fn reply_by_nbd(
+        &mut self,
+        id: u64,
+        command: Command,
+        reply: Reply,
+        buffer: Option<Buffer>,
+        result: Result<(), Errno>,
+    ) {
         let Some((_, connection)) = self.connections.get_mut(&id) else { return };
         self.lately_answered.push(id);
         if let Err(errno) = result {
@@ -149,7 +177,11 @@ impl Server {
         let len = range.len_bytes().min(BUFFER_BYTES_MAX as u64);
         let first = ByteRange::new(range.offset(), len).expect("a request's range is not empty");
         let buffer = Some(self.pool.take(len as usize));
-        self.submit(Asked { connection: id, command, reply, buffer }, RequestKind::Read { range: first });
+        self.submit(
+            RequestKind::Read { range: first },
+            buffer,
+            Origin::Nbd { connection: id, command, reply },
+        );
     }
 
     fn contexts(&self, id: u64) -> Vec<Context> {

@@ -7,4 +7,5 @@
 pub mod journal;
 pub mod map;
 pub mod nbd;
+pub mod sums;
 pub mod volume;

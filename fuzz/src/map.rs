@@ -83,7 +83,8 @@ fn mended(input: &[u8], frames: bool) -> Vec<u8> {
     file
 }
 
-fn mend_frames(mut log: &mut [u8], seed: u32) {
+/// Makes every frame of a log whole, whatever its records say.
+pub fn mend_frames(mut log: &mut [u8], seed: u32) {
     for number in 0_u64.. {
         let slots = u32::try_from(log.len() / SLOT_BYTES).expect("inputs are short");
         let Some(records_max) = slots.checked_sub(1) else { return };

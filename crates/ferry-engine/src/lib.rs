@@ -10,6 +10,7 @@
 //! | [`geometry`] | ranges of bytes, ranges of blocks, and how a volume is cut into them |
 //! | [`truth`] | which blocks are local |
 //! | [`map`] | the same on disk: the map file, encoded and decoded |
+//! | [`sums`] | the checksums of regions, as they arrived, and their file |
 //! | [`event`], [`operation`] | the two vocabularies |
 //! | [`engine`] | the decisions |
 //! | [`status`] | what a person may want to know |
@@ -21,12 +22,14 @@
 mod blockset;
 pub mod engine;
 pub mod event;
+mod frame;
 pub mod geometry;
 pub mod limits;
 pub mod map;
 pub mod operation;
 mod slab;
 pub mod status;
+pub mod sums;
 pub mod truth;
 
 pub use engine::Engine;
@@ -38,4 +41,5 @@ pub use limits::Limits;
 pub use map::{MapError, MapLog, MapRecord, MapState, Phase};
 pub use operation::{DataRef, Notice, OpId, Operation, Refusal, Urgency};
 pub use status::EngineStatus;
+pub use sums::Sums;
 pub use truth::{Residence, Truth};

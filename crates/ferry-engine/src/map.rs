@@ -10,6 +10,7 @@
 
 mod compaction;
 
+use crate::frame::{self, SLOT_BYTES, u32_at, u64_at};
 use crate::geometry::{BLOCK_BYTES, Blocks, Geometry, GeometryError};
 use crate::truth::Truth;
 
@@ -23,9 +24,6 @@ pub const MAP_VERSION: u32 = 1;
 pub const COMPACT_BYTES_MIN: u64 = 1 << 20;
 
 const MAGIC: &[u8; 8] = b"FERRYMAP";
-const FRAME_MAGIC: &[u8; 4] = b"FRAM";
-/// Frame headers and records are both this long, so everything after the superblock lies on this grid.
-const SLOT_BYTES: usize = 24;
 const FLAG_HAS_SOURCE: u32 = 1;
 
 const KIND_LOCAL: u32 = 1;
@@ -153,17 +151,7 @@ impl MapLog {
     /// durable before the frame after it is.
     #[must_use]
     pub fn append(&mut self, records: &[MapRecord]) -> Vec<u8> {
-        let mut frame = Vec::with_capacity((records.len() + 1) * SLOT_BYTES);
-        let count = u32::try_from(records.len()).expect("a frame has fewer than 2^32 records");
-        frame.extend_from_slice(FRAME_MAGIC);
-        frame.extend_from_slice(&count.to_le_bytes());
-        frame.extend_from_slice(&self.next_frame.to_le_bytes());
-        frame.extend_from_slice(&[0; 8]);
-        for record in records {
-            encode_record(*record, &mut frame);
-        }
-        let crc = crc32c::crc32c_append(self.seed, &frame);
-        frame[16..20].copy_from_slice(&crc.to_le_bytes());
+        let frame = frame::encode(self.seed, self.next_frame, records, encode_record);
         self.next_frame += 1;
         self.bytes_valid += frame.len() as u64;
         frame
@@ -282,7 +270,7 @@ pub fn decode(bytes: &[u8]) -> Result<(MapState, MapLog), MapError> {
     let compact = SUPERBLOCK_BYTES as u64;
     let mut log = MapLog { seed, next_frame: 0, bytes_valid: compact, bytes_compact: compact };
     let mut offset = SUPERBLOCK_BYTES;
-    while let Some(records) = whole_frame(bytes, offset, seed, log.next_frame) {
+    while let Some(records) = frame::whole(bytes, offset, seed, log.next_frame) {
         for slot in records.chunks_exact(SLOT_BYTES) {
             decode_record(slot)
                 .and_then(|record| state.apply(record))
@@ -294,7 +282,9 @@ pub fn decode(bytes: &[u8]) -> Result<(MapState, MapLog), MapError> {
             log.bytes_compact = offset as u64;
         }
     }
-    refuse_if_more_follows(bytes, offset, seed, log.next_frame)?;
+    if frame::more_follows(bytes, offset, seed, log.next_frame) {
+        return Err(MapError::FrameDamaged { offset, frame: log.next_frame });
+    }
     log.bytes_valid = offset as u64;
     Ok((state, log))
 }
@@ -363,36 +353,6 @@ fn decode_superblock(bytes: &[u8]) -> Result<(MapState, u32), MapError> {
     Ok((state, u32_at(block, SUPERBLOCK_BYTES - 4)))
 }
 
-/// The records of the whole frame at `offset`, if there is one and it has this number.
-fn whole_frame(bytes: &[u8], offset: usize, seed: u32, number: u64) -> Option<&[u8]> {
-    let rest = bytes.get(offset..)?;
-    let header = rest.get(..SLOT_BYTES)?;
-    if &header[0..4] != FRAME_MAGIC || u64_at(header, 8) != number || u32_at(header, 20) != 0 {
-        return None;
-    }
-    let count = usize::try_from(u32_at(header, 4)).ok()?;
-    let records = rest.get(SLOT_BYTES..SLOT_BYTES.checked_add(count.checked_mul(SLOT_BYTES)?)?)?;
-    let mut blank = [0; SLOT_BYTES];
-    blank[..16].copy_from_slice(&header[..16]);
-    let crc = crc32c::crc32c_append(crc32c::crc32c_append(seed, &blank), records);
-    (crc == u32_at(header, 16)).then_some(records)
-}
-
-/// Everything lies on the grid of slots, so a whole frame behind the break is found wherever the break is.
-fn refuse_if_more_follows(bytes: &[u8], offset: usize, seed: u32, number: u64) -> Result<(), MapError> {
-    let mut at = offset + SLOT_BYTES;
-    while at + SLOT_BYTES <= bytes.len() {
-        if &bytes[at..at + 4] == FRAME_MAGIC {
-            let later = u64_at(bytes, at + 8);
-            if later > number && whole_frame(bytes, at, seed, later).is_some() {
-                return Err(MapError::FrameDamaged { offset, frame: number });
-            }
-        }
-        at += SLOT_BYTES;
-    }
-    Ok(())
-}
-
 fn encode_record(record: MapRecord, out: &mut Vec<u8>) {
     let (kind, a, b) = match record {
         MapRecord::Local(blocks) => (KIND_LOCAL, blocks.first(), blocks.count()),
@@ -440,12 +400,4 @@ const fn phase_of(number: u64) -> Option<Phase> {
         2 => Some(Phase::Sealed),
         _ => None,
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }

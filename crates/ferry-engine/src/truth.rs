@@ -190,22 +190,22 @@ impl Truth {
 
 /// A fixed number of bits.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Bitmap {
+pub(crate) struct Bitmap {
     words: Box<[u64]>,
     len: u64,
 }
 
 impl Bitmap {
-    fn new(len: u64) -> Bitmap {
+    pub(crate) fn new(len: u64) -> Bitmap {
         Bitmap { words: vec![0; index(len.div_ceil(64))].into_boxed_slice(), len }
     }
 
-    fn get(&self, bit: u64) -> bool {
+    pub(crate) fn get(&self, bit: u64) -> bool {
         self.words[index(bit / 64)] >> (bit % 64) & 1 == 1
     }
 
     /// Sets the bits `first..end`.
-    fn set(&mut self, first: u64, end: u64) {
+    pub(crate) fn set(&mut self, first: u64, end: u64) {
         assert!(end <= self.len, "bit {end} must lie within the map");
         let mut at = first;
         while at < end {
@@ -223,7 +223,7 @@ impl Bitmap {
     }
 
     /// The first bit from `from` on that has this value, or `limit` (at most the length) if none before it has.
-    fn next(&self, from: u64, value: bool, limit: u64) -> u64 {
+    pub(crate) fn next(&self, from: u64, value: bool, limit: u64) -> u64 {
         let flip = if value { 0 } else { u64::MAX };
         let mut at = from;
         while at < limit {

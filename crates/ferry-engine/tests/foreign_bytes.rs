@@ -1,4 +1,4 @@
-//! The fuzz body of the map on stable: seeds from valid maps, and mutations of them.
+//! The fuzz bodies of this crate on stable: seeds from valid files, and mutations of them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,8 +6,11 @@
 mod map;
 #[path = "../../../fuzz/src/smoke.rs"]
 mod smoke;
+#[path = "../../../fuzz/src/sums.rs"]
+mod sums;
 
-use ferry_engine::{Blocks, Geometry, MapRecord, MapState, Phase};
+use ferry_engine::sums::codec::{self, SumsOf};
+use ferry_engine::{Blocks, Geometry, MapRecord, MapState, Phase, Sums};
 
 fn blocks(first: u64, end: u64) -> Blocks {
     Blocks::between(first, end).unwrap()
@@ -38,4 +41,29 @@ fn a_map_that_is_understood_means_the_same_after_compaction() {
         ("whole", input(&file, map::FRAMES_MENDED, 0)),
     ];
     smoke::smoke("map_decode", &seeds, map::run);
+}
+
+#[test]
+fn a_file_of_checksums_that_is_understood_means_the_same_when_it_is_written_anew() {
+    let geometry = Geometry::new(1_000 * 4096 + 512, 64 << 10).unwrap();
+    let of = SumsOf { volume_id: [9; 16], generation: 5 };
+    let mut known = Sums::new(geometry);
+    let (mut file, mut log) = codec::compact(of, &known);
+    known.open(7);
+    known.zeroes(blocks(100, 900));
+    known.arrived(blocks(0, 20), |part| part.count() as u32);
+    known.changes(blocks(3, 40));
+    file.extend(log.append(&known.take_news()));
+    known.told(blocks(20, 30), 5);
+    known.open(8);
+    known.close();
+    known.settle();
+    file.extend(log.append(&known.take_news()));
+    known.make_gappy();
+    let seeds = [
+        ("as_it_is", [&[sums::AS_IT_IS][..], &file].concat()),
+        ("mended", [&[sums::MENDED][..], &file].concat()),
+        ("anew", [&[sums::MENDED][..], &codec::compact(of, &known).0].concat()),
+    ];
+    smoke::smoke("sums_decode", &seeds, sums::run);
 }

@@ -17,6 +17,7 @@ mod disk;
 mod doors;
 mod frontends;
 mod link;
+mod loss;
 #[allow(dead_code, reason = "the first frontends are being built on it")]
 mod mailbox;
 mod operations;

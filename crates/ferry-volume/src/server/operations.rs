@@ -78,7 +78,12 @@ impl Server {
     }
 
     fn notice(&mut self, notice: Notice) {
-        tracing::info!(?notice, "volume");
+        // A source that fails says so at each try; what comes of it is said once.
+        if matches!(notice, Notice::SourceFailed { .. } | Notice::SourceBad { .. }) {
+            tracing::debug!(?notice, "volume");
+        } else {
+            tracing::info!(?notice, "volume");
+        }
         match notice {
             Notice::Opened => self.follow_source(),
             Notice::Unsealed => {
@@ -89,6 +94,7 @@ impl Server {
             Notice::HydrationComplete => self.leave_source(),
             Notice::SourceDetached => self.source_detached(),
             Notice::Sealed | Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
+            Notice::SourceBad { range } => self.say_bad(range),
             Notice::SourceFailed { .. }
             | Notice::KeepFailed { .. }
             | Notice::PersistFailed { .. }

@@ -8,4 +8,5 @@ pub mod journal;
 pub mod map;
 pub mod nbd;
 pub mod sums;
+pub mod virtio_blk;
 pub mod volume;

@@ -24,6 +24,7 @@ mod ring;
 pub mod server;
 mod source_uri;
 mod store;
+pub mod virtio_blk;
 
 pub use dial::DialError;
 pub use frontend::{Frontend, FrontendKind, FrontendStatus};

@@ -4,10 +4,12 @@
 
 #[path = "../../../fuzz/src/smoke.rs"]
 mod smoke;
+#[path = "../../../fuzz/src/virtio_blk.rs"]
+mod virtio_blk;
 #[path = "../../../fuzz/src/volume.rs"]
 mod volume;
 
-use ferry_volume::control::{Answer, BadRanges, Hydration, Phase, Request, SourceStatus, Span, Status};
+use ferry_volume::control::{Answer, Hydration, Phase, Request, SourceStatus, Status};
 use ferry_volume::{Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
 
@@ -17,12 +19,7 @@ fn line<T: serde::Serialize>(value: &T) -> Vec<u8> {
 
 #[test]
 fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
-    let source = SourceStatus {
-        uri: "nbd://h/V".into(),
-        connected: false,
-        last_error: Some("gone".into()),
-        bad: BadRanges { bytes: 4096, count: 1, listed: vec![Span { offset: 8192, len_bytes: 4096 }] },
-    };
+    let source = SourceStatus { uri: "nbd://h/V".into(), connected: false, last_error: Some("gone".into()) };
     let status = Status {
         pid: 7,
         id: "01J9ZZZZZZZZZZZZZZZZZZZZZZ".into(),
@@ -73,4 +70,44 @@ fn a_volume_json_that_is_understood_survives_being_replaced() {
         ("image", config(r#","source":"file:///srv/disk.raw""#).into_bytes()),
     ];
     smoke::smoke("volume_json", &seeds, volume::volume_json);
+}
+
+/// The memory of a guest that asks one thing: descriptors (address, length, flags), then what they point to.
+fn request(descriptors: &[(u64, u32, u16)], kind: u32, sector: u64, payload: &[u8]) -> Vec<u8> {
+    let mut memory = Vec::new();
+    for (next, (address, len, flags)) in (1_u16..).zip(descriptors) {
+        memory.extend(address.to_le_bytes());
+        memory.extend(len.to_le_bytes());
+        memory.extend(flags.to_le_bytes());
+        memory.extend(next.to_le_bytes());
+    }
+    memory.resize(256, 0);
+    memory.extend(kind.to_le_bytes());
+    memory.extend([0; 4]);
+    memory.extend(sector.to_le_bytes());
+    memory.extend(payload);
+    memory.resize(1024, 0xee);
+    memory
+}
+
+#[test]
+fn a_request_of_a_virtio_driver_that_is_understood_lies_on_the_disk() {
+    const NEXT: u16 = 1;
+    const WRITE: u16 = 2;
+    const INDIRECT: u16 = 4;
+    let range = [&8_u64.to_le_bytes()[..], &16_u32.to_le_bytes(), &1_u32.to_le_bytes()].concat();
+    let to_device = |len| [(256, 16, NEXT), (272, len, NEXT), (1023, 1, WRITE)];
+    let to_guest = |len| [(256, 16, NEXT), (272, len, NEXT | WRITE), (1023, 1, WRITE)];
+    let through_a_table = [(16, 48, INDIRECT), (256, 16, NEXT), (272, 512, NEXT | WRITE), (1023, 1, WRITE)];
+    let seeds = [
+        ("read", request(&to_guest(512), 0, 8, &[])),
+        ("write", request(&to_device(512), 1, 8, &[7; 512])),
+        ("flush", request(&[(256, 16, NEXT), (1023, 1, WRITE)], 4, 0, &[])),
+        ("serial", request(&to_guest(20), 8, 0, &[])),
+        ("discard", request(&to_device(16), 11, 0, &range[..12])),
+        ("write_zeroes", request(&to_device(16), 13, 0, &range)),
+        ("indirect", request(&through_a_table, 0, 8, &[])),
+        ("endless", request(&[(256, 16, NEXT); 16], 0, 0, &[])),
+    ];
+    smoke::smoke("virtio_blk", &seeds, virtio_blk::run);
 }

@@ -8,6 +8,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -67,15 +68,26 @@ impl Lent {
     }
 
     /// Lends a copy of `bytes` that begins on a page.
-    #[allow(dead_code, reason = "the first frontends are being built on it")]
+    #[cfg_attr(not(test), allow(dead_code, reason = "the frontend that needs it is being built"))]
     pub(crate) fn copy_of(bytes: &[u8]) -> Self {
-        let layout = Layout::from_size_align(bytes.len().max(1), ALIGN_BYTES).expect("a slice has a layout");
+        let copied = Self::filled(bytes.len(), |into| {
+            into.copy_from_slice(bytes);
+            Ok::<(), Infallible>(())
+        });
+        copied.expect("a copy cannot fail")
+    }
+
+    /// Lends `len` bytes that begin on a page, once `fill` has filled them.
+    pub(crate) fn filled<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let layout =
+            Layout::from_size_align(len.max(1), ALIGN_BYTES).expect("a request's length has a layout");
         // SAFETY: the layout is not of size zero.
-        let fresh = unsafe { std::alloc::alloc(layout) };
+        let fresh = unsafe { alloc_zeroed(layout) };
         let start = NonNull::new(fresh).unwrap_or_else(|| handle_alloc_error(layout));
-        // SAFETY: just allocated with room for so many bytes.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) }
-        Self { start, len: bytes.len(), keeper: Box::new(Own { start, layout }) }
+        let keeper = Box::new(Own { start, layout });
+        // SAFETY: just allocated with room for so many bytes, all zero, and known to nobody else.
+        fill(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) })?;
+        Ok(Self { start, len, keeper })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -94,7 +106,7 @@ unsafe impl Send for Own {}
 
 impl Drop for Own {
     fn drop(&mut self) {
-        // SAFETY: allocated in `Lent::copy_of` with this layout; the loan is over.
+        // SAFETY: allocated in `Lent::filled` with this layout; the loan is over.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }

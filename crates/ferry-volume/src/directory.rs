@@ -6,6 +6,7 @@
 //!        volume.json   what the volume is: id, sizes, source, export, budget (replaced whole, never edited in place)
 //!        lock          held by the one server that has the volume open
 //!        control.sock  for the agent        guest.sock  for the guest        server.log
+//!        vhost.sock   for a virtual machine monitor, while that frontend is attached
 //! ```
 //!
 //! Invariant: a directory with a `volume.json` is complete; one without is a creation that did not finish.
@@ -25,6 +26,8 @@ use std::path::{Path, PathBuf};
 pub const CONTROL_SOCKET: &str = "control.sock";
 /// Name of the guest's NBD socket in the directory.
 pub const GUEST_SOCKET: &str = "guest.sock";
+/// Name of the socket that speaks vhost-user-blk, while that frontend is attached.
+pub const VHOST_SOCKET: &str = "vhost.sock";
 /// Name of the log file of the server.
 pub const SERVER_LOG: &str = "server.log";
 pub(crate) const DATA: &str = "data";

@@ -24,7 +24,7 @@ pub(crate) enum Door {
 }
 
 /// Listens on a unix socket that only our own user may connect to, replacing a dead server's.
-pub(crate) fn listen_unix(path: &Path) -> Result<Descriptor, DirectoryError> {
+pub(crate) fn listen_unix(path: &Path) -> Result<OwnedFd, DirectoryError> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             return Err(DirectoryError::io("remove", path)(e));
@@ -34,7 +34,7 @@ pub(crate) fn listen_unix(path: &Path) -> Result<Descriptor, DirectoryError> {
     let listener = UnixListener::bind(path).map_err(DirectoryError::io("listen on", path))?;
     let private = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(path, private).map_err(DirectoryError::io("protect", path))?;
-    Ok(Rc::new(OwnedFd::from(listener)))
+    Ok(listener.into())
 }
 
 /// Listens for other workers.

@@ -13,6 +13,8 @@
 //! Starting and stopping may wait for the kernel, which may in turn wait for bytes of the volume; so each has a thread
 //! of its own, and the loop only hears of the end.
 
+mod vhost;
+
 use super::command::{refused, whole_story};
 use super::mailbox::Mailbox;
 use super::{Server, ring_the_bell};
@@ -29,7 +31,6 @@ pub(crate) trait Running: Send {
     fn stop(self: Box<Self>);
 }
 
-#[allow(dead_code, reason = "the first frontends are being built on it")]
 /// What a frontend stands on.
 pub(crate) struct Ground {
     /// The volume's directory.
@@ -43,11 +44,10 @@ pub(crate) struct Ground {
 }
 
 /// Starts a frontend; an error says in one sentence what was wrong and what to do.
-fn start(frontend: &Frontend, _ground: Ground) -> Result<Box<dyn Running>, String> {
+fn start(frontend: &Frontend, ground: Ground) -> Result<Box<dyn Running>, String> {
     match frontend {
-        Frontend::Fuse {} | Frontend::VhostUserBlk {} => {
-            Err(format!("this version of ferry has no frontend {}", frontend.kind()))
-        }
+        Frontend::Fuse {} => Err(format!("this version of ferry has no frontend {}", frontend.kind())),
+        Frontend::VhostUserBlk {} => vhost::start(ground),
     }
 }
 

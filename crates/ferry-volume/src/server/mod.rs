@@ -16,10 +16,7 @@ mod connection;
 mod disk;
 mod doors;
 mod frontends;
-mod inline;
 mod link;
-mod loss;
-#[allow(dead_code, reason = "the first frontends are being built on it")]
 mod mailbox;
 mod operations;
 mod requests;
@@ -38,7 +35,6 @@ use disk::DiskJob;
 use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
 use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation};
 use frontends::Frontends;
-use inline::Inline;
 use mailbox::{Mailbox, Settled};
 use requests::Asked;
 use rustix::event::{EventfdFlags, eventfd};
@@ -114,7 +110,6 @@ struct Server {
     engine: Engine,
     operations: Vec<Operation>,
     store: Store,
-    inline: Inline,
     next_id: u64,
     connections: HashMap<u64, (Door, Connection)>,
     requests: HashMap<u64, Asked>,
@@ -190,8 +185,8 @@ impl Server {
         let ring = Ring::new(options.io).map_err(|cause| ServeError::Ring { cause })?;
         let pool = Pool::new();
         // The control door last: whoever reaches it finds the other.
-        let guest_door = listen_unix(&options.dir.join(GUEST_SOCKET))?;
-        let control_door = listen_unix(&options.dir.join(CONTROL_SOCKET))?;
+        let guest_door = Rc::new(listen_unix(&options.dir.join(GUEST_SOCKET))?);
+        let control_door = Rc::new(listen_unix(&options.dir.join(CONTROL_SOCKET))?);
         let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| ServeError::Ring { cause: e.into() })?;
         let wake = Arc::new(wake);
         let wake_door = wake.try_clone().map_err(|cause| ServeError::Ring { cause })?;
@@ -203,7 +198,6 @@ impl Server {
             engine: Engine::new(state, Limits::default()),
             operations: Vec::new(),
             store,
-            inline: Inline::default(),
             next_id: 1,
             connections: HashMap::new(),
             requests: HashMap::new(),

@@ -2,7 +2,6 @@
 
 pub mod agent;
 pub mod job;
-pub mod loss;
 pub mod machine;
 pub mod mv;
 pub mod volume;

@@ -11,6 +11,7 @@ mod error;
 pub mod http;
 mod ids;
 mod job;
+mod loss;
 mod machine;
 mod names;
 mod peer;
@@ -24,6 +25,7 @@ pub use job::{
     EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobKind, JobState, JobStep, Progress, StartMove,
     StepState,
 };
+pub use loss::{BadRanges, Span};
 pub use machine::{
     CreateMachine, Desired, DestroyMachine, Driver, Exit, Machine, MachineSpec, MachineState, MachineVolume,
     NewVolume, RestartPolicy, Signal, SignalError, VolumeOrigin,

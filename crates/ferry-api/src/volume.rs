@@ -1,6 +1,6 @@
 //! Volumes: disks with an id that never changes and a generation that rises with each hand-over.
 
-use crate::{Generation, JobId, MachineId, VolumeId, VolumeName, WorkerName};
+use crate::{BadRanges, Generation, JobId, MachineId, VolumeId, VolumeName, WorkerName};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
 
@@ -161,6 +161,9 @@ pub struct VolumeSource {
     pub connected: Option<bool>,
     /// The last thing that went wrong with it, if anything did since the last connection.
     pub last_error: Option<String>,
+    /// What it cannot give.
+    #[serde(default)]
+    pub bad: BadRanges,
 }
 
 /// How far a clone has become local.

@@ -15,6 +15,7 @@
 //! - `torn` blocks are remote and the store may hold garbage there: they turn local only by being written whole.
 
 mod ahead;
+mod bad;
 mod budget;
 mod durability;
 mod fetches;
@@ -36,6 +37,7 @@ use crate::status::EngineStatus;
 use crate::truth::{Residence, Truth};
 
 use ahead::Ahead;
+use bad::Bad;
 use budget::Budget;
 use durability::Durability;
 use fetches::{Fetch, Fetches};
@@ -63,6 +65,7 @@ pub struct Engine {
     torn: BlockSet,
     fetches: Fetches,
     hydration: Hydration,
+    bad: Bad,
     ahead: Ahead,
     budget: Budget,
     durability: Durability,
@@ -189,6 +192,7 @@ impl Engine {
             torn: BlockSet::new(),
             fetches: Fetches::new(),
             hydration: Hydration::new(),
+            bad: Bad::new(),
             ahead: Ahead::new(),
             durability: Durability::new(),
             deeds: VecDeque::new(),
@@ -218,6 +222,7 @@ impl Engine {
             Event::Tick { now_ms } => {
                 self.now_ms = self.now_ms.max(now_ms);
                 self.budget.fill(self.now_ms);
+                self.tell_bad(out);
                 self.replan_due(out);
             }
             Event::Command(command) => self.command(command, out),
@@ -256,6 +261,8 @@ impl Engine {
             checksum_errors: self.tally.checksum_errors,
             keep_errors: self.tally.keep_errors,
             bytes_sick: self.hydration.sick_blocks() * BLOCK_BYTES,
+            bytes_bad: self.bad.block_count() * BLOCK_BYTES,
+            bad_ranges: self.bad.range_count(),
             in_flight: self.ops.len() as u64,
             waiting_for_source: self.requests.values().filter(|active| active.waits()).count() as u64,
             phase: self.phase,
@@ -378,6 +385,8 @@ impl Engine {
         self.complete = false;
         self.wake = true;
         self.torn.remove(blocks);
+        self.bad.heal(blocks);
+        self.hydration.heal(blocks);
         let mut bytes = 0;
         for run in turned {
             bytes += self.geometry().bytes_of(run).len_bytes();

@@ -194,6 +194,12 @@ pub enum Notice {
         /// How.
         failure: FetchFailure,
     },
+    /// The source cannot give exactly this range: whoever reads it gets an error, its neighbours are not touched. It is
+    /// tried again from time to time, and told only once.
+    SourceBad {
+        /// Which bytes.
+        range: ByteRange,
+    },
     /// Bytes that arrived could not be kept. They are fetched again later.
     KeepFailed {
         /// Which bytes.

@@ -35,6 +35,10 @@ pub struct EngineStatus {
     pub keep_errors: u64,
     /// Bytes that the source failed to give so far; tried again from time to time.
     pub bytes_sick: u64,
+    /// Bytes of blocks that the source failed to give when asked for them alone; see [`crate::Engine::bad_ranges`].
+    pub bytes_bad: u64,
+    /// How many ranges these are.
+    pub bad_ranges: u64,
     /// Operations under way.
     pub in_flight: u64,
     /// Guest requests that wait for the source.

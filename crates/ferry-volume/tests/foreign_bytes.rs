@@ -9,7 +9,7 @@ mod virtio_blk;
 #[path = "../../../fuzz/src/volume.rs"]
 mod volume;
 
-use ferry_volume::control::{Answer, Hydration, Phase, Request, SourceStatus, Status};
+use ferry_volume::control::{Answer, BadRanges, Hydration, Phase, Request, SourceStatus, Span, Status};
 use ferry_volume::{Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
 
@@ -19,7 +19,12 @@ fn line<T: serde::Serialize>(value: &T) -> Vec<u8> {
 
 #[test]
 fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
-    let source = SourceStatus { uri: "nbd://h/V".into(), connected: false, last_error: Some("gone".into()) };
+    let source = SourceStatus {
+        uri: "nbd://h/V".into(),
+        connected: false,
+        last_error: Some("gone".into()),
+        bad: BadRanges { bytes: 4096, count: 1, listed: vec![Span { offset: 8192, len_bytes: 4096 }] },
+    };
     let status = Status {
         pid: 7,
         id: "01J9ZZZZZZZZZZZZZZZZZZZZZZ".into(),

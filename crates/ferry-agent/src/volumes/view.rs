@@ -4,7 +4,7 @@ use super::service::{Service, wanted};
 use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use crate::records::VolumeRecord;
-use ferry_api::{Hydration, ServerState, Volume, VolumeKey, VolumePhase, VolumeSource};
+use ferry_api::{BadRanges, Hydration, ServerState, Span, Volume, VolumeKey, VolumePhase, VolumeSource};
 use ferry_volume::control::{self, Phase, Status};
 use ferry_volume::directory::GUEST_SOCKET;
 
@@ -96,7 +96,13 @@ fn source(record: &VolumeRecord, status: Option<&Status>) -> Option<VolumeSource
         worker: source.worker.clone(),
         connected: link.map(|link| link.connected),
         last_error: link.and_then(|link| link.last_error.clone()),
+        bad: link.map(|link| bad_ranges(&link.bad)).unwrap_or_default(),
     })
+}
+
+fn bad_ranges(bad: &control::BadRanges) -> BadRanges {
+    let span = |span: &control::Span| Span { offset: span.offset, len_bytes: span.len_bytes };
+    BadRanges { bytes: bad.bytes, count: bad.count, listed: bad.listed.iter().map(span).collect() }
 }
 
 fn hydration(h: &control::Hydration, bytes_expected: u64) -> Hydration {

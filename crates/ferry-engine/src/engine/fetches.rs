@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::blockset::BlockSet;
 use crate::event::{Arrival, Content, Errno, FetchFailure};
 use crate::geometry::Blocks;
-use crate::limits::{FETCH_ATTEMPTS_MAX, FETCH_BACKOFF_MS, backoff_ms};
+use crate::limits::FETCH_BACKOFF_MS;
 use crate::operation::{DataRef, Notice, OpId, Operation, Urgency};
 
 use super::reads::Piece;
@@ -200,16 +200,20 @@ impl Engine {
             .sum()
     }
 
-    /// Fetches that are not under way and whose blocks the guest has written meanwhile are not needed any more.
+    /// Fetches that are not under way are not needed any more when the guest has written their blocks meanwhile, or
+    /// when whoever waited has given up: a guest that comes and goes must not make the queue grow.
     pub(super) fn dissolve_needless_fetches(&mut self, out: &mut Vec<Operation>) {
         let queued: Vec<OpId> = self.fetches.queue.iter().copied().collect();
         for op in queued {
-            let blocks = self.fetch_mut(op).blocks;
-            if self.truth.covers(blocks) {
-                self.fetches.queue.retain(|&queued| queued != op);
-                for piece in self.take_fetch(op).waiters {
-                    self.plan_piece(piece, out);
-                }
+            let fetch = self.fetch_mut(op);
+            let (blocks, is_wanted) = (fetch.blocks, !fetch.waiters.is_empty());
+            if is_wanted && !self.truth.covers(blocks) {
+                continue;
+            }
+            self.fetches.queue.retain(|&queued| queued != op);
+            self.hydration.leave_behind();
+            for piece in self.take_fetch(op).waiters {
+                self.plan_piece(piece, out);
             }
         }
     }
@@ -375,7 +379,7 @@ impl Engine {
         match fetch.purpose {
             Purpose::Guest => {
                 self.fetches.guest_bytes -= range.len_bytes();
-                self.hydration.leave_behind();
+                self.hydration.guest_was_refused(fetch.blocks, self.now_ms);
             }
             Purpose::Ahead => {
                 self.ahead.ended(range.len_bytes());
@@ -385,29 +389,10 @@ impl Engine {
                 self.hydration.source_refused(fetch.blocks, attempts + 1, self.now_ms);
             }
         }
+        self.suspect(fetch.blocks);
         for piece in fetch.waiters {
-            let piece = Piece { attempts: piece.attempts + 1, ..piece };
-            if self.truth.covers(self.geometry().blocks_touched(piece.range)) {
-                self.plan_piece(piece, out);
-                continue;
-            }
-            if piece.attempts < FETCH_ATTEMPTS_MAX {
-                let until = Until::Ms(self.now_ms + backoff_ms(FETCH_BACKOFF_MS, piece.attempts));
-                self.parked.push(Parked { piece, until });
-                continue;
-            }
-            match self.requests.get(&piece.ticket).map(|active| &active.work) {
-                Some(Work::Read(_)) => self.end_piece(piece.ticket, Err(Errno::EIO), out),
-                Some(Work::Write(put)) if put.is_writing() => {}
-                Some(Work::Write(_)) => self.refuse_put(piece.ticket, Errno::EIO, out),
-                None => {}
-            }
+            self.retry_piece(fetch.blocks, piece, out);
         }
-    }
-
-    pub(super) fn count_failure(&mut self, failure: FetchFailure) {
-        self.tally.fetch_errors += 1;
-        self.tally.checksum_errors += u64::from(failure == FetchFailure::Checksum);
     }
 
     fn copy_fetched(&mut self, fetch: OpId, piece: Piece, out: &mut Vec<Operation>) {

@@ -23,6 +23,7 @@ use crate::limits::{
 };
 use crate::map::Phase;
 use crate::operation::{Notice, OpId, Operation};
+use crate::truth::Residence;
 
 use super::{Engine, Op};
 
@@ -145,16 +146,41 @@ impl Hydration {
                 self.not_before_ms = now_ms + backoff_ms(BACKGROUND_BACKOFF_MS, beyond + 1);
             }
         }
-        let due_ms = now_ms + backoff_ms(BACKGROUND_BACKOFF_MS, attempts);
         let middle = blocks.first() + blocks.count() / 2;
         let halves = [Blocks::between(blocks.first(), middle), Blocks::between(middle, blocks.end())];
-        if self.sick.len() + 2 <= SICK_RANGES_MAX {
-            halves
-                .into_iter()
-                .flatten()
-                .for_each(|half| self.add_sick(Sick { blocks: half, attempts, due_ms }));
+        if blocks.count() > 1 && self.sick.len() + 2 <= SICK_RANGES_MAX {
+            // Halves have not been tried: what is bad in them is found without waiting longer each time.
+            let due_ms = now_ms + BACKGROUND_BACKOFF_MS;
+            for half in halves.into_iter().flatten() {
+                self.add_sick(Sick { blocks: half, attempts: 0, due_ms });
+            }
         } else {
+            let due_ms = now_ms + backoff_ms(BACKGROUND_BACKOFF_MS, attempts);
             self.add_sick(Sick { blocks, attempts, due_ms });
+        }
+    }
+
+    /// The guest asked the source for these blocks in vain. One that was alone is left out of larger fetches.
+    pub(super) fn guest_was_refused(&mut self, blocks: Blocks, now_ms: u64) {
+        self.left_behind = true;
+        let is_known = self.sick_blocks.intersects(blocks);
+        if blocks.count() == 1 && !is_known && self.sick.len() < SICK_RANGES_MAX {
+            let due_ms = now_ms + BACKGROUND_BACKOFF_MS;
+            self.add_sick(Sick { blocks, attempts: 1, due_ms });
+        }
+    }
+
+    /// These blocks are local now.
+    pub(super) fn heal(&mut self, blocks: Blocks) {
+        if self.sick.is_empty() {
+            return;
+        }
+        self.sick_blocks.remove(blocks);
+        let within = self.sick.range(blocks.first()..blocks.end());
+        let healed: Vec<u64> =
+            within.filter(|(_, sick)| sick.blocks.end() <= blocks.end()).map(|(&first, _)| first).collect();
+        for first in healed {
+            self.sick.remove(&first);
         }
     }
 
@@ -230,6 +256,9 @@ impl Engine {
             if let Some(found) = self.first_to_fetch(sick.blocks) {
                 if let Some(blocks) = Blocks::between(found.end(), sick.blocks.end()) {
                     self.hydration.add_sick(Sick { blocks, ..sick });
+                    let local =
+                        self.truth.runs(blocks).filter(|(residence, _)| *residence == Residence::Local);
+                    local.for_each(|(_, run)| self.hydration.sick_blocks.remove(run));
                 }
                 return Some((found, sick.attempts));
             }

@@ -125,7 +125,7 @@ impl Engine {
                 continue;
             }
             let end = self.fetches.first_after(at).map_or(rest.end(), |first| first.min(rest.end()));
-            let end = end.min(self.geometry().region_end(at));
+            let end = self.ask_end(piece, at, end.min(self.geometry().region_end(at)));
             let free = Blocks::between(at, end).expect("a fetch after `at` starts after it");
             self.reader(piece.ticket).1.pieces += 1;
             // What the guest is writing, or is about to, will be local in a moment.
@@ -192,6 +192,7 @@ impl Engine {
     pub(super) fn forget_pieces(&mut self, ticket: Ticket) -> u32 {
         let parked = self.parked.extract_if(.., |parked| parked.piece.ticket == ticket).count();
         let joined = self.leave_fetches(ticket);
+        self.wake |= joined > 0;
         u32::try_from(parked + joined).expect("pieces are counted in 32 bits")
     }
 

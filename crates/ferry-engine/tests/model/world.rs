@@ -187,6 +187,10 @@ impl World {
         for operation in out {
             self.execute(operation);
         }
+        for bad in self.engine.bad_ranges() {
+            let is_remote = |(_, residence): (_, Residence)| residence == Residence::Remote;
+            assert!(self.engine.truth(bad).all(is_remote), "what is local is not bad: {bad:?}");
+        }
     }
 
     fn execute(&mut self, operation: Operation) {

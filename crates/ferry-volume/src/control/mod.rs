@@ -5,8 +5,10 @@
 //! that runs the agent (mode 0600).
 
 mod client;
+mod loss;
 
 pub use client::{Client, ControlError};
+pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, Span};
 
 use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
 use serde::{Deserialize, Serialize};
@@ -153,6 +155,9 @@ pub struct SourceStatus {
     pub connected: bool,
     /// The last thing that went wrong with it, if anything did since the last connection.
     pub last_error: Option<String>,
+    /// What it cannot give.
+    #[serde(default)]
+    pub bad: BadRanges,
 }
 
 /// How far a clone has become local. Counters begin at zero with each start of the server.

@@ -204,6 +204,20 @@ impl<P> Ring<P> {
         (count == len as isize).then_some(())
     }
 
+    /// Writes at once, without the ring, however long it takes; none when not all of it was written.
+    pub(crate) fn write_now(
+        fd: &Descriptor,
+        buffer: &Buffer,
+        at: usize,
+        len: usize,
+        offset: u64,
+    ) -> Option<()> {
+        // SAFETY: the bytes lie inside the buffer, which outlives the call.
+        let count =
+            unsafe { libc::pwrite(fd.as_raw_fd(), buffer.address(at, len).cast(), len, offset as i64) };
+        (count == len as isize).then_some(())
+    }
+
     /// Sends as much as the socket takes at once, without the ring. Nothing on any error: a send by the ring tells it.
     pub(crate) fn send_now<'a>(fd: &Descriptor, pieces: impl Iterator<Item = &'a Piece>) -> usize {
         let mut vectors = vectors_of(pieces);

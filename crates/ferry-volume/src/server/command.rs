@@ -5,7 +5,7 @@ use super::asks::Asker;
 use super::doors::Door;
 use super::requests::Origin;
 use crate::SourceUri;
-use crate::control::{Answer, Hydration, Phase, Request, SourceStatus, Status};
+use crate::control::{Answer, Hydration, Phase, Request, Status};
 use crate::directory::GUEST_SOCKET;
 use ferry_engine::{Command, Errno, Event, Notice, RequestKind};
 use std::net::SocketAddr;
@@ -120,6 +120,7 @@ impl Server {
             }
             Notice::HydrationComplete
             | Notice::SourceFailed { .. }
+            | Notice::SourceBad { .. }
             | Notice::KeepFailed { .. }
             | Notice::PersistFailed { .. }
             | Notice::StoreFailed { .. } => return,
@@ -198,18 +199,13 @@ impl Server {
     fn status(&self) -> Status {
         let engine = self.engine.status();
         let count = |door| self.connections_through(door) as u32;
-        let source = self.store.config.source.as_ref().map(|uri| SourceStatus {
-            uri: uri.to_string(),
-            connected: self.source.as_ref().is_some_and(super::Source::is_connected),
-            last_error: self.source.as_ref().and_then(super::Source::last_error).map(str::to_owned),
-        });
         Status {
             pid: std::process::id(),
             id: self.store.config.id.clone(),
             generation: self.store.config.generation,
             size_bytes: self.store.config.size_bytes,
             phase: self.phase(),
-            source,
+            source: self.source_status(),
             export: self.reader_door.as_ref().map(|(_, bound)| *bound),
             guest_socket: self.store.dir.join(GUEST_SOCKET),
             guests: count(Door::Guest) + self.mailbox.guests(),

@@ -2,11 +2,13 @@
 //! is done another way, and a frame of the map counts only when it is durable.
 
 use super::Purpose;
+use super::inline::Inline;
 use crate::buffer::{Buffer, Pool};
 use crate::ring::Ring;
 use crate::store::Store;
 use ferry_engine::{ByteRange, Errno, MapLog, MapRecord, OpId};
 use std::io;
+use std::time::Instant;
 
 /// Records in one frame: a frame lies in one buffer.
 const FRAME_RECORDS_MAX: usize = 1 << 16;
@@ -69,6 +71,7 @@ pub(super) struct Disk<'a> {
     pub(super) ring: &'a mut Ring<Purpose>,
     pub(super) store: &'a mut Store,
     pub(super) pool: &'a Pool,
+    pub(super) inline: &'a mut Inline,
 }
 
 impl Disk<'_> {
@@ -90,9 +93,26 @@ impl Disk<'_> {
         None
     }
 
-    pub(super) fn write(&mut self, op: OpId, range: ByteRange, buffer: Buffer, at: usize) {
+    /// Writes; tells the end at once when it was a moment's work. What failed at once is left to the ring to tell.
+    pub(super) fn write(
+        &mut self,
+        op: OpId,
+        range: ByteRange,
+        buffer: Buffer,
+        at: usize,
+    ) -> Option<(OpId, Result<(), Errno>)> {
         let left = range.len_bytes() as usize;
+        let begun = Instant::now();
+        if self.inline.suits(range, begun) {
+            let written =
+                Ring::<Purpose>::write_now(&self.store.data, &buffer, at, left, range.offset()).is_some();
+            self.inline.wrote(begun, Instant::now());
+            if written {
+                return Some((op, Ok(())));
+            }
+        }
         self.submit(op, Step::Write(Transfer { buffer, first_at: at, at, left, offset: range.offset() }));
+        None
     }
 
     /// Keeps what arrived from the source. A large piece is done only when it has left the page cache for the disk:
@@ -110,6 +130,7 @@ impl Disk<'_> {
     }
 
     pub(super) fn sync(&mut self, op: OpId) {
+        self.inline.flush_begins();
         self.submit(op, Step::Sync);
     }
 
@@ -172,6 +193,9 @@ impl Disk<'_> {
         result: io::Result<u32>,
     ) -> Option<(OpId, Result<(), Errno>)> {
         let DiskJob { op, step } = job;
+        if matches!(step, Step::Sync) {
+            self.inline.flush_ended();
+        }
         let count = match (result, &step) {
             (Ok(count), _) => count as usize,
             (Err(e), Step::Zero { range }) if is_unsupported(&e) => {
@@ -324,12 +348,13 @@ mod tests {
         let mut ring = Ring::new(IoBackend::Portable).unwrap();
         let pool = Pool::new();
         let mut completed = Vec::new();
-        Disk { ring: &mut ring, store, pool: &pool }.persist(OpId::from_u64(1), records);
+        let mut inline = Inline::default();
+        Disk { ring: &mut ring, store, pool: &pool, inline: &mut inline }.persist(OpId::from_u64(1), records);
         loop {
             ring.wait(Duration::from_secs(60), &mut completed).unwrap();
             for done in std::mem::take(&mut completed) {
                 let Purpose::Disk(job) = done.purpose else { panic!("only the disk works here") };
-                let mut disk = Disk { ring: &mut ring, store, pool: &pool };
+                let mut disk = Disk { ring: &mut ring, store, pool: &pool, inline: &mut inline };
                 if let Some((_, result)) = disk.completed(job, done.result) {
                     return result;
                 }

@@ -16,7 +16,9 @@ mod connection;
 mod disk;
 mod doors;
 mod frontends;
+mod inline;
 mod link;
+mod loss;
 mod mailbox;
 mod operations;
 mod requests;
@@ -35,6 +37,7 @@ use disk::DiskJob;
 use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
 use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation};
 use frontends::Frontends;
+use inline::Inline;
 use mailbox::{Mailbox, Settled};
 use requests::Asked;
 use rustix::event::{EventfdFlags, eventfd};
@@ -110,6 +113,7 @@ struct Server {
     engine: Engine,
     operations: Vec<Operation>,
     store: Store,
+    inline: Inline,
     next_id: u64,
     connections: HashMap<u64, (Door, Connection)>,
     requests: HashMap<u64, Asked>,
@@ -198,6 +202,7 @@ impl Server {
             engine: Engine::new(state, Limits::default()),
             operations: Vec::new(),
             store,
+            inline: Inline::default(),
             next_id: 1,
             connections: HashMap::new(),
             requests: HashMap::new(),

@@ -43,7 +43,9 @@ impl Server {
             Operation::WriteLocal { op, range, data } => match data {
                 DataRef::Request { id, at } => {
                     let buffer = self.request_buffer(id);
-                    self.disk().write(op, range, buffer, at as usize);
+                    if let Some((op, result)) = self.disk().write(op, range, buffer, at as usize) {
+                        self.inbox.push_back(Event::Done { op, result });
+                    }
                 }
                 DataRef::Fetch { op: fetch, at } => {
                     let (buffer, lead) = self.fetch_buffer(fetch);
@@ -78,7 +80,12 @@ impl Server {
     }
 
     fn notice(&mut self, notice: Notice) {
-        tracing::info!(?notice, "volume");
+        // A source that fails says so at each try; what comes of it is said once.
+        if matches!(notice, Notice::SourceFailed { .. } | Notice::SourceBad { .. }) {
+            tracing::debug!(?notice, "volume");
+        } else {
+            tracing::info!(?notice, "volume");
+        }
         match notice {
             Notice::Opened => self.follow_source(),
             Notice::Unsealed => {
@@ -89,6 +96,7 @@ impl Server {
             Notice::HydrationComplete => self.leave_source(),
             Notice::SourceDetached => self.source_detached(),
             Notice::Sealed | Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
+            Notice::SourceBad { range } => self.say_bad(range),
             Notice::SourceFailed { .. }
             | Notice::KeepFailed { .. }
             | Notice::PersistFailed { .. }
@@ -101,7 +109,8 @@ impl Server {
     }
 
     pub(super) fn disk(&mut self) -> Disk<'_> {
-        Disk { ring: &mut self.ring, store: &mut self.store, pool: &self.pool }
+        let Self { ring, store, pool, inline, .. } = self;
+        Disk { ring, store, pool, inline }
     }
 
     fn source_parts(&mut self) -> (&mut Source, &crate::buffer::Pool, &mut Ring<super::Purpose>) {

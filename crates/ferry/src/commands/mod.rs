@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod job;
+pub mod loss;
 pub mod machine;
 pub mod mv;
 pub mod volume;

@@ -10,7 +10,7 @@ use ferry_api::{
     VolumePhase, VolumeRef, VolumeSource,
 };
 
-use super::utc;
+use super::{loss, utc};
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::{Paint, say, say_json, table};
@@ -67,6 +67,7 @@ pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit
         ("budget", budget_text(volume.budget_bytes_per_s)),
         ("created", utc(volume.created_at_ms)),
     ];
+    facts.extend(volume.source.iter().flat_map(loss::facts));
     facts.extend(volume.hydration.iter().flat_map(hydration_facts));
     say(table::facts(facts))?;
     Ok(Exit::Done)

@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_blocks;
 mod bad_clients;
 mod bad_days;
 mod exports;

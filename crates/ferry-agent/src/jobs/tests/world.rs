@@ -9,9 +9,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
-    ApiError, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Generation, Hydration, JobId,
-    Machine, MachineId, MachineSpec, MachineState, MachineVolume, Ownership, ServerState, Volume, VolumeId,
-    VolumeKey, VolumePhase, VolumeSource, WorkerName,
+    ApiError, BadRanges, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Generation, Hydration,
+    JobId, Machine, MachineId, MachineSpec, MachineState, MachineVolume, Ownership, ServerState, Volume,
+    VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
 use tokio::sync::Notify;
 
@@ -250,6 +250,7 @@ impl World {
             worker: Some(worker("alpha")),
             connected: Some(source_is_there),
             last_error: None,
+            bad: BadRanges::default(),
         };
         Volume { source: Some(source), hydration: Some(counted), ..volume(key, self.machine, "beta") }
     }

@@ -33,6 +33,10 @@ pub fn run(bytes: &[u8]) {
         return;
     }
     let Ok((state, log)) = map::decode(&file) else { return };
+    // It may have grown to that.
+    if state.geometry().region_count() > REGIONS_MAX {
+        return;
+    }
     let valid = usize::try_from(log.bytes_valid()).expect("it is a part of the file");
     assert!(valid <= file.len());
     file.truncate(valid);

@@ -13,8 +13,8 @@ use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
     API_VERSION, Activate, AgentApi, ApiError, CreateMachine, Crossing, Desired, DestroyMachine, ErrorCode,
-    EventsAfter, ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, Ownership, PaceVolume, Prepare,
-    Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, Ownership, PaceVolume,
+    Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::io;
 use std::net::SocketAddr;
@@ -256,6 +256,12 @@ impl AgentApi for Agent {
     async fn volume_pace(&self, volume: &VolumeRef, pace: PaceVolume) -> Answer<Volume> {
         let key = self.find_volume(volume).await?.key();
         self.core.volumes.pace(key, pace.budget_bytes_per_s).await?;
+        Ok(self.core.volumes.show(key).await?)
+    }
+
+    async fn volume_grow(&self, volume: &VolumeRef, grow: GrowVolume) -> Answer<Volume> {
+        let key = self.find_volume(volume).await?.key();
+        self.core.volumes.grow(key, grow.size_bytes).await?;
         Ok(self.core.volumes.show(key).await?)
     }
 

@@ -1,9 +1,9 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    Activate, ApiError, CreateMachine, Crossing, DestroyMachine, EventsAfter, ImportVolume, Job, JobEvents,
-    JobId, Machine, MachineRef, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey,
-    VolumeRef, WorkerInfo,
+    Activate, ApiError, CreateMachine, Crossing, DestroyMachine, EventsAfter, GrowVolume, ImportVolume, Job,
+    JobEvents, JobId, Machine, MachineRef, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -47,6 +47,12 @@ pub trait AgentApi: Send + Sync + 'static {
         &self,
         volume: &VolumeRef,
         pace: PaceVolume,
+    ) -> impl Future<Output = Answer<Volume>> + Send;
+    /// Makes a volume larger, also while it is in use. Refused for a copy that is not this worker's, or about to move.
+    fn volume_grow(
+        &self,
+        volume: &VolumeRef,
+        grow: GrowVolume,
     ) -> impl Future<Output = Answer<Volume>> + Send;
     /// Deletes a volume that belongs to no machine.
     fn volume_delete(&self, volume: &VolumeRef) -> impl Future<Output = Answer<()>> + Send;

@@ -36,7 +36,7 @@ pub use peer::{
     ReserveVolume, VolumeExport,
 };
 pub use volume::{
-    Hydration, ImportVolume, Ownership, PaceVolume, REGION_BYTES_DEFAULT, ServerState, Volume, VolumePhase,
-    VolumeSource,
+    GrowVolume, Hydration, ImportVolume, Ownership, PaceVolume, REGION_BYTES_DEFAULT, ServerState, Volume,
+    VolumePhase, VolumeSource,
 };
 pub use worker::{API_VERSION, PeerInfo, Room, WorkerInfo};

@@ -33,6 +33,14 @@ pub struct PaceVolume {
     pub budget_bytes_per_s: Option<NonZeroU64>,
 }
 
+/// Asks for a larger volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrowVolume {
+    /// The size from then on in bytes, a multiple of 512; never less than it has.
+    pub size_bytes: u64,
+}
+
 /// A copy of a volume on a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Volume {

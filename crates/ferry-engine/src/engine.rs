@@ -19,6 +19,7 @@ mod bad;
 mod budget;
 mod durability;
 mod fetches;
+mod growth;
 mod hydration;
 mod phases;
 mod reads;
@@ -52,6 +53,10 @@ pub struct Engine {
     truth: Truth,
     phase: Phase,
     has_source: bool,
+    /// What the source must hold, in bytes; see [`MapState::source_bytes`].
+    source_bytes: u64,
+    /// What the volume is about to be, which the map says already.
+    growth: Option<Geometry>,
     /// Every block is local and the map says so.
     complete: bool,
     now_ms: u64,
@@ -182,6 +187,8 @@ impl Engine {
             truth: map.truth,
             phase: map.phase,
             has_source: map.has_source,
+            source_bytes: map.source_bytes,
+            growth: None,
             now_ms: 0,
             source: Source { up: false, epoch: 0 },
             ops: Slab::new(),
@@ -234,6 +241,12 @@ impl Engine {
     #[must_use]
     pub const fn geometry(&self) -> Geometry {
         self.truth.geometry()
+    }
+
+    /// What the source must hold, in bytes: less than the volume's size once it has grown.
+    #[must_use]
+    pub const fn source_bytes(&self) -> u64 {
+        self.source_bytes
     }
 
     /// Which parts of the range are local, in order, each as long as can be.
@@ -322,6 +335,7 @@ impl Engine {
 
     /// Whatever can go on now, goes on.
     fn settle(&mut self, out: &mut Vec<Operation>) {
+        self.grow_if_nothing_hinders(out);
         loop {
             if std::mem::take(&mut self.wake) {
                 self.replan(out);

@@ -193,6 +193,12 @@ pub enum Command {
     Unseal,
     /// Forget the source: only when hydration is complete. Ends in `Notice::SourceDetached`.
     DetachSource,
+    /// Be larger from now on: the new blocks are local, and zero. The shell has made the data file so long before. Refused
+    /// unless the volume is open; never shrinks. Ends in `Notice::Grown`.
+    Grow {
+        /// The size from then on in bytes, a multiple of 512.
+        size_bytes: u64,
+    },
     /// Fetch only what the guest needs, until resumed. At once, without a notice; not remembered across restarts.
     PauseHydration,
     /// Fetch in the background again. At once, without a notice.

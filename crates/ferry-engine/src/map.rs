@@ -30,6 +30,7 @@ const KIND_LOCAL: u32 = 1;
 const KIND_LOCAL_MASK: u32 = 2;
 const KIND_PHASE: u32 = 3;
 const KIND_SOURCE_DETACHED: u32 = 4;
+const KIND_GROWN: u32 = 10;
 
 /// Whom a volume serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +59,11 @@ pub enum MapRecord {
     Phase(Phase),
     /// Everything is local and the source is forgotten.
     SourceDetached,
+    /// The volume has so many bytes from now on; its new blocks are local, and zero.
+    Grown {
+        /// More than before, a multiple of 512.
+        size_bytes: u64,
+    },
 }
 
 /// All that a map says.
@@ -71,6 +77,9 @@ pub struct MapState {
     pub phase: Phase,
     /// Whether remote blocks can exist. Without a source everything is local.
     pub has_source: bool,
+    /// What a source must hold, in bytes: the volume's size before it grew. Beyond that a source is never asked; a last
+    /// block that was short reads as zeroes there.
+    pub source_bytes: u64,
     /// Which blocks are local; knows the geometry.
     pub truth: Truth,
 }
@@ -86,7 +95,8 @@ impl MapState {
         has_source: bool,
     ) -> MapState {
         let truth = if has_source { Truth::all_remote(geometry) } else { Truth::all_local(geometry) };
-        MapState { volume_id, generation, phase, has_source, truth }
+        let source_bytes = geometry.size_bytes();
+        MapState { volume_id, generation, phase, has_source, source_bytes, truth }
     }
 
     /// The volume's geometry.
@@ -116,7 +126,20 @@ impl MapState {
                     return Err(RecordError::DetachedTooEarly);
                 }
                 self.has_source = false;
+                self.source_bytes = self.geometry().size_bytes();
             }
+            MapRecord::Grown { size_bytes } => self.grow(size_bytes)?,
+        }
+        Ok(())
+    }
+
+    fn grow(&mut self, size_bytes: u64) -> Result<(), RecordError> {
+        let former = self.geometry();
+        let geometry = Geometry::new(size_bytes, former.region_bytes()).ok();
+        let larger = geometry.filter(|geometry| geometry.size_bytes() > former.size_bytes());
+        self.truth.grow(larger.ok_or(RecordError::Size { size_bytes })?);
+        if !self.has_source {
+            self.source_bytes = size_bytes;
         }
         Ok(())
     }
@@ -255,6 +278,12 @@ pub enum RecordError {
         /// The number.
         kind: u32,
     },
+    /// A size to which the volume cannot have grown.
+    #[error("the volume cannot have grown to {size_bytes} bytes")]
+    Size {
+        /// The size.
+        size_bytes: u64,
+    },
     /// The source was detached while blocks were remote.
     #[error("the source was detached while blocks were still remote")]
     DetachedTooEarly,
@@ -300,7 +329,13 @@ pub fn compact(state: &MapState) -> (Vec<u8>, MapLog) {
         bytes_valid: SUPERBLOCK_BYTES as u64,
         bytes_compact: SUPERBLOCK_BYTES as u64,
     };
-    let records = if state.has_source { truth_records(&state.truth) } else { Vec::new() };
+    let size_bytes = state.geometry().size_bytes();
+    let mut records = Vec::new();
+    if state.has_source {
+        // The superblock tells what the source must hold, so the growth is told again.
+        records.extend((size_bytes != state.source_bytes).then_some(MapRecord::Grown { size_bytes }));
+        records.extend(truth_records(&state.truth));
+    }
     if !records.is_empty() {
         bytes.extend_from_slice(&log.append(&records));
         log.bytes_compact = log.bytes_valid;
@@ -316,7 +351,7 @@ fn encode_superblock(state: &MapState) -> Vec<u8> {
     bytes[8..12].copy_from_slice(&MAP_VERSION.to_le_bytes());
     bytes[12..16].copy_from_slice(&flags.to_le_bytes());
     bytes[16..32].copy_from_slice(&state.volume_id);
-    bytes[32..40].copy_from_slice(&geometry.size_bytes().to_le_bytes());
+    bytes[32..40].copy_from_slice(&state.source_bytes.to_le_bytes());
     bytes[40..48].copy_from_slice(&geometry.region_bytes().to_le_bytes());
     bytes[48..56].copy_from_slice(&state.generation.to_le_bytes());
     bytes[56..64].copy_from_slice(&phase_number(state.phase).to_le_bytes());
@@ -359,6 +394,7 @@ fn encode_record(record: MapRecord, out: &mut Vec<u8>) {
         MapRecord::LocalMask { first_block, mask } => (KIND_LOCAL_MASK, first_block, mask),
         MapRecord::Phase(phase) => (KIND_PHASE, phase_number(phase), 0),
         MapRecord::SourceDetached => (KIND_SOURCE_DETACHED, 0, 0),
+        MapRecord::Grown { size_bytes } => (KIND_GROWN, size_bytes, 0),
     };
     out.extend_from_slice(&kind.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
@@ -381,6 +417,7 @@ fn decode_record(slot: &[u8]) -> Result<MapRecord, RecordError> {
         KIND_LOCAL_MASK => Err(RecordError::Range { first_block: a, count: 64 }),
         KIND_PHASE => phase_of(a).map(MapRecord::Phase).ok_or(RecordError::Phase { number: a }),
         KIND_SOURCE_DETACHED => Ok(MapRecord::SourceDetached),
+        KIND_GROWN => Ok(MapRecord::Grown { size_bytes: a }),
         kind => Err(RecordError::Kind { kind }),
     }
 }

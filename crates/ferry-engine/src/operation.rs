@@ -171,6 +171,11 @@ pub enum Notice {
     Unsealed,
     /// The map no longer asks for a source.
     SourceDetached,
+    /// The volume has this size, durably; requests may use it from now on.
+    Grown {
+        /// The size in bytes.
+        size_bytes: u64,
+    },
     /// A command makes no sense now. Nothing has changed.
     CommandRefused {
         /// The command.
@@ -232,4 +237,10 @@ pub enum Refusal {
     /// Some blocks are only at the source.
     #[error("some blocks are still only at the source; wait until hydration is complete")]
     NotComplete,
+    /// A volume never shrinks.
+    #[error("a volume never shrinks; give a size that is larger than it has")]
+    Smaller,
+    /// No volume can have this size.
+    #[error("no volume can have this size; give a multiple of 512 that its regions allow")]
+    Impossible,
 }

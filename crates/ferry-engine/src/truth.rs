@@ -2,7 +2,7 @@
 //!
 //! One bit a region says that all of it is local (1 MiB for 8 TiB at the default region size); only a region that is
 //! neither all local nor all remote has a bitmap of its blocks. Invariant: a partial bitmap has a set and a clear bit,
-//! and its region's bit is clear. Blocks never turn remote.
+//! and its region's bit is clear. Blocks never turn remote; those by which a volume grows are local from the first.
 
 use std::collections::BTreeMap;
 
@@ -135,6 +135,35 @@ impl Truth {
         turned
     }
 
+    /// The volume has become larger; its new blocks are local.
+    ///
+    /// # Panics
+    /// If it has become smaller, or is cut differently.
+    pub fn grow(&mut self, geometry: Geometry) {
+        let former = self.geometry;
+        assert!(geometry.size_bytes() >= former.size_bytes(), "a volume never shrinks");
+        assert_eq!(geometry.region_bytes(), former.region_bytes(), "regions stay as they are");
+        let Some(added) = Blocks::between(former.block_count(), geometry.block_count()) else {
+            self.geometry = geometry;
+            return;
+        };
+        let region = (former.block_count() - 1) / former.region_blocks();
+        let first = region * former.region_blocks();
+        self.geometry = geometry;
+        self.whole.lengthen(geometry.region_count());
+        // The region that the volume ended in may have become longer.
+        if !self.whole.get(region) {
+            let len = geometry.region_end(first) - first;
+            if let Some(bits) = self.partial.get_mut(&region) {
+                bits.lengthen(len);
+            }
+            self.turn(added);
+            return;
+        }
+        self.whole.set(region, geometry.region_count());
+        self.blocks_local += added.count();
+    }
+
     /// `run` is remote from end to end.
     fn turn(&mut self, run: Blocks) {
         self.blocks_local += run.count();
@@ -191,13 +220,19 @@ impl Truth {
 /// A fixed number of bits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Bitmap {
-    words: Box<[u64]>,
+    words: Vec<u64>,
     len: u64,
 }
 
 impl Bitmap {
     pub(crate) fn new(len: u64) -> Bitmap {
-        Bitmap { words: vec![0; index(len.div_ceil(64))].into_boxed_slice(), len }
+        Bitmap { words: vec![0; index(len.div_ceil(64))], len }
+    }
+
+    /// The new bits are clear.
+    fn lengthen(&mut self, len: u64) {
+        self.words.resize(index(len.div_ceil(64)), 0);
+        self.len = len;
     }
 
     pub(crate) fn get(&self, bit: u64) -> bool {
@@ -269,6 +304,35 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_map_that_grows_keeps_what_it_knows_and_adds_local_blocks(
+            size_sectors in 1_u64..2_000,
+            more in prop::collection::vec(0_u64..2_000, 1..4),
+            region_shift in 0_u32..9,
+            marks in prop::collection::vec((0_u64..250, 1_u64..100), 0..10),
+        ) {
+            let shape = |sectors: u64| Geometry::new(sectors * 512, 4096 << region_shift).unwrap();
+            let mut truth = Truth::all_remote(shape(size_sectors));
+            let first_blocks = truth.geometry().block_count();
+            for (first, count) in marks {
+                let range = Blocks::between(first, (first + count).min(first_blocks));
+                range.into_iter().for_each(|range| drop(truth.mark_local(range)));
+            }
+            let mut size_sectors = size_sectors;
+            for sectors in more {
+                let former = truth.clone();
+                size_sectors += sectors;
+                truth.grow(shape(size_sectors));
+                let mut model = Truth::all_remote(shape(size_sectors));
+                for block in 0..model.geometry().block_count() {
+                    if block >= former.geometry().block_count() || former.is_local(block) {
+                        model.mark_local(Blocks::one(block));
+                    }
+                }
+                prop_assert_eq!(&truth, &model);
+            }
+        }
+
         #[test]
         fn the_map_agrees_with_a_list_of_blocks(
             size_blocks in 1_u64..700,

@@ -29,6 +29,12 @@ fn a_map_that_is_understood_means_the_same_after_compaction() {
     let (mut holes, mut holes_log) = ferry_engine::map::compact(&state(true));
     let records = [(0, 127), (128, 300), (301, 512), (513, 577), (640, 1_000)];
     holes.extend(holes_log.append(&records.map(|(first, end)| MapRecord::Local(blocks(first, end)))));
+    let (mut grown, mut grown_log) = ferry_engine::map::compact(&state(true));
+    for size_bytes in [1_000 * 4096 + 1024, 1_200 * 4096] {
+        grown.extend(
+            grown_log.append(&[MapRecord::Grown { size_bytes }, MapRecord::Local(blocks(990, 1_001))]),
+        );
+    }
     let input = |file: &[u8], how: u8, cut: u8| {
         let log = &file[ferry_engine::map::SUPERBLOCK_BYTES..];
         [&[how, cut][..], &file[..map::HEAD_BYTES], log].concat()
@@ -37,6 +43,7 @@ fn a_map_that_is_understood_means_the_same_after_compaction() {
         ("as_it_is", [&[map::AS_IT_IS, 0][..], &file].concat()),
         ("without_source", input(&ferry_engine::map::compact(&state(false)).0, map::SUPERBLOCK_MENDED, 0)),
         ("torn", input(&file, map::SUPERBLOCK_MENDED, 5)),
+        ("grown", input(&grown, map::FRAMES_MENDED, 0)),
         ("holes", input(&holes, map::FRAMES_MENDED, 0)),
         ("whole", input(&file, map::FRAMES_MENDED, 0)),
     ];

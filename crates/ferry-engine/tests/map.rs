@@ -72,6 +72,27 @@ fn a_last_frame_with_any_sectors_missing_is_dropped() {
 }
 
 #[test]
+fn a_volume_that_grew_knows_what_its_source_must_hold_until_it_needs_none() {
+    let (mut bytes, _, mut state, mut log) = three_frames();
+    let former = state.geometry().size_bytes();
+    for size_bytes in [former + 512, former + 4096] {
+        let grown = MapRecord::Grown { size_bytes };
+        bytes.extend(log.append(&[grown]));
+        state.apply(grown).unwrap();
+        assert_eq!(state.apply(grown), Err(RecordError::Size { size_bytes }), "it grows or it does not");
+    }
+    assert_eq!((state.geometry().size_bytes(), state.source_bytes), (former + 4096, former));
+    assert!(state.truth.is_local(SIZE_BLOCKS));
+    assert_eq!(map::decode(&bytes).unwrap().0, state);
+    let (fresh, _) = map::compact(&state);
+    assert_eq!(map::decode(&fresh).unwrap().0, state);
+    state.truth.mark_local(state.geometry().all_blocks());
+    state.apply(MapRecord::SourceDetached).unwrap();
+    assert_eq!(state.source_bytes, former + 4096);
+    assert_eq!(map::decode(&map::compact(&state).0).unwrap().0, state);
+}
+
+#[test]
 fn four_kibibytes_of_map_cannot_ask_for_gibibytes_of_memory() {
     let (mut bytes, _) = map::compact(&fresh());
     bytes[32..40].copy_from_slice(&(1_u64 << 50).to_le_bytes());

@@ -4,6 +4,8 @@
 //! store, so a remote range of the file is always a hole. (After a crash it may hold a write whose bit never became
 //! durable; such a write was never acknowledged as flushed.)
 
+mod growth;
+
 use crate::SourceUri;
 use crate::control::Phase;
 use crate::directory::{self, DATA, DirectoryError, DirectoryLock, MAP, VolumeConfig};
@@ -160,7 +162,7 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     directory::check_socket_paths(dir)?;
     let lock = directory::lock(dir)?;
     // Behind the lock: a server that is about to end may still change it.
-    let config = VolumeConfig::read(dir)?;
+    let mut config = VolumeConfig::read(dir)?;
     let map_path = dir.join(MAP);
     let bytes = fs::read(&map_path).map_err(DirectoryError::io("read", &map_path))?;
     let (state, log) =
@@ -168,11 +170,7 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     check_pair(&map_path, &state, &config)?;
     let data_path = dir.join(DATA);
     let data = open_rw(&data_path)?;
-    let length = data.metadata().map_err(DirectoryError::io("look at", &data_path))?.len();
-    if length != config.size_bytes {
-        let (map, config) = (length.to_string(), config.size_bytes.to_string());
-        return Err(StoreError::Mismatch { path: data_path, what: "the size", map, config });
-    }
+    growth::settle(dir, state.geometry().size_bytes(), &data, &mut config)?;
     punch_remote(&data, &state).map_err(DirectoryError::io("clear the remote ranges of", &data_path))?;
     let map = open_rw(&map_path)?;
     // A frame that was being appended when the power went is cut off, so that the next one follows the last whole one.
@@ -200,7 +198,8 @@ fn check_pair(path: &Path, state: &MapState, config: &VolumeConfig) -> Result<()
             config.id.clone(),
         );
     }
-    if geometry.size_bytes() != config.size_bytes {
+    // Larger: a growth was cut off, see `growth`.
+    if geometry.size_bytes() < config.size_bytes {
         return mismatch("the size", geometry.size_bytes().to_string(), config.size_bytes.to_string());
     }
     if state.generation != config.generation {

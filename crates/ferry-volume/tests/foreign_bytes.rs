@@ -53,6 +53,7 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         ("no_budget", line(&Request::SetBudget { bytes_per_s: None })),
         ("attach", line(&Request::Attach { frontend: Frontend::Fuse {} })),
         ("detach", line(&Request::Detach { frontend: FrontendKind::VhostUserBlk })),
+        ("grow", line(&Request::Grow { size_bytes: 1 << 40 })),
         ("status", line(&Request::Status)),
         ("answer_refused", line(&Answer::Refused { reason: "no\nway".into() })),
         ("answer_status", line(&Answer::Status(Box::new(status)))),

@@ -54,7 +54,7 @@ pub enum Command {
     /// Machines: create, start, stop, look at, destroy
     #[command(subcommand)]
     Machine(Machine),
-    /// Volumes: import, look at, pace, delete
+    /// Volumes: import, look at, pace, grow, delete
     #[command(subcommand)]
     Volume(Volume),
     /// Move a machine to another worker and watch it cross
@@ -259,6 +259,16 @@ pub enum Volume {
         /// reads is never held back, but counts
         #[arg(long, value_name = "SIZE|none")]
         max: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Make a volume larger, also while it is in use; who connects from then on sees the new size
+    Grow {
+        /// Name or id
+        volume: String,
+        /// The size from then on, as in 40GiB; never less than it has
+        #[arg(value_name = "SIZE", value_parser = parse_size)]
+        size: u64,
         #[command(flatten)]
         asking: Asking,
     },

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    CreateMachine, DestroyMachine, Driver, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume,
-    PaceVolume, RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
+    CreateMachine, DestroyMachine, Driver, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec,
+    NewVolume, PaceVolume, RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -96,6 +96,8 @@ pub enum Question {
     VolumeShow(VolumeRef),
     /// `volume pace`
     VolumePace(VolumeRef, PaceVolume),
+    /// `volume grow`
+    VolumeGrow(VolumeRef, GrowVolume),
     /// `volume delete`
     VolumeDelete(VolumeRef),
     /// `move`
@@ -270,6 +272,9 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
             let pace = PaceVolume { budget_bytes_per_s: budget(&max)? };
             ask(&asking, Question::VolumePace(parsed(&volume)?, pace))
         }
+        args::Volume::Grow { volume, size, asking } => {
+            ask(&asking, Question::VolumeGrow(parsed(&volume)?, GrowVolume { size_bytes: size }))
+        }
         args::Volume::Delete { volume, asking } => ask(&asking, Question::VolumeDelete(parsed(&volume)?)),
     }
 }
@@ -388,6 +393,14 @@ mod tests {
             assert!(sentence.contains(part), "{line}: {sentence}");
             assert!(!sentence.contains('\n'), "{line}: {sentence}");
         }
+    }
+
+    #[test]
+    fn a_growth_names_the_size_that_the_volume_shall_have() {
+        let Question::VolumeGrow(volume, grow) = question("ferry volume grow web 40GiB") else {
+            panic!("it is a growth")
+        };
+        assert_eq!((volume.to_string().as_str(), grow), ("web", GrowVolume { size_bytes: 40 << 30 }));
     }
 
     #[test]

@@ -36,6 +36,8 @@ fn words_that_are_wrong_end_with_2_and_one_sentence() {
         ("machine create web --volume data=8GB -- sleep 1", "KiB, MiB, GiB or TiB"),
         ("machine create WEB -- sleep 1", "is not a name"),
         ("volume import disk", "--from"),
+        ("volume grow disk", "<SIZE>"),
+        ("volume grow disk 8GB", "KiB, MiB, GiB or TiB"),
         ("volume import disk --from /x --size 8GB", "KiB, MiB, GiB or TiB"),
         ("job show web", "is not an id"),
         ("demo --size 1GiB --used 2GiB", "larger --size"),

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::line::{Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, Prepared, Receipt, Retired};
 use super::reckoning::{
-    check_room, check_target, is_whole, lacks_source, plan_volume, progress, receipt, target_key,
+    check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress, receipt, target_key,
 };
 use super::task::{StepContext, Work};
 use super::world::{Home, Target};
@@ -257,7 +257,11 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
             MoveStep::Stop => self.stop(&input, &plan).await.map_err(refusal).and_then(memo),
             MoveStep::Seal => {
                 let sealed = self.each(plan.keys(), |home, key| async move { home.seal(key).await }).await;
-                sealed.map(drop).map_err(refusal).and_then(memo)
+                sealed.map_err(refusal)?;
+                for planned in &plan.volumes {
+                    check_size(planned, &self.home.volume(planned.key()).await.map_err(refusal)?)?;
+                }
+                memo(())
             }
             MoveStep::Activate => self.activate(job, &input, &plan).await.map_err(later).and_then(memo),
             MoveStep::Boot => {

@@ -66,6 +66,17 @@ pub(super) fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
     })
 }
 
+/// A volume may have grown between its plan and its seal; the target holds room for, and made, what was planned.
+pub(super) fn check_size(planned: &PlannedVolume, sealed: &Volume) -> Result<(), StepError> {
+    if sealed.size_bytes == planned.size_bytes {
+        return Ok(());
+    }
+    Err(StepError::fatal(format!(
+        "volume {} grew from {} to {} bytes while its move began; move the machine again",
+        planned.name, planned.size_bytes, sealed.size_bytes
+    )))
+}
+
 /// A first look; the target checks again when it reserves.
 pub(super) fn check_room(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), StepError> {
     let needed_bytes: u64 = volumes.iter().map(|planned| planned.bytes_in_use).sum();
@@ -147,7 +158,7 @@ pub(super) fn receipt(
     if !sealed.hydration.is_some_and(|counted| counted.complete) {
         return Err(StepError::retry(format!("this worker's own copy of {name} is not whole yet")));
     }
-    if !counted.complete || counted.bytes_remote > 0 || counted.bytes_local != planned.size_bytes {
+    if !counted.complete || counted.bytes_remote > 0 || counted.bytes_local < planned.size_bytes {
         return Err(StepError::fatal(format!(
             "volume {name} should be whole on the target, but of {} bytes {} are local and {} remote; the source keeps \
              its copy",

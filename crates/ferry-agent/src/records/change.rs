@@ -101,6 +101,13 @@ pub enum Change {
         /// From where.
         source: Option<SourceRecord>,
     },
+    /// A copy has grown.
+    Size {
+        /// The copy.
+        key: VolumeKey,
+        /// Its size in bytes.
+        size_bytes: u64,
+    },
     /// The record of a copy goes.
     RemoveVolume(VolumeKey),
     /// The deed: `job` hands over the machine it holds and all its volumes. Refused unless the machine is ours,
@@ -152,6 +159,7 @@ impl Change {
             | Self::Attach { key, .. }
             | Self::Detach { key, .. }
             | Self::Source { key, .. }
+            | Self::Size { key, .. }
             | Self::RemoveVolume(key) => Some(Touched::Volume(*key)),
             Self::AddJob(_) | Self::FinishJob(_) | Self::Crossing(_) => None,
         }
@@ -205,11 +213,9 @@ impl Change {
                 v.name.clone_from(name);
                 Ok(())
             }),
-            Self::Source { key, source } => change_volume(t, *key, |v| {
-                v.source.clone_from(source);
-                if source.is_none() {
-                    v.bytes_expected = 0;
-                }
+            Self::Source { key, source } => change_volume(t, *key, |v| reads_from(v, source.as_ref())),
+            Self::Size { key, size_bytes } => change_volume(t, *key, |v| {
+                v.size_bytes = v.size_bytes.max(*size_bytes);
                 Ok(())
             }),
             Self::RemoveVolume(key) => execute(
@@ -326,6 +332,14 @@ fn own(volume: &mut VolumeRecord, becomes: &Ownership) -> Result<(), ChangeRefus
         return Err(ChangeRefused::Ownership { key: volume.key(), is, becomes });
     }
     volume.ownership = becomes.clone();
+    Ok(())
+}
+
+fn reads_from(volume: &mut VolumeRecord, source: Option<&SourceRecord>) -> Result<(), ChangeRefused> {
+    volume.source = source.cloned();
+    if source.is_none() {
+        volume.bytes_expected = 0;
+    }
     Ok(())
 }
 

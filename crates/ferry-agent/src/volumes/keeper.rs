@@ -246,6 +246,7 @@ impl Inner {
             }
             other => other?,
         };
+        self.learn_size(record, &status).await?;
         let (Some(source), Some(has)) = (&record.source, &status.source) else { return Ok(status) };
         if source.uri == has.uri {
             return Ok(status);

@@ -10,6 +10,7 @@
 //! writing. Everything done to one copy is done under its keeper's lock, with the record read under that lock.
 
 mod files;
+mod grow;
 mod keeper;
 mod room;
 mod service;
@@ -21,7 +22,7 @@ use crate::config::{Config, volume_dir};
 use crate::drivers::{LaunchError, Launcher};
 use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
-use ferry_api::{ApiError, ErrorCode, JobId, Ownership, Room, VolumeKey, WorkerName};
+use ferry_api::{ApiError, ErrorCode, JobId, Ownership, Room, VolumeKey, VolumeName, WorkerName};
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use keeper::{Doomed, Keeper};
 use std::collections::BTreeMap;
@@ -122,6 +123,14 @@ pub enum VolumesError {
     /// The server is gone or refuses.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// A volume cannot be grown to that size.
+    #[error("volume {name} cannot be grown: {reason}")]
+    BadSize {
+        /// Its name.
+        name: VolumeName,
+        /// Why not.
+        reason: String,
+    },
     /// The server takes too long.
     #[error("the volume server of {0} does not answer; look at its process and its server.log")]
     Silent(VolumeKey),
@@ -140,6 +149,7 @@ impl From<VolumesError> for ApiError {
             VolumesError::Fenced { .. } => ErrorCode::HandedOver,
             VolumesError::NoRoom(_) => ErrorCode::NoRoom,
             VolumesError::Source(_) => ErrorCode::BadSource,
+            VolumesError::BadSize { .. } => ErrorCode::InvalidRequest,
             VolumesError::Silent(_) => ErrorCode::Unavailable,
             VolumesError::Make {
                 cause: StoreError::Geometry(_) | StoreError::Directory(DirectoryError::BadGeometry { .. }),

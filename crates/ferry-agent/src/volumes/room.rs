@@ -9,7 +9,7 @@
 use super::VolumesError;
 use crate::config::volume_dir;
 use crate::records::VolumeRecord;
-use ferry_api::Room;
+use ferry_api::{Room, VolumeName};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -48,17 +48,28 @@ pub enum NoRoom {
 
 /// Refuses volumes for which there is no room.
 pub(super) fn check(room: &Room, volumes: &[VolumeRecord]) -> Result<(), NoRoom> {
-    if let Some(limit_bytes) = room.limit_bytes
-        && let Some(volume) = volumes.iter().find(|volume| volume.size_bytes > limit_bytes)
-    {
-        let (name, size_bytes) = (volume.name.to_string(), volume.size_bytes);
-        return Err(NoRoom::Larger { name, size_bytes, limit_bytes });
+    for volume in volumes {
+        check_limit(room.limit_bytes, &volume.name, volume.size_bytes)?;
     }
     let needed_bytes = volumes.iter().map(|volume| volume.bytes_expected).fold(0, u64::saturating_add);
     if needed_bytes > room.free_bytes {
         return Err(NoRoom::Full { needed_bytes, free_bytes: room.free_bytes });
     }
     Ok(())
+}
+
+/// Refuses a volume that would be larger than all room there is.
+pub(super) fn check_limit(
+    limit_bytes: Option<u64>,
+    name: &VolumeName,
+    size_bytes: u64,
+) -> Result<(), NoRoom> {
+    match limit_bytes {
+        Some(limit_bytes) if size_bytes > limit_bytes => {
+            Err(NoRoom::Larger { name: name.to_string(), size_bytes, limit_bytes })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Measures the room there is beside `volumes`.

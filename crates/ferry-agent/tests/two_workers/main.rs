@@ -5,6 +5,8 @@ mod alone;
 #[cfg(test)]
 mod crossing;
 #[cfg(test)]
+mod grown;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod killed;

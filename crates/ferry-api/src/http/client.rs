@@ -2,8 +2,8 @@
 
 use crate::{
     Activate, AgentApi, ApiError, CreateMachine, Crossing, DestroyMachine, ErrorCode, EventsAfter,
-    ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, PaceVolume, Prepare, Reserve, StartMove,
-    Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    GrowVolume, ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, PaceVolume, Prepare, Reserve,
+    StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -182,6 +182,10 @@ impl AgentApi for Client {
 
     async fn volume_pace(&self, volume: &VolumeRef, pace: PaceVolume) -> Result<Volume, ApiError> {
         self.post(&["volumes", &volume.to_string(), "pace"], &pace).await
+    }
+
+    async fn volume_grow(&self, volume: &VolumeRef, grow: GrowVolume) -> Result<Volume, ApiError> {
+        self.post(&["volumes", &volume.to_string(), "grow"], &grow).await
     }
 
     async fn volume_delete(&self, volume: &VolumeRef) -> Result<(), ApiError> {

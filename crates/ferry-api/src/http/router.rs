@@ -2,7 +2,7 @@
 
 use crate::{
     Activate, AgentApi, ApiError, CreateMachine, DestroyMachine, ErrorCode, EventsAfter, Generation,
-    ImportVolume, PaceVolume, Prepare, Reserve, StartMove, VolumeKey,
+    GrowVolume, ImportVolume, PaceVolume, Prepare, Reserve, StartMove, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -28,6 +28,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/volumes", get(volumes::<A>).post(volume_import::<A>))
         .route("/v1/volumes/{volume}", get(volume::<A>).delete(volume_delete::<A>))
         .route("/v1/volumes/{volume}/pace", post(volume_pace::<A>))
+        .route("/v1/volumes/{volume}/grow", post(volume_grow::<A>))
         .route("/v1/moves", post(move_start::<A>))
         .route("/v1/jobs", get(jobs::<A>))
         .route("/v1/jobs/{job}", get(job::<A>))
@@ -178,6 +179,17 @@ async fn volume_pace<A: AgentApi>(
 ) -> Reply {
     match part(&text).and_then(|volume| Ok((volume, body::<PaceVolume>(&bytes)?))) {
         Ok((volume, pace)) => reply(api.volume_pace(&volume, pace).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn volume_grow<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    match part(&text).and_then(|volume| Ok((volume, body::<GrowVolume>(&bytes)?))) {
+        Ok((volume, grow)) => reply(api.volume_grow(&volume, grow).await),
         Err(e) => Reply(Err(e)),
     }
 }

@@ -233,6 +233,7 @@ fn command_record(command: Command) -> Option<MapRecord> {
         Command::Open | Command::Unseal => Some(MapRecord::Phase(Phase::Open)),
         Command::Seal => Some(MapRecord::Phase(Phase::Sealed)),
         Command::DetachSource => Some(MapRecord::SourceDetached),
+        Command::Grow { size_bytes } => Some(MapRecord::Grown { size_bytes }),
         Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. } => None,
     }
 }

@@ -188,6 +188,11 @@ impl Engine {
         matches!(self.ops.get(op), Some(Op::Fetch(fetch)) if matches!(fetch.state, State::Held { .. }))
     }
 
+    /// Whether the fetch has, or may get, a buffer.
+    pub(super) fn fetch_is_out(&self, op: OpId) -> bool {
+        matches!(self.ops.get(op), Some(Op::Fetch(fetch)) if !matches!(fetch.state, State::Queued { .. }))
+    }
+
     pub(super) fn join_fetch(&mut self, fetch: OpId, piece: Piece) {
         self.fetch_mut(fetch).waiters.push(piece);
     }

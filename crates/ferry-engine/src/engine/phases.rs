@@ -16,7 +16,7 @@ use crate::operation::{Notice, Operation, Refusal};
 use super::Engine;
 
 /// What to do with a command now.
-enum Verdict {
+pub(super) enum Verdict {
     /// It is as asked already.
     Already,
     Refused(Refusal),
@@ -33,7 +33,11 @@ impl Engine {
             Command::PauseHydration => self.hydration.pause(true),
             Command::ResumeHydration => self.hydration.pause(false),
             Command::SetBudget { bytes_per_s } => self.budget.set(bytes_per_s),
-            Command::Open | Command::Seal | Command::Unseal | Command::DetachSource => {
+            Command::Open
+            | Command::Seal
+            | Command::Unseal
+            | Command::DetachSource
+            | Command::Grow { .. } => {
                 if command == Command::Seal && self.phase == Phase::Open {
                     self.refuse_waiting_puts(Errno::EPERM, out);
                 }
@@ -69,11 +73,14 @@ impl Engine {
             }
             (Command::Open, Phase::Sealed) => Verdict::Refused(Refusal::Sealed),
             (Command::Seal | Command::Unseal, Phase::Standby) => Verdict::Refused(Refusal::Standby),
-            (Command::Seal, Phase::Open) if self.writes_in_flight > 0 => Verdict::NotYet,
+            (Command::Seal, Phase::Open) if self.writes_in_flight > 0 || self.growth.is_some() => {
+                Verdict::NotYet
+            }
             (Command::Seal, Phase::Open) => Verdict::Ready,
             (Command::DetachSource, _) if !self.has_source => Verdict::Already,
             (Command::DetachSource, _) if !self.complete => Verdict::Refused(Refusal::NotComplete),
             (Command::DetachSource, _) => Verdict::Ready,
+            (Command::Grow { size_bytes }, _) => self.judge_growth(size_bytes),
             (Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. }, _) => {
                 Verdict::Already
             }
@@ -100,6 +107,8 @@ impl Engine {
             Command::Open | Command::Unseal => self.phase = Phase::Open,
             Command::Seal => self.phase = Phase::Sealed,
             Command::DetachSource => self.has_source = false,
+            // Announced when nothing under way stands against it.
+            Command::Grow { size_bytes } => return self.growth_is_durable(size_bytes),
             Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. } => {}
         }
         out.extend(done_notice(command).map(Operation::Notice));
@@ -112,6 +121,7 @@ fn done_notice(command: Command) -> Option<Notice> {
         Command::Seal => Some(Notice::Sealed),
         Command::Unseal => Some(Notice::Unsealed),
         Command::DetachSource => Some(Notice::SourceDetached),
+        Command::Grow { size_bytes } => Some(Notice::Grown { size_bytes }),
         Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. } => None,
     }
 }

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
+mod growth;
 mod oracle;
 mod store;
 mod world;
@@ -16,6 +17,9 @@ use std::num::NonZeroU64;
 
 use oracle::GARBAGE;
 use world::{Dice, GOOD_LUCK, Luck, World};
+
+/// A volume of the model does not grow beyond this.
+const LARGEST_BYTES: u64 = 100 << 10;
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -33,6 +37,8 @@ enum Act {
     SourceUp,
     SourceDown,
     Command(Command),
+    /// By so many sectors.
+    Grow(u64),
     Cancel(usize),
     Crash,
 }
@@ -108,6 +114,8 @@ fn wild_act() -> impl Strategy<Value = Act> {
             Just(Act::Command(Command::DetachSource)),
         ],
         1 => any::<usize>().prop_map(Act::Cancel),
+        // A last block that was short and becomes whole may be wanted once more, so it is no quiet act.
+        1 => (0_u64..20).prop_map(Act::Grow),
         1 => Just(Act::Crash),
     ]
 }
@@ -173,6 +181,12 @@ fn act(world: &mut World, act: &Act) {
         Act::SourceUp => world.source_goes(true),
         Act::SourceDown => world.source_goes(false),
         Act::Command(command) => world.command(command),
+        Act::Grow(sectors) => {
+            let size_bytes = world.engine.geometry().size_bytes() + sectors * 512;
+            if size_bytes <= LARGEST_BYTES {
+                world.grow(size_bytes);
+            }
+        }
         Act::Cancel(index) => {
             let waiting = world.waiting();
             if !waiting.is_empty() {

@@ -48,6 +48,13 @@ impl Oracle {
         }
     }
 
+    /// The volume has this size from now on; what is new is zero.
+    pub fn grown(&mut self, size_bytes: usize) {
+        let masks = [&mut self.now, &mut self.durable].into_iter().chain(self.flushes.values_mut());
+        masks.for_each(|masks| masks.resize(size_bytes, 1));
+        self.source.resize(size_bytes, 0);
+    }
+
     pub fn read_issued(&mut self, id: RequestId, range: ByteRange) {
         let allowed = self.now[span(range)].to_vec();
         self.reads.insert(id, (range, allowed));
@@ -79,6 +86,11 @@ impl Oracle {
                 allowed[at - usize::try_from(read.offset()).unwrap()] |= mask;
             }
         }
+    }
+
+    /// Whether this write, trim or zeroing changes anything.
+    pub fn expects(&self, id: RequestId) -> bool {
+        self.writes.contains_key(&id)
     }
 
     pub fn write_done(&mut self, id: RequestId) {

@@ -21,6 +21,16 @@ impl Store {
         Store { sectors: vec![vec![[0; SECTOR]]; size_bytes / SECTOR], broken: false }
     }
 
+    /// The file has this length from now on; what is new is a hole. A length needs no sync here: what the map does not
+    /// know is cut off.
+    pub fn set_len(&mut self, size_bytes: usize) {
+        self.sectors.resize(size_bytes / SECTOR, vec![[0; SECTOR]]);
+    }
+
+    pub fn len(&self) -> usize {
+        self.sectors.len() * SECTOR
+    }
+
     pub fn read(&self, range: ByteRange) -> Vec<u8> {
         span(range).map(|at| self.sectors[at / SECTOR].last().unwrap()[at % SECTOR]).collect()
     }

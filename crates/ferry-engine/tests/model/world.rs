@@ -39,11 +39,11 @@ pub struct World {
     pub oracle: Oracle,
     pub luck: Luck,
     limits: Limits,
-    geometry: Geometry,
-    source: Vec<u8>,
+    pub geometry: Geometry,
+    pub source: Vec<u8>,
     source_up: bool,
     pub now_ms: u64,
-    store: Store,
+    pub store: Store,
     map_bytes: Vec<u8>,
     map_log: MapLog,
     pending: Vec<Pending>,
@@ -377,7 +377,7 @@ impl World {
             }
             (RequestKind::Flush, result) => self.oracle.flush_done(request, result.is_ok()),
             (RequestKind::Cache { .. }, _) => {}
-            (RequestKind::Trim { range, .. }, _) if self.geometry.blocks_covered(range).is_none() => {}
+            (RequestKind::Trim { .. }, _) if !self.oracle.expects(request) => {}
             (_, Ok(())) => self.oracle.write_done(request),
             (_, Err(_)) if !guest.touched_store => self.oracle.write_failed(request, &Failed::Untouched),
             (_, Err(_)) => {
@@ -401,6 +401,10 @@ impl World {
             Notice::Unsealed
             | Notice::CommandRefused { command: Command::Unseal, .. }
             | Notice::CommandFailed { command: Command::Unseal, .. } => self.unseals_asked -= 1,
+            Notice::Grown { size_bytes } => {
+                assert_eq!(self.engine.geometry().size_bytes(), size_bytes);
+                self.grown(self.engine.geometry());
+            }
             Notice::HydrationComplete => {
                 let (state, _) = map::decode(&self.map_bytes).unwrap();
                 assert!(state.truth.is_complete(), "the map knows before anybody is told");
@@ -450,6 +454,8 @@ impl World {
             (self.map_bytes, self.map_log) = map::compact(&state);
             assert_eq!(map::decode(&self.map_bytes).unwrap(), (state.clone(), self.map_log));
         }
+        self.store.set_len(usize::try_from(state.geometry().size_bytes()).unwrap());
+        self.grown(state.geometry());
         // What the shell owes the engine: remote ranges are holes (not synced: that is the engine's to do).
         for (range, residence) in state.truth.byte_runs(self.geometry.all_bytes()) {
             if residence == Residence::Remote {

@@ -207,6 +207,14 @@ impl Client {
         self.done(&Request::Detach { frontend })
     }
 
+    /// Makes the volume larger while it is in use; returns when that is durable.
+    ///
+    /// # Errors
+    /// Refused when the volume is not open, when it would shrink, or when its disk cannot hold it.
+    pub fn grow(&mut self, size_bytes: u64) -> Result<(), ControlError> {
+        self.done(&Request::Grow { size_bytes })
+    }
+
     /// Ends the server after everything is durable.
     ///
     /// # Errors

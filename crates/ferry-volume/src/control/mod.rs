@@ -58,6 +58,12 @@ pub enum Request {
         #[serde(deserialize_with = "Option::deserialize")]
         bytes_per_s: Option<NonZeroU64>,
     },
+    /// Be larger from now on; the new bytes are zero (durable). Refused unless the volume is open; never shrinks.
+    /// Whoever connects from then on sees the new size.
+    Grow {
+        /// The size in bytes, a multiple of 512.
+        size_bytes: u64,
+    },
     /// Attach a frontend, and again after each restart (durable). Answered when the guest can use it.
     Attach {
         /// Which, and how.

@@ -62,6 +62,7 @@ impl Server {
             Request::Withdraw => Some(self.withdraw()),
             Request::SetSource { uri } => Some(self.set_source(&uri)),
             Request::SetBudget { bytes_per_s } => Some(self.set_budget(bytes_per_s)),
+            Request::Grow { size_bytes } => self.grow(asker, size_bytes),
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
             Request::Attach { frontend } => self.attach(asker, frontend),
             Request::Detach { frontend } => self.detach(asker, frontend),
@@ -95,7 +96,7 @@ impl Server {
         None
     }
 
-    fn command(&mut self, asker: u64, command: Command) -> Option<Answer> {
+    pub(super) fn command(&mut self, asker: u64, command: Command) -> Option<Answer> {
         self.commanded.push((asker, command));
         self.feed(Event::Command(command));
         None
@@ -114,6 +115,7 @@ impl Server {
             Notice::Sealed => (Command::Seal, Answer::Done),
             Notice::Unsealed => (Command::Unseal, Answer::Done),
             Notice::SourceDetached => (Command::DetachSource, Answer::Done),
+            Notice::Grown { size_bytes } => (Command::Grow { size_bytes: *size_bytes }, Answer::Done),
             Notice::CommandRefused { command, refusal } => (*command, refused(refusal.to_string())),
             Notice::CommandFailed { command, errno } => {
                 (*command, refused(format!("the volume's disk failed: {}", describe(*errno))))

@@ -16,6 +16,7 @@ mod connection;
 mod disk;
 mod doors;
 mod frontends;
+mod growth;
 mod inline;
 mod link;
 mod loss;

@@ -95,6 +95,7 @@ impl Server {
             }
             Notice::HydrationComplete => self.leave_source(),
             Notice::SourceDetached => self.source_detached(),
+            Notice::Grown { size_bytes } => self.grown(size_bytes),
             Notice::Sealed | Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
             Notice::SourceBad { range } => self.say_bad(range),
             Notice::SourceFailed { .. }
@@ -172,7 +173,7 @@ impl Server {
         let first_link = self.source.as_ref().map_or(0, Source::next_link);
         self.leave_source();
         self.source_epoch += 1;
-        self.source = Some(Source::new(uri, self.store.config.size_bytes, first_link));
+        self.source = Some(Source::new(uri, self.engine.source_bytes(), first_link));
     }
 
     /// Disconnects from the source.

@@ -89,7 +89,8 @@ enum State {
 
 pub(super) struct Source {
     uri: SourceUri,
-    volume_bytes: u64,
+    /// What is wanted of it; the volume may have grown beyond.
+    wanted_bytes: u64,
     state: State,
     attempt: u64,
     backoff: Duration,
@@ -101,10 +102,10 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(uri: SourceUri, volume_bytes: u64, first_link: u64) -> Self {
+    pub(super) fn new(uri: SourceUri, wanted_bytes: u64, first_link: u64) -> Self {
         Self {
             uri,
-            volume_bytes,
+            wanted_bytes,
             state: State::Resting { until: Instant::now() },
             attempt: 0,
             backoff: BACKOFF_MIN,
@@ -198,10 +199,10 @@ impl Source {
             Found::File(_, size_bytes) => *size_bytes,
             Found::Links(links) => links.first().map_or(0, |l| l.session.export().size_bytes),
         };
-        if size_bytes.next_multiple_of(SECTOR_BYTES) < self.volume_bytes {
-            let wanted = self.volume_bytes;
+        if size_bytes.next_multiple_of(SECTOR_BYTES) < self.wanted_bytes {
+            let wanted = self.wanted_bytes;
             return Err(format!(
-                "{} has {size_bytes} bytes, the volume {wanted}: it is another disk",
+                "{} has {size_bytes} bytes, the volume wants {wanted}: it is another disk",
                 self.uri
             ));
         }
@@ -252,7 +253,7 @@ impl Source {
             }
             State::File { fd, size_bytes } => {
                 let buffer = pool.take(len);
-                let task = Task::file(offset, len, *size_bytes, buffer);
+                let task = Task::file(offset, len, *size_bytes, buffer).within(self.wanted_bytes);
                 match task.file_rest() {
                     None => self.outcomes.push(task.end(op)),
                     Some((at, left, from)) => {
@@ -264,7 +265,8 @@ impl Source {
             State::Links(links) => {
                 let source_bytes = links[0].session.export().size_bytes;
                 let sizes = links[0].session.export().block_sizes;
-                let (mut task, parts) = Task::fetch(offset, len, source_bytes, sizes, pool);
+                let (task, parts) = Task::fetch(offset, len, source_bytes, sizes, pool);
+                let mut task = task.within(self.wanted_bytes);
                 if parts.is_empty() {
                     self.outcomes.push(task.end(op));
                     return;

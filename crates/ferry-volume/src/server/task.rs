@@ -34,6 +34,8 @@ pub(super) struct Task {
     len: u64,
     /// Bytes of the buffer that the source has; the rest was zeroed.
     source_len: u64,
+    /// Offset at the source beyond which the volume is zero whatever the source holds there.
+    limit: u64,
     /// Whether any byte came as data.
     has_data: bool,
     /// Requests without an end.
@@ -103,7 +105,24 @@ impl Task {
     }
 
     fn new(kind: Kind, buffer: Buffer, start: u64, lead: u64, len: u64, source_len: u64) -> Self {
-        Self { kind, buffer, start, lead, len, source_len, has_data: false, requests: 0, errno: None }
+        Self {
+            kind,
+            buffer,
+            start,
+            lead,
+            len,
+            source_len,
+            limit: u64::MAX,
+            has_data: false,
+            requests: 0,
+            errno: None,
+        }
+    }
+
+    /// What lies beyond `limit` is zero, whatever the source holds there: a volume that has grown ended there when it
+    /// was made.
+    pub(super) fn within(self, limit: u64) -> Self {
+        Self { limit, ..self }
     }
 
     /// A request of this task was sent.
@@ -212,6 +231,9 @@ impl Task {
 
     fn content(self, verified: bool) -> FetchEnd {
         let lead = self.lead as usize;
+        let end = self.start + self.lead + self.len;
+        let beyond = end.saturating_sub(self.limit).min(self.len) as usize;
+        self.buffer.zero(lead + self.len as usize - beyond, beyond);
         let zero = !self.has_data || self.buffer.with_bytes(lead, self.len as usize, is_zero);
         match zero {
             true => FetchEnd::Zeroes { verified },
@@ -266,6 +288,16 @@ mod tests {
         assert_eq!(parts.iter().map(|p| p.len_bytes()).sum::<u64>(), 904);
         task.buffer.with_bytes(904, 4096 - 904, |bytes| assert!(is_zero(bytes)));
         assert!(Task::fetch(8192, 4096, 5000, sizes, &pool).1.is_empty());
+    }
+
+    #[test]
+    fn what_a_larger_source_holds_beyond_the_volume_is_not_the_volumes() {
+        let (task, parts) = Task::fetch(4096, 4096, 1 << 20, BlockSizes::default(), &Pool::new());
+        let mut task = task.within(4096 + 512);
+        task.landing(parts[0]).0.copy_in(0, &[7; 4096]);
+        let FetchEnd::Data { buffer, lead, .. } = task.content(false) else { panic!("there is data") };
+        buffer.with_bytes(lead, 512, |bytes| assert_eq!(bytes, [7; 512]));
+        buffer.with_bytes(lead + 512, 4096 - 512, |bytes| assert!(is_zero(bytes)));
     }
 
     #[test]

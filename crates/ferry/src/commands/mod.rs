@@ -32,6 +32,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeList => volume::list(&agent, json).await,
         Question::VolumeShow(volume) => volume::show(&agent, json, &volume).await,
         Question::VolumePace(volume, wanted) => volume::pace(&agent, json, &volume, wanted).await,
+        Question::VolumeGrow(volume, wanted) => volume::grow(&agent, json, &volume, wanted).await,
         Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
         Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,
         Question::JobList => job::list(&agent, json).await,

@@ -6,8 +6,8 @@ use std::num::NonZeroU64;
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, Hydration, ImportVolume, MachineId, MachineName, Ownership, PaceVolume, ServerState, Volume,
-    VolumePhase, VolumeRef, VolumeSource,
+    AgentApi, GrowVolume, Hydration, ImportVolume, MachineId, MachineName, Ownership, PaceVolume,
+    ServerState, Volume, VolumePhase, VolumeRef, VolumeSource,
 };
 
 use super::{loss, utc};
@@ -83,6 +83,18 @@ pub async fn pace(agent: &Client, json: bool, volume: &VolumeRef, pace: PaceVolu
             "volume {name} hydrates with a budget of {}",
             budget_text(pace.budget_bytes_per_s)
         ))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn grow(agent: &Client, json: bool, volume: &VolumeRef, grow: GrowVolume) -> Result<Exit> {
+    let volume = agent.volume_grow(volume, grow).await?;
+    if json {
+        say_json(&volume)?;
+    } else {
+        let name = Paint::for_stdout().strong(volume.name.as_str());
+        let size = Bytes(volume.size_bytes);
+        say(format_args!("volume {name} has {size} now; who is connected sees that after connecting again"))?;
     }
     Ok(Exit::Done)
 }

@@ -1,6 +1,8 @@
 //! Volume servers as their users meet them: real sockets, real files, several servers in one process.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod grow;
+
 use ferry_nbd::wire;
 use ferry_volume::client::{BlockClient, BlockError};
 use ferry_volume::control::{Client, ControlError, Phase, Status};
@@ -66,6 +68,11 @@ impl Volume {
     fn stop(&mut self) {
         self.control().shutdown().unwrap();
         self.server.take().expect("it was started").join().unwrap().unwrap();
+    }
+
+    /// What a server that does not begin says.
+    fn refusal(&self) -> String {
+        serve(&ServeOptions { dir: self.dir.clone(), io: self.io }).unwrap_err().to_string()
     }
 
     fn control(&self) -> Client {

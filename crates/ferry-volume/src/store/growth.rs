@@ -1,0 +1,92 @@
+//! A store that becomes larger: first the data file, then the map (which is the deed), then `volume.json`.
+//!
+//! ```text
+//!   data file   map      volume.json    after a crash it is
+//!   former      former   former         what it was
+//!   longer      former   former         what it was: the data file is cut (nobody has written there)
+//!   longer      grown    former         grown: `volume.json` follows
+//!   longer      grown    grown          grown
+//! ```
+//! Any other mix was not left by a crash and is refused.
+
+use super::{Store, StoreError};
+use crate::directory::{DATA, DirectoryError, VolumeConfig};
+use crate::extents::file_extents;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Bytes looked at in one go.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Brings data file and description to the size that the map tells, if a growth was cut off between them.
+///
+/// # Errors
+/// The files tell different stories, or a file operation failed.
+pub(super) fn settle(
+    dir: &Path,
+    map_bytes: u64,
+    data: &File,
+    config: &mut VolumeConfig,
+) -> Result<(), StoreError> {
+    let path = dir.join(DATA);
+    let length = data.metadata().map_err(DirectoryError::io("look at", &path))?.len();
+    let left_by_growth = config.size_bytes <= map_bytes
+        && map_bytes <= length
+        && is_zero(data, map_bytes, length).map_err(DirectoryError::io("read", &path))?;
+    if !left_by_growth {
+        let (map, config) = (length.to_string(), config.size_bytes.to_string());
+        return Err(StoreError::Mismatch { path, what: "the size", map, config });
+    }
+    if length > map_bytes {
+        data.set_len(map_bytes).map_err(DirectoryError::io("cut", &path))?;
+    }
+    if config.size_bytes < map_bytes {
+        config.size_bytes = map_bytes;
+        config.write(dir)?;
+    }
+    Ok(())
+}
+
+/// Whether the bytes `start..end` of a file are zero.
+fn is_zero(data: &File, start: u64, end: u64) -> io::Result<bool> {
+    let mut at = start;
+    let mut piece = Vec::new();
+    while at < end {
+        for extent in file_extents(data, at, end, 1)? {
+            at = extent.end;
+            let mut from = if extent.data { extent.start } else { extent.end };
+            while from < extent.end {
+                piece.resize(PIECE_BYTES.min((extent.end - from) as usize), 0);
+                data.read_exact_at(&mut piece, from)?;
+                if piece.iter().any(|&byte| byte != 0) {
+                    return Ok(false);
+                }
+                from += piece.len() as u64;
+            }
+        }
+    }
+    Ok(true)
+}
+
+impl Store {
+    /// Makes the data file this long if it is shorter; durable with the next sync. Until the map tells of it, the
+    /// next opening cuts it back.
+    pub(crate) fn lengthen(&self, size_bytes: u64) -> io::Result<()> {
+        let length = rustix::fs::fstat(&*self.data)?.st_size as u64;
+        match length < size_bytes {
+            true => rustix::fs::ftruncate(&*self.data, size_bytes).map_err(io::Error::from),
+            false => Ok(()),
+        }
+    }
+
+    /// The map tells that the volume has this size; the description follows.
+    pub(crate) fn describe_growth(&mut self, size_bytes: u64) {
+        if let Err(e) = self.describe(|config| config.size_bytes = size_bytes) {
+            // The map is what counts; the next change of the description, or the next opening, tells of it.
+            tracing::warn!(error = %e, "volume.json does not tell yet that the volume has grown");
+            self.config.size_bytes = size_bytes;
+        }
+    }
+}

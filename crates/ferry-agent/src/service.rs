@@ -255,7 +255,7 @@ impl AgentApi for Agent {
 
     async fn volume_pace(&self, volume: &VolumeRef, pace: PaceVolume) -> Answer<Volume> {
         let key = self.find_volume(volume).await?.key();
-        self.core.volumes.pace(key, pace.budget_bytes_per_s).await?;
+        self.core.volumes.pace(key, pace).await?;
         Ok(self.core.volumes.show(key).await?)
     }
 

@@ -14,6 +14,7 @@ mod job;
 mod loss;
 mod machine;
 mod names;
+mod pace;
 mod peer;
 mod volume;
 mod worker;
@@ -31,12 +32,13 @@ pub use machine::{
     NewVolume, RestartPolicy, Signal, SignalError, VolumeOrigin,
 };
 pub use names::{MachineName, MachineRef, NameError, VolumeName, VolumeRef, WorkerName};
+pub use pace::{PaceVolume, VolumePace};
 pub use peer::{
     Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Prepare, PrepareVolume, Reserve,
     ReserveVolume, VolumeExport,
 };
 pub use volume::{
-    GrowVolume, Hydration, ImportVolume, Ownership, PaceVolume, REGION_BYTES_DEFAULT, ServerState, Volume,
-    VolumePhase, VolumeSource,
+    GrowVolume, Hydration, ImportVolume, Ownership, REGION_BYTES_DEFAULT, ServerState, Volume, VolumePhase,
+    VolumeSource,
 };
 pub use worker::{API_VERSION, PeerInfo, Room, WorkerInfo};

@@ -1,8 +1,7 @@
 //! Volumes: disks with an id that never changes and a generation that rises with each hand-over.
 
-use crate::{BadRanges, Generation, JobId, MachineId, VolumeId, VolumeName, WorkerName};
+use crate::{BadRanges, Generation, JobId, MachineId, VolumeId, VolumeName, VolumePace, WorkerName};
 use serde::{Deserialize, Serialize};
-use std::num::NonZeroU64;
 
 /// Unit of copying when nothing else is asked for, in bytes.
 pub const REGION_BYTES_DEFAULT: u32 = 1024 * 1024;
@@ -21,16 +20,6 @@ pub struct ImportVolume {
     /// Unit of copying in bytes, a power of two; [`REGION_BYTES_DEFAULT`] if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region_bytes: Option<u32>,
-}
-
-/// Asks for another pace of hydration, from now on and over restarts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PaceVolume {
-    /// The most that is fetched in the background a second; none (`null`, never left out): as much as goes. What the
-    /// guest needs is never held back, but counts.
-    #[serde(deserialize_with = "Option::deserialize")]
-    pub budget_bytes_per_s: Option<NonZeroU64>,
 }
 
 /// Asks for a larger volume.
@@ -68,10 +57,9 @@ pub struct Volume {
     pub source: Option<VolumeSource>,
     /// How far the clone is; none while its server does not answer.
     pub hydration: Option<Hydration>,
-    /// The most that hydration fetches in the background a second; none without a budget, or while its server does
-    /// not answer.
-    #[serde(default)]
-    pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// How hydration is paced.
+    #[serde(flatten)]
+    pub pace: VolumePace,
     /// NBD URI for the guest, on this worker.
     pub guest_uri: String,
     /// NBD URI for other workers, while the volume is exported.

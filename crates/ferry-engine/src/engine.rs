@@ -20,6 +20,7 @@ mod budget;
 mod durability;
 mod fetches;
 mod growth;
+mod guard;
 mod hydration;
 mod phases;
 mod reads;
@@ -30,7 +31,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::blockset::BlockSet;
 use crate::event::{Command, Errno, Event, RequestId, RequestKind};
 use crate::geometry::{BLOCK_BYTES, Blocks, ByteRange, Geometry};
-use crate::limits::Limits;
+use crate::limits::{BUDGET_BURST_MS, GUARD_TICK_MS, Limits, TICK_MS};
 use crate::map::{MapState, Phase};
 use crate::operation::{OpId, Operation};
 use crate::slab::Slab;
@@ -42,6 +43,7 @@ use bad::Bad;
 use budget::Budget;
 use durability::Durability;
 use fetches::{Fetch, Fetches};
+use guard::Guard;
 use hydration::Hydration;
 use reads::{Gather, Piece};
 use writes::Put;
@@ -73,6 +75,7 @@ pub struct Engine {
     bad: Bad,
     ahead: Ahead,
     budget: Budget,
+    guard: Guard,
     durability: Durability,
     deeds: VecDeque<Command>,
     /// Guest writes, trims and zeroes that are under way in the store.
@@ -183,7 +186,8 @@ impl Engine {
         Engine {
             limits,
             complete: map.truth.is_complete(),
-            budget: Budget::none(map.truth.geometry().region_bytes()),
+            budget: Budget::none(map.truth.geometry().region_bytes(), BUDGET_BURST_MS),
+            guard: Guard::none(map.truth.geometry()),
             truth: map.truth,
             phase: map.phase,
             has_source: map.has_source,
@@ -230,8 +234,10 @@ impl Engine {
                 self.now_ms = self.now_ms.max(now_ms);
                 self.budget.fill(self.now_ms);
                 self.tell_bad(out);
+                self.guard.fill(self.now_ms);
                 self.replan_due(out);
             }
+            Event::GuestWaited { p99_us } => self.guard.heard(p99_us, self.now_ms),
             Event::Command(command) => self.command(command, out),
         }
         self.settle(out);
@@ -282,6 +288,8 @@ impl Engine {
             source_up: self.source.up,
             paused: self.hydration.is_paused(),
             budget_bytes_per_s: self.budget.bytes_per_s(),
+            guard_us: self.guard.bound_us(),
+            guard_bytes_per_s: self.guard.holds_back_to(),
             complete: self.complete,
             store_failed: self.durability.failed().is_some(),
         }
@@ -291,6 +299,12 @@ impl Engine {
     #[must_use]
     pub fn wants_tick(&self) -> bool {
         !self.complete || !self.parked.is_empty()
+    }
+
+    /// How often time should be told while [`Engine::wants_tick`], in milliseconds.
+    #[must_use]
+    pub fn tick_ms(&self) -> u64 {
+        if self.guard.is_on_watch() && self.may_hydrate() { GUARD_TICK_MS } else { TICK_MS }
     }
 
     fn request(&mut self, id: RequestId, kind: RequestKind, out: &mut Vec<Operation>) {
@@ -308,6 +322,7 @@ impl Engine {
         if self.phase == Phase::Standby {
             return reply(id, Err(Errno::ESHUTDOWN), out);
         }
+        self.guard.guest_asks();
         match kind {
             RequestKind::Read { range } => self.start_read(id, range, out),
             RequestKind::Cache { range } => self.start_cache(id, range, out),

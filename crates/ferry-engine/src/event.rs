@@ -80,10 +80,16 @@ pub enum Event {
     /// The source cannot be asked until the next [`Event::SourceUp`].
     SourceDown,
     /// Time, in milliseconds of any clock that never goes back. Needed while [`crate::Engine::wants_tick`], about
-    /// every 100 ms.
+    /// every [`crate::Engine::tick_ms`].
     Tick {
         /// Now.
         now_ms: u64,
+    },
+    /// How long the guest waited lately, measured where it asks. Requests that had to wait for the source
+    /// ([`crate::Engine::needs_source`]) do not count: less hydration would only make more of them.
+    GuestWaited {
+        /// 99 of 100 requests of the time since the last such event, at least one, took no longer, in microseconds.
+        p99_us: u64,
     },
     /// Somebody in charge wants something.
     Command(Command),
@@ -209,5 +215,11 @@ pub enum Command {
     SetBudget {
         /// None, as in the beginning: as much as goes.
         bytes_per_s: Option<NonZeroU64>,
+    },
+    /// Hold the background back from now on while [`Event::GuestWaited`] tells of more than this, though never below
+    /// [`crate::limits::GUARANTEED_BYTES_PER_S`]. At once, without a notice; not remembered across restarts.
+    SetGuard {
+        /// What 99 of 100 requests of the guest may take, in microseconds. None, as in the beginning: no guard.
+        bound_us: Option<NonZeroU64>,
     },
 }

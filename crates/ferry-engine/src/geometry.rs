@@ -119,6 +119,12 @@ impl Blocks {
         Blocks::between(self.first.max(other.first), self.end.min(other.end))
     }
 
+    /// The first of them, at most so many, at least one.
+    #[must_use]
+    pub fn up_to(self, count: u64) -> Blocks {
+        Blocks { first: self.first, end: self.end.min(self.first.saturating_add(count.max(1))) }
+    }
+
     /// Whether `block` is one of them.
     #[must_use]
     pub const fn contains(self, block: u64) -> bool {

@@ -21,6 +21,27 @@ pub const EXTENTS_MAX: usize = 1 << 16;
 /// How much of its budget the background may make up for at once, in milliseconds, beside a region: more than passes
 /// between two ticks, so that nothing is lost to them.
 pub const BUDGET_BURST_MS: u64 = 250;
+/// What the background fetches a second at least while it backs off for the guest's latency, in bytes: progress under any
+/// load of the guest.
+pub const GUARANTEED_BYTES_PER_S: u64 = 4 << 20;
+/// The most that the background fetches at once while a guard is on and the guest is awake, in bytes: what is copied in
+/// holds up the guest's writes for as long as it takes.
+pub const GUARD_PIECE_BYTES: u64 = 128 << 10;
+/// Pause between ticks while the guard lets pieces through, in milliseconds: so that they come one by one.
+pub const GUARD_TICK_MS: u64 = 2;
+/// How much the guarded background may make up for at once, in milliseconds, beside a piece.
+pub const GUARD_BURST_MS: u64 = 50;
+/// Below three quarters of the pace at which the guest felt the background last, the pace rises by this part of it with
+/// each window.
+pub const GUARD_STRIDE: u64 = 32;
+/// Beyond that it rises by this part of it only.
+pub const GUARD_STEP: u64 = 512;
+/// Beyond that pace itself the steps double after so many windows.
+pub const GUARD_PATIENCE: u32 = 8;
+/// A guest that asks for nothing for so long, in milliseconds, has no latency to guard.
+pub const GUARD_IDLE_MS: u64 = 5_000;
+/// Pause between ticks where nothing needs them more often, in milliseconds.
+pub const TICK_MS: u64 = 100;
 /// How far ahead of a guest that reads in sequence is fetched at first, in bytes; doubles up to a region.
 pub const AHEAD_BYTES_FIRST: u64 = 64 << 10;
 /// Regions of fetches ahead of the guest under way or in buffers.

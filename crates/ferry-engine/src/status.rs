@@ -51,6 +51,10 @@ pub struct EngineStatus {
     pub paused: bool,
     /// The most that background copying fetches a second; none: no budget.
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// What 99 of 100 requests of the guest may take, in microseconds; none: no guard.
+    pub guard_us: Option<NonZeroU64>,
+    /// What the guard lets the background fetch a second now; none while it does not hold it back.
+    pub guard_bytes_per_s: Option<u64>,
     /// Every block is local and the map says so.
     pub complete: bool,
     /// The store failed to make data durable; see [`crate::Notice::StoreFailed`].

@@ -130,6 +130,9 @@ pub struct VolumeConfig {
     /// What is attached while the volume is open; attached again after a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontends: Vec<Frontend>,
+    /// What 99 of 100 requests of the guest may take before hydration backs off, in microseconds; none: no guard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard_us: Option<NonZeroU64>,
 }
 
 impl VolumeConfig {
@@ -144,6 +147,7 @@ impl VolumeConfig {
             export: None,
             budget_bytes_per_s: None,
             frontends: Vec::new(),
+            guard_us: None,
         }
     }
 

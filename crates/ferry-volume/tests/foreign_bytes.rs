@@ -43,6 +43,9 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
             address: Some("/dev/loop0".into()),
             error: Some("gone".into()),
         }],
+        guard_us: NonZeroU64::new(5_000),
+        guard_bytes_per_s: Some(4 << 20),
+        guest_p99_us: Some(180),
         store_failed: false,
         store_bytes_allocated: 4096,
     };
@@ -50,6 +53,7 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         ("export", line(&Request::Export { listen: "[fe80::1%3]:0".parse().unwrap() })),
         ("set_source", line(&Request::SetSource { uri: "nbd+unix:///x?socket=/s".into() })),
         ("set_budget", line(&Request::SetBudget { bytes_per_s: NonZeroU64::new(1 << 20) })),
+        ("set_guard", line(&Request::SetGuard { bound_us: NonZeroU64::new(5_000) })),
         ("no_budget", line(&Request::SetBudget { bytes_per_s: None })),
         ("attach", line(&Request::Attach { frontend: Frontend::Fuse {} })),
         ("detach", line(&Request::Detach { frontend: FrontendKind::VhostUserBlk })),
@@ -73,6 +77,7 @@ fn a_volume_json_that_is_understood_survives_being_replaced() {
         ("clone", config(r#","source":"nbd://[::1]:7000/V@3","export":"10.0.0.1:7001""#).into_bytes()),
         ("paced", config(r#","budget_bytes_per_s":52428800"#).into_bytes()),
         ("attached", config(r#","frontends":[{"kind":"fuse"},{"kind":"vhost_user_blk"}]"#).into_bytes()),
+        ("guarded", config(r#","guard_us":5000"#).into_bytes()),
         ("image", config(r#","source":"file:///srv/disk.raw""#).into_bytes()),
     ];
     smoke::smoke("volume_json", &seeds, volume::volume_json);

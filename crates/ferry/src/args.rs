@@ -258,7 +258,11 @@ pub enum Volume {
         /// The most to fetch in the background a second, as in 50MiB; none for as much as goes. What the machine
         /// reads is never held back, but counts
         #[arg(long, value_name = "SIZE|none")]
-        max: String,
+        max: Option<String>,
+        /// What 99 of 100 requests of the machine may take, as in 5ms; beyond that the background backs off, though it
+        /// never stops. none for no guard
+        #[arg(long, value_name = "TIME|none")]
+        guard: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },

@@ -1,8 +1,9 @@
 //! What was meant: the typed words as values of the API. Whatever is wrong with them is found here, before anything
 //! is asked of an agent; behind this door nothing is checked again.
 
+mod pace;
+
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -268,8 +269,8 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
         }
         args::Volume::List { asking } => ask(&asking, Question::VolumeList),
         args::Volume::Show { volume, asking } => ask(&asking, Question::VolumeShow(parsed(&volume)?)),
-        args::Volume::Pace { volume, max, asking } => {
-            let pace = PaceVolume { budget_bytes_per_s: budget(&max)? };
+        args::Volume::Pace { volume, max, guard, asking } => {
+            let pace = pace::of_volume(max.as_deref(), guard.as_deref())?;
             ask(&asking, Question::VolumePace(parsed(&volume)?, pace))
         }
         args::Volume::Grow { volume, size, asking } => {
@@ -277,18 +278,6 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
         }
         args::Volume::Delete { volume, asking } => ask(&asking, Question::VolumeDelete(parsed(&volume)?)),
     }
-}
-
-/// Bytes a second, or none.
-fn budget(typed: &str) -> Result<Option<NonZeroU64>, Misuse> {
-    if typed == "none" {
-        return Ok(None);
-    }
-    let bytes_per_s = parse_size(typed.strip_suffix("/s").unwrap_or(typed)).map_err(|_| {
-        Misuse(format!("--max {typed:?} is no pace; write bytes a second as in 50MiB, or none"))
-    })?;
-    let zero = || Misuse("--max 0 would never end; give at least 1 byte a second, or none".to_owned());
-    NonZeroU64::new(bytes_per_s).map(Some).ok_or_else(zero)
 }
 
 /// A URI stays as it is. A path is made absolute here, because the agent has another working directory.
@@ -401,19 +390,6 @@ mod tests {
             panic!("it is a growth")
         };
         assert_eq!((volume.to_string().as_str(), grow), ("web", GrowVolume { size_bytes: 40 << 30 }));
-    }
-
-    #[test]
-    fn a_pace_is_a_size_a_second_or_none() {
-        let mib = NonZeroU64::new(50 << 20);
-        for (typed, budget_bytes_per_s) in [("50MiB", mib), ("50MiB/s", mib), ("none", None)] {
-            let Question::VolumePace(volume, pace) =
-                question(&format!("ferry volume pace web --max {typed}"))
-            else {
-                panic!("{typed}")
-            };
-            assert_eq!((volume.to_string().as_str(), pace), ("web", PaceVolume { budget_bytes_per_s }));
-        }
     }
 
     #[test]

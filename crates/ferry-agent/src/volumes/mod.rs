@@ -22,12 +22,11 @@ use crate::config::{Config, volume_dir};
 use crate::drivers::{LaunchError, Launcher};
 use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
-use ferry_api::{ApiError, ErrorCode, JobId, Ownership, Room, VolumeKey, VolumeName, WorkerName};
+use ferry_api::{ApiError, ErrorCode, JobId, Ownership, PaceVolume, Room, VolumeKey, VolumeName, WorkerName};
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use keeper::{Doomed, Keeper};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -402,11 +401,11 @@ impl Volumes {
         Ok(self.inner.records.change(vec![Change::Source { key, source: None }]).await?)
     }
 
-    /// Sets the most that a copy fetches in the background a second; its server remembers it.
+    /// Sets the pace of a copy's hydration; its server remembers it.
     ///
     /// # Errors
     /// Nobody serves the copy, or its server refuses.
-    pub async fn pace(&self, key: VolumeKey, bytes_per_s: Option<NonZeroU64>) -> Result<(), VolumesError> {
+    pub async fn pace(&self, key: VolumeKey, pace: PaceVolume) -> Result<(), VolumesError> {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
@@ -414,7 +413,7 @@ impl Volumes {
             return Err(not_allowed(&record, "given another pace"));
         }
         self.inner.serving(&record).await?;
-        self.inner.ask(key, move |client| client.set_budget(bytes_per_s)).await
+        self.inner.ask(key, move |client| set_pace(client, pace)).await
     }
 
     /// Deletes a copy: its server, its directory, its record. Nothing happens if it is not there.
@@ -452,4 +451,11 @@ fn ignore_absent(result: Result<(), VolumesError>) -> Result<(), VolumesError> {
         Err(VolumesError::Control(ControlError::NotRunning { .. })) => Ok(()),
         other => other,
     }
+}
+
+/// Tells a server what is given of a pace.
+fn set_pace(client: &mut Client, pace: PaceVolume) -> Result<(), ControlError> {
+    let PaceVolume { budget_bytes_per_s, guard_us } = pace;
+    budget_bytes_per_s.map_or(Ok(()), |budget| client.set_budget(budget))?;
+    guard_us.map_or(Ok(()), |bound| client.set_guard(bound))
 }

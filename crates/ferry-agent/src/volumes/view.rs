@@ -4,7 +4,9 @@ use super::service::{Service, wanted};
 use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use crate::records::VolumeRecord;
-use ferry_api::{BadRanges, Hydration, ServerState, Span, Volume, VolumeKey, VolumePhase, VolumeSource};
+use ferry_api::{
+    BadRanges, Hydration, ServerState, Span, Volume, VolumeKey, VolumePace, VolumePhase, VolumeSource,
+};
 use ferry_volume::control::{self, Phase, Status};
 use ferry_volume::directory::GUEST_SOCKET;
 
@@ -70,7 +72,7 @@ impl Volumes {
             phase: status.map(|s| phase(s.phase)),
             source: source(&record, status),
             hydration: status.map(|s| hydration(&s.hydration, record.bytes_expected)),
-            budget_bytes_per_s: status.and_then(|s| s.budget_bytes_per_s),
+            pace: status.map(pace).unwrap_or_default(),
             guest_uri: self.guest_uri(key),
             export_uri: status.and_then(|s| s.export).map(|address| self.inner.export_uri(key, address)),
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),
@@ -78,6 +80,15 @@ impl Volumes {
             name: record.name,
             ownership: record.ownership,
         }
+    }
+}
+
+fn pace(status: &Status) -> VolumePace {
+    VolumePace {
+        budget_bytes_per_s: status.budget_bytes_per_s,
+        guard_us: status.guard_us,
+        guard_bytes_per_s: status.guard_bytes_per_s,
+        guest_p99_us: status.guest_p99_us,
     }
 }
 

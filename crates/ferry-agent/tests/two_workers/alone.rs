@@ -6,6 +6,7 @@ use ferry_api::{
     RestartPolicy, ServerState, VolumeOrigin, VolumePhase,
 };
 use rustix::process::{Pid, Signal, kill_process};
+use std::num::NonZeroU64;
 
 fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
@@ -142,10 +143,18 @@ async fn the_pace_of_a_volume_can_be_set_while_it_is_in_use() {
     std::fs::write(&image, vec![7; 3 << 20]).unwrap();
     w1.door().volume_import(import("files", image.to_str().unwrap())).await.unwrap();
     let files = "files".parse().unwrap();
-    for budget_bytes_per_s in [std::num::NonZeroU64::new(50 << 20), None] {
-        let paced = w1.door().volume_pace(&files, PaceVolume { budget_bytes_per_s }).await.unwrap();
-        assert_eq!(paced.budget_bytes_per_s, budget_bytes_per_s);
-        assert_eq!(w1.volume("files").await.budget_bytes_per_s, budget_bytes_per_s);
+    let some = NonZeroU64::new(5_000);
+    for (budget, guard, then) in [
+        (Some(some), None, (some, None)),
+        (None, Some(some), (some, some)),
+        (Some(None), None, (None, some)),
+        (None, Some(None), (None, None)),
+    ] {
+        let wanted = PaceVolume { budget_bytes_per_s: budget, guard_us: guard };
+        let paced = w1.door().volume_pace(&files, wanted).await.unwrap().pace;
+        assert_eq!((paced.budget_bytes_per_s, paced.guard_us), then);
+        let shown = w1.volume("files").await.pace;
+        assert_eq!((shown.budget_bytes_per_s, shown.guard_us), then);
     }
     w1.end().await;
 }

@@ -1,7 +1,8 @@
-//! The bandwidth budget of background hydration: a bucket that fills with time and that fetches empty.
+//! The bandwidth budget of background hydration: a bucket that fills with time and that fetches empty. The guard
+//! ([`super::guard`]) has one of its own.
 //!
 //! ```text
-//!  time × budget ─▶ [ credit ≤ burst ] ─▶ background: only while a whole region is there
+//!  time × budget ─▶ [ credit ≤ burst ] ─▶ background: only while a whole fetch is there
 //!                                      └▶ guest: always, also into debt, at most a burst deep
 //! ```
 //!
@@ -12,14 +13,15 @@
 
 use std::num::NonZeroU64;
 
-use crate::limits::BUDGET_BURST_MS;
-
 /// What may be fetched in the background now.
 #[derive(Debug)]
 pub(super) struct Budget {
     /// None: as much as goes.
     bytes_per_s: Option<NonZeroU64>,
-    region_bytes: u64,
+    /// The most that one fetch asks for.
+    fetch_bytes: u64,
+    /// How much time may be made up for at once, beside a fetch.
+    burst_ms: u64,
     /// In thousandths of a byte, so that no rest is lost between two ticks. Means nothing without a budget.
     credit: i128,
     /// Up to when time has been turned into credit.
@@ -27,8 +29,8 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) const fn none(region_bytes: u64) -> Budget {
-        Budget { bytes_per_s: None, region_bytes, credit: 0, filled_ms: 0 }
+    pub(super) const fn none(fetch_bytes: u64, burst_ms: u64) -> Budget {
+        Budget { bytes_per_s: None, fetch_bytes, burst_ms, credit: 0, filled_ms: 0 }
     }
 
     pub(super) fn bytes_per_s(&self) -> Option<NonZeroU64> {
@@ -53,9 +55,9 @@ impl Budget {
         self.credit = (self.credit + earned).min(self.burst());
     }
 
-    /// Whether the background may begin another fetch, of at most a region.
+    /// Whether the background may begin another fetch.
     pub(super) fn allows(&self) -> bool {
-        self.bytes_per_s.is_none() || self.credit >= thousandths(self.region_bytes)
+        self.bytes_per_s.is_none() || self.credit >= thousandths(self.fetch_bytes)
     }
 
     /// So much is asked of the source.
@@ -63,9 +65,9 @@ impl Budget {
         self.credit = (self.credit - thousandths(bytes)).max(-self.burst());
     }
 
-    /// A region, and what comes between two ticks (also late ones) on top of what was left of a region before.
+    /// A fetch, and what comes between two ticks (also late ones) on top of what was left of a fetch before.
     fn burst(&self) -> i128 {
-        thousandths(self.region_bytes) + i128::from(self.rate()) * i128::from(BUDGET_BURST_MS)
+        thousandths(self.fetch_bytes) + i128::from(self.rate()) * i128::from(self.burst_ms)
     }
 
     fn rate(&self) -> u64 {

@@ -234,6 +234,9 @@ fn command_record(command: Command) -> Option<MapRecord> {
         Command::Seal => Some(MapRecord::Phase(Phase::Sealed)),
         Command::DetachSource => Some(MapRecord::SourceDetached),
         Command::Grow { size_bytes } => Some(MapRecord::Grown { size_bytes }),
-        Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. } => None,
+        Command::PauseHydration
+        | Command::ResumeHydration
+        | Command::SetBudget { .. }
+        | Command::SetGuard { .. } => None,
     }
 }

@@ -9,8 +9,9 @@
 //!
 //! Background fetches have their own share of buffers, so that the guest's load never stops them. While the guest waits
 //! for the source or for a flush, that share is small ([`BESIDE_GUEST`]); when nobody waits it grows by one with each
-//! fetch that ends. A budget ([`super::budget`]) holds back further fetches, never queries. Invariant: while blocks are
-//! remote and the source is up, something is under way, or waits for a tick.
+//! fetch that ends. A budget ([`super::budget`]) and a guard of the guest's latency ([`super::guard`]) hold back further
+//! fetches, never queries. Invariant: while blocks are remote and the source is up, something is under way, or waits for
+//! a tick.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -213,9 +214,10 @@ impl Engine {
             return;
         }
         let share = self.background_share();
-        while self.hydration.fetches_in_flight < share && self.budget.allows() {
+        while self.hydration.fetches_in_flight < share && self.budget.allows() && self.guard.allows() {
             let Some((blocks, attempts)) = self.next_in_background() else { break };
             self.hydration.fetches_in_flight += 1;
+            self.guard.spend(self.geometry().bytes_of(blocks).len_bytes());
             self.fetch_in_background(blocks, attempts, out);
         }
         if self.query_ahead(out) {
@@ -231,6 +233,10 @@ impl Engine {
     /// How many background fetches may be under way now.
     fn background_share(&mut self) -> u32 {
         let most = self.limits.hydration_fetches_max;
+        if self.guard.is_on_watch() {
+            // They are small, and it lets them through one by one.
+            return most;
+        }
         // Who reads in sequence waits as soon as what is fetched ahead comes too late.
         let guest_waits =
             self.fetches.guest_waits() || self.ahead.is_under_way() || self.durability.somebody_waits();
@@ -250,10 +256,11 @@ impl Engine {
             && hydration.reconnect_not_before_ms <= self.now_ms
     }
 
-    /// The next blocks to fetch, within a region, and how often they have failed.
+    /// The next blocks to fetch, within a region and a piece, and how often they have failed.
     fn next_in_background(&mut self) -> Option<(Blocks, u32)> {
+        let most_blocks = self.guard.piece_blocks(self.geometry());
         while let Some(sick) = self.hydration.take_due_sick(self.now_ms) {
-            if let Some(found) = self.first_to_fetch(sick.blocks) {
+            if let Some(found) = self.first_to_fetch(sick.blocks).map(|found| found.up_to(most_blocks)) {
                 if let Some(blocks) = Blocks::between(found.end(), sick.blocks.end()) {
                     self.hydration.add_sick(Sick { blocks, ..sick });
                     let local =
@@ -272,7 +279,7 @@ impl Engine {
             let Some(remote) = self.truth.remote_runs(run).next() else { continue };
             let region_end = self.geometry().region_end(remote.first()).min(run.end());
             let part = Blocks::between(remote.first(), region_end).expect("a region ends after its blocks");
-            let found = self.first_to_fetch(part);
+            let found = self.first_to_fetch(part).map(|found| found.up_to(most_blocks));
             let rest = Blocks::between(found.map_or(region_end, Blocks::end), run.end());
             rest.into_iter().for_each(|rest| self.hydration.window.push_front((rest, attempts)));
             if let Some(found) = found {

@@ -33,6 +33,7 @@ impl Engine {
             Command::PauseHydration => self.hydration.pause(true),
             Command::ResumeHydration => self.hydration.pause(false),
             Command::SetBudget { bytes_per_s } => self.budget.set(bytes_per_s),
+            Command::SetGuard { bound_us } => self.guard.set(bound_us),
             Command::Open
             | Command::Seal
             | Command::Unseal
@@ -81,9 +82,13 @@ impl Engine {
             (Command::DetachSource, _) if !self.complete => Verdict::Refused(Refusal::NotComplete),
             (Command::DetachSource, _) => Verdict::Ready,
             (Command::Grow { size_bytes }, _) => self.judge_growth(size_bytes),
-            (Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. }, _) => {
-                Verdict::Already
-            }
+            (
+                Command::PauseHydration
+                | Command::ResumeHydration
+                | Command::SetBudget { .. }
+                | Command::SetGuard { .. },
+                _,
+            ) => Verdict::Already,
         };
         match (verdict, self.durability.failed()) {
             (Verdict::Ready | Verdict::NotYet, Some(errno)) => Verdict::Failed(errno),
@@ -109,7 +114,10 @@ impl Engine {
             Command::DetachSource => self.has_source = false,
             // Announced when nothing under way stands against it.
             Command::Grow { size_bytes } => return self.growth_is_durable(size_bytes),
-            Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. } => {}
+            Command::PauseHydration
+            | Command::ResumeHydration
+            | Command::SetBudget { .. }
+            | Command::SetGuard { .. } => {}
         }
         out.extend(done_notice(command).map(Operation::Notice));
     }
@@ -122,6 +130,9 @@ fn done_notice(command: Command) -> Option<Notice> {
         Command::Unseal => Some(Notice::Unsealed),
         Command::DetachSource => Some(Notice::SourceDetached),
         Command::Grow { size_bytes } => Some(Notice::Grown { size_bytes }),
-        Command::PauseHydration | Command::ResumeHydration | Command::SetBudget { .. } => None,
+        Command::PauseHydration
+        | Command::ResumeHydration
+        | Command::SetBudget { .. }
+        | Command::SetGuard { .. } => None,
     }
 }

@@ -34,6 +34,8 @@ enum Act {
     Complete(usize),
     CompleteMany(usize),
     Tick(u64),
+    /// The guest is told to have waited so long.
+    GuestWaited(u64),
     SourceUp,
     SourceDown,
     Command(Command),
@@ -95,6 +97,11 @@ fn quiet_act() -> impl Strategy<Value = Act> {
         1 => Just(Act::SourceDown),
         1 => prop_oneof![Just(Act::Command(Command::PauseHydration)), Just(Act::Command(Command::ResumeHydration))],
         1 => budget().prop_map(|bytes_per_s| Act::Command(Command::SetBudget { bytes_per_s })),
+        1 => any::<bool>().prop_map(|on| {
+            let bound_us = NonZeroU64::new(1_000).filter(|_| on);
+            Act::Command(Command::SetGuard { bound_us })
+        }),
+        1 => (0_u64..3_000).prop_map(Act::GuestWaited),
     ]
 }
 
@@ -178,6 +185,7 @@ fn act(world: &mut World, act: &Act) {
         Act::Complete(index) => complete_one(world, index),
         Act::CompleteMany(count) => (0..count).for_each(|index| complete_one(world, index * 7)),
         Act::Tick(ms) => world.tick(ms),
+        Act::GuestWaited(p99_us) => world.tell(Event::GuestWaited { p99_us }),
         Act::SourceUp => world.source_goes(true),
         Act::SourceDown => world.source_goes(false),
         Act::Command(command) => world.command(command),

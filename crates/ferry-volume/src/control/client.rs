@@ -215,6 +215,15 @@ impl Client {
         self.done(&Request::Grow { size_bytes })
     }
 
+    /// Holds the background back from now on while 99 of 100 requests of the guest take longer than so many microseconds;
+    /// none: no guard. A restart remembers it.
+    ///
+    /// # Errors
+    /// Refused when the description of the volume cannot be written; the guard is as before then.
+    pub fn set_guard(&mut self, bound_us: Option<NonZeroU64>) -> Result<(), ControlError> {
+        self.done(&Request::SetGuard { bound_us })
+    }
+
     /// Ends the server after everything is durable.
     ///
     /// # Errors

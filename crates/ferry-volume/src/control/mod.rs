@@ -74,6 +74,13 @@ pub enum Request {
         /// Which.
         frontend: FrontendKind,
     },
+    /// Hold the background back from now on, over restarts, too (durable), while 99 of 100 requests of the guest take
+    /// longer than this.
+    SetGuard {
+        /// In microseconds; none (`null`, never left out): no guard.
+        #[serde(deserialize_with = "Option::deserialize")]
+        bound_us: Option<NonZeroU64>,
+    },
     /// Detach what is attached until the next start, make everything durable and end the process.
     Shutdown,
 }
@@ -146,6 +153,16 @@ pub struct Status {
     /// The frontends that were attached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontends: Vec<FrontendStatus>,
+    /// What 99 of 100 requests of the guest may take before the background backs off, in microseconds; none: no guard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard_us: Option<NonZeroU64>,
+    /// The most that the guard lets the background fetch a second now; none while it does not hold it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard_bytes_per_s: Option<u64>,
+    /// What 99 of 100 requests of the guest took at most lately, in microseconds, without those that had to wait for
+    /// the source; none as long as it asks for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_p99_us: Option<u64>,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.
@@ -229,7 +246,9 @@ mod tests {
         assert_eq!(read(none), Some(Request::SetBudget { bytes_per_s: None }));
         let some = r#"{"ask":"set_budget","bytes_per_s":7}"#;
         assert_eq!(read(some), Some(Request::SetBudget { bytes_per_s: NonZeroU64::new(7) }));
-        for vague in [r#"{"ask":"set_budget"}"#, r#"{"ask":"set_budget","bytes_per_s":0}"#] {
+        for vague in
+            [r#"{"ask":"set_budget"}"#, r#"{"ask":"set_budget","bytes_per_s":0}"#, r#"{"ask":"set_guard"}"#]
+        {
             assert_eq!(read(vague), None, "{vague}");
         }
     }

@@ -9,7 +9,6 @@ use crate::control::{Answer, Hydration, Phase, Request, Status};
 use crate::directory::GUEST_SOCKET;
 use ferry_engine::{Command, Errno, Event, Notice, RequestKind};
 use std::net::SocketAddr;
-use std::num::NonZeroU64;
 
 /// A flush that an agent asked for.
 pub(super) struct AskedFlush {
@@ -63,6 +62,7 @@ impl Server {
             Request::SetSource { uri } => Some(self.set_source(&uri)),
             Request::SetBudget { bytes_per_s } => Some(self.set_budget(bytes_per_s)),
             Request::Grow { size_bytes } => self.grow(asker, size_bytes),
+            Request::SetGuard { bound_us } => Some(self.set_guard(bound_us)),
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
             Request::Attach { frontend } => self.attach(asker, frontend),
             Request::Detach { frontend } => self.detach(asker, frontend),
@@ -168,13 +168,6 @@ impl Server {
         Answer::Done
     }
 
-    fn set_budget(&mut self, bytes_per_s: Option<NonZeroU64>) -> Answer {
-        match self.store.describe(|config| config.budget_bytes_per_s = bytes_per_s) {
-            Ok(()) => self.command_at_once(Command::SetBudget { bytes_per_s }),
-            Err(e) => refused(whole_story(&e)),
-        }
-    }
-
     /// The map no longer asks for a source; the description follows.
     pub(super) fn source_detached(&mut self) {
         self.leave_source();
@@ -230,6 +223,9 @@ impl Server {
             },
             budget_bytes_per_s: engine.budget_bytes_per_s,
             frontends: self.frontends.status(),
+            guard_us: engine.guard_us,
+            guard_bytes_per_s: engine.guard_bytes_per_s,
+            guest_p99_us: self.latency.p99().map(|p99| p99.as_micros() as u64),
             store_failed: engine.store_failed,
             store_bytes_allocated: self.store.bytes_allocated(),
         }

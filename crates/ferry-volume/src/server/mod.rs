@@ -18,10 +18,12 @@ mod doors;
 mod frontends;
 mod growth;
 mod inline;
+mod latency;
 mod link;
 mod loss;
 mod mailbox;
 mod operations;
+mod pace;
 mod requests;
 mod source;
 mod stream;
@@ -39,6 +41,7 @@ use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
 use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation};
 use frontends::Frontends;
 use inline::Inline;
+use latency::Latency;
 use mailbox::{Mailbox, Settled};
 use requests::Asked;
 use rustix::event::{EventfdFlags, eventfd};
@@ -53,8 +56,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// Pause between ticks while the engine waits for time to pass.
-const TICK: Duration = Duration::from_millis(100);
 /// Longest sleep of an idle server.
 const IDLE: Duration = Duration::from_secs(60);
 /// Connections through one door at a time, of guests or of other workers.
@@ -138,6 +139,7 @@ struct Server {
     started: Instant,
     next_tick: Instant,
     rate: Rate,
+    latency: Latency,
     /// Events that wait until the engine's last wishes are fulfilled.
     inbox: VecDeque<Event>,
     feeding: bool,
@@ -161,11 +163,12 @@ struct Rate {
 }
 
 impl Rate {
+    fn is_due(&self, now: Instant) -> bool {
+        now - self.seen_at >= Duration::from_millis(50)
+    }
+
     fn observe(&mut self, bytes: u64, now: Instant) {
         let seconds = (now - self.seen_at).as_secs_f64();
-        if seconds < 0.05 {
-            return;
-        }
         let current = bytes.saturating_sub(self.seen_bytes) as f64 / seconds;
         // The first bytes are the best guess there is; from then on half a second of the past counts.
         let weight = if self.bytes_per_s == 0.0 { 1.0 } else { (seconds / 0.5).min(1.0) };
@@ -226,6 +229,7 @@ impl Server {
             started: now,
             next_tick: now,
             rate: Rate { bytes_per_s: 0.0, seen_bytes: 0, seen_at: now },
+            latency: Latency::new(now),
             inbox: VecDeque::new(),
             feeding: false,
             lately_answered: Vec::new(),
@@ -234,8 +238,7 @@ impl Server {
             shutdown_asked: Vec::new(),
             ending: Vec::new(),
         };
-        let bytes_per_s = server.store.config.budget_bytes_per_s;
-        server.feed(Event::Command(Command::SetBudget { bytes_per_s }));
+        server.pace_as_described();
         server.listen_again();
         server.follow_source();
         server.follow_frontends();
@@ -257,14 +260,19 @@ impl Server {
         self.accept(Door::Guest);
         self.wait_for_wake();
         let mut completed = Vec::new();
+        let mut ended = Instant::now();
         while self.ending.is_empty() || self.is_ending_to_be_told() {
-            let timeout = self.until_next_turn();
+            let timeout = self.until_next_turn(ended);
             self.ring.wait(timeout, &mut completed).map_err(ServeError::RingFailed)?;
+            let now = Instant::now();
+            self.latency.turn_begins(ended, now);
             for completion in completed.drain(..) {
                 self.complete(completion);
             }
-            self.turn();
+            self.turn(now);
             self.flow_on();
+            ended = Instant::now();
+            self.latency.turn_ends(ended);
         }
         self.close_doors();
         Ok(())
@@ -293,8 +301,7 @@ impl Server {
     }
 
     /// How long nothing needs to be done unless something completes.
-    fn until_next_turn(&self) -> Duration {
-        let now = Instant::now();
+    fn until_next_turn(&self, now: Instant) -> Duration {
         let tick = self.engine.wants_tick().then_some(self.next_tick);
         let dial = self.source.as_ref().and_then(Source::due);
         let doors = self.paused_doors.iter().map(|(_, at)| *at).min();
@@ -303,13 +310,15 @@ impl Server {
     }
 
     /// What time alone brings: ticks, another try at the source and at doors.
-    fn turn(&mut self) {
-        let now = Instant::now();
+    fn turn(&mut self, now: Instant) {
         if now >= self.next_tick {
-            self.next_tick = now + TICK;
-            self.rate.observe(self.engine.status().bytes_fetched, now);
+            if self.rate.is_due(now) {
+                self.rate.observe(self.engine.status().bytes_fetched, now);
+            }
             let now_ms = (now - self.started).as_millis() as u64;
             self.feed(Event::Tick { now_ms });
+            self.tell_latency(now);
+            self.next_tick = now + Duration::from_millis(self.engine.tick_ms());
         }
         if let Some(source) = &mut self.source {
             let wake = self.wake.clone();

@@ -12,12 +12,15 @@ use ferry_nbd::limits::EXTENTS_PER_REPLY_SENT_MAX;
 use ferry_nbd::server::{Part, Reply, Request};
 use ferry_nbd::wire::{STATE_HOLE, STATE_ZERO};
 use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Context, Extent};
+use std::time::Instant;
 
 /// A request under way.
 pub(super) struct Asked {
     kind: RequestKind,
     origin: Origin,
     pub(super) buffer: Option<Buffer>,
+    /// When it came, if its latency is measured.
+    pub(super) came: Option<Instant>,
 }
 
 /// Who asked, and what the answer needs.
@@ -111,14 +114,16 @@ impl Server {
     pub(super) fn submit(&mut self, kind: RequestKind, buffer: Option<Buffer>, origin: Origin) {
         let id = self.next_id;
         self.next_id += 1;
-        self.requests.insert(id, Asked { kind, origin, buffer });
+        let came = self.arrival(&origin, kind);
+        self.requests.insert(id, Asked { kind, origin, buffer, came });
         self.feed(Event::Request { id: RequestId(id), kind });
     }
 
     /// The engine is done with a request.
     pub(super) fn reply(&mut self, request: RequestId, result: Result<(), Errno>) {
-        let Asked { origin, buffer, kind: _ } =
+        let Asked { origin, buffer, kind: _, came } =
             self.requests.remove(&request.0).expect("the engine replies once to each request");
+        came.into_iter().for_each(|came| self.latency.answered(came));
         match origin {
             Origin::Agent(flush) => self.flushed(&flush, result),
             Origin::Mail(mail) => self.reply_by_mail(mail, buffer, result),

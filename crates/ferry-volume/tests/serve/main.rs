@@ -3,6 +3,7 @@
 
 mod grow;
 
+use ferry_engine::limits::GUARANTEED_BYTES_PER_S;
 use ferry_nbd::wire;
 use ferry_volume::client::{BlockClient, BlockError};
 use ferry_volume::control::{Client, ControlError, Phase, Status};
@@ -319,6 +320,36 @@ fn a_budget_holds_the_background_alone_and_is_remembered() {
     let status = clone.until(|s| s.hydration.complete);
     assert_eq!(status.budget_bytes_per_s, None);
     assert_eq!(read(&mut clone.guest(), 0, bytes.len()), bytes);
+}
+
+#[test]
+fn under_a_guard_that_nothing_satisfies_hydration_goes_on_slowly_and_ends() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut home = Volume::create(tmp.path().join("home"), A, 6 * MIB, 1, None);
+    home.guest().write_at(0, &pattern(1, 6 * MIB as usize)).unwrap();
+    let source = home.seal_and_export();
+    home.stop();
+    let mut clone = Volume::create(tmp.path().join("away"), A, 6 * MIB, 2, Some(source));
+    // A microsecond: no guest is as quick as that. It is remembered, too.
+    let bound = NonZeroU64::new(1);
+    clone.control().set_guard(bound).unwrap();
+    clone.stop();
+    clone.start();
+    home.start();
+    let mut guest = clone.guest();
+    let mut slowest = u64::MAX;
+    let status = loop {
+        (0..100).for_each(|_| guest.write_at(0, &[9; 4096]).unwrap());
+        let status = clone.control().status().unwrap();
+        slowest = slowest.min(status.guard_bytes_per_s.unwrap_or(u64::MAX));
+        if status.hydration.complete {
+            break status;
+        }
+        assert!(status.guest_p99_us.is_none_or(|us| us > 1), "{status:?}");
+    };
+    assert_eq!(slowest, GUARANTEED_BYTES_PER_S, "it backs off as far as it may");
+    assert_eq!(status.guard_us, bound);
+    assert_eq!(read(&mut guest, 0, 4096), [9; 4096]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod job;
 pub mod loss;
 pub mod machine;
 pub mod mv;
+pub mod pace;
 pub mod volume;
 pub mod volume_server;
 pub mod worker;
@@ -31,7 +32,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeImport(import) => volume::import(&agent, json, import).await,
         Question::VolumeList => volume::list(&agent, json).await,
         Question::VolumeShow(volume) => volume::show(&agent, json, &volume).await,
-        Question::VolumePace(volume, wanted) => volume::pace(&agent, json, &volume, wanted).await,
+        Question::VolumePace(volume, wanted) => pace::volume(&agent, json, &volume, wanted).await,
         Question::VolumeGrow(volume, wanted) => volume::grow(&agent, json, &volume, wanted).await,
         Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
         Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,

@@ -1,16 +1,15 @@
 //! `ferry volume ...`
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, GrowVolume, Hydration, ImportVolume, MachineId, MachineName, Ownership, PaceVolume,
-    ServerState, Volume, VolumePhase, VolumeRef, VolumeSource,
+    AgentApi, GrowVolume, Hydration, ImportVolume, MachineId, MachineName, Ownership, ServerState, Volume,
+    VolumePhase, VolumeRef, VolumeSource,
 };
 
-use super::{loss, utc};
+use super::{loss, pace, utc};
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::{Paint, say, say_json, table};
@@ -64,26 +63,12 @@ pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit
         ("guest", volume.guest_uri.clone()),
         ("export", volume.export_uri.clone().unwrap_or_else(dash)),
         ("source", volume.source.as_ref().map_or_else(dash, source_text)),
-        ("budget", budget_text(volume.budget_bytes_per_s)),
         ("created", utc(volume.created_at_ms)),
     ];
+    facts.extend(pace::facts(&volume.pace));
     facts.extend(volume.source.iter().flat_map(loss::facts));
     facts.extend(volume.hydration.iter().flat_map(hydration_facts));
     say(table::facts(facts))?;
-    Ok(Exit::Done)
-}
-
-pub async fn pace(agent: &Client, json: bool, volume: &VolumeRef, pace: PaceVolume) -> Result<Exit> {
-    let volume = agent.volume_pace(volume, pace).await?;
-    if json {
-        say_json(&volume)?;
-    } else {
-        let name = Paint::for_stdout().strong(volume.name.as_str());
-        say(format_args!(
-            "volume {name} hydrates with a budget of {}",
-            budget_text(pace.budget_bytes_per_s)
-        ))?;
-    }
     Ok(Exit::Done)
 }
 
@@ -160,10 +145,6 @@ fn server_text(server: &ServerState) -> String {
         ServerState::Running { pid } => format!("running, pid {pid}"),
         ServerState::Down { reason } => format!("down: {reason}"),
     }
-}
-
-fn budget_text(bytes_per_s: Option<NonZeroU64>) -> String {
-    bytes_per_s.map_or_else(|| "none".to_owned(), |rate| format!("{}/s", Bytes(rate.get())))
 }
 
 fn source_text(source: &VolumeSource) -> String {

@@ -270,7 +270,7 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         phase: Some(VolumePhase::Open),
         source: None,
         hydration: Some(Hydration { complete: true, bytes_total: SIZE_BYTES, ..Hydration::default() }),
-        budget_bytes_per_s: None,
+        pace: ferry_api::VolumePace::default(),
         guest_uri: String::new(),
         export_uri: None,
         store_bytes_allocated: Some(SIZE_BYTES / 2),

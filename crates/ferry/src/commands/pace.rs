@@ -1,0 +1,58 @@
+//! `ferry volume pace`, and how a pace shows.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use anyhow::Result;
+use ferry_api::http::Client;
+use ferry_api::{AgentApi, PaceVolume, VolumePace, VolumeRef};
+
+use crate::exit::Exit;
+use crate::output::bytes::{Bytes, Span};
+use crate::output::{Paint, say, say_json};
+
+pub async fn volume(agent: &Client, json: bool, volume: &VolumeRef, pace: PaceVolume) -> Result<Exit> {
+    let volume = agent.volume_pace(volume, pace).await?;
+    if json {
+        say_json(&volume)?;
+    } else {
+        let name = Paint::for_stdout().strong(volume.name.as_str());
+        let [(_, budget), (_, guard)] = facts(&volume.pace);
+        say(format_args!("volume {name} hydrates with a budget of {budget} and a guard of {guard}"))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// How a pace shows.
+pub fn facts(pace: &VolumePace) -> [(&'static str, String); 2] {
+    [("budget", budget_text(pace.budget_bytes_per_s)), ("guard", guard_text(pace))]
+}
+
+fn budget_text(bytes_per_s: Option<NonZeroU64>) -> String {
+    bytes_per_s.map_or_else(|| "none".to_owned(), |rate| format!("{}/s", Bytes(rate.get())))
+}
+
+fn guard_text(pace: &VolumePace) -> String {
+    let span = |us| Span(Duration::from_micros(us));
+    let Some(bound_us) = pace.guard_us else { return "none".to_owned() };
+    let took = pace.guest_p99_us.map_or_else(String::new, |us| format!(", took {} lately", span(us)));
+    let held =
+        pace.guard_bytes_per_s.map_or_else(String::new, |rate| format!("; lets {}/s through", Bytes(rate)));
+    format!("{} for 99 of 100 requests{took}{held}", span(bound_us.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_tells_what_it_sees_and_does() {
+        let mut pace = VolumePace::default();
+        assert_eq!(guard_text(&pace), "none");
+        pace.guard_us = NonZeroU64::new(5_000);
+        assert_eq!(guard_text(&pace), "5.0 ms for 99 of 100 requests");
+        (pace.guest_p99_us, pace.guard_bytes_per_s) = (Some(180), Some(4 << 20));
+        let shown = "5.0 ms for 99 of 100 requests, took 180 us lately; lets 4 MiB/s through";
+        assert_eq!(guard_text(&pace), shown);
+    }
+}

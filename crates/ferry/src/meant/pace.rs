@@ -1,0 +1,87 @@
+//! What is meant by a pace: spans and sizes a second, or none.
+
+use super::Misuse;
+use crate::output::bytes::{parse_size, parse_span};
+use ferry_api::PaceVolume;
+use std::num::NonZeroU64;
+
+/// Longest bound of a guard, in seconds: a guest that waits longer has other worries.
+const GUARD_MAX_S: u64 = 60;
+
+/// What is to change of a volume's pace.
+pub(super) fn of_volume(max: Option<&str>, guard: Option<&str>) -> Result<PaceVolume, Misuse> {
+    let pace = PaceVolume {
+        budget_bytes_per_s: max.map(budget).transpose()?,
+        guard_us: guard.map(guard_us).transpose()?,
+    };
+    if pace == PaceVolume::default() {
+        return Err(Misuse(
+            "a pace needs --max or --guard; `ferry volume show` tells how it is now".to_owned(),
+        ));
+    }
+    Ok(pace)
+}
+
+/// Bytes a second, or none.
+pub(super) fn budget(typed: &str) -> Result<Option<NonZeroU64>, Misuse> {
+    if typed == "none" {
+        return Ok(None);
+    }
+    let bytes_per_s = parse_size(typed.strip_suffix("/s").unwrap_or(typed)).map_err(|_| {
+        Misuse(format!("--max {typed:?} is no pace; write bytes a second as in 50MiB, or none"))
+    })?;
+    let zero = || Misuse("--max 0 would never end; give at least 1 byte a second, or none".to_owned());
+    NonZeroU64::new(bytes_per_s).map(Some).ok_or_else(zero)
+}
+
+/// Microseconds, or none.
+fn guard_us(typed: &str) -> Result<Option<NonZeroU64>, Misuse> {
+    if typed == "none" {
+        return Ok(None);
+    }
+    let wrong = || {
+        Misuse(format!(
+            "--guard {typed:?} is no bound; write a span of at most {GUARD_MAX_S}s as in 5ms or 800us, or none"
+        ))
+    };
+    let micros = match typed.strip_suffix("us") {
+        Some(number) => number.trim().parse().map_err(|_| wrong())?,
+        None => parse_span(typed).map_err(|_| wrong())?.as_micros(),
+    };
+    let within = u64::try_from(micros).ok().filter(|&us| us <= GUARD_MAX_S * 1_000_000);
+    within.and_then(NonZeroU64::new).map(Some).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_size_a_second_or_none() {
+        let mib = NonZeroU64::new(50 << 20);
+        for (typed, bytes_per_s) in [("50MiB", mib), ("50MiB/s", mib), ("none", None)] {
+            let pace = PaceVolume { budget_bytes_per_s: Some(bytes_per_s), ..PaceVolume::default() };
+            assert_eq!(of_volume(Some(typed), None).unwrap(), pace, "{typed}");
+        }
+        assert!(of_volume(Some("0"), None).is_err());
+    }
+
+    #[test]
+    fn a_guard_is_a_short_span_or_none() {
+        let us = NonZeroU64::new;
+        for (typed, bound_us) in
+            [("5ms", us(5_000)), ("800us", us(800)), ("1s", us(1_000_000)), ("none", None)]
+        {
+            let pace = PaceVolume { guard_us: Some(bound_us), ..PaceVolume::default() };
+            assert_eq!(of_volume(None, Some(typed)).unwrap(), pace, "{typed}");
+        }
+        for wrong in ["0ms", "2h", "fast", "-1ms", ""] {
+            assert!(of_volume(None, Some(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn no_pace_at_all_is_a_misuse() {
+        assert!(of_volume(None, None).is_err());
+    }
+}

@@ -68,7 +68,6 @@ impl Lent {
     }
 
     /// Lends a copy of `bytes` that begins on a page.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the frontend that needs it is being built"))]
     pub(crate) fn copy_of(bytes: &[u8]) -> Self {
         let copied = Self::filled(bytes.len(), |into| {
             into.copy_from_slice(bytes);

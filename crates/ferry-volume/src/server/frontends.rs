@@ -13,12 +13,15 @@
 //! Starting and stopping may wait for the kernel, which may in turn wait for bytes of the volume; so each has a thread
 //! of its own, and the loop only hears of the end.
 
+mod fuse;
+mod loop_device;
 mod vhost;
 
 use super::command::{refused, whole_story};
 use super::mailbox::Mailbox;
 use super::{Server, ring_the_bell};
 use crate::control::{Answer, Phase};
+use crate::directory::DirectoryError;
 use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -27,6 +30,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 pub(crate) trait Running: Send {
     /// Where a guest finds it.
     fn address(&self) -> PathBuf;
+    /// Why it should not be taken away from the guest now, in one sentence, if there is a reason. May wait.
+    fn in_use(&self) -> Option<String> {
+        None
+    }
+    /// The volume has this size now: what is to be done, on a thread that may wait, so that the guest sees it.
+    fn grown(&self, size_bytes: u64) -> Box<dyn FnOnce() -> Result<(), String> + Send>;
     /// Takes it away from the guest. May wait for anything: the loop goes on meanwhile.
     fn stop(self: Box<Self>);
 }
@@ -46,7 +55,7 @@ pub(crate) struct Ground {
 /// Starts a frontend; an error says in one sentence what was wrong and what to do.
 fn start(frontend: &Frontend, ground: Ground) -> Result<Box<dyn Running>, String> {
     match frontend {
-        Frontend::Fuse {} => Err(format!("this version of ferry has no frontend {}", frontend.kind())),
+        Frontend::Fuse {} => fuse::start(ground),
         Frontend::VhostUserBlk {} => vhost::start(ground),
     }
 }
@@ -68,12 +77,18 @@ struct Attachment {
 }
 
 /// What a thread that started or stopped a frontend has to tell.
-type News = (FrontendKind, Result<Option<Box<dyn Running>>, String>);
+enum News {
+    Running(Box<dyn Running>),
+    Failed(String),
+    Down,
+    /// It was not stopped, and why.
+    InUse(Box<dyn Running>, String),
+}
 
 pub(super) struct Frontends {
     all: Vec<Attachment>,
-    sender: Sender<News>,
-    news: Receiver<News>,
+    sender: Sender<(FrontendKind, News)>,
+    news: Receiver<(FrontendKind, News)>,
     /// The server is about to end: none shall run.
     ending: bool,
 }
@@ -141,35 +156,32 @@ impl Server {
                 there.state = State::Down;
             }
         } else {
-            if let Err(e) = self.store.describe(|config| config.frontends.push(frontend.clone())) {
+            let attachment = Attachment { frontend, wanted: true, state: State::Down, askers: Vec::new() };
+            self.frontends.all.push(attachment);
+            if let Err(e) = self.remember_frontends() {
+                self.frontends.all.pop();
                 return Some(refused(whole_story(&e)));
             }
-            let attachment = Attachment { frontend, wanted: true, state: State::Down, askers: vec![asker] };
-            self.frontends.all.push(attachment);
+            self.frontends.all.last_mut().expect("just put there").askers.push(asker);
         }
         self.follow_frontends();
         None
     }
 
     pub(super) fn detach(&mut self, asker: u64, kind: FrontendKind) -> Option<Answer> {
-        if self.frontends.find(kind).is_none() {
-            return Some(Answer::Done);
-        }
-        if let Err(e) = self.store.describe(|config| config.frontends.retain(|f| f.kind() != kind)) {
-            return Some(refused(whole_story(&e)));
-        }
-        let there = self.frontends.find(kind)?;
-        let overruled = if std::mem::replace(&mut there.wanted, false) {
-            std::mem::take(&mut there.askers)
-        } else {
-            Vec::new()
+        let Some(there) = self.frontends.find(kind) else { return Some(Answer::Done) };
+        let overruled = match std::mem::replace(&mut there.wanted, false) {
+            true => std::mem::take(&mut there.askers),
+            false => Vec::new(),
         };
         there.askers.push(asker);
-        for asker in overruled {
-            self.answer(asker, &refused(format!("the frontend {kind} was detached meanwhile")));
-        }
+        self.answer_all(overruled, &refused(format!("the frontend {kind} was detached meanwhile")));
         self.follow_frontends();
         None
+    }
+
+    fn answer_all(&mut self, askers: Vec<u64>, answer: &Answer) {
+        askers.into_iter().for_each(|asker| self.answer(asker, answer));
     }
 
     /// Stops all frontends for good, before the server ends.
@@ -187,7 +199,9 @@ impl Server {
             let shall_run = there.wanted && open;
             there.state = match std::mem::replace(&mut there.state, State::Down) {
                 State::Down if shall_run => self.start_frontend(&there.frontend),
-                State::Running(running) if !shall_run => self.stop_frontend(there.frontend.kind(), running),
+                State::Running(running) if !shall_run => {
+                    self.stop_frontend(there.frontend.kind(), running, open)
+                }
                 same @ (State::Down
                 | State::Starting
                 | State::Running(_)
@@ -200,7 +214,34 @@ impl Server {
             there.wanted || !matches!(there.state, State::Down | State::Failed(_))
         });
         self.frontends.all = all;
+        if let Err(e) = self.remember_frontends() {
+            tracing::error!(error = %e, "volume.json still names a frontend that is detached");
+        }
         answers.iter().for_each(|(asker, answer)| self.answer(*asker, answer));
+    }
+
+    /// `volume.json` follows, once what is not wanted is gone.
+    fn remember_frontends(&mut self) -> Result<(), DirectoryError> {
+        let all: Vec<Frontend> = self.frontends.all.iter().map(|there| there.frontend.clone()).collect();
+        if all == self.store.config.frontends {
+            return Ok(());
+        }
+        self.store.describe(|config| config.frontends = all)
+    }
+
+    /// The volume has become larger: guests of frontends see it.
+    #[allow(dead_code, reason = "for the command that lets a volume grow, which is being built")]
+    pub(super) fn grow_frontends(&self) {
+        for there in &self.frontends.all {
+            if let State::Running(running) = &there.state {
+                let tell = running.grown(self.store.config.size_bytes);
+                std::thread::spawn(move || {
+                    if let Err(reason) = tell() {
+                        tracing::error!(reason, "a guest does not see that its volume has grown");
+                    }
+                });
+            }
+        }
     }
 
     fn start_frontend(&self, frontend: &Frontend) -> State {
@@ -210,24 +251,30 @@ impl Server {
             size_bytes: self.store.config.size_bytes,
             mailbox: self.mailbox.clone(),
         };
+        if frontend.kind() == FrontendKind::Fuse {
+            fuse::be_below_a_device();
+        }
         let frontend = frontend.clone();
-        self.in_a_thread(frontend.kind(), move || start(&frontend, ground).map(Some));
+        self.in_a_thread(frontend.kind(), move || match start(&frontend, ground) {
+            Ok(running) => News::Running(running),
+            Err(reason) => News::Failed(reason),
+        });
         State::Starting
     }
 
-    fn stop_frontend(&self, kind: FrontendKind, running: Box<dyn Running>) -> State {
-        self.in_a_thread(kind, move || {
-            running.stop();
-            Ok(None)
+    /// Stops a frontend; one that its guest still uses only when the volume is no longer the guest's.
+    fn stop_frontend(&self, kind: FrontendKind, running: Box<dyn Running>, ask_first: bool) -> State {
+        self.in_a_thread(kind, move || match running.in_use().filter(|_| ask_first) {
+            Some(reason) => News::InUse(running, reason),
+            None => {
+                running.stop();
+                News::Down
+            }
         });
         State::Stopping
     }
 
-    fn in_a_thread(
-        &self,
-        kind: FrontendKind,
-        work: impl FnOnce() -> Result<Option<Box<dyn Running>>, String> + Send + 'static,
-    ) {
+    fn in_a_thread(&self, kind: FrontendKind, work: impl FnOnce() -> News + Send + 'static) {
         let (sender, bell) = (self.frontends.sender.clone(), self.wake.clone());
         std::thread::spawn(move || {
             // Fails only when the server is gone.
@@ -240,14 +287,23 @@ impl Server {
     pub(super) fn hear_of_frontends(&mut self) {
         while let Ok((kind, news)) = self.frontends.news.try_recv() {
             let there = self.frontends.find(kind).expect("an attachment stays while a thread works on it");
+            let mut refusal = None;
             there.state = match news {
-                Ok(Some(running)) => State::Running(running),
-                Ok(None) => State::Down,
-                Err(reason) => {
+                News::Running(running) => State::Running(running),
+                News::Down => State::Down,
+                News::Failed(reason) => {
                     tracing::error!(%kind, reason, "a frontend cannot be attached");
                     State::Failed(reason)
                 }
+                News::InUse(running, reason) => {
+                    there.wanted = true;
+                    refusal = Some((std::mem::take(&mut there.askers), refused(reason)));
+                    State::Running(running)
+                }
             };
+            if let Some((askers, refusal)) = refusal {
+                self.answer_all(askers, &refusal);
+            }
             self.follow_frontends();
             self.end_if_asked();
         }

@@ -14,6 +14,7 @@ mod bad_days;
 mod exports;
 mod fio;
 mod libnbd;
+mod loop_devices;
 mod qemu;
 mod sources;
 

@@ -14,6 +14,7 @@
 
 pub mod cluster;
 pub mod crossing;
+pub mod devices;
 pub mod disk;
 pub mod files;
 pub mod gated;
@@ -45,6 +46,8 @@ pub const QEMU_IMG: Tool = Tool { program: "qemu-img", package: "qemu-utils" };
 pub const QEMU_IO: Tool = Tool { program: "qemu-io", package: "qemu-utils" };
 pub const QEMU_NBD: Tool = Tool { program: "qemu-nbd", package: "qemu-utils" };
 pub const FIO: Tool = Tool { program: "fio", package: "fio" };
+pub const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux" };
+pub const FSTRIM: Tool = Tool { program: "fstrim", package: "util-linux" };
 pub const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
 pub const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };
 pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
@@ -84,6 +87,12 @@ pub fn skip(name: &str, what: &str) {
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{message}; in CI a skip is a failure");
     // The test runner captures only what the print macros write.
     writeln!(std::io::stderr().lock(), "{message}").expect("stderr takes a line");
+}
+
+/// Says that the test called `name` cannot run on this host, also not in CI, because it offers no `what`.
+pub fn skip_where_impossible(name: &str, what: &str) {
+    writeln!(std::io::stderr().lock(), "SKIP {name}: this host offers no {what}")
+        .expect("stderr takes a line");
 }
 
 /// Where `program` is: on the `PATH`, or where Debian keeps what root uses.

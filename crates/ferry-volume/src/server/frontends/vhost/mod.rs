@@ -110,6 +110,12 @@ impl Running for VhostUserBlk {
         self.address.clone()
     }
 
+    fn grown(&self, size_bytes: u64) -> Box<dyn FnOnce() -> Result<(), String> + Send> {
+        // The next VMM that asks for the configuration sees it.
+        self.shared.disk.size_bytes.store(size_bytes, Ordering::Release);
+        Box::new(|| Ok(()))
+    }
+
     fn stop(self: Box<Self>) {
         self.shared.ending.store(true, Ordering::Release);
         // Fails only when it is shut down already.

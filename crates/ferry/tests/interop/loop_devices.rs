@@ -1,0 +1,133 @@
+//! The kernel as a guest: a filesystem on the block device that the frontend `fuse` makes.
+
+use super::support::devices::{loop_devices_below, mounts_below, needs_loop_devices};
+use super::support::peers::path_text;
+use super::support::volume::{MIB, Volume};
+use super::support::{E2FSCK, FSTRIM, MKE2FS, NBDCOPY, NBDKIT, UNSHARE, image, needs, succeed, until};
+use super::{assert_reads_as, assert_still_hydrating, slow_source};
+use ferry_volume::{Frontend, FrontendKind};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const FUSE: Frontend = Frontend::Fuse {};
+
+/// Runs a shell script in a mount namespace of its own; `$1` is the device, `$2` an empty directory.
+fn in_private(script: &str, device: &Path, dir: &Path) {
+    let point = dir.join("mounted");
+    std::fs::create_dir_all(&point).unwrap();
+    let script = format!("set -e; {script}");
+    let arguments = ["--mount", "--propagation=private", "sh", "-c", &script, "sh"];
+    succeed("unshare", &[&arguments[..], &[path_text(device), path_text(&point)]].concat());
+}
+
+fn attach(volume: &Volume) -> PathBuf {
+    volume.control().attach(&FUSE).unwrap()
+}
+
+#[test]
+fn a_filesystem_on_the_device_gives_back_to_the_store_what_it_trims() {
+    needs!(UNSHARE, MKE2FS, E2FSCK, FSTRIM, NBDCOPY);
+    needs_loop_devices!();
+    let dir = tempfile::tempdir().unwrap();
+    let mut volume = Volume::start(dir.path(), 256 * MIB, None);
+    let device = attach(&volume);
+    assert_eq!(volume.status().guests, 1);
+    succeed("mke2fs", &["-q", "-t", "ext4", path_text(&device)]);
+    in_private(
+        "mount $1 $2; dd if=/dev/urandom of=$2/random bs=1M count=64 conv=fsync status=none; \
+         sha256sum $2/random > $2/sum; sync -f $2; umount $2",
+        &device,
+        dir.path(),
+    );
+    let full = volume.status().store_bytes_allocated;
+    assert!(full > 64 * MIB, "{full} bytes");
+    let trim = "mount $1 $2; sha256sum -c --quiet $2/sum; rm $2/random; sync -f $2; fstrim $2; umount $2";
+    in_private(trim, &device, dir.path());
+    let trimmed = volume.status().store_bytes_allocated;
+    assert!(trimmed < full - 60 * MIB, "{full} bytes before, {trimmed} after");
+    succeed("e2fsck", &["-fn", path_text(&device)]);
+    assert_reads_as(&device, &volume.uri(), dir.path(), "over NBD");
+    volume.control().detach(FrontendKind::Fuse).unwrap();
+    assert_eq!((loop_devices_below(dir.path()), mounts_below(dir.path())), (vec![], 0));
+    assert_eq!((volume.status().frontends, volume.status().guests), (vec![], 0));
+    volume.shut_down();
+}
+
+#[test]
+fn the_device_is_whole_while_the_volume_hydrates() {
+    needs!(UNSHARE, MKE2FS, E2FSCK, NBDCOPY, NBDKIT);
+    needs_loop_devices!();
+    let dir = tempfile::tempdir().unwrap();
+    let (image, tree) = (dir.path().join("image"), dir.path().join("tree"));
+    std::fs::create_dir(&tree).unwrap();
+    image::dense(&tree.join("dense"), 40 * MIB, 50);
+    succeed("mke2fs", &["-q", "-t", "ext4", "-d", path_text(&tree), path_text(&image), "64M"]);
+    let source = slow_source(dir.path(), &image, "64M");
+    let mut volume = Volume::start(dir.path(), 64 * MIB, Some(&source.uri()));
+    let device = attach(&volume);
+    in_private("mount $1 $2; echo now > $2/now; sync -f $2; umount $2", &device, dir.path());
+    assert_still_hydrating(&volume);
+    let compare = format!("mount $1 $2; cmp $2/dense {}; umount $2", tree.join("dense").display());
+    in_private(&compare, &device, dir.path());
+    volume.wait_hydrated();
+    succeed("e2fsck", &["-fn", path_text(&device)]);
+    assert_reads_as(&device, &volume.uri(), dir.path(), "over NBD");
+    volume.shut_down();
+    assert_eq!((loop_devices_below(dir.path()), mounts_below(dir.path())), (vec![], 0));
+}
+
+#[test]
+fn what_a_killed_server_leaves_behind_is_cleared_and_made_again() {
+    needs_loop_devices!();
+    let dir = tempfile::tempdir().unwrap();
+    let mut volume = Volume::start(dir.path(), 16 * MIB, None);
+    let device = File::options().write(true).open(attach(&volume)).unwrap();
+    device.write_all_at(&[7; 8192], 4096).unwrap();
+    device.sync_all().unwrap();
+    // One that nobody holds any more, and one that a guest still has open.
+    for guest in [None, Some(device)] {
+        volume.kill();
+        // The kernel forgets the name of a dead filesystem's file when somebody looks for it.
+        volume.dir().join("fuse/disk").metadata().unwrap_err();
+        assert_eq!((loop_devices_below(dir.path()).len(), mounts_below(dir.path())), (1, 1));
+        volume.serve();
+        let attached =
+            volume.wait_for("it is attached again", |s| s.frontends.iter().any(|f| f.address.is_some()));
+        drop(guest);
+        assert_eq!(mounts_below(dir.path()), 1);
+        let again = attached.frontends[0].address.clone().unwrap();
+        let mut bytes = vec![0; 12288];
+        File::open(&again).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!((&bytes[..4096], &bytes[4096..]), (&[0; 4096][..], &[7; 8192][..]));
+        assert_eq!(attach(&volume), again, "it is attached already");
+    }
+    volume.shut_down();
+    until("the devices are gone", || loop_devices_below(dir.path()).is_empty().then_some(()));
+    assert_eq!(mounts_below(dir.path()), 0);
+    assert_eq!(ferry_volume::directory::VolumeConfig::read(volume.dir()).unwrap().frontends, [FUSE]);
+}
+
+#[test]
+fn a_device_is_not_taken_from_a_guest_that_holds_it_until_the_volume_is_sealed() {
+    needs_loop_devices!();
+    let dir = tempfile::tempdir().unwrap();
+    let volume = Volume::start(dir.path(), 16 * MIB, None);
+    let device = attach(&volume);
+    let held = File::options().read(true).write(true).custom_flags(libc::O_EXCL).open(&device).unwrap();
+    let refusal = volume.control().detach(FrontendKind::Fuse).unwrap_err().to_string();
+    assert!(refusal.contains("unmount it first"), "{refusal}");
+    held.write_all_at(&[1; 512], 512).unwrap();
+    held.sync_all().unwrap();
+    volume.control().seal().unwrap();
+    volume.wait_for("it is detached", |s| s.frontends.iter().all(|f| f.address.is_none()) && s.guests == 0);
+    held.read_exact_at(&mut [0; 4096], 8 * MIB).unwrap_err();
+    drop(held);
+    until("the device is gone", || loop_devices_below(dir.path()).is_empty().then_some(()));
+    let refusal = volume.control().attach(&FUSE).unwrap_err().to_string();
+    assert!(refusal.contains("open for its guest"), "{refusal}");
+    volume.control().unseal().unwrap();
+    volume.wait_for("it is attached again", |s| s.frontends.iter().any(|f| f.address.is_some()));
+    volume.control().detach(FrontendKind::Fuse).unwrap();
+    assert_eq!((loop_devices_below(dir.path()), mounts_below(dir.path())), (vec![], 0));
+}

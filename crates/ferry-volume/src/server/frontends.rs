@@ -230,11 +230,10 @@ impl Server {
     }
 
     /// The volume has become larger: guests of frontends see it.
-    #[allow(dead_code, reason = "for the command that lets a volume grow, which is being built")]
-    pub(super) fn grow_frontends(&self) {
+    pub(super) fn grow_frontends(&self, size_bytes: u64) {
         for there in &self.frontends.all {
             if let State::Running(running) = &there.state {
-                let tell = running.grown(self.store.config.size_bytes);
+                let tell = running.grown(size_bytes);
                 std::thread::spawn(move || {
                     if let Err(reason) = tell() {
                         tracing::error!(reason, "a guest does not see that its volume has grown");

@@ -1,7 +1,8 @@
 //! A volume that becomes larger while it is in use: the one place where the server learns its new size.
 //!
 //! Whoever connects from then on is told the new size. Who is connected keeps the one that was agreed on in the
-//! handshake (a resize while connected is an experimental extension of NBD, which no client we know asks for).
+//! handshake (a resize while connected is an experimental extension of NBD, which no client we know asks for). A frontend
+//! tells its guest at once, where it has a way to.
 
 use super::Server;
 use super::command::{refused, whole_story};
@@ -27,5 +28,6 @@ impl Server {
     /// The volume has this size from now on.
     pub(super) fn grown(&mut self, size_bytes: u64) {
         self.store.describe_growth(size_bytes);
+        self.grow_frontends(size_bytes);
     }
 }

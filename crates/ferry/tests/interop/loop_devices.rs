@@ -7,6 +7,7 @@ use super::support::{E2FSCK, FSTRIM, MKE2FS, NBDCOPY, NBDKIT, UNSHARE, image, ne
 use super::{assert_reads_as, assert_still_hydrating, slow_source};
 use ferry_volume::{Frontend, FrontendKind};
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -130,4 +131,20 @@ fn a_device_is_not_taken_from_a_guest_that_holds_it_until_the_volume_is_sealed()
     volume.wait_for("it is attached again", |s| s.frontends.iter().any(|f| f.address.is_some()));
     volume.control().detach(FrontendKind::Fuse).unwrap();
     assert_eq!((loop_devices_below(dir.path()), mounts_below(dir.path())), (vec![], 0));
+}
+
+#[test]
+fn the_device_grows_with_its_volume() {
+    needs_loop_devices!();
+    let dir = tempfile::tempdir().unwrap();
+    let mut volume = Volume::start(dir.path(), 16 * MIB, None);
+    let device = attach(&volume);
+    let mut held = File::options().read(true).write(true).open(&device).unwrap();
+    assert_eq!(held.seek(SeekFrom::End(0)).unwrap(), 16 * MIB);
+    volume.control().grow(32 * MIB).unwrap();
+    until("the device has grown", || (held.seek(SeekFrom::End(0)).unwrap() == 32 * MIB).then_some(()));
+    held.write_all_at(&[9; 512], 32 * MIB - 512).unwrap();
+    held.sync_all().unwrap();
+    drop(held);
+    volume.shut_down();
 }

@@ -47,6 +47,9 @@ pub struct Config {
     pub room_bytes: Option<u64>,
     /// How long a source's copy is kept after nobody needs it, in hours.
     pub retention_hours: u64,
+    /// Directory of certificates (see [`ferry_volume::Credentials`]); an absolute path. With it, volumes are read by
+    /// other workers, and read from them, over mutual TLS only.
+    pub tls: Option<PathBuf>,
 }
 
 /// Why a configuration is refused.
@@ -87,6 +90,7 @@ struct File {
     peers: BTreeMap<WorkerName, toml::Spanned<String>>,
     room_bytes: Option<u64>,
     retention_hours: Option<u64>,
+    tls: Option<toml::Spanned<PathBuf>>,
 }
 
 impl Config {
@@ -120,6 +124,7 @@ impl Config {
             peers: peers(&place, file.peers)?,
             room_bytes: file.room_bytes,
             retention_hours: file.retention_hours.unwrap_or(RETENTION_HOURS_DEFAULT),
+            tls: file.tls.map(|dir| beside(&place, &dir)).transpose()?,
         })
     }
 }
@@ -195,10 +200,15 @@ fn advertise(place: &Place<'_>, file: &File, listen: SocketAddr) -> Result<Strin
     }
 }
 
+/// A path that is meant relative to the file.
+fn beside(place: &Place<'_>, given: &toml::Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
+    let dir = place.path.parent().unwrap_or(Path::new("")).join(given.get_ref());
+    std::path::absolute(dir).map_err(|e| place.wrong(given.span().start, e.to_string()))
+}
+
 fn state_dir(place: &Place<'_>, given: &toml::Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
     let wrong = |what| place.wrong(given.span().start, what);
-    let beside = place.path.parent().unwrap_or(Path::new(""));
-    let dir = std::path::absolute(beside.join(given.get_ref())).map_err(|e| wrong(e.to_string()))?;
+    let dir = beside(place, given)?;
     let longest = VolumeKey { id: VolumeId::fresh(), generation: GENERATION_RESERVED };
     directory::check_socket_paths(&volume_dir(&dir, longest)).map_err(|_| {
         let spare = directory::SOCKET_PATH_BYTES_MAX + dir.as_os_str().len();
@@ -251,7 +261,7 @@ mod tests {
         assert_eq!(config.export_listen, "127.0.0.1:0".parse().unwrap());
         assert_eq!(config.advertise, "127.0.0.1");
         assert_eq!(config.retention_hours, 24);
-        assert_eq!(config.room_bytes, None);
+        assert_eq!((config.room_bytes, config.tls), (None, None));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use ferry_api::{
     AgentApi, ApiError, CrossingState, JobId, JobState, Machine, MachineId, Ownership, Volume, VolumeKey,
     WorkerName,
 };
+use ferry_volume::Credentials;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -42,9 +43,14 @@ impl Core {
     ///
     /// # Errors
     /// The URL of a peer is not one.
-    pub fn new(config: Config, records: Records, launcher: Launcher) -> Result<Self, ClientError> {
+    pub fn new(
+        config: Config,
+        records: Records,
+        launcher: Launcher,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, ClientError> {
         let peers = Peers::new(&config.peers)?;
-        let volumes = Volumes::new(&config, records.clone(), peers.clone(), launcher);
+        let volumes = Volumes::new(&config, records.clone(), peers.clone(), launcher, credentials);
         let driver = ProcessDriver::default();
         let (name, state_dir) = (config.name.clone(), &config.state_dir);
         let machines = Machines::new(name, state_dir, records.clone(), volumes.clone(), driver);

@@ -164,9 +164,9 @@ struct Found {
 async fn probe(core: &Core, source: &str) -> Answer<(SourceUri, Found)> {
     let text = if source.starts_with('/') { format!("file://{source}") } else { source.to_owned() };
     let uri: SourceUri = text.parse().map_err(|e| ApiError::because(ErrorCode::BadSource, &e))?;
-    let asked = uri.clone();
+    let (asked, credentials) = (uri.clone(), core.volumes.credentials());
     let probing = tokio::task::spawn_blocking(move || {
-        let facts = client::probe(&asked)?;
+        let facts = client::probe(&asked, credentials.as_ref())?;
         let bytes_in_use = match &asked {
             SourceUri::File(path) => occupied_bytes(path),
             // What an NBD server holds is only known once it has been asked for all of it.

@@ -16,6 +16,7 @@ use ferry_api::{
     EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, Ownership, PaceVolume,
     Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
+use ferry_volume::{Credentials, CredentialsError};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,6 +45,9 @@ pub enum AgentError {
     /// A peer's URL is not one.
     #[error(transparent)]
     Peer(#[from] ClientError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// Volume servers cannot be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -124,7 +128,8 @@ impl Agent {
     pub async fn start(config: Config, launcher: Launcher) -> Result<Self, AgentError> {
         let lock = StateLock::take(&config.state_dir)?;
         let records = Records::open(&config.state_dir)?;
-        let core = Arc::new(Core::new(config, records.clone(), launcher)?);
+        let credentials = config.tls.as_deref().map(Credentials::load).transpose()?;
+        let core = Arc::new(Core::new(config, records.clone(), launcher, credentials)?);
         let mut chores = JoinSet::new();
         chores.spawn(Arc::clone(&core).dispatch(core.records.touched()));
         core.volumes.keep_all().await?;

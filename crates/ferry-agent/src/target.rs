@@ -174,7 +174,7 @@ impl Target {
             }
         }
         for volume in &prepare.volumes {
-            reach(&reserve.from, volume.source.clone()).await?;
+            self.reach(&reserve.from, volume.source.clone()).await?;
         }
         let sources: BTreeMap<_, _> = prepare.volumes.into_iter().map(|v| (v.id, v.source)).collect();
         let keys = keys_of(&reserve);
@@ -400,24 +400,26 @@ impl Target {
         })
     }
 
+    /// Checks that this worker can come to where it will have to read from, while the machine still runs on the source.
+    async fn reach(&self, from: &WorkerName, uri: String) -> Answer<()> {
+        let source: SourceUri = uri.parse().map_err(|e| ApiError::because(ErrorCode::InvalidRequest, &e))?;
+        let credentials = self.volumes.credentials();
+        let reaching = move || ferry_volume::client::reach(&source, credentials.as_ref());
+        let reached = tokio::task::spawn_blocking(reaching).await;
+        reached.expect("asking for a source does not panic").map_err(|cause| {
+            let message = format!(
+                "this worker cannot come to the volume of worker {from}: {cause}; check `advertise`, `export_listen` \
+                 and `tls` there, and what is between"
+            );
+            ApiError::new(ErrorCode::Unreachable, message)
+        })
+    }
+
     fn turn(&self, job: JobId) -> Arc<Turn<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(job).or_default())
     }
-}
-
-/// Checks that this worker can come to where it will have to read from, while the machine still runs on the source.
-async fn reach(from: &WorkerName, uri: String) -> Answer<()> {
-    let source: SourceUri = uri.parse().map_err(|e| ApiError::because(ErrorCode::InvalidRequest, &e))?;
-    let reached = tokio::task::spawn_blocking(move || ferry_volume::client::reach(&source)).await;
-    reached.expect("asking for a source does not panic").map_err(|cause| {
-        let message = format!(
-            "this worker cannot come to the volume of worker {from}: {cause}; check `advertise` and `export_listen` \
-             there, and what is between"
-        );
-        ApiError::new(ErrorCode::Unreachable, message)
-    })
 }
 
 /// The machine as it arrives.

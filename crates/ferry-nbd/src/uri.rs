@@ -1,4 +1,4 @@
-//! NBD URIs: `nbd://host[:port]/export` and `nbd+unix:///export?socket=/path` (doc/uri.md of the spec).
+//! NBD URIs: `nbd://host[:port]/export` and `nbd+unix:///export?socket=/path`, `nbds` for TLS (doc/uri.md of the spec).
 //!
 //! Invariant: `uri.to_string().parse() == Ok(uri)`.
 
@@ -24,6 +24,8 @@ pub struct Uri {
     pub address: Address,
     /// The export's name; may be empty.
     pub export: String,
+    /// Whether the connection is secured by TLS. With which certificates is not the URI's business.
+    pub tls: bool,
 }
 
 /// Where a server listens.
@@ -52,16 +54,11 @@ pub enum UriError {
     /// The scheme is none of NBD's.
     #[error("the scheme {0:?} is not one of NBD's; write nbd:// or nbd+unix://")]
     UnknownScheme(String),
-    /// The scheme asks for TLS.
-    #[error(
-        "{0}:// asks for TLS, which is not supported yet; serve without TLS and write nbd:// or nbd+unix://"
-    )]
-    Tls(String),
     /// The scheme is NBD's, but we cannot connect that way.
     #[error("{0}:// is not supported; serve over TCP or a unix socket and write nbd:// or nbd+unix://")]
     UnsupportedScheme(String),
-    /// There is a `user@`, which means something only with TLS.
-    #[error("an NBD URI without TLS has no user; leave out the part before the @")]
+    /// There is a `user@`, which means something only with pre-shared keys.
+    #[error("an NBD URI without pre-shared keys has no user; leave out the part before the @")]
     User,
     /// There is a `#`.
     #[error("an NBD URI has no #fragment; write %23 for a # in a name")]
@@ -98,11 +95,14 @@ impl FromStr for Uri {
     fn from_str(text: &str) -> Result<Uri, UriError> {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| UriError::NotAUri(text.to_owned()))?;
         let scheme = scheme.to_ascii_lowercase();
-        let unix = match scheme.as_str() {
-            "nbd" => false,
-            "nbd+unix" => true,
-            "nbds" | "nbds+unix" | "nbds+vsock" => return Err(UriError::Tls(scheme)),
-            "nbd+vsock" | "nbd+ssh" | "nbds+ssh" => return Err(UriError::UnsupportedScheme(scheme)),
+        let (unix, tls) = match scheme.as_str() {
+            "nbd" => (false, false),
+            "nbds" => (false, true),
+            "nbd+unix" => (true, false),
+            "nbds+unix" => (true, true),
+            "nbd+vsock" | "nbds+vsock" | "nbd+ssh" | "nbds+ssh" => {
+                return Err(UriError::UnsupportedScheme(scheme));
+            }
             _ => return Err(UriError::UnknownScheme(scheme)),
         };
         if rest.contains('#') {
@@ -125,18 +125,19 @@ impl FromStr for Uri {
         if export.len() > STRING_BYTES_MAX {
             return Err(UriError::ExportTooLong(export.len()));
         }
-        Ok(Uri { address, export })
+        Ok(Uri { address, export, tls })
     }
 }
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.tls { "nbds" } else { "nbd" })?;
         match &self.address {
             Address::Tcp { host, port } => {
                 if host.contains(':') {
-                    write!(f, "nbd://[{}]", Percent { bytes: host.as_bytes(), also: b":" })?;
+                    write!(f, "://[{}]", Percent { bytes: host.as_bytes(), also: b":" })?;
                 } else {
-                    write!(f, "nbd://{}", Percent { bytes: host.as_bytes(), also: b"" })?;
+                    write!(f, "://{}", Percent { bytes: host.as_bytes(), also: b"" })?;
                 }
                 if *port != PORT_DEFAULT {
                     write!(f, ":{port}")?;
@@ -146,7 +147,7 @@ impl fmt::Display for Uri {
             Address::Unix { socket } => {
                 let export = Percent { bytes: self.export.as_bytes(), also: b"/@:" };
                 let socket = Percent { bytes: socket.as_os_str().as_bytes(), also: b"/" };
-                write!(f, "nbd+unix:///{export}?socket={socket}")
+                write!(f, "+unix:///{export}?socket={socket}")
             }
         }
     }
@@ -246,11 +247,13 @@ mod tests {
     use super::*;
 
     fn tcp(host: &str, port: u16, export: &str) -> Uri {
-        Uri { address: Address::Tcp { host: host.to_owned(), port }, export: export.to_owned() }
+        let address = Address::Tcp { host: host.to_owned(), port };
+        Uri { address, export: export.to_owned(), tls: false }
     }
 
     fn unix(socket: &str, export: &str) -> Uri {
-        Uri { address: Address::Unix { socket: PathBuf::from(socket) }, export: export.to_owned() }
+        let address = Address::Unix { socket: PathBuf::from(socket) };
+        Uri { address, export: export.to_owned(), tls: false }
     }
 
     #[test]
@@ -267,6 +270,8 @@ mod tests {
             ("nbd+unix:///?socket=/run/a.sock", unix("/run/a.sock", "")),
             ("nbd+unix://?socket=/run/a.sock", unix("/run/a.sock", "")),
             ("nbd+unix:///x?a=b&socket=/run/a%26b", unix("/run/a&b", "x")),
+            ("nbds://10.0.0.1/a", Uri { tls: true, ..tcp("10.0.0.1", 10809, "a") }),
+            ("nbds+unix:///?socket=/s", Uri { tls: true, ..unix("/s", "") }),
         ] {
             assert_eq!(text.parse(), Ok(meant), "{text}");
         }
@@ -277,7 +282,7 @@ mod tests {
         let parse = |text: &str| text.parse::<Uri>().unwrap_err();
         assert_eq!(parse("/some/file"), UriError::NotAUri("/some/file".to_owned()));
         assert_eq!(parse("http://x/"), UriError::UnknownScheme("http".to_owned()));
-        assert_eq!(parse("nbds://x/"), UriError::Tls("nbds".to_owned()));
+        assert_eq!(parse("nbds+ssh://x/"), UriError::UnsupportedScheme("nbds+ssh".to_owned()));
         assert_eq!(parse("nbd+vsock://2/"), UriError::UnsupportedScheme("nbd+vsock".to_owned()));
         assert_eq!(parse("nbd://me@x/"), UriError::User);
         assert_eq!(parse("nbd://x/a#b"), UriError::Fragment);

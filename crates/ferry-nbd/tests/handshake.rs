@@ -8,14 +8,15 @@ use ferry_nbd::limits::{
     HANDSHAKE_REPLY_BYTES_MAX, OPTION_BYTES_MAX, OPTION_REPLIES_MAX, OPTION_SKIP_BYTES_MAX, OPTIONS_MAX,
     STRING_BYTES_MAX,
 };
-use ferry_nbd::server::{self, CloseReason, Outcome};
+use ferry_nbd::server::{self, CloseReason, Outcome, TlsPolicy};
 use ferry_nbd::{
     BlockSizes, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Context, ExportInfo, HeaderStyle, ProtocolError, wire,
 };
 use proptest::prelude::*;
 
 fn wanted(export: &str, contexts: &[&str]) -> Wanted {
-    Wanted { export: export.to_owned(), contexts: contexts.iter().map(|name| (*name).to_owned()).collect() }
+    let contexts = contexts.iter().map(|name| (*name).to_owned()).collect();
+    Wanted { export: export.to_owned(), contexts, tls: false }
 }
 
 fn volume() -> ExportInfo {
@@ -27,7 +28,7 @@ fn volume() -> ExportInfo {
 /// Feeds a server whatever a client might send, in pieces; gives all it answered and how it ended.
 fn serve(bytes: &[u8], sizes: &[usize]) -> (Vec<u8>, Result<Option<Outcome>, ProtocolError>) {
     let shelf = Shelf(vec![volume(), ExportInfo::new("", 512)]);
-    let (mut handshake, _) = server::Handshake::new();
+    let (mut handshake, _) = server::Handshake::new(TlsPolicy::Off);
     let mut wire = Wire::new(sizes);
     let mut out = Vec::new();
     wire.send(bytes);
@@ -124,7 +125,7 @@ fn oldstyle_and_strangers_are_told_apart() {
 #[test]
 fn a_server_that_insists_on_tls_is_left_politely() {
     let mut handshake = client::Handshake::new(wanted("", &[])).unwrap();
-    let (_, greeting) = server::Handshake::new();
+    let (_, greeting) = server::Handshake::new(TlsPolicy::Off);
     handshake.advance(&greeting, &mut Vec::new()).unwrap();
     let mut out = Vec::new();
     let reply = option_reply(wire::OPT_EXTENDED_HEADERS, wire::REP_ERR_TLS_REQD, b"");
@@ -138,7 +139,7 @@ fn every_option_gets_one_closing_reply_and_unknown_ones_are_unsupported() {
     let long = vec![0; OPTION_BYTES_MAX as usize + 1];
     for (asked, expected) in [
         (option(77, b"whatever"), vec![wire::REP_ERR_UNSUP]),
-        (option(wire::OPT_STARTTLS, b""), vec![wire::REP_ERR_UNSUP]),
+        (option(wire::OPT_STARTTLS, b""), vec![wire::REP_ERR_POLICY]),
         (option(wire::OPT_LIST, b""), vec![wire::REP_SERVER, wire::REP_SERVER, wire::REP_ACK]),
         (option(wire::OPT_LIST, b"x"), vec![wire::REP_ERR_INVALID]),
         (option(wire::OPT_GO, &go_unknown), vec![wire::REP_ERR_UNKNOWN]),
@@ -224,7 +225,7 @@ fn a_client_that_costs_too_much_is_dropped() {
 #[test]
 fn a_client_that_asks_for_long_lists_again_and_again_is_dropped() {
     let shelf = Shelf((0..100).map(|_| ExportInfo::new("x".repeat(STRING_BYTES_MAX), 512)).collect());
-    let (mut handshake, _) = server::Handshake::new();
+    let (mut handshake, _) = server::Handshake::new(TlsPolicy::Off);
     let mut out = Vec::new();
     let asked = [&FIXED[..], &option(wire::OPT_LIST, b"").repeat(100)].concat();
     let end = handshake.advance(&asked, &shelf, &mut out);
@@ -236,7 +237,7 @@ fn a_client_that_asks_for_long_lists_again_and_again_is_dropped() {
 fn a_server_that_answers_without_end_or_grants_twice_is_dropped() {
     let answer = |replies: &[Vec<u8>]| {
         let mut handshake = client::Handshake::new(wanted("", &["a:b", "a:c"])).unwrap();
-        let (_, greeting) = server::Handshake::new();
+        let (_, greeting) = server::Handshake::new(TlsPolicy::Off);
         let extended = option_reply(wire::OPT_EXTENDED_HEADERS, wire::REP_ACK, b"");
         handshake.advance(&[greeting, extended, replies.concat()].concat(), &mut Vec::new()).unwrap_err()
     };
@@ -261,7 +262,7 @@ fn an_export_with_a_minimum_block_size_needs_a_client_that_asks_for_it() {
     let shelf = Shelf(vec![export]);
     let (session, _) = shake_hands(wanted("V@3", &[]), &shelf, &Meddler::default(), &[]).unwrap();
     assert_eq!(session.export().block_sizes.minimum, 4096);
-    let (mut handshake, _) = server::Handshake::new();
+    let (mut handshake, _) = server::Handshake::new(TlsPolicy::Off);
     let mut out = Vec::new();
     let go = option(wire::OPT_GO, &[string("V@3"), vec![0, 0]].concat());
     handshake.advance(&[&FIXED[..], &go].concat(), &shelf, &mut out).unwrap();
@@ -272,7 +273,7 @@ fn an_export_with_a_minimum_block_size_needs_a_client_that_asks_for_it() {
 fn a_servers_impossible_numbers_are_refused() {
     let told = |facts: &[Vec<u8>]| {
         let mut handshake = client::Handshake::new(wanted("", &[])).unwrap();
-        let (_, greeting) = server::Handshake::new();
+        let (_, greeting) = server::Handshake::new(TlsPolicy::Off);
         let mut bytes = greeting;
         bytes.extend(option_reply(wire::OPT_EXTENDED_HEADERS, wire::REP_ACK, b""));
         for fact in facts {
@@ -281,7 +282,7 @@ fn a_servers_impossible_numbers_are_refused() {
         bytes.extend(option_reply(wire::OPT_GO, wire::REP_ACK, b""));
         handshake.advance(&bytes, &mut Vec::new()).map(|advance| match advance.outcome {
             client::Outcome::Ready(session) => session.export().block_sizes,
-            client::Outcome::NeedMore => panic!("it has all it needs"),
+            client::Outcome::NeedMore | client::Outcome::StartTls => panic!("it has all it needs"),
         })
     };
     let export = |size: u64| [&[0, 0][..], &size.to_be_bytes(), &[0, 1]].concat();
@@ -429,7 +430,7 @@ proptest! {
     ) {
         let run = |sizes: &[usize]| {
             let mut client = client::Handshake::new(wanted("V@3", &[CONTEXT_ALLOCATION])).unwrap();
-            let (_, greeting) = server::Handshake::new();
+            let (_, greeting) = server::Handshake::new(TlsPolicy::Off);
             let mut wire = Wire::new(sizes);
             wire.send(&greeting);
             // The first replies fit the client's questions, so that the later ones are reached.
@@ -455,4 +456,60 @@ proptest! {
         };
         prop_assert_eq!(run(&[]), run(&sizes));
     }
+}
+
+#[test]
+fn nothing_is_told_to_an_unsecured_client_of_a_server_that_wants_tls() {
+    let shelf = Shelf(vec![volume()]);
+    let go = [string("V@3"), vec![0, 0]].concat();
+    let contexts = [string("V@3"), vec![0, 0, 0, 0]].concat();
+    let (mut handshake, _) = server::Handshake::new(TlsPolicy::Required);
+    let mut input = FIXED.to_vec();
+    for (kind, payload) in [
+        (wire::OPT_LIST, &[][..]),
+        (wire::OPT_GO, &go),
+        (wire::OPT_INFO, &go),
+        (wire::OPT_EXTENDED_HEADERS, &[]),
+        (wire::OPT_LIST_META_CONTEXT, &contexts),
+        (77, &[]),
+    ] {
+        input.extend(option(kind, payload));
+    }
+    let mut out = Vec::new();
+    let advance = handshake.advance(&input, &shelf, &mut out).unwrap();
+    assert_eq!((advance.consumed, advance.outcome), (input.len(), Outcome::NeedMore));
+    assert_eq!(reply_types(&out), [wire::REP_ERR_TLS_REQD; 6]);
+    assert!(!out.windows(3).any(|bytes| bytes == b"V@3"), "no name is told");
+    let name = option(wire::OPT_EXPORT_NAME, b"V@3");
+    let advance = handshake.advance(&name, &shelf, &mut out).unwrap();
+    assert_eq!(advance.outcome, Outcome::Closed(CloseReason::Unsecured));
+}
+
+#[test]
+fn bytes_behind_starttls_are_left_for_tls_and_never_taken_for_options() {
+    let (mut handshake, _) = server::Handshake::new(TlsPolicy::Required);
+    let begin = [&FIXED[..], &option(wire::OPT_STARTTLS, b"")].concat();
+    let input = [begin.clone(), option(wire::OPT_LIST, b"")].concat();
+    let mut out = Vec::new();
+    let advance = handshake.advance(&input, &Shelf(vec![volume()]), &mut out).unwrap();
+    assert_eq!((advance.consumed, advance.outcome), (begin.len(), Outcome::StartTls));
+    assert_eq!(reply_types(&out), [wire::REP_ACK]);
+    // Secured once is secured.
+    out.clear();
+    let again = option(wire::OPT_STARTTLS, b"");
+    handshake.advance(&again, &Shelf(vec![volume()]), &mut out).unwrap();
+    assert_eq!(reply_types(&out), [wire::REP_ERR_INVALID]);
+}
+
+#[test]
+fn a_client_that_wants_tls_names_no_export_without_it() {
+    let wanted = Wanted { tls: true, ..wanted("V@3", &[]) };
+    let shelf = Shelf(vec![volume()]);
+    shake_hands(wanted.clone(), &shelf, &Meddler::default(), &[]).expect("both want TLS");
+    let unsupported = Meddler { unsupported: vec![wire::OPT_STARTTLS], hidden_flags: 0 };
+    let error = shake_hands(wanted.clone(), &shelf, &unsupported, &[]).unwrap_err();
+    assert!(matches!(error, HandshakeError::TlsRefused { .. }), "{error}");
+    let ancient = Meddler { unsupported: Vec::new(), hidden_flags: wire::FLAG_FIXED_NEWSTYLE };
+    let error = shake_hands(wanted, &shelf, &ancient, &[]).unwrap_err();
+    assert!(matches!(error, HandshakeError::TlsRefused { .. }), "{error}");
 }

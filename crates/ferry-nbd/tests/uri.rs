@@ -21,14 +21,14 @@ fn any_address() -> impl Strategy<Value = Address> {
 
 proptest! {
     #[test]
-    fn what_is_shown_is_understood_as_it_was_meant(address in any_address(), export in "\\PC{0,60}") {
-        let uri = Uri { address, export };
+    fn what_is_shown_is_understood_as_it_was_meant(address in any_address(), export in "\\PC{0,60}", tls in any::<bool>()) {
+        let uri = Uri { address, export, tls };
         prop_assert_eq!(uri.to_string().parse(), Ok(uri));
     }
 
     #[test]
     fn no_text_makes_the_parser_panic_and_what_it_accepts_it_shows_again(
-        text in prop_oneof!["\\PC{0,60}", "nbd(\\+unix)?://[\\[\\]:%/?=&a0-9.]{0,40}(socket=[%/a0-9]{0,9})?"],
+        text in prop_oneof!["\\PC{0,60}", "nbds?(\\+unix)?://[\\[\\]:%/?=&a0-9.]{0,40}(socket=[%/a0-9]{0,9})?"],
     ) {
         if let Ok(uri) = text.parse::<Uri>() {
             prop_assert_eq!(uri.to_string().parse(), Ok(uri));

@@ -221,6 +221,13 @@ impl Buffer {
         look(unsafe { std::slice::from_raw_parts(self.address(at, len), len) })
     }
 
+    /// Works on `len` bytes from `at` in place; the kernel must not be touching them.
+    pub(crate) fn with_bytes_mut<R>(&self, at: usize, len: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+        // SAFETY: as in `with_bytes`; nobody else looks, since no reference ever leaves a closure and closures on one
+        // buffer do not nest (the caller's duty).
+        work(unsafe { std::slice::from_raw_parts_mut(self.address(at, len), len) })
+    }
+
     fn check(&self, at: usize, len: usize) {
         let end = at.checked_add(len).expect("buffer positions are small");
         assert!(end <= self.len, "bytes {at}..{end} of a buffer of {} were asked for", self.len);

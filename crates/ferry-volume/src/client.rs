@@ -2,6 +2,7 @@
 
 use crate::SourceUri;
 use crate::dial::{DialError, Dialled, dial};
+use crate::tls::{Credentials, Wire};
 use ferry_nbd::client::{Event, HandshakeError, RequestError, Session};
 use ferry_nbd::limits::REPLY_BUFFER_BYTES;
 use ferry_nbd::{ByteRange, Command, Uri};
@@ -60,9 +61,11 @@ pub struct SourceFacts {
 ///
 /// # Errors
 /// It is not there or cannot be read.
-pub fn probe(uri: &SourceUri) -> Result<SourceFacts, BlockError> {
+pub fn probe(uri: &SourceUri, credentials: Option<&Credentials>) -> Result<SourceFacts, BlockError> {
     match uri {
-        SourceUri::Nbd(uri) => Ok(SourceFacts { size_bytes: BlockClient::connect(uri)?.size_bytes() }),
+        SourceUri::Nbd(uri) => {
+            Ok(SourceFacts { size_bytes: BlockClient::connect(uri, credentials)?.size_bytes() })
+        }
         SourceUri::File(path) => {
             let unreadable = |cause| BlockError::File { path: path.clone(), cause };
             // Asked before it is opened: a pipe would wait for somebody to write.
@@ -83,8 +86,8 @@ pub fn probe(uri: &SourceUri) -> Result<SourceFacts, BlockError> {
 ///
 /// # Errors
 /// Nobody is there, or whoever is does not know the export.
-pub fn reach(uri: &SourceUri) -> Result<(), BlockError> {
-    match probe(uri) {
+pub fn reach(uri: &SourceUri, credentials: Option<&Credentials>) -> Result<(), BlockError> {
+    match probe(uri, credentials) {
         Ok(_) | Err(BlockError::Dial(DialError::Handshake { cause: HandshakeError::Refused { .. }, .. })) => {
             Ok(())
         }
@@ -94,7 +97,7 @@ pub fn reach(uri: &SourceUri) -> Result<(), BlockError> {
 
 /// A connection to one export.
 pub struct BlockClient {
-    stream: File,
+    wire: Wire,
     session: Session,
     input: Vec<u8>,
     cookie: u64,
@@ -105,9 +108,9 @@ impl BlockClient {
     ///
     /// # Errors
     /// Nobody is there, or the export is not to be had.
-    pub fn connect(uri: &Uri) -> Result<Self, BlockError> {
-        let Dialled { socket, session } = dial(uri, &[])?;
-        Ok(Self { stream: socket.into(), session, input: Vec::new(), cookie: 0 })
+    pub fn connect(uri: &Uri, credentials: Option<&Credentials>) -> Result<Self, BlockError> {
+        let Dialled { wire, session } = dial(uri, &[], credentials)?;
+        Ok(Self { wire, session, input: Vec::new(), cookie: 0 })
     }
 
     /// Connects to the guest socket of a volume on this host.
@@ -116,7 +119,7 @@ impl BlockClient {
     /// As [`BlockClient::connect`].
     pub fn connect_unix(socket: &Path) -> Result<Self, BlockError> {
         let address = ferry_nbd::Address::Unix { socket: socket.to_owned() };
-        Self::connect(&Uri { address, export: String::new() })
+        Self::connect(&Uri { address, export: String::new(), tls: false }, None)
     }
 
     /// Connects to the address a machine was given (`nbd+unix://…` or `nbd://…`).
@@ -128,7 +131,7 @@ impl BlockClient {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, e);
             DialError::Connect { uri: uri.to_owned(), cause }
         })?;
-        Self::connect(&parsed)
+        Self::connect(&parsed, None)
     }
 
     /// Size of the export in bytes.
@@ -143,15 +146,15 @@ impl BlockClient {
     pub fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), BlockError> {
         let Some(range) = ByteRange::new(offset, bytes.len() as u64) else { return Ok(()) };
         self.send(Command::Read { range, dont_fragment: false }, &[])?;
-        self.finish(|stream, input, piece| {
+        self.finish(|wire, input, piece| {
             let at = (piece.offset() - offset) as usize;
             let target = &mut bytes[at..at + piece.len_bytes() as usize];
-            match stream {
-                Some(stream) => {
+            match wire {
+                Some(wire) => {
                     let here = target.len().min(input.len());
                     target[..here].copy_from_slice(&input[..here]);
                     input.drain(..here);
-                    stream.read_exact(&mut target[here..])
+                    wire.read_exact(&mut target[here..])
                 }
                 None => {
                     target.fill(0);
@@ -185,20 +188,20 @@ impl BlockClient {
         let mut message = Vec::with_capacity(64 + payload.len());
         self.session.request(self.cookie, command, &mut message)?;
         message.extend_from_slice(payload);
-        Ok(self.stream.write_all(&message)?)
+        Ok(self.wire.write_all(&message)?)
     }
 
     /// Reads until the request is done; `take` gets each piece of data (with the stream) or hole (without).
     fn finish(
         &mut self,
-        mut take: impl FnMut(Option<&mut File>, &mut Vec<u8>, ByteRange) -> io::Result<()>,
+        mut take: impl FnMut(Option<&mut Wire>, &mut Vec<u8>, ByteRange) -> io::Result<()>,
     ) -> Result<(), BlockError> {
         let mut chunk = vec![0; REPLY_BUFFER_BYTES];
         loop {
             let progress = self.session.advance(&self.input)?;
             self.input.drain(..progress.consumed);
             match progress.event {
-                Some(Event::Data { range, .. }) => take(Some(&mut self.stream), &mut self.input, range)?,
+                Some(Event::Data { range, .. }) => take(Some(&mut self.wire), &mut self.input, range)?,
                 Some(Event::Hole { range, .. }) => take(None, &mut self.input, range)?,
                 Some(Event::BlockStatus { .. }) => {}
                 Some(Event::Done { result: Ok(()), .. }) => return Ok(()),
@@ -206,7 +209,7 @@ impl BlockClient {
                     return Err(BlockError::Failed { errno: failure.errno, message: failure.message });
                 }
                 None => {
-                    let count = self.stream.read(&mut chunk)?;
+                    let count = self.wire.read(&mut chunk)?;
                     if count == 0 {
                         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                     }
@@ -222,7 +225,7 @@ impl Drop for BlockClient {
         let mut message = Vec::new();
         if self.session.request(self.cookie + 1, Command::Disconnect, &mut message).is_ok() {
             // A courtesy; the server notices the close as well.
-            let _ = self.stream.write_all(&message);
+            let _ = self.wire.write_all(&message);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Connecting to an NBD server and shaking hands, blocking: used by the blocking client, and on a thread of its own
+//! Connecting to an NBD server and shaking hands, over TLS where the URI says so, blocking: used by the blocking client, and on a thread of its own
 //! by a volume server whose reactor must not wait for a network.
 
+use crate::tls::{Credentials, Session as TlsSession, TlsError, Wire};
 use ferry_nbd::client::{Handshake, HandshakeError, Outcome, Session, Wanted};
 use ferry_nbd::{Address, Uri};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -36,6 +36,24 @@ pub enum DialError {
         #[source]
         cause: io::Error,
     },
+    /// There is nothing to prove ourselves with.
+    #[error(
+        "{uri} is read over TLS, for which there are no certificates; name their directory (`tls` in the agent's \
+         configuration)"
+    )]
+    NoCredentials {
+        /// The server.
+        uri: String,
+    },
+    /// TLS cannot begin.
+    #[error("{uri} cannot be used: {cause}")]
+    Tls {
+        /// The server.
+        uri: String,
+        /// What was wrong.
+        #[source]
+        cause: TlsError,
+    },
     /// The server and we did not agree.
     #[error("{uri} cannot be used: {cause}")]
     Handshake {
@@ -49,24 +67,31 @@ pub enum DialError {
 
 /// A connection in transmission.
 pub(crate) struct Dialled {
-    pub(crate) socket: OwnedFd,
+    pub(crate) wire: Wire,
     pub(crate) session: Session,
 }
 
 /// Connects to `uri` and agrees on its export, with those of the `contexts` that the server knows.
-pub(crate) fn dial(uri: &Uri, contexts: &[&str]) -> Result<Dialled, DialError> {
+pub(crate) fn dial(
+    uri: &Uri,
+    contexts: &[&str],
+    credentials: Option<&Credentials>,
+) -> Result<Dialled, DialError> {
+    let tls = tls_session(uri, credentials)?;
     let socket = connect(uri).map_err(|cause| DialError::Connect { uri: uri.to_string(), cause })?;
     let broken = |cause| DialError::Broken { uri: uri.to_string(), cause };
     let refused = |cause| DialError::Handshake { uri: uri.to_string(), cause };
-    let mut stream = File::from(socket);
-    let wanted =
-        Wanted { export: uri.export.clone(), contexts: contexts.iter().map(|&c| c.to_owned()).collect() };
+    let timeouts = socket.try_clone().map_err(broken)?;
+    let mut wire = Wire::new(socket);
+    let contexts = contexts.iter().map(|&c| c.to_owned()).collect();
+    let wanted = Wanted { export: uri.export.clone(), contexts, tls: uri.tls };
+    let mut tls = tls;
     let mut handshake = Handshake::new(wanted).map_err(refused)?;
     let (mut input, mut output) = (Vec::new(), Vec::new());
     let mut chunk = [0; 4096];
     loop {
         let advance = handshake.advance(&input, &mut output);
-        stream.write_all(&output).map_err(broken)?;
+        wire.write_all(&output).map_err(broken)?;
         output.clear();
         let advance = advance.map_err(refused)?;
         input.drain(..advance.consumed);
@@ -76,15 +101,18 @@ pub(crate) fn dial(uri: &Uri, contexts: &[&str]) -> Result<Dialled, DialError> {
                 if !input.is_empty() {
                     return Err(broken(io::Error::from(io::ErrorKind::InvalidData)));
                 }
-                let socket = OwnedFd::from(stream);
                 // From here on an answer may take as long as the server's own source does.
                 for direction in [Timeout::Recv, Timeout::Send] {
-                    set_socket_timeout(&socket, direction, None).map_err(|e| broken(e.into()))?;
+                    set_socket_timeout(&timeouts, direction, None).map_err(|e| broken(e.into()))?;
                 }
-                return Ok(Dialled { socket, session: *session });
+                return Ok(Dialled { wire, session: *session });
+            }
+            Outcome::StartTls => {
+                let session = tls.take().expect("TLS begins once, and only where the URI says so");
+                wire.secure(session, std::mem::take(&mut input)).map_err(broken)?;
             }
             Outcome::NeedMore => {
-                let count = stream.read(&mut chunk).map_err(broken)?;
+                let count = wire.read(&mut chunk).map_err(broken)?;
                 if count == 0 {
                     return Err(refused(handshake.closed()));
                 }
@@ -92,6 +120,19 @@ pub(crate) fn dial(uri: &Uri, contexts: &[&str]) -> Result<Dialled, DialError> {
             }
         }
     }
+}
+
+fn tls_session(uri: &Uri, credentials: Option<&Credentials>) -> Result<Option<TlsSession>, DialError> {
+    if !uri.tls {
+        return Ok(None);
+    }
+    let credentials = credentials.ok_or_else(|| DialError::NoCredentials { uri: uri.to_string() })?;
+    let host = match &uri.address {
+        Address::Tcp { host, .. } => host.as_str(),
+        Address::Unix { .. } => "localhost",
+    };
+    let session = TlsSession::client(credentials, host);
+    session.map(Some).map_err(|cause| DialError::Tls { uri: uri.to_string(), cause })
 }
 
 fn connect(uri: &Uri) -> io::Result<OwnedFd> {

@@ -11,7 +11,7 @@
 //! completion back to the engine. There is no async runtime here and no policy.
 //!
 //! Rooms: [`directory`] what lies on disk · [`control`] how an agent talks to a server · [`server`] the server ·
-//! [`client`] a small blocking NBD client · [`SourceUri`] where a clone reads from.
+//! [`client`] a small blocking NBD client · [`Credentials`] TLS · [`SourceUri`] where a clone reads from.
 
 mod buffer;
 pub mod client;
@@ -24,6 +24,7 @@ mod ring;
 pub mod server;
 mod source_uri;
 mod store;
+mod tls;
 pub mod virtio_blk;
 
 pub use dial::DialError;
@@ -32,3 +33,4 @@ pub use ring::IoBackend;
 pub use server::{ServeError, ServeOptions, serve};
 pub use source_uri::{SourceUri, SourceUriError};
 pub use store::{CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, create};
+pub use tls::{Credentials, CredentialsError, TlsError};

@@ -50,6 +50,9 @@ pub enum Command {
         /// Directory of the volume
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
+        /// Directory of certificates: with it, others read the volume over mutual TLS only
+        #[arg(long, value_name = "DIR")]
+        tls: Option<PathBuf>,
     },
     /// Machines: create, start, stop, look at, destroy
     #[command(subcommand)]

@@ -64,9 +64,9 @@ fn run(meant: Meant) -> Result<Exit> {
             log_to_stderr();
             in_runtime(commands::agent::run(&config))
         }
-        Meant::VolumeServer { dir } => {
+        Meant::VolumeServer { dir, tls } => {
             log_to_stderr();
-            commands::volume_server::run(dir)
+            commands::volume_server::run(dir, tls)
         }
     }
 }

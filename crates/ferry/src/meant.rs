@@ -58,6 +58,8 @@ pub enum Meant {
     VolumeServer {
         /// The volume's directory.
         dir: PathBuf,
+        /// Directory of certificates.
+        tls: Option<PathBuf>,
     },
     /// Ask an agent.
     Ask(Box<Asked>),
@@ -137,7 +139,7 @@ impl Meant {
                 Ok(Self::DemoCheck { piece: demo_piece(piece), diary: acks })
             }
             args::Command::Agent { config } => Ok(Self::Agent { config }),
-            args::Command::VolumeServer { dir } => Ok(Self::VolumeServer { dir }),
+            args::Command::VolumeServer { dir, tls } => Ok(Self::VolumeServer { dir, tls }),
             args::Command::Machine(machine) => machine_question(machine),
             args::Command::Volume(volume) => volume_question(volume),
             args::Command::Move(wish) => move_question(wish),

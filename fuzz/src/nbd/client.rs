@@ -18,6 +18,8 @@ pub const STRUCTURED: u8 = 1;
 pub const EXTENDED: u8 = 2;
 /// First byte: the handshake, too, is in the stream.
 pub const FOREIGN: u8 = 3;
+/// Bit of the first byte beside the above: the client wants TLS. What follows its beginning stands for what is decrypted.
+pub const TLS: u8 = 4;
 /// Bytes of one request in the input.
 pub const REQUEST_BYTES: usize = 6;
 
@@ -47,19 +49,23 @@ pub fn run(bytes: &[u8]) {
     let [how, cuts, count, rest @ ..] = bytes else { return };
     let requests_bytes = usize::from(count % REQUESTS_MAX) * REQUEST_BYTES;
     let Some((requests, stream)) = rest.split_at_checked(requests_bytes) else { return };
-    let stream = [honest_handshake(how % 4).as_slice(), stream].concat();
-    let whole = listen(requests, Pieces::whole(&stream));
-    let cut = listen(requests, Pieces::cut(&stream, *cuts));
+    let tls = how & TLS != 0;
+    let stream = [honest_handshake(how % (FOREIGN + 1), tls).as_slice(), stream].concat();
+    let whole = listen(tls, requests, Pieces::whole(&stream));
+    let cut = listen(tls, requests, Pieces::cut(&stream, *cuts));
     assert_eq!(whole, cut, "the cut of the stream changed its meaning");
 }
 
 /// What a server sends whose client asks as ours does; nothing when the stream is to do it.
-pub fn honest_handshake(style: u8) -> Vec<u8> {
+pub fn honest_handshake(style: u8, tls: bool) -> Vec<u8> {
     if style == FOREIGN {
         return Vec::new();
     }
     let mut bytes = [wire::MAGIC.to_be_bytes(), wire::OPTION_MAGIC.to_be_bytes()].concat();
     bytes.extend((wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES).to_be_bytes());
+    if tls {
+        bytes.extend(option_reply(wire::OPT_STARTTLS, wire::REP_ACK, &[]));
+    }
     let no_or_yes = |yes: bool| if yes { wire::REP_ACK } else { wire::REP_ERR_UNSUP };
     bytes.extend(option_reply(wire::OPT_EXTENDED_HEADERS, no_or_yes(style == EXTENDED), &[]));
     if style != EXTENDED {
@@ -90,9 +96,9 @@ pub fn option_reply(option: u32, reply: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn listen(requests: &[u8], mut stream: Pieces<'_>) -> Seen {
+fn listen(tls: bool, requests: &[u8], mut stream: Pieces<'_>) -> Seen {
     let contexts = vec![CONTEXT_ALLOCATION.to_owned(), CONTEXT_CRC32C.to_owned()];
-    let wanted = Wanted { export: "V".to_owned(), contexts };
+    let wanted = Wanted { export: "V".to_owned(), contexts, tls };
     let mut handshake = Handshake::new(wanted).expect("these names are short");
     let mut seen = Seen { export: None, asked: Vec::new(), events: Vec::new(), end: End::StreamOver };
     let mut session = loop {
@@ -103,6 +109,7 @@ fn listen(requests: &[u8], mut stream: Pieces<'_>) -> Seen {
         stream.consume(advance.consumed);
         match advance.outcome {
             Outcome::Ready(session) => break *session,
+            Outcome::StartTls => continue,
             Outcome::NeedMore => {
                 assert!(stream.input.len() < HANDSHAKE_BUFFER_BYTES, "it asks for more than a buffer holds");
             }

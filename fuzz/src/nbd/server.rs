@@ -6,7 +6,7 @@ use super::pieces::Pieces;
 use ferry_nbd::limits::{
     HANDSHAKE_BUFFER_BYTES, HANDSHAKE_REPLY_BYTES_MAX, PAYLOAD_BYTES_MAX, PAYLOAD_SKIP_BYTES_MAX,
 };
-use ferry_nbd::server::{CloseReason, Decoded, Handshake, Negotiated, Outcome, Part, Request};
+use ferry_nbd::server::{CloseReason, Decoded, Handshake, Negotiated, Outcome, Part, Request, TlsPolicy};
 use ferry_nbd::{
     BlockSizes, ByteRange, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Errno, ExportInfo, ExportRefusal,
     Exports, Extent, HeaderStyle, ProtocolError,
@@ -20,6 +20,8 @@ pub const READ_ONLY: u8 = 2;
 pub const CONTEXTS: u8 = 4;
 /// Bit of the first byte: the export has every ability, else it has few.
 pub const ABLE: u8 = 8;
+/// Bit of the first byte: nothing is told before TLS. What follows `NBD_OPT_STARTTLS` stands for what is decrypted.
+pub const TLS: u8 = 16;
 /// Size of the export in bytes.
 pub const SIZE_BYTES: u64 = (5 << 30) + 512;
 
@@ -81,7 +83,8 @@ fn export(bits: u8) -> ExportInfo {
 fn serve(bits: u8, mut stream: Pieces<'_>) -> Seen {
     let shelf = Shelf(export(bits));
     let mut seen = Seen { negotiated: None, decoded: Vec::new(), sent: Vec::new(), end: End::StreamOver };
-    let (mut handshake, _greeting) = Handshake::new();
+    let (mut handshake, _greeting) =
+        Handshake::new(if bits & TLS != 0 { TlsPolicy::Required } else { TlsPolicy::Off });
     let negotiated = loop {
         let advance = match handshake.advance(&stream.input, &shelf, &mut seen.sent) {
             Ok(advance) => advance,
@@ -92,6 +95,7 @@ fn serve(bits: u8, mut stream: Pieces<'_>) -> Seen {
         match advance.outcome {
             Outcome::Ready(negotiated) => break *negotiated,
             Outcome::Closed(reason) => return Seen { end: End::Closed(reason), ..seen },
+            Outcome::StartTls => continue,
             Outcome::NeedMore => {
                 assert!(stream.input.len() < HANDSHAKE_BUFFER_BYTES, "it asks for more than a buffer holds");
             }

@@ -1,6 +1,7 @@
 //! Starting volume servers.
 
 use ferry_volume::directory;
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -33,17 +34,19 @@ pub enum LaunchError {
     },
 }
 
-/// How a volume server is started: a program and its first arguments; `--dir DIR` follows them.
+/// How a volume server is started: a program and its first arguments; `--dir DIR` follows them, and `--tls DIR` if it has
+/// certificates.
 #[derive(Clone, Debug)]
 pub struct Launcher {
     program: PathBuf,
     args: Vec<String>,
+    tls: Option<PathBuf>,
 }
 
 impl Launcher {
     /// `PROGRAM volume-server --dir DIR`.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: vec!["volume-server".to_owned()] }
+        Self { program: program.into(), args: vec!["volume-server".to_owned()], tls: None }
     }
 
     /// The program that runs now.
@@ -56,7 +59,13 @@ impl Launcher {
 
     /// Another program with first arguments of its own (for tests).
     pub fn with_args(program: impl Into<PathBuf>, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self { program: program.into(), args: args.into_iter().map(Into::into).collect() }
+        Self { program: program.into(), args: args.into_iter().map(Into::into).collect(), tls: None }
+    }
+
+    /// The same, with a directory of certificates.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<PathBuf>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Starts the server of the volume in `dir` in a process group of its own, with its output in the volume's
@@ -69,10 +78,12 @@ impl Launcher {
         let log = OpenOptions::new().create(true).append(true).open(&path);
         let log_failed = |cause| LaunchError::Log { path: path.clone(), cause };
         let log = log.map_err(log_failed)?;
+        let tls = self.tls.iter().flat_map(|dir| [OsStr::new("--tls"), dir.as_os_str()]);
         let child = Command::new(&self.program)
             .args(&self.args)
             .arg("--dir")
             .arg(dir)
+            .args(tls)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(log_failed)?)
             .stderr(log)

@@ -380,6 +380,7 @@ impl Inner {
 
     /// The NBD URI of an export.
     pub(super) fn export_uri(&self, key: VolumeKey, address: SocketAddr) -> String {
-        format!("nbd://{}:{}/{key}", self.advertise, address.port())
+        let scheme = if self.credentials.is_some() { "nbds" } else { "nbd" };
+        format!("{scheme}://{}:{}/{key}", self.advertise, address.port())
     }
 }

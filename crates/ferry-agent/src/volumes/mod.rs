@@ -23,6 +23,7 @@ use crate::drivers::{LaunchError, Launcher};
 use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
 use ferry_api::{ApiError, ErrorCode, JobId, Ownership, PaceVolume, Room, VolumeKey, VolumeName, WorkerName};
+use ferry_volume::Credentials;
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use keeper::{Doomed, Keeper};
 use std::collections::BTreeMap;
@@ -181,6 +182,7 @@ struct Inner {
     records: Records,
     peers: Peers,
     launcher: Launcher,
+    credentials: Option<Credentials>,
     keepers: Mutex<BTreeMap<VolumeKey, Arc<Keeper>>>,
     /// Held while room is checked and taken.
     room: tokio::sync::Mutex<()>,
@@ -189,7 +191,13 @@ struct Inner {
 impl Volumes {
     /// The volumes of the worker that `config` describes. Nothing is looked at yet.
     #[must_use]
-    pub fn new(config: &Config, records: Records, peers: Peers, launcher: Launcher) -> Self {
+    pub fn new(
+        config: &Config,
+        records: Records,
+        peers: Peers,
+        launcher: Launcher,
+        credentials: Option<Credentials>,
+    ) -> Self {
         let inner = Inner {
             worker: config.name.clone(),
             state_dir: config.state_dir.clone(),
@@ -198,11 +206,17 @@ impl Volumes {
             room_bytes: config.room_bytes,
             records,
             peers,
-            launcher,
+            launcher: launcher.with_tls(config.tls.clone()),
+            credentials,
             keepers: Mutex::default(),
             room: tokio::sync::Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// What this worker proves itself with to those it reads from.
+    pub(crate) fn credentials(&self) -> Option<Credentials> {
+        self.inner.credentials.clone()
     }
 
     /// Keeps all volumes in the records from now on: finds servers that run and starts those that should.

@@ -18,9 +18,9 @@ use tokio::runtime::Runtime;
 /// nothing to serve.
 #[test]
 fn a_volume_server() {
-    let dir = std::env::args().skip_while(|arg| arg != "--dir").nth(1);
-    let Some(dir) = dir else { return };
-    let options = ServeOptions { dir: PathBuf::from(dir), io: IoBackend::Auto };
+    let argument = |name: &str| std::env::args().skip_while(|arg| arg != name).nth(1).map(PathBuf::from);
+    let Some(dir) = argument("--dir") else { return };
+    let options = ServeOptions { dir, io: IoBackend::Auto, tls: argument("--tls") };
     ferry_volume::serve(&options).unwrap();
 }
 

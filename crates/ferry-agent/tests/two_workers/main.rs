@@ -10,3 +10,5 @@ mod grown;
 mod house;
 #[cfg(test)]
 mod killed;
+#[cfg(test)]
+mod secured;

@@ -1,7 +1,7 @@
 //! Option haggling on the client. proto.md, "Fixed newstyle negotiation".
 //!
 //! ```text
-//! Greeting ─▶ EXTENDED_HEADERS ─refused─▶ STRUCTURED_REPLY ─▶ SET_META_CONTEXT ─▶ GO ─▶ Ready(Session)
+//! Greeting ─(TLS wanted: STARTTLS ─▶ secured)─▶ EXTENDED_HEADERS ─refused─▶ STRUCTURED_REPLY ─▶ SET_META_CONTEXT ─▶ GO ─▶ Ready(Session)
 //!    │               └──────────────────────────────────────────────▲             └─unsupported─┐
 //!    └─ not fixed newstyle ───────────────────────────────────────────────────────────▶ EXPORT_NAME ─▶ Ready
 //! ```
@@ -24,6 +24,8 @@ pub struct Wanted {
     pub export: String,
     /// Metadata contexts, by full name. Those the server does not know are left out of the session.
     pub contexts: Vec<String>,
+    /// Secure the connection before naming the export; without TLS there is none.
+    pub tls: bool,
 }
 
 /// What [`Handshake::advance`] did.
@@ -40,6 +42,9 @@ pub struct Advance {
 pub enum Outcome {
     /// Send what is in `out`, read more, call again.
     NeedMore,
+    /// The stream is TLS from here on, bytes of the input that were not consumed included: shake hands there, then call
+    /// again, also without input.
+    StartTls,
     /// Send what is in `out` (if anything); from here on the stream is transmission.
     Ready(Box<Session>),
 }
@@ -59,8 +64,14 @@ pub enum HandshakeError {
         message: String,
     },
     /// The server insists on TLS.
-    #[error("the server insists on TLS, which is not supported: serve the export without it")]
+    #[error("the server insists on TLS: write nbds:// and have certificates for it")]
     TlsRequired,
+    /// TLS is wanted and the server has none.
+    #[error("the server does not offer TLS{}; serve the export with it, or write nbd:// to read it without", said(.message))]
+    TlsRefused {
+        /// The server's words, may be empty.
+        message: String,
+    },
     /// The server refuses the export.
     #[error("the server refuses export {export:?} (reply {reply:#x}){}", said(.message))]
     Refused {
@@ -109,6 +120,8 @@ pub struct Handshake {
 enum State {
     Greeting,
     Asked(u32),
+    /// TLS has begun; the server waits for the next option.
+    Secured,
     ExportName,
     Over,
 }
@@ -117,6 +130,7 @@ enum State {
 enum Step {
     NeedMore,
     Consumed(usize),
+    Secured(usize),
     Ready(usize),
 }
 
@@ -163,12 +177,20 @@ impl Handshake {
             let step = match self.state {
                 State::Greeting => self.greeting(rest, out)?,
                 State::Asked(option) => self.option_reply(option, rest, out)?,
+                State::Secured => {
+                    self.ask(wire::OPT_EXTENDED_HEADERS, &[], out);
+                    Step::Consumed(0)
+                }
                 State::ExportName => self.export_name_reply(rest)?,
                 State::Over => return Err(ProtocolError::Malformed("a handshake that is over").into()),
             };
             match step {
                 Step::NeedMore => return Ok(Advance { consumed, outcome: Outcome::NeedMore }),
                 Step::Consumed(bytes) => consumed += bytes,
+                Step::Secured(bytes) => {
+                    self.state = State::Secured;
+                    return Ok(Advance { consumed: consumed + bytes, outcome: Outcome::StartTls });
+                }
                 Step::Ready(bytes) => {
                     self.state = State::Over;
                     let session = self.session()?;
@@ -186,7 +208,7 @@ impl Handshake {
         match self.state {
             State::Greeting => HandshakeError::Closed { during: "its greeting" },
             State::Asked(wire::OPT_GO) => HandshakeError::Closed { during: "its answer about the export" },
-            State::Asked(_) => HandshakeError::Closed { during: "the handshake" },
+            State::Asked(_) | State::Secured => HandshakeError::Closed { during: "the handshake" },
             // Closing is how a server without GO says that it does not have the export.
             State::ExportName => HandshakeError::ExportUnknown {
                 export: self.wanted.export.clone(),
@@ -211,11 +233,15 @@ impl Handshake {
         let Some(flags) = reader.u16() else { return Ok(Step::NeedMore) };
         let agreed = flags & (wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES);
         self.no_zeroes = agreed & wire::FLAG_NO_ZEROES != 0;
+        let fixed_newstyle = agreed & wire::FLAG_FIXED_NEWSTYLE != 0;
+        if self.wanted.tls && !fixed_newstyle {
+            return Err(HandshakeError::TlsRefused { message: String::new() });
+        }
         out.put_u32(agreed.into());
-        if agreed & wire::FLAG_FIXED_NEWSTYLE != 0 {
-            self.ask(wire::OPT_EXTENDED_HEADERS, &[], out);
-        } else {
-            self.ask_export_name(out);
+        match (fixed_newstyle, self.wanted.tls) {
+            (true, true) => self.ask(wire::OPT_STARTTLS, &[], out),
+            (true, false) => self.ask(wire::OPT_EXTENDED_HEADERS, &[], out),
+            (false, _) => self.ask_export_name(out),
         }
         Ok(Step::Consumed(wire::GREETING_BYTES))
     }
@@ -275,17 +301,20 @@ impl Handshake {
         }
         let bytes = wire::OPTION_REPLY_HEADER_BYTES + payload.len();
         let reply = OptionReply { option, kind, payload };
-        let ready = if kind & wire::REP_FLAG_ERROR != 0 {
+        if kind & wire::REP_FLAG_ERROR != 0 {
             self.refused(&reply, out)?;
-            false
-        } else {
-            self.accepted(&reply, out)?
-        };
-        Ok(if ready { Step::Ready(bytes) } else { Step::Consumed(bytes) })
+            return Ok(Step::Consumed(bytes));
+        }
+        self.accepted(&reply, bytes, out)
     }
 
-    /// Takes a reply that is no error; tells whether the handshake is over.
-    fn accepted(&mut self, reply: &OptionReply<'_>, out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
+    /// Takes a reply of `bytes` that is no error.
+    fn accepted(
+        &mut self,
+        reply: &OptionReply<'_>,
+        bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Step, HandshakeError> {
         match (reply.option, reply.kind) {
             (wire::OPT_EXTENDED_HEADERS, wire::REP_ACK) => {
                 self.style = HeaderStyle::Extended;
@@ -298,10 +327,11 @@ impl Handshake {
             (wire::OPT_SET_META_CONTEXT, wire::REP_META_CONTEXT) => self.context_granted(reply.payload)?,
             (wire::OPT_SET_META_CONTEXT, wire::REP_ACK) => self.ask_go(out),
             (wire::OPT_GO, wire::REP_INFO) => self.facts.learn(reply.payload)?,
-            (wire::OPT_GO, wire::REP_ACK) => return Ok(true),
+            (wire::OPT_STARTTLS, wire::REP_ACK) => return Ok(Step::Secured(bytes)),
+            (wire::OPT_GO, wire::REP_ACK) => return Ok(Step::Ready(bytes)),
             (option, reply) => return Err(ProtocolError::UnexpectedOptionReply { option, reply }.into()),
         }
-        Ok(false)
+        Ok(Step::Consumed(bytes))
     }
 
     /// Takes an error reply: does without where that is possible.
@@ -311,6 +341,7 @@ impl Handshake {
         let error = match (reply.option, reply.kind) {
             (_, wire::REP_ERR_TLS_REQD) => HandshakeError::TlsRequired,
             (_, wire::REP_ERR_SHUTDOWN) => HandshakeError::ShuttingDown,
+            (wire::OPT_STARTTLS, _) => HandshakeError::TlsRefused { message: message() },
             (wire::OPT_EXTENDED_HEADERS, _) => {
                 self.ask(wire::OPT_STRUCTURED_REPLY, &[], out);
                 return Ok(());

@@ -23,11 +23,24 @@ pub struct Advance {
     pub outcome: Outcome,
 }
 
+/// Whether a connection is secured before anything is told on it. proto.md, "TLS versions" and "Server-side
+/// requirements" (NOTLS and FORCEDTLS; there is no SELECTIVETLS here).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsPolicy {
+    /// There is no TLS to be had.
+    Off,
+    /// Before `NBD_OPT_STARTTLS` every other option is refused, and no export is named.
+    Required,
+}
+
 /// How a handshake goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Send what is in `out`, read more, call again.
     NeedMore,
+    /// Send what is in `out`; from here on the stream is TLS, bytes of the input that were not consumed included. Call
+    /// again with what is decrypted.
+    StartTls,
     /// Send what is in `out`; from here on the stream is transmission.
     Ready(Box<Negotiated>),
     /// Send what is in `out`, then close.
@@ -41,12 +54,17 @@ pub enum CloseReason {
     Aborted,
     /// `NBD_OPT_EXPORT_NAME` named an export that is not to be had; closing is the only answer there is.
     ExportRefused(String),
+    /// `NBD_OPT_EXPORT_NAME` came before `NBD_OPT_STARTTLS`; closing is the only answer there is.
+    Unsecured,
 }
 
 /// The server's side of one connection's handshake.
 #[derive(Clone, Debug)]
 pub struct Handshake {
     state: State,
+    tls: TlsPolicy,
+    /// Whether what is read now came through TLS.
+    secured: bool,
     fixed_newstyle: bool,
     no_zeroes: bool,
     pub(super) style: HeaderStyle,
@@ -77,18 +95,21 @@ enum State {
 enum Step {
     NeedMore,
     Consumed(usize),
+    Secured(usize),
     Over(usize, Outcome),
 }
 
 impl Handshake {
     /// A handshake, and the greeting to send at once.
-    pub fn new() -> (Handshake, Vec<u8>) {
+    pub fn new(tls: TlsPolicy) -> (Handshake, Vec<u8>) {
         let mut greeting = Vec::with_capacity(wire::GREETING_BYTES);
         greeting.put_u64(wire::MAGIC);
         greeting.put_u64(wire::OPTION_MAGIC);
         greeting.put_u16(wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES);
         let handshake = Handshake {
             state: State::ClientFlags,
+            tls,
+            secured: false,
             fixed_newstyle: false,
             no_zeroes: false,
             style: HeaderStyle::Simple,
@@ -121,6 +142,9 @@ impl Handshake {
             match step {
                 Step::NeedMore => return Ok(Advance { consumed, outcome: Outcome::NeedMore }),
                 Step::Consumed(bytes) => consumed += bytes,
+                Step::Secured(bytes) => {
+                    return Ok(Advance { consumed: consumed + bytes, outcome: Outcome::StartTls });
+                }
                 Step::Over(bytes, outcome) => {
                     self.state = State::Over;
                     return Ok(Advance { consumed: consumed + bytes, outcome });
@@ -194,10 +218,50 @@ impl Handshake {
             return Ok(Step::Consumed(wire::OPTION_HEADER_BYTES));
         };
         let bytes = wire::OPTION_HEADER_BYTES + payload.len();
+        if option == wire::OPT_STARTTLS {
+            return Ok(if self.start_tls(payload, out) {
+                Step::Secured(bytes)
+            } else {
+                Step::Consumed(bytes)
+            });
+        }
+        if self.tls == TlsPolicy::Required && !self.secured && option != wire::OPT_ABORT {
+            return Ok(self.refuse_unsecured(option, bytes, out));
+        }
         Ok(match self.answer(option, payload, exports, out) {
             None => Step::Consumed(bytes),
             Some(outcome) => Step::Over(bytes, outcome),
         })
+    }
+
+    /// Answers `NBD_OPT_STARTTLS`; tells whether the stream is TLS from here on. Nothing was agreed on before it that
+    /// would have to be forgotten: other options were refused.
+    fn start_tls(&mut self, payload: &[u8], out: &mut Vec<u8>) -> bool {
+        let option = wire::OPT_STARTTLS;
+        if !payload.is_empty() {
+            options::refuse(option, wire::REP_ERR_INVALID, "this option takes no data", out);
+            return false;
+        }
+        match self.tls {
+            TlsPolicy::Off => options::refuse(option, wire::REP_ERR_POLICY, "there is no TLS here", out),
+            TlsPolicy::Required if self.secured => {
+                options::refuse(option, wire::REP_ERR_INVALID, "the connection is secured already", out);
+            }
+            TlsPolicy::Required => {
+                self.secured = true;
+                options::acknowledge(option, out);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn refuse_unsecured(&self, option: u32, bytes: usize, out: &mut Vec<u8>) -> Step {
+        if option == wire::OPT_EXPORT_NAME {
+            return Step::Over(bytes, Outcome::Closed(CloseReason::Unsecured));
+        }
+        options::refuse(option, wire::REP_ERR_TLS_REQD, "begin with TLS: nothing is told without it", out);
+        Step::Consumed(bytes)
     }
 
     /// Answers one whole option; tells the outcome if that ends the handshake.

@@ -1,7 +1,7 @@
 //! The server's end.
 //!
 //! ```text
-//!  new ─greeting─▶ ClientFlags ─▶ Options ⟲ ─ GO, EXPORT_NAME ─▶ Ready(Negotiated) ─▶ decode · reply, for ever
+//!  new ─greeting─▶ ClientFlags ─▶ (STARTTLS ─▶) Options ⟲ ─ GO, EXPORT_NAME ─▶ Ready(Negotiated) ─▶ decode · reply, for ever
 //!                                    └────── ABORT, unknown name of EXPORT_NAME ────▶ Closed
 //! ```
 //!
@@ -17,7 +17,7 @@ mod options;
 mod reply;
 mod request;
 
-pub use handshake::{Advance, CloseReason, Handshake, Outcome};
+pub use handshake::{Advance, CloseReason, Handshake, Outcome, TlsPolicy};
 pub use reply::{Part, Reply};
 pub use request::{Decoded, Refused, Request};
 

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use ferry_nbd::client::{self, Event, Failure, HandshakeError, Session, Wanted};
-use ferry_nbd::server::{self, Negotiated};
+use ferry_nbd::server::{self, Negotiated, TlsPolicy};
 use ferry_nbd::{
     ByteRange, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Errno, ExportInfo, ExportRefusal, Exports,
     HeaderStyle, ProtocolError, wire,
@@ -86,7 +86,8 @@ pub fn shake_hands(
     sizes: &[usize],
 ) -> Result<(Session, Negotiated), HandshakeError> {
     let (mut to_client, mut to_server) = (Wire::new(sizes), Wire::new(sizes));
-    let (mut server, mut greeting) = server::Handshake::new();
+    let (mut server, mut greeting) =
+        server::Handshake::new(if wanted.tls { TlsPolicy::Required } else { TlsPolicy::Off });
     let flags = u16::from_be_bytes([greeting[16], greeting[17]]) & !meddler.hidden_flags;
     greeting[16..].copy_from_slice(&flags.to_be_bytes());
     to_client.send(&greeting);
@@ -98,8 +99,11 @@ pub fn shake_hands(
             let mut out = Vec::new();
             let advance = client.advance(&to_client.input, &mut out)?;
             to_client.input.drain(..advance.consumed);
-            if let client::Outcome::Ready(ready) = advance.outcome {
-                session = Some(*ready);
+            match advance.outcome {
+                // The wire is what TLS carries from here on; the client speaks first.
+                client::Outcome::StartTls => moved = true,
+                client::Outcome::Ready(ready) => session = Some(*ready),
+                client::Outcome::NeedMore => {}
             }
             match split_option(&out) {
                 (flags, Some(option)) if meddler.unsupported.contains(&option) => {
@@ -117,7 +121,7 @@ pub fn shake_hands(
             to_server.input.drain(..advance.consumed);
             to_client.send(&out);
             match advance.outcome {
-                server::Outcome::NeedMore => {}
+                server::Outcome::NeedMore | server::Outcome::StartTls => {}
                 server::Outcome::Ready(ready) => negotiated = Some(*ready),
                 server::Outcome::Closed(_) => return Err(client.closed()),
             }
@@ -180,7 +184,7 @@ pub fn volume() -> ExportInfo {
 }
 
 pub fn ends_of(export: ExportInfo, style: HeaderStyle) -> (Session, Negotiated) {
-    let wanted = Wanted { export: export.name.clone(), contexts: export.contexts.clone() };
+    let wanted = Wanted { export: export.name.clone(), contexts: export.contexts.clone(), tls: false };
     let meddler = match style {
         HeaderStyle::Simple => Meddler::only_simple(),
         HeaderStyle::Structured => Meddler::only_structured(),

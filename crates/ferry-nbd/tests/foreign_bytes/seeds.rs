@@ -47,14 +47,19 @@ pub fn server() -> Vec<(&'static str, Vec<u8>)> {
     let mut plain = vec![server::READ_ONLY, 3, 0, 0, 0, 0];
     plain.extend(option(wire::OPT_EXPORT_NAME, b"V"));
     seeds.push(("export_name", plain));
+    let mut secured = vec![server::CONTEXTS | server::ABLE | server::TLS, 5, 0, 0, 0, 3];
+    secured.extend(option(wire::OPT_LIST, &[]));
+    secured.extend(option(wire::OPT_STARTTLS, &[]));
+    secured.extend(option(wire::OPT_EXPORT_NAME, b"V"));
+    seeds.push(("secured", secured));
     seeds
 }
 
 /// The options and requests of our own client in this style.
 fn spoken(style: HeaderStyle) -> Vec<u8> {
     let contexts = vec![CONTEXT_ALLOCATION.to_owned(), CONTEXT_CRC32C.to_owned()];
-    let mut handshake = Handshake::new(Wanted { export: "V".to_owned(), contexts }).unwrap();
-    let answers = client::honest_handshake(STYLES.iter().find(|row| row.1 == style).unwrap().2);
+    let mut handshake = Handshake::new(Wanted { export: "V".to_owned(), contexts, tls: false }).unwrap();
+    let answers = client::honest_handshake(STYLES.iter().find(|row| row.1 == style).unwrap().2, false);
     let mut spoken = Vec::new();
     let Outcome::Ready(mut session) = handshake.advance(&answers, &mut spoken).unwrap().outcome else {
         panic!("an honest handshake ends");
@@ -97,7 +102,8 @@ pub fn client() -> Vec<(&'static str, Vec<u8>)> {
     let head = |how: u8| [&[how, 5, 3][..], asked.as_flattened()].concat();
     let mut seeds: Vec<_> =
         STYLES.iter().map(|&(name, style, how)| (name, [head(how), replies(style)].concat())).collect();
-    let foreign = [client::honest_handshake(client::STRUCTURED), replies(HeaderStyle::Structured)].concat();
+    let foreign =
+        [client::honest_handshake(client::STRUCTURED, false), replies(HeaderStyle::Structured)].concat();
     seeds.push(("handshake", [head(client::FOREIGN), foreign].concat()));
     let mut plain = [wire::MAGIC.to_be_bytes(), wire::OPTION_MAGIC.to_be_bytes()].concat();
     plain.extend(0_u16.to_be_bytes());
@@ -105,9 +111,10 @@ pub fn client() -> Vec<(&'static str, Vec<u8>)> {
     plain.extend(wire::FLAG_HAS_FLAGS.to_be_bytes());
     plain.resize(plain.len() + wire::EXPORT_NAME_ZEROES_BYTES, 0);
     seeds.push(("export_name", [head(client::FOREIGN), plain, replies(HeaderStyle::Simple)].concat()));
-    let mut refused = client::honest_handshake(client::SIMPLE)[..wire::GREETING_BYTES].to_vec();
+    let mut refused = client::honest_handshake(client::SIMPLE, false)[..wire::GREETING_BYTES].to_vec();
     refused.extend(client::option_reply(wire::OPT_EXTENDED_HEADERS, wire::REP_ERR_TLS_REQD, b"TLS"));
     seeds.push(("tls", [head(client::FOREIGN), refused].concat()));
+    seeds.push(("secured", [head(client::EXTENDED | client::TLS), replies(HeaderStyle::Extended)].concat()));
     seeds
 }
 

@@ -218,18 +218,6 @@ impl<P> Ring<P> {
         (count == len as isize).then_some(())
     }
 
-    /// Sends as much as the socket takes at once, without the ring. Nothing on any error: a send by the ring tells it.
-    pub(crate) fn send_now<'a>(fd: &Descriptor, pieces: impl Iterator<Item = &'a Piece>) -> usize {
-        let mut vectors = vectors_of(pieces);
-        // SAFETY: all-zero is a valid message header: no name, no control data, no vectors.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_iov = vectors.as_mut_ptr();
-        header.msg_iovlen = vectors.len();
-        // SAFETY: header and vectors outlive the call, and the vectors lie inside buffers that the pieces hold.
-        let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
-        usize::try_from(sent).unwrap_or(0)
-    }
-
     /// Submits what was pushed, waits until something completed or `timeout` passed, and hands out completions.
     ///
     /// # Errors
@@ -261,6 +249,18 @@ impl<P> Ring<P> {
             Backend::Portable(portable) => portable.push(slot, work),
         }
     }
+}
+
+/// Sends as much as the socket takes at once, without the ring. Nothing on any error: a send by the ring tells it.
+pub(crate) fn send_now<'a>(fd: &Descriptor, pieces: impl Iterator<Item = &'a Piece>) -> usize {
+    let mut vectors = vectors_of(pieces);
+    // SAFETY: all-zero is a valid message header: no name, no control data, no vectors.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = vectors.as_mut_ptr();
+    header.msg_iovlen = vectors.len();
+    // SAFETY: header and vectors outlive the call, and the vectors lie inside buffers that the pieces hold.
+    let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    usize::try_from(sent).unwrap_or(0)
 }
 
 fn vectors_of<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Vec<libc::iovec> {

@@ -9,7 +9,8 @@ use super::doors::Offer;
 use super::stream::{Received, Stream};
 use crate::buffer::{BUFFER_BYTES_MAX, Buffer, Pool};
 use crate::ring::{Descriptor, Ring};
-use ferry_nbd::server::{Decoded, Handshake, Negotiated, Outcome, Refused, Reply, Request};
+use crate::tls::{Credentials, Session, TlsError};
+use ferry_nbd::server::{Decoded, Handshake, Negotiated, Outcome, Refused, Reply, Request, TlsPolicy};
 use ferry_nbd::{Command, ProtocolError};
 
 /// Requests of one connection under way at a time; more wait in its socket.
@@ -23,6 +24,17 @@ enum State {
     Shaking(Handshake),
     Serving(Box<Negotiated>),
     Closing,
+}
+
+/// Why a connection is closed by us.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    /// The peer does not keep to the protocol.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// The peer is not accepted.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What the input held next.
@@ -46,12 +58,14 @@ pub(super) struct Connection {
     payload_bytes: usize,
     id: u64,
     end_was_told: bool,
+    credentials: Option<Credentials>,
 }
 
 impl Connection {
-    /// A connection that was just accepted; the greeting is queued.
-    pub(super) fn new(id: u64, fd: Descriptor, pool: &Pool) -> Self {
-        let (handshake, greeting) = Handshake::new();
+    /// A connection that was just accepted; the greeting is queued. With `credentials` it begins with TLS.
+    pub(super) fn new(id: u64, fd: Descriptor, pool: &Pool, credentials: Option<Credentials>) -> Self {
+        let policy = if credentials.is_some() { TlsPolicy::Required } else { TlsPolicy::Off };
+        let (handshake, greeting) = Handshake::new(policy);
         let mut stream = Stream::new(fd, pool);
         stream.queue_bytes(&greeting);
         let state = State::Shaking(handshake);
@@ -64,6 +78,7 @@ impl Connection {
             payload_bytes: 0,
             id,
             end_was_told: false,
+            credentials,
         }
     }
 
@@ -139,9 +154,10 @@ impl Connection {
     /// Takes the next request out of the input.
     ///
     /// # Errors
-    /// The peer does not keep to the protocol; the connection must be closed.
-    pub(super) fn next(&mut self, offer: Option<&Offer>, pool: &Pool) -> Result<Next, ProtocolError> {
+    /// The peer does not keep to the protocol or is not accepted; the connection must be closed.
+    pub(super) fn next(&mut self, offer: Option<&Offer>, pool: &Pool) -> Result<Next, ConnectionError> {
         loop {
+            self.stream.refill()?;
             if self.stream.is_landing() || self.stream.has_ended() {
                 return Ok(Next::Wait);
             }
@@ -188,7 +204,7 @@ impl Connection {
     }
 
     /// One step of the handshake; none when parsing may go on.
-    fn shake(&mut self, offer: &Offer) -> Result<Option<Next>, ProtocolError> {
+    fn shake(&mut self, offer: &Offer) -> Result<Option<Next>, ConnectionError> {
         let State::Shaking(handshake) = &mut self.state else {
             unreachable!("only called while shaking hands")
         };
@@ -200,6 +216,12 @@ impl Connection {
         self.stream.queue_bytes(&out);
         match advance?.outcome {
             Outcome::NeedMore => Ok(Some(Next::Wait)),
+            Outcome::StartTls => {
+                let credentials =
+                    self.credentials.take().expect("TLS is required of those that have credentials");
+                self.stream.secure(Session::server(&credentials)?, &[]);
+                Ok(None)
+            }
             Outcome::Closed(_) => Ok(Some(self.finish())),
             Outcome::Ready(negotiated) => {
                 self.state = State::Serving(negotiated);
@@ -282,7 +304,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut ring = Ring::new(IoBackend::Portable).unwrap();
         let pool = Pool::new();
-        let mut connection = Connection::new(1, Rc::new(ours.into()), &pool);
+        let mut connection = Connection::new(1, Rc::new(ours.into()), &pool, None);
         let mut hello = 3_u32.to_be_bytes().to_vec();
         hello.extend_from_slice(&wire::OPTION_MAGIC.to_be_bytes());
         hello.extend_from_slice(&wire::OPT_EXPORT_NAME.to_be_bytes());

@@ -1,14 +1,17 @@
 //! One connection to a source in transmission.
 
 use super::Purpose;
+use super::connection::ConnectionError;
 use super::stream::{Received, Stream};
 use super::task::Task;
 use crate::buffer::Pool;
-use crate::ring::{Descriptor, Ring};
+use crate::dial::Dialled;
+use crate::ring::Ring;
 use ferry_engine::{OpId, Urgency};
+use ferry_nbd::Command;
 use ferry_nbd::client::{Event, RequestError, Session};
-use ferry_nbd::{Command, ProtocolError};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
 
 /// Requests of one link that the source has at a time; more wait here. The engine may want thousands of blocks at
 /// once, a source must not be asked for so many.
@@ -39,11 +42,16 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(id: u64, socket: Descriptor, session: Session, pool: &Pool) -> Self {
+    pub(super) fn new(id: u64, dialled: Dialled, pool: &Pool) -> Self {
+        let (socket, secured) = dialled.wire.into_parts();
+        let mut stream = Stream::new(Rc::new(socket), pool);
+        if let Some((session, received)) = secured {
+            stream.secure(session, &received);
+        }
         Self {
             id,
-            session,
-            stream: Stream::new(socket, pool),
+            session: dialled.session,
+            stream,
             asked: HashMap::new(),
             guest: VecDeque::new(),
             ahead: VecDeque::new(),
@@ -103,7 +111,8 @@ impl Link {
     ///
     /// # Errors
     /// The source does not keep to the protocol.
-    pub(super) fn next(&mut self, tasks: &mut BTreeMap<OpId, Task>) -> Result<LinkEvent, ProtocolError> {
+    pub(super) fn next(&mut self, tasks: &mut BTreeMap<OpId, Task>) -> Result<LinkEvent, ConnectionError> {
+        self.stream.refill()?;
         if self.stream.is_landing() {
             return Ok(LinkEvent::Wait);
         }

@@ -25,6 +25,7 @@ mod mailbox;
 mod operations;
 mod pace;
 mod requests;
+mod secure;
 mod source;
 mod stream;
 mod task;
@@ -34,6 +35,7 @@ use crate::control::Phase;
 use crate::directory::{CONTROL_SOCKET, DirectoryError, GUEST_SOCKET};
 use crate::ring::{Completion, Descriptor, IoBackend, Ring};
 use crate::store::{self, Store, StoreError, say_ready};
+use crate::tls::{Credentials, CredentialsError};
 use asks::Asker;
 use connection::Connection;
 use disk::DiskJob;
@@ -72,6 +74,9 @@ pub struct ServeOptions {
     pub dir: PathBuf,
     /// How to do I/O.
     pub io: IoBackend,
+    /// Directory of certificates. With it, other workers read this volume over TLS only; without it, no source is
+    /// read over TLS.
+    pub tls: Option<PathBuf>,
 }
 
 /// Why a volume is not, or no longer, served.
@@ -83,6 +88,9 @@ pub enum ServeError {
     /// A socket cannot be made.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// The ring is not to be had.
     #[error("the volume server cannot begin its I/O ({cause}); raise the limit on open files or memory")]
     Ring {
@@ -116,6 +124,7 @@ struct Server {
     operations: Vec<Operation>,
     store: Store,
     inline: Inline,
+    credentials: Option<Credentials>,
     next_id: u64,
     connections: HashMap<u64, (Door, Connection)>,
     requests: HashMap<u64, Asked>,
@@ -189,6 +198,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), ServeError> {
 
 impl Server {
     fn open(options: &ServeOptions) -> Result<Self, ServeError> {
+        let credentials = options.tls.as_deref().map(Credentials::load).transpose()?;
         let (store, state) = store::open(&options.dir)?;
         let ring = Ring::new(options.io).map_err(|cause| ServeError::Ring { cause })?;
         let pool = Pool::new();
@@ -207,6 +217,7 @@ impl Server {
             operations: Vec::new(),
             store,
             inline: Inline::default(),
+            credentials,
             next_id: 1,
             connections: HashMap::new(),
             requests: HashMap::new(),
@@ -322,7 +333,9 @@ impl Server {
         }
         if let Some(source) = &mut self.source {
             let wake = self.wake.clone();
-            source.begin(&self.dialled_sender, self.source_epoch, move || ring_the_bell(&wake));
+            source.begin(self.credentials.as_ref(), &self.dialled_sender, self.source_epoch, move || {
+                ring_the_bell(&wake);
+            });
         }
         let due: Vec<Door> =
             self.paused_doors.extract_if(.., |(_, at)| *at <= now).map(|(door, _)| door).collect();
@@ -423,7 +436,12 @@ impl Server {
         {
             tracing::warn!(error = %e, "a connection cannot be tuned");
         }
-        let connection = Connection::new(id, Rc::new(socket), &self.pool);
+        let credentials = match door {
+            Door::Reader => self.credentials.clone(),
+            // Unix sockets, which only our own user can reach.
+            Door::Guest | Door::Control => None,
+        };
+        let connection = Connection::new(id, Rc::new(socket), &self.pool, credentials);
         self.connections.insert(id, (door, connection));
         self.with_connection(id, |_| {});
     }

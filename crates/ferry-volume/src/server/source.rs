@@ -16,6 +16,7 @@ use crate::buffer::{Buffer, Pool};
 use crate::dial::{DialError, Dialled, dial};
 use crate::extents::file_extents;
 use crate::ring::{Descriptor, Ring};
+use crate::tls::Credentials;
 use ferry_engine::{OpId, Urgency};
 use ferry_nbd::{ByteRange, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Uri};
 use std::collections::BTreeMap;
@@ -149,6 +150,7 @@ impl Source {
     /// Begins to connect if it is time; `results` gets the outcome and `wake` is called after.
     pub(super) fn begin(
         &mut self,
+        credentials: Option<&Credentials>,
         results: &Sender<(u64, DialResult)>,
         epoch: u64,
         wake: impl FnOnce() + Send + 'static,
@@ -159,8 +161,9 @@ impl Source {
         self.state = State::Dialling;
         self.attempt += 1;
         let (attempt, uri, results) = (self.attempt, self.uri.clone(), results.clone());
+        let credentials = credentials.cloned();
         let dialling = std::thread::Builder::new().name("dial".to_owned()).spawn(move || {
-            let found = dial_source(&uri);
+            let found = dial_source(&uri, credentials.as_ref());
             // Fails only when the server is ending.
             let _ = results.send((epoch, DialResult { attempt, found }));
             wake();
@@ -186,7 +189,7 @@ impl Source {
             Ok(Found::Links(dialled)) => {
                 let links = dialled.into_iter().map(|d| {
                     self.next_link += 1;
-                    Link::new(self.next_link, Rc::new(d.socket), d.session, pool)
+                    Link::new(self.next_link, d, pool)
                 });
                 self.state = State::Links(links.collect());
                 self.outcomes.push(Outcome::Up);
@@ -428,19 +431,19 @@ fn ask_part(
 }
 
 /// Connects all links of a source, or opens its file.
-fn dial_source(uri: &SourceUri) -> Result<Found, String> {
+fn dial_source(uri: &SourceUri, credentials: Option<&Credentials>) -> Result<Found, String> {
     match uri {
-        SourceUri::Nbd(uri) => dial_links(uri).map(Found::Links).map_err(|e| e.to_string()),
+        SourceUri::Nbd(uri) => dial_links(uri, credentials).map(Found::Links).map_err(|e| e.to_string()),
         SourceUri::File(path) => open_file(path).map_err(|e| format!("cannot read {}: {e}", path.display())),
     }
 }
 
-fn dial_links(uri: &Uri) -> Result<Vec<Dialled>, DialError> {
-    let mut links = vec![dial(uri, &[CONTEXT_ALLOCATION])?];
+fn dial_links(uri: &Uri, credentials: Option<&Credentials>) -> Result<Vec<Dialled>, DialError> {
+    let mut links = vec![dial(uri, &[CONTEXT_ALLOCATION], credentials)?];
     // A server that does not offer several connections may make the second one wait for the first to go.
     if links[0].session.export().can_multi_conn {
         for _ in 0..FETCH_LINKS {
-            links.push(dial(uri, &[CONTEXT_CRC32C])?);
+            links.push(dial(uri, &[CONTEXT_CRC32C], credentials)?);
         }
     }
     Ok(links)

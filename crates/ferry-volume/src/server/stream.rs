@@ -1,11 +1,14 @@
 //! One socket on the ring: what came in and is not parsed yet, what goes out and is not sent yet.
 //!
+//! A stream may be secured (`secure.rs`): then records stand between it and the socket, and [`Stream::refill`] opens them.
 //! At most one receive and one send are in flight. Small pieces (headers) that are queued while a send is under
 //! way are gathered, so that many replies leave in one system call.
 
 use super::Purpose;
+use super::secure::{Secured, drop_front};
 use crate::buffer::{Buffer, Pool};
-use crate::ring::{Descriptor, Piece, Ring};
+use crate::ring::{Descriptor, Piece, Ring, send_now};
+use crate::tls::{PLAINTEXT_BYTES_MAX, Session, TlsError};
 use rustix::net::Shutdown;
 use std::collections::VecDeque;
 
@@ -37,6 +40,7 @@ pub(crate) struct Stream {
     small: Option<(Buffer, usize)>,
     sending: bool,
     ended: bool,
+    secured: Option<Box<Secured>>,
 }
 
 /// What a received chunk led to.
@@ -66,6 +70,72 @@ impl Stream {
             small: None,
             sending: false,
             ended: false,
+            secured: None,
+        }
+    }
+
+    /// From here on the stream is TLS: what came in and is not parsed belongs to it, as do the bytes `received` elsewhere,
+    /// and what is queued already goes out plain.
+    pub(crate) fn secure(&mut self, session: Session, received: &[u8]) {
+        assert!(
+            self.secured.is_none() && !self.receiving && self.landing.is_none(),
+            "a stream is secured once"
+        );
+        let unparsed = self.input.with_bytes(self.start, self.end - self.start, <[u8]>::to_vec);
+        (self.start, self.end) = (0, 0);
+        let received = [unparsed.as_slice(), received].concat();
+        let queued = std::mem::take(&mut self.out);
+        self.out_bytes = 0;
+        self.secured = Some(Box::new(Secured::new(session, &received, queued, &self.pool)));
+    }
+
+    /// Opens records as long as there is room for what is in them. Does nothing on a plain stream.
+    ///
+    /// # Errors
+    /// The other side is not accepted; the connection must be closed.
+    pub(crate) fn refill(&mut self) -> Result<(), TlsError> {
+        while self.secured.is_some() && self.has_room_for_a_record() {
+            let Some(secured) = &mut self.secured else { break };
+            let (input, end, landing) = (&self.input, &mut self.end, &mut self.landing);
+            let opened = secured.open(|mut plain| {
+                if let Some(wants) = landing {
+                    let len = wants.left.min(plain.len());
+                    wants.buffer.copy_in(wants.at, &plain[..len]);
+                    (wants.at, wants.left) = (wants.at + len, wants.left - len);
+                    plain = &plain[len..];
+                    if wants.left == 0 {
+                        *landing = None;
+                    }
+                }
+                input.copy_in(*end, plain);
+                *end += plain.len();
+            });
+            match opened {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(e) => {
+                    secured.say_why(&self.fd);
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn has_room_for_a_record(&mut self) -> bool {
+        if INPUT_BYTES - self.end < PLAINTEXT_BYTES_MAX {
+            self.close_ranks();
+        }
+        INPUT_BYTES - self.end >= PLAINTEXT_BYTES_MAX
+    }
+
+    /// Moves what is not parsed to the front of the input.
+    fn close_ranks(&mut self) {
+        if self.start > 0 {
+            let len = self.unparsed();
+            let (input, start) = (self.input.clone(), self.start);
+            input.copy_from(0, &input, start, len);
+            (self.start, self.end) = (0, len);
         }
     }
 
@@ -122,16 +192,19 @@ impl Stream {
         if self.receiving || self.ended {
             return;
         }
+        if let Some(secured) = &mut self.secured {
+            let (buffer, at, room) = secured.landing();
+            if room > 0 {
+                self.receiving = true;
+                ring.receive(&self.fd, buffer, at, room, purpose);
+            }
+            return;
+        }
         self.receiving = true;
         if let Some(landing) = &self.landing {
             return ring.receive(&self.fd, &landing.buffer, landing.at, landing.left, purpose);
         }
-        if self.start > 0 {
-            let len = self.unparsed();
-            let (input, start) = (self.input.clone(), self.start);
-            input.copy_from(0, &input, start, len);
-            (self.start, self.end) = (0, len);
-        }
+        self.close_ranks();
         assert!(self.end < INPUT_BYTES, "a parser left a full buffer unparsed");
         ring.receive(&self.fd, &self.input, self.end, INPUT_BYTES - self.end, purpose);
     }
@@ -144,6 +217,10 @@ impl Stream {
             return Received::Ended;
         };
         let count = count as usize;
+        if let Some(secured) = &mut self.secured {
+            secured.received(count);
+            return Received::Input;
+        }
         match &mut self.landing {
             Some(landing) => {
                 landing.at += count;
@@ -197,23 +274,33 @@ impl Stream {
 
     /// Bytes queued or being sent.
     pub(crate) fn unsent_bytes(&self) -> usize {
-        self.out_bytes
+        self.out_bytes + self.secured.as_ref().map_or(0, |secured| secured.unsent_bytes())
     }
 
     /// Sends what is queued, unless a send is under way: what the socket takes at once without the ring's round trip,
     /// the rest by the ring.
     pub(crate) fn send(&mut self, ring: &mut Ring<Purpose>, purpose: Purpose) {
-        if self.sending || self.ended || self.out.is_empty() {
+        if self.sending || self.ended {
             return;
         }
-        let count = Ring::<Purpose>::send_now(&self.fd, self.out.iter().take(PIECES_MAX));
-        self.went_out(count);
-        if self.out.is_empty() {
-            return;
+        loop {
+            if let Err(e) = self.seal() {
+                tracing::warn!(error = %e, "a connection was closed");
+                return self.close();
+            }
+            if self.wire_queue().is_empty() {
+                return;
+            }
+            let fd = self.fd.clone();
+            let count = send_now(&fd, self.wire_queue().iter().take(PIECES_MAX));
+            self.went_out(count);
+            if !self.wire_queue().is_empty() {
+                break;
+            }
         }
         self.sending = true;
         let pieces = self
-            .out
+            .wire_queue()
             .iter()
             .take(PIECES_MAX)
             .map(|p| Piece { buffer: p.buffer.clone(), at: p.at, len: p.len })
@@ -232,18 +319,30 @@ impl Stream {
         true
     }
 
-    fn went_out(&mut self, mut count: usize) {
-        self.out_bytes -= count;
-        while count > 0 {
-            let first = self.out.front_mut().expect("no more is sent than was queued");
-            let done = count.min(first.len);
-            first.at += done;
-            first.len -= done;
-            count -= done;
-            if first.len == 0 {
-                self.out.pop_front();
-            }
+    /// What goes to the socket as it is.
+    fn wire_queue(&mut self) -> &mut VecDeque<Piece> {
+        match &mut self.secured {
+            Some(secured) => secured.output(),
+            None => &mut self.out,
         }
+    }
+
+    /// Makes records of what is queued, a buffer at a time, when the last ones are sent. Does nothing on a plain stream.
+    fn seal(&mut self) -> Result<(), TlsError> {
+        if let Some(secured) = &mut self.secured
+            && secured.output().is_empty()
+        {
+            self.out_bytes -= secured.seal(&mut self.out)?;
+        }
+        Ok(())
+    }
+
+    fn went_out(&mut self, count: usize) {
+        match &mut self.secured {
+            Some(secured) => *secured.output_bytes() -= count,
+            None => self.out_bytes -= count,
+        }
+        drop_front(self.wire_queue(), count);
     }
 
     /// Ends the stream: operations in flight complete with an error or nothing.

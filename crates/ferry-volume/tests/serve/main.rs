@@ -57,7 +57,7 @@ impl Volume {
     }
 
     fn start(&mut self) {
-        let options = ServeOptions { dir: self.dir.clone(), io: self.io };
+        let options = ServeOptions { dir: self.dir.clone(), io: self.io, tls: None };
         let server = std::thread::spawn(move || serve(&options));
         while Client::connect(&self.dir).is_err() {
             assert!(!server.is_finished(), "the server ended: {:?}", server.join());
@@ -73,7 +73,7 @@ impl Volume {
 
     /// What a server that does not begin says.
     fn refusal(&self) -> String {
-        serve(&ServeOptions { dir: self.dir.clone(), io: self.io }).unwrap_err().to_string()
+        serve(&ServeOptions { dir: self.dir.clone(), io: self.io, tls: None }).unwrap_err().to_string()
     }
 
     fn control(&self) -> Client {
@@ -264,7 +264,8 @@ fn a_damaged_map_is_refused_and_left_as_it_is() {
     let mut bytes = fs::read(&map).unwrap();
     bytes[40] ^= 1;
     fs::write(&map, &bytes).unwrap();
-    let refusal = serve(&ServeOptions { dir: dir.clone(), io: IoBackend::Auto }).unwrap_err().to_string();
+    let refusal =
+        serve(&ServeOptions { dir: dir.clone(), io: IoBackend::Auto, tls: None }).unwrap_err().to_string();
     assert!(refusal.contains("map") && refusal.contains("damaged"), "{refusal}");
     assert_eq!(fs::read(&map).unwrap(), bytes);
     assert!(!Path::new(&dir.join("data")).metadata().unwrap().is_dir());
@@ -274,8 +275,9 @@ fn a_damaged_map_is_refused_and_left_as_it_is() {
 fn a_volume_has_one_server_at_a_time() {
     let tmp = tempfile::tempdir().unwrap();
     let volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
-    let refusal =
-        serve(&ServeOptions { dir: volume.dir.clone(), io: IoBackend::Auto }).unwrap_err().to_string();
+    let refusal = serve(&ServeOptions { dir: volume.dir.clone(), io: IoBackend::Auto, tls: None })
+        .unwrap_err()
+        .to_string();
     assert!(refusal.contains("in use"), "{refusal}");
 }
 
@@ -418,11 +420,11 @@ fn readers_of_a_seal_that_was_taken_back_are_sent_away() {
     let tmp = tempfile::tempdir().unwrap();
     let home = Volume::create(tmp.path().join(A), A, MIB, 1, None);
     let SourceUri::Nbd(uri) = home.seal_and_export() else { panic!("an export is read over NBD") };
-    let mut reader = BlockClient::connect(&uri).unwrap();
+    let mut reader = BlockClient::connect(&uri, None).unwrap();
     assert_eq!(read(&mut reader, 0, 4096), [0; 4096]);
     home.control().unseal().unwrap();
     assert!(matches!(reader.read_at(0, &mut [0; 4096]).unwrap_err(), BlockError::Broken(_)));
-    assert!(BlockClient::connect(&uri).is_err());
+    assert!(BlockClient::connect(&uri, None).is_err());
 }
 
 #[test]

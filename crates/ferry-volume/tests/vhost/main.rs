@@ -50,7 +50,7 @@ impl Volume {
     }
 
     fn start(&mut self) {
-        let options = ServeOptions { dir: self.dir.clone(), io: IoBackend::Auto };
+        let options = ServeOptions { dir: self.dir.clone(), io: IoBackend::Auto, tls: None };
         let server = std::thread::spawn(move || serve(&options));
         while Client::connect(&self.dir).is_err() {
             assert!(!server.is_finished(), "the server ended: {:?}", server.join());

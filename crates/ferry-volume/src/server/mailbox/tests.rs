@@ -25,7 +25,7 @@ fn served(dir: &Path, source: Option<SourceUri>) -> (Mailbox, JoinHandle<()>) {
     };
     crate::create(&options).unwrap();
     let (sender, mailbox) = channel();
-    let serve = ServeOptions { dir: dir.to_owned(), io: IoBackend::Auto };
+    let serve = ServeOptions { dir: dir.to_owned(), io: IoBackend::Auto, tls: None };
     let server = std::thread::spawn(move || {
         let mut server = Server::open(&serve).unwrap();
         sender.send(server.mailbox.clone()).unwrap();

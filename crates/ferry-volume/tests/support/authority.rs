@@ -1,0 +1,30 @@
+//! A certificate authority that exists for one run of a test or a benchmark, and workers that it has signed.
+
+use std::path::Path;
+
+/// What signs.
+pub struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    /// One that nobody else believes.
+    pub fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key is made");
+        Self(rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority signs itself"))
+    }
+
+    /// Writes a directory of certificates for a worker at `host`.
+    pub fn sign(&self, dir: &Path, host: &str) {
+        let write =
+            |name: &str, text: String| std::fs::write(dir.join(name), text).expect("a file is written");
+        write("ca-cert.pem", self.0.pem());
+        for side in ["server", "client"] {
+            let key = rcgen::KeyPair::generate().expect("a key is made");
+            let params = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("the host is a name");
+            let certificate = params.signed_by(&key, &self.0).expect("an authority signs");
+            write(&format!("{side}-cert.pem"), certificate.pem());
+            write(&format!("{side}-key.pem"), key.serialize_pem());
+        }
+    }
+}

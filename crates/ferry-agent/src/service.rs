@@ -12,9 +12,10 @@ use crate::records::{Change, Records, RecordsError, StateLock, VolumeRecord};
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, Activate, AgentApi, ApiError, CreateMachine, Crossing, Desired, DestroyMachine, ErrorCode,
-    EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, Ownership, PaceVolume,
-    Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    API_VERSION, Activate, AgentApi, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing,
+    Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents,
+    JobId, Machine, MachineRef, Ownership, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo,
 };
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
@@ -267,6 +268,17 @@ impl AgentApi for Agent {
     async fn volume_grow(&self, volume: &VolumeRef, grow: GrowVolume) -> Answer<Volume> {
         let key = self.find_volume(volume).await?.key();
         self.core.volumes.grow(key, grow.size_bytes).await?;
+        Ok(self.core.volumes.show(key).await?)
+    }
+
+    async fn volume_attach(&self, volume: &VolumeRef, attach: AttachVolume) -> Answer<AttachedFrontend> {
+        let key = self.find_volume(volume).await?.key();
+        Ok(self.core.volumes.attach(key, attach.frontend).await?)
+    }
+
+    async fn volume_detach(&self, volume: &VolumeRef, detach: DetachVolume) -> Answer<Volume> {
+        let key = self.find_volume(volume).await?.key();
+        self.core.volumes.detach(key, detach.frontend).await?;
         Ok(self.core.volumes.show(key).await?)
     }
 

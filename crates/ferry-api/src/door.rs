@@ -1,9 +1,9 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    Activate, ApiError, CreateMachine, Crossing, DestroyMachine, EventsAfter, GrowVolume, ImportVolume, Job,
-    JobEvents, JobId, Machine, MachineRef, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo,
+    Activate, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing, DestroyMachine,
+    DetachVolume, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId, Machine, MachineRef,
+    PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -53,6 +53,18 @@ pub trait AgentApi: Send + Sync + 'static {
         &self,
         volume: &VolumeRef,
         grow: GrowVolume,
+    ) -> impl Future<Output = Answer<Volume>> + Send;
+    /// Gives a volume a frontend; its guest can use it when this answers. Refused for a copy that is not this worker's.
+    fn volume_attach(
+        &self,
+        volume: &VolumeRef,
+        attach: AttachVolume,
+    ) -> impl Future<Output = Answer<AttachedFrontend>> + Send;
+    /// Takes frontends away. Refused while a guest holds the device.
+    fn volume_detach(
+        &self,
+        volume: &VolumeRef,
+        detach: DetachVolume,
     ) -> impl Future<Output = Answer<Volume>> + Send;
     /// Deletes a volume that belongs to no machine.
     fn volume_delete(&self, volume: &VolumeRef) -> impl Future<Output = Answer<()>> + Send;

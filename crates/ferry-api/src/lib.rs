@@ -8,6 +8,7 @@
 
 mod door;
 mod error;
+mod frontend;
 pub mod http;
 mod ids;
 mod job;
@@ -21,6 +22,7 @@ mod worker;
 
 pub use door::AgentApi;
 pub use error::{ApiError, ErrorCode};
+pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
 pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey};
 pub use job::{
     EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobKind, JobState, JobStep, Progress, StartMove,

@@ -1,6 +1,8 @@
 //! Volumes: disks with an id that never changes and a generation that rises with each hand-over.
 
-use crate::{BadRanges, Generation, JobId, MachineId, VolumeId, VolumeName, VolumePace, WorkerName};
+use crate::{
+    AttachedFrontend, BadRanges, Generation, JobId, MachineId, VolumeId, VolumeName, VolumePace, WorkerName,
+};
 use serde::{Deserialize, Serialize};
 
 /// Unit of copying when nothing else is asked for, in bytes.
@@ -60,6 +62,9 @@ pub struct Volume {
     /// How hydration is paced.
     #[serde(flatten)]
     pub pace: VolumePace,
+    /// Ways to it beside its NBD socket; empty while its server does not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frontends: Vec<AttachedFrontend>,
     /// NBD URI for the guest, on this worker.
     pub guest_uri: String,
     /// NBD URI for other workers, while the volume is exported.

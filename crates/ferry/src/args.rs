@@ -57,7 +57,7 @@ pub enum Command {
     /// Machines: create, start, stop, look at, destroy
     #[command(subcommand)]
     Machine(Machine),
-    /// Volumes: import, look at, pace, grow, delete
+    /// Volumes: import, look at, pace, grow, attach, delete
     #[command(subcommand)]
     Volume(Volume),
     /// Move a machine to another worker and watch it cross
@@ -276,6 +276,26 @@ pub enum Volume {
         /// The size from then on, as in 40GiB; never less than it has
         #[arg(value_name = "SIZE", value_parser = parse_size)]
         size: u64,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Give a volume a block device or a socket beside its NBD socket; prints where it is
+    Attach {
+        /// Name or id
+        volume: String,
+        /// auto (a block device), fuse (a block device, needs root) or vhost-user-blk (a socket for a VMM)
+        #[arg(long, value_name = "FRONTEND", default_value = "auto")]
+        frontend: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Take block device and socket of a volume away; refused while the device is mounted
+    Detach {
+        /// Name or id
+        volume: String,
+        /// Only this one: fuse or vhost-user-blk
+        #[arg(long, value_name = "FRONTEND")]
+        frontend: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    CreateMachine, DestroyMachine, Driver, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec,
-    NewVolume, PaceVolume, RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
+    AttachVolume, CreateMachine, DestroyMachine, DetachVolume, Driver, GrowVolume, ImportVolume, JobId,
+    MachineRef, MachineSpec, NewVolume, PaceVolume, RestartPolicy, StartMove, VolumeName, VolumeOrigin,
+    VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -101,6 +102,10 @@ pub enum Question {
     VolumePace(VolumeRef, PaceVolume),
     /// `volume grow`
     VolumeGrow(VolumeRef, GrowVolume),
+    /// `volume attach`
+    VolumeAttach(VolumeRef, AttachVolume),
+    /// `volume detach`
+    VolumeDetach(VolumeRef, DetachVolume),
     /// `volume delete`
     VolumeDelete(VolumeRef),
     /// `move`
@@ -278,6 +283,17 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
         args::Volume::Grow { volume, size, asking } => {
             ask(&asking, Question::VolumeGrow(parsed(&volume)?, GrowVolume { size_bytes: size }))
         }
+        args::Volume::Attach { volume, frontend, asking } => {
+            let frontend = match frontend.as_str() {
+                "auto" => None,
+                named => Some(parsed(named)?),
+            };
+            ask(&asking, Question::VolumeAttach(parsed(&volume)?, AttachVolume { frontend }))
+        }
+        args::Volume::Detach { volume, frontend, asking } => {
+            let frontend = frontend.as_deref().map(parsed).transpose()?;
+            ask(&asking, Question::VolumeDetach(parsed(&volume)?, DetachVolume { frontend }))
+        }
         args::Volume::Delete { volume, asking } => ask(&asking, Question::VolumeDelete(parsed(&volume)?)),
     }
 }
@@ -384,6 +400,20 @@ mod tests {
             assert!(sentence.contains(part), "{line}: {sentence}");
             assert!(!sentence.contains('\n'), "{line}: {sentence}");
         }
+    }
+
+    #[test]
+    fn a_frontend_is_chosen_for_those_who_do_not_name_one() {
+        let attached = |line: &str| match question(line) {
+            Question::VolumeAttach(_, AttachVolume { frontend }) => frontend,
+            other => panic!("{other:?} is no attachment"),
+        };
+        assert_eq!(attached("ferry volume attach web"), None);
+        assert_eq!(attached("ferry volume attach web --frontend fuse"), Some(ferry_api::Frontend::Fuse));
+        let Question::VolumeDetach(_, DetachVolume { frontend: None }) = question("ferry volume detach web")
+        else {
+            panic!("it takes all away")
+        };
     }
 
     #[test]

@@ -5,19 +5,21 @@
 mod support;
 
 use ferry_api::{
-    Generation, Job, JobState, Machine, MachineState, Ownership, ServerState, StepState, Volume, VolumeKey,
+    AttachedFrontend, Generation, Job, JobState, Machine, MachineState, Ownership, ServerState, StepState,
+    Volume, VolumeKey,
 };
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use support::cluster::{Cluster, Worker};
+use support::devices::{in_private, loop_devices_below, mounts_below, needs_loop_devices};
 use support::files::RealFiles;
 use support::gated::{GATED, Gated};
 use support::image;
 use support::peers::{Peer, path_text};
 use support::{
-    DEBUGFS, E2FSCK, FIO, MKE2FS, NBDCOPY, NBDINFO, NBDKIT, QEMU_IMG, QEMU_IO, QEMU_NBD, needs, qemu_io, run,
-    succeed, text, until,
+    DEBUGFS, E2FSCK, FIO, MKE2FS, NBDCOPY, NBDINFO, NBDKIT, QEMU_IMG, QEMU_IO, QEMU_NBD, UNSHARE, needs,
+    qemu_io, run, succeed, text, until,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -75,6 +77,45 @@ fn follow(worker: &Worker, job: &Job) {
         job.state.is_final().then_some(job)
     });
     assert_eq!(job.state, JobState::Succeeded, "{job:?}");
+}
+
+#[test]
+fn a_filesystem_on_a_block_device_crosses_with_its_machine() {
+    needs!(UNSHARE, MKE2FS, E2FSCK);
+    needs_loop_devices!();
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let original = cluster.dir().join("original");
+    image::dense(&original, 24 * MIB, 70);
+    create(w1, "web", &["data=64MiB"], &[]);
+    let attach = |worker: &Worker| -> AttachedFrontend { worker.ask(&["volume", "attach", "data"]) };
+    let device = attach(w1).address.unwrap();
+    assert_eq!(w1.ferry(&["volume", "attach", "data"]).stdout.trim(), path_text(&device));
+    succeed("mke2fs", &["-q", "-t", "ext4", path_text(&device)]);
+    let copy = format!("mount $1 $2; cp {} $2/copy; umount $2", original.display());
+    in_private(&copy, &device, cluster.dir());
+    let held = File::options().read(true).custom_flags(libc::O_EXCL).open(&device).unwrap();
+    let refusal = w1.refusal(&["volume", "detach", "data"], 1);
+    assert!(refusal.contains("unmount it first"), "{refusal}");
+    drop(held);
+    // Also what nobody detached is gone when the volume has crossed.
+    let job = move_until_booted(w1, "web", w2);
+    assert_eq!(loop_devices_below(cluster.dir()), Vec::<std::path::PathBuf>::new());
+    let arrived = attach(w2);
+    let device = arrived.address.clone().unwrap();
+    let compare = format!("mount $1 $2; cmp $2/copy {}; rm $2/copy; umount $2", original.display());
+    in_private(&compare, &device, cluster.dir());
+    follow(w1, &job);
+    succeed("e2fsck", &["-fn", path_text(&device)]);
+    assert_eq!(w2.volume("data").frontends, [arrived]);
+    let refusal = w1.refusal(&["volume", "attach", "data"], 1);
+    assert!(refusal.contains("cannot be attached"), "{refusal}");
+    // A killed server leaves its mount behind; the volume can be deleted all the same.
+    let ServerState::Running { pid } = w2.volume("data").server else { panic!("it is served") };
+    w2.kill_process(pid);
+    let destroyed = w2.ferry(&["machine", "destroy", "web", "--stop"]);
+    assert_eq!(destroyed.code, Some(0), "{destroyed:?}");
+    assert_eq!((loop_devices_below(cluster.dir()), mounts_below(cluster.dir())), (vec![], 0));
 }
 
 #[test]

@@ -117,6 +117,12 @@ pub(super) fn last_words(dir: &Path) -> String {
 }
 
 fn remove_tree(dir: &Path) -> Result<(), VolumesError> {
+    if dir.exists()
+        && let Err(reason) = ferry_volume::clear_devices(dir)
+    {
+        // What follows tells what is in the way.
+        tracing::warn!(dir = %dir.display(), reason, "a block device is left on a volume that is deleted");
+    }
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io("remove", dir)(e)),
         Ok(()) | Err(_) => Ok(()),

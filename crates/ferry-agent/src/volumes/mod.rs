@@ -9,6 +9,7 @@
 //! over, or fenced (a mark beside its data that outlives a restored backup of the records), is never opened for
 //! writing. Everything done to one copy is done under its keeper's lock, with the record read under that lock.
 
+mod attach;
 mod files;
 mod grow;
 mod keeper;
@@ -131,6 +132,16 @@ pub enum VolumesError {
         /// Why not.
         reason: String,
     },
+    /// A frontend cannot be attached or detached.
+    #[error("frontend {frontend} of volume {name}: {reason}")]
+    Frontend {
+        /// Its name.
+        name: VolumeName,
+        /// The frontend.
+        frontend: ferry_api::Frontend,
+        /// Why not.
+        reason: String,
+    },
     /// The server takes too long.
     #[error("the volume server of {0} does not answer; look at its process and its server.log")]
     Silent(VolumeKey),
@@ -145,7 +156,7 @@ impl From<VolumesError> for ApiError {
         let code = match error {
             VolumesError::Records(records) => return records.into(),
             VolumesError::NotHere(_) => ErrorCode::NotFound,
-            VolumesError::NotAllowed { .. } => ErrorCode::Conflict,
+            VolumesError::NotAllowed { .. } | VolumesError::Frontend { .. } => ErrorCode::Conflict,
             VolumesError::Fenced { .. } => ErrorCode::HandedOver,
             VolumesError::NoRoom(_) => ErrorCode::NoRoom,
             VolumesError::Source(_) => ErrorCode::BadSource,

@@ -1,5 +1,6 @@
 //! How a copy of a volume looks from outside.
 
+use super::attach::frontends;
 use super::service::{Service, wanted};
 use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
@@ -73,6 +74,7 @@ impl Volumes {
             source: source(&record, status),
             hydration: status.map(|s| hydration(&s.hydration, record.bytes_expected)),
             pace: status.map(pace).unwrap_or_default(),
+            frontends: status.map(frontends).unwrap_or_default(),
             guest_uri: self.guest_uri(key),
             export_uri: status.and_then(|s| s.export).map(|address| self.inner.export_uri(key, address)),
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),

@@ -1,9 +1,10 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    Activate, AgentApi, ApiError, CreateMachine, Crossing, DestroyMachine, ErrorCode, EventsAfter,
-    GrowVolume, ImportVolume, Job, JobEvents, JobId, Machine, MachineRef, PaceVolume, Prepare, Reserve,
-    StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    Activate, AgentApi, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing, DestroyMachine,
+    DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId, Machine,
+    MachineRef, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef,
+    WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -186,6 +187,18 @@ impl AgentApi for Client {
 
     async fn volume_grow(&self, volume: &VolumeRef, grow: GrowVolume) -> Result<Volume, ApiError> {
         self.post(&["volumes", &volume.to_string(), "grow"], &grow).await
+    }
+
+    async fn volume_attach(
+        &self,
+        volume: &VolumeRef,
+        attach: AttachVolume,
+    ) -> Result<AttachedFrontend, ApiError> {
+        self.post(&["volumes", &volume.to_string(), "attach"], &attach).await
+    }
+
+    async fn volume_detach(&self, volume: &VolumeRef, detach: DetachVolume) -> Result<Volume, ApiError> {
+        self.post(&["volumes", &volume.to_string(), "detach"], &detach).await
     }
 
     async fn volume_delete(&self, volume: &VolumeRef) -> Result<(), ApiError> {

@@ -1,8 +1,8 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    Activate, AgentApi, ApiError, CreateMachine, DestroyMachine, ErrorCode, EventsAfter, Generation,
-    GrowVolume, ImportVolume, PaceVolume, Prepare, Reserve, StartMove, VolumeKey,
+    Activate, AgentApi, ApiError, AttachVolume, CreateMachine, DestroyMachine, DetachVolume, ErrorCode,
+    EventsAfter, Generation, GrowVolume, ImportVolume, PaceVolume, Prepare, Reserve, StartMove, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -29,6 +29,8 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/volumes/{volume}", get(volume::<A>).delete(volume_delete::<A>))
         .route("/v1/volumes/{volume}/pace", post(volume_pace::<A>))
         .route("/v1/volumes/{volume}/grow", post(volume_grow::<A>))
+        .route("/v1/volumes/{volume}/attach", post(volume_attach::<A>))
+        .route("/v1/volumes/{volume}/detach", post(volume_detach::<A>))
         .route("/v1/moves", post(move_start::<A>))
         .route("/v1/jobs", get(jobs::<A>))
         .route("/v1/jobs/{job}", get(job::<A>))
@@ -190,6 +192,28 @@ async fn volume_grow<A: AgentApi>(
 ) -> Reply {
     match part(&text).and_then(|volume| Ok((volume, body::<GrowVolume>(&bytes)?))) {
         Ok((volume, grow)) => reply(api.volume_grow(&volume, grow).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn volume_attach<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    match part(&text).and_then(|volume| Ok((volume, body::<AttachVolume>(&bytes)?))) {
+        Ok((volume, attach)) => reply(api.volume_attach(&volume, attach).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn volume_detach<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    match part(&text).and_then(|volume| Ok((volume, body::<DetachVolume>(&bytes)?))) {
+        Ok((volume, detach)) => reply(api.volume_detach(&volume, detach).await),
         Err(e) => Reply(Err(e)),
     }
 }

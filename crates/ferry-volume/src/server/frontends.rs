@@ -23,7 +23,7 @@ use super::{Server, ring_the_bell};
 use crate::control::{Answer, Phase};
 use crate::directory::DirectoryError;
 use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// A frontend that runs. Its threads reach the volume through the mailbox.
@@ -58,6 +58,14 @@ fn start(frontend: &Frontend, ground: Ground) -> Result<Box<dyn Running>, String
         Frontend::Fuse {} => fuse::start(ground),
         Frontend::VhostUserBlk {} => vhost::start(ground),
     }
+}
+
+/// Clears the block devices that a server which was killed has left on a volume, whose directory is to be removed.
+///
+/// # Errors
+/// Something cannot be cleared; the reason is one sentence.
+pub fn clear_devices(dir: &Path) -> Result<(), String> {
+    fuse::clear(dir)
 }
 
 enum State {

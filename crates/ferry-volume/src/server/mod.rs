@@ -42,6 +42,7 @@ use disk::DiskJob;
 use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
 use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation};
 use frontends::Frontends;
+pub use frontends::clear_devices;
 use inline::Inline;
 use latency::Latency;
 use mailbox::{Mailbox, Settled};

@@ -1,6 +1,7 @@
 //! What each command does: one question to the agent, one answer on the screen.
 
 pub mod agent;
+mod attach;
 pub mod job;
 pub mod loss;
 pub mod machine;
@@ -34,6 +35,8 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeShow(volume) => volume::show(&agent, json, &volume).await,
         Question::VolumePace(volume, wanted) => pace::volume(&agent, json, &volume, wanted).await,
         Question::VolumeGrow(volume, wanted) => volume::grow(&agent, json, &volume, wanted).await,
+        Question::VolumeAttach(volume, wanted) => attach::attach(&agent, json, &volume, wanted).await,
+        Question::VolumeDetach(volume, wanted) => attach::detach(&agent, json, &volume, wanted).await,
         Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
         Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,
         Question::JobList => job::list(&agent, json).await,

@@ -9,7 +9,7 @@ use ferry_api::{
     VolumePhase, VolumeRef, VolumeSource,
 };
 
-use super::{loss, pace, utc};
+use super::{attach, loss, pace, utc};
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::{Paint, say, say_json, table};
@@ -65,6 +65,7 @@ pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit
         ("source", volume.source.as_ref().map_or_else(dash, source_text)),
         ("created", utc(volume.created_at_ms)),
     ];
+    facts.extend(attach::facts(&volume));
     facts.extend(pace::facts(&volume.pace));
     facts.extend(volume.source.iter().flat_map(loss::facts));
     facts.extend(volume.hydration.iter().flat_map(hydration_facts));

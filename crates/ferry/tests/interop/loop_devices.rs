@@ -1,6 +1,6 @@
 //! The kernel as a guest: a filesystem on the block device that the frontend `fuse` makes.
 
-use super::support::devices::{loop_devices_below, mounts_below, needs_loop_devices};
+use super::support::devices::{in_private, loop_devices_below, mounts_below, needs_loop_devices};
 use super::support::peers::path_text;
 use super::support::volume::{MIB, Volume};
 use super::support::{E2FSCK, FSTRIM, MKE2FS, NBDCOPY, NBDKIT, UNSHARE, image, needs, succeed, until};
@@ -9,18 +9,9 @@ use ferry_volume::{Frontend, FrontendKind};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const FUSE: Frontend = Frontend::Fuse {};
-
-/// Runs a shell script in a mount namespace of its own; `$1` is the device, `$2` an empty directory.
-fn in_private(script: &str, device: &Path, dir: &Path) {
-    let point = dir.join("mounted");
-    std::fs::create_dir_all(&point).unwrap();
-    let script = format!("set -e; {script}");
-    let arguments = ["--mount", "--propagation=private", "sh", "-c", &script, "sh"];
-    succeed("unshare", &[&arguments[..], &[path_text(device), path_text(&point)]].concat());
-}
 
 fn attach(volume: &Volume) -> PathBuf {
     volume.control().attach(&FUSE).unwrap()

@@ -1,6 +1,7 @@
 //! Block devices that a volume's frontends make: what they need of the host, and looks at them from outside.
 
-use super::skip_where_impossible;
+use super::peers::path_text;
+use super::{skip_where_impossible, succeed};
 use std::path::{Path, PathBuf};
 
 /// Returns from the test where FUSE and loop devices are not to be had, after saying so.
@@ -46,4 +47,13 @@ pub fn mounts_below(dir: &Path) -> usize {
         .filter_map(|line| line.split(' ').nth(4))
         .filter(|at| Path::new(at).starts_with(dir))
         .count()
+}
+
+/// Runs a shell script in a mount namespace of its own; `$1` is the device, `$2` an empty directory.
+pub fn in_private(script: &str, device: &Path, dir: &Path) {
+    let point = dir.join("mounted");
+    std::fs::create_dir_all(&point).unwrap();
+    let script = format!("set -e; {script}");
+    let arguments = ["--mount", "--propagation=private", "sh", "-c", &script, "sh"];
+    succeed("unshare", &[&arguments[..], &[path_text(device), path_text(&point)]].concat());
 }

@@ -1,0 +1,82 @@
+//! Frontends of volumes: asked of the volume's server, which remembers them.
+
+use super::{Inner, Volumes, VolumesError, not_allowed, service};
+use crate::records::VolumeRecord;
+use ferry_api::{AttachedFrontend, Frontend, Ownership, VolumeKey};
+use ferry_volume::control::{ControlError, Status};
+use ferry_volume::{self as server, FrontendKind};
+
+impl Volumes {
+    /// Attaches a frontend (if none is given: a block device); its guest can use it when this answers.
+    ///
+    /// # Errors
+    /// The copy is not ours, or its server cannot attach it.
+    pub async fn attach(
+        &self,
+        key: VolumeKey,
+        frontend: Option<Frontend>,
+    ) -> Result<AttachedFrontend, VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        if record.ownership != Ownership::Ours {
+            return Err(not_allowed(&record, "attached"));
+        }
+        self.inner.serving(&record).await?;
+        let frontend = frontend.unwrap_or(Frontend::Fuse);
+        let wanted = match frontend {
+            Frontend::Fuse => server::Frontend::Fuse {},
+            Frontend::VhostUserBlk => server::Frontend::VhostUserBlk {},
+        };
+        let attached = self.inner.ask(key, move |client| client.attach(&wanted)).await;
+        let address = attached.map_err(|error| refused(&record, frontend, error))?;
+        Ok(AttachedFrontend { frontend, address: Some(address), error: None })
+    }
+
+    /// Takes a frontend, or all, away from the guest.
+    ///
+    /// # Errors
+    /// Nobody serves the copy, or a guest still holds its device.
+    pub async fn detach(&self, key: VolumeKey, frontend: Option<Frontend>) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        if service::wanted(&record.ownership) == service::Service::None {
+            return Err(not_allowed(&record, "detached"));
+        }
+        let status = self.inner.serving(&record).await?;
+        for attached in frontends(&status) {
+            let kind = match attached.frontend {
+                Frontend::Fuse => FrontendKind::Fuse,
+                Frontend::VhostUserBlk => FrontendKind::VhostUserBlk,
+            };
+            if frontend.is_none_or(|wanted| wanted == attached.frontend) {
+                let detached = self.inner.ask(key, move |client| client.detach(kind)).await;
+                detached.map_err(|error| refused(&record, attached.frontend, error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The frontends that a server has.
+pub(super) fn frontends(status: &Status) -> Vec<AttachedFrontend> {
+    let attached = |status: &server::FrontendStatus| AttachedFrontend {
+        frontend: match status.frontend {
+            server::Frontend::Fuse {} => Frontend::Fuse,
+            server::Frontend::VhostUserBlk {} => Frontend::VhostUserBlk,
+        },
+        address: status.address.clone(),
+        error: status.error.clone(),
+    };
+    status.frontends.iter().map(attached).collect()
+}
+
+fn refused(record: &VolumeRecord, frontend: Frontend, error: VolumesError) -> VolumesError {
+    match error {
+        VolumesError::Control(ControlError::Refused { reason }) => {
+            VolumesError::Frontend { name: record.name.clone(), frontend, reason }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,52 @@
+//! `ferry volume attach` and `detach`: the ways to a volume beside its NBD socket.
+
+use anyhow::Result;
+use ferry_api::http::Client;
+use ferry_api::{AgentApi, AttachVolume, AttachedFrontend, DetachVolume, Volume, VolumeRef};
+
+use crate::exit::Exit;
+use crate::output::{Paint, say, say_json};
+
+/// Attaches a frontend, and prints the device or socket alone, for the next command to take.
+pub async fn attach(agent: &Client, json: bool, volume: &VolumeRef, wanted: AttachVolume) -> Result<Exit> {
+    let attached = agent.volume_attach(volume, wanted).await?;
+    if json {
+        say_json(&attached)?;
+    } else {
+        say(address(&attached))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Takes one or all away.
+pub async fn detach(agent: &Client, json: bool, volume: &VolumeRef, wanted: DetachVolume) -> Result<Exit> {
+    let volume = agent.volume_detach(volume, wanted).await?;
+    if json {
+        say_json(&volume)?;
+        return Ok(Exit::Done);
+    }
+    let name = Paint::for_stdout().strong(volume.name.as_str());
+    match volume.frontends.is_empty() {
+        true => say(format_args!("volume {name} is detached"))?,
+        false => say(format_args!("volume {name} is detached; it still has {}", list(&volume)))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// What `volume show` tells of them.
+pub fn facts(volume: &Volume) -> Option<(&'static str, String)> {
+    (!volume.frontends.is_empty()).then(|| ("attached", list(volume)))
+}
+
+fn list(volume: &Volume) -> String {
+    let one = |attached: &AttachedFrontend| format!("{} ({})", attached.frontend, address(attached));
+    volume.frontends.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn address(attached: &AttachedFrontend) -> String {
+    match (&attached.address, &attached.error) {
+        (Some(address), _) => address.display().to_string(),
+        (None, Some(error)) => format!("failed: {error}"),
+        (None, None) => "not now".to_owned(),
+    }
+}

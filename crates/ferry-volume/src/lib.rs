@@ -24,6 +24,7 @@ mod ring;
 pub mod server;
 mod source_uri;
 mod store;
+mod sums_file;
 mod tls;
 pub mod virtio_blk;
 

@@ -9,7 +9,9 @@ mod virtio_blk;
 #[path = "../../../fuzz/src/volume.rs"]
 mod volume;
 
-use ferry_volume::control::{Answer, BadRanges, Hydration, Phase, Request, SourceStatus, Span, Status};
+use ferry_volume::control::{
+    Answer, BadRanges, Hydration, Mismatch, Phase, Request, SourceStatus, Span, Status,
+};
 use ferry_volume::{Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
 
@@ -46,6 +48,11 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         guard_us: NonZeroU64::new(5_000),
         guard_bytes_per_s: Some(4 << 20),
         guest_p99_us: Some(180),
+        mismatches: vec![Mismatch {
+            span: Span { offset: 4096, len_bytes: 4096 },
+            times: 3,
+            same_bytes: true,
+        }],
         store_failed: false,
         store_bytes_allocated: 4096,
     };
@@ -59,6 +66,10 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         ("detach", line(&Request::Detach { frontend: FrontendKind::VhostUserBlk })),
         ("grow", line(&Request::Grow { size_bytes: 1 << 40 })),
         ("status", line(&Request::Status)),
+        ("receipt", line(&Request::Receipt { of_generation: 3, first_region: 1, regions: Some(8) })),
+        ("verify", line(&Request::Verify { anew: true })),
+        ("answer_receipt", line(&Answer::Receipt(Box::default()))),
+        ("answer_check", line(&Answer::Check(Box::default()))),
         ("answer_refused", line(&Answer::Refused { reason: "no\nway".into() })),
         ("answer_status", line(&Answer::Status(Box::new(status)))),
     ];

@@ -1,6 +1,6 @@
 //! The agent's side of the control socket: blocking, one request at a time.
 
-use super::{Answer, Request, Status};
+use super::{Answer, Check, Receipt, Request, Status};
 use crate::directory;
 use crate::frontend::{Frontend, FrontendKind};
 use std::io::{BufRead, BufReader, Write};
@@ -84,13 +84,8 @@ impl Client {
         self.stream.get_ref().set_read_timeout(Some(STATUS_TIMEOUT)).map_err(&gone)?;
         let answer = self.ask(&Request::Status)?;
         self.stream.get_ref().set_read_timeout(None).map_err(&gone)?;
-        match answer {
-            Answer::Status(status) => Ok(*status),
-            other @ (Answer::Done
-            | Answer::Exported { .. }
-            | Answer::Attached { .. }
-            | Answer::Refused { .. }) => Err(self.strange(&other)),
-        }
+        let Answer::Status(status) = answer else { return Err(self.strange(&answer)) };
+        Ok(*status)
     }
 
     /// Serves the guest from now on.
@@ -130,12 +125,9 @@ impl Client {
     /// # Errors
     /// Refused when the address cannot be bound.
     pub fn export(&mut self, listen: SocketAddr) -> Result<SocketAddr, ControlError> {
-        match self.ask(&Request::Export { listen })? {
-            Answer::Exported { listen } => Ok(listen),
-            other @ (Answer::Done | Answer::Status(_) | Answer::Attached { .. } | Answer::Refused { .. }) => {
-                Err(self.strange(&other))
-            }
-        }
+        let answer = self.ask(&Request::Export { listen })?;
+        let Answer::Exported { listen } = answer else { return Err(self.strange(&answer)) };
+        Ok(listen)
     }
 
     /// Takes the export back.
@@ -191,12 +183,9 @@ impl Client {
     /// # Errors
     /// Refused when the volume is not open, or this host does not offer what the frontend needs.
     pub fn attach(&mut self, frontend: &Frontend) -> Result<PathBuf, ControlError> {
-        match self.ask(&Request::Attach { frontend: frontend.clone() })? {
-            Answer::Attached { address } => Ok(address),
-            other @ (Answer::Done | Answer::Status(_) | Answer::Exported { .. } | Answer::Refused { .. }) => {
-                Err(self.strange(&other))
-            }
-        }
+        let answer = self.ask(&Request::Attach { frontend: frontend.clone() })?;
+        let Answer::Attached { address } = answer else { return Err(self.strange(&answer)) };
+        Ok(address)
     }
 
     /// Takes a frontend away; returns when it is gone.
@@ -224,6 +213,32 @@ impl Client {
         self.done(&Request::SetGuard { bound_us })
     }
 
+    /// What is known of the volume as it was sealed at a generation, of some of its regions (none: of all that follow the
+    /// first).
+    ///
+    /// # Errors
+    /// Refused for this copy's own generation while it is not sealed.
+    pub fn receipt(
+        &mut self,
+        of_generation: u64,
+        first_region: u64,
+        regions: Option<u64>,
+    ) -> Result<Receipt, ControlError> {
+        let answer = self.ask(&Request::Receipt { of_generation, first_region, regions })?;
+        let Answer::Receipt(receipt) = answer else { return Err(self.strange(&answer)) };
+        Ok(*receipt)
+    }
+
+    /// Checks the store anew, or tells how the check under way or the last one stands.
+    ///
+    /// # Errors
+    /// Refused when there is nothing to hold the store against, or no check to tell of.
+    pub fn verify(&mut self, anew: bool) -> Result<Check, ControlError> {
+        let answer = self.ask(&Request::Verify { anew })?;
+        let Answer::Check(check) = answer else { return Err(self.strange(&answer)) };
+        Ok(*check)
+    }
+
     /// Ends the server after everything is durable.
     ///
     /// # Errors
@@ -233,13 +248,9 @@ impl Client {
     }
 
     fn done(&mut self, request: &Request) -> Result<(), ControlError> {
-        match self.ask(request)? {
-            Answer::Done => Ok(()),
-            other @ (Answer::Status(_)
-            | Answer::Exported { .. }
-            | Answer::Attached { .. }
-            | Answer::Refused { .. }) => Err(self.strange(&other)),
-        }
+        let answer = self.ask(request)?;
+        let Answer::Done = answer else { return Err(self.strange(&answer)) };
+        Ok(())
     }
 
     fn ask(&mut self, request: &Request) -> Result<Answer, ControlError> {

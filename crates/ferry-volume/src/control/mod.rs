@@ -4,9 +4,11 @@
 //! Requests are few and small; bytes of the volume never travel here. The socket is only reachable for the user
 //! that runs the agent (mode 0600).
 
+mod checks;
 mod client;
 mod loss;
 
+pub use checks::{Check, CheckState, DIFFERING_MAX, Mismatch, Receipt, RootState};
 pub use client::{Client, ControlError};
 pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, Span};
 
@@ -81,6 +83,23 @@ pub enum Request {
         #[serde(deserialize_with = "Option::deserialize")]
         bound_us: Option<NonZeroU64>,
     },
+    /// Tell the root checksum of the volume as it was sealed at a generation: this copy's own, or the one that its bytes
+    /// came from. The first time it may have to be computed; ask again.
+    Receipt {
+        /// The generation that was sealed.
+        of_generation: u64,
+        /// Of the regions from this one on.
+        #[serde(default)]
+        first_region: u64,
+        /// Of so many; none: of all that follow.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        regions: Option<u64>,
+    },
+    /// Tell how the last check of the store ended, or how far it is.
+    Verify {
+        /// Begin another one, unless one is under way.
+        anew: bool,
+    },
     /// Detach what is attached until the next start, make everything durable and end the process.
     Shutdown,
 }
@@ -103,6 +122,10 @@ pub enum Answer {
         /// A block device or a socket.
         address: PathBuf,
     },
+    /// Answer to [`Request::Receipt`].
+    Receipt(Box<Receipt>),
+    /// Answer to [`Request::Verify`].
+    Check(Box<Check>),
     /// Not done, and why, in one sentence.
     Refused {
         /// What was wrong and what to do.
@@ -163,6 +186,9 @@ pub struct Status {
     /// the source; none as long as it asks for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_p99_us: Option<u64>,
+    /// What the source has given with a wrong checksum again and again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mismatches: Vec<Mismatch>,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.

@@ -59,6 +59,10 @@ impl Server {
             Request::ResumeHydration => Some(self.command_at_once(Command::ResumeHydration)),
             Request::Export { listen } => Some(self.export(listen)),
             Request::Withdraw => Some(self.withdraw()),
+            Request::Receipt { of_generation, first_region, regions } => {
+                Some(self.receipt(of_generation, first_region, regions))
+            }
+            Request::Verify { anew } => Some(self.verify(anew)),
             Request::SetSource { uri } => Some(self.set_source(&uri)),
             Request::SetBudget { bytes_per_s } => Some(self.set_budget(bytes_per_s)),
             Request::Grow { size_bytes } => self.grow(asker, size_bytes),
@@ -226,6 +230,7 @@ impl Server {
             guard_us: engine.guard_us,
             guard_bytes_per_s: engine.guard_bytes_per_s,
             guest_p99_us: self.latency.p99().map(|p99| p99.as_micros() as u64),
+            mismatches: self.ledger.suspects.reported(),
             store_failed: engine.store_failed,
             store_bytes_allocated: self.store.bytes_allocated(),
         }

@@ -10,6 +10,7 @@
 //! There is one thread and no lock; only connecting to the source, which may wait for a network, has a thread of its
 //! own and reports back through an eventfd.
 
+mod arrivals;
 mod asks;
 mod command;
 mod connection;
@@ -24,11 +25,14 @@ mod loss;
 mod mailbox;
 mod operations;
 mod pace;
+mod receipts;
 mod requests;
 mod secure;
 mod source;
 mod stream;
+mod suspects;
 mod task;
+mod walk;
 
 use crate::buffer::{Buffer, Pool};
 use crate::control::Phase;
@@ -46,6 +50,7 @@ pub use frontends::clear_devices;
 use inline::Inline;
 use latency::Latency;
 use mailbox::{Mailbox, Settled};
+use receipts::Ledger;
 use requests::Asked;
 use rustix::event::{EventfdFlags, eventfd};
 use source::{DialResult, Source};
@@ -116,6 +121,8 @@ pub(crate) enum Purpose {
     LinkSent(u64),
     SourceRead(OpId),
     Disk(DiskJob),
+    SumsSynced,
+    Walked(u64),
 }
 
 struct Server {
@@ -159,6 +166,7 @@ struct Server {
     /// Guests of frontends whose letters were replied to in this turn.
     lately_mailed: Vec<Settled>,
     frontends: Frontends,
+    ledger: Ledger,
     /// The agents that told us to end, while frontends still hold the volume.
     shutdown_asked: Vec<u64>,
     /// The agents that told us to end; they are answered first.
@@ -212,6 +220,7 @@ impl Server {
         let (dialled_sender, dialled) = channel();
         let now = Instant::now();
         let frontends = Frontends::new(&store.config.frontends);
+        let ledger = Ledger::open(&store, &state)?;
         let mut server = Self {
             ring,
             engine: Engine::new(state, Limits::default()),
@@ -247,10 +256,15 @@ impl Server {
             lately_answered: Vec::new(),
             lately_mailed: Vec::new(),
             frontends,
+            ledger,
             shutdown_asked: Vec::new(),
             ending: Vec::new(),
         };
         server.pace_as_described();
+        match server.phase() {
+            Phase::Sealed => server.begin_sealed_sums(),
+            Phase::Standby | Phase::Open => server.forget_sealed_sums(),
+        }
         server.listen_again();
         server.follow_source();
         server.follow_frontends();
@@ -287,6 +301,7 @@ impl Server {
             self.latency.turn_ends(ended);
         }
         self.close_doors();
+        self.ledger.arrivals.close();
         Ok(())
     }
 
@@ -317,7 +332,7 @@ impl Server {
         let tick = self.engine.wants_tick().then_some(self.next_tick);
         let dial = self.source.as_ref().and_then(Source::due);
         let doors = self.paused_doors.iter().map(|(_, at)| *at).min();
-        let next = [tick, dial, doors].into_iter().flatten().min();
+        let next = [tick, dial, doors, self.walks_due()].into_iter().flatten().min();
         next.map_or(IDLE, |at| at.saturating_duration_since(now))
     }
 
@@ -341,6 +356,7 @@ impl Server {
         let due: Vec<Door> =
             self.paused_doors.extract_if(.., |(_, at)| *at <= now).map(|(door, _)| door).collect();
         due.into_iter().for_each(|door| self.accept(door));
+        self.walk_on();
     }
 
     /// Sends the replies of this turn together, and goes on with what waited behind them.
@@ -358,10 +374,17 @@ impl Server {
         let Completion { purpose, result } = completion;
         match purpose {
             Purpose::Disk(job) => {
-                if let Some((op, result)) = self.disk().completed(job, result) {
+                let ended = self.disk().completed(job, result);
+                if let Some((op, result)) = ended.and_then(|(op, result)| self.hold_back(op, result)) {
                     self.feed(Event::Done { op, result });
                 }
             }
+            Purpose::SumsSynced => {
+                if let Some((op, result)) = self.arrivals_synced(result) {
+                    self.feed(Event::Done { op, result });
+                }
+            }
+            Purpose::Walked(number) => self.walk_read(number, result),
             Purpose::Received(id) => self.with_connection(id, |connection| connection.received(result)),
             Purpose::Sent(id) => self.with_connection(id, |connection| connection.sent(result)),
             Purpose::Asked(id) => self.with_asker(id, |asker| asker.received(result)),

@@ -8,7 +8,8 @@ use crate::buffer::Buffer;
 use crate::control::Phase;
 use crate::ring::Ring;
 use ferry_engine::{
-    Arrival, Content, DataRef, Errno, Event, FetchFailure, Notice, OpId, Operation, RequestId, SourceExtent,
+    Arrival, ByteRange, Content, DataRef, Errno, Event, FetchFailure, Notice, OpId, Operation, RequestId,
+    SourceExtent,
 };
 
 impl Server {
@@ -53,7 +54,10 @@ impl Server {
                 }
             },
             Operation::ZeroLocal { op, range, punch } => self.disk().zero(op, range, punch),
-            Operation::SyncLocal { op } => self.disk().sync(op),
+            Operation::SyncLocal { op } => {
+                self.sync_arrivals(op);
+                self.disk().sync(op);
+            }
             Operation::Persist { op, records } => self.disk().persist(op, records),
             Operation::ZeroBuffer { request, at, len } => {
                 self.request_buffer(request).zero(at as usize, len as usize);
@@ -91,12 +95,14 @@ impl Server {
             Notice::Unsealed => {
                 // What they read would change under them from now on.
                 self.close_connections(Door::Reader);
+                self.forget_sealed_sums();
                 self.follow_source();
             }
-            Notice::HydrationComplete => self.leave_source(),
+            Notice::HydrationComplete => self.ask_for_gaps(),
             Notice::SourceDetached => self.source_detached(),
             Notice::Grown { size_bytes } => self.grown(size_bytes),
-            Notice::Sealed | Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
+            Notice::Sealed => self.begin_sealed_sums(),
+            Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
             Notice::SourceBad { range } => self.say_bad(range),
             Notice::SourceFailed { .. }
             | Notice::KeepFailed { .. }
@@ -133,33 +139,55 @@ impl Server {
         let Some(source) = &mut self.source else { return };
         act(source, &mut self.ring);
         for outcome in source.take_outcomes() {
-            let event = self.event_of(outcome);
-            self.feed(event);
+            match outcome {
+                Outcome::Summed { op, end } => self.gap_told(op, end),
+                Outcome::Up => {
+                    self.feed(Event::SourceUp);
+                    self.ask_for_gaps();
+                }
+                Outcome::Down => self.feed(Event::SourceDown),
+                Outcome::Extents { op, offset, end } => {
+                    let event = self.extents_found(op, offset, end);
+                    self.feed(event);
+                }
+                Outcome::Fetched { op, range, end } => {
+                    let event = self.fetch_ended(op, range, end);
+                    self.feed(event);
+                }
+            }
         }
     }
 
-    fn event_of(&mut self, outcome: Outcome) -> Event {
-        match outcome {
-            Outcome::Up => Event::SourceUp,
-            Outcome::Down => Event::SourceDown,
-            Outcome::Extents { op, end } => {
-                let extents = |all: Vec<(u64, bool)>| {
-                    all.into_iter().map(|(len_bytes, zero)| SourceExtent { len_bytes, zero }).collect()
-                };
-                Event::Extents { op, result: end.map(extents).map_err(failure) }
-            }
-            Outcome::Fetched { op, end } => {
-                let result = match end {
-                    FetchEnd::Failed(why) => Err(failure(why)),
-                    FetchEnd::Zeroes { verified } => Ok(Arrival { content: Content::Zeroes, verified }),
-                    FetchEnd::Data { buffer, lead, verified } => {
-                        self.fetched.insert(op.as_u64(), (buffer, lead));
-                        Ok(Arrival { content: Content::Data, verified })
-                    }
-                };
-                Event::Fetched { op, result }
-            }
+    fn extents_found(&mut self, op: OpId, offset: u64, end: Result<Vec<(u64, bool)>, Failure>) -> Event {
+        if let Ok(extents) = &end {
+            self.note_extents(offset, extents);
         }
+        let extents = |all: Vec<(u64, bool)>| {
+            all.into_iter().map(|(len_bytes, zero)| SourceExtent { len_bytes, zero }).collect()
+        };
+        Event::Extents { op, result: end.map(extents).map_err(failure) }
+    }
+
+    fn fetch_ended(&mut self, op: OpId, range: ByteRange, end: FetchEnd) -> Event {
+        let result = match end {
+            FetchEnd::Failed(why) => Err(failure(why)),
+            FetchEnd::Mismatch { came } => {
+                self.ledger.suspects.came_wrong(range, came);
+                Err(FetchFailure::Checksum)
+            }
+            FetchEnd::Zeroes { verified } => {
+                self.ledger.suspects.forget(range);
+                self.note_zeroes(range);
+                Ok(Arrival { content: Content::Zeroes, verified })
+            }
+            FetchEnd::Data { buffer, lead, crc32c, verified } => {
+                self.ledger.suspects.forget(range);
+                self.note_arrival(range, &buffer, lead, crc32c);
+                self.fetched.insert(op.as_u64(), (buffer, lead));
+                Ok(Arrival { content: Content::Data, verified })
+            }
+        };
+        Event::Fetched { op, result }
     }
 
     /// Connects to the source that the volume's description names, if it still needs one.
@@ -167,7 +195,8 @@ impl Server {
         let status = self.engine.status();
         let Some(uri) = self.store.config.source.clone() else { return };
         let current = self.source.as_ref().is_some_and(|source| *source.uri() == uri);
-        if current || status.complete || self.phase() == Phase::Standby {
+        let is_needed = !status.complete || self.ledger.arrivals.lacks_sums();
+        if current || !is_needed || self.phase() == Phase::Standby {
             return;
         }
         let first_link = self.source.as_ref().map_or(0, Source::next_link);

@@ -114,6 +114,7 @@ impl Server {
     pub(super) fn submit(&mut self, kind: RequestKind, buffer: Option<Buffer>, origin: Origin) {
         let id = self.next_id;
         self.next_id += 1;
+        self.note_request(&kind);
         let came = self.arrival(&origin, kind);
         self.requests.insert(id, Asked { kind, origin, buffer, came });
         self.feed(Event::Request { id: RequestId(id), kind });
@@ -128,13 +129,14 @@ impl Server {
             Origin::Agent(flush) => self.flushed(&flush, result),
             Origin::Mail(mail) => self.reply_by_mail(mail, buffer, result),
             Origin::Nbd { connection, command, reply } => {
-                self.reply_by_nbd(connection, command, reply, buffer, result);
+                self.reply_by_nbd(request, connection, command, reply, buffer, result);
             }
         }
     }
 
     fn reply_by_nbd(
         &mut self,
+        request: RequestId,
         id: u64,
         command: Command,
         reply: Reply,
@@ -152,8 +154,11 @@ impl Server {
                     connection.answer(&command, |out| reply.data(range, Part::Last, out), buffer.as_ref());
                 }
                 Command::BlockStatus { range, only_one } => {
-                    let crc = buffer
-                        .map(|b| b.with_bytes(0, b.len(), |bytes| (crc32c::crc32c(bytes), bytes.len())));
+                    let crc = buffer.map(|buffer| {
+                        let crc = buffer.with_bytes(0, buffer.len(), crc32c::crc32c);
+                        self.remember_sum(request, range.offset(), &buffer, crc);
+                        (crc, buffer.len())
+                    });
                     self.answer_status(id, &command, range, only_one, reply, crc);
                 }
                 Command::Write { .. }

@@ -54,21 +54,40 @@ enum Found {
 pub(super) enum Outcome {
     Up,
     Down,
-    Fetched { op: OpId, end: FetchEnd },
-    Extents { op: OpId, end: Result<Vec<(u64, bool)>, Failure> },
+    Fetched {
+        op: OpId,
+        range: ferry_engine::ByteRange,
+        end: FetchEnd,
+    },
+    /// What lies from `offset` on.
+    Extents {
+        op: OpId,
+        offset: u64,
+        end: Result<Vec<(u64, bool)>, Failure>,
+    },
+    /// A checksum that the source was asked for by itself.
+    Summed {
+        op: OpId,
+        end: Result<u32, Failure>,
+    },
 }
 
 /// How a fetch ended.
 pub(super) enum FetchEnd {
-    /// The bytes lie at `lead` of the buffer. `verified`: they were compared with the source's checksum.
+    /// The bytes lie at `lead` of the buffer and have this checksum. `verified`: it was compared with the source's.
     Data {
         buffer: Buffer,
         lead: usize,
+        crc32c: u32,
         verified: bool,
     },
     /// All of it is zero.
     Zeroes {
         verified: bool,
+    },
+    /// The source's checksum is another one than that of the bytes that came.
+    Mismatch {
+        came: u32,
     },
     Failed(Failure),
 }
@@ -252,7 +271,7 @@ impl Source {
         match &mut self.state {
             State::Resting { .. } | State::Dialling => {
                 let end = FetchEnd::Failed(Failure::Disconnected);
-                self.outcomes.push(Outcome::Fetched { op, end });
+                self.outcomes.push(Outcome::Fetched { op, range, end });
             }
             State::File { fd, size_bytes } => {
                 let buffer = pool.take(len);
@@ -278,7 +297,7 @@ impl Source {
                 if parts.iter().any(|part| !part.len_bytes().is_multiple_of(unit)) {
                     // The end of a source that is no multiple of its own smallest request cannot be asked for.
                     let end = FetchEnd::Failed(Failure::Errno(libc::EINVAL));
-                    self.outcomes.push(Outcome::Fetched { op, end });
+                    self.outcomes.push(Outcome::Fetched { op, range, end });
                     return;
                 }
                 for part in parts {
@@ -294,20 +313,20 @@ impl Source {
     pub(super) fn query(&mut self, op: OpId, offset: u64, len: u64, pool: &Pool, ring: &mut Ring<Purpose>) {
         match &mut self.state {
             State::Resting { .. } | State::Dialling => {
-                self.outcomes.push(Outcome::Extents { op, end: Err(Failure::Disconnected) });
+                self.outcomes.push(Outcome::Extents { op, offset, end: Err(Failure::Disconnected) });
             }
             State::File { fd, .. } => {
                 let found = file_extents(&**fd, offset, offset + len, FILE_EXTENTS_MAX);
                 let end = found
                     .map(|all| all.into_iter().map(|e| (e.end - e.start, !e.data)).collect())
                     .map_err(|e| Failure::Errno(e.raw_os_error().unwrap_or(libc::EIO)));
-                self.outcomes.push(Outcome::Extents { op, end });
+                self.outcomes.push(Outcome::Extents { op, offset, end });
             }
             State::Links(links) => {
                 let link = &mut links[0];
                 let Some((mut task, range)) = Task::query(offset, len, &link.session, pool) else {
                     // A server that cannot tell: all of it may be data.
-                    self.outcomes.push(Outcome::Extents { op, end: Ok(vec![(len, false)]) });
+                    self.outcomes.push(Outcome::Extents { op, offset, end: Ok(vec![(len, false)]) });
                     return;
                 };
                 self.next_cookie += 2;
@@ -322,6 +341,38 @@ impl Source {
                 self.flow(ring);
             }
         }
+    }
+
+    /// Whether the source tells checksums.
+    pub(super) fn tells_checksums(&self) -> bool {
+        match &self.state {
+            State::Links(links) => {
+                links.last().is_some_and(|link| link.session.context_id(CONTEXT_CRC32C).is_some())
+            }
+            State::Resting { .. } | State::Dialling | State::File { .. } => false,
+        }
+    }
+
+    /// Asks for the checksum of a range, at most a region, without its bytes: of a source that tells checksums.
+    pub(super) fn sum(
+        &mut self,
+        op: OpId,
+        range: ferry_engine::ByteRange,
+        pool: &Pool,
+        ring: &mut Ring<Purpose>,
+    ) {
+        let asked = ByteRange::new(range.offset(), range.len_bytes());
+        let (State::Links(links), Some(asked)) = (&mut self.state, asked) else {
+            self.outcomes.push(Outcome::Summed { op, end: Err(Failure::Disconnected) });
+            return;
+        };
+        let mut task = Task::sum(range, pool);
+        self.next_cookie += 2;
+        let command = Command::BlockStatus { range: asked, only_one: true };
+        link_for(links, Urgency::Background).ask(Urgency::Background, self.next_cookie, op, command);
+        task.asked();
+        self.tasks.insert(op, task);
+        self.flow(ring);
     }
 
     /// Keeps all links flowing.

@@ -21,6 +21,8 @@ enum Kind {
     File { done: usize },
     /// Which parts are zero.
     Query { extents: Vec<(u64, bool)> },
+    /// The checksum of a range, without its bytes.
+    Sum { crc32c: Option<u32> },
 }
 
 pub(super) struct Task {
@@ -104,6 +106,12 @@ impl Task {
         Some((Self::new(kind, pool.take(0), aligned.offset(), lead, len, aligned.len_bytes()), aligned))
     }
 
+    /// A question about a checksum.
+    pub(super) fn sum(range: ferry_engine::ByteRange, pool: &Pool) -> Self {
+        let (offset, len) = (range.offset(), range.len_bytes());
+        Self::new(Kind::Sum { crc32c: None }, pool.take(0), offset, 0, len, len)
+    }
+
     fn new(kind: Kind, buffer: Buffer, start: u64, lead: u64, len: u64, source_len: u64) -> Self {
         Self {
             kind,
@@ -165,6 +173,13 @@ impl Task {
             Kind::Query { extents } => {
                 extents.extend(found.iter().map(|e| (e.len_bytes, e.flags & u64::from(STATE_ZERO) != 0)));
             }
+            Kind::Sum { crc32c } => {
+                if let [one] = found
+                    && one.len_bytes == self.len
+                {
+                    *crc32c = u32::try_from(one.flags).ok();
+                }
+            }
             Kind::File { .. } => {}
         }
     }
@@ -197,10 +212,20 @@ impl Task {
 
     /// What the engine is told when the task failed as a whole.
     pub(super) fn failed(self, op: OpId, failure: Failure) -> Outcome {
+        let range = self.wanted();
         match self.kind {
-            Kind::Fetch { .. } | Kind::File { .. } => Outcome::Fetched { op, end: FetchEnd::Failed(failure) },
-            Kind::Query { .. } => Outcome::Extents { op, end: Err(failure) },
+            Kind::Fetch { .. } | Kind::File { .. } => {
+                Outcome::Fetched { op, range, end: FetchEnd::Failed(failure) }
+            }
+            Kind::Query { .. } => Outcome::Extents { op, offset: range.offset(), end: Err(failure) },
+            Kind::Sum { .. } => Outcome::Summed { op, end: Err(failure) },
         }
+    }
+
+    /// What was wanted, without what is only asked for because the source wants it so.
+    fn wanted(&self) -> ferry_engine::ByteRange {
+        let wanted = ferry_engine::ByteRange::new(self.start + self.lead, self.len);
+        wanted.expect("what is asked for is not empty")
     }
 
     /// What the engine is told when all requests have ended.
@@ -208,36 +233,50 @@ impl Task {
         if let Some(errno) = self.errno {
             return self.failed(op, Failure::Errno(errno));
         }
+        let range = self.wanted();
         match &mut self.kind {
             Kind::Query { extents } => {
                 let extents = skip_lead(std::mem::take(extents), self.lead);
-                Outcome::Extents { op, end: Ok(extents) }
+                Outcome::Extents { op, offset: range.offset(), end: Ok(extents) }
             }
+            Kind::Sum { crc32c } => Outcome::Summed { op, end: crc32c.ok_or(Failure::Checksum) },
             Kind::Fetch { checks } => {
-                let wrong = |c: &Check| {
-                    let at = (c.range.offset() - self.start) as usize;
-                    let here = self.buffer.with_bytes(at, c.range.len_bytes() as usize, crc32c::crc32c);
-                    c.crc32c != Some(here)
-                };
-                if checks.iter().any(wrong) {
-                    return self.failed(op, Failure::Checksum);
-                }
-                let verified = !checks.is_empty();
-                Outcome::Fetched { op, end: self.content(verified) }
+                let checks = std::mem::take(checks);
+                let end = self.checked(&checks);
+                Outcome::Fetched { op, range, end }
             }
-            Kind::File { .. } => Outcome::Fetched { op, end: self.content(false) },
+            Kind::File { .. } => Outcome::Fetched { op, range, end: self.content(false, None) },
         }
     }
 
-    fn content(self, verified: bool) -> FetchEnd {
-        let lead = self.lead as usize;
+    fn checked(self, checks: &[Check]) -> FetchEnd {
+        let mut whole = None;
+        for check in checks {
+            let at = (check.range.offset() - self.start) as usize;
+            let here = self.buffer.with_bytes(at, check.range.len_bytes() as usize, crc32c::crc32c);
+            if check.crc32c != Some(here) {
+                return FetchEnd::Mismatch { came: here };
+            }
+            whole = (self.lead == 0 && check.range.len_bytes() == self.len).then_some(here);
+        }
+        self.content(!checks.is_empty(), whole)
+    }
+
+    /// `crc32c`: of all that was wanted, where it is known.
+    fn content(self, verified: bool, crc32c: Option<u32>) -> FetchEnd {
+        let (lead, len) = (self.lead as usize, self.len as usize);
         let end = self.start + self.lead + self.len;
         let beyond = end.saturating_sub(self.limit).min(self.len) as usize;
-        self.buffer.zero(lead + self.len as usize - beyond, beyond);
-        let zero = !self.has_data || self.buffer.with_bytes(lead, self.len as usize, is_zero);
+        self.buffer.zero(lead + len - beyond, beyond);
+        let crc32c = crc32c.filter(|_| beyond == 0);
+        let zero = !self.has_data || self.buffer.with_bytes(lead, len, is_zero);
+        let sum = || self.buffer.with_bytes(lead, len, crc32c::crc32c);
         match zero {
             true => FetchEnd::Zeroes { verified },
-            false => FetchEnd::Data { buffer: self.buffer, lead, verified },
+            false => {
+                let crc32c = crc32c.unwrap_or_else(sum);
+                FetchEnd::Data { buffer: self.buffer, lead, crc32c, verified }
+            }
         }
     }
 }
@@ -295,7 +334,7 @@ mod tests {
         let (task, parts) = Task::fetch(4096, 4096, 1 << 20, BlockSizes::default(), &Pool::new());
         let mut task = task.within(4096 + 512);
         task.landing(parts[0]).0.copy_in(0, &[7; 4096]);
-        let FetchEnd::Data { buffer, lead, .. } = task.content(false) else { panic!("there is data") };
+        let FetchEnd::Data { buffer, lead, .. } = task.content(false, None) else { panic!("there is data") };
         buffer.with_bytes(lead, 512, |bytes| assert_eq!(bytes, [7; 512]));
         buffer.with_bytes(lead + 512, 4096 - 512, |bytes| assert!(is_zero(bytes)));
     }
@@ -314,7 +353,7 @@ mod tests {
             task.request_ended(Ok(()));
             task.request_ended(Ok(()));
             let end = task.end(OpId::from_u64(1));
-            let failed = matches!(end, Outcome::Fetched { end: FetchEnd::Failed(Failure::Checksum), .. });
+            let failed = matches!(end, Outcome::Fetched { end: FetchEnd::Mismatch { .. }, .. });
             assert_eq!(failed, fails);
         }
     }

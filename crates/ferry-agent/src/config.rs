@@ -209,10 +209,10 @@ fn beside(place: &Place<'_>, given: &toml::Spanned<PathBuf>) -> Result<PathBuf, 
 fn state_dir(place: &Place<'_>, given: &toml::Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
     let wrong = |what| place.wrong(given.span().start, what);
     let dir = beside(place, given)?;
-    let longest = VolumeKey { id: VolumeId::fresh(), generation: GENERATION_RESERVED };
-    directory::check_socket_paths(&volume_dir(&dir, longest)).map_err(|_| {
+    let longest = longest_volume_dir(&dir);
+    directory::check_socket_paths(&longest).map_err(|_| {
         let spare = directory::SOCKET_PATH_BYTES_MAX + dir.as_os_str().len();
-        let needed = volume_dir(&dir, longest).join(directory::CONTROL_SOCKET).as_os_str().len();
+        let needed = longest.join(directory::CONTROL_SOCKET).as_os_str().len();
         let (length, most) = (dir.as_os_str().len(), spare.saturating_sub(needed));
         wrong(format!(
             "{} has {length} bytes, at most {most} leave room for the sockets in it; choose a shorter path",
@@ -236,6 +236,16 @@ fn peers(
             }
         })
         .collect()
+}
+
+/// Whether the paths of all sockets in a state directory are short enough.
+#[must_use]
+pub fn sockets_fit(state_dir: &Path) -> bool {
+    directory::check_socket_paths(&longest_volume_dir(state_dir)).is_ok()
+}
+
+fn longest_volume_dir(state_dir: &Path) -> PathBuf {
+    volume_dir(state_dir, VolumeKey { id: VolumeId::fresh(), generation: GENERATION_RESERVED })
 }
 
 /// The directory of a copy of a volume in a state directory.

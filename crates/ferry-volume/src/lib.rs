@@ -30,7 +30,7 @@ pub mod virtio_blk;
 
 pub use dial::DialError;
 pub use frontend::{Frontend, FrontendKind, FrontendStatus};
-pub use ring::IoBackend;
+pub use ring::{IoBackend, probe_io_uring};
 pub use server::{ServeError, ServeOptions, clear_devices, serve};
 pub use source_uri::{SourceUri, SourceUriError};
 pub use store::{CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, create};

@@ -39,6 +39,15 @@ pub struct Typed {
 pub enum Command {
     /// Show the whole path on this computer: two workers, a machine that keeps writing, a move, a check
     Demo(Demo),
+    /// Tell what this host offers a worker, and what is missing for what
+    Doctor {
+        /// Where the worker keeps, or is to keep, its volumes
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/ferry")]
+        state_dir: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Run the agent of this worker
     Agent {
         /// Configuration file (TOML)

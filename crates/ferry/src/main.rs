@@ -1,7 +1,7 @@
 //! The program: one binary for people, agents and volume servers.
 //!
 //! ```text
-//!  words ──args──▶ typed ──meant──▶ meant ──▶ commands (ask an agent) · demo · agent · volume server
+//!  words ──args──▶ typed ──meant──▶ meant ──▶ commands (ask an agent) · demo · doctor · agent · volume server
 //!                                                 │
 //!                                               output ──▶ stdout, stderr
 //! ```
@@ -11,6 +11,7 @@
 mod args;
 mod commands;
 mod demo;
+mod doctor;
 mod exit;
 mod meant;
 mod output;
@@ -60,6 +61,7 @@ fn run(meant: Meant) -> Result<Exit> {
         }
         Meant::DemoFill(piece) => piece.fill(),
         Meant::DemoCheck { piece, diary } => piece.check(&diary),
+        Meant::Doctor { state_dir, json } => doctor::run(&state_dir, json),
         Meant::Agent { config } => {
             log_to_stderr();
             in_runtime(commands::agent::run(&config))

@@ -50,6 +50,13 @@ pub enum Meant {
         /// The diary of its writer.
         diary: PathBuf,
     },
+    /// Tell what this host offers.
+    Doctor {
+        /// Where volumes are to be.
+        state_dir: PathBuf,
+        /// As JSON.
+        json: bool,
+    },
     /// Be an agent.
     Agent {
         /// Its configuration file.
@@ -142,6 +149,10 @@ impl Meant {
             args::Command::DemoFill(piece) => Ok(Self::DemoFill(demo_piece(piece))),
             args::Command::DemoCheck { piece, acks } => {
                 Ok(Self::DemoCheck { piece: demo_piece(piece), diary: acks })
+            }
+            args::Command::Doctor { state_dir, json } => {
+                let state_dir = std::path::absolute(state_dir).map_err(|e| Misuse(e.to_string()))?;
+                Ok(Self::Doctor { state_dir, json })
             }
             args::Command::Agent { config } => Ok(Self::Agent { config }),
             args::Command::VolumeServer { dir, tls } => Ok(Self::VolumeServer { dir, tls }),

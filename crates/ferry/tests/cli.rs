@@ -109,3 +109,16 @@ fn a_volume_server_without_its_volume_ends_with_1_and_one_sentence() {
     assert_is_one_sentence("volume-server", &stderr);
     assert!(stderr.contains("/does/not/exist"), "{stderr}");
 }
+
+#[test]
+fn the_doctor_tells_whether_this_host_can_serve_volumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, stdout, stderr) = ferry(&format!("doctor --json --state-dir {}", dir.path().display()));
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["serves_volumes"], true);
+    assert!(report["findings"].as_array().unwrap().len() > 10, "{stdout}");
+    let (code, stdout, _) = ferry("doctor --state-dir /proc");
+    assert_eq!(code, 1, "{stdout}");
+    assert!(stdout.contains("MISSING  state directory") && stdout.contains("another state_dir"), "{stdout}");
+}

@@ -33,6 +33,14 @@ pub enum IoBackend {
     Portable,
 }
 
+/// Tries whether io_uring is to be had.
+///
+/// # Errors
+/// What the kernel says against it.
+pub fn probe_io_uring() -> io::Result<()> {
+    Uring::new().map(drop)
+}
+
 /// One piece of a vectored send.
 pub(crate) struct Piece {
     pub(crate) buffer: Buffer,

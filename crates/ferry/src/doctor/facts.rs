@@ -1,0 +1,114 @@
+//! What was found on this host: plain data, so that the judgement can be tested on hosts that nobody has.
+
+use std::path::PathBuf;
+
+/// Everything that the judgement needs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The kernel, as in `6.18.5-generic`.
+    pub kernel: String,
+    /// Whether this process may mount and configure devices (CAP_SYS_ADMIN).
+    pub may_administer: bool,
+    /// Why io_uring is not to be had, if it is not.
+    pub io_uring: Result<(), String>,
+    /// `/dev/fuse`.
+    pub fuse: Device,
+    /// `/dev/loop-control`.
+    pub loop_control: Device,
+    /// `/dev/ublk-control`.
+    pub ublk_control: Device,
+    /// `/dev/kvm`.
+    pub kvm: Device,
+    /// Whether the kernel has network namespaces.
+    pub net_namespaces: bool,
+    /// Cgroups, as they are mounted.
+    pub cgroups: Cgroups,
+    /// Drivers that may be modules.
+    pub modules: Modules,
+    /// Programs that are on the PATH.
+    pub programs: Programs,
+    /// Where the worker keeps its volumes.
+    pub store: Store,
+    /// Files that a process may have open.
+    pub open_files_max: Option<u64>,
+    /// Bytes of memory that a process may lock; none: as many as it wants.
+    pub locked_bytes_max: Option<u64>,
+    /// The clock, in seconds since 1970.
+    pub now_s: u64,
+}
+
+/// Whether a device can be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// It can.
+    Usable,
+    /// It is there, and not for us.
+    Forbidden,
+    /// It is not there.
+    Missing,
+}
+
+/// Whether the kernel has a driver, or can load it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Module {
+    /// It has.
+    There,
+    /// It has not.
+    Missing,
+    /// It does not tell.
+    Untold,
+}
+
+/// Drivers that may be modules.
+#[derive(Clone, Copy, Debug)]
+pub struct Modules {
+    /// Virtual network cables.
+    pub veth: Module,
+    /// Network block devices.
+    pub nbd: Module,
+    /// Device mapper's target `clone`.
+    pub dm_clone: Module,
+    /// Device mapper's target `crypt`.
+    pub dm_crypt: Module,
+    /// Block devices in user space.
+    pub ublk: Module,
+}
+
+/// Where programs are.
+#[derive(Clone, Debug, Default)]
+pub struct Programs {
+    /// A QEMU for whole machines.
+    pub qemu: Option<PathBuf>,
+    /// `cryptsetup`.
+    pub cryptsetup: Option<PathBuf>,
+    /// An OCI runtime, `crun` or `runc`.
+    pub runtime: Option<PathBuf>,
+}
+
+/// Which hierarchies of cgroups are mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cgroups {
+    /// The unified one alone.
+    V2,
+    /// The former ones, also beside the unified one.
+    V1,
+    /// None.
+    None,
+}
+
+/// A directory for volumes.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The directory that was looked at: the one that was named, or the nearest above it that exists.
+    pub dir: PathBuf,
+    /// Why nothing can be written there, if so.
+    pub writable: Result<(), String>,
+    /// Whether holes can be punched into files.
+    pub punches_holes: bool,
+    /// Whether files can be opened past the page cache.
+    pub direct_io: bool,
+    /// Whether files can share blocks.
+    pub reflinks: bool,
+    /// Whether the path of a volume's sockets fits.
+    pub sockets_fit: bool,
+}

@@ -21,6 +21,7 @@ mod durability;
 mod fetches;
 mod growth;
 mod guard;
+mod hot;
 mod hydration;
 mod phases;
 mod reads;
@@ -31,6 +32,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::blockset::BlockSet;
 use crate::event::{Command, Errno, Event, RequestId, RequestKind};
 use crate::geometry::{BLOCK_BYTES, Blocks, ByteRange, Geometry};
+use crate::heat::Heat;
 use crate::limits::{BUDGET_BURST_MS, GUARD_TICK_MS, Limits, TICK_MS};
 use crate::map::{MapState, Phase};
 use crate::operation::{OpId, Operation};
@@ -44,6 +46,7 @@ use budget::Budget;
 use durability::Durability;
 use fetches::{Fetch, Fetches};
 use guard::Guard;
+use hot::Hottest;
 use hydration::Hydration;
 use reads::{Gather, Piece};
 use writes::Put;
@@ -76,6 +79,9 @@ pub struct Engine {
     ahead: Ahead,
     budget: Budget,
     guard: Guard,
+    hottest: Hottest,
+    /// What the guest touches.
+    heat: Heat,
     durability: Durability,
     deeds: VecDeque<Command>,
     /// Guest writes, trims and zeroes that are under way in the store.
@@ -188,6 +194,8 @@ impl Engine {
             complete: map.truth.is_complete(),
             budget: Budget::none(map.truth.geometry().region_bytes(), BUDGET_BURST_MS),
             guard: Guard::none(map.truth.geometry()),
+            hottest: Hottest::new(),
+            heat: Heat::new(),
             truth: map.truth,
             phase: map.phase,
             has_source: map.has_source,
@@ -237,6 +245,7 @@ impl Engine {
                 self.guard.fill(self.now_ms);
                 self.replan_due(out);
             }
+            Event::SourceHeat { hot } => self.heard_heat(hot),
             Event::GuestWaited { p99_us } => self.guard.heard(p99_us, self.now_ms),
             Event::Command(command) => self.command(command, out),
         }
@@ -284,6 +293,7 @@ impl Engine {
             bad_ranges: self.bad.range_count(),
             in_flight: self.ops.len() as u64,
             waiting_for_source: self.requests.values().filter(|active| active.waits()).count() as u64,
+            hot_ranges: self.hottest.len(),
             phase: self.phase,
             source_up: self.source.up,
             paused: self.hydration.is_paused(),
@@ -323,6 +333,7 @@ impl Engine {
             return reply(id, Err(Errno::ESHUTDOWN), out);
         }
         self.guard.guest_asks();
+        self.feel(kind);
         match kind {
             RequestKind::Read { range } => self.start_read(id, range, out),
             RequestKind::Cache { range } => self.start_cache(id, range, out),

@@ -9,6 +9,7 @@
 use std::num::NonZeroU64;
 
 use crate::geometry::ByteRange;
+use crate::heat::Hot;
 use crate::operation::OpId;
 
 /// The shell's name for a guest request and for its buffer.
@@ -84,6 +85,12 @@ pub enum Event {
     Tick {
         /// Now.
         now_ms: u64,
+    },
+    /// How hot the source is: what its guest touched. Told once, soon after [`Event::SourceUp`], if the source knows. The
+    /// hottest ranges are fetched before the rest, in the background.
+    SourceHeat {
+        /// At most [`crate::heat::HEAT_RUNS_MAX`] ranges count, in any order.
+        hot: Vec<Hot>,
     },
     /// How long the guest waited lately, measured where it asks. Requests that had to wait for the source
     /// ([`crate::Engine::needs_source`]) do not count: less hydration would only make more of them.

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`geometry`] | ranges of bytes, ranges of blocks, and how a volume is cut into them |
 //! | [`truth`] | which blocks are local |
+//! | [`heat`] | what the guest touches often, and how another volume learns it |
 //! | [`map`] | the same on disk: the map file, encoded and decoded |
 //! | [`sums`] | the checksums of regions, as they arrived, and their file |
 //! | [`event`], [`operation`] | the two vocabularies |
@@ -24,6 +25,7 @@ pub mod engine;
 pub mod event;
 mod frame;
 pub mod geometry;
+pub mod heat;
 pub mod limits;
 pub mod map;
 pub mod operation;
@@ -37,6 +39,7 @@ pub use event::{
     Arrival, Command, Content, Errno, Event, FetchFailure, RequestId, RequestKind, SourceExtent,
 };
 pub use geometry::{BLOCK_BYTES, Blocks, ByteRange, Geometry, GeometryError};
+pub use heat::{Heat, Hot};
 pub use limits::Limits;
 pub use map::{MapError, MapLog, MapRecord, MapState, Phase};
 pub use operation::{DataRef, Notice, OpId, Operation, Refusal, Urgency};

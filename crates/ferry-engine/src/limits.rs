@@ -18,6 +18,8 @@ pub const SICK_RANGES_MAX: usize = 1_024;
 pub const QUERY_BYTES_MAX: u64 = 1 << 40;
 /// The most extents of one answer that are looked at.
 pub const EXTENTS_MAX: usize = 1 << 16;
+/// Runs of data that are known ahead of what is fetched at most, where all of the source is to be known.
+pub const WINDOW_RUNS_MAX: usize = 1 << 16;
 /// How much of its budget the background may make up for at once, in milliseconds, beside a region: more than passes
 /// between two ticks, so that nothing is lost to them.
 pub const BUDGET_BURST_MS: u64 = 250;

@@ -45,6 +45,8 @@ pub struct EngineStatus {
     pub waiting_for_source: u64,
     /// Standby, open or sealed, durably.
     pub phase: Phase,
+    /// Ranges that the source's guest touched often, and that come before the rest.
+    pub hot_ranges: u64,
     /// Whether the source can be asked.
     pub source_up: bool,
     /// Whether background copying was paused by command.

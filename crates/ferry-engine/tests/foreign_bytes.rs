@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../fuzz/src/heat.rs"]
+mod heat;
 #[path = "../../../fuzz/src/map.rs"]
 mod map;
 #[path = "../../../fuzz/src/smoke.rs"]
@@ -10,7 +12,7 @@ mod smoke;
 mod sums;
 
 use ferry_engine::sums::codec::{self, SumsOf};
-use ferry_engine::{Blocks, Geometry, MapRecord, MapState, Phase, Sums};
+use ferry_engine::{Blocks, ByteRange, Geometry, Heat, MapRecord, MapState, Phase, Sums};
 
 fn blocks(first: u64, end: u64) -> Blocks {
     Blocks::between(first, end).unwrap()
@@ -73,4 +75,19 @@ fn a_file_of_checksums_that_is_understood_means_the_same_when_it_is_written_anew
         ("anew", [&[sums::MENDED][..], &codec::compact(of, &known).0].concat()),
     ];
     smoke::smoke("sums_decode", &seeds, sums::run);
+}
+
+#[test]
+fn a_file_of_heat_that_is_understood_means_the_same_when_it_is_written_anew() {
+    let mut hot = Heat::new();
+    for spot in [3, 9, 4, 9, 5_000, 9, 5_001] {
+        hot.touch(ByteRange::new(spot * ferry_engine::heat::SPOT_BYTES, 4096).unwrap());
+    }
+    let file = hot.encode();
+    let seeds = [
+        ("as_it_is", [&[heat::AS_IT_IS][..], &file].concat()),
+        ("mended", [&[heat::MENDED][..], &file[..file.len() - 4]].concat()),
+        ("cold", [&[heat::AS_IT_IS][..], &Heat::new().encode()].concat()),
+    ];
+    smoke::smoke("heat_decode", &seeds, heat::run);
 }

@@ -10,6 +10,10 @@ pub const CONTEXT_ALLOCATION: &str = "base:allocation";
 /// range's bytes.
 pub const CONTEXT_CRC32C: &str = "ferry:crc32c";
 
+/// Our context of heat: a block status answers one extent for each run of the volume that the guest touched equally often;
+/// its flags are the class, 0 for nothing to 8.
+pub const CONTEXT_HEAT: &str = "ferry:heat";
+
 /// Everything both ends know about an export when the handshake is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportInfo {

@@ -10,7 +10,8 @@ use ferry_nbd::limits::{
 };
 use ferry_nbd::server::{self, CloseReason, Outcome, TlsPolicy};
 use ferry_nbd::{
-    BlockSizes, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Context, ExportInfo, HeaderStyle, ProtocolError, wire,
+    BlockSizes, CONTEXT_ALLOCATION, CONTEXT_CRC32C, CONTEXT_HEAT, Context, ExportInfo, HeaderStyle,
+    ProtocolError, wire,
 };
 use proptest::prelude::*;
 
@@ -317,7 +318,7 @@ fn any_export() -> impl Strategy<Value = ExportInfo> {
             ] = flags;
             export.block_sizes =
                 BlockSizes { minimum: 1 << minimum, preferred: 1 << minimum.max(12), maximum: 1 << 20 };
-            export.contexts = [CONTEXT_ALLOCATION, CONTEXT_CRC32C, "ferry:heat"]
+            export.contexts = [CONTEXT_ALLOCATION, CONTEXT_CRC32C, CONTEXT_HEAT]
                 .iter()
                 .zip(0..)
                 .filter(|(_, bit)| contexts >> bit & 1 == 1)

@@ -5,7 +5,7 @@ use crate::dial::{DialError, Dialled, dial};
 use crate::tls::{Credentials, Wire};
 use ferry_nbd::client::{Event, HandshakeError, RequestError, Session};
 use ferry_nbd::limits::REPLY_BUFFER_BYTES;
-use ferry_nbd::{ByteRange, Command, Uri};
+use ferry_nbd::{ByteRange, Command, Extent, Uri};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileTypeExt;
@@ -109,8 +109,24 @@ impl BlockClient {
     /// # Errors
     /// Nobody is there, or the export is not to be had.
     pub fn connect(uri: &Uri, credentials: Option<&Credentials>) -> Result<Self, BlockError> {
-        let Dialled { wire, session } = dial(uri, &[], credentials)?;
-        Ok(Self { wire, session, input: Vec::new(), cookie: 0 })
+        Ok(Self::over(dial(uri, &[], credentials)?))
+    }
+
+    /// Connects to an export to ask for the block status of a context.
+    ///
+    /// # Errors
+    /// As [`BlockClient::connect`].
+    pub(crate) fn connect_for(
+        uri: &Uri,
+        context: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, BlockError> {
+        Ok(Self::over(dial(uri, &[context], credentials)?))
+    }
+
+    fn over(dialled: Dialled) -> Self {
+        let Dialled { wire, session } = dialled;
+        Self { wire, session, input: Vec::new(), cookie: 0 }
     }
 
     /// Connects to the guest socket of a volume on this host.
@@ -146,7 +162,7 @@ impl BlockClient {
     pub fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), BlockError> {
         let Some(range) = ByteRange::new(offset, bytes.len() as u64) else { return Ok(()) };
         self.send(Command::Read { range, dont_fragment: false }, &[])?;
-        self.finish(|wire, input, piece| {
+        let take_data = |wire: Option<&mut Wire>, input: &mut Vec<u8>, piece: ByteRange| {
             let at = (piece.offset() - offset) as usize;
             let target = &mut bytes[at..at + piece.len_bytes() as usize];
             match wire {
@@ -161,7 +177,30 @@ impl BlockClient {
                     Ok(())
                 }
             }
-        })
+        };
+        self.finish(take_data, |_| {})
+    }
+
+    /// What a context that was agreed on says from `offset` on, as much as one answer holds; none without the context.
+    ///
+    /// # Errors
+    /// The connection broke or the server refuses.
+    pub(crate) fn block_status(
+        &mut self,
+        context: &str,
+        offset: u64,
+    ) -> Result<Option<Vec<Extent>>, BlockError> {
+        if self.session.context_id(context).is_none() {
+            return Ok(None);
+        }
+        let unit = u64::from(self.session.export().block_sizes.minimum.max(1));
+        let most = self.session.range_bytes_max() - self.session.range_bytes_max() % unit;
+        let len = self.size_bytes().saturating_sub(offset).min(most);
+        let Some(range) = ByteRange::new(offset, len) else { return Ok(Some(Vec::new())) };
+        self.send(Command::BlockStatus { range, only_one: false }, &[])?;
+        let mut found = Vec::new();
+        self.finish(no_data, |extents| found.extend(extents))?;
+        Ok(Some(found))
     }
 
     /// Writes `bytes` at `offset`. Durable only after a [`BlockClient::flush`].
@@ -171,7 +210,7 @@ impl BlockClient {
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), BlockError> {
         let Some(range) = ByteRange::new(offset, bytes.len() as u64) else { return Ok(()) };
         self.send(Command::Write { range, fua: false }, bytes)?;
-        self.finish(|_, _, _| Err(io::ErrorKind::InvalidData.into()))
+        self.finish(no_data, |_| {})
     }
 
     /// Makes all answered writes durable.
@@ -180,7 +219,7 @@ impl BlockClient {
     /// The connection broke or the server failed.
     pub fn flush(&mut self) -> Result<(), BlockError> {
         self.send(Command::Flush, &[])?;
-        self.finish(|_, _, _| Err(io::ErrorKind::InvalidData.into()))
+        self.finish(no_data, |_| {})
     }
 
     fn send(&mut self, command: Command, payload: &[u8]) -> Result<(), BlockError> {
@@ -191,10 +230,12 @@ impl BlockClient {
         Ok(self.wire.write_all(&message)?)
     }
 
-    /// Reads until the request is done; `take` gets each piece of data (with the stream) or hole (without).
+    /// Reads until the request is done; `take` gets each piece of data (with the stream) or hole (without), `tell` the
+    /// extents of a block status.
     fn finish(
         &mut self,
         mut take: impl FnMut(Option<&mut Wire>, &mut Vec<u8>, ByteRange) -> io::Result<()>,
+        mut tell: impl FnMut(Vec<Extent>),
     ) -> Result<(), BlockError> {
         let mut chunk = vec![0; REPLY_BUFFER_BYTES];
         loop {
@@ -203,7 +244,7 @@ impl BlockClient {
             match progress.event {
                 Some(Event::Data { range, .. }) => take(Some(&mut self.wire), &mut self.input, range)?,
                 Some(Event::Hole { range, .. }) => take(None, &mut self.input, range)?,
-                Some(Event::BlockStatus { .. }) => {}
+                Some(Event::BlockStatus { extents, .. }) => tell(extents),
                 Some(Event::Done { result: Ok(()), .. }) => return Ok(()),
                 Some(Event::Done { result: Err(failure), .. }) => {
                     return Err(BlockError::Failed { errno: failure.errno, message: failure.message });
@@ -218,6 +259,11 @@ impl BlockClient {
             }
         }
     }
+}
+
+/// Nobody asked for data.
+fn no_data(_: Option<&mut Wire>, _: &mut Vec<u8>, _: ByteRange) -> io::Result<()> {
+    Err(io::ErrorKind::InvalidData.into())
 }
 
 impl Drop for BlockClient {

@@ -20,6 +20,7 @@ mod dial;
 pub mod directory;
 mod extents;
 mod frontend;
+mod heat;
 mod ring;
 pub mod server;
 mod source_uri;

@@ -197,6 +197,16 @@ impl Hydration {
         Some(sick)
     }
 
+    /// The block up to which the source was asked.
+    pub(super) fn asked_up_to(&self) -> u64 {
+        self.cursor
+    }
+
+    /// How many runs are known to be data, and not fetched yet.
+    pub(super) fn window_runs(&self) -> usize {
+        self.window.len()
+    }
+
     /// Whether at least so many blocks are known to be data.
     fn window_holds(&self, blocks: u64) -> bool {
         let mut sum = 0;
@@ -275,18 +285,26 @@ impl Engine {
         if self.hydration.sick.len() >= SICK_RANGES_MAX {
             return None;
         }
+        if let Some(found) = self.next_hot(most_blocks) {
+            return Some((found, 0));
+        }
         while let Some((run, attempts)) = self.hydration.window.pop_front() {
-            let Some(remote) = self.truth.remote_runs(run).next() else { continue };
-            let region_end = self.geometry().region_end(remote.first()).min(run.end());
-            let part = Blocks::between(remote.first(), region_end).expect("a region ends after its blocks");
-            let found = self.first_to_fetch(part).map(|found| found.up_to(most_blocks));
-            let rest = Blocks::between(found.map_or(region_end, Blocks::end), run.end());
+            let (found, rest) = self.carve(run, most_blocks);
             rest.into_iter().for_each(|rest| self.hydration.window.push_front((rest, attempts)));
             if let Some(found) = found {
                 return Some((found, attempts));
             }
         }
         None
+    }
+
+    /// What to fetch of a run, within its first region that is not local, and what is left of the run after that.
+    pub(super) fn carve(&self, run: Blocks, most_blocks: u64) -> (Option<Blocks>, Option<Blocks>) {
+        let Some(remote) = self.truth.remote_runs(run).next() else { return (None, None) };
+        let region_end = self.geometry().region_end(remote.first()).min(run.end());
+        let part = Blocks::between(remote.first(), region_end).expect("a region ends after its blocks");
+        let found = self.first_to_fetch(part).map(|found| found.up_to(most_blocks));
+        (found, Blocks::between(found.map_or(region_end, Blocks::end), run.end()))
     }
 
     /// The first of these blocks that are remote and that nobody fetches, writes, or has failed to get.
@@ -304,7 +322,8 @@ impl Engine {
     /// Asks about what comes next, unless enough is known or nothing comes. Gives whether a query is under way.
     fn query_ahead(&mut self, out: &mut Vec<Operation>) -> bool {
         let enough = 2 * u64::from(self.limits.hydration_fetches_max) * self.geometry().region_blocks();
-        if self.hydration.query_under_way || self.hydration.window_holds(enough) {
+        let is_enough = self.hydration.window_holds(enough) && !self.wants_to_know_all();
+        if self.hydration.query_under_way || is_enough {
             return self.hydration.query_under_way;
         }
         let total = self.geometry().block_count();

@@ -11,7 +11,7 @@ mod oracle;
 mod store;
 mod world;
 
-use ferry_engine::{ByteRange, Command, Event, Geometry, Limits, Notice, RequestKind};
+use ferry_engine::{ByteRange, Command, Event, Geometry, Hot, Limits, Notice, RequestKind};
 use proptest::prelude::*;
 use std::num::NonZeroU64;
 
@@ -34,6 +34,8 @@ enum Act {
     Complete(usize),
     CompleteMany(usize),
     Tick(u64),
+    /// The source tells its heat: offsets, lengths, classes, true or not.
+    Heat(Vec<(u64, u64, u8)>),
     /// The guest is told to have waited so long.
     GuestWaited(u64),
     SourceUp,
@@ -102,6 +104,7 @@ fn quiet_act() -> impl Strategy<Value = Act> {
             Act::Command(Command::SetGuard { bound_us })
         }),
         1 => (0_u64..3_000).prop_map(Act::GuestWaited),
+        1 => prop::collection::vec((any::<u64>(), any::<u64>(), any::<u8>()), 0..5).prop_map(Act::Heat),
     ]
 }
 
@@ -164,6 +167,14 @@ fn some_range(size: u64, start: u64, len: u64) -> ByteRange {
 
 fn act(world: &mut World, act: &Act) {
     match *act {
+        Act::Heat(ref told) => {
+            let size = world.engine.geometry().size_bytes();
+            let told = told.iter().filter_map(|&(offset, len, class)| {
+                Some(Hot { range: ByteRange::new(offset % (2 * size), 1 + len % size)?, class })
+            });
+            let hot = told.collect();
+            world.tell(Event::SourceHeat { hot });
+        }
         Act::Guest { kind, start, len, flag } => {
             let range = some_range(world.engine.geometry().size_bytes(), start, len);
             let kind = match kind {

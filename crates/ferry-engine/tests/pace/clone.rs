@@ -16,6 +16,8 @@ pub struct Clone {
     pub guest_bytes: u64,
     /// Fetches for the background, in order.
     pub fetched: Vec<ByteRange>,
+    /// What the source says is zero.
+    pub hole: Option<ByteRange>,
     next_request: u64,
 }
 
@@ -34,7 +36,7 @@ impl Clone {
         let map = MapState::fresh([1; 16], geometry, 1, Phase::Open, true);
         let engine = Engine::new(map, Limits::default());
         let fetched = Vec::new();
-        Clone { engine, now_ms: 0, background_bytes: 0, guest_bytes: 0, fetched, next_request: 0 }
+        Clone { engine, now_ms: 0, background_bytes: 0, guest_bytes: 0, fetched, hole: None, next_request: 0 }
     }
 
     pub fn budget(&mut self, bytes_per_s: Option<u64>) {
@@ -77,6 +79,18 @@ impl Clone {
         answered
     }
 
+    fn extents(&self, asked: ByteRange) -> Vec<SourceExtent> {
+        let extent = |from: u64, to: u64, zero| SourceExtent { len_bytes: to.saturating_sub(from), zero };
+        let Some(hole) = self.hole.and_then(|hole| hole.intersect(asked)) else {
+            return vec![extent(asked.offset(), asked.end(), false)];
+        };
+        vec![
+            extent(asked.offset(), hole.offset(), false),
+            extent(hole.offset(), hole.end(), true),
+            extent(hole.end(), asked.end(), false),
+        ]
+    }
+
     fn execute(&mut self, operation: Operation) -> Option<Event> {
         match operation {
             Operation::Fetch { op, range, urgency } => {
@@ -90,8 +104,7 @@ impl Clone {
                 Some(Event::Fetched { op, result: Ok(Arrival::DATA) })
             }
             Operation::QuerySource { op, range } => {
-                let data = SourceExtent { len_bytes: range.len_bytes(), zero: false };
-                Some(Event::Extents { op, result: Ok(vec![data]) })
+                Some(Event::Extents { op, result: Ok(self.extents(range)) })
             }
             Operation::ReadLocal { op, .. }
             | Operation::WriteLocal { op, .. }

@@ -5,3 +5,4 @@
 mod budget;
 mod clone;
 mod guard;
+mod heat;

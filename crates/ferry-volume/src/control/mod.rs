@@ -233,6 +233,9 @@ pub struct Hydration {
     /// Bytes that were asked for before a guest that reads in sequence wanted them.
     #[serde(default)]
     pub bytes_read_ahead: u64,
+    /// Ranges that the source's guest touched often, and that come before the rest.
+    #[serde(default)]
+    pub hot_ranges: u64,
     /// Guest reads that had to wait for the source.
     pub cold_reads: u64,
     /// Fetches that failed (each is retried).

@@ -220,6 +220,7 @@ impl Server {
                 bytes_verified: engine.bytes_verified,
                 bytes_sick: engine.bytes_sick,
                 bytes_read_ahead: engine.bytes_read_ahead,
+                hot_ranges: engine.hot_ranges,
                 cold_reads: engine.cold_reads,
                 fetch_errors: engine.fetch_errors,
                 checksum_errors: engine.checksum_errors,

@@ -4,7 +4,7 @@ use crate::control::Phase;
 use crate::dial::notice_dead_peers;
 use crate::directory::DirectoryError;
 use crate::ring::Descriptor;
-use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, ExportInfo, ExportRefusal, Exports};
+use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, CONTEXT_HEAT, ExportInfo, ExportRefusal, Exports};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -68,7 +68,7 @@ impl Offer {
     fn info(&self, name: &str, read_only: bool) -> ExportInfo {
         let mut contexts = vec![CONTEXT_ALLOCATION.to_owned()];
         if self.door == Door::Reader {
-            contexts.push(CONTEXT_CRC32C.to_owned());
+            contexts.extend([CONTEXT_CRC32C, CONTEXT_HEAT].map(str::to_owned));
         }
         ExportInfo {
             description: format!("Ferry volume {} at generation {}", self.id, self.generation),

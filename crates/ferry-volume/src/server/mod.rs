@@ -37,6 +37,7 @@ mod walk;
 use crate::buffer::{Buffer, Pool};
 use crate::control::Phase;
 use crate::directory::{CONTROL_SOCKET, DirectoryError, GUEST_SOCKET};
+use crate::heat;
 use crate::ring::{Completion, Descriptor, IoBackend, Ring};
 use crate::store::{self, Store, StoreError, say_ready};
 use crate::tls::{Credentials, CredentialsError};
@@ -260,6 +261,9 @@ impl Server {
             shutdown_asked: Vec::new(),
             ending: Vec::new(),
         };
+        if let Some(heat) = heat::load(&server.store.dir, server.store.config.size_bytes) {
+            server.engine.warm_up(heat);
+        }
         server.pace_as_described();
         match server.phase() {
             Phase::Sealed => server.begin_sealed_sums(),
@@ -302,6 +306,7 @@ impl Server {
         }
         self.close_doors();
         self.ledger.arrivals.close();
+        heat::keep(&self.store.dir, self.engine.heat());
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use super::doors::Door;
 use super::source::{Failure, FetchEnd, Outcome, Source};
 use crate::buffer::Buffer;
 use crate::control::Phase;
+use crate::heat;
 use crate::ring::Ring;
 use ferry_engine::{
     Arrival, ByteRange, Content, DataRef, Errno, Event, FetchFailure, Notice, OpId, Operation, RequestId,
@@ -110,6 +111,9 @@ impl Server {
             | Notice::StoreFailed { .. } => {}
         }
         self.answer_commanded(&notice);
+        if notice == Notice::Sealed {
+            heat::keep(&self.store.dir, self.engine.heat());
+        }
         if matches!(notice, Notice::Opened | Notice::Unsealed | Notice::Sealed) {
             self.follow_frontends();
         }
@@ -146,6 +150,7 @@ impl Server {
                     self.ask_for_gaps();
                 }
                 Outcome::Down => self.feed(Event::SourceDown),
+                Outcome::Heat(hot) => self.feed(Event::SourceHeat { hot }),
                 Outcome::Extents { op, offset, end } => {
                     let event = self.extents_found(op, offset, end);
                     self.feed(event);

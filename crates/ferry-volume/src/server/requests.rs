@@ -7,11 +7,12 @@ use super::doors::Door;
 use super::mailbox::MailReply;
 use crate::buffer::{BUFFER_BYTES_MAX, Buffer};
 use crate::extents::file_extents;
+use crate::heat;
 use ferry_engine::{ByteRange, Errno, Event, RequestId, RequestKind, Residence};
 use ferry_nbd::limits::EXTENTS_PER_REPLY_SENT_MAX;
 use ferry_nbd::server::{Part, Reply, Request};
 use ferry_nbd::wire::{STATE_HOLE, STATE_ZERO};
-use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Context, Extent};
+use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, CONTEXT_HEAT, Command, Context, Extent};
 use std::time::Instant;
 
 /// A request under way.
@@ -215,6 +216,10 @@ impl Server {
                 (CONTEXT_ALLOCATION, _) => {
                     let limit = if only_one { 1 } else { EXTENTS_PER_REPLY_SENT_MAX };
                     chunks.push((context.id, self.allocation(bytes(range), limit)));
+                }
+                (CONTEXT_HEAT, _) => {
+                    let limit = if only_one { 1 } else { EXTENTS_PER_REPLY_SENT_MAX };
+                    chunks.push((context.id, heat::extents(self.engine.heat(), bytes(range), limit)));
                 }
                 (CONTEXT_CRC32C, Some((crc, len))) => {
                     chunks.push((context.id, vec![Extent { len_bytes: len as u64, flags: u64::from(crc) }]));

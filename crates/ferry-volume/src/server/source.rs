@@ -15,9 +15,10 @@ use crate::SourceUri;
 use crate::buffer::{Buffer, Pool};
 use crate::dial::{DialError, Dialled, dial};
 use crate::extents::file_extents;
+use crate::heat;
 use crate::ring::{Descriptor, Ring};
 use crate::tls::Credentials;
-use ferry_engine::{OpId, Urgency};
+use ferry_engine::{Hot, OpId, Urgency};
 use ferry_nbd::{ByteRange, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Uri};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,6 +31,8 @@ use std::time::{Duration, Instant};
 /// Connections that fetch, beside the one that asks for block status: one for the guest, one for what is read ahead of
 /// it, the others for the background.
 const FETCH_LINKS: usize = 4;
+/// Connections after which a source is asked for its heat at most, unless it has told it: each may take a thread that waits.
+const HEAT_ASKS_MAX: u32 = 3;
 /// First pause before connecting again.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before connecting again.
@@ -48,12 +51,16 @@ pub(crate) struct DialResult {
 enum Found {
     Links(Vec<Dialled>),
     File(OwnedFd, u64),
+    /// After the links: how hot the source is.
+    Heat(Vec<Hot>),
 }
 
 /// What the engine must be told.
 pub(super) enum Outcome {
     Up,
     Down,
+    /// How hot it is.
+    Heat(Vec<Hot>),
     Fetched {
         op: OpId,
         range: ferry_engine::ByteRange,
@@ -113,6 +120,7 @@ pub(super) struct Source {
     wanted_bytes: u64,
     state: State,
     attempt: u64,
+    heat_asks_left: u32,
     backoff: Duration,
     last_error: Option<String>,
     next_link: u64,
@@ -128,6 +136,7 @@ impl Source {
             wanted_bytes,
             state: State::Resting { until: Instant::now() },
             attempt: 0,
+            heat_asks_left: HEAT_ASKS_MAX,
             backoff: BACKOFF_MIN,
             last_error: None,
             next_link: first_link,
@@ -172,7 +181,7 @@ impl Source {
         credentials: Option<&Credentials>,
         results: &Sender<(u64, DialResult)>,
         epoch: u64,
-        wake: impl FnOnce() + Send + 'static,
+        wake: impl Fn() + Send + 'static,
     ) {
         if self.due().is_none_or(|due| due > Instant::now()) {
             return;
@@ -181,11 +190,20 @@ impl Source {
         self.attempt += 1;
         let (attempt, uri, results) = (self.attempt, self.uri.clone(), results.clone());
         let credentials = credentials.cloned();
+        let asks_heat = self.heat_asks_left > 0;
         let dialling = std::thread::Builder::new().name("dial".to_owned()).spawn(move || {
-            let found = dial_source(&uri, credentials.as_ref());
             // Fails only when the server is ending.
-            let _ = results.send((epoch, DialResult { attempt, found }));
-            wake();
+            let tell = |found| {
+                let _ = results.send((epoch, DialResult { attempt, found }));
+                wake();
+            };
+            let found = dial_source(&uri, credentials.as_ref());
+            let has_heat = asks_heat && matches!(&found, Ok(Found::Links(links)) if links.len() > 1);
+            tell(found);
+            if has_heat && let SourceUri::Nbd(uri) = &uri {
+                // Without it all comes in order.
+                heat::ask(uri, credentials.as_ref()).into_iter().for_each(|hot| tell(Ok(Found::Heat(hot))));
+            }
         });
         if let Err(e) = dialling {
             self.rest(format!("no thread to connect with is to be had: {e}"));
@@ -193,12 +211,17 @@ impl Source {
     }
 
     pub(super) fn dialled(&mut self, result: DialResult, pool: &Pool) {
+        if let Ok(Found::Heat(hot)) = result.found {
+            self.heat_asks_left = 0;
+            return self.outcomes.push(Outcome::Heat(hot));
+        }
         if result.attempt != self.attempt || !matches!(self.state, State::Dialling) {
             return;
         }
         let found = result.found.and_then(|found| self.check_size(found));
         match found {
             Err(reason) => self.rest(reason),
+            Ok(Found::Heat(_)) => {}
             Ok(Found::File(fd, size_bytes)) => {
                 self.state = State::File { fd: Rc::new(fd), size_bytes };
                 self.backoff = BACKOFF_MIN;
@@ -211,6 +234,7 @@ impl Source {
                     Link::new(self.next_link, d, pool)
                 });
                 self.state = State::Links(links.collect());
+                self.heat_asks_left = self.heat_asks_left.saturating_sub(1);
                 self.outcomes.push(Outcome::Up);
             }
         }
@@ -219,6 +243,7 @@ impl Source {
     fn check_size(&self, found: Found) -> Result<Found, String> {
         let size_bytes = match &found {
             Found::File(_, size_bytes) => *size_bytes,
+            Found::Heat(_) => self.wanted_bytes,
             Found::Links(links) => links.first().map_or(0, |l| l.session.export().size_bytes),
         };
         if size_bytes.next_multiple_of(SECTOR_BYTES) < self.wanted_bytes {

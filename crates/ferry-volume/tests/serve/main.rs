@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod grow;
+mod heat;
 
 use ferry_engine::limits::GUARANTEED_BYTES_PER_S;
 use ferry_nbd::wire;

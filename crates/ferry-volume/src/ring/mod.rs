@@ -54,10 +54,11 @@ enum Work {
     Read { fd: RawFd, address: *mut u8, len: u32, offset: u64 },
     Write { fd: RawFd, address: *mut u8, len: u32, offset: u64 },
     SyncData { fd: RawFd },
-    PushOut { fd: RawFd, offset: u64, len: u32 },
+    SyncRange { fd: RawFd, offset: u64, len: u32, flags: u32 },
+    Forget { fd: RawFd, offset: u64, len: u32 },
     Fallocate { fd: RawFd, mode: i32, offset: u64, len: u64 },
     Accept { fd: RawFd },
-    Receive { fd: RawFd, address: *mut u8, len: u32 },
+    Receive { fd: RawFd, address: *mut u8, len: u32, flags: i32 },
     Send { fd: RawFd, message: *const libc::msghdr },
     ReadEvent { fd: RawFd, address: *mut u8 },
 }
@@ -91,10 +92,6 @@ enum Backend {
     Uring(Box<Uring>),
     Portable(Box<Portable>),
 }
-
-/// Start writing back, after what is under way, and wait.
-const PUSH_OUT: u32 =
-    libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
 
 /// What the kernel answered: the slot of the operation, and its result or negative errno.
 type Answer = (usize, i32);
@@ -162,9 +159,21 @@ impl<P> Ring<P> {
         self.push(Work::SyncData { fd: fd.as_raw_fd() }, held(fd, None), purpose);
     }
 
-    /// Writes what the page cache holds of a range to the disk, and waits for it. No promise of durability.
-    pub(crate) fn push_out(&mut self, fd: &Descriptor, offset: u64, len: u32, purpose: P) {
-        self.push(Work::PushOut { fd: fd.as_raw_fd(), offset, len }, held(fd, None), purpose);
+    /// Begins to write what the page cache holds of a range to the disk. No promise of durability.
+    pub(crate) fn begin_writeback(&mut self, fd: &Descriptor, offset: u64, len: u32, purpose: P) {
+        let flags = libc::SYNC_FILE_RANGE_WRITE;
+        self.push(Work::SyncRange { fd: fd.as_raw_fd(), offset, len, flags }, held(fd, None), purpose);
+    }
+
+    /// Waits for what [`Ring::begin_writeback`] began. No promise of durability.
+    pub(crate) fn await_writeback(&mut self, fd: &Descriptor, offset: u64, len: u32, purpose: P) {
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
+        self.push(Work::SyncRange { fd: fd.as_raw_fd(), offset, len, flags }, held(fd, None), purpose);
+    }
+
+    /// Takes what is written of a range out of the page cache.
+    pub(crate) fn forget(&mut self, fd: &Descriptor, offset: u64, len: u32, purpose: P) {
+        self.push(Work::Forget { fd: fd.as_raw_fd(), offset, len }, held(fd, None), purpose);
     }
 
     pub(crate) fn fallocate(&mut self, fd: &Descriptor, mode: i32, offset: u64, len: u64, purpose: P) {
@@ -176,7 +185,22 @@ impl<P> Ring<P> {
     }
 
     pub(crate) fn receive(&mut self, fd: &Descriptor, buffer: &Buffer, at: usize, len: usize, purpose: P) {
-        let work = Work::Receive { fd: fd.as_raw_fd(), address: buffer.address(at, len), len: len as u32 };
+        let (address, len) = (buffer.address(at, len), len as u32);
+        let work = Work::Receive { fd: fd.as_raw_fd(), address, len, flags: 0 };
+        self.push(work, held(fd, Some(buffer)), purpose);
+    }
+
+    /// Receives so many bytes, at best all of them together; may still give fewer.
+    pub(crate) fn receive_all(
+        &mut self,
+        fd: &Descriptor,
+        buffer: &Buffer,
+        at: usize,
+        len: usize,
+        purpose: P,
+    ) {
+        let (address, len) = (buffer.address(at, len), len as u32);
+        let work = Work::Receive { fd: fd.as_raw_fd(), address, len, flags: libc::MSG_WAITALL };
         self.push(work, held(fd, Some(buffer)), purpose);
     }
 
@@ -198,18 +222,12 @@ impl<P> Ring<P> {
         self.push(work, Held { _message: Some(message), ..held(fd, None) }, purpose);
     }
 
-    /// Reads what the page cache holds, at once, without the ring; none when it does not hold all of it.
-    pub(crate) fn read_now(
-        fd: &Descriptor,
-        buffer: &Buffer,
-        at: usize,
-        len: usize,
-        offset: u64,
-    ) -> Option<()> {
+    /// Reads what the page cache holds, at once, without the ring: as many bytes from the first on as it has.
+    pub(crate) fn read_now(fd: &Descriptor, buffer: &Buffer, at: usize, len: usize, offset: u64) -> usize {
         let vector = libc::iovec { iov_base: buffer.address(at, len).cast(), iov_len: len };
         // SAFETY: the vector lies inside the buffer, which outlives the call.
         let count = unsafe { libc::preadv2(fd.as_raw_fd(), &vector, 1, offset as i64, libc::RWF_NOWAIT) };
-        (count == len as isize).then_some(())
+        usize::try_from(count).unwrap_or(0)
     }
 
     /// Writes at once, without the ring, however long it takes; none when not all of it was written.

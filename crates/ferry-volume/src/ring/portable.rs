@@ -2,7 +2,7 @@
 //!
 //! A thread gets an address, not a buffer: the ring holds the buffer until the thread's answer has been seen.
 
-use super::{Answer, PUSH_OUT, Work};
+use super::{Answer, Work};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -50,7 +50,8 @@ impl Portable {
             Work::Read { .. }
             | Work::Write { .. }
             | Work::SyncData { .. }
-            | Work::PushOut { .. }
+            | Work::SyncRange { .. }
+            | Work::Forget { .. }
             | Work::Fallocate { .. } => {
                 self.to_threads
                     .send(FileWork { slot, work })
@@ -89,7 +90,8 @@ impl Portable {
                 Work::Read { .. }
                 | Work::Write { .. }
                 | Work::SyncData { .. }
-                | Work::PushOut { .. }
+                | Work::SyncRange { .. }
+                | Work::Forget { .. }
                 | Work::Fallocate { .. } => {
                     continue;
                 }
@@ -134,14 +136,15 @@ fn try_socket(work: Work) -> Option<i32> {
                 }
                 libc::read(fd, address.cast(), 8)
             }
-            Work::Receive { fd, address, len } => {
+            Work::Receive { fd, address, len, .. } => {
                 libc::recv(fd, address.cast(), len as usize, libc::MSG_DONTWAIT)
             }
             Work::Send { fd, message } => libc::sendmsg(fd, message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL),
             Work::Read { .. }
             | Work::Write { .. }
             | Work::SyncData { .. }
-            | Work::PushOut { .. }
+            | Work::SyncRange { .. }
+            | Work::Forget { .. }
             | Work::Fallocate { .. } => {
                 unreachable!("files are for the threads")
             }
@@ -185,8 +188,12 @@ fn do_file(work: Work) -> i32 {
                 libc::pwrite(fd, address.cast(), len as usize, offset as i64)
             }
             Work::SyncData { fd } => libc::fdatasync(fd) as isize,
-            Work::PushOut { fd, offset, len } => {
-                libc::sync_file_range(fd, offset as i64, i64::from(len), PUSH_OUT) as isize
+            Work::SyncRange { fd, offset, len, flags } => {
+                libc::sync_file_range(fd, offset as i64, i64::from(len), flags) as isize
+            }
+            Work::Forget { fd, offset, len } => {
+                // Unlike the others it returns its error.
+                return -libc::posix_fadvise(fd, offset as i64, i64::from(len), libc::POSIX_FADV_DONTNEED);
             }
             Work::Fallocate { fd, mode, offset, len } => {
                 libc::fallocate(fd, mode, offset as i64, len as i64) as isize

@@ -1,12 +1,15 @@
 //! Operations on io_uring.
 
-use super::{Answer, PUSH_OUT, Work};
+use super::{Answer, Work};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::io;
 use std::time::Duration;
 
 /// Entries of the submission queue; more operations than this may be in flight, they are only submitted in turns.
 const SUBMISSION_ENTRIES: u32 = 256;
+/// Threads of the kernel that wait for files. By default there are four for each core: few enough that what waits for
+/// a slow disk keeps what only wants the page cache from its turn.
+const FILE_THREADS_MAX: u32 = 64;
 
 pub(super) struct Uring {
     ring: IoUring,
@@ -25,6 +28,8 @@ impl Uring {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::new(SUBMISSION_ENTRIES)?,
             other => other?,
         };
+        // Kernels before 5.15 do not know this, and then the default must do.
+        let _ = ring.submitter().register_iowq_max_workers(&mut [FILE_THREADS_MAX, 0]);
         Ok(Self { ring })
     }
 
@@ -65,8 +70,13 @@ fn entry_of(work: Work) -> squeue::Entry {
             opcode::Write::new(types::Fd(fd), address, len).offset(offset).build()
         }
         Work::SyncData { fd } => opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC).build(),
-        Work::PushOut { fd, offset, len } => {
-            opcode::SyncFileRange::new(types::Fd(fd), len).offset(offset).flags(PUSH_OUT).build()
+        Work::SyncRange { fd, offset, len, flags } => {
+            opcode::SyncFileRange::new(types::Fd(fd), len).offset(offset).flags(flags).build()
+        }
+        Work::Forget { fd, offset, len } => {
+            opcode::Fadvise::new(types::Fd(fd), len as libc::off_t, libc::POSIX_FADV_DONTNEED)
+                .offset(offset)
+                .build()
         }
         Work::Fallocate { fd, mode, offset, len } => {
             opcode::Fallocate::new(types::Fd(fd), len).offset(offset).mode(mode).build()
@@ -74,7 +84,9 @@ fn entry_of(work: Work) -> squeue::Entry {
         Work::Accept { fd } => opcode::Accept::new(types::Fd(fd), std::ptr::null_mut(), std::ptr::null_mut())
             .flags(libc::SOCK_CLOEXEC)
             .build(),
-        Work::Receive { fd, address, len } => opcode::Recv::new(types::Fd(fd), address, len).build(),
+        Work::Receive { fd, address, len, flags } => {
+            opcode::Recv::new(types::Fd(fd), address, len).flags(flags).build()
+        }
         Work::Send { fd, message } => {
             opcode::SendMsg::new(types::Fd(fd), message).flags(libc::MSG_NOSIGNAL as u32).build()
         }

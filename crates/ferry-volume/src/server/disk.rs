@@ -3,8 +3,9 @@
 
 use super::Purpose;
 use super::inline::Inline;
+use super::writeback::{Stretch, Writeback};
 use crate::buffer::{Buffer, Pool};
-use crate::ring::Ring;
+use crate::ring::{Descriptor, Ring};
 use crate::store::Store;
 use ferry_engine::{ByteRange, Errno, MapLog, MapRecord, OpId};
 use std::io;
@@ -15,9 +16,9 @@ const FRAME_RECORDS_MAX: usize = 1 << 16;
 /// Bytes of zeroes written at a time where a filesystem cannot punch holes.
 const ZEROES_BYTES: usize = 1 << 20;
 /// Reads of up to so many bytes are tried in the page cache first, which saves a round trip of the ring.
-const READ_NOW_BYTES_MAX: usize = 256 << 10;
+const READ_NOW_BYTES_MAX: usize = 1 << 20;
 /// Copies of fewer bytes are left to the page cache.
-const PUSH_OUT_BYTES_MIN: usize = 64 << 10;
+const WRITEBACK_BYTES_MIN: usize = 64 << 10;
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
@@ -39,13 +40,14 @@ struct Transfer {
 enum Step {
     Read(Transfer),
     Write(Transfer),
-    /// A write of what arrived from the source.
-    CopyIn(Transfer),
-    /// What was copied in goes to the disk before the copy counts as done.
-    PushOut {
-        offset: u64,
-        len: u32,
-    },
+    /// A write of what arrived from the source, which shall stay in the page cache or not.
+    CopyIn(Transfer, bool),
+    /// What was copied in goes to the disk at once ...
+    BeginWriteback(Stretch),
+    /// ... and the copy counts as done when these have got there, the last one first ...
+    AwaitWriteback(Stretch, Vec<Stretch>),
+    /// ... and have left the page cache, unless they shall stay.
+    Forget(Stretch, Vec<Stretch>),
     Zero {
         range: ByteRange,
     },
@@ -72,6 +74,7 @@ pub(super) struct Disk<'a> {
     pub(super) store: &'a mut Store,
     pub(super) pool: &'a Pool,
     pub(super) inline: &'a mut Inline,
+    pub(super) writeback: &'a mut Writeback,
 }
 
 impl Disk<'_> {
@@ -83,13 +86,16 @@ impl Disk<'_> {
         buffer: Buffer,
         at: usize,
     ) -> Option<(OpId, Result<(), Errno>)> {
-        let left = range.len_bytes() as usize;
-        if left <= READ_NOW_BYTES_MAX
-            && Ring::<Purpose>::read_now(&self.store.data, &buffer, at, left, range.offset()).is_some()
-        {
-            return Some((op, Ok(())));
+        let (offset, left) = (range.offset(), range.len_bytes() as usize);
+        let here = match left {
+            0..=READ_NOW_BYTES_MAX => Ring::<Purpose>::read_now(&self.store.data, &buffer, at, left, offset),
+            _ => 0,
+        };
+        let transfer = Transfer { buffer, first_at: at, at, left, offset };
+        match transfer.went_on(here) {
+            Moved::All => return Some((op, Ok(()))),
+            Moved::Nothing(rest) | Moved::Some(rest) => self.submit(op, Step::Read(rest)),
         }
-        self.submit(op, Step::Read(Transfer { buffer, first_at: at, at, left, offset: range.offset() }));
         None
     }
 
@@ -101,26 +107,43 @@ impl Disk<'_> {
         buffer: Buffer,
         at: usize,
     ) -> Option<(OpId, Result<(), Errno>)> {
-        let left = range.len_bytes() as usize;
-        let begun = Instant::now();
-        if self.inline.suits(range, begun) {
-            let written =
-                Ring::<Purpose>::write_now(&self.store.data, &buffer, at, left, range.offset()).is_some();
-            self.inline.wrote(begun, Instant::now());
-            if written {
-                return Some((op, Ok(())));
-            }
+        let (data, left) = (self.store.data.clone(), range.len_bytes() as usize);
+        if self.write_at_once(&data, range, &buffer, at) {
+            return Some((op, Ok(())));
         }
         self.submit(op, Step::Write(Transfer { buffer, first_at: at, at, left, offset: range.offset() }));
         None
     }
 
-    /// Keeps what arrived from the source. A large piece is done only when it has left the page cache for the disk:
-    /// so a guest's flush never has to wait for more than a few of them, and the source is not read faster than the
-    /// disk writes.
-    pub(super) fn copy_in(&mut self, op: OpId, range: ByteRange, buffer: Buffer, at: usize) {
-        let left = range.len_bytes() as usize;
-        self.submit(op, Step::CopyIn(Transfer { buffer, first_at: at, at, left, offset: range.offset() }));
+    /// Whether all of it was written, without the ring.
+    fn write_at_once(&mut self, file: &Descriptor, range: ByteRange, buffer: &Buffer, at: usize) -> bool {
+        let begun = Instant::now();
+        if !self.inline.suits(range, begun) {
+            return false;
+        }
+        let (offset, len) = (range.offset(), range.len_bytes() as usize);
+        let written = Ring::<Purpose>::write_now(file, buffer, at, len, offset).is_some();
+        self.inline.wrote(begun, Instant::now());
+        written
+    }
+
+    /// Keeps what arrived from the source. A large piece leaves the page cache for the disk: see [`super::writeback`].
+    /// Tells the end at once when it was a moment's work.
+    pub(super) fn copy_in(
+        &mut self,
+        op: OpId,
+        range: ByteRange,
+        buffer: Buffer,
+        at: usize,
+        cached: bool,
+    ) -> Option<(OpId, Result<(), Errno>)> {
+        let (copies, left) = (self.store.copies.clone(), range.len_bytes() as usize);
+        if self.write_at_once(&copies, range, &buffer, at) {
+            return Some((op, Ok(())));
+        }
+        let transfer = Transfer { buffer, first_at: at, at, left, offset: range.offset() };
+        self.submit(op, Step::CopyIn(transfer, cached));
+        None
     }
 
     pub(super) fn zero(&mut self, op: OpId, range: ByteRange, punch: bool) {
@@ -163,14 +186,22 @@ impl Disk<'_> {
                 let (buffer, at, left, offset) = t.parts();
                 self.ring.write_at(&data, &buffer, at, left, offset, Purpose::Disk(DiskJob { op, step }));
             }
-            Step::CopyIn(t) => {
+            Step::CopyIn(t, _) => {
                 let (buffer, at, left, offset) = t.parts();
                 let copies = self.store.copies.clone();
                 self.ring.write_at(&copies, &buffer, at, left, offset, Purpose::Disk(DiskJob { op, step }));
             }
-            Step::PushOut { offset, len } => {
+            Step::BeginWriteback(Stretch { offset, len, .. }) => {
                 let (copies, offset, len) = (self.store.copies.clone(), *offset, *len);
-                self.ring.push_out(&copies, offset, len, Purpose::Disk(DiskJob { op, step }));
+                self.ring.begin_writeback(&copies, offset, len, Purpose::Disk(DiskJob { op, step }));
+            }
+            Step::AwaitWriteback(Stretch { offset, len, .. }, _) => {
+                let (copies, offset, len) = (self.store.copies.clone(), *offset, *len);
+                self.ring.await_writeback(&copies, offset, len, Purpose::Disk(DiskJob { op, step }));
+            }
+            Step::Forget(Stretch { offset, len, .. }, _) => {
+                let (copies, offset, len) = (self.store.copies.clone(), *offset, *len);
+                self.ring.forget(&copies, offset, len, Purpose::Disk(DiskJob { op, step }));
             }
             Step::Frame { transfer, .. } => {
                 let (buffer, at, left, offset) = transfer.parts();
@@ -207,26 +238,26 @@ impl Disk<'_> {
                 );
                 return None;
             }
-            // Only a courtesy to flushes: where it is not to be had, they do the work.
-            (Err(e), Step::PushOut { .. }) if is_unsupported(&e) => 0,
+            // Only a courtesy: a flush does what is left to do, and hears of what failed.
+            (Err(_), Step::BeginWriteback(_) | Step::AwaitWriteback(..) | Step::Forget(..)) => 0,
             (Err(e), Step::Frame { before, .. } | Step::SyncMap { before, .. }) => {
                 return Some((op, Err(self.take_back(*before, &e))));
             }
             (Err(e), _) => return Some((op, Err(Errno(e.raw_os_error().unwrap_or(libc::EIO))))),
         };
         match step {
-            Step::Zero { .. } | Step::Sync | Step::PushOut { .. } => Some((op, Ok(()))),
+            Step::Zero { .. } | Step::Sync => Some((op, Ok(()))),
             Step::Read(transfer) => self.moved(op, transfer, count, Step::Read),
             Step::Write(transfer) => self.moved(op, transfer, count, Step::Write),
-            Step::CopyIn(transfer) => {
-                let (offset, len) = (transfer.first_offset(), transfer.whole_len());
-                match self.moved(op, transfer, count, Step::CopyIn) {
-                    Some((op, Ok(()))) if len >= PUSH_OUT_BYTES_MIN => {
-                        self.again(op, Step::PushOut { offset, len: len as u32 })
-                    }
-                    other => other,
-                }
+            Step::CopyIn(transfer, cached) => self.copied_in(op, transfer, count, cached),
+            Step::BeginWriteback(stretch) => {
+                let before = self.writeback.begun(stretch);
+                self.await_writeback(op, before)
             }
+            Step::AwaitWriteback(there, before) if !there.cached => {
+                self.again(op, Step::Forget(there, before))
+            }
+            Step::AwaitWriteback(_, before) | Step::Forget(_, before) => self.await_writeback(op, before),
             Step::WriteZeroes { zeroes, offset, left } => match (count, left - count as u64) {
                 (_, 0) => Some((op, Ok(()))),
                 (0, _) => Some((op, Err(Errno(libc::EIO)))),
@@ -236,24 +267,49 @@ impl Disk<'_> {
             },
             Step::Frame { transfer, before, rest } => match transfer.went_on(count) {
                 Moved::All => self.again(op, Step::SyncMap { before, rest }),
-                Moved::Nothing => Some((op, Err(self.take_back(before, &io::ErrorKind::WriteZero.into())))),
+                Moved::Nothing(_) => {
+                    Some((op, Err(self.take_back(before, &io::ErrorKind::WriteZero.into()))))
+                }
                 Moved::Some(transfer) => self.again(op, Step::Frame { transfer, before, rest }),
             },
-            Step::SyncMap { before, rest } => {
-                if let Err(e) = self.store.name_map() {
-                    return Some((op, Err(self.take_back(before, &io::Error::other(e)))));
-                }
-                if !rest.is_empty() {
-                    self.append(op, rest, before);
-                    return None;
-                }
-                if let Err(e) = self.store.compact_map() {
-                    // The long map is as good as a short one; it is tried again after the next frame.
-                    tracing::warn!(error = %e, "the map could not be compacted");
-                }
-                Some((op, Ok(())))
-            }
+            Step::SyncMap { before, rest } => self.map_synced(op, before, rest),
         }
+    }
+
+    fn copied_in(
+        &mut self,
+        op: OpId,
+        transfer: Transfer,
+        count: usize,
+        cached: bool,
+    ) -> Option<(OpId, Result<(), Errno>)> {
+        let (offset, len) = (transfer.first_offset(), transfer.whole_len());
+        match self.moved(op, transfer, count, |rest| Step::CopyIn(rest, cached)) {
+            Some((op, Ok(()))) if len >= WRITEBACK_BYTES_MIN => {
+                self.again(op, Step::BeginWriteback(Stretch { offset, len: len as u32, cached }))
+            }
+            other => other,
+        }
+    }
+
+    fn map_synced(
+        &mut self,
+        op: OpId,
+        before: MapLog,
+        rest: Vec<MapRecord>,
+    ) -> Option<(OpId, Result<(), Errno>)> {
+        if let Err(e) = self.store.name_map() {
+            return Some((op, Err(self.take_back(before, &io::Error::other(e)))));
+        }
+        if !rest.is_empty() {
+            self.append(op, rest, before);
+            return None;
+        }
+        if let Err(e) = self.store.compact_map() {
+            // The long map is as good as a short one; it is tried again after the next frame.
+            tracing::warn!(error = %e, "the map could not be compacted");
+        }
+        Some((op, Ok(())))
     }
 
     /// Goes on as `step` with what is left of a transfer.
@@ -262,12 +318,19 @@ impl Disk<'_> {
         op: OpId,
         transfer: Transfer,
         count: usize,
-        step: fn(Transfer) -> Step,
+        step: impl FnOnce(Transfer) -> Step,
     ) -> Option<(OpId, Result<(), Errno>)> {
         match transfer.went_on(count) {
             Moved::All => Some((op, Ok(()))),
-            Moved::Nothing => Some((op, Err(Errno(libc::EIO)))),
+            Moved::Nothing(_) => Some((op, Err(Errno(libc::EIO)))),
             Moved::Some(rest) => self.again(op, step(rest)),
+        }
+    }
+
+    fn await_writeback(&mut self, op: OpId, mut before: Vec<Stretch>) -> Option<(OpId, Result<(), Errno>)> {
+        match before.pop() {
+            Some(oldest) => self.again(op, Step::AwaitWriteback(oldest, before)),
+            None => Some((op, Ok(()))),
         }
     }
 
@@ -287,7 +350,7 @@ impl Disk<'_> {
 
 enum Moved {
     All,
-    Nothing,
+    Nothing(Transfer),
     Some(Transfer),
 }
 
@@ -312,7 +375,7 @@ impl Transfer {
         self.offset += count as u64;
         match (count, self.left) {
             (_, 0) => Moved::All,
-            (0, _) => Moved::Nothing,
+            (0, _) => Moved::Nothing(self),
             (_, _) => Moved::Some(self),
         }
     }
@@ -348,13 +411,20 @@ mod tests {
         let mut ring = Ring::new(IoBackend::Portable).unwrap();
         let pool = Pool::new();
         let mut completed = Vec::new();
-        let mut inline = Inline::default();
-        Disk { ring: &mut ring, store, pool: &pool, inline: &mut inline }.persist(OpId::from_u64(1), records);
+        let (mut inline, mut writeback) = (Inline::default(), Writeback::default());
+        Disk { ring: &mut ring, store, pool: &pool, inline: &mut inline, writeback: &mut writeback }
+            .persist(OpId::from_u64(1), records);
         loop {
             ring.wait(Duration::from_secs(60), &mut completed).unwrap();
             for done in std::mem::take(&mut completed) {
                 let Purpose::Disk(job) = done.purpose else { panic!("only the disk works here") };
-                let mut disk = Disk { ring: &mut ring, store, pool: &pool, inline: &mut inline };
+                let mut disk = Disk {
+                    ring: &mut ring,
+                    store,
+                    pool: &pool,
+                    inline: &mut inline,
+                    writeback: &mut writeback,
+                };
                 if let Some((_, result)) = disk.completed(job, done.result) {
                     return result;
                 }

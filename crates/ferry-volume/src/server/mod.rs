@@ -33,6 +33,7 @@ mod stream;
 mod suspects;
 mod task;
 mod walk;
+mod writeback;
 
 use crate::buffer::{Buffer, Pool};
 use crate::control::Phase;
@@ -51,8 +52,9 @@ pub use frontends::clear_devices;
 use inline::Inline;
 use latency::Latency;
 use mailbox::{Mailbox, Settled};
+use operations::Fetched;
 use receipts::Ledger;
-use requests::Asked;
+use requests::{Asked, JustRead};
 use rustix::event::{EventfdFlags, eventfd};
 use source::{DialResult, Source};
 use std::collections::{HashMap, VecDeque};
@@ -64,6 +66,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
+use writeback::Writeback;
 
 /// Longest sleep of an idle server.
 const IDLE: Duration = Duration::from_secs(60);
@@ -134,10 +137,12 @@ struct Server {
     store: Store,
     inline: Inline,
     credentials: Option<Credentials>,
+    writeback: Writeback,
     next_id: u64,
     connections: HashMap<u64, (Door, Connection)>,
     requests: HashMap<u64, Asked>,
-    fetched: HashMap<u64, (Buffer, usize)>,
+    just_read: Option<JustRead>,
+    fetched: HashMap<u64, Fetched>,
     askers: HashMap<u64, Asker>,
     /// Who waits for a command of the engine.
     commanded: Vec<(u64, Command)>,
@@ -229,9 +234,11 @@ impl Server {
             store,
             inline: Inline::default(),
             credentials,
+            writeback: Writeback::default(),
             next_id: 1,
             connections: HashMap::new(),
             requests: HashMap::new(),
+            just_read: None,
             fetched: HashMap::new(),
             askers: HashMap::new(),
             commanded: Vec::new(),

@@ -10,8 +10,17 @@ use crate::heat;
 use crate::ring::Ring;
 use ferry_engine::{
     Arrival, ByteRange, Content, DataRef, Errno, Event, FetchFailure, Notice, OpId, Operation, RequestId,
-    SourceExtent,
+    SourceExtent, Urgency,
 };
+
+/// What arrived from the source and is not dropped yet.
+#[derive(Clone)]
+pub(super) struct Fetched {
+    buffer: Buffer,
+    /// Where in the buffer the fetched range begins.
+    lead: usize,
+    urgency: Urgency,
+}
 
 impl Server {
     /// Tells the engine something and does what it wants. What happens meanwhile is told after that, since
@@ -42,18 +51,22 @@ impl Server {
                     self.inbox.push_back(Event::Done { op, result });
                 }
             }
-            Operation::WriteLocal { op, range, data } => match data {
-                DataRef::Request { id, at } => {
-                    let buffer = self.request_buffer(id);
-                    if let Some((op, result)) = self.disk().write(op, range, buffer, at as usize) {
-                        self.inbox.push_back(Event::Done { op, result });
+            Operation::WriteLocal { op, range, data } => {
+                let done = match data {
+                    DataRef::Request { id, at } => {
+                        let buffer = self.request_buffer(id);
+                        self.disk().write(op, range, buffer, at as usize)
                     }
+                    DataRef::Fetch { op: fetch, at } => {
+                        let Fetched { buffer, lead, urgency } = self.fetched(fetch);
+                        let cached = urgency != Urgency::Background;
+                        self.disk().copy_in(op, range, buffer, lead + at as usize, cached)
+                    }
+                };
+                if let Some((op, result)) = done {
+                    self.inbox.push_back(Event::Done { op, result });
                 }
-                DataRef::Fetch { op: fetch, at } => {
-                    let (buffer, lead) = self.fetch_buffer(fetch);
-                    self.disk().copy_in(op, range, buffer, lead + at as usize);
-                }
-            },
+            }
             Operation::ZeroLocal { op, range, punch } => self.disk().zero(op, range, punch),
             Operation::SyncLocal { op } => {
                 self.sync_arrivals(op);
@@ -64,7 +77,7 @@ impl Server {
                 self.request_buffer(request).zero(at as usize, len as usize);
             }
             Operation::CopyFetched { fetch, at, request, request_at, len } => {
-                let (from, lead) = self.fetch_buffer(fetch);
+                let Fetched { buffer: from, lead, .. } = self.fetched(fetch);
                 let to = self.request_buffer(request);
                 to.copy_from(request_at as usize, &from, lead + at as usize, len as usize);
             }
@@ -120,8 +133,8 @@ impl Server {
     }
 
     pub(super) fn disk(&mut self) -> Disk<'_> {
-        let Self { ring, store, pool, inline, .. } = self;
-        Disk { ring, store, pool, inline }
+        let Self { ring, store, pool, inline, writeback, .. } = self;
+        Disk { ring, store, pool, inline, writeback }
     }
 
     fn source_parts(&mut self) -> (&mut Source, &crate::buffer::Pool, &mut Ring<super::Purpose>) {
@@ -134,7 +147,7 @@ impl Server {
         asked.buffer.clone().expect("the engine touches buffers of reads and writes only")
     }
 
-    fn fetch_buffer(&self, fetch: OpId) -> (Buffer, usize) {
+    fn fetched(&self, fetch: OpId) -> Fetched {
         self.fetched.get(&fetch.as_u64()).expect("the engine names a fetch until it drops it").clone()
     }
 
@@ -185,10 +198,10 @@ impl Server {
                 self.note_zeroes(range);
                 Ok(Arrival { content: Content::Zeroes, verified })
             }
-            FetchEnd::Data { buffer, lead, crc32c, verified } => {
+            FetchEnd::Data { buffer, lead, crc32c, verified, urgency } => {
                 self.ledger.suspects.forget(range);
                 self.note_arrival(range, &buffer, lead, crc32c);
-                self.fetched.insert(op.as_u64(), (buffer, lead));
+                self.fetched.insert(op.as_u64(), Fetched { buffer, lead, urgency });
                 Ok(Arrival { content: Content::Data, verified })
             }
         };

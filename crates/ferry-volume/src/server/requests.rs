@@ -10,10 +10,18 @@ use crate::extents::file_extents;
 use crate::heat;
 use ferry_engine::{ByteRange, Errno, Event, RequestId, RequestKind, Residence};
 use ferry_nbd::limits::EXTENTS_PER_REPLY_SENT_MAX;
-use ferry_nbd::server::{Part, Reply, Request};
+use ferry_nbd::server::{Negotiated, Part, Reply, Request};
 use ferry_nbd::wire::{STATE_HOLE, STATE_ZERO};
 use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, CONTEXT_HEAT, Command, Context, Extent};
 use std::time::Instant;
+
+/// What was read last for the connection whose requests are being parsed.
+pub(super) struct JustRead {
+    request: RequestId,
+    connection: u64,
+    range: ferry_nbd::ByteRange,
+    buffer: Buffer,
+}
 
 /// A request under way.
 pub(super) struct Asked {
@@ -63,6 +71,7 @@ impl Server {
                 }
             }
         }
+        self.just_read = None;
         self.settle(id);
     }
 
@@ -153,13 +162,11 @@ impl Server {
             match command {
                 Command::Read { range, .. } => {
                     connection.answer(&command, |out| reply.data(range, Part::Last, out), buffer.as_ref());
+                    let just_read = |buffer| JustRead { request, connection: id, range, buffer };
+                    self.just_read = buffer.map(just_read);
                 }
                 Command::BlockStatus { range, only_one } => {
-                    let crc = buffer.map(|buffer| {
-                        let crc = buffer.with_bytes(0, buffer.len(), crc32c::crc32c);
-                        self.remember_sum(request, range.offset(), &buffer, crc);
-                        (crc, buffer.len())
-                    });
+                    let crc = buffer.map(|buffer| self.checksum(request, range.offset(), &buffer));
                     self.answer_status(id, &command, range, only_one, reply, crc);
                 }
                 Command::Write { .. }
@@ -172,7 +179,8 @@ impl Server {
         }
     }
 
-    /// Block status is known at once, but a checksum must read the bytes first.
+    /// Block status is known at once, but a checksum must read the bytes first: unless they have just been read, as
+    /// another worker asks for them.
     fn block_status(
         &mut self,
         id: u64,
@@ -181,12 +189,16 @@ impl Server {
         only_one: bool,
         reply: Reply,
     ) {
-        let wants_crc = self.contexts(id).iter().any(|c| c.name == CONTEXT_CRC32C);
-        if !wants_crc {
+        if !self.negotiated(id).is_some_and(|n| n.contexts.iter().any(|c| c.name == CONTEXT_CRC32C)) {
             return self.answer_status(id, &command, range, only_one, reply, None);
         }
         let len = range.len_bytes().min(BUFFER_BYTES_MAX as u64);
         let first = ByteRange::new(range.offset(), len).expect("a request's range is not empty");
+        if let Some(read) = self.just_read.take_if(|read| read.connection == id && bytes(read.range) == first)
+        {
+            let crc = self.checksum(read.request, first.offset(), &read.buffer);
+            return self.answer_status(id, &command, range, only_one, reply, Some(crc));
+        }
         let buffer = Some(self.pool.take(len as usize));
         self.submit(
             RequestKind::Read { range: first },
@@ -195,9 +207,19 @@ impl Server {
         );
     }
 
+    /// The checksum of what a request read from `offset` on, and of how many bytes it is.
+    fn checksum(&mut self, request: RequestId, offset: u64, buffer: &Buffer) -> (u32, usize) {
+        let crc = buffer.with_bytes(0, buffer.len(), crc32c::crc32c);
+        self.remember_sum(request, offset, buffer, crc);
+        (crc, buffer.len())
+    }
+
+    fn negotiated(&self, id: u64) -> Option<&Negotiated> {
+        self.connections.get(&id).and_then(|(_, connection)| connection.negotiated())
+    }
+
     fn contexts(&self, id: u64) -> Vec<Context> {
-        let negotiated = self.connections.get(&id).and_then(|(_, connection)| connection.negotiated());
-        negotiated.map(|n| n.contexts.clone()).unwrap_or_default()
+        self.negotiated(id).map(|n| n.contexts.clone()).unwrap_or_default()
     }
 
     fn answer_status(

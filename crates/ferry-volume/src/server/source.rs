@@ -87,6 +87,7 @@ pub(super) enum FetchEnd {
         lead: usize,
         crc32c: u32,
         verified: bool,
+        urgency: Urgency,
     },
     /// All of it is zero.
     Zeroes {
@@ -300,7 +301,8 @@ impl Source {
             }
             State::File { fd, size_bytes } => {
                 let buffer = pool.take(len);
-                let task = Task::file(offset, len, *size_bytes, buffer).within(self.wanted_bytes);
+                let task =
+                    Task::file(offset, len, *size_bytes, buffer).within(self.wanted_bytes).urgent(urgency);
                 match task.file_rest() {
                     None => self.outcomes.push(task.end(op)),
                     Some((at, left, from)) => {
@@ -313,7 +315,7 @@ impl Source {
                 let source_bytes = links[0].session.export().size_bytes;
                 let sizes = links[0].session.export().block_sizes;
                 let (task, parts) = Task::fetch(offset, len, source_bytes, sizes, pool);
-                let mut task = task.within(self.wanted_bytes);
+                let mut task = task.within(self.wanted_bytes).urgent(urgency);
                 if parts.is_empty() {
                     self.outcomes.push(task.end(op));
                     return;

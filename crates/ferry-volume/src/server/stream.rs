@@ -18,6 +18,8 @@ const INPUT_BYTES: usize = 128 * 1024;
 const SMALL_BYTES: usize = 4096;
 /// Pieces handed to the kernel in one send.
 const PIECES_MAX: usize = 128;
+/// Bytes of a payload received at a time: the loop is nobody else's meanwhile.
+const LANDING_BYTES_AT_ONCE: usize = 256 * 1024;
 
 /// Where the next received bytes belong.
 pub(crate) struct Landing {
@@ -202,7 +204,8 @@ impl Stream {
         }
         self.receiving = true;
         if let Some(landing) = &self.landing {
-            return ring.receive(&self.fd, &landing.buffer, landing.at, landing.left, purpose);
+            let len = landing.left.min(LANDING_BYTES_AT_ONCE);
+            return ring.receive_all(&self.fd, &landing.buffer, landing.at, len, purpose);
         }
         self.close_ranks();
         assert!(self.end < INPUT_BYTES, "a parser left a full buffer unparsed");

@@ -2,7 +2,7 @@
 
 use super::source::{Failure, FetchEnd, Outcome};
 use crate::buffer::{BUFFER_BYTES_MAX, Buffer, Pool};
-use ferry_engine::OpId;
+use ferry_engine::{OpId, Urgency};
 use ferry_nbd::client::Session;
 use ferry_nbd::wire::STATE_ZERO;
 use ferry_nbd::{BlockSizes, ByteRange, CONTEXT_ALLOCATION, Extent};
@@ -43,6 +43,8 @@ pub(super) struct Task {
     /// Requests without an end.
     requests: usize,
     errno: Option<i32>,
+    /// Who waits for it.
+    urgency: Urgency,
 }
 
 /// Whether all requests of a task have ended.
@@ -121,6 +123,7 @@ impl Task {
             len,
             source_len,
             limit: u64::MAX,
+            urgency: Urgency::Background,
             has_data: false,
             requests: 0,
             errno: None,
@@ -131,6 +134,11 @@ impl Task {
     /// was made.
     pub(super) fn within(self, limit: u64) -> Self {
         Self { limit, ..self }
+    }
+
+    /// Who waits for what it fetches.
+    pub(super) fn urgent(self, urgency: Urgency) -> Self {
+        Self { urgency, ..self }
     }
 
     /// A request of this task was sent.
@@ -275,7 +283,7 @@ impl Task {
             true => FetchEnd::Zeroes { verified },
             false => {
                 let crc32c = crc32c.unwrap_or_else(sum);
-                FetchEnd::Data { buffer: self.buffer, lead, crc32c, verified }
+                FetchEnd::Data { buffer: self.buffer, lead, crc32c, verified, urgency: self.urgency }
             }
         }
     }

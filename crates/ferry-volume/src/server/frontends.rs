@@ -7,7 +7,7 @@
 //!            └───────────────────────────────────── Failed      Stopping ──▶ Down
 //! ```
 //!
-//! What is wanted lies in `volume.json`, so a server that starts again attaches what the one before it had. A frontend
+//! What has run and is wanted lies in `volume.json`, so a server that starts again attaches what the one before it had. A frontend
 //! runs only while the volume is open for its guest: a seal stops it, and what it takes back starts it again.
 //!
 //! Starting and stopping may wait for the kernel, which may in turn wait for bytes of the volume; so each has a thread
@@ -70,7 +70,10 @@ pub fn clear_devices(dir: &Path) -> Result<(), String> {
 
 enum State {
     Down,
-    Starting,
+    /// As a volume of this size.
+    Starting {
+        size_bytes: u64,
+    },
     Running(Box<dyn Running>),
     Stopping,
     Failed(String),
@@ -79,6 +82,8 @@ enum State {
 struct Attachment {
     frontend: Frontend,
     wanted: bool,
+    /// It stands in `volume.json`, or will in a moment: it has run. One that has never run is forgotten if it fails.
+    remembered: bool,
     state: State,
     /// Agents that wait until it runs, or is gone.
     askers: Vec<u64>,
@@ -102,11 +107,18 @@ pub(super) struct Frontends {
 }
 
 impl Frontends {
-    pub(super) fn new(remembered: &[Frontend]) -> Self {
+    pub(super) fn new(dir: &Path, remembered: &[Frontend]) -> Self {
+        // A frontend that is remembered clears what is left of it itself, when it starts.
+        if !remembered.iter().any(|frontend| frontend.kind() == FrontendKind::Fuse)
+            && let Err(reason) = fuse::clear(dir)
+        {
+            tracing::error!(reason, "a block device is left that nobody serves");
+        }
         let (sender, news) = channel();
         let attachment = |frontend: &Frontend| Attachment {
             frontend: frontend.clone(),
             wanted: true,
+            remembered: true,
             state: State::Down,
             askers: Vec::new(),
         };
@@ -128,7 +140,7 @@ impl Frontends {
             address: a.address(),
             error: match &a.state {
                 State::Failed(reason) => Some(reason.clone()),
-                State::Down | State::Starting | State::Running(_) | State::Stopping => None,
+                State::Down | State::Starting { .. } | State::Running(_) | State::Stopping => None,
             },
         };
         self.all.iter().map(status).collect()
@@ -139,7 +151,7 @@ impl Attachment {
     fn address(&self) -> Option<PathBuf> {
         match &self.state {
             State::Running(running) => Some(running.address()),
-            State::Down | State::Starting | State::Stopping | State::Failed(_) => None,
+            State::Down | State::Starting { .. } | State::Stopping | State::Failed(_) => None,
         }
     }
 }
@@ -164,13 +176,13 @@ impl Server {
                 there.state = State::Down;
             }
         } else {
-            let attachment = Attachment { frontend, wanted: true, state: State::Down, askers: Vec::new() };
-            self.frontends.all.push(attachment);
-            if let Err(e) = self.remember_frontends() {
-                self.frontends.all.pop();
-                return Some(refused(whole_story(&e)));
-            }
-            self.frontends.all.last_mut().expect("just put there").askers.push(asker);
+            self.frontends.all.push(Attachment {
+                frontend,
+                wanted: true,
+                remembered: false,
+                state: State::Down,
+                askers: vec![asker],
+            });
         }
         self.follow_frontends();
         None
@@ -211,7 +223,7 @@ impl Server {
                     self.stop_frontend(there.frontend.kind(), running, open)
                 }
                 same @ (State::Down
-                | State::Starting
+                | State::Starting { .. }
                 | State::Running(_)
                 | State::Stopping
                 | State::Failed(_)) => same,
@@ -222,15 +234,17 @@ impl Server {
             there.wanted || !matches!(there.state, State::Down | State::Failed(_))
         });
         self.frontends.all = all;
-        if let Err(e) = self.remember_frontends() {
-            tracing::error!(error = %e, "volume.json still names a frontend that is detached");
+        let remembered = self.remember_frontends().map_err(|e| refused(whole_story(&e)));
+        for (asker, answer) in &answers {
+            // What is done lasts only if it is remembered.
+            self.answer(*asker, remembered.as_ref().err().unwrap_or(answer));
         }
-        answers.iter().for_each(|(asker, answer)| self.answer(*asker, answer));
     }
 
-    /// `volume.json` follows, once what is not wanted is gone.
+    /// `volume.json` follows: it names what has run, until that is gone.
     fn remember_frontends(&mut self) -> Result<(), DirectoryError> {
-        let all: Vec<Frontend> = self.frontends.all.iter().map(|there| there.frontend.clone()).collect();
+        let remembered = self.frontends.all.iter().filter(|there| there.remembered);
+        let all: Vec<Frontend> = remembered.map(|there| there.frontend.clone()).collect();
         if all == self.store.config.frontends {
             return Ok(());
         }
@@ -241,12 +255,7 @@ impl Server {
     pub(super) fn grow_frontends(&self, size_bytes: u64) {
         for there in &self.frontends.all {
             if let State::Running(running) = &there.state {
-                let tell = running.grown(size_bytes);
-                std::thread::spawn(move || {
-                    if let Err(reason) = tell() {
-                        tracing::error!(reason, "a guest does not see that its volume has grown");
-                    }
-                });
+                tell_of_growth(&**running, size_bytes);
             }
         }
     }
@@ -266,7 +275,7 @@ impl Server {
             Ok(running) => News::Running(running),
             Err(reason) => News::Failed(reason),
         });
-        State::Starting
+        State::Starting { size_bytes: self.store.config.size_bytes }
     }
 
     /// Stops a frontend; one that its guest still uses only when the volume is no longer the guest's.
@@ -293,13 +302,25 @@ impl Server {
     /// Hears what threads have started and stopped.
     pub(super) fn hear_of_frontends(&mut self) {
         while let Ok((kind, news)) = self.frontends.news.try_recv() {
+            let now_bytes = self.store.config.size_bytes;
             let there = self.frontends.find(kind).expect("an attachment stays while a thread works on it");
             let mut refusal = None;
             there.state = match news {
-                News::Running(running) => State::Running(running),
+                News::Running(running) => {
+                    // It may have grown meanwhile.
+                    if !matches!(there.state, State::Starting { size_bytes } if size_bytes == now_bytes) {
+                        tell_of_growth(&*running, now_bytes);
+                    }
+                    there.remembered |= there.wanted;
+                    State::Running(running)
+                }
                 News::Down => State::Down,
                 News::Failed(reason) => {
                     tracing::error!(%kind, reason, "a frontend cannot be attached");
+                    if !there.remembered {
+                        there.wanted = false;
+                        refusal = Some((std::mem::take(&mut there.askers), refused(reason.clone())));
+                    }
                     State::Failed(reason)
                 }
                 News::InUse(running, reason) => {
@@ -317,6 +338,15 @@ impl Server {
     }
 }
 
+fn tell_of_growth(running: &dyn Running, size_bytes: u64) {
+    let tell = running.grown(size_bytes);
+    std::thread::spawn(move || {
+        if let Err(reason) = tell() {
+            tracing::error!(reason, "a guest does not see that its volume has grown");
+        }
+    });
+}
+
 /// What those are told who wait for an attachment; none while it is on its way.
 fn outcome(there: &Attachment, open: bool) -> Option<Answer> {
     match (&there.state, there.wanted) {
@@ -326,6 +356,6 @@ fn outcome(there: &Attachment, open: bool) -> Option<Answer> {
             Some(refused("the volume is no longer open for its guest".to_owned()))
         }
         (State::Down | State::Failed(_), false) => Some(Answer::Done),
-        (State::Down | State::Starting | State::Stopping | State::Running(_), _) => None,
+        (State::Down | State::Starting { .. } | State::Stopping | State::Running(_), _) => None,
     }
 }

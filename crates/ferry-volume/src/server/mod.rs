@@ -225,7 +225,7 @@ impl Server {
         let wake_door = wake.try_clone().map_err(|cause| ServeError::Ring { cause })?;
         let (dialled_sender, dialled) = channel();
         let now = Instant::now();
-        let frontends = Frontends::new(&store.config.frontends);
+        let frontends = Frontends::new(&options.dir, &store.config.frontends);
         let ledger = Ledger::open(&store, &state)?;
         let mut server = Self {
             ring,

@@ -132,6 +132,10 @@ impl Drop for Volume {
         }
         if self.server.is_some() {
             self.kill();
+            // What a test that failed had attached must not keep its directory from being removed.
+            if let Err(reason) = ferry_volume::clear_devices(&self.dir) {
+                println!("{reason}");
+            }
         }
     }
 }

@@ -213,6 +213,8 @@ impl Drop for Mount {
         if let Err(e) = self.unmount() {
             tracing::error!(error = %e, point = %self.point.display(), "a FUSE filesystem cannot be unmounted");
         }
+        // Fails only if it is not there, or still mounted.
+        let _ = std::fs::remove_dir(&self.point);
     }
 }
 

@@ -1,0 +1,45 @@
+//! Frontends that cannot be had, and what is remembered of them.
+
+use crate::{A, MIB, Volume};
+use ferry_volume::directory::VolumeConfig;
+use ferry_volume::{Frontend, FrontendKind};
+use std::fs;
+
+const VMM: Frontend = Frontend::VhostUserBlk {};
+
+fn remembered(volume: &Volume) -> Vec<Frontend> {
+    VolumeConfig::read(&volume.dir).unwrap().frontends
+}
+
+#[test]
+fn a_frontend_that_never_ran_is_forgotten_and_one_that_did_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut volume = Volume::create(dir.path().join("v"), A, MIB, 1, None);
+    let in_the_way = volume.dir.join("vhost.sock");
+    fs::create_dir(&in_the_way).unwrap();
+    let refusal = volume.control().attach(&VMM).unwrap_err().to_string();
+    assert!(refusal.contains("vhost.sock"), "{refusal}");
+    assert_eq!((volume.control().status().unwrap().frontends, remembered(&volume)), (vec![], vec![]));
+
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(volume.control().attach(&VMM).unwrap(), in_the_way);
+    assert_eq!(remembered(&volume), [VMM]);
+    volume.stop();
+    fs::create_dir(&in_the_way).unwrap();
+    volume.start();
+    let failed = loop {
+        let status = volume.control().status().unwrap();
+        if let Some(reason) = status.frontends[0].error.clone() {
+            break reason;
+        }
+    };
+    assert!(failed.contains("vhost.sock"), "{failed}");
+    assert_eq!(remembered(&volume), [VMM]);
+
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(volume.control().attach(&VMM).unwrap(), in_the_way, "asking again is trying again");
+    volume.control().detach(FrontendKind::VhostUserBlk).unwrap();
+    assert_eq!((volume.control().status().unwrap().frontends, remembered(&volume)), (vec![], vec![]));
+    assert!(!in_the_way.exists());
+    volume.stop();
+}

@@ -11,6 +11,7 @@ use ferry_volume::{
     SourceUri, create, serve,
 };
 use std::collections::HashMap;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -302,7 +303,6 @@ fn a_queue_that_breaks_the_rules_hurts_nobody_else() {
 
 #[test]
 fn a_vmm_that_talks_nonsense_is_sent_away_and_the_next_one_is_served() {
-    use std::io::{Read, Write};
     let tmp = tempfile::tempdir().unwrap();
     let volume = Volume::create(tmp.path().join(ID), 1, None);
     let socket = volume.attach();
@@ -323,13 +323,19 @@ fn a_queue_that_is_stopped_has_answered_everything_and_goes_on_where_it_was() {
     let mut vmm = Vmm::boot(&volume.attach(), 1, MODERN);
     let mut next = 0;
     for _ in 0..20 {
+        vmm.queues[0].call.quiet();
+        vmm.queues[0].want_call();
         for n in 0..SLOTS {
             vmm.queues[0].submit(&write(u64::from(n) * 8, pattern(7, 4096))).unwrap();
         }
         vmm.queues[0].kick();
+        let before = next;
         next = vmm.frontend.get_vring_base(0).unwrap() as u16;
         let answered = vmm.queues[0].device_used();
         assert_eq!(answered, next, "what was taken was answered");
+        if answered != before {
+            vmm.queues[0].call.wait();
+        }
         vmm.start_queues();
         while vmm.queues[0].is_waiting() {
             assert_eq!(vmm.queues[0].wait().status, OK);
@@ -362,7 +368,10 @@ fn what_was_under_way_when_the_server_ended_is_answered_by_the_next_one() {
     away.stop();
     home.start();
     away.start();
+    vmm.queues[1].call.quiet();
     vmm.reconnect(&away.attach());
+    // It may have been answered, and the guest not told.
+    vmm.queues[1].call.wait();
     while !waiting.is_empty() {
         let Answer { slot, status, data, .. } = vmm.queues[0].wait();
         assert!(status == OK && data == content);
@@ -401,4 +410,21 @@ fn a_seal_takes_the_disk_away_from_the_machine() {
     assert!(vmm.frontend.get_features().is_err(), "the VMM was sent away");
     volume.control().unseal().unwrap();
     assert_eq!(Vmm::boot(&volume.attach(), 1, MODERN).queues[0].status(VIRTIO_BLK_T_OUT, 0, &[1; 512]), OK);
+}
+
+#[test]
+fn a_guest_learns_that_its_disk_has_grown_and_uses_what_is_new() {
+    let tmp = tempfile::tempdir().unwrap();
+    let volume = Volume::create(tmp.path().join(ID), 1, None);
+    let mut vmm = Vmm::boot(&volume.attach(), 1, MODERN);
+    let mut news = vmm.listen();
+    let end = 64 * MIB / 512;
+    assert_eq!(vmm.queues[0].status(VIRTIO_BLK_T_OUT, end, &[1; 512]), IO_ERROR);
+    volume.control().grow(128 * MIB).unwrap();
+    let mut message = [0; 12];
+    news.read_exact(&mut message).unwrap();
+    assert_eq!(message, [2_u32, 1, 0].map(u32::to_ne_bytes).concat()[..], "the configuration has changed");
+    assert_eq!(vmm.config(0, 8), 128 * MIB / 512);
+    assert_eq!(vmm.queues[0].status(VIRTIO_BLK_T_OUT, end, &[1; 512]), OK);
+    assert_eq!(vmm.queues[0].read(end, 512), [1; 512]);
 }

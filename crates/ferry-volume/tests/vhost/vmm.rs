@@ -4,6 +4,7 @@
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserInflight};
@@ -69,7 +70,7 @@ pub struct Driver {
     base: u64,
     manners: Manners,
     kick: EventFd,
-    call: Bell,
+    pub call: Bell,
     pub error: Bell,
     available: u16,
     kicked_at: u16,
@@ -161,6 +162,13 @@ impl Vmm {
             frontend.set_vring_kick(number, &queue.kick).unwrap();
             frontend.set_vring_enable(number, true).unwrap();
         }
+    }
+
+    /// Lets the device say something unasked.
+    pub fn listen(&mut self) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.frontend.set_backend_request_fd(&theirs).unwrap();
+        ours
     }
 
     /// A part of the configuration space, as a number.
@@ -295,12 +303,16 @@ impl Driver {
         }
     }
 
+    /// Wants to be told of the next answer.
+    pub fn want_call(&self) {
+        self.set_word(AVAILABLE + 4 + 2 * u64::from(QUEUE_SIZE), self.used);
+        fence(Ordering::SeqCst);
+    }
+
     /// Waits until the device has answered something, and takes one answer.
     pub fn wait(&mut self) -> Answer {
         loop {
-            // Only the next one is of interest.
-            self.set_word(AVAILABLE + 4 + 2 * u64::from(QUEUE_SIZE), self.used);
-            fence(Ordering::SeqCst);
+            self.want_call();
             if let Some(answer) = self.take() {
                 return answer;
             }
@@ -371,6 +383,12 @@ impl Bell {
         let readable = EpollEvent::new(EventSet::IN, 0);
         epoll.ctl(ControlOperation::Add, event.as_raw_fd(), readable).unwrap();
         Self { event, epoll }
+    }
+
+    /// Takes note of whatever it was rung for.
+    pub fn quiet(&self) {
+        // Fails when it was not rung.
+        let _ = self.event.read();
     }
 
     /// Waits until it has been rung, and takes note.

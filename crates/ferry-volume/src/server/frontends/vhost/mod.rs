@@ -21,13 +21,14 @@ use crate::directory::VHOST_SOCKET;
 use crate::server::ACCEPT_PAUSE;
 use crate::server::doors::listen_unix;
 use crate::server::mailbox::Mailbox;
+use crate::server::ring_the_bell;
 use crate::virtio_blk::{Device, SERIAL_BYTES, config};
 use requests::Replies;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::net::Shutdown;
 use session::Session;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,6 +72,8 @@ struct Shared {
     disk: Arc<Disk>,
     mailbox: Mailbox,
     listener: UnixListener,
+    /// Rung for replies, and when the disk has grown.
+    bell: Arc<OwnedFd>,
     ending: AtomicBool,
     /// The VMM that is served.
     peer: Mutex<Option<UnixStream>>,
@@ -87,6 +90,9 @@ pub(super) struct VhostUserBlk {
 pub(super) fn start(ground: Ground) -> Result<Box<dyn Running>, String> {
     let address = ground.dir.join(VHOST_SOCKET);
     let listener = listen_unix(&address).map_err(|e| e.to_string())?;
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| {
+        format!("cannot make an eventfd for vhost-user-blk: {e}; raise the limit on open files")
+    })?;
     let disk = Disk {
         serial: config::serial(&ground.id),
         size_bytes: AtomicU64::new(ground.size_bytes),
@@ -96,6 +102,7 @@ pub(super) fn start(ground: Ground) -> Result<Box<dyn Running>, String> {
         disk: Arc::new(disk),
         mailbox: ground.mailbox,
         listener: UnixListener::from(listener),
+        bell: Arc::new(bell),
         ending: AtomicBool::new(false),
         peer: Mutex::default(),
     });
@@ -111,8 +118,8 @@ impl Running for VhostUserBlk {
     }
 
     fn grown(&self, size_bytes: u64) -> Box<dyn FnOnce() -> Result<(), String> + Send> {
-        // The next VMM that asks for the configuration sees it.
         self.shared.disk.size_bytes.store(size_bytes, Ordering::Release);
+        ring_the_bell(&self.shared.bell);
         Box::new(|| Ok(()))
     }
 
@@ -165,7 +172,8 @@ impl Shared {
         if self.is_ending() {
             return Err(End::Left);
         }
-        Ok(Session::new(self.disk.clone(), Replies::new(&self.mailbox)?, socket.try_clone()?))
+        let replies = Replies::new(&self.mailbox, self.bell.clone())?;
+        Ok(Session::new(self.disk.clone(), replies, socket.try_clone()?))
     }
 }
 

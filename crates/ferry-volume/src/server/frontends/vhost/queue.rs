@@ -110,6 +110,8 @@ impl Queue {
 
     pub(super) fn set_call(&mut self, call: Option<File>) {
         self.call = call.map(unblocking);
+        // A server before this one may have died between an answer and telling the guest of it.
+        ring(self.call.as_ref());
     }
 
     pub(super) fn set_error(&mut self, error: Option<File>) {

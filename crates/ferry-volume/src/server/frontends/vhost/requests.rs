@@ -10,7 +10,7 @@ use crate::server::mailbox::{LETTERS_IN_FLIGHT_MAX, Letter, MailGuest, Mailbox, 
 use crate::server::ring_the_bell;
 use crate::virtio_blk::{Ask, Chain, Parsed, RANGES_MAX, Range, Refusal, Status, Unmapped, parse};
 use ferry_engine::{ByteRange, RequestKind};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -49,8 +49,8 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    pub(super) fn new(mailbox: &Mailbox) -> io::Result<Self> {
-        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    /// The way through `mailbox`; `bell`, an eventfd, is rung when there are replies.
+    pub(super) fn new(mailbox: &Mailbox, bell: Arc<OwnedFd>) -> io::Result<Self> {
         let ours = bell.clone();
         let guest = mailbox
             .connect(move || ring_the_bell(&ours))
@@ -59,7 +59,7 @@ impl Replies {
         Ok(Self { guest, sender, done, bell, letters: 0, bytes: 0 })
     }
 
-    /// What is readable when there are replies.
+    /// What is readable when there are replies, or the disk has grown.
     pub(super) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }

@@ -77,6 +77,8 @@ impl Session {
             self.replies.wait(&self.peer).map_err(Error::SocketBroken)?;
             self.take_replies();
         }
+        // While its bell is still known.
+        self.tell();
         Ok(())
     }
 

@@ -6,11 +6,11 @@ mod cells;
 mod content;
 mod figures;
 mod fio;
-mod interrupt;
+pub mod interrupt;
 mod machine;
 mod options;
 mod peers;
-mod processes;
+pub mod processes;
 mod report;
 mod volume;
 
@@ -75,6 +75,11 @@ fn ferry_program(root: &Path, options: &Options) -> anyhow::Result<PathBuf> {
     if let Some(path) = &options.ferry {
         return path.canonicalize().with_context(|| format!("there is no ferry at {}", path.display()));
     }
+    release_build(root)
+}
+
+/// Builds the program for release; tells where it is.
+pub fn release_build(root: &Path) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["build", "--release", "--locked", "--package", "ferry"];
     let status = Command::new(cargo).args(arguments).current_dir(root).status();

@@ -1,12 +1,13 @@
 //! The project's own chores: `cargo xtask tidy` reads the tree and says what breaks the house rules;
 //! `cargo xtask ci` is everything a change must pass, here and in CI; `cargo xtask bench` measures Ferry beside others;
-//! `cargo xtask fuzz` feeds the parsers.
+//! `cargo xtask fuzz` feeds the parsers; `cargo xtask lab` puts virtual machines on Ferry.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore speaks to the person who called it")]
 
 mod bench;
 mod ci;
 mod fuzz;
+mod lab;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,9 @@ chores:
   ci     everything a change must pass: fmt, clippy, tidy, deny, test, demo
   bench  Ferry's volume server beside qemu-nbd and nbdkit in one run (`bench --help` tells the options)
   fuzz [--seconds N] [TARGET]
-         any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)";
+         any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)
+  lab vhost
+         a virtual machine in QEMU on a volume, whose server is killed under it (needs Debian; about a minute)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(&workspace_root()),
         ["bench", rest @ ..] => bench::run(&workspace_root(), rest),
         ["fuzz", wishes @ ..] => fuzz::run(&workspace_root(), wishes),
+        ["lab", rest @ ..] => lab::run(&workspace_root(), rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

@@ -1,0 +1,142 @@
+//! `cargo xtask lab vhost`: a Linux guest in QEMU with a volume as its disk, over vhost-user-blk. It writes, reads back,
+//! trims and compares, while its volume server is killed and started again under it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use ferry_volume::control::{Client, Phase};
+use ferry_volume::{CreateOptions, Frontend, REGION_BYTES_DEFAULT};
+
+use super::guest;
+use crate::bench::interrupt;
+use crate::bench::processes::{self, Process};
+
+const QEMU: &str = "qemu-system-x86_64";
+const ID: &str = "01JD7Q0000000000000000000V";
+const SIZE_BYTES: u64 = 256 << 20;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const DEADLINE: Duration = Duration::from_secs(300);
+/// After which of the guest's steps the volume server is killed.
+const KILLED_AFTER: &[&str] = &["LAB step 40\n", "LAB step 80\n", "LAB step 120\n", "LAB step 160\n"];
+/// What the guest must have said.
+const MUST_SAY: &[&str] = &[
+    "LAB queues 2\n",
+    "LAB serial 01JD7Q00000000000000\n",
+    "LAB bytes 268435456\n",
+    "LAB cache write back\n",
+    "LAB written\n",
+    "LAB read back\n",
+    "LAB discarded\n",
+    "LAB zero\n",
+    "LAB the rest is there\n",
+    "LAB nothing was lost\n",
+    "LAB done\n",
+];
+
+struct Server {
+    ferry: PathBuf,
+    dir: PathBuf,
+    process: Option<Process>,
+}
+
+impl Server {
+    /// Starts a server, after the one before it was killed; gives the way to command it.
+    fn start(&mut self) -> anyhow::Result<Client> {
+        self.process = None;
+        let arguments = [OsStr::new("volume-server"), OsStr::new("--dir"), self.dir.as_os_str()];
+        self.process = Some(Process::start(&self.ferry, &arguments, &self.dir.join("server.log"))?);
+        interrupt::until("a volume server answers", LOOK_EVERY, DEADLINE, || {
+            Ok(Client::connect(&self.dir).ok())
+        })
+    }
+}
+
+/// Runs it with the program at `ferry`; downloads are kept in `kept`.
+pub fn run(ferry: PathBuf, kept: &Path) -> anyhow::Result<()> {
+    if !processes::is_there(QEMU) {
+        bail!(
+            "{QEMU} is not installed: `apt-get install qemu-system-x86` (from the suite that qemu-utils is from)"
+        );
+    }
+    let guest = guest::make(kept, include_str!("guest.sh"))?;
+    let tmp = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let dir = tmp.path().join("volume");
+    ferry_volume::create(&CreateOptions {
+        dir: dir.clone(),
+        id: ID.to_owned(),
+        size_bytes: SIZE_BYTES,
+        region_bytes: REGION_BYTES_DEFAULT,
+        generation: 1,
+        phase: Phase::Open,
+        source: None,
+    })
+    .context("cannot create a volume")?;
+    let mut server = Server { ferry, dir, process: None };
+    let socket = server.start()?.attach(&Frontend::VhostUserBlk {})?;
+    let console = tmp.path().join("console");
+    let begun = Instant::now();
+    let arguments = arguments(&guest, &socket);
+    let arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
+    let mut qemu = Process::start(Path::new(QEMU), &arguments, &console)?;
+    for step in KILLED_AFTER {
+        until_said(&mut qemu, &console, step)?;
+        server.start()?;
+        println!("lab: the volume server was killed and started again after {:?}", step.trim());
+    }
+    until_said(&mut qemu, &console, "LAB done\n")?;
+    let said = said(&console);
+    said.lines()
+        .filter(|line| line.starts_with("LAB") && !line.contains("step"))
+        .for_each(|line| println!("{line}"));
+    if let Some(missing) = MUST_SAY.iter().find(|line| !said.contains(**line)) {
+        bail!("the guest did not say {:?}; it said:\n{said}", missing.trim());
+    }
+    if said.contains("LAB failed") || said.contains("I/O error") {
+        bail!("something failed in the guest; it said:\n{said}");
+    }
+    println!("lab: vhost: everything held, {} s after QEMU was started", begun.elapsed().as_secs());
+    Ok(())
+}
+
+fn arguments(guest: &guest::Guest, socket: &Path) -> Vec<OsString> {
+    let mut channel = OsString::from("socket,id=disk,reconnect-ms=100,path=");
+    channel.push(socket);
+    let mut arguments: Vec<OsString> = [
+        "-accel tcg,thread=multi -smp 2 -m 256 -object memory-backend-memfd,id=ram,size=256M,share=on",
+        "-machine q35,memory-backend=ram -nodefaults -no-user-config -nographic -no-reboot -serial stdio",
+        "-device vhost-user-blk-pci,chardev=disk,num-queues=2",
+    ]
+    .iter()
+    .flat_map(|line| line.split(' '))
+    .map(OsString::from)
+    .collect();
+    arguments.extend(["-chardev".into(), channel]);
+    arguments.extend([
+        "-kernel".into(),
+        guest.kernel.clone().into(),
+        "-initrd".into(),
+        guest.initrd.clone().into(),
+    ]);
+    let kernel = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr reboot=t cryptomgr.notests no_timer_check lpj=4000000";
+    arguments.extend(["-append".into(), kernel.into()]);
+    arguments
+}
+
+/// Waits until the guest has said something.
+fn until_said(qemu: &mut Process, console: &Path, what: &str) -> anyhow::Result<()> {
+    let waited = interrupt::until(what.trim(), LOOK_EVERY, DEADLINE, || {
+        if said(console).contains(what) {
+            return Ok(Some(()));
+        }
+        qemu.check().map(|()| None)
+    });
+    waited.with_context(|| format!("the guest has said:\n{}", said(console)))
+}
+
+/// A terminal's lines end in two characters, ours in one.
+fn said(console: &Path) -> String {
+    let bytes = std::fs::read(console).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\r', "")
+}

@@ -12,10 +12,10 @@ use crate::records::{Change, Records, RecordsError, StateLock, VolumeRecord};
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, Activate, AgentApi, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing,
-    Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents,
-    JobId, Machine, MachineRef, Ownership, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AttachVolume, AttachedFrontend, CreateMachine,
+    Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume, Job,
+    JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, Ownership, PaceVolume, Prepare, Reserve,
+    StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
@@ -280,6 +280,17 @@ impl AgentApi for Agent {
         let key = self.find_volume(volume).await?.key();
         self.core.volumes.detach(key, detach.frontend).await?;
         Ok(self.core.volumes.show(key).await?)
+    }
+
+    async fn volume_on_source_loss(&self, volume: &VolumeRef, wish: OnSourceLoss) -> Answer<Volume> {
+        let key = self.find_volume(volume).await?.key();
+        self.core.volumes.on_source_loss(key, wish.policy).await?;
+        Ok(self.core.volumes.show(key).await?)
+    }
+
+    async fn volume_abandon_source(&self, volume: &VolumeRef, abandon: AbandonSource) -> Answer<Losses> {
+        let key = self.find_volume(volume).await?.key();
+        Ok(self.core.volumes.abandon_source(key, abandon).await?)
     }
 
     async fn volume_delete(&self, volume: &VolumeRef) -> Answer<()> {

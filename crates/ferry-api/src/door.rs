@@ -1,9 +1,10 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    Activate, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId, Machine, MachineRef,
-    PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    AbandonSource, Activate, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing,
+    DestroyMachine, DetachVolume, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses,
+    Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -66,6 +67,19 @@ pub trait AgentApi: Send + Sync + 'static {
         volume: &VolumeRef,
         detach: DetachVolume,
     ) -> impl Future<Output = Answer<Volume>> + Send;
+    /// Says what becomes of requests that wait for a source that is away. Refused for a copy that nobody serves.
+    fn volume_on_source_loss(
+        &self,
+        volume: &VolumeRef,
+        wish: OnSourceLoss,
+    ) -> impl Future<Output = Answer<Volume>> + Send;
+    /// Tells what giving up the source of a volume costs; with that figure, gives it up. Refused while the source is
+    /// connected, unless forced.
+    fn volume_abandon_source(
+        &self,
+        volume: &VolumeRef,
+        abandon: AbandonSource,
+    ) -> impl Future<Output = Answer<Losses>> + Send;
     /// Deletes a volume that belongs to no machine.
     fn volume_delete(&self, volume: &VolumeRef) -> impl Future<Output = Answer<()>> + Send;
 

@@ -28,7 +28,7 @@ pub use job::{
     EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobKind, JobState, JobStep, Progress, StartMove,
     StepState,
 };
-pub use loss::{BadRanges, Span};
+pub use loss::{AbandonSource, BadRanges, LossPolicy, Losses, OnSourceLoss, Span};
 pub use machine::{
     CreateMachine, Desired, DestroyMachine, Driver, Exit, Machine, MachineSpec, MachineState, MachineVolume,
     NewVolume, RestartPolicy, Signal, SignalError, VolumeOrigin,

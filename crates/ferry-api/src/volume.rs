@@ -1,7 +1,8 @@
 //! Volumes: disks with an id that never changes and a generation that rises with each hand-over.
 
 use crate::{
-    AttachedFrontend, BadRanges, Generation, JobId, MachineId, VolumeId, VolumeName, VolumePace, WorkerName,
+    AttachedFrontend, BadRanges, Generation, JobId, LossPolicy, MachineId, VolumeId, VolumeName, VolumePace,
+    WorkerName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,9 @@ pub struct Volume {
     /// Ways to it beside its NBD socket; empty while its server does not answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontends: Vec<AttachedFrontend>,
+    /// What becomes of requests that wait for a source that is away.
+    #[serde(default)]
+    pub loss_policy: LossPolicy,
     /// NBD URI for the guest, on this worker.
     pub guest_uri: String,
     /// NBD URI for other workers, while the volume is exported.
@@ -165,6 +169,12 @@ pub struct VolumeSource {
     /// What it cannot give.
     #[serde(default)]
     pub bad: BadRanges,
+    /// For how long it has answered nothing, in milliseconds; none while it is there.
+    #[serde(default)]
+    pub away_ms: Option<u64>,
+    /// Requests of the machine that wait for it.
+    #[serde(default)]
+    pub requests_waiting: u64,
 }
 
 /// How far a clone has become local.
@@ -186,6 +196,9 @@ pub struct Hydration {
     pub bytes_zero: u64,
     /// Fetched bytes whose checksum was compared with the source's.
     pub bytes_verified: u64,
+    /// Bytes that nobody has any more, because the source was given up; zero unless the guest wrote them since.
+    #[serde(default)]
+    pub bytes_abandoned: u64,
     /// Guest reads that had to wait for the source.
     pub cold_reads: u64,
     /// Fetches that failed; each is tried again.

@@ -14,6 +14,7 @@
 //! - fetches are disjoint; a block is fetched again only if the last fetch failed or could not be kept;
 //! - `torn` blocks are remote and the store may hold garbage there: they turn local only by being written whole.
 
+mod abandon;
 mod ahead;
 mod bad;
 mod budget;
@@ -23,6 +24,7 @@ mod growth;
 mod guard;
 mod hot;
 mod hydration;
+mod loss;
 mod phases;
 mod reads;
 mod writes;
@@ -48,6 +50,7 @@ use fetches::{Fetch, Fetches};
 use guard::Guard;
 use hot::Hottest;
 use hydration::Hydration;
+use loss::Loss;
 use reads::{Gather, Piece};
 use writes::Put;
 
@@ -76,6 +79,7 @@ pub struct Engine {
     fetches: Fetches,
     hydration: Hydration,
     bad: Bad,
+    loss: Loss,
     ahead: Ahead,
     budget: Budget,
     guard: Guard,
@@ -98,6 +102,7 @@ struct Ticket(u64);
 #[derive(Debug)]
 struct Active {
     id: RequestId,
+    since_ms: u64,
     work: Work,
 }
 
@@ -138,6 +143,10 @@ enum Op {
         blocks: Blocks,
     },
     Fetch(Box<Fetch>),
+    /// Zeroes torn blocks before the source is given up. Under lock.
+    ZeroAbandoned {
+        blocks: Blocks,
+    },
     Query {
         blocks: Blocks,
         epoch: u64,
@@ -212,6 +221,7 @@ impl Engine {
             fetches: Fetches::new(),
             hydration: Hydration::new(),
             bad: Bad::new(),
+            loss: Loss::new(map.has_source),
             ahead: Ahead::new(),
             durability: Durability::new(),
             deeds: VecDeque::new(),
@@ -237,12 +247,16 @@ impl Engine {
                 self.source.epoch += 1;
                 self.forget_reconnect_pauses();
             }
-            Event::SourceDown => self.source.up = false,
+            Event::SourceDown => {
+                self.source.up = false;
+                self.loss.source_went(self.now_ms);
+            }
             Event::Tick { now_ms } => {
                 self.now_ms = self.now_ms.max(now_ms);
                 self.budget.fill(self.now_ms);
                 self.tell_bad(out);
                 self.guard.fill(self.now_ms);
+                self.fail_overdue(out);
                 self.replan_due(out);
             }
             Event::SourceHeat { hot } => self.heard_heat(hot),
@@ -292,10 +306,12 @@ impl Engine {
             bytes_bad: self.bad.block_count() * BLOCK_BYTES,
             bad_ranges: self.bad.range_count(),
             in_flight: self.ops.len() as u64,
-            waiting_for_source: self.requests.values().filter(|active| active.waits()).count() as u64,
             hot_ranges: self.hottest.len(),
+            waiting_for_source: self.waiting_for_source().len() as u64,
             phase: self.phase,
             source_up: self.source.up,
+            source_away_ms: self.source_away_ms(),
+            loss_policy: self.loss.policy(),
             paused: self.hydration.is_paused(),
             budget_bytes_per_s: self.budget.bytes_per_s(),
             guard_us: self.guard.bound_us(),
@@ -352,6 +368,7 @@ impl Engine {
             Op::WriteLocked { ticket } => self.locked_written(ticket, result, out),
             Op::CopyIn { fetch, blocks } => self.copied_in(fetch, blocks, result, out),
             Op::ZeroTorn { blocks } => self.torn_zeroed(blocks, result, out),
+            Op::ZeroAbandoned { blocks } => self.abandoned_zeroed(blocks, result, out),
             Op::Sync => self.synced(result, out),
             Op::Persist => self.persisted(result, out),
             Op::Fetch(_) => panic!("a fetch is completed by `Fetched`"),
@@ -373,6 +390,7 @@ impl Engine {
                 break;
             }
         }
+        self.pump_abandon(out);
         self.pump_commit(out);
         self.announce_completion(out);
     }
@@ -412,7 +430,7 @@ impl Engine {
     fn admit(&mut self, id: RequestId, work: Work) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.requests.insert(ticket, Active { id, work });
+        self.requests.insert(ticket, Active { id, since_ms: self.now_ms, work });
         ticket
     }
 
@@ -450,16 +468,6 @@ impl Engine {
     fn unlock(&mut self, blocks: Blocks) {
         self.locks.remove(blocks);
         self.wake = true;
-    }
-}
-
-impl Active {
-    /// Nothing touches the store for it.
-    fn waits(&self) -> bool {
-        match &self.work {
-            Work::Read(_) => true,
-            Work::Write(put) => !put.is_writing(),
-        }
     }
 }
 

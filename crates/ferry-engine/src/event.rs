@@ -194,6 +194,19 @@ pub struct SourceExtent {
     pub zero: bool,
 }
 
+/// What becomes of requests that wait for a source that is away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LossPolicy {
+    /// They wait until it is back, for ever if need be.
+    #[default]
+    Wait,
+    /// Those that have waited so long while it was away get `EIO`.
+    FailAfter {
+        /// In milliseconds, counted by [`Event::Tick`].
+        ms: NonZeroU64,
+    },
+}
+
 /// What somebody in charge wants. Each is idempotent and ends in one [`crate::Notice`] unless it says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -211,6 +224,15 @@ pub enum Command {
     Grow {
         /// The size from then on in bytes, a multiple of 512.
         size_bytes: u64,
+    },
+    /// Give up the source for good: what is remote reads as zeroes from then on. Nothing remote changes until that is
+    /// durable, so guest writes of remote blocks wait meanwhile. Ends in `Notice::SourceAbandoned`.
+    AbandonSource,
+    /// What becomes of requests that wait for a source that is away. At once, without a notice; not remembered across
+    /// restarts.
+    SetLossPolicy {
+        /// From now on.
+        policy: LossPolicy,
     },
     /// Fetch only what the guest needs, until resumed. At once, without a notice; not remembered across restarts.
     PauseHydration,

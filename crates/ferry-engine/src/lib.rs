@@ -36,7 +36,7 @@ pub mod truth;
 
 pub use engine::Engine;
 pub use event::{
-    Arrival, Command, Content, Errno, Event, FetchFailure, RequestId, RequestKind, SourceExtent,
+    Arrival, Command, Content, Errno, Event, FetchFailure, LossPolicy, RequestId, RequestKind, SourceExtent,
 };
 pub use geometry::{BLOCK_BYTES, Blocks, ByteRange, Geometry, GeometryError};
 pub use heat::{Heat, Hot};

@@ -31,6 +31,7 @@ const KIND_LOCAL_MASK: u32 = 2;
 const KIND_PHASE: u32 = 3;
 const KIND_SOURCE_DETACHED: u32 = 4;
 const KIND_GROWN: u32 = 10;
+const KIND_ABANDONED: u32 = 8;
 
 /// Whom a volume serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +65,8 @@ pub enum MapRecord {
         /// More than before, a multiple of 512.
         size_bytes: u64,
     },
+    /// The source was given up: what was remote is local, and zero.
+    Abandoned,
 }
 
 /// All that a map says.
@@ -129,6 +132,11 @@ impl MapState {
                 self.source_bytes = self.geometry().size_bytes();
             }
             MapRecord::Grown { size_bytes } => self.grow(size_bytes)?,
+            MapRecord::Abandoned => {
+                self.truth.mark_local(self.geometry().all_blocks());
+                self.has_source = false;
+                self.source_bytes = self.geometry().size_bytes();
+            }
         }
         Ok(())
     }
@@ -395,6 +403,7 @@ fn encode_record(record: MapRecord, out: &mut Vec<u8>) {
         MapRecord::Phase(phase) => (KIND_PHASE, phase_number(phase), 0),
         MapRecord::SourceDetached => (KIND_SOURCE_DETACHED, 0, 0),
         MapRecord::Grown { size_bytes } => (KIND_GROWN, size_bytes, 0),
+        MapRecord::Abandoned => (KIND_ABANDONED, 0, 0),
     };
     out.extend_from_slice(&kind.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
@@ -418,6 +427,7 @@ fn decode_record(slot: &[u8]) -> Result<MapRecord, RecordError> {
         KIND_PHASE => phase_of(a).map(MapRecord::Phase).ok_or(RecordError::Phase { number: a }),
         KIND_SOURCE_DETACHED => Ok(MapRecord::SourceDetached),
         KIND_GROWN => Ok(MapRecord::Grown { size_bytes: a }),
+        KIND_ABANDONED => Ok(MapRecord::Abandoned),
         kind => Err(RecordError::Kind { kind }),
     }
 }

@@ -176,6 +176,8 @@ pub enum Notice {
         /// The size in bytes.
         size_bytes: u64,
     },
+    /// The source was given up, durably: what was remote reads as zeroes.
+    SourceAbandoned,
     /// A command makes no sense now. Nothing has changed.
     CommandRefused {
         /// The command.

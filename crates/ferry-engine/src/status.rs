@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 
+use crate::event::LossPolicy;
 use crate::map::Phase;
 
 /// A snapshot. Bytes are of the volume unless said otherwise; counters start at zero with the process.
@@ -41,7 +42,7 @@ pub struct EngineStatus {
     pub bad_ranges: u64,
     /// Operations under way.
     pub in_flight: u64,
-    /// Guest requests that wait for the source.
+    /// Guest requests that wait for something the source has.
     pub waiting_for_source: u64,
     /// Standby, open or sealed, durably.
     pub phase: Phase,
@@ -49,6 +50,10 @@ pub struct EngineStatus {
     pub hot_ranges: u64,
     /// Whether the source can be asked.
     pub source_up: bool,
+    /// For how long the source has answered nothing, in milliseconds; none while it is there.
+    pub source_away_ms: Option<u64>,
+    /// What becomes of requests that wait for a source that is away.
+    pub loss_policy: LossPolicy,
     /// Whether background copying was paused by command.
     pub paused: bool,
     /// The most that background copying fetches a second; none: no budget.

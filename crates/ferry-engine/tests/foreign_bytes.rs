@@ -37,6 +37,8 @@ fn a_map_that_is_understood_means_the_same_after_compaction() {
             grown_log.append(&[MapRecord::Grown { size_bytes }, MapRecord::Local(blocks(990, 1_001))]),
         );
     }
+    let (mut given_up, mut given_up_log) = ferry_engine::map::compact(&state(true));
+    given_up.extend(given_up_log.append(&[MapRecord::Local(blocks(7, 9)), MapRecord::Abandoned]));
     let input = |file: &[u8], how: u8, cut: u8| {
         let log = &file[ferry_engine::map::SUPERBLOCK_BYTES..];
         [&[how, cut][..], &file[..map::HEAD_BYTES], log].concat()
@@ -46,6 +48,7 @@ fn a_map_that_is_understood_means_the_same_after_compaction() {
         ("without_source", input(&ferry_engine::map::compact(&state(false)).0, map::SUPERBLOCK_MENDED, 0)),
         ("torn", input(&file, map::SUPERBLOCK_MENDED, 5)),
         ("grown", input(&grown, map::FRAMES_MENDED, 0)),
+        ("given_up", input(&given_up, map::FRAMES_MENDED, 0)),
         ("holes", input(&holes, map::FRAMES_MENDED, 0)),
         ("whole", input(&file, map::FRAMES_MENDED, 0)),
     ];

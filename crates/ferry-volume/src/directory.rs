@@ -12,6 +12,7 @@
 //! Invariant: a directory with a `volume.json` is complete; one without is a creation that did not finish.
 
 use crate::SourceUri;
+use crate::control::LossPolicy;
 use crate::frontend::Frontend;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub const GUEST_SOCKET: &str = "guest.sock";
 pub const VHOST_SOCKET: &str = "vhost.sock";
 /// Name of the log file of the server.
 pub const SERVER_LOG: &str = "server.log";
+/// Name of the file that lists what was lost when a source was given up.
+pub const ABANDONED: &str = "abandoned.json";
 pub(crate) const DATA: &str = "data";
 pub(crate) const MAP: &str = "map";
 pub(crate) const CONFIG: &str = "volume.json";
@@ -127,6 +130,9 @@ pub struct VolumeConfig {
     /// The most that hydration fetches in the background a second; none: as much as goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// What becomes of guest requests that wait for a source that is away.
+    #[serde(default, skip_serializing_if = "LossPolicy::is_wait")]
+    pub loss_policy: LossPolicy,
     /// What is attached while the volume is open; attached again after a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontends: Vec<Frontend>,
@@ -146,6 +152,7 @@ impl VolumeConfig {
             source: None,
             export: None,
             budget_bytes_per_s: None,
+            loss_policy: LossPolicy::Wait,
             frontends: Vec::new(),
             guard_us: None,
         }

@@ -13,6 +13,7 @@
 //! Rooms: [`directory`] what lies on disk · [`control`] how an agent talks to a server · [`server`] the server ·
 //! [`client`] a small blocking NBD client · [`Credentials`] TLS · [`SourceUri`] where a clone reads from.
 
+mod abandoned;
 mod buffer;
 pub mod client;
 pub mod control;
@@ -32,6 +33,8 @@ pub mod virtio_blk;
 pub use dial::DialError;
 pub use frontend::{Frontend, FrontendKind, FrontendStatus};
 pub use ring::{IoBackend, probe_io_uring};
+#[doc(hidden)]
+pub use server::serve_impatiently;
 pub use server::{ServeError, ServeOptions, clear_devices, serve};
 pub use source_uri::{SourceUri, SourceUriError};
 pub use store::{CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, create};

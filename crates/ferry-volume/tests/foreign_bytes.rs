@@ -10,7 +10,7 @@ mod virtio_blk;
 mod volume;
 
 use ferry_volume::control::{
-    Answer, BadRanges, Hydration, Mismatch, Phase, Request, SourceStatus, Span, Status,
+    Answer, BadRanges, Hydration, LossPolicy, Losses, Mismatch, Phase, Request, SourceStatus, Span, Status,
 };
 use ferry_volume::{Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
@@ -26,6 +26,8 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         connected: false,
         last_error: Some("gone".into()),
         bad: BadRanges { bytes: 4096, count: 1, listed: vec![Span { offset: 8192, len_bytes: 4096 }] },
+        away_ms: Some(7),
+        requests_waiting: 1,
     };
     let status = Status {
         pid: 7,
@@ -53,6 +55,7 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
             times: 3,
             same_bytes: true,
         }],
+        loss_policy: LossPolicy::FailAfterMs(NonZeroU64::new(30_000).unwrap()),
         store_failed: false,
         store_bytes_allocated: 4096,
     };
@@ -61,6 +64,17 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         ("set_source", line(&Request::SetSource { uri: "nbd+unix:///x?socket=/s".into() })),
         ("set_budget", line(&Request::SetBudget { bytes_per_s: NonZeroU64::new(1 << 20) })),
         ("set_guard", line(&Request::SetGuard { bound_us: NonZeroU64::new(5_000) })),
+        ("loss_policy", line(&Request::SetLossPolicy { policy: LossPolicy::Wait })),
+        ("abandon_source", line(&Request::AbandonSource { lose_bytes: Some(4096), force: true })),
+        ("what_is_lost", line(&Request::AbandonSource { lose_bytes: None, force: false })),
+        (
+            "answer_losing",
+            line(&Answer::Losing(Losses {
+                bytes: 1,
+                count: 1,
+                listed: vec![Span { offset: 0, len_bytes: 1 }],
+            })),
+        ),
         ("no_budget", line(&Request::SetBudget { bytes_per_s: None })),
         ("attach", line(&Request::Attach { frontend: Frontend::Fuse {} })),
         ("detach", line(&Request::Detach { frontend: FrontendKind::VhostUserBlk })),
@@ -89,6 +103,7 @@ fn a_volume_json_that_is_understood_survives_being_replaced() {
         ("paced", config(r#","budget_bytes_per_s":52428800"#).into_bytes()),
         ("attached", config(r#","frontends":[{"kind":"fuse"},{"kind":"vhost_user_blk"}]"#).into_bytes()),
         ("guarded", config(r#","guard_us":5000"#).into_bytes()),
+        ("impatient", config(r#","loss_policy":{"fail_after_ms":30000}"#).into_bytes()),
         ("image", config(r#","source":"file:///srv/disk.raw""#).into_bytes()),
     ];
     smoke::smoke("volume_json", &seeds, volume::volume_json);

@@ -308,6 +308,34 @@ pub enum Volume {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Say what becomes of reads of what is still at the source while that is away
+    OnSourceLoss {
+        /// Name or id
+        volume: String,
+        /// wait: until it is back, for ever if need be. fail-after=SPAN: a read that has waited so long while the source
+        /// was away gets an error, and so does a write of a part of a block; all else goes on, and once the source is
+        /// back reads work again
+        #[arg(value_name = "wait|fail-after=SPAN")]
+        policy: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Give up a source that is gone for good: tell what that costs, and with --lose do it
+    ///
+    /// Without --lose nothing changes: it prints which bytes only the source has. With --lose and that figure those
+    /// bytes read as zeroes from then on, for good, and the volume needs its source no longer.
+    AbandonSource {
+        /// Name or id
+        volume: String,
+        /// What it costs, as it was told: exactly that figure
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        lose: Option<u64>,
+        /// Also while the source is connected
+        #[arg(long, requires = "lose")]
+        force: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Delete a volume that belongs to no machine
     Delete {
         /// Name or id

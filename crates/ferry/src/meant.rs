@@ -3,6 +3,8 @@
 
 mod pace;
 
+mod loss;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,9 +12,9 @@ use std::time::Duration;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    AttachVolume, CreateMachine, DestroyMachine, DetachVolume, Driver, GrowVolume, ImportVolume, JobId,
-    MachineRef, MachineSpec, NewVolume, PaceVolume, RestartPolicy, StartMove, VolumeName, VolumeOrigin,
-    VolumeRef,
+    AbandonSource, AttachVolume, CreateMachine, DestroyMachine, DetachVolume, Driver, GrowVolume,
+    ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss, PaceVolume, RestartPolicy,
+    StartMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -113,6 +115,10 @@ pub enum Question {
     VolumeAttach(VolumeRef, AttachVolume),
     /// `volume detach`
     VolumeDetach(VolumeRef, DetachVolume),
+    /// `volume on-source-loss`
+    VolumeOnSourceLoss(VolumeRef, OnSourceLoss),
+    /// `volume abandon-source`
+    VolumeAbandonSource(VolumeRef, AbandonSource),
     /// `volume delete`
     VolumeDelete(VolumeRef),
     /// `move`
@@ -304,6 +310,14 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
         args::Volume::Detach { volume, frontend, asking } => {
             let frontend = frontend.as_deref().map(parsed).transpose()?;
             ask(&asking, Question::VolumeDetach(parsed(&volume)?, DetachVolume { frontend }))
+        }
+        args::Volume::OnSourceLoss { volume, policy, asking } => {
+            let wish = OnSourceLoss { policy: loss::policy(&policy)? };
+            ask(&asking, Question::VolumeOnSourceLoss(parsed(&volume)?, wish))
+        }
+        args::Volume::AbandonSource { volume, lose, force, asking } => {
+            let abandon = AbandonSource { lose_bytes: lose, force };
+            ask(&asking, Question::VolumeAbandonSource(parsed(&volume)?, abandon))
         }
         args::Volume::Delete { volume, asking } => ask(&asking, Question::VolumeDelete(parsed(&volume)?)),
     }

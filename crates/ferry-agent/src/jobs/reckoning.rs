@@ -154,8 +154,20 @@ pub(super) fn receipt(
         });
     }
     let counted = counted(arrived).ok_or_else(silent)?;
+    let bytes_in_use_on_target = arrived.volume.as_ref().and_then(|volume| volume.store_bytes_allocated);
+    let source_is_whole = sealed.hydration.is_some_and(|counted| counted.complete);
+    if counted.bytes_abandoned > 0 {
+        // A person gave up the source: there is nothing to hold what arrived against, and the receipt says so.
+        tracing::warn!(volume = %key, bytes = counted.bytes_abandoned, "a source was given up: the receipt vouches for nothing");
+        return Ok(VolumeReceipt {
+            key,
+            bytes_in_use_on_source,
+            bytes_in_use_on_target,
+            counted: Some(counted),
+        });
+    }
     // A source that is a clone itself must be whole before anybody may forget it: others may still read it.
-    if !sealed.hydration.is_some_and(|counted| counted.complete) {
+    if !source_is_whole {
         return Err(StepError::retry(format!("this worker's own copy of {name} is not whole yet")));
     }
     if !counted.complete || counted.bytes_remote > 0 || counted.bytes_local < planned.size_bytes {
@@ -171,10 +183,5 @@ pub(super) fn receipt(
             counted.bytes_fetched, counted.bytes_verified
         )));
     }
-    Ok(VolumeReceipt {
-        key,
-        bytes_in_use_on_source,
-        bytes_in_use_on_target: arrived.volume.as_ref().and_then(|volume| volume.store_bytes_allocated),
-        counted: Some(counted),
-    })
+    Ok(VolumeReceipt { key, bytes_in_use_on_source, bytes_in_use_on_target, counted: Some(counted) })
 }

@@ -13,6 +13,7 @@ mod attach;
 mod files;
 mod grow;
 mod keeper;
+mod loss;
 mod room;
 mod service;
 mod view;

@@ -6,7 +6,8 @@ use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use crate::records::VolumeRecord;
 use ferry_api::{
-    BadRanges, Hydration, ServerState, Span, Volume, VolumeKey, VolumePace, VolumePhase, VolumeSource,
+    BadRanges, Hydration, LossPolicy, ServerState, Span, Volume, VolumeKey, VolumePace, VolumePhase,
+    VolumeSource,
 };
 use ferry_volume::control::{self, Phase, Status};
 use ferry_volume::directory::GUEST_SOCKET;
@@ -75,6 +76,7 @@ impl Volumes {
             hydration: status.map(|s| hydration(&s.hydration, record.bytes_expected)),
             pace: status.map(pace).unwrap_or_default(),
             frontends: status.map(frontends).unwrap_or_default(),
+            loss_policy: status.map(|s| loss_policy(s.loss_policy)).unwrap_or_default(),
             guest_uri: self.guest_uri(key),
             export_uri: status.and_then(|s| s.export).map(|address| self.inner.export_uri(key, address)),
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),
@@ -110,7 +112,16 @@ fn source(record: &VolumeRecord, status: Option<&Status>) -> Option<VolumeSource
         connected: link.map(|link| link.connected),
         last_error: link.and_then(|link| link.last_error.clone()),
         bad: link.map(|link| bad_ranges(&link.bad)).unwrap_or_default(),
+        away_ms: link.and_then(|link| link.away_ms),
+        requests_waiting: link.map_or(0, |link| link.requests_waiting),
     })
+}
+
+fn loss_policy(policy: control::LossPolicy) -> LossPolicy {
+    match policy {
+        control::LossPolicy::Wait => LossPolicy::Wait,
+        control::LossPolicy::FailAfterMs(ms) => LossPolicy::FailAfterMs(ms),
+    }
 }
 
 fn bad_ranges(bad: &control::BadRanges) -> BadRanges {
@@ -133,6 +144,7 @@ fn hydration(h: &control::Hydration, bytes_expected: u64) -> Hydration {
         bytes_fetched: h.bytes_fetched,
         bytes_zero: h.bytes_zero,
         bytes_verified: h.bytes_verified,
+        bytes_abandoned: h.bytes_abandoned,
         cold_reads: h.cold_reads,
         fetch_errors: h.fetch_errors,
         checksum_errors: h.checksum_errors,

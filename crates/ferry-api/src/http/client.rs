@@ -1,10 +1,10 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    Activate, AgentApi, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId, Machine,
-    MachineRef, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport, VolumeKey, VolumeRef,
-    WorkerInfo,
+    AbandonSource, Activate, AgentApi, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing,
+    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId,
+    Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -199,6 +199,22 @@ impl AgentApi for Client {
 
     async fn volume_detach(&self, volume: &VolumeRef, detach: DetachVolume) -> Result<Volume, ApiError> {
         self.post(&["volumes", &volume.to_string(), "detach"], &detach).await
+    }
+
+    async fn volume_on_source_loss(
+        &self,
+        volume: &VolumeRef,
+        wish: OnSourceLoss,
+    ) -> Result<Volume, ApiError> {
+        self.post(&["volumes", &volume.to_string(), "on-source-loss"], &wish).await
+    }
+
+    async fn volume_abandon_source(
+        &self,
+        volume: &VolumeRef,
+        abandon: AbandonSource,
+    ) -> Result<Losses, ApiError> {
+        self.post(&["volumes", &volume.to_string(), "abandon-source"], &abandon).await
     }
 
     async fn volume_delete(&self, volume: &VolumeRef) -> Result<(), ApiError> {

@@ -1,8 +1,9 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    Activate, AgentApi, ApiError, AttachVolume, CreateMachine, DestroyMachine, DetachVolume, ErrorCode,
-    EventsAfter, Generation, GrowVolume, ImportVolume, PaceVolume, Prepare, Reserve, StartMove, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AttachVolume, CreateMachine, DestroyMachine, DetachVolume,
+    ErrorCode, EventsAfter, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, Prepare, Reserve,
+    StartMove, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -31,6 +32,8 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/volumes/{volume}/grow", post(volume_grow::<A>))
         .route("/v1/volumes/{volume}/attach", post(volume_attach::<A>))
         .route("/v1/volumes/{volume}/detach", post(volume_detach::<A>))
+        .route("/v1/volumes/{volume}/on-source-loss", post(volume_on_source_loss::<A>))
+        .route("/v1/volumes/{volume}/abandon-source", post(volume_abandon_source::<A>))
         .route("/v1/moves", post(move_start::<A>))
         .route("/v1/jobs", get(jobs::<A>))
         .route("/v1/jobs/{job}", get(job::<A>))
@@ -214,6 +217,28 @@ async fn volume_detach<A: AgentApi>(
 ) -> Reply {
     match part(&text).and_then(|volume| Ok((volume, body::<DetachVolume>(&bytes)?))) {
         Ok((volume, detach)) => reply(api.volume_detach(&volume, detach).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn volume_on_source_loss<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    match part(&text).and_then(|volume| Ok((volume, body::<OnSourceLoss>(&bytes)?))) {
+        Ok((volume, wish)) => reply(api.volume_on_source_loss(&volume, wish).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn volume_abandon_source<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    match part(&text).and_then(|volume| Ok((volume, body::<AbandonSource>(&bytes)?))) {
+        Ok((volume, abandon)) => reply(api.volume_abandon_source(&volume, abandon).await),
         Err(e) => Reply(Err(e)),
     }
 }

@@ -237,6 +237,8 @@ fn command_record(command: Command) -> Option<MapRecord> {
         Command::PauseHydration
         | Command::ResumeHydration
         | Command::SetBudget { .. }
-        | Command::SetGuard { .. } => None,
+        | Command::SetGuard { .. }
+        | Command::SetLossPolicy { .. } => None,
+        Command::AbandonSource => Some(MapRecord::Abandoned),
     }
 }

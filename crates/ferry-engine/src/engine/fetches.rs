@@ -145,7 +145,7 @@ impl Engine {
 
     /// Starts what the guest waits for, oldest first, within its share of buffers.
     pub(super) fn pump_fetches(&mut self, out: &mut Vec<Operation>) {
-        if !self.source.up || self.fetches.queue.is_empty() {
+        if !self.source.up || self.fetches.queue.is_empty() || self.is_abandoning() {
             return;
         }
         let mut later = VecDeque::new();
@@ -223,6 +223,20 @@ impl Engine {
         }
     }
 
+    /// The requests that wait for a fetch, each as often as it has pieces.
+    pub(super) fn fetch_waiters(&self) -> impl Iterator<Item = Ticket> + '_ {
+        let fetches = self.fetches.by_first.values().filter_map(|&(_, op)| match self.ops.get(op) {
+            Some(Op::Fetch(fetch)) => Some(fetch),
+            _ => None,
+        });
+        fetches.flat_map(|fetch| fetch.waiters.iter().map(|piece| piece.ticket))
+    }
+
+    pub(super) fn take_fetch_waiters(&mut self) -> Vec<Piece> {
+        let ops: Vec<OpId> = self.fetches.by_first.values().map(|&(_, op)| op).collect();
+        ops.into_iter().flat_map(|op| std::mem::take(&mut self.fetch_mut(op).waiters)).collect()
+    }
+
     pub(super) fn forget_reconnect_pauses(&mut self) {
         let queued: Vec<OpId> = self.fetches.queue.iter().copied().collect();
         for op in queued {
@@ -237,6 +251,9 @@ impl Engine {
         result: Result<Arrival, FetchFailure>,
         out: &mut Vec<Operation>,
     ) {
+        if !matches!(result, Err(FetchFailure::Disconnected)) {
+            self.loss.source_answered();
+        }
         let fetch = self.fetch_mut(op);
         let State::UnderWay { epoch } = fetch.state else { panic!("a fetch is completed once") };
         match result {
@@ -297,7 +314,7 @@ impl Engine {
         let remote: Vec<Blocks> = self.truth.remote_runs(blocks).collect();
         let free = remote.into_iter().flat_map(|run| self.locks.gaps(run));
         let runs: Vec<Blocks> = free.flat_map(|run| yielded.gaps(run)).collect();
-        if self.durability.failed().is_some() {
+        if self.durability.failed().is_some() || self.is_abandoning() {
             return self.drop_if_idle(op, out);
         }
         for run in runs {

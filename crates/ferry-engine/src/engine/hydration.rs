@@ -261,6 +261,7 @@ impl Engine {
             && self.source.up
             && self.phase != Phase::Standby
             && self.durability.failed().is_none()
+            && !self.is_abandoning()
             && !hydration.paused
             && hydration.not_before_ms <= self.now_ms
             && hydration.reconnect_not_before_ms <= self.now_ms
@@ -368,6 +369,9 @@ impl Engine {
             panic!("a query is completed once")
         };
         self.hydration.query_under_way = false;
+        if !matches!(result, Err(FetchFailure::Disconnected)) {
+            self.loss.source_answered();
+        }
         match result {
             Ok(extents) => {
                 self.hydration.query_attempts = 0;
@@ -448,6 +452,9 @@ impl Engine {
     /// The source says that these blocks are zero. The store has holes there, except where it is torn; what somebody
     /// writes at the moment is left to them.
     pub(super) fn claim_zeroes(&mut self, blocks: Blocks, out: &mut Vec<Operation>) {
+        if self.is_abandoning() {
+            return self.hydration.leave_behind();
+        }
         let remote: Vec<Blocks> = self.truth.remote_runs(blocks).collect();
         let free: Vec<Blocks> = remote.into_iter().flat_map(|run| self.locks.gaps(run)).collect();
         for run in free {

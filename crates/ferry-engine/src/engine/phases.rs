@@ -34,10 +34,12 @@ impl Engine {
             Command::ResumeHydration => self.hydration.pause(false),
             Command::SetBudget { bytes_per_s } => self.budget.set(bytes_per_s),
             Command::SetGuard { bound_us } => self.guard.set(bound_us),
+            Command::SetLossPolicy { policy } => self.loss.set_policy(policy),
             Command::Open
             | Command::Seal
             | Command::Unseal
             | Command::DetachSource
+            | Command::AbandonSource
             | Command::Grow { .. } => {
                 if command == Command::Seal && self.phase == Phase::Open {
                     self.refuse_waiting_puts(Errno::EPERM, out);
@@ -86,9 +88,14 @@ impl Engine {
                 Command::PauseHydration
                 | Command::ResumeHydration
                 | Command::SetBudget { .. }
-                | Command::SetGuard { .. },
+                | Command::SetGuard { .. }
+                | Command::SetLossPolicy { .. },
                 _,
             ) => Verdict::Already,
+            (Command::AbandonSource, _) if !self.has_source => Verdict::Already,
+            (Command::AbandonSource, Phase::Standby) => Verdict::Refused(Refusal::Standby),
+            (Command::AbandonSource, _) if !self.may_abandon() => Verdict::NotYet,
+            (Command::AbandonSource, _) => Verdict::Ready,
         };
         match (verdict, self.durability.failed()) {
             (Verdict::Ready | Verdict::NotYet, Some(errno)) => Verdict::Failed(errno),
@@ -105,6 +112,9 @@ impl Engine {
         let front = self.deeds.pop_front();
         assert_eq!(front, Some(command), "commands end in the order in which they came");
         if let Err(errno) = result {
+            if command == Command::AbandonSource {
+                self.abandon_failed();
+            }
             out.push(Operation::Notice(Notice::CommandFailed { command, errno }));
             return;
         }
@@ -117,7 +127,9 @@ impl Engine {
             Command::PauseHydration
             | Command::ResumeHydration
             | Command::SetBudget { .. }
-            | Command::SetGuard { .. } => {}
+            | Command::SetGuard { .. }
+            | Command::SetLossPolicy { .. } => {}
+            Command::AbandonSource => self.abandoned(out),
         }
         out.extend(done_notice(command).map(Operation::Notice));
     }
@@ -133,6 +145,8 @@ fn done_notice(command: Command) -> Option<Notice> {
         Command::PauseHydration
         | Command::ResumeHydration
         | Command::SetBudget { .. }
-        | Command::SetGuard { .. } => None,
+        | Command::SetGuard { .. }
+        | Command::SetLossPolicy { .. } => None,
+        Command::AbandonSource => Some(Notice::SourceAbandoned),
     }
 }

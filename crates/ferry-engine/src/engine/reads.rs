@@ -159,7 +159,7 @@ impl Engine {
 
     pub(super) fn reader(&mut self, ticket: Ticket) -> (RequestId, &mut Gather) {
         match self.requests.get_mut(&ticket) {
-            Some(Active { id, work: Work::Read(gather) }) => (*id, gather),
+            Some(Active { id, work: Work::Read(gather), .. }) => (*id, gather),
             Some(Active { work: Work::Write(_), .. }) | None => {
                 panic!("the caller has seen that this is a read")
             }
@@ -197,17 +197,22 @@ impl Engine {
     }
 
     pub(super) fn cancel(&mut self, id: RequestId, out: &mut Vec<Operation>) {
-        let Some((&ticket, active)) = self.requests.iter().find(|(_, active)| active.id == id) else {
-            return;
-        };
-        match &active.work {
-            Work::Read(_) => {
+        if let Some((&ticket, _)) = self.requests.iter().find(|(_, active)| active.id == id) {
+            self.fail_request(ticket, Errno::ECANCELED, out);
+        }
+    }
+
+    /// A request waits for nothing any more; a write whose work in the store has begun is finished.
+    pub(super) fn fail_request(&mut self, ticket: Ticket, errno: Errno, out: &mut Vec<Operation>) {
+        match self.requests.get(&ticket).map(|active| &active.work) {
+            Some(Work::Read(_)) => {
                 // Held open by a piece of our own while the others are taken away.
                 self.reader(ticket).1.pieces += 1;
-                self.end_piece(ticket, Err(Errno::ECANCELED), out);
+                self.end_piece(ticket, Err(errno), out);
             }
-            Work::Write(put) if put.is_writing() => {}
-            Work::Write(_) => self.refuse_put(ticket, Errno::ECANCELED, out),
+            Some(Work::Write(put)) if put.is_writing() => {}
+            Some(Work::Write(_)) => self.refuse_put(ticket, errno, out),
+            None => {}
         }
     }
 }

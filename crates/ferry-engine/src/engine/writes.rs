@@ -128,7 +128,7 @@ impl Engine {
             }
             return;
         }
-        if !self.truth.covers(blocks) && self.locks.intersects(blocks) {
+        if !self.truth.covers(blocks) && (self.locks.intersects(blocks) || self.is_abandoning()) {
             self.put_mut(ticket).stage = Stage::Blocked;
             return;
         }
@@ -283,7 +283,7 @@ impl Engine {
 
     fn writer(&mut self, ticket: Ticket) -> (RequestId, &mut Put) {
         match self.requests.get_mut(&ticket) {
-            Some(Active { id, work: Work::Write(put) }) => (*id, put),
+            Some(Active { id, work: Work::Write(put), .. }) => (*id, put),
             Some(Active { work: Work::Read(_), .. }) | None => {
                 panic!("the caller has seen that this is a write")
             }

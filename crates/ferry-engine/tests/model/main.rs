@@ -11,7 +11,7 @@ mod oracle;
 mod store;
 mod world;
 
-use ferry_engine::{ByteRange, Command, Event, Geometry, Hot, Limits, Notice, RequestKind};
+use ferry_engine::{ByteRange, Command, Event, Geometry, Hot, Limits, LossPolicy, Notice, RequestKind};
 use proptest::prelude::*;
 use std::num::NonZeroU64;
 
@@ -113,15 +113,21 @@ fn budget() -> impl Strategy<Value = Option<NonZeroU64>> {
     prop_oneof![1 => Just(None), 4 => (100_u64..200_000).prop_map(NonZeroU64::new)]
 }
 
+fn loss_policy() -> impl Strategy<Value = LossPolicy> {
+    let fail = |ms| NonZeroU64::new(ms).map_or(LossPolicy::Wait, |ms| LossPolicy::FailAfter { ms });
+    (0_u64..5_000).prop_map(fail)
+}
+
 fn wild_act() -> impl Strategy<Value = Act> {
     prop_oneof![
         20 => quiet_act(),
         1 => prop_oneof![
-            Just(Act::Command(Command::Seal)),
-            Just(Act::Command(Command::Unseal)),
-            Just(Act::Command(Command::Unseal)),
-            Just(Act::Command(Command::Open)),
-            Just(Act::Command(Command::DetachSource)),
+            4 => Just(Act::Command(Command::Seal)),
+            8 => Just(Act::Command(Command::Unseal)),
+            4 => Just(Act::Command(Command::Open)),
+            4 => Just(Act::Command(Command::DetachSource)),
+            2 => Just(Act::Command(Command::AbandonSource)),
+            4 => loss_policy().prop_map(|policy| Act::Command(Command::SetLossPolicy { policy })),
         ],
         1 => any::<usize>().prop_map(Act::Cancel),
         // A last block that was short and becomes whole may be wanted once more, so it is no quiet act.

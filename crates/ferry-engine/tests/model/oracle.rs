@@ -139,6 +139,24 @@ impl Oracle {
         self.durable.iter_mut().zip(&self.now).for_each(|(durable, now)| *durable &= now);
     }
 
+    /// These ranges were only at the source, which was given up. Guests may have written there meanwhile.
+    pub fn abandoned(&mut self, ranges: &[ByteRange]) {
+        for range in ranges {
+            for at in span(*range) {
+                let under_way = self.writes.values().filter(|write| span(write.range).contains(&at));
+                self.now[at] = under_way.fold(1, |mask, write| mask | write.mask);
+                self.durable[at] = self.now[at];
+                self.source[at] = 0;
+                self.flushes.values_mut().for_each(|snapshot| snapshot[at] = self.now[at]);
+            }
+            for (read, allowed) in self.reads.values_mut() {
+                for at in read.intersect(*range).into_iter().flat_map(span) {
+                    allowed[at - usize::try_from(read.offset()).unwrap()] |= 1;
+                }
+            }
+        }
+    }
+
     pub fn crashed(&mut self) {
         self.writes.clear();
         self.reads.clear();

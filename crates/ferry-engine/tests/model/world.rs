@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use ferry_engine::{
-    Arrival, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits, MapLog, MapState,
-    Notice, OpId, Operation, Phase, RequestId, RequestKind, Residence, SourceExtent, Urgency,
-    limits::BUDGET_BURST_MS, map,
+    Arrival, ByteRange, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits, LossPolicy,
+    MapLog, MapRecord, MapState, Notice, OpId, Operation, Phase, RequestId, RequestKind, Residence,
+    SourceExtent, Urgency, limits::BUDGET_BURST_MS, map,
 };
 
 use crate::oracle::{Failed, GARBAGE, Oracle, span};
@@ -59,6 +59,10 @@ pub struct World {
     must_be_sealed: bool,
     unseals_asked: u32,
     must_be_complete: bool,
+    /// What giving up the source costs, while that is being told to the map.
+    losing: Option<Vec<ByteRange>>,
+    /// Ticks after which a request that waits for an absent source must have failed.
+    loss_policy: LossPolicy,
     budget: Option<Budget>,
     dice: Dice,
 }
@@ -110,6 +114,8 @@ impl World {
             must_be_sealed: false,
             unseals_asked: 0,
             must_be_complete: false,
+            losing: None,
+            loss_policy: LossPolicy::Wait,
             budget: None,
             dice: Dice(seed),
         }
@@ -174,6 +180,9 @@ impl World {
             self.must_be_sealed = false;
             self.unseals_asked += 1;
         }
+        if let Command::SetLossPolicy { policy } = command {
+            self.loss_policy = policy;
+        }
         if let Command::SetBudget { bytes_per_s } = command {
             let since_ms = self.now_ms;
             self.budget = bytes_per_s.map(|rate| Budget { bytes_per_s: rate.get(), since_ms, bytes: 0 });
@@ -232,7 +241,11 @@ impl World {
             Operation::WriteLocal { data: DataRef::Request { id, .. }, .. } => {
                 self.requests.get_mut(id).unwrap().touched_store = true;
             }
-            Operation::Persist { .. } => {
+            Operation::Persist { records, .. } => {
+                if records.last() == Some(&MapRecord::Abandoned) {
+                    self.losing = Some(self.engine.remote_ranges().collect());
+                    self.assert_zero_where_remote();
+                }
                 let under_way = |p: &Pending| matches!(p.operation, Operation::Persist { .. });
                 assert!(!self.pending.iter().any(under_way), "one frame is appended at a time");
             }
@@ -405,6 +418,13 @@ impl World {
                 assert_eq!(self.engine.geometry().size_bytes(), size_bytes);
                 self.grown(self.engine.geometry());
             }
+            Notice::SourceAbandoned if self.losing.is_some() => {
+                self.source_up = false;
+                let losing = self.losing.take().unwrap();
+                self.oracle.abandoned(&losing);
+                self.must_be_complete = true;
+            }
+            Notice::CommandFailed { command: Command::AbandonSource, .. } => self.losing = None,
             Notice::HydrationComplete => {
                 let (state, _) = map::decode(&self.map_bytes).unwrap();
                 assert!(state.truth.is_complete(), "the map knows before anybody is told");
@@ -450,6 +470,7 @@ impl World {
         self.map_log = log;
         assert!(!self.must_be_sealed || state.phase == Phase::Sealed);
         assert!(!self.must_be_complete || state.truth.is_complete());
+        self.settle_losses(&state);
         if self.dice.roll(2) == 0 {
             (self.map_bytes, self.map_log) = map::compact(&state);
             assert_eq!(map::decode(&self.map_bytes).unwrap(), (state.clone(), self.map_log));
@@ -465,7 +486,26 @@ impl World {
         self.engine = Engine::new(state, self.limits);
         self.source_up = false;
         self.budget = None;
+        self.loss_policy = LossPolicy::Wait;
         self.tick(0);
+    }
+
+    /// A crash while the source was being given up leaves all of it done, or nothing.
+    fn settle_losses(&mut self, state: &MapState) {
+        let Some(losing) = self.losing.take() else { return };
+        if !state.has_source {
+            return self.oracle.abandoned(&losing);
+        }
+        let is_remote = |(_, residence): (_, Residence)| residence == Residence::Remote;
+        let all_remote = losing.iter().all(|&range| state.truth.byte_runs(range).all(is_remote));
+        assert!(all_remote, "a part of the source was given up");
+    }
+
+    /// When the map is told, garbage where blocks are remote would become the truth.
+    fn assert_zero_where_remote(&self) {
+        for range in self.engine.remote_ranges() {
+            assert!(self.store.read(range).iter().all(|&byte| byte == 0), "{range:?} is not zero");
+        }
     }
 
     pub fn store_bytes(&self) -> Vec<u8> {

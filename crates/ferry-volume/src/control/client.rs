@@ -1,6 +1,6 @@
 //! The agent's side of the control socket: blocking, one request at a time.
 
-use super::{Answer, Check, Receipt, Request, Status};
+use super::{Answer, Check, LossPolicy, Losses, Receipt, Request, Status};
 use crate::directory;
 use crate::frontend::{Frontend, FrontendKind};
 use std::io::{BufRead, BufReader, Write};
@@ -237,6 +237,32 @@ impl Client {
         let answer = self.ask(&Request::Verify { anew })?;
         let Answer::Check(check) = answer else { return Err(self.strange(&answer)) };
         Ok(*check)
+    }
+
+    /// Says what becomes of guest requests that wait for a source that is away. A restart remembers it.
+    ///
+    /// # Errors
+    /// Refused when the description of the volume cannot be written; the policy is as before then.
+    pub fn set_loss_policy(&mut self, policy: LossPolicy) -> Result<(), ControlError> {
+        self.done(&Request::SetLossPolicy { policy })
+    }
+
+    /// Tells what giving up the source would cost. Changes nothing.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn losses(&mut self) -> Result<Losses, ControlError> {
+        let answer = self.ask(&Request::AbandonSource { lose_bytes: None, force: false })?;
+        let Answer::Losing(losses) = answer else { return Err(self.strange(&answer)) };
+        Ok(losses)
+    }
+
+    /// Gives up the source for good; returns when that is durable.
+    ///
+    /// # Errors
+    /// Refused when `lose_bytes` is not what [`Client::losses`] told, and while the source is connected unless forced.
+    pub fn abandon_source(&mut self, lose_bytes: u64, force: bool) -> Result<(), ControlError> {
+        self.done(&Request::AbandonSource { lose_bytes: Some(lose_bytes), force })
     }
 
     /// Ends the server after everything is durable.

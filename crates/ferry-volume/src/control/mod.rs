@@ -10,7 +10,7 @@ mod loss;
 
 pub use checks::{Check, CheckState, DIFFERING_MAX, Mismatch, Receipt, RootState};
 pub use client::{Client, ControlError};
-pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, Span};
+pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, LOSSES_LISTED_MAX, LossPolicy, Losses, Span};
 
 use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,19 @@ pub enum Request {
     },
     /// Forget the source (durable). Refused while blocks are still remote.
     DetachSource,
+    /// Give up the source for good (durable): what only it has reads as zeroes from then on.
+    AbandonSource {
+        /// What that costs, as the server told it. None: tell it, and change nothing.
+        lose_bytes: Option<u64>,
+        /// Also while the source is connected.
+        #[serde(default)]
+        force: bool,
+    },
+    /// What becomes of guest requests that wait for a source that is away, over restarts, too (durable).
+    SetLossPolicy {
+        /// From now on.
+        policy: LossPolicy,
+    },
     /// Fetch only what the guest needs, until resumed or restarted.
     PauseHydration,
     /// Fetch in the background again.
@@ -126,6 +139,8 @@ pub enum Answer {
     Receipt(Box<Receipt>),
     /// Answer to [`Request::Verify`].
     Check(Box<Check>),
+    /// Answer to [`Request::AbandonSource`] without a figure: nothing has changed.
+    Losing(Losses),
     /// Not done, and why, in one sentence.
     Refused {
         /// What was wrong and what to do.
@@ -189,6 +204,9 @@ pub struct Status {
     /// What the source has given with a wrong checksum again and again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mismatches: Vec<Mismatch>,
+    /// What becomes of guest requests that wait for a source that is away.
+    #[serde(default)]
+    pub loss_policy: LossPolicy,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.
@@ -207,6 +225,12 @@ pub struct SourceStatus {
     /// What it cannot give.
     #[serde(default)]
     pub bad: BadRanges,
+    /// For how long it has answered nothing, in milliseconds; none while it is there.
+    #[serde(default)]
+    pub away_ms: Option<u64>,
+    /// Guest requests that wait for it.
+    #[serde(default)]
+    pub requests_waiting: u64,
 }
 
 /// How far a clone has become local. Counters begin at zero with each start of the server.
@@ -236,6 +260,10 @@ pub struct Hydration {
     /// Ranges that the source's guest touched often, and that come before the rest.
     #[serde(default)]
     pub hot_ranges: u64,
+    /// Bytes that nobody has any more, because the source was given up: they read as zeroes unless the guest wrote them
+    /// since.
+    #[serde(default)]
+    pub bytes_abandoned: u64,
     /// Guest reads that had to wait for the source.
     pub cold_reads: u64,
     /// Fetches that failed (each is retried).

@@ -67,6 +67,9 @@ impl Server {
             Request::SetBudget { bytes_per_s } => Some(self.set_budget(bytes_per_s)),
             Request::Grow { size_bytes } => self.grow(asker, size_bytes),
             Request::SetGuard { bound_us } => Some(self.set_guard(bound_us)),
+            Request::SetLossPolicy { policy } => Some(self.set_loss_policy(policy)),
+            Request::AbandonSource { lose_bytes: None, .. } => Some(self.tell_losses()),
+            Request::AbandonSource { lose_bytes: Some(bytes), force } => self.abandon(asker, bytes, force),
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
             Request::Attach { frontend } => self.attach(asker, frontend),
             Request::Detach { frontend } => self.detach(asker, frontend),
@@ -107,7 +110,7 @@ impl Server {
     }
 
     /// A command that the engine obeys at once and without a notice.
-    fn command_at_once(&mut self, command: Command) -> Answer {
+    pub(super) fn command_at_once(&mut self, command: Command) -> Answer {
         self.feed(Event::Command(command));
         Answer::Done
     }
@@ -120,6 +123,7 @@ impl Server {
             Notice::Unsealed => (Command::Unseal, Answer::Done),
             Notice::SourceDetached => (Command::DetachSource, Answer::Done),
             Notice::Grown { size_bytes } => (Command::Grow { size_bytes: *size_bytes }, Answer::Done),
+            Notice::SourceAbandoned => (Command::AbandonSource, Answer::Done),
             Notice::CommandRefused { command, refusal } => (*command, refused(refusal.to_string())),
             Notice::CommandFailed { command, errno } => {
                 (*command, refused(format!("the volume's disk failed: {}", describe(*errno))))
@@ -221,6 +225,7 @@ impl Server {
                 bytes_sick: engine.bytes_sick,
                 bytes_read_ahead: engine.bytes_read_ahead,
                 hot_ranges: engine.hot_ranges,
+                bytes_abandoned: self.losing.bytes_lost,
                 cold_reads: engine.cold_reads,
                 fetch_errors: engine.fetch_errors,
                 checksum_errors: engine.checksum_errors,
@@ -232,6 +237,7 @@ impl Server {
             guard_bytes_per_s: engine.guard_bytes_per_s,
             guest_p99_us: self.latency.p99().map(|p99| p99.as_micros() as u64),
             mismatches: self.ledger.suspects.reported(),
+            loss_policy: self.store.config.loss_policy,
             store_failed: engine.store_failed,
             store_bytes_allocated: self.store.bytes_allocated(),
         }

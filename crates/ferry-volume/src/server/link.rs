@@ -12,6 +12,7 @@ use ferry_nbd::Command;
 use ferry_nbd::client::{Event, RequestError, Session};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 /// Requests of one link that the source has at a time; more wait here. The engine may want thousands of blocks at
 /// once, a source must not be asked for so many.
@@ -35,6 +36,8 @@ pub(super) struct Link {
     pub(super) session: Session,
     stream: Stream,
     asked: HashMap<u64, OpId>,
+    /// When the source last sent anything, or was asked something after it had answered all.
+    heard_at: Instant,
     /// What waits for its turn: for the guest, ahead of it, and in the background.
     guest: VecDeque<Question>,
     ahead: VecDeque<Question>,
@@ -53,6 +56,7 @@ impl Link {
             session: dialled.session,
             stream,
             asked: HashMap::new(),
+            heard_at: Instant::now(),
             guest: VecDeque::new(),
             ahead: VecDeque::new(),
             background: VecDeque::new(),
@@ -87,6 +91,9 @@ impl Link {
             let mut out = Vec::with_capacity(32);
             self.session.request(cookie, command, &mut out)?;
             self.stream.queue_bytes(&out);
+            if self.asked.is_empty() {
+                self.heard_at = Instant::now();
+            }
             self.asked.insert(cookie, op);
         }
         self.stream.send(ring, Purpose::LinkSent(self.id));
@@ -98,8 +105,15 @@ impl Link {
         self.stream.sent(result)
     }
 
+    /// For how long the source has sent nothing at all although it was asked; however slow, it is not silent while
+    /// bytes arrive.
+    pub(super) fn silence(&self, now: Instant) -> Duration {
+        if self.asked.is_empty() { Duration::ZERO } else { now.saturating_duration_since(self.heard_at) }
+    }
+
     /// Takes note of received bytes; false when the source closed.
     pub(super) fn received(&mut self, result: std::io::Result<u32>) -> bool {
+        self.heard_at = Instant::now();
         !matches!(self.stream.received(result), Received::Ended)
     }
 

@@ -51,12 +51,13 @@ use frontends::Frontends;
 pub use frontends::clear_devices;
 use inline::Inline;
 use latency::Latency;
+use loss::Losing;
 use mailbox::{Mailbox, Settled};
 use operations::Fetched;
 use receipts::Ledger;
 use requests::{Asked, JustRead};
 use rustix::event::{EventfdFlags, eventfd};
-use source::{DialResult, Source};
+use source::{DialResult, SILENCE_MAX, Source};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -146,7 +147,9 @@ struct Server {
     askers: HashMap<u64, Asker>,
     /// Who waits for a command of the engine.
     commanded: Vec<(u64, Command)>,
+    losing: Losing,
     source: Option<Source>,
+    silence_max: Duration,
     /// Rises with every source, so that a late answer to an earlier one is not taken for this one's.
     source_epoch: u64,
     guest_door: Descriptor,
@@ -206,7 +209,18 @@ impl Rate {
 /// # Errors
 /// The volume cannot be opened, or the ring failed.
 pub fn serve(options: &ServeOptions) -> Result<(), ServeError> {
+    serve_impatiently(options, SILENCE_MAX)
+}
+
+/// As [`serve`], for tests that cannot wait as long: a source that was asked and sends nothing for `silence_max` is
+/// connected to anew.
+///
+/// # Errors
+/// As [`serve`].
+#[doc(hidden)]
+pub fn serve_impatiently(options: &ServeOptions, silence_max: Duration) -> Result<(), ServeError> {
     let mut server = Server::open(options)?;
+    server.silence_max = silence_max;
     say_ready();
     server.run()
 }
@@ -215,6 +229,7 @@ impl Server {
     fn open(options: &ServeOptions) -> Result<Self, ServeError> {
         let credentials = options.tls.as_deref().map(Credentials::load).transpose()?;
         let (store, state) = store::open(&options.dir)?;
+        let losing = Losing::found(&store, state.has_source)?;
         let ring = Ring::new(options.io).map_err(|cause| ServeError::Ring { cause })?;
         let pool = Pool::new();
         // The control door last: whoever reaches it finds the other.
@@ -242,7 +257,9 @@ impl Server {
             fetched: HashMap::new(),
             askers: HashMap::new(),
             commanded: Vec::new(),
+            losing,
             source: None,
+            silence_max: SILENCE_MAX,
             source_epoch: 0,
             guest_door,
             control_door,
@@ -268,18 +285,25 @@ impl Server {
             shutdown_asked: Vec::new(),
             ending: Vec::new(),
         };
-        if let Some(heat) = heat::load(&server.store.dir, server.store.config.size_bytes) {
-            server.engine.warm_up(heat);
-        }
-        server.pace_as_described();
-        match server.phase() {
-            Phase::Sealed => server.begin_sealed_sums(),
-            Phase::Standby | Phase::Open => server.forget_sealed_sums(),
-        }
-        server.listen_again();
-        server.follow_source();
-        server.follow_frontends();
+        server.go_on_as_described();
         Ok(server)
+    }
+
+    /// Takes up what the server before this one did, and was told.
+    fn go_on_as_described(&mut self) {
+        if let Some(heat) = heat::load(&self.store.dir, self.store.config.size_bytes) {
+            self.engine.warm_up(heat);
+        }
+        self.pace_as_described();
+        match self.phase() {
+            Phase::Sealed => self.begin_sealed_sums(),
+            Phase::Standby | Phase::Open => self.forget_sealed_sums(),
+        }
+        let policy = self.store.config.loss_policy.to_engine();
+        self.feed(Event::Command(Command::SetLossPolicy { policy }));
+        self.listen_again();
+        self.follow_source();
+        self.follow_frontends();
     }
 
     /// Listens for other workers where the server before this one did.
@@ -359,6 +383,8 @@ impl Server {
             self.tell_latency(now);
             self.next_tick = now + Duration::from_millis(self.engine.tick_ms());
         }
+        let silence_max = self.silence_max;
+        self.with_source(|source, _| source.notice_silence(silence_max, now));
         if let Some(source) = &mut self.source {
             let wake = self.wake.clone();
             source.begin(self.credentials.as_ref(), &self.dialled_sender, self.source_epoch, move || {

@@ -9,8 +9,8 @@ use crate::control::Phase;
 use crate::heat;
 use crate::ring::Ring;
 use ferry_engine::{
-    Arrival, ByteRange, Content, DataRef, Errno, Event, FetchFailure, Notice, OpId, Operation, RequestId,
-    SourceExtent, Urgency,
+    Arrival, ByteRange, Command, Content, DataRef, Errno, Event, FetchFailure, Notice, OpId, Operation,
+    RequestId, SourceExtent, Urgency,
 };
 
 /// What arrived from the source and is not dropped yet.
@@ -72,7 +72,7 @@ impl Server {
                 self.sync_arrivals(op);
                 self.disk().sync(op);
             }
-            Operation::Persist { op, records } => self.disk().persist(op, records),
+            Operation::Persist { op, records } => self.persist(op, records),
             Operation::ZeroBuffer { request, at, len } => {
                 self.request_buffer(request).zero(at as usize, len as usize);
             }
@@ -116,6 +116,8 @@ impl Server {
             Notice::SourceDetached => self.source_detached(),
             Notice::Grown { size_bytes } => self.grown(size_bytes),
             Notice::Sealed => self.begin_sealed_sums(),
+            Notice::SourceAbandoned => self.source_abandoned(),
+            Notice::CommandFailed { command: Command::AbandonSource, .. } => self.forget_losses(),
             Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
             Notice::SourceBad { range } => self.say_bad(range),
             Notice::SourceFailed { .. }

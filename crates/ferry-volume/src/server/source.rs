@@ -37,6 +37,10 @@ const HEAT_ASKS_MAX: u32 = 3;
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before connecting again.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// How long a source that was asked may send nothing at all before the connection is given up and made anew. Generous:
+/// a source may have to wake its disks, or read from a source of its own. Any byte starts it again, so that it says
+/// nothing about how much a slow link may have to carry. (A peer that vanished is noticed earlier, by the kernel.)
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// A volume's size is a multiple of this; a source may end that much earlier, and reads as zeroes there.
 const SECTOR_BYTES: u64 = 512;
 /// Stretches that one look at a raw file gives at most.
@@ -282,6 +286,14 @@ impl Source {
             self.outcomes.push(task.failed(op, Failure::Disconnected));
         }
         self.state = State::Resting { until: Instant::now() };
+    }
+
+    /// Gives up connections on which a question has been answered by nothing for too long.
+    pub(super) fn notice_silence(&mut self, silence_max: Duration, now: Instant) {
+        let State::Links(links) = &self.state else { return };
+        if links.iter().any(|link| link.silence(now) >= silence_max) {
+            self.fail(format!("{} was asked and has answered nothing for {silence_max:?}", self.uri));
+        }
     }
 
     /// Fetches a range.

@@ -37,6 +37,8 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeGrow(volume, wanted) => volume::grow(&agent, json, &volume, wanted).await,
         Question::VolumeAttach(volume, wanted) => attach::attach(&agent, json, &volume, wanted).await,
         Question::VolumeDetach(volume, wanted) => attach::detach(&agent, json, &volume, wanted).await,
+        Question::VolumeOnSourceLoss(volume, wish) => loss::policy(&agent, json, &volume, wish).await,
+        Question::VolumeAbandonSource(volume, abandon) => loss::abandon(&agent, json, &volume, abandon).await,
         Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
         Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,
         Question::JobList => job::list(&agent, json).await,

@@ -67,7 +67,7 @@ pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit
     ];
     facts.extend(attach::facts(&volume));
     facts.extend(pace::facts(&volume.pace));
-    facts.extend(volume.source.iter().flat_map(loss::facts));
+    facts.extend(loss::facts(&volume));
     facts.extend(volume.hydration.iter().flat_map(hydration_facts));
     say(table::facts(facts))?;
     Ok(Exit::Done)

@@ -6,6 +6,7 @@
 mod support;
 
 mod agents;
+mod loss;
 
 use ferry_api::{Job, JobState, Machine, MachineState, ServerState, Volume, VolumeKey, WorkerInfo};
 use rustix::process::{Pid, Signal, kill_process};

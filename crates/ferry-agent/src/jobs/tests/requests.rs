@@ -28,6 +28,18 @@ async fn until(
 }
 
 #[tokio::test]
+async fn a_move_whose_source_is_lost_and_given_up_ends_with_a_receipt_that_says_so() {
+    let mut worker = Worker::new(Desired::Running, &[]).await;
+    worker.world.state().abandoned_bytes = 4096;
+    let id = worker.begin().await.unwrap().id;
+    let job = worker.run_to_the_end(id).await;
+    assert_eq!(job.state, JobState::Succeeded);
+    let verify = job.steps.iter().find(|step| step.step == "Verify").unwrap();
+    let receipt: Receipt = serde_json::from_value(verify.memo.clone().unwrap()).unwrap();
+    assert!(receipt.volumes.iter().all(|volume| volume.counted.unwrap().bytes_abandoned == 4096));
+}
+
+#[tokio::test]
 async fn a_move_shows_its_steps_its_progress_and_a_receipt() {
     let mut worker = Worker::new(Desired::Running, &[]).await;
     let id = worker.begin().await.unwrap().id;

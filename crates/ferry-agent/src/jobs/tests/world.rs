@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) target_away: bool,
     /// The target's volumes claim fewer checked bytes than arrived.
     pub(super) unchecked_bytes: u64,
+    /// The source is gone and was given up on the target: so many bytes were lost of each volume.
+    pub(super) abandoned_bytes: u64,
     /// The volumes are gone from the target.
     pub(super) gone: Option<Gone>,
     /// The machine does not start on the target.
@@ -233,7 +235,7 @@ impl World {
     }
 
     fn target_volume(&self, state: &State, key: VolumeKey) -> Volume {
-        let whole = state.looks >= LOOKS_UNTIL_WHOLE;
+        let whole = state.looks >= LOOKS_UNTIL_WHOLE || state.abandoned_bytes > 0;
         let bytes_local = if whole { SIZE_BYTES } else { 0 };
         let counted = Hydration {
             complete: whole,
@@ -242,6 +244,7 @@ impl World {
             bytes_remote: SIZE_BYTES - bytes_local,
             bytes_fetched: bytes_local,
             bytes_verified: bytes_local.saturating_sub(state.unchecked_bytes),
+            bytes_abandoned: state.abandoned_bytes,
             ..Hydration::default()
         };
         let source_is_there = state.home.values().all(|volume| volume.exported);
@@ -251,6 +254,8 @@ impl World {
             connected: Some(source_is_there),
             last_error: None,
             bad: BadRanges::default(),
+            away_ms: None,
+            requests_waiting: 0,
         };
         Volume { source: Some(source), hydration: Some(counted), ..volume(key, self.machine, "beta") }
     }
@@ -271,6 +276,7 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         source: None,
         hydration: Some(Hydration { complete: true, bytes_total: SIZE_BYTES, ..Hydration::default() }),
         pace: ferry_api::VolumePace::default(),
+        loss_policy: ferry_api::LossPolicy::Wait,
         guest_uri: String::new(),
         export_uri: None,
         store_bytes_allocated: Some(SIZE_BYTES / 2),
@@ -335,7 +341,14 @@ impl Home for Alpha {
     }
 
     async fn volume(&self, copy: VolumeKey) -> Result<Volume, ApiError> {
-        self.0.call(|_| Ok(volume(copy, self.0.machine, "alpha"))).await
+        self.0
+            .call(|state| {
+                let found = volume(copy, self.0.machine, "alpha");
+                let is_lost = state.handed_over && state.abandoned_bytes > 0;
+                let hydration = found.hydration.filter(|_| !is_lost);
+                Ok(Volume { hydration, ..found })
+            })
+            .await
     }
 
     async fn export(&self, copy: VolumeKey) -> Result<String, ApiError> {

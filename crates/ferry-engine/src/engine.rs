@@ -27,6 +27,7 @@ mod hydration;
 mod loss;
 mod phases;
 mod reads;
+mod snapshot;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -52,6 +53,8 @@ use hot::Hottest;
 use hydration::Hydration;
 use loss::Loss;
 use reads::{Gather, Piece};
+use snapshot::Snapshots;
+pub use snapshot::{Keeping, SnapshotId};
 use writes::Put;
 
 /// One volume's engine.
@@ -87,6 +90,7 @@ pub struct Engine {
     /// What the guest touches.
     heat: Heat,
     durability: Durability,
+    snapshots: Snapshots,
     deeds: VecDeque<Command>,
     /// Guest writes, trims and zeroes that are under way in the store.
     writes_in_flight: u64,
@@ -150,6 +154,17 @@ enum Op {
     Query {
         blocks: Blocks,
         epoch: u64,
+    },
+    /// Copies units of the store to a snapshot's side file.
+    Keep {
+        snapshot: SnapshotId,
+        number: u64,
+        first: u64,
+        end: u64,
+    },
+    /// A part of a read of a snapshot.
+    SnapshotPiece {
+        request: RequestId,
     },
     Sync,
     Persist,
@@ -224,6 +239,7 @@ impl Engine {
             loss: Loss::new(map.has_source),
             ahead: Ahead::new(),
             durability: Durability::new(),
+            snapshots: Snapshots::new(),
             deeds: VecDeque::new(),
             writes_in_flight: 0,
             wake: false,
@@ -339,7 +355,8 @@ impl Engine {
             | RequestKind::Write { range, .. }
             | RequestKind::Trim { range, .. }
             | RequestKind::WriteZeroes { range, .. }
-            | RequestKind::Cache { range } => Some(range),
+            | RequestKind::Cache { range }
+            | RequestKind::ReadSnapshot { range, .. } => Some(range),
             RequestKind::Flush => None,
         };
         if range.is_some_and(|range| !self.geometry().holds(range)) {
@@ -354,8 +371,11 @@ impl Engine {
             RequestKind::Read { range } => self.start_read(id, range, out),
             RequestKind::Cache { range } => self.start_cache(id, range, out),
             RequestKind::Flush => self.start_flush(id, out),
+            RequestKind::ReadSnapshot { snapshot, range } => self.read_snapshot(id, snapshot, range, out),
             RequestKind::Write { .. } | RequestKind::Trim { .. } | RequestKind::WriteZeroes { .. } => {
-                self.start_write(id, kind, out);
+                if !self.hold_write(id, kind, out) {
+                    self.start_write(id, kind, out);
+                }
             }
         }
     }
@@ -369,6 +389,10 @@ impl Engine {
             Op::CopyIn { fetch, blocks } => self.copied_in(fetch, blocks, result, out),
             Op::ZeroTorn { blocks } => self.torn_zeroed(blocks, result, out),
             Op::ZeroAbandoned { blocks } => self.abandoned_zeroed(blocks, result, out),
+            Op::Keep { snapshot, number, first, end } => {
+                self.kept((snapshot, number), (first, end), result, out);
+            }
+            Op::SnapshotPiece { request } => self.snapshot_piece_read(request, result, out),
             Op::Sync => self.synced(result, out),
             Op::Persist => self.persisted(result, out),
             Op::Fetch(_) => panic!("a fetch is completed by `Fetched`"),
@@ -391,6 +415,7 @@ impl Engine {
             }
         }
         self.pump_abandon(out);
+        self.pump_snapshots(out);
         self.pump_commit(out);
         self.announce_completion(out);
     }

@@ -8,6 +8,7 @@
 
 use std::num::NonZeroU64;
 
+use crate::engine::SnapshotId;
 use crate::geometry::ByteRange;
 use crate::heat::Hot;
 use crate::operation::OpId;
@@ -135,6 +136,14 @@ pub enum RequestKind {
         /// Keep the space allocated.
         no_hole: bool,
     },
+    /// Fill the request's buffer with the range's bytes as they were when the snapshot was taken. Refused with `EINVAL`
+    /// beyond the snapshot's end, and with `ESHUTDOWN` when there is no such snapshot (any more).
+    ReadSnapshot {
+        /// Which.
+        snapshot: SnapshotId,
+        /// What to read.
+        range: ByteRange,
+    },
     /// The range will be read soon: make it local (at most its first [`crate::limits::CACHE_BYTES_MAX`] bytes).
     Cache {
         /// What will be read.
@@ -233,6 +242,19 @@ pub enum Command {
     SetLossPolicy {
         /// From now on.
         policy: LossPolicy,
+    },
+    /// Take the volume as it is at one instant: after every write that was acknowledged, before any that comes later.
+    /// Refused unless all of it is local. Ends in `Notice::SnapshotTaken`, at once if it was taken before; gone after a
+    /// restart.
+    Snapshot {
+        /// Its name from then on. The shell has made the side file.
+        id: SnapshotId,
+    },
+    /// Keep nothing for this snapshot any more; nothing happens if there is none. At once, ends in
+    /// `Notice::SnapshotForgotten`.
+    ForgetSnapshot {
+        /// Which.
+        id: SnapshotId,
     },
     /// Fetch only what the guest needs, until resumed. At once, without a notice; not remembered across restarts.
     PauseHydration,

@@ -34,7 +34,7 @@ pub mod status;
 pub mod sums;
 pub mod truth;
 
-pub use engine::Engine;
+pub use engine::{Engine, Keeping, SnapshotId};
 pub use event::{
     Arrival, Command, Content, Errno, Event, FetchFailure, LossPolicy, RequestId, RequestKind, SourceExtent,
 };

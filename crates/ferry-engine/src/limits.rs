@@ -53,6 +53,11 @@ pub const RUNS_MAX: usize = 8;
 /// The most of a cache request that is heeded, in bytes.
 pub const CACHE_BYTES_MAX: u64 = 64 << 20;
 
+/// The unit in which a snapshot keeps what is overwritten, in bytes.
+pub const KEEP_BYTES: u64 = 64 << 10;
+/// Snapshots of a volume at a time.
+pub const SNAPSHOTS_MAX: usize = 4;
+
 /// What may be set for each volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {

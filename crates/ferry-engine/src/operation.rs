@@ -8,6 +8,7 @@
 //! Buffers: after `Reply` no operation touches the request's buffer, and none that does is under way; after
 //! `DropFetch` none touches the fetch's.
 
+use crate::engine::SnapshotId;
 use crate::event::{Command, Errno, FetchFailure, RequestId};
 use crate::geometry::ByteRange;
 use crate::map::MapRecord;
@@ -136,6 +137,29 @@ pub enum Operation {
         /// What to ask about.
         range: ByteRange,
     },
+    /// Copy the range from the store to the snapshot's side file; holes may stay holes. No write to the range is under
+    /// way. Need not be durable. → `Event::Done`
+    KeepLocal {
+        /// Completed by this.
+        op: OpId,
+        /// Whose side file.
+        snapshot: SnapshotId,
+        /// What to copy; as long as can be, also the whole volume.
+        range: ByteRange,
+    },
+    /// Read the snapshot's side file into the request's buffer. → `Event::Done`
+    ReadKept {
+        /// Completed by this.
+        op: OpId,
+        /// Whose side file.
+        snapshot: SnapshotId,
+        /// What to read.
+        range: ByteRange,
+        /// Whose buffer.
+        request: RequestId,
+        /// Offset in the buffer in bytes.
+        at: u64,
+    },
     /// Make durable all that was written to the store and completed before. → `Event::Done`
     SyncLocal {
         /// Completed by this.
@@ -178,6 +202,23 @@ pub enum Notice {
     },
     /// The source was given up, durably: what was remote reads as zeroes.
     SourceAbandoned,
+    /// The snapshot holds the volume as it is now.
+    SnapshotTaken {
+        /// Which.
+        id: SnapshotId,
+    },
+    /// There is no such snapshot (any more); its side file is of no use.
+    SnapshotForgotten {
+        /// Which.
+        id: SnapshotId,
+    },
+    /// What the guest overwrites could not be kept: the snapshot is gone, and its readers get errors.
+    SnapshotLost {
+        /// Which.
+        id: SnapshotId,
+        /// Why.
+        errno: Errno,
+    },
     /// A command makes no sense now. Nothing has changed.
     CommandRefused {
         /// The command.
@@ -239,6 +280,12 @@ pub enum Refusal {
     /// Some blocks are only at the source.
     #[error("some blocks are still only at the source; wait until hydration is complete")]
     NotComplete,
+    /// Somebody else took it back meanwhile.
+    #[error("the snapshot was forgotten before it was taken; take another")]
+    Forgotten,
+    /// As many snapshots as there may be.
+    #[error("the volume has as many snapshots as it can keep; wait until a fork of it is whole")]
+    TooManySnapshots,
     /// A volume never shrinks.
     #[error("a volume never shrinks; give a size that is larger than it has")]
     Smaller,

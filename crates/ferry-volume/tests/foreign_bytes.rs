@@ -10,7 +10,8 @@ mod virtio_blk;
 mod volume;
 
 use ferry_volume::control::{
-    Answer, BadRanges, Hydration, LossPolicy, Losses, Mismatch, Phase, Request, SourceStatus, Span, Status,
+    Answer, BadRanges, Hydration, LossPolicy, Losses, Mismatch, Phase, Request, SnapshotStatus, SourceStatus,
+    Span, Status,
 };
 use ferry_volume::{Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
@@ -19,8 +20,7 @@ fn line<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap()
 }
 
-#[test]
-fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
+fn status() -> Status {
     let source = SourceStatus {
         uri: "nbd://h/V".into(),
         connected: false,
@@ -29,7 +29,7 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         away_ms: Some(7),
         requests_waiting: 1,
     };
-    let status = Status {
+    Status {
         pid: 7,
         id: "01J9ZZZZZZZZZZZZZZZZZZZZZZ".into(),
         generation: 3,
@@ -56,9 +56,19 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
             same_bytes: true,
         }],
         loss_policy: LossPolicy::FailAfterMs(NonZeroU64::new(30_000).unwrap()),
+        snapshots: vec![SnapshotStatus {
+            id: "01J9ZZZZZZZZZZZZZZZZZZZZZY".into(),
+            size_bytes: 1 << 29,
+            bytes_kept: 65_536,
+            readers: 5,
+        }],
         store_failed: false,
         store_bytes_allocated: 4096,
-    };
+    }
+}
+
+#[test]
+fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
     let seeds = [
         ("export", line(&Request::Export { listen: "[fe80::1%3]:0".parse().unwrap() })),
         ("set_source", line(&Request::SetSource { uri: "nbd+unix:///x?socket=/s".into() })),
@@ -79,13 +89,15 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         ("attach", line(&Request::Attach { frontend: Frontend::Fuse {} })),
         ("detach", line(&Request::Detach { frontend: FrontendKind::VhostUserBlk })),
         ("grow", line(&Request::Grow { size_bytes: 1 << 40 })),
+        ("snapshot", line(&Request::Snapshot { id: "01J9ZZZZZZZZZZZZZZZZZZZZZZ".into() })),
+        ("forget_snapshot", line(&Request::ForgetSnapshot { id: "01J9ZZZZZZZZZZZZZZZZZZZZZZ".into() })),
         ("status", line(&Request::Status)),
         ("receipt", line(&Request::Receipt { of_generation: 3, first_region: 1, regions: Some(8) })),
         ("verify", line(&Request::Verify { anew: true })),
         ("answer_receipt", line(&Answer::Receipt(Box::default()))),
         ("answer_check", line(&Answer::Check(Box::default()))),
         ("answer_refused", line(&Answer::Refused { reason: "no\nway".into() })),
-        ("answer_status", line(&Answer::Status(Box::new(status)))),
+        ("answer_status", line(&Answer::Status(Box::new(status())))),
     ];
     smoke::smoke("control_socket", &seeds, volume::control_socket);
 }

@@ -238,6 +238,8 @@ fn command_record(command: Command) -> Option<MapRecord> {
         | Command::ResumeHydration
         | Command::SetBudget { .. }
         | Command::SetGuard { .. }
+        | Command::Snapshot { .. }
+        | Command::ForgetSnapshot { .. }
         | Command::SetLossPolicy { .. } => None,
         Command::AbandonSource => Some(MapRecord::Abandoned),
     }

@@ -198,7 +198,10 @@ impl Engine {
                     && !(is_whole(range.offset()) && is_whole(range.end()))
                     && !self.truth.covers(geometry.blocks_touched(range))
             }
-            RequestKind::Flush | RequestKind::Trim { .. } | RequestKind::WriteZeroes { .. } => false,
+            RequestKind::Flush
+            | RequestKind::Trim { .. }
+            | RequestKind::WriteZeroes { .. }
+            | RequestKind::ReadSnapshot { .. } => false,
         }
     }
 }

@@ -54,6 +54,7 @@ impl Engine {
             | RequestKind::Flush
             | RequestKind::Trim { .. }
             | RequestKind::WriteZeroes { .. }
+            | RequestKind::ReadSnapshot { .. }
             | RequestKind::Cache { .. } => {}
         }
     }

@@ -35,6 +35,8 @@ impl Engine {
             Command::SetBudget { bytes_per_s } => self.budget.set(bytes_per_s),
             Command::SetGuard { bound_us } => self.guard.set(bound_us),
             Command::SetLossPolicy { policy } => self.loss.set_policy(policy),
+            Command::Snapshot { id } => self.snapshot_asked(id, out),
+            Command::ForgetSnapshot { id } => self.forget_snapshot(id, out),
             Command::Open
             | Command::Seal
             | Command::Unseal
@@ -89,6 +91,8 @@ impl Engine {
                 | Command::ResumeHydration
                 | Command::SetBudget { .. }
                 | Command::SetGuard { .. }
+                | Command::Snapshot { .. }
+                | Command::ForgetSnapshot { .. }
                 | Command::SetLossPolicy { .. },
                 _,
             ) => Verdict::Already,
@@ -128,6 +132,8 @@ impl Engine {
             | Command::ResumeHydration
             | Command::SetBudget { .. }
             | Command::SetGuard { .. }
+            | Command::Snapshot { .. }
+            | Command::ForgetSnapshot { .. }
             | Command::SetLossPolicy { .. } => {}
             Command::AbandonSource => self.abandoned(out),
         }
@@ -146,6 +152,8 @@ fn done_notice(command: Command) -> Option<Notice> {
         | Command::ResumeHydration
         | Command::SetBudget { .. }
         | Command::SetGuard { .. }
+        | Command::Snapshot { .. }
+        | Command::ForgetSnapshot { .. }
         | Command::SetLossPolicy { .. } => None,
         Command::AbandonSource => Some(Notice::SourceAbandoned),
     }

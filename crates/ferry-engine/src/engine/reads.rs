@@ -197,6 +197,9 @@ impl Engine {
     }
 
     pub(super) fn cancel(&mut self, id: RequestId, out: &mut Vec<Operation>) {
+        if self.drop_held_write(id, Errno::ECANCELED, out) {
+            return;
+        }
         if let Some((&ticket, _)) = self.requests.iter().find(|(_, active)| active.id == id) {
             self.fail_request(ticket, Errno::ECANCELED, out);
         }

@@ -78,7 +78,10 @@ impl Engine {
                 };
                 (self.geometry().bytes_of(covered), PutDeed::Zero { punch: true }, fua)
             }
-            RequestKind::Read { .. } | RequestKind::Cache { .. } | RequestKind::Flush => {
+            RequestKind::Read { .. }
+            | RequestKind::ReadSnapshot { .. }
+            | RequestKind::Cache { .. }
+            | RequestKind::Flush => {
                 panic!("the caller has seen that this is a write")
             }
         };
@@ -94,7 +97,7 @@ impl Engine {
         self.plan_write(ticket, out);
     }
 
-    fn write_refusal(&self) -> Option<Errno> {
+    pub(super) fn write_refusal(&self) -> Option<Errno> {
         match self.phase {
             Phase::Standby => Some(Errno::ESHUTDOWN),
             Phase::Sealed => Some(Errno::EPERM),
@@ -213,6 +216,11 @@ impl Engine {
         for ticket in waiting {
             self.refuse_put(ticket, errno, out);
         }
+        self.refuse_held_writes(errno, out);
+    }
+
+    pub(super) fn has_waiting_puts(&self) -> bool {
+        self.waiting_puts().next().is_some()
     }
 
     pub(super) fn refuse_put(&mut self, ticket: Ticket, errno: Errno, out: &mut Vec<Operation>) {

@@ -8,6 +8,7 @@
 
 mod growth;
 mod oracle;
+mod snapshots;
 mod store;
 mod world;
 
@@ -229,7 +230,7 @@ fn complete_one(world: &mut World, index: usize) {
 }
 
 /// From here on all goes well; everything must come to its end.
-fn run_out(world: &mut World, seed: u64) {
+pub fn run_out(world: &mut World, seed: u64) {
     world.luck = GOOD_LUCK;
     if world.engine.status().store_failed {
         world.crash();

@@ -9,6 +9,7 @@ use ferry_engine::{
 };
 
 use crate::oracle::{Failed, GARBAGE, Oracle, span};
+use crate::snapshots::Snapshots;
 use crate::store::{Store, SyncPoint};
 
 /// Deterministic choices from a seed.
@@ -46,8 +47,9 @@ pub struct World {
     pub store: Store,
     map_bytes: Vec<u8>,
     map_log: MapLog,
-    pending: Vec<Pending>,
-    requests: BTreeMap<RequestId, Guest>,
+    pub snapshots: Snapshots,
+    pub pending: Vec<Pending>,
+    pub requests: BTreeMap<RequestId, Guest>,
     fetched: BTreeMap<OpId, Vec<u8>>,
     next_request: u64,
     pub next_value: u8,
@@ -74,14 +76,14 @@ struct Budget {
     bytes: u64,
 }
 
-struct Guest {
-    kind: RequestKind,
+pub struct Guest {
+    pub kind: RequestKind,
     buffer: Vec<u8>,
     touched_store: bool,
 }
 
-struct Pending {
-    operation: Operation,
+pub struct Pending {
+    pub operation: Operation,
     /// The source's connection was lost while it was under way.
     cut: bool,
     sync_point: Option<SyncPoint>,
@@ -104,6 +106,7 @@ impl World {
             now_ms: 0,
             map_bytes,
             map_log,
+            snapshots: Snapshots::default(),
             pending: Vec::new(),
             requests: BTreeMap::new(),
             fetched: BTreeMap::new(),
@@ -153,6 +156,10 @@ impl World {
                 }
             }
             RequestKind::Flush => self.oracle.flush_issued(id),
+            RequestKind::ReadSnapshot { range, snapshot } => {
+                buffer = vec![GARBAGE; span(range).len()];
+                self.snapshots.read_begins(id, snapshot);
+            }
             RequestKind::Cache { .. } => {}
         }
         self.requests.insert(id, Guest { kind, buffer, touched_store: false });
@@ -223,6 +230,8 @@ impl World {
             | Operation::Fetch { .. }
             | Operation::QuerySource { .. }
             | Operation::SyncLocal { .. }
+            | Operation::KeepLocal { .. }
+            | Operation::ReadKept { .. }
             | Operation::Persist { .. } => self.start(operation),
         }
     }
@@ -236,6 +245,12 @@ impl World {
             let most = earned + self.geometry.region_bytes();
             assert!(budget.bytes <= most, "{} bytes, the budget allows {most}", budget.bytes);
         }
+        if let Operation::KeepLocal { op, snapshot, .. } | Operation::ReadKept { op, snapshot, .. } =
+            operation
+        {
+            self.snapshots.operation_begins(op, snapshot);
+        }
+        self.check_against_snapshots(&operation);
         match &operation {
             Operation::Fetch { .. } | Operation::QuerySource { .. } => assert!(self.source_up),
             Operation::WriteLocal { data: DataRef::Request { id, .. }, .. } => {
@@ -279,6 +294,15 @@ impl World {
                 let bytes = vec![0; span(range).len()];
                 let ok = !fails(&mut self.dice, self.luck.local_fails);
                 self.put(op, range, &bytes, ok);
+            }
+            Operation::KeepLocal { op, range, .. } => {
+                let ok = !fails(&mut self.dice, self.luck.local_fails);
+                self.keep(op, range, ok);
+            }
+            Operation::ReadKept { op, range, request, at, .. } => {
+                let bytes = self.snapshots.side(op, range);
+                self.buffer_part(request, at, range.len_bytes()).copy_from_slice(&bytes);
+                self.tell(Event::Done { op, result: Ok(()) });
             }
             Operation::SyncLocal { op } => {
                 let ok = !fails(&mut self.dice, self.luck.sync_fails);
@@ -388,6 +412,9 @@ impl World {
             (RequestKind::Read { .. }, result) => {
                 self.oracle.read_done(request, result.is_ok().then_some(guest.buffer.as_slice()));
             }
+            (RequestKind::ReadSnapshot { range, .. }, result) => {
+                self.snapshots.read_done(request, range, result.is_ok().then_some(&guest.buffer));
+            }
             (RequestKind::Flush, result) => self.oracle.flush_done(request, result.is_ok()),
             (RequestKind::Cache { .. }, _) => {}
             (RequestKind::Trim { .. }, _) if !self.oracle.expects(request) => {}
@@ -414,6 +441,8 @@ impl World {
             Notice::Unsealed
             | Notice::CommandRefused { command: Command::Unseal, .. }
             | Notice::CommandFailed { command: Command::Unseal, .. } => self.unseals_asked -= 1,
+            Notice::SnapshotTaken { id } => self.snapshot_taken(id),
+            Notice::SnapshotForgotten { id } | Notice::SnapshotLost { id, .. } => self.snapshots.end(id),
             Notice::Grown { size_bytes } => {
                 assert_eq!(self.engine.geometry().size_bytes(), size_bytes);
                 self.grown(self.engine.geometry());
@@ -459,6 +488,7 @@ impl World {
         self.store.crash(|versions| dice.roll(versions));
         self.unseals_asked = 0;
         self.requests.clear();
+        self.snapshots = Snapshots::default();
         self.fetched.clear();
         self.oracle.crashed();
         self.reopen();
@@ -538,7 +568,7 @@ impl Pending {
 
     fn request(&self) -> Option<RequestId> {
         match self.operation {
-            Operation::ReadLocal { request, .. } => Some(request),
+            Operation::ReadLocal { request, .. } | Operation::ReadKept { request, .. } => Some(request),
             Operation::WriteLocal { data: DataRef::Request { id, .. }, .. } => Some(id),
             _ => None,
         }

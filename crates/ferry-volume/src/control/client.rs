@@ -196,6 +196,22 @@ impl Client {
         self.done(&Request::Detach { frontend })
     }
 
+    /// Takes the volume as it is now; returns when it is taken.
+    ///
+    /// # Errors
+    /// Refused while blocks are remote, and when there are as many snapshots as there may be.
+    pub fn snapshot(&mut self, id: &str) -> Result<(), ControlError> {
+        self.done(&Request::Snapshot { id: id.to_owned() })
+    }
+
+    /// Ends a snapshot.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn forget_snapshot(&mut self, id: &str) -> Result<(), ControlError> {
+        self.done(&Request::ForgetSnapshot { id: id.to_owned() })
+    }
+
     /// Makes the volume larger while it is in use; returns when that is durable.
     ///
     /// # Errors

@@ -73,6 +73,17 @@ pub enum Request {
         #[serde(deserialize_with = "Option::deserialize")]
         bytes_per_s: Option<NonZeroU64>,
     },
+    /// Take the volume as it is now, for readers, while its guest writes on. Refused unless all of it is local. Not
+    /// durable: a snapshot ends with its server, and an id is never used for another.
+    Snapshot {
+        /// Its name from then on, a ULID: the export is `VOLUME@GENERATION~ID`.
+        id: String,
+    },
+    /// Keep nothing for this snapshot any more, and drop its readers.
+    ForgetSnapshot {
+        /// Its name.
+        id: String,
+    },
     /// Be larger from now on; the new bytes are zero (durable). Refused unless the volume is open; never shrinks.
     /// Whoever connects from then on sees the new size.
     Grow {
@@ -207,10 +218,26 @@ pub struct Status {
     /// What becomes of guest requests that wait for a source that is away.
     #[serde(default)]
     pub loss_policy: LossPolicy,
+    /// What is kept for readers as it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotStatus>,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.
     pub store_bytes_allocated: u64,
+}
+
+/// A snapshot of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// Its name (a ULID).
+    pub id: String,
+    /// Size of the volume when it was taken, in bytes.
+    pub size_bytes: u64,
+    /// Bytes that its side file occupies.
+    pub bytes_kept: u64,
+    /// Connections that read it.
+    pub readers: u32,
 }
 
 /// How the link to the source stands.

@@ -70,6 +70,8 @@ impl Server {
             Request::SetLossPolicy { policy } => Some(self.set_loss_policy(policy)),
             Request::AbandonSource { lose_bytes: None, .. } => Some(self.tell_losses()),
             Request::AbandonSource { lose_bytes: Some(bytes), force } => self.abandon(asker, bytes, force),
+            Request::Snapshot { id } => self.take_snapshot(asker, &id),
+            Request::ForgetSnapshot { id } => self.forget_snapshot(asker, &id),
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
             Request::Attach { frontend } => self.attach(asker, frontend),
             Request::Detach { frontend } => self.detach(asker, frontend),
@@ -122,6 +124,8 @@ impl Server {
             Notice::Sealed => (Command::Seal, Answer::Done),
             Notice::Unsealed => (Command::Unseal, Answer::Done),
             Notice::SourceDetached => (Command::DetachSource, Answer::Done),
+            Notice::SnapshotTaken { id } => (Command::Snapshot { id: *id }, Answer::Done),
+            Notice::SnapshotForgotten { id } => (Command::ForgetSnapshot { id: *id }, Answer::Done),
             Notice::Grown { size_bytes } => (Command::Grow { size_bytes: *size_bytes }, Answer::Done),
             Notice::SourceAbandoned => (Command::AbandonSource, Answer::Done),
             Notice::CommandRefused { command, refusal } => (*command, refused(refusal.to_string())),
@@ -129,6 +133,7 @@ impl Server {
                 (*command, refused(format!("the volume's disk failed: {}", describe(*errno))))
             }
             Notice::HydrationComplete
+            | Notice::SnapshotLost { .. }
             | Notice::SourceFailed { .. }
             | Notice::SourceBad { .. }
             | Notice::KeepFailed { .. }
@@ -238,6 +243,7 @@ impl Server {
             guest_p99_us: self.latency.p99().map(|p99| p99.as_micros() as u64),
             mismatches: self.ledger.suspects.reported(),
             loss_policy: self.store.config.loss_policy,
+            snapshots: self.snapshot_status(),
             store_failed: engine.store_failed,
             store_bytes_allocated: self.store.bytes_allocated(),
         }

@@ -314,7 +314,8 @@ mod tests {
         }
         theirs.write_all(&hello).unwrap();
         let (id, phase) = ("V".to_owned(), Phase::Open);
-        let offer = Offer { door: Door::Guest, id, generation: 1, size_bytes: 1 << 30, phase };
+        let offer =
+            Offer { door: Door::Guest, id, generation: 1, size_bytes: 1 << 30, snapshots: Vec::new(), phase };
         let mut completed = Vec::new();
         connection.flow(&mut ring);
         while !completed.iter().any(|c: &crate::ring::Completion<Purpose>| {

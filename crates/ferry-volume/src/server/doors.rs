@@ -56,6 +56,8 @@ pub(crate) struct Offer {
     pub(crate) id: String,
     pub(crate) generation: u64,
     pub(crate) size_bytes: u64,
+    /// Name and size in bytes of each snapshot.
+    pub(crate) snapshots: Vec<(String, u64)>,
     pub(crate) phase: Phase,
 }
 
@@ -63,6 +65,21 @@ impl Offer {
     /// The name under which other workers know this copy of the volume: a stale reader cannot even open it.
     pub(crate) fn export_name(&self) -> String {
         format!("{}@{}", self.id, self.generation)
+    }
+
+    /// The name of a snapshot of it, for those who read that.
+    fn snapshot_name(&self, id: &str) -> String {
+        format!("{}~{id}", self.export_name())
+    }
+
+    fn find_snapshot(&self, name: &str) -> Result<ExportInfo, ExportRefusal> {
+        let found = self.snapshots.iter().find(|(id, _)| self.snapshot_name(id) == name);
+        let Some(&(_, size_bytes)) = found else {
+            return Err(ExportRefusal::Unknown(format!(
+                "there is no snapshot {name} (any more): it was forgotten, or its server ended; fork again"
+            )));
+        };
+        Ok(ExportInfo { size_bytes, ..self.info(name, true) })
     }
 
     fn info(&self, name: &str, read_only: bool) -> ExportInfo {
@@ -82,14 +99,19 @@ impl Offer {
 
 impl Exports for Offer {
     fn list(&self) -> Vec<String> {
+        let snapshots = self.snapshots.iter().map(|(id, _)| self.snapshot_name(id));
         match (self.door, self.phase) {
-            (Door::Reader, Phase::Sealed) => vec![self.export_name()],
+            (Door::Reader, Phase::Sealed) => std::iter::once(self.export_name()).chain(snapshots).collect(),
+            (Door::Reader, Phase::Open) => snapshots.collect(),
             (Door::Guest, Phase::Open | Phase::Sealed) => vec![self.id.clone()],
-            (Door::Guest | Door::Reader, Phase::Standby | Phase::Open) | (Door::Control, _) => Vec::new(),
+            (Door::Guest | Door::Reader, Phase::Standby) | (Door::Control, _) => Vec::new(),
         }
     }
 
     fn find(&self, name: &str) -> Result<ExportInfo, ExportRefusal> {
+        if self.door == Door::Reader && name.contains('~') {
+            return self.find_snapshot(name);
+        }
         let known = match self.door {
             Door::Guest => name.is_empty() || name == self.id,
             Door::Reader => name == self.export_name(),
@@ -119,7 +141,8 @@ mod tests {
     use super::*;
 
     fn offer(door: Door, phase: Phase) -> Offer {
-        Offer { door, id: "V".to_owned(), generation: 3, size_bytes: 4096, phase }
+        let snapshots = vec![("S".to_owned(), 2048)];
+        Offer { door, id: "V".to_owned(), generation: 3, size_bytes: 4096, snapshots, phase }
     }
 
     #[test]
@@ -128,6 +151,18 @@ mod tests {
         assert!(offer(Door::Reader, Phase::Sealed).find("V@2").is_err());
         assert!(offer(Door::Reader, Phase::Sealed).find("").is_err());
         assert!(offer(Door::Reader, Phase::Open).find("V@3").is_err());
+    }
+
+    #[test]
+    fn a_snapshot_is_read_while_the_volume_is_open_and_by_its_very_name() {
+        let offer = offer(Door::Reader, Phase::Open);
+        assert_eq!(offer.list(), ["V@3~S"]);
+        let found = offer.find("V@3~S").unwrap();
+        assert!(found.read_only && found.size_bytes == 2048);
+        for name in ["V@2~S", "V@3~T", "V@3~", "~S"] {
+            let refusal = offer.find(name).unwrap_err();
+            assert!(matches!(&refusal, ExportRefusal::Unknown(why) if why.contains("fork again")), "{name}");
+        }
     }
 
     #[test]

@@ -201,7 +201,9 @@ impl Window {
 /// Bytes of memory that a request holds until it is replied to.
 fn payload_bytes(kind: &RequestKind) -> usize {
     match kind {
-        RequestKind::Read { range } | RequestKind::Write { range, .. } => range.len_bytes() as usize,
+        RequestKind::Read { range }
+        | RequestKind::ReadSnapshot { range, .. }
+        | RequestKind::Write { range, .. } => range.len_bytes() as usize,
         RequestKind::Flush
         | RequestKind::Trim { .. }
         | RequestKind::WriteZeroes { .. }

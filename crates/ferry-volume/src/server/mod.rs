@@ -28,6 +28,7 @@ mod pace;
 mod receipts;
 mod requests;
 mod secure;
+mod snapshots;
 mod source;
 mod stream;
 mod suspects;
@@ -46,7 +47,7 @@ use asks::Asker;
 use connection::Connection;
 use disk::DiskJob;
 use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
-use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation};
+use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation, SnapshotId};
 use frontends::Frontends;
 pub use frontends::clear_devices;
 use inline::Inline;
@@ -57,8 +58,9 @@ use operations::Fetched;
 use receipts::Ledger;
 use requests::{Asked, JustRead};
 use rustix::event::{EventfdFlags, eventfd};
+use snapshots::KeptJob;
 use source::{DialResult, SILENCE_MAX, Source};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -128,6 +130,7 @@ pub(crate) enum Purpose {
     Disk(DiskJob),
     SumsSynced,
     Walked(u64),
+    Kept(KeptJob),
 }
 
 struct Server {
@@ -144,6 +147,8 @@ struct Server {
     requests: HashMap<u64, Asked>,
     just_read: Option<JustRead>,
     fetched: HashMap<u64, Fetched>,
+    /// Of snapshots.
+    sides: BTreeMap<SnapshotId, Descriptor>,
     askers: HashMap<u64, Asker>,
     /// Who waits for a command of the engine.
     commanded: Vec<(u64, Command)>,
@@ -221,6 +226,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), ServeError> {
 pub fn serve_impatiently(options: &ServeOptions, silence_max: Duration) -> Result<(), ServeError> {
     let mut server = Server::open(options)?;
     server.silence_max = silence_max;
+    snapshots::remove_side_files(&options.dir)?;
     say_ready();
     server.run()
 }
@@ -255,6 +261,7 @@ impl Server {
             requests: HashMap::new(),
             just_read: None,
             fetched: HashMap::new(),
+            sides: BTreeMap::new(),
             askers: HashMap::new(),
             commanded: Vec::new(),
             losing,
@@ -423,6 +430,7 @@ impl Server {
                 }
             }
             Purpose::Walked(number) => self.walk_read(number, result),
+            Purpose::Kept(job) => self.kept(job, result),
             Purpose::Received(id) => self.with_connection(id, |connection| connection.received(result)),
             Purpose::Sent(id) => self.with_connection(id, |connection| connection.sent(result)),
             Purpose::Asked(id) => self.with_asker(id, |asker| asker.received(result)),
@@ -530,6 +538,7 @@ impl Server {
             id: self.store.config.id.clone(),
             generation: self.store.config.generation,
             size_bytes: self.store.config.size_bytes,
+            snapshots: self.snapshot_exports(),
             phase: self.phase(),
         }
     }

@@ -72,6 +72,11 @@ impl Server {
                 self.sync_arrivals(op);
                 self.disk().sync(op);
             }
+            Operation::KeepLocal { op, snapshot, range } => self.keep(op, snapshot, range),
+            Operation::ReadKept { op, snapshot, range, request, at } => {
+                let buffer = self.request_buffer(request);
+                self.read_kept(op, snapshot, range, buffer, at as usize);
+            }
             Operation::Persist { op, records } => self.persist(op, records),
             Operation::ZeroBuffer { request, at, len } => {
                 self.request_buffer(request).zero(at as usize, len as usize);
@@ -119,12 +124,15 @@ impl Server {
             Notice::SourceAbandoned => self.source_abandoned(),
             Notice::CommandFailed { command: Command::AbandonSource, .. } => self.forget_losses(),
             Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
+            Notice::SnapshotTaken { .. } | Notice::SnapshotForgotten { .. } | Notice::SnapshotLost { .. } => {
+            }
             Notice::SourceBad { range } => self.say_bad(range),
             Notice::SourceFailed { .. }
             | Notice::KeepFailed { .. }
             | Notice::PersistFailed { .. }
             | Notice::StoreFailed { .. } => {}
         }
+        self.follow_snapshots(&notice);
         self.answer_commanded(&notice);
         if notice == Notice::Sealed {
             heat::keep(&self.store.dir, self.engine.heat());

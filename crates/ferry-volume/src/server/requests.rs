@@ -8,7 +8,8 @@ use super::mailbox::MailReply;
 use crate::buffer::{BUFFER_BYTES_MAX, Buffer};
 use crate::extents::file_extents;
 use crate::heat;
-use ferry_engine::{ByteRange, Errno, Event, RequestId, RequestKind, Residence};
+use crate::ring::Descriptor;
+use ferry_engine::{ByteRange, Errno, Event, Keeping, RequestId, RequestKind, Residence};
 use ferry_nbd::limits::EXTENTS_PER_REPLY_SENT_MAX;
 use ferry_nbd::server::{Negotiated, Part, Reply, Request};
 use ferry_nbd::wire::{STATE_HOLE, STATE_ZERO};
@@ -49,7 +50,7 @@ impl Asked {
             | RequestKind::Trim { .. }
             | RequestKind::WriteZeroes { .. }
             | RequestKind::Flush => true,
-            RequestKind::Read { .. } | RequestKind::Cache { .. } => false,
+            RequestKind::Read { .. } | RequestKind::ReadSnapshot { .. } | RequestKind::Cache { .. } => false,
         }
     }
 }
@@ -107,7 +108,7 @@ impl Server {
             }
             Command::Read { range, .. } => {
                 let buffer = self.pool.take(range.len_bytes() as usize);
-                (RequestKind::Read { range: bytes(range) }, Some(buffer))
+                (self.read_kind(connection, bytes(range)), Some(buffer))
             }
             Command::Write { range, fua } => (RequestKind::Write { range: bytes(range), fua }, payload),
             Command::Flush => (RequestKind::Flush, None),
@@ -166,7 +167,7 @@ impl Server {
                     self.just_read = buffer.map(just_read);
                 }
                 Command::BlockStatus { range, only_one } => {
-                    let crc = buffer.map(|buffer| self.checksum(request, range.offset(), &buffer));
+                    let crc = buffer.map(|buffer| self.checksum(id, request, range.offset(), &buffer));
                     self.answer_status(id, &command, range, only_one, reply, crc);
                 }
                 Command::Write { .. }
@@ -196,21 +197,34 @@ impl Server {
         let first = ByteRange::new(range.offset(), len).expect("a request's range is not empty");
         if let Some(read) = self.just_read.take_if(|read| read.connection == id && bytes(read.range) == first)
         {
-            let crc = self.checksum(read.request, first.offset(), &read.buffer);
+            let crc = self.checksum(id, read.request, first.offset(), &read.buffer);
             return self.answer_status(id, &command, range, only_one, reply, Some(crc));
         }
         let buffer = Some(self.pool.take(len as usize));
-        self.submit(
-            RequestKind::Read { range: first },
-            buffer,
-            Origin::Nbd { connection: id, command, reply },
-        );
+        self.submit(self.read_kind(id, first), buffer, Origin::Nbd { connection: id, command, reply });
+    }
+
+    /// A read of the volume, or of the snapshot that the connection is for.
+    fn read_kind(&self, connection: u64, range: ByteRange) -> RequestKind {
+        match self.snapshot_read_by(connection) {
+            Some(snapshot) => RequestKind::ReadSnapshot { snapshot, range },
+            None => RequestKind::Read { range },
+        }
     }
 
     /// The checksum of what a request read from `offset` on, and of how many bytes it is.
-    fn checksum(&mut self, request: RequestId, offset: u64, buffer: &Buffer) -> (u32, usize) {
+    fn checksum(
+        &mut self,
+        connection: u64,
+        request: RequestId,
+        offset: u64,
+        buffer: &Buffer,
+    ) -> (u32, usize) {
         let crc = buffer.with_bytes(0, buffer.len(), crc32c::crc32c);
-        self.remember_sum(request, offset, buffer, crc);
+        // A snapshot is not what was sealed.
+        if self.snapshot_read_by(connection).is_none() {
+            self.remember_sum(request, offset, buffer, crc);
+        }
         (crc, buffer.len())
     }
 
@@ -237,7 +251,9 @@ impl Server {
             match (context.name.as_str(), crc) {
                 (CONTEXT_ALLOCATION, _) => {
                     let limit = if only_one { 1 } else { EXTENTS_PER_REPLY_SENT_MAX };
-                    chunks.push((context.id, self.allocation(bytes(range), limit)));
+                    let extents = self.allocation(id, bytes(range), limit);
+                    // None: the snapshot that it reads is gone.
+                    chunks.extend((!extents.is_empty()).then_some((context.id, extents)));
                 }
                 (CONTEXT_HEAT, _) => {
                     let limit = if only_one { 1 } else { EXTENTS_PER_REPLY_SENT_MAX };
@@ -257,15 +273,34 @@ impl Server {
                 reply.block_status(*context, extents, part, out);
             }
             if chunks.is_empty() {
-                reply.error(ferry_nbd::Errno::Invalid, "no context was agreed on", out);
+                reply.error(ferry_nbd::Errno::Invalid, "nothing is known of that", out);
             }
         };
         connection.answer(command, write, None);
         self.lately_answered.push(id);
     }
 
+    /// The parts of a range as a connection reads it, each with the file it is in; none for what is still remote.
+    fn files_of(
+        &self,
+        connection: u64,
+        range: ByteRange,
+    ) -> Box<dyn Iterator<Item = (ByteRange, Option<&Descriptor>)> + '_> {
+        let Some(id) = self.snapshot_read_by(connection) else {
+            return Box::new(self.engine.truth(range).map(|(part, residence)| match residence {
+                Residence::Local => (part, Some(&self.store.data)),
+                Residence::Remote => (part, None),
+            }));
+        };
+        let parts = self.engine.snapshot(id, range).into_iter().flatten();
+        Box::new(parts.map(move |(part, keeping)| match keeping {
+            Keeping::Shared => (part, Some(&self.store.data)),
+            Keeping::Kept => (part, self.sides.get(&id)),
+        }))
+    }
+
     /// Which parts of a range are holes. What is still remote counts as data: only the source knows.
-    fn allocation(&self, range: ByteRange, limit: usize) -> Vec<Extent> {
+    fn allocation(&self, connection: u64, range: ByteRange, limit: usize) -> Vec<Extent> {
         let hole = u64::from(STATE_HOLE | STATE_ZERO);
         let mut extents: Vec<Extent> = Vec::new();
         let mut add = |len_bytes: u64, flags: u64| match extents.last_mut() {
@@ -273,17 +308,12 @@ impl Server {
             Some(_) | None => extents.push(Extent { len_bytes, flags }),
         };
         let mut pieces = 0;
-        for (piece, residence) in self.engine.truth(range) {
+        for (piece, file) in self.files_of(connection, range) {
             if pieces > limit {
                 break;
             }
-            let found = match residence {
-                Residence::Remote => Err(()),
-                Residence::Local => {
-                    file_extents(&*self.store.data, piece.offset(), piece.end(), limit + 1).map_err(|_| ())
-                }
-            };
-            let Ok(found) = found else {
+            let look = |file: &Descriptor| file_extents(&**file, piece.offset(), piece.end(), limit + 1).ok();
+            let Some(found) = file.and_then(look) else {
                 add(piece.len_bytes(), 0);
                 pieces += 1;
                 continue;

@@ -4,6 +4,7 @@
 mod frontends;
 mod grow;
 mod heat;
+mod snapshots;
 
 use ferry_engine::limits::GUARANTEED_BYTES_PER_S;
 use ferry_nbd::wire;

@@ -3,6 +3,7 @@
 //! row of one table. A cell that misses its goal, fails or cannot run is a row too, never left out.
 
 mod cells;
+mod certificates;
 mod content;
 mod figures;
 mod fio;
@@ -11,6 +12,7 @@ mod machine;
 mod options;
 mod peers;
 pub mod processes;
+mod reasons;
 mod report;
 mod volume;
 

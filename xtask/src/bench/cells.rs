@@ -40,7 +40,8 @@ fn cloning(bench: &mut Bench) -> anyhow::Result<()> {
         Ok(source) => {
             copying::run(bench, &source)?;
             waiting::run(bench, &source)?;
-            weight::run(bench, &source)
+            weight::run(bench, &source)?;
+            copying::run_with_tls(bench, source)
         }
         Err(error) => {
             interrupt::check()?;
@@ -54,13 +55,22 @@ fn cloning(bench: &mut Bench) -> anyhow::Result<()> {
 struct Source {
     volume: Volume,
     uri: String,
+    /// The certificates, when it speaks TLS.
+    tls: Option<PathBuf>,
 }
 
 impl Source {
     fn new(bench: &Bench) -> anyhow::Result<Self> {
         let volume = Volume::filled(&bench.ferry, bench.path("source"), bench.options.hydration_mib)?;
         let uri = volume.seal_and_export()?;
-        Ok(Self { volume, uri })
+        Ok(Self { volume, uri, tls: None })
+    }
+
+    /// The same volume over mutual TLS.
+    fn secured(mut self, bench: &Bench, certificates: PathBuf) -> anyhow::Result<Self> {
+        self.volume.restart_with_tls(&bench.ferry, &certificates)?;
+        let uri = self.uri.replacen("nbd://", "nbds://", 1);
+        Ok(Self { uri, tls: Some(certificates), ..self })
     }
 
     fn data(&self) -> PathBuf {
@@ -70,7 +80,8 @@ impl Source {
     /// A clone in the fresh directory `name`.
     fn clone(&self, bench: &Bench, name: &str, phase: Phase) -> anyhow::Result<Volume> {
         let size_bytes = bench.options.hydration_mib * MIB;
-        Volume::start(&bench.ferry, bench.path(name), size_bytes, phase, Some(&self.uri))
+        let (dir, tls) = (bench.path(name), self.tls.as_deref());
+        Volume::start(&bench.ferry, dir, size_bytes, phase, Some(&self.uri), tls)
     }
 
     /// An open clone that is connected to its source and fetches only what its guest asks for.

@@ -73,6 +73,14 @@ pub fn settle(path: &Path) -> anyhow::Result<()> {
     file.sync_all().with_context(|| format!("cannot sync {}", path.display()))
 }
 
+/// Makes so much memory one that the machine has lately used. A page that nobody has used for long may cost a virtual
+/// machine more than all else that is done with it, and whoever copies first would pay for it.
+pub fn touch_memory(mib: u64) {
+    let bytes = usize::try_from(mib * MIB).expect("a 64-bit machine");
+    let memory = vec![1_u8; bytes];
+    std::hint::black_box(&memory);
+}
+
 /// Takes the file out of the page cache.
 pub fn forget(path: &Path) -> anyhow::Result<()> {
     settle(path)?;

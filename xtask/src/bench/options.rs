@@ -12,11 +12,11 @@ A tool that is missing is said, and its cells are skipped.
 
 options:
   --pairs N            rounds of each cell; all contenders run once in each (default 5)
-  --seconds S          length of one fio run (default 3)
+  --seconds S          length of one fio run (default 1)
   --only TEXT          only cells whose name contains TEXT
   --size-mib N         size of the volume for reads and writes (default 512)
-  --hydration-mib N    data of the volume that is hydrated (default 1024)
-  --cold               hydrate from a cold page cache too
+  --hydration-mib N    data of the volume that is hydrated (default 4096)
+  --warm               leave out hydration from a cold page cache
   --ferry PATH         the program to measure (default: a release build of this tree)
   --dir PATH           where the temporary directory is made (default: the system's)
   --write              keep the table in docs/benchmarks.md";
@@ -35,7 +35,7 @@ pub struct Options {
     pub only: Option<String>,
     pub size_mib: u64,
     pub hydration_mib: u64,
-    pub cold: bool,
+    pub warm_only: bool,
     pub ferry: Option<PathBuf>,
     pub dir: Option<PathBuf>,
     pub write: bool,
@@ -45,11 +45,11 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             pairs: 5,
-            seconds: 3.0,
+            seconds: 1.0,
             only: None,
             size_mib: 512,
-            hydration_mib: 1024,
-            cold: false,
+            hydration_mib: 4096,
+            warm_only: false,
             ferry: None,
             dir: None,
             write: false,
@@ -70,7 +70,7 @@ impl Options {
                 "--only" => options.only = Some(value()?.to_owned()),
                 "--size-mib" => options.size_mib = number(name, value()?)?,
                 "--hydration-mib" => options.hydration_mib = number(name, value()?)?,
-                "--cold" => options.cold = true,
+                "--warm" => options.warm_only = true,
                 "--ferry" => options.ferry = Some(value()?.into()),
                 "--dir" => options.dir = Some(value()?.into()),
                 "--write" => options.write = true,
@@ -108,13 +108,13 @@ mod tests {
     fn nothing_said_means_five_pairs_of_all_cells() {
         let options = Options::parse(&[]).unwrap();
         assert_eq!(options, Options::default());
-        assert_eq!((options.pairs, options.hydration_mib, options.only), (5, 1024, None));
+        assert_eq!((options.pairs, options.hydration_mib, options.only), (5, 4096, None));
     }
 
     #[test]
     fn every_option_is_taken() {
         let line =
-            "--pairs 2 --seconds 0.5 --only qd --size-mib 64 --hydration-mib 256 --cold --ferry f --dir d";
+            "--pairs 2 --seconds 0.5 --only qd --size-mib 64 --hydration-mib 256 --warm --ferry f --dir d";
         let options = Options::parse(&line.split(' ').collect::<Vec<_>>()).unwrap();
         let expected = Options {
             pairs: 2,
@@ -122,7 +122,7 @@ mod tests {
             only: Some("qd".to_owned()),
             size_mib: 64,
             hydration_mib: 256,
-            cold: true,
+            warm_only: true,
             ferry: Some("f".into()),
             dir: Some("d".into()),
             write: false,

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 
@@ -17,11 +17,13 @@ pub enum Kind {
 
 /// Where it is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum Door<'a> {
     /// A unix socket, writable.
     Unix,
     /// TCP on the loopback, read only.
     Tcp,
+    /// The same with mutual TLS, by the certificates in this directory.
+    Tls(&'a Path),
 }
 
 impl Kind {
@@ -50,13 +52,12 @@ impl Kind {
 /// A running server of one raw file; ended when dropped.
 pub struct Peer {
     pub uri: String,
-    pub file: PathBuf,
     _server: Process,
 }
 
 impl Peer {
     /// Serves `file` ; a socket and a log in `dir` are called `name`.
-    pub fn start(kind: Kind, door: Door, dir: &Path, name: &str, file: &Path) -> anyhow::Result<Self> {
+    pub fn start(kind: Kind, door: Door<'_>, dir: &Path, name: &str, file: &Path) -> anyhow::Result<Self> {
         let (listener, uri) = match door {
             Door::Unix => {
                 let socket = dir.join(format!("{name}.sock"));
@@ -72,6 +73,12 @@ impl Peer {
                 let address = listener.local_addr().context("cannot tell where we listen")?;
                 (listener.into(), format!("nbd://{address}/"))
             }
+            Door::Tls(certificates) => {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen")?;
+                let port = listener.local_addr().context("cannot tell where we listen")?.port();
+                let certificates = certificates.display();
+                (listener.into(), format!("nbds://localhost:{port}/?tls-certificates={certificates}"))
+            }
         };
         let path = file.to_str().context("the temporary directory's name is not text")?;
         let mut arguments = match kind {
@@ -85,16 +92,34 @@ impl Peer {
             ],
             Kind::Nbdkit => vec!["--foreground"],
         };
-        match (kind, door) {
-            (Kind::QemuNbd | Kind::Nbdkit, Door::Tcp) => arguments.push("--read-only"),
-            (Kind::QemuNbd | Kind::Nbdkit, Door::Unix) => {}
+        if door != Door::Unix {
+            arguments.push("--read-only");
         }
+        let secure = secure_arguments(kind, door);
+        arguments.extend(secure.iter().map(String::as_str));
         if kind == Kind::Nbdkit {
             arguments.push("file");
         }
         arguments.push(path);
         let log = dir.join(format!("{name}.log"));
         let server = Process::activate(kind.program(), &arguments, listener, &log)?;
-        Ok(Self { uri, file: file.to_owned(), _server: server })
+        Ok(Self { uri, _server: server })
+    }
+}
+
+/// What makes it ask for TLS, and for a certificate of whoever comes.
+fn secure_arguments(kind: Kind, door: Door<'_>) -> Vec<String> {
+    let Door::Tls(certificates) = door else { return Vec::new() };
+    let dir = certificates.display();
+    match kind {
+        Kind::QemuNbd => vec![
+            format!("--object=tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir={dir}"),
+            "--tls-creds=tls".to_owned(),
+        ],
+        Kind::Nbdkit => vec![
+            "--tls=require".to_owned(),
+            "--tls-verify-peer".to_owned(),
+            format!("--tls-certificates={dir}"),
+        ],
     }
 }

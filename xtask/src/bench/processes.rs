@@ -16,7 +16,7 @@ use super::interrupt;
 /// How often a running tool is looked at: what its measured time may be too long by.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// How long a tool may run before the bench gives it up.
-const TOOL_DEADLINE: Duration = Duration::from_secs(3600);
+const TOOL_DEADLINE: Duration = Duration::from_secs(180);
 
 /// Takes the listening socket from stdin to where socket activation wants it.
 const ACTIVATE: &str = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
@@ -72,8 +72,9 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
+impl Process {
+    /// Ends it and waits for that.
+    pub fn end(&mut self) {
         // Once it was waited for, its process id may be another's: then there is nobody to end.
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
@@ -83,6 +84,12 @@ impl Drop for Process {
         if let Err(error) = ended {
             eprintln!("bench: cannot end {} (process {}): {error}", self.name, self.child.id());
         }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -121,7 +128,12 @@ fn text_of(file: &mut std::fs::File) -> anyhow::Result<String> {
 
 /// Whether `program` can be started here.
 pub fn is_there(program: &str) -> bool {
+    is_there_as(program, "--version")
+}
+
+/// Whether `program` can be started here with this argument, which asks for its version.
+pub fn is_there_as(program: &str, version: &str) -> bool {
     let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg(version).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

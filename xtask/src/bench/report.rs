@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::figures::{Comparison, Goal, Outcome, Row, Unit};
 use super::machine::Machine;
 use super::options::Options;
+use super::reasons;
 
 const HEAD: [&str; 6] = ["work", "Ferry", "others", "ratio", "goal", ""];
 
@@ -49,7 +50,11 @@ pub fn page(rows: &[Row], machine: &Machine, begun: jiff::Timestamp, options: &O
          alternating rounds.\nFigures are medians.\n\n\
          {date}, {cores} cores ({processor}), {memory_gib:.0} GiB of memory, Linux {kernel}, load average {load} before. \
          fio runs of {seconds} s on {size} MiB;\n{hydration} MiB hydrated.\n\n\
-         {table}\n{summary}\n",
+         All copies end with the bytes durable at the target (`nbdcopy --flush`, `qemu-img -t writeback`, our map on \
+         disk), from servers\nthat run already. Beside them stands what a file written and synced, or one loopback \
+         connection, gives. Each contender finds\nmemory that was used just before. The guard is told a p99 of 1.4 \
+         times the calm one of the same guest.\n\n\
+         {table}\n{summary}\n{reasons}",
         pairs = options.pairs,
         date = begun.strftime("%Y-%m-%d"),
         memory_gib = *memory_mib as f64 / 1024.0,
@@ -58,7 +63,21 @@ pub fn page(rows: &[Row], machine: &Machine, begun: jiff::Timestamp, options: &O
         hydration = options.hydration_mib,
         table = table(rows),
         summary = summary(rows),
+        reasons = reasons(rows),
     )
+}
+
+/// Why goals were missed, as a list; nothing if none was, or nothing is known.
+fn reasons(rows: &[Row]) -> String {
+    let missed = rows.iter().filter(|row| row.outcome.met() == Some(false));
+    let known: Vec<String> = missed
+        .filter_map(|row| reasons::of(&row.work).map(|reason| format!("- {}: {reason}\n", row.work)))
+        .collect();
+    if known.is_empty() {
+        String::new()
+    } else {
+        format!("\nWhat profiling says about those:\n\n{}", known.concat())
+    }
 }
 
 fn cells(row: &Row) -> [String; 6] {

@@ -18,7 +18,7 @@ const ID: &str = "01JD7Q0000000000000000000V";
 const GENERATION: u64 = 1;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 const START_DEADLINE: Duration = Duration::from_secs(30);
-const HYDRATION_DEADLINE: Duration = Duration::from_secs(3600);
+const HYDRATION_DEADLINE: Duration = Duration::from_secs(180);
 
 /// A volume whose server runs; when dropped, first the server is ended, then the files are removed.
 pub struct Volume {
@@ -38,13 +38,15 @@ impl Drop for Files {
 }
 
 impl Volume {
-    /// A volume in the fresh directory `dir`, empty or a clone of `source`; returns when its server answers.
+    /// A volume in the fresh directory `dir`, empty or a clone of `source`; returns when its server answers. `tls`: the
+    /// directory of its certificates.
     pub fn start(
         ferry: &Path,
         dir: PathBuf,
         size_bytes: u64,
         phase: Phase,
         source: Option<&str>,
+        tls: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let source = source.map(str::parse).transpose().context("a source of the bench's own making")?;
         ferry_volume::create(&CreateOptions {
@@ -58,20 +60,29 @@ impl Volume {
         })
         .context("cannot create a volume")?;
         let files = Files(dir.clone());
-        let arguments = [OsStr::new("volume-server"), OsStr::new("--dir"), dir.as_os_str()];
-        let log = dir.join("server.log");
-        let server = Process::start(ferry, &arguments, &log)?;
-        let mut volume = Self { server, dir: files };
-        interrupt::until("a volume server answers", LOOK_EVERY, START_DEADLINE, || {
-            volume.server.check().with_context(|| volume.said())?;
-            Ok(Client::connect(&volume.dir.0).and_then(|mut client| client.status()).ok())
-        })?;
+        let mut volume = Self { server: serve(ferry, &dir, tls)?, dir: files };
+        volume.wait_until_it_answers()?;
         Ok(volume)
+    }
+
+    /// Ends the server and starts another one, which speaks TLS.
+    pub fn restart_with_tls(&mut self, ferry: &Path, certificates: &Path) -> anyhow::Result<()> {
+        self.server.end();
+        self.server = serve(ferry, &self.dir.0, Some(certificates))?;
+        self.wait_until_it_answers()
+    }
+
+    fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
+        interrupt::until("a volume server answers", LOOK_EVERY, START_DEADLINE, || {
+            self.server.check().with_context(|| self.said())?;
+            Ok(Client::connect(&self.dir.0).and_then(|mut client| client.status()).ok())
+        })?;
+        Ok(())
     }
 
     /// An open volume of `size_mib` with the bench's content, all of it local and durable.
     pub fn filled(ferry: &Path, dir: PathBuf, size_mib: u64) -> anyhow::Result<Self> {
-        let volume = Self::start(ferry, dir, size_mib * MIB, Phase::Open, None)?;
+        let volume = Self::start(ferry, dir, size_mib * MIB, Phase::Open, None, None)?;
         let mut guest = BlockClient::connect_unix(&volume.dir.0.join("guest.sock"))?;
         let mut noise = Noise::new();
         for number in 0..size_mib {
@@ -134,4 +145,12 @@ impl Volume {
         let log = std::fs::read_to_string(self.dir.0.join("server.log")).unwrap_or_default();
         format!("a volume server did not start; it said `{}`", log.trim())
     }
+}
+
+fn serve(ferry: &Path, dir: &Path, tls: Option<&Path>) -> anyhow::Result<Process> {
+    let mut arguments = vec![OsStr::new("volume-server"), OsStr::new("--dir"), dir.as_os_str()];
+    if let Some(certificates) = tls {
+        arguments.extend([OsStr::new("--tls"), certificates.as_os_str()]);
+    }
+    Process::start(ferry, &arguments, &dir.join("server.log"))
 }

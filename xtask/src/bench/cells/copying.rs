@@ -10,9 +10,9 @@ use anyhow::Context;
 use ferry_volume::control::Phase;
 
 use super::super::content::{self, MIB};
-use super::super::figures::{Goal, Unit};
+use super::super::figures::{Goal, Outcome, Unit};
 use super::super::peers::{Door, Kind, Peer};
-use super::super::{Bench, interrupt, processes};
+use super::super::{Bench, certificates, interrupt, processes};
 use super::{OURS, Source, alternate, compared};
 
 const GOAL: Goal = Goal::AtLeast(1.0);
@@ -43,11 +43,12 @@ pub fn works(bench: &Bench) -> Vec<String> {
     caches(bench)
         .into_iter()
         .flat_map(|cache| [work(bench, cache), work_of_the_plain(bench, cache)])
+        .chain([work_with_tls(bench)])
         .collect()
 }
 
 fn caches(bench: &Bench) -> Vec<Cache> {
-    if bench.options.cold { vec![Cache::Warm, Cache::Cold] } else { vec![Cache::Warm] }
+    if bench.options.warm_only { vec![Cache::Warm] } else { vec![Cache::Warm, Cache::Cold] }
 }
 
 fn work(bench: &Bench, cache: Cache) -> String {
@@ -62,10 +63,14 @@ fn work_of_the_plain(bench: &Bench, cache: Cache) -> String {
     format!("{}, beside plain copying", work(bench, cache))
 }
 
+fn work_with_tls(bench: &Bench) -> String {
+    format!("{} and mutual TLS", work(bench, Cache::Warm))
+}
+
 pub fn run(bench: &mut Bench, source: &Source) -> anyhow::Result<()> {
     for cache in caches(bench) {
         bench.cell(&work(bench, cache), |bench| {
-            let contenders = contenders();
+            let contenders = contenders(&[Tool::Nbdcopy, Tool::QemuImg]);
             let values = alternate(bench.options.pairs, &contenders, |contender| {
                 sample(bench, source, *contender, cache)
             })?;
@@ -74,7 +79,10 @@ pub fn run(bench: &mut Bench, source: &Source) -> anyhow::Result<()> {
         bench.cell(&work_of_the_plain(bench, cache), |bench| {
             let values = alternate(bench.options.pairs, &[true, false], |ours| match ours {
                 true => sample(bench, source, Contender::Ferry, cache),
-                false => plain(bench),
+                false => {
+                    content::touch_memory(bench.options.hydration_mib);
+                    plain(bench)
+                }
             })?;
             let names = vec![OURS.to_owned(), PLAIN.to_owned()];
             Ok(compared(names, values, Unit::MibPerS, GOAL_OF_THE_PLAIN))
@@ -83,11 +91,32 @@ pub fn run(bench: &mut Bench, source: &Source) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The last of the cells that clone the source: from here on it speaks TLS.
+pub fn run_with_tls(bench: &mut Bench, source: Source) -> anyhow::Result<()> {
+    bench.cell(&work_with_tls(bench), |bench| {
+        if !processes::is_there_as("openssl", "version") {
+            return Ok(Outcome::Skipped(
+                "openssl, which signs the certificates, is not installed".to_owned(),
+            ));
+        }
+        let source = source.secured(bench, certificates::make(&bench.path("certificates"))?)?;
+        let contenders = contenders(&[Tool::Nbdcopy]);
+        let values = alternate(bench.options.pairs, &contenders, |contender| {
+            sample(bench, &source, *contender, Cache::Warm)
+        })?;
+        Ok(compared(contenders.iter().map(name).collect(), values, Unit::MibPerS, GOAL))
+    })
+}
+
 /// Ours and every pair of a copying tool and a kind of server that is installed.
-fn contenders() -> Vec<Contender> {
+fn contenders(tools: &[Tool]) -> Vec<Contender> {
     let kinds = Kind::installed();
     let mut contenders = vec![Contender::Ferry];
-    for (tool, program) in [(Tool::Nbdcopy, "nbdcopy"), (Tool::QemuImg, "qemu-img")] {
+    for &tool in tools {
+        let program = match tool {
+            Tool::Nbdcopy => "nbdcopy",
+            Tool::QemuImg => "qemu-img",
+        };
         if processes::is_there(program) {
             contenders.extend(kinds.iter().map(|kind| Contender::Copy(tool, *kind)));
         } else {
@@ -107,6 +136,7 @@ fn name(contender: &Contender) -> String {
 
 /// MiB a second of one whole copy.
 fn sample(bench: &Bench, source: &Source, contender: Contender, cache: Cache) -> anyhow::Result<f64> {
+    content::touch_memory(bench.options.hydration_mib);
     match cache {
         Cache::Warm => content::warm(&source.data())?,
         Cache::Cold => content::forget(&source.data())?,
@@ -140,7 +170,8 @@ fn copy(bench: &Bench, source: &Source, tool: Tool, kind: Kind) -> anyhow::Resul
     let target = std::fs::File::create(&file).context("cannot make a copy's file")?;
     target.set_len(bench.options.hydration_mib * MIB).context("cannot make a copy's file")?;
     drop(target);
-    let from = Peer::start(kind, Door::Tcp, bench.dir.path(), "copy-source", &source.data())?;
+    let door = source.tls.as_deref().map_or(Door::Tcp, Door::Tls);
+    let from = Peer::start(kind, door, bench.dir.path(), "copy-source", &source.data())?;
     let to = Peer::start(kind, Door::Unix, bench.dir.path(), "copy-target", &file)?;
     let finished = match tool {
         Tool::Nbdcopy => processes::run("nbdcopy", &["--flush", &from.uri, &to.uri]),

@@ -50,9 +50,10 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
 
 fn round(bench: &Bench) -> anyhow::Result<Round> {
     let begun = Instant::now();
-    let home = Volume::start(&bench.ferry, bench.path("empty"), SIZE_BYTES, Phase::Open, None)?;
+    let home = Volume::start(&bench.ferry, bench.path("empty"), SIZE_BYTES, Phase::Open, None, None)?;
     let uri = home.seal_and_export()?;
-    let clone = Volume::start(&bench.ferry, bench.path("empty-clone"), SIZE_BYTES, Phase::Open, Some(&uri))?;
+    let clone =
+        Volume::start(&bench.ferry, bench.path("empty-clone"), SIZE_BYTES, Phase::Open, Some(&uri), None)?;
     clone.wait_hydrated()?;
     let took = begun.elapsed();
     let round = Round { took, map_bytes: clone.map_bytes()?, resident_mib: resident_mib(clone.pid())?.0 };

@@ -44,24 +44,16 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
     eprintln!("bench: filling the volumes that are read and written");
     let servers = start(bench);
     interrupt::check()?;
-    let (volume, peers) = match servers {
+    let (volume, files) = match servers {
         Ok(servers) => servers,
         Err(error) => {
             bench.keep_all(&works, &Outcome::Failed(format!("{error:#}")));
             return Ok(());
         }
     };
-    let ours = Contender { name: OURS, uri: volume.uri(), file: volume.data() };
-    let others = peers.iter().map(|(kind, peer)| Contender {
-        name: kind.program(),
-        uri: peer.uri.clone(),
-        file: peer.file.clone(),
-    });
-    let contenders: Vec<Contender> = std::iter::once(ours).chain(others).collect();
     for cell in &cells {
-        bench.cell(&cell.work, |bench| measure(bench, cell, &contenders))?;
+        bench.cell(&cell.work, |bench| measure_all(bench, cell, &volume, &files))?;
     }
-    drop(peers);
     drop(volume);
     Ok(())
 }
@@ -96,16 +88,39 @@ fn cells() -> Vec<Cell> {
     cells
 }
 
-fn start(bench: &Bench) -> anyhow::Result<(Volume, Vec<(Kind, Peer)>)> {
+fn start(bench: &Bench) -> anyhow::Result<(Volume, Vec<(Kind, PathBuf)>)> {
     let size_mib = bench.options.size_mib;
     let volume = Volume::filled(&bench.ferry, bench.path("ferry"), size_mib)?;
-    let mut peers = Vec::new();
+    let mut files = Vec::new();
     for kind in Kind::installed() {
         let file = bench.path(&format!("{}.raw", kind.program()));
         content::write_file(&file, size_mib)?;
-        peers.push((kind, Peer::start(kind, Door::Unix, bench.dir.path(), kind.program(), &file)?));
+        files.push((kind, file));
     }
-    Ok((volume, peers))
+    Ok((volume, files))
+}
+
+/// The others are started anew for each cell, so that one that ends by itself spoils no more than that.
+fn measure_all(
+    bench: &Bench,
+    cell: &Cell,
+    volume: &Volume,
+    files: &[(Kind, PathBuf)],
+) -> anyhow::Result<Outcome> {
+    let start = |(kind, file): &(Kind, PathBuf)| {
+        Peer::start(*kind, Door::Unix, bench.dir.path(), kind.program(), file)
+    };
+    let peers: Vec<Peer> = files.iter().map(start).collect::<anyhow::Result<_>>()?;
+    let ours = Contender { name: OURS, uri: volume.uri(), file: volume.data() };
+    let others = files.iter().zip(&peers).map(|((kind, file), peer)| Contender {
+        name: kind.program(),
+        uri: peer.uri.clone(),
+        file: file.clone(),
+    });
+    let contenders: Vec<Contender> = std::iter::once(ours).chain(others).collect();
+    let outcome = measure(bench, cell, &contenders);
+    drop(peers);
+    outcome
 }
 
 fn measure(bench: &Bench, cell: &Cell, contenders: &[Contender]) -> anyhow::Result<Outcome> {

@@ -1,5 +1,7 @@
 //! How long a guest waits: the first read of a block that is not there yet, and every request while a clone hydrates.
 
+use std::num::NonZeroU64;
+
 use anyhow::{Context, bail};
 
 use super::super::content::MIB;
@@ -9,8 +11,8 @@ use super::super::{Bench, content, processes};
 use super::{OURS, Source, alternate, beside, compared};
 
 const FIRST_READ: &str = "first read of a remote 4 KiB block, p50";
-const GUEST_P50: &str = "guest's 4 KiB requests while hydrating, p50";
-const GUEST_P99: &str = "guest's 4 KiB requests while hydrating, p99";
+const GUEST_P50: &str = "guest's 4 KiB requests while hydrating, guard on, p50";
+const GUEST_P99: &str = "guest's 4 KiB requests while hydrating, guard on, p99";
 
 /// What this module's cells are called.
 pub const WORKS: [&str; 3] = [FIRST_READ, GUEST_P50, GUEST_P99];
@@ -27,7 +29,11 @@ const COLD_READS_MIN: u64 = FIRST_READS * 95 / 100;
 /// What the guest works on while the rest hydrates: at the far end, which comes last.
 const WORKING_SET_MIB: u64 = 32;
 /// Length of a guest's run, in seconds: short, so that it ends before the hydration.
-const GUEST_SECONDS: f64 = 0.5;
+const GUEST_SECONDS: f64 = 1.0;
+/// How long the guard has to find its pace before the guest is looked at, in seconds.
+const GUARD_SECONDS: f64 = 1.5;
+/// The guard is told to keep the p99 within so many times the calm one: a little less than the goal.
+const GUARD_BOUND: f64 = 1.4;
 
 pub fn run(bench: &mut Bench, source: &Source) -> anyhow::Result<()> {
     let wanted: Vec<String> = WORKS.into_iter().filter(|work| bench.wants(work)).map(str::to_owned).collect();
@@ -94,7 +100,8 @@ fn guest(
     Job { uri, pattern, request_bytes, depth: 1, connections: 1, offset_bytes, size_bytes, length }.run()
 }
 
-/// Of every round: the guest while the clone hydrates flat out, and the same guest with hydration paused.
+/// Of every round: the guest while the clone hydrates as fast as a guard lets it, and the same guest with hydration
+/// paused.
 fn guest_rounds(bench: &Bench, source: &Source) -> anyhow::Result<Vec<(Figures, Figures)>> {
     let mut rounds = Vec::new();
     for round in 0..bench.options.pairs {
@@ -106,23 +113,22 @@ fn guest_rounds(bench: &Bench, source: &Source) -> anyhow::Result<Vec<(Figures, 
         let all = Length::Requests(working_set_bytes / BLOCK_BYTES);
         guest(&clone.uri(), "write", offset_bytes, working_set_bytes, all)?;
         content::settle(&clone.data())?;
-        let calm =
-            || guest(&clone.uri(), "randrw", offset_bytes, working_set_bytes, Length::Seconds(GUEST_SECONDS));
-        let before = if round % 2 == 0 { Some(calm()?) } else { None };
-        clone.control()?.resume_hydration()?;
-        let busy = calm()?;
-        let status = clone.status()?.hydration;
-        if status.complete {
+        let run = |seconds| {
+            guest(&clone.uri(), "randrw", offset_bytes, working_set_bytes, Length::Seconds(seconds))
+        };
+        let before = run(GUEST_SECONDS)?;
+        let mut control = clone.control()?;
+        control.set_guard(NonZeroU64::new((before.p99_us * GUARD_BOUND) as u64))?;
+        control.resume_hydration()?;
+        run(GUARD_SECONDS)?;
+        let busy = run(GUEST_SECONDS)?;
+        if clone.status()?.hydration.complete {
             bail!("the hydration ended before the guest did: choose a larger --hydration-mib");
         }
-        let calm = match before {
-            Some(before) => before,
-            None => {
-                clone.wait_hydrated()?;
-                content::settle(&clone.data())?;
-                calm()?
-            }
-        };
+        control.pause_hydration()?;
+        // Every second round is compared with the calm after it.
+        let calm = if round % 2 == 0 { before } else { run(GUEST_SECONDS)? };
+        drop(control);
         drop(clone);
         rounds.push((busy, calm));
     }

@@ -10,8 +10,8 @@ use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::{Client, ClientError};
 use ferry_api::{
-    AgentApi, ApiError, CrossingState, JobId, JobState, Machine, MachineId, Ownership, Volume, VolumeKey,
-    WorkerName,
+    AgentApi, ApiError, AskRoot, CopyRoot, CrossingState, JobId, JobState, Machine, MachineId, Ownership,
+    Volume, VolumeKey, WorkerName,
 };
 use ferry_volume::Credentials;
 use std::sync::Arc;
@@ -143,6 +143,10 @@ impl Home for Core {
 
     async fn fence(&self, copy: VolumeKey, to: &WorkerName, job: JobId) -> Answer<()> {
         Ok(self.volumes.fence(copy, to, job).await?)
+    }
+
+    async fn root(&self, copy: VolumeKey, of: AskRoot) -> Answer<CopyRoot> {
+        Ok(self.volumes.root(copy, of).await?)
     }
 
     async fn retire(&self, copy: VolumeKey) -> Answer<()> {

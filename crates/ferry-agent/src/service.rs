@@ -12,10 +12,11 @@ use crate::records::{Change, Records, RecordsError, StateLock, VolumeRecord};
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AttachVolume, AttachedFrontend, CreateMachine,
-    Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume, Job,
-    JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, Ownership, PaceVolume, Prepare, Reserve,
-    StartMove, Volume, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend,
+    CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter,
+    GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, Ownership,
+    PaceVolume, Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
+    VolumeRef, WorkerInfo,
 };
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
@@ -293,6 +294,11 @@ impl AgentApi for Agent {
         Ok(self.core.volumes.abandon_source(key, abandon).await?)
     }
 
+    async fn volume_verify(&self, volume: &VolumeRef, verify: VerifyVolume) -> Answer<VolumeCheck> {
+        let key = self.find_volume(volume).await?.key();
+        Ok(self.core.volumes.verify(key, verify.anew).await?)
+    }
+
     async fn volume_delete(&self, volume: &VolumeRef) -> Answer<()> {
         let record = self.find_volume(volume).await?;
         if let Ownership::Retired { to, until_ms: _ } = &record.ownership {
@@ -383,6 +389,10 @@ impl AgentApi for Agent {
 
     async fn peer_release(&self, job: JobId) -> Answer<()> {
         answering("release", self.core.target.release(job)).await
+    }
+
+    async fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> Answer<CopyRoot> {
+        Ok(self.core.volumes.root(copy, of).await?)
     }
 
     async fn peer_export(&self, copy: VolumeKey) -> Answer<VolumeExport> {

@@ -1,10 +1,10 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing,
-    DestroyMachine, DetachVolume, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses,
-    Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo,
+    AbandonSource, Activate, ApiError, AskRoot, AttachVolume, AttachedFrontend, CopyRoot, CreateMachine,
+    Crossing, DestroyMachine, DetachVolume, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId,
+    Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve, StartMove, VerifyVolume, Volume,
+    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -80,6 +80,13 @@ pub trait AgentApi: Send + Sync + 'static {
         volume: &VolumeRef,
         abandon: AbandonSource,
     ) -> impl Future<Output = Answer<Losses>> + Send;
+    /// Checks what a volume holds on its disk against what arrived (on a sealed copy: what was sealed), or tells how that
+    /// stands; answers at once.
+    fn volume_verify(
+        &self,
+        volume: &VolumeRef,
+        verify: VerifyVolume,
+    ) -> impl Future<Output = Answer<VolumeCheck>> + Send;
     /// Deletes a volume that belongs to no machine.
     fn volume_delete(&self, volume: &VolumeRef) -> impl Future<Output = Answer<()>> + Send;
 
@@ -114,4 +121,6 @@ pub trait AgentApi: Send + Sync + 'static {
     fn peer_release(&self, job: JobId) -> impl Future<Output = Answer<()>> + Send;
     /// Source: where a sealed copy can be read now.
     fn peer_export(&self, copy: VolumeKey) -> impl Future<Output = Answer<VolumeExport>> + Send;
+    /// What a copy knows of the volume as it was sealed; answers at once.
+    fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> impl Future<Output = Answer<CopyRoot>> + Send;
 }

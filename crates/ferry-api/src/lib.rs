@@ -17,6 +17,7 @@ mod machine;
 mod names;
 mod pace;
 mod peer;
+mod proof;
 mod volume;
 mod worker;
 
@@ -39,6 +40,7 @@ pub use peer::{
     Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Prepare, PrepareVolume, Reserve,
     ReserveVolume, VolumeExport,
 };
+pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
 pub use volume::{
     GrowVolume, Hydration, ImportVolume, Ownership, REGION_BYTES_DEFAULT, ServerState, Volume, VolumePhase,
     VolumeSource,

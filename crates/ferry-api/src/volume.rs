@@ -1,8 +1,8 @@
 //! Volumes: disks with an id that never changes and a generation that rises with each hand-over.
 
 use crate::{
-    AttachedFrontend, BadRanges, Generation, JobId, LossPolicy, MachineId, VolumeId, VolumeName, VolumePace,
-    WorkerName,
+    AttachedFrontend, BadRanges, Generation, JobId, LossPolicy, MachineId, Mismatch, VolumeId, VolumeName,
+    VolumePace, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +166,9 @@ pub struct VolumeSource {
     pub connected: Option<bool>,
     /// The last thing that went wrong with it, if anything did since the last connection.
     pub last_error: Option<String>,
+    /// What it gave with a wrong checksum three times or more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mismatches: Vec<Mismatch>,
     /// What it cannot give.
     #[serde(default)]
     pub bad: BadRanges,

@@ -22,6 +22,7 @@ pub mod directory;
 mod extents;
 mod frontend;
 mod heat;
+mod rest;
 mod ring;
 pub mod server;
 mod source_uri;
@@ -32,6 +33,7 @@ pub mod virtio_blk;
 
 pub use dial::DialError;
 pub use frontend::{Frontend, FrontendKind, FrontendStatus};
+pub use rest::check_at_rest;
 pub use ring::{IoBackend, probe_io_uring};
 #[doc(hidden)]
 pub use server::serve_impatiently;

@@ -17,7 +17,7 @@ Exit codes:
   2    the command line is wrong
   3    the agent cannot be reached
   4    the job that was followed did not succeed (failed, cancelled, or parked)
-  5    the demo found an acknowledged record, or data, that is not there
+  5    data is not there, or not what it should be (demo, volume verify)
   130  interrupted by ctrl-C; a job that was followed goes on
 
 With --json a command prints its facts on stdout as JSON: one value, the resource as the agent's API gives it
@@ -336,6 +336,16 @@ pub enum Volume {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Check that a volume still holds on its disk what arrived (a sealed or retired copy: what was sealed)
+    ///
+    /// Regions that the machine has written since are counted and not judged. Exits with 5 if any region differs. The
+    /// check goes on in the volume server when this command is interrupted
+    Verify {
+        /// Name or id
+        volume: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Delete a volume that belongs to no machine
     Delete {
         /// Name or id
@@ -373,6 +383,13 @@ pub enum Job {
     },
     /// Show one job with its steps
     Show {
+        /// Its id
+        job: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Show the receipt of a move: what was sealed and what arrived, and that their root checksums agree
+    Receipt {
         /// Its id
         job: String,
         #[command(flatten)]

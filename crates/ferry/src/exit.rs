@@ -17,7 +17,7 @@ pub enum Exit {
     Unreachable,
     /// The job that was followed did not succeed.
     JobFailed,
-    /// The demo found something missing.
+    /// Data is missing or is not what it should be.
     DataMissing,
     /// Ctrl-C.
     Interrupted,

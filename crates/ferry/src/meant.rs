@@ -109,6 +109,7 @@ pub enum Question {
     VolumeShow(VolumeRef),
     /// `volume pace`
     VolumePace(VolumeRef, PaceVolume),
+    VolumeVerify(VolumeRef),
     /// `volume grow`
     VolumeGrow(VolumeRef, GrowVolume),
     /// `volume attach`
@@ -132,6 +133,7 @@ pub enum Question {
     JobList,
     /// `job show`
     JobShow(JobId),
+    JobReceipt(JobId),
     /// `job watch`
     JobWatch(JobId),
     /// `job cancel`
@@ -293,6 +295,7 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
         }
         args::Volume::List { asking } => ask(&asking, Question::VolumeList),
         args::Volume::Show { volume, asking } => ask(&asking, Question::VolumeShow(parsed(&volume)?)),
+        args::Volume::Verify { volume, asking } => ask(&asking, Question::VolumeVerify(parsed(&volume)?)),
         args::Volume::Pace { volume, max, guard, asking } => {
             let pace = pace::of_volume(max.as_deref(), guard.as_deref())?;
             ask(&asking, Question::VolumePace(parsed(&volume)?, pace))
@@ -354,6 +357,7 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
 fn job_question(job: args::Job) -> Result<Meant, Misuse> {
     match job {
         args::Job::List { asking } => ask(&asking, Question::JobList),
+        args::Job::Receipt { job, asking } => ask(&asking, Question::JobReceipt(parsed(&job)?)),
         args::Job::Show { job, asking } => ask(&asking, Question::JobShow(parsed(&job)?)),
         args::Job::Watch { job, asking } => ask(&asking, Question::JobWatch(parsed(&job)?)),
         args::Job::Cancel { job, asking } => ask(&asking, Question::JobCancel(parsed(&job)?)),

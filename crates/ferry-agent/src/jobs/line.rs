@@ -211,6 +211,36 @@ pub struct VolumeReceipt {
     /// What the target's volume server counted; none if the volume had moved on from there, or was destroyed, before
     /// it was asked.
     pub counted: Option<Hydration>,
+    /// The roots of both sides; none if nobody was asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+}
+
+/// The root checksums of a volume as it was sealed and as it arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Of what the sealed copy on the source holds, if it is known.
+    pub root_on_source: Option<String>,
+    /// Of what arrived on the target, if it is known.
+    pub root_on_target: Option<String>,
+    /// Why one of them is not known, in one sentence.
+    pub unproven: Option<String>,
+    /// Bytes that arrived.
+    pub bytes_arrived: u64,
+    /// Bytes that never crossed because they are zero.
+    pub bytes_zero: u64,
+    /// Bytes that never crossed because the machine wrote there first.
+    pub bytes_told: u64,
+    /// Checksums of what arrived were lost: of what was told some did arrive, and is not proven.
+    pub is_gappy: bool,
+}
+
+impl Proof {
+    /// The root, if both sides have the same.
+    #[must_use]
+    pub fn agreed_root(&self) -> Option<&str> {
+        self.root_on_source.as_deref().filter(|root| self.root_on_target.as_deref() == Some(root))
+    }
 }
 
 /// Memo of `Retire`.

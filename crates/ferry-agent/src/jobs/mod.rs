@@ -9,7 +9,7 @@
 //!
 //! - `executor`, `task` run jobs of any kind and know nothing of machines; `journal` is what they need of the
 //!   records, `view` how a job looks from outside.
-//! - `line` the steps of a move, `mover` how each is done, `reckoning` what the move counts and checks, `world`
+//! - `line` the steps of a move, `mover` how each is done (`verify` the one that proves what arrived), `reckoning` what the move counts and checks, `world`
 //!   what it needs of both workers.
 //! - `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
 //!   while it was away.
@@ -25,6 +25,7 @@ mod reaper;
 mod reckoning;
 mod sweep;
 mod task;
+mod verify;
 mod view;
 mod world;
 
@@ -32,8 +33,8 @@ pub use clock::{Clock, SystemClock};
 pub use executor::{Executor, JobRefusal};
 pub use journal::Journal;
 pub use line::{
-    Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Receipt, Retired,
-    VolumeReceipt,
+    Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
+    Retired, VolumeReceipt,
 };
 pub use mover::{Mover, begin_move};
 pub use reaper::{Attic, reap};

@@ -16,9 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::line::{Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, Prepared, Receipt, Retired};
+use super::line::{Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, Prepared, Retired};
 use super::reckoning::{
-    check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress, receipt, target_key,
+    check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress, target_key,
 };
 use super::task::{StepContext, Work};
 use super::world::{Home, Target};
@@ -26,17 +26,17 @@ use super::{Clock, Executor, Journal};
 use crate::records::{Change, RecordsError};
 
 /// The first and the longest pause between two looks at how far the disks are, in milliseconds.
-const LOOK_MS: std::ops::RangeInclusive<u64> = 20..=500;
+pub(super) const LOOK_MS: std::ops::RangeInclusive<u64> = 20..=500;
 /// Attempts to tell a target that does not answer that a move was undone; after that it finds out by itself.
 const RELEASE_ATTEMPTS_MAX: u32 = 3;
 
-type Context = StepContext<MoveStep>;
+pub(super) type Context = StepContext<MoveStep>;
 
 /// Moves machines from this worker to others.
 #[derive(Debug)]
 pub struct Mover<H, C> {
-    home: Arc<H>,
-    clock: C,
+    pub(super) home: Arc<H>,
+    pub(super) clock: C,
 }
 
 /// Takes on a move. Answers as soon as it is durable; from then on the job holds the machine.
@@ -169,18 +169,6 @@ impl<H: Home, C: Clock> Mover<H, C> {
             self.clock.sleep_until(self.clock.now_ms().saturating_add(pause_ms)).await;
             pause_ms = pause_ms.saturating_mul(2).min(*LOOK_MS.end());
         }
-    }
-
-    async fn verify(&self, context: &Context, input: &MoveInput, plan: &Plan) -> Result<Receipt, StepError> {
-        let target = self.home.target(&input.to).map_err(later)?;
-        let crossing = target.crossing(context.job).await.map_err(later)?;
-        context.show(progress(plan, &crossing));
-        let mut volumes = Vec::new();
-        for planned in &plan.volumes {
-            let sealed = self.home.volume(planned.key()).await.map_err(later)?;
-            volumes.push(receipt(planned, &sealed, &crossing)?);
-        }
-        Ok(Receipt { volumes })
     }
 
     async fn retire(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Retired, ApiError> {
@@ -369,7 +357,7 @@ fn said_by(target: &WorkerName, error: ApiError) -> ApiError {
 }
 
 /// Behind the hand-over, and while undoing, nothing is final: somebody will mend what is in the way.
-fn later(error: ApiError) -> StepError {
+pub(super) fn later(error: ApiError) -> StepError {
     StepError::retry(error.message)
 }
 

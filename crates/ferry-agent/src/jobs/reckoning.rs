@@ -151,6 +151,7 @@ pub(super) fn receipt(
             bytes_in_use_on_source,
             bytes_in_use_on_target: None,
             counted: None,
+            proof: None,
         });
     }
     let counted = counted(arrived).ok_or_else(silent)?;
@@ -164,6 +165,7 @@ pub(super) fn receipt(
             bytes_in_use_on_source,
             bytes_in_use_on_target,
             counted: Some(counted),
+            proof: None,
         });
     }
     // A source that is a clone itself must be whole before anybody may forget it: others may still read it.
@@ -183,5 +185,11 @@ pub(super) fn receipt(
             counted.bytes_fetched, counted.bytes_verified
         )));
     }
-    Ok(VolumeReceipt { key, bytes_in_use_on_source, bytes_in_use_on_target, counted: Some(counted) })
+    Ok(VolumeReceipt {
+        key,
+        bytes_in_use_on_source,
+        bytes_in_use_on_target,
+        counted: Some(counted),
+        proof: None,
+    })
 }

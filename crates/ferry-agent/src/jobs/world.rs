@@ -6,8 +6,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use ferry_api::{
-    Activate, AgentApi, ApiError, Crossing, JobId, Machine, MachineId, Prepare, Reserve, Volume, VolumeKey,
-    WorkerInfo, WorkerName,
+    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, JobId, Machine, MachineId, Prepare, Reserve,
+    Volume, VolumeKey, WorkerInfo, WorkerName,
 };
 
 type Answer<T> = Result<T, ApiError>;
@@ -57,6 +57,9 @@ pub trait Home: Send + Sync + 'static {
     /// records: from then on the copy is never unsealed or opened.
     fn fence(&self, copy: VolumeKey, to: &WorkerName, job: JobId) -> impl Future<Output = Answer<()>> + Send;
 
+    /// What the sealed copy knows of its checksums.
+    fn root(&self, copy: VolumeKey, of: AskRoot) -> impl Future<Output = Answer<CopyRoot>> + Send;
+
     /// Ends export and server of a copy that nobody reads any more. The copy stays.
     fn retire(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
 }
@@ -75,6 +78,8 @@ pub trait Target: Send + Sync + 'static {
     fn boot(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
     /// See [`AgentApi::peer_crossing`].
     fn crossing(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_root`].
+    fn root(&self, copy: VolumeKey, of: AskRoot) -> impl Future<Output = Answer<CopyRoot>> + Send;
     /// See [`AgentApi::peer_settle`].
     fn settle(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
     /// See [`AgentApi::peer_release`].
@@ -104,6 +109,10 @@ impl<A: AgentApi> Target for A {
 
     async fn crossing(&self, job: JobId) -> Answer<Crossing> {
         self.peer_crossing(job).await
+    }
+
+    async fn root(&self, copy: VolumeKey, of: AskRoot) -> Answer<CopyRoot> {
+        self.peer_root(copy, of).await
     }
 
     async fn settle(&self, job: JobId) -> Answer<Crossing> {

@@ -14,6 +14,7 @@ mod files;
 mod grow;
 mod keeper;
 mod loss;
+mod proof;
 mod room;
 mod service;
 mod view;
@@ -196,6 +197,8 @@ struct Inner {
     launcher: Launcher,
     credentials: Option<Credentials>,
     keepers: Mutex<BTreeMap<VolumeKey, Arc<Keeper>>>,
+    /// Checks of copies that nobody serves.
+    at_rest: proof::AtRest,
     /// Held while room is checked and taken.
     room: tokio::sync::Mutex<()>,
 }
@@ -221,6 +224,7 @@ impl Volumes {
             launcher: launcher.with_tls(config.tls.clone()),
             credentials,
             keepers: Mutex::default(),
+            at_rest: proof::AtRest::default(),
             room: tokio::sync::Mutex::default(),
         };
         Self { inner: Arc::new(inner) }

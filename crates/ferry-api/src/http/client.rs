@@ -1,10 +1,10 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AttachVolume, AttachedFrontend, CreateMachine, Crossing,
-    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId,
-    Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve, StartMove, Volume, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo,
+    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend, CopyRoot,
+    CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume,
+    Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve,
+    StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -217,6 +217,10 @@ impl AgentApi for Client {
         self.post(&["volumes", &volume.to_string(), "abandon-source"], &abandon).await
     }
 
+    async fn volume_verify(&self, volume: &VolumeRef, verify: VerifyVolume) -> Result<VolumeCheck, ApiError> {
+        self.post(&["volumes", &volume.to_string(), "verify"], &verify).await
+    }
+
     async fn volume_delete(&self, volume: &VolumeRef) -> Result<(), ApiError> {
         self.call(Method::DELETE, &["volumes", &volume.to_string()], None::<&()>, Some(CALL_TIMEOUT)).await
     }
@@ -274,6 +278,10 @@ impl AgentApi for Client {
 
     async fn peer_release(&self, job: JobId) -> Result<(), ApiError> {
         self.post(&["peer", "crossings", &job.to_string(), "release"], &()).await
+    }
+
+    async fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> Result<CopyRoot, ApiError> {
+        self.post(&["peer", "roots", &copy.id.to_string(), &copy.generation.to_string()], &of).await
     }
 
     async fn peer_export(&self, copy: VolumeKey) -> Result<VolumeExport, ApiError> {

@@ -1,9 +1,9 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AttachVolume, CreateMachine, DestroyMachine, DetachVolume,
-    ErrorCode, EventsAfter, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, Prepare, Reserve,
-    StartMove, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, CreateMachine, DestroyMachine,
+    DetachVolume, ErrorCode, EventsAfter, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume,
+    Prepare, Reserve, StartMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -29,6 +29,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/volumes", get(volumes::<A>).post(volume_import::<A>))
         .route("/v1/volumes/{volume}", get(volume::<A>).delete(volume_delete::<A>))
         .route("/v1/volumes/{volume}/pace", post(volume_pace::<A>))
+        .route("/v1/volumes/{volume}/verify", post(volume_verify::<A>))
         .route("/v1/volumes/{volume}/grow", post(volume_grow::<A>))
         .route("/v1/volumes/{volume}/attach", post(volume_attach::<A>))
         .route("/v1/volumes/{volume}/detach", post(volume_detach::<A>))
@@ -48,6 +49,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/peer/crossings/{job}/settle", post(peer_settle::<A>))
         .route("/v1/peer/crossings/{job}/release", post(peer_release::<A>))
         .route("/v1/peer/exports/{volume}/{generation}", get(peer_export::<A>))
+        .route("/v1/peer/roots/{volume}/{generation}", post(peer_root::<A>))
         .fallback(no_such_call)
         .method_not_allowed_fallback(no_such_call)
         .layer(from_fn(to_its_end))
@@ -243,6 +245,17 @@ async fn volume_abandon_source<A: AgentApi>(
     }
 }
 
+async fn volume_verify<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    match part(&text).and_then(|volume| Ok((volume, body::<VerifyVolume>(&bytes)?))) {
+        Ok((volume, verify)) => reply(api.volume_verify(&volume, verify).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
 async fn job_events<A: AgentApi>(
     State(api): State<Arc<A>>,
     Path(text): Path<String>,
@@ -255,15 +268,27 @@ async fn job_events<A: AgentApi>(
     }
 }
 
-async fn peer_export<A: AgentApi>(
-    State(api): State<Arc<A>>,
-    Path((volume, generation)): Path<(String, String)>,
-) -> Reply {
-    let key = part(&volume).and_then(|id| Ok(VolumeKey { id, generation: Generation(part(&generation)?) }));
-    match key {
-        Ok(key) => reply(api.peer_export(key).await),
+async fn peer_export<A: AgentApi>(State(api): State<Arc<A>>, Path(copy): Path<(String, String)>) -> Reply {
+    match key(&copy) {
+        Ok(copy) => reply(api.peer_export(copy).await),
         Err(e) => Reply(Err(e)),
     }
+}
+
+async fn peer_root<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(copy): Path<(String, String)>,
+    bytes: Bytes,
+) -> Reply {
+    match key(&copy).and_then(|copy| Ok((copy, body::<AskRoot>(&bytes)?))) {
+        Ok((copy, of)) => reply(api.peer_root(copy, of).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+/// A copy as a path names it: volume and generation.
+fn key((volume, generation): &(String, String)) -> Result<VolumeKey, ApiError> {
+    Ok(VolumeKey { id: part(volume)?, generation: Generation(part(generation)?) })
 }
 
 async fn no_such_call(uri: Uri) -> Reply {

@@ -22,6 +22,8 @@ pub(super) struct Ledger {
     pub(super) sealed: Option<Sums>,
     /// The first request since the copy is sealed: what was read for an earlier one may have changed after.
     sealed_from: u64,
+    /// Whether these, whole, lie beside the copy.
+    pub(super) sealed_are_kept: bool,
     /// Why what was sealed could not be summed.
     pub(super) sum_failure: Option<String>,
     pub(super) walks: Vec<Walk>,
@@ -43,6 +45,7 @@ impl Ledger {
             arrivals: Arrivals::open(store, of, state)?,
             sealed: None,
             sealed_from: 0,
+            sealed_are_kept: false,
             sum_failure: None,
             walks: Vec::new(),
             checked: None,
@@ -61,6 +64,7 @@ impl Server {
             None
         });
         self.ledger.sealed_from = self.next_id;
+        self.ledger.sealed_are_kept = kept.is_some();
         self.ledger.sealed = Some(kept.map_or_else(|| Sums::new(geometry), |kept| kept.sums));
     }
 
@@ -121,8 +125,12 @@ impl Server {
             is_gappy: sums.is_gappy(),
         };
         let is_missing = sums.first_unknown(wanted.start).is_some_and(|region| region < wanted.end);
+        let is_all = wanted == (0..count);
         if !is_missing && let Some(root) = sums_file::root(sums, of_generation, wanted) {
             receipt.root = RootState::Known { root };
+            if is_own && is_all && !self.ledger.sealed_are_kept {
+                self.keep_sealed_sums();
+            }
         } else if is_own {
             receipt.root = self.sum_sealed();
         } else if let Some(reason) = self.ledger.arrivals.refusal().map(str::to_owned) {

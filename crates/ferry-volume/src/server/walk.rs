@@ -291,7 +291,8 @@ impl Server {
     /// A walk has seen all regions.
     fn walked(&mut self, mut walk: Walk) {
         match walk.errand {
-            Errand::Sum => self.keep_sealed_sums(),
+            // Whoever waits for the root asks again; then they are kept.
+            Errand::Sum => {}
             Errand::Check => {
                 walk.check.state = CheckState::Done;
                 let (generation, is_sealed) = (self.store.config.generation, self.phase() == Phase::Sealed);
@@ -322,8 +323,9 @@ impl Server {
     }
 
     /// The sums of what was sealed are whole: they are kept beside it, for later.
-    fn keep_sealed_sums(&mut self) {
+    pub(super) fn keep_sealed_sums(&mut self) {
         let Some(sums) = &self.ledger.sealed else { return };
+        self.ledger.sealed_are_kept = true;
         if let Err(e) = SumsFile::make(&self.store.dir, SEALED, self.ledger.of, sums.clone()) {
             tracing::warn!(error = %e, "the checksums of what was sealed are not kept");
         }

@@ -7,6 +7,7 @@ pub mod loss;
 pub mod machine;
 pub mod mv;
 pub mod pace;
+pub mod proof;
 pub mod volume;
 pub mod volume_server;
 pub mod worker;
@@ -33,6 +34,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeImport(import) => volume::import(&agent, json, import).await,
         Question::VolumeList => volume::list(&agent, json).await,
         Question::VolumeShow(volume) => volume::show(&agent, json, &volume).await,
+        Question::VolumeVerify(volume) => proof::verify(&agent, json, &volume).await,
         Question::VolumePace(volume, wanted) => pace::volume(&agent, json, &volume, wanted).await,
         Question::VolumeGrow(volume, wanted) => volume::grow(&agent, json, &volume, wanted).await,
         Question::VolumeAttach(volume, wanted) => attach::attach(&agent, json, &volume, wanted).await,
@@ -42,6 +44,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
         Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,
         Question::JobList => job::list(&agent, json).await,
+        Question::JobReceipt(job) => proof::receipt(&agent, json, job).await,
         Question::JobShow(job) => job::show(&agent, json, job).await,
         Question::JobWatch(job) => job::watch(&agent, json, job).await,
         Question::JobCancel(job) => job::cancel(&agent, json, job).await,

@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use ferry_agent::jobs::Receipt;
 use ferry_api::{Hydration, Job, JobStep};
 use serde::{Serialize, Serializer};
 
 use super::acks::Entry;
 use super::check::Verdict;
 use crate::commands::job::HYDRATE;
+use crate::commands::proof::{receipt_of, verdict};
 use crate::output::Paint;
 use crate::output::bytes::{Bytes, Span};
-
-/// The step that holds what arrived against what was sealed.
-const VERIFY: &str = "Verify";
 
 /// The gap in the machine's diary, and who made it.
 ///
@@ -173,6 +170,7 @@ impl Summary {
             ),
             format!("cold reads    {} (answered from the source while the disk followed)", self.cold_reads),
         ];
+        lines.extend(receipt_of(&self.job).map(|receipt| format!("receipt       {}", verdict(&receipt))));
         lines.extend(verdict_lines(&self.check, paint));
         lines.join("\n")
     }
@@ -214,8 +212,7 @@ fn time_of(step: &JobStep) -> Option<Duration> {
 
 /// What `Verify` counted on the source.
 fn bytes_in_use(job: &Job) -> Option<u64> {
-    let memo = step(job, VERIFY)?.memo.clone()?;
-    let receipt: Receipt = serde_json::from_value(memo).ok()?;
+    let receipt = receipt_of(job)?;
     receipt.volumes.iter().map(|volume| volume.bytes_in_use_on_source).sum()
 }
 

@@ -49,6 +49,7 @@ async fn a_move_shows_its_steps_its_progress_and_a_receipt() {
     let verify = job.steps.iter().find(|step| step.step == "Verify").unwrap();
     let receipt: Receipt = serde_json::from_value(verify.memo.clone().unwrap()).unwrap();
     assert!(receipt.volumes.iter().all(|volume| volume.counted.unwrap().bytes_verified == 1 << 20));
+    assert!(receipt.volumes.iter().all(|volume| volume.proof.as_ref().unwrap().agreed_root().is_some()));
     let told = worker.moves().events(id, EventsAfter::default()).await.unwrap();
     let finished = JobEventKind::Finished { outcome: JobState::Succeeded };
     assert_eq!(told.events.last().unwrap().what, finished);
@@ -155,6 +156,37 @@ async fn bytes_that_arrived_unchecked_keep_the_source_from_being_retired() {
     let state = worker.world.state();
     assert!(state.home.values().all(|volume| volume.exported && !volume.retired));
     assert_eq!(state.crossing, Some(CrossingState::Booted));
+}
+
+#[tokio::test]
+async fn a_region_that_arrived_otherwise_than_it_was_sealed_is_named_and_a_person_is_asked() {
+    for wrong in [0, 6, 15] {
+        let mut worker = Worker::new(Desired::Running, &[]).await;
+        worker.world.state().wrong_region = Some(wrong);
+        let id = worker.begin().await.unwrap().id;
+        let job = until(&worker, id, |job| job.state == JobState::Parked).await;
+        let bytes = format!("bytes {}..{} differ", wrong << 16, (wrong + 1) << 16);
+        assert!(job.reason.as_ref().unwrap().contains(&bytes), "{:?}", job.reason);
+        assert!(worker.world.state().home.values().all(|volume| volume.exported && !volume.retired));
+        worker.world.state().wrong_region = None;
+        worker.moves().resume(id).await.unwrap();
+        assert_eq!(worker.run_to_the_end(id).await.state, JobState::Succeeded);
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_is_not_known_is_said_in_the_receipt_and_holds_nobody_up() {
+    let mut worker = Worker::new(Desired::Running, &[]).await;
+    worker.world.state().root_is_lost = true;
+    let id = worker.begin().await.unwrap().id;
+    let job = worker.run_to_the_end(id).await;
+    let verify = job.steps.iter().find(|step| step.step == "Verify").unwrap();
+    let receipt: Receipt = serde_json::from_value(verify.memo.clone().unwrap()).unwrap();
+    for volume in receipt.volumes {
+        let proof = volume.proof.unwrap();
+        assert_eq!((proof.agreed_root(), proof.root_on_target.as_deref()), (None, None));
+        assert_eq!(proof.unproven.unwrap(), "the root of the target is not known: it is lost");
+    }
 }
 
 #[tokio::test]

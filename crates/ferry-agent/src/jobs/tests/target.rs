@@ -1,8 +1,8 @@
 //! The target of the world made of memory: it refuses what comes out of turn.
 
 use ferry_api::{
-    API_VERSION, Activate, ApiError, Crossing, CrossingState, Desired, ErrorCode, Generation, JobId, Prepare,
-    Reserve, Room, VolumeKey, WorkerInfo,
+    API_VERSION, Activate, ApiError, AskRoot, CopyRoot, Crossing, CrossingState, Desired, ErrorCode,
+    Generation, JobId, Prepare, Reserve, Room, Root, VolumeKey, WorkerInfo,
 };
 
 use super::world::{Beta, LOOKS_UNTIL_WHOLE, error, worker};
@@ -96,6 +96,17 @@ impl Target for Beta {
                 Ok(self.0.crossing(state, job))
             })
             .await
+    }
+
+    async fn root(&self, _copy: VolumeKey, of: AskRoot) -> Result<CopyRoot, ApiError> {
+        let asked = self.0.call_target(|state| {
+            if state.root_is_lost {
+                let root = Root::Unknown { reason: "it is lost".to_owned() };
+                return Ok(CopyRoot { root, ..CopyRoot::default() });
+            }
+            Ok(state.root_of(of, state.wrong_region))
+        });
+        asked.await
     }
 
     async fn settle(&self, job: JobId) -> Result<Crossing, ApiError> {

@@ -9,9 +9,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
-    ApiError, BadRanges, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Generation, Hydration,
-    JobId, Machine, MachineId, MachineSpec, MachineState, MachineVolume, Ownership, ServerState, Volume,
-    VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
+    ApiError, AskRoot, BadRanges, CopyRoot, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode,
+    Generation, Hydration, JobId, Machine, MachineId, MachineSpec, MachineState, MachineVolume, Ownership,
+    Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
 use tokio::sync::Notify;
 
@@ -22,6 +22,8 @@ use crate::records::Records;
 pub(super) const LOOKS_UNTIL_WHOLE: u32 = 3;
 /// Size of each volume, in bytes.
 pub(super) const SIZE_BYTES: u64 = 1 << 20;
+/// Size of each region, in bytes.
+pub(super) const REGION_BYTES: u64 = 1 << 16;
 
 /// What may go wrong at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,10 @@ pub(super) struct State {
     pub(super) unchecked_bytes: u64,
     /// The source is gone and was given up on the target: so many bytes were lost of each volume.
     pub(super) abandoned_bytes: u64,
+    /// A region that arrived otherwise than it was sealed.
+    pub(super) wrong_region: Option<u64>,
+    /// The target does not know what arrived.
+    pub(super) root_is_lost: bool,
     /// The volumes are gone from the target.
     pub(super) gone: Option<Gone>,
     /// The machine does not start on the target.
@@ -102,6 +108,15 @@ pub(super) fn error(code: ErrorCode, message: &str) -> ApiError {
 }
 
 impl State {
+    /// What a side that has `wrong` among its regions says of some of them.
+    pub(super) fn root_of(&self, of: AskRoot, wrong: Option<u64>) -> CopyRoot {
+        let regions = SIZE_BYTES / REGION_BYTES;
+        let end = of.regions.map_or(regions, |count| of.first_region + count);
+        let wrong = wrong.filter(|region| (of.first_region..end).contains(region));
+        let root = format!("{:016x}{:016x}{wrong:?}", of.first_region, end);
+        CopyRoot { root: Root::Known { root }, regions, region_bytes: REGION_BYTES, ..CopyRoot::default() }
+    }
+
     /// At most one worker writes, at most one machine runs, and the deed comes first.
     pub(super) fn hold_the_rules(&self) {
         assert!(!(self.home_runs && self.target_runs), "the machine runs twice: {self:?}");
@@ -253,6 +268,7 @@ impl World {
             worker: Some(worker("alpha")),
             connected: Some(source_is_there),
             last_error: None,
+            mismatches: Vec::new(),
             bad: BadRanges::default(),
             away_ms: None,
             requests_waiting: 0,
@@ -269,7 +285,7 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         worker: worker(on),
         machine: Some(machine),
         size_bytes: SIZE_BYTES,
-        region_bytes: 1 << 16,
+        region_bytes: REGION_BYTES as u32,
         ownership: Ownership::Ours,
         server: ServerState::Running { pid: 1 },
         phase: Some(VolumePhase::Open),
@@ -277,6 +293,7 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         hydration: Some(Hydration { complete: true, bytes_total: SIZE_BYTES, ..Hydration::default() }),
         pace: ferry_api::VolumePace::default(),
         loss_policy: ferry_api::LossPolicy::Wait,
+        frontends: Vec::new(),
         guest_uri: String::new(),
         export_uri: None,
         store_bytes_allocated: Some(SIZE_BYTES / 2),
@@ -413,6 +430,11 @@ impl Home for Alpha {
             Ok(())
         })
         .await
+    }
+
+    async fn root(&self, copy: VolumeKey, of: AskRoot) -> Result<CopyRoot, ApiError> {
+        assert_eq!(of.of_generation, copy.generation.0);
+        self.0.call(|state| Ok(state.root_of(of, None))).await
     }
 
     async fn retire(&self, copy: VolumeKey) -> Result<(), ApiError> {

@@ -1,0 +1,78 @@
+//! The receipt of a move, and volumes that are verified later, asked as people ask.
+#![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
+
+#[allow(dead_code, reason = "each test uses some of it")]
+mod support;
+
+use ferry_agent::jobs::Receipt;
+use ferry_api::{JobState, Ownership, Span, Volume, VolumeCheck, VolumeKey};
+use ferry_volume::client::BlockClient;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use support::cluster::{Cluster, Worker};
+
+const MIB: u64 = 1 << 20;
+
+fn key(volume: &Volume) -> VolumeKey {
+    VolumeKey { id: volume.id, generation: volume.generation }
+}
+
+/// Flips a bit of what a copy holds, behind everybody's back.
+fn flip(worker: &Worker, copy: VolumeKey, offset: u64) {
+    let path = worker.volume_dir(copy).join("data");
+    let data = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    data.read_exact_at(&mut byte, offset).unwrap();
+    data.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+}
+
+#[test]
+fn a_move_leaves_a_receipt_and_both_copies_can_be_verified_against_it() {
+    let cluster = Cluster::two();
+    let (home, away) = cluster.pair();
+    let words = ["machine", "create", "db", "--volume", "data=16MiB", "--", "sleep", "1000000"];
+    let _: serde_json::Value = home.ask(&words);
+    let source = home.volume("data");
+    let mut guest = BlockClient::connect_text(&source.guest_uri).unwrap();
+    guest.write_at(3 * MIB, &vec![7; 2 * MIB as usize]).unwrap();
+    guest.flush().unwrap();
+    drop(guest);
+
+    let job = home.moves("db", away);
+    assert_eq!(job.state, JobState::Succeeded);
+    let id = job.id.to_string();
+    let receipt: Receipt = home.ask(&["job", "receipt", &id]);
+    let proof = receipt.volumes[0].proof.clone().unwrap();
+    let root = proof.agreed_root().unwrap().to_owned();
+    assert_eq!((proof.bytes_arrived, proof.bytes_zero), (2 * MIB, 14 * MIB), "{proof:?}");
+    let told = home.ferry(&["job", "receipt", &id]).stdout;
+    assert!(told.contains(&format!("{root} on both sides")), "{told}");
+    let told = home.ferry(&["job", "show", &id]).stdout;
+    assert!(told.contains("the root checksums of both sides agree"), "{told}");
+
+    // The copy that is used: what the machine has written is not judged.
+    let target = away.volume("data");
+    BlockClient::connect_text(&target.guest_uri).unwrap().write_at(9 * MIB, &[1; 512]).unwrap();
+    let check: VolumeCheck = away.ask(&["volume", "verify", "data"]);
+    assert_eq!((check.regions_equal, check.regions_changed, check.regions_differing), (15, 1, 0));
+    flip(away, key(&target), 4 * MIB + 5);
+    let said = away.ferry(&["volume", "verify", "data"]);
+    assert_eq!(said.code, Some(5), "{said:?}");
+    assert!(
+        said.sentence().contains("1 of 16 regions differ") && said.stdout.contains("4194304+1048576"),
+        "{said:?}"
+    );
+
+    // The copy that is kept, which nobody serves.
+    let retired = home.wait_for_volume("data", "is retired", |volume| {
+        matches!(volume.ownership, Ownership::Retired { .. })
+    });
+    let check: VolumeCheck = home.ask(&["volume", "verify", "data"]);
+    assert_eq!((check.regions_equal, check.root.as_deref()), (16, Some(root.as_str())));
+    flip(home, key(&retired), 3 * MIB);
+    let said = home.ferry(&["volume", "verify", "data", "--json"]);
+    assert_eq!(said.code, Some(5), "{said:?}");
+    let check: VolumeCheck = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(check.differing, [Span { offset: 3 * MIB, len_bytes: MIB }]);
+    assert_eq!(check.root, None);
+}

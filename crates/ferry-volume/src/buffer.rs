@@ -6,9 +6,9 @@
 //! run at the same time is what keeps the kernel and us from the same bytes.
 #![allow(unsafe_code, reason = "memory shared with the kernel by io_uring has no safe owner")]
 
+use crate::lent::Lent;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -40,74 +40,10 @@ enum Owner {
         class: usize,
         pool: Pool,
     },
-    /// Keeps the memory of somebody else alive.
+    /// Memory of another thread.
     Lender {
-        _keeper: Box<dyn Send>,
+        _lent: Lent,
     },
-}
-
-/// Memory of another thread, lent to the server for one request.
-pub(crate) struct Lent {
-    start: NonNull<u8>,
-    len: usize,
-    keeper: Box<dyn Send>,
-}
-
-// SAFETY: whoever lends memory leaves it alone until it is given back, whichever thread works on it meanwhile.
-unsafe impl Send for Lent {}
-
-impl Lent {
-    /// Lends `len` bytes from `start`, which may be any bytes at any address (direct I/O wants pages, though).
-    ///
-    /// # Safety
-    /// The bytes are valid for reads and writes until `keeper` is dropped, and nothing else in this process makes a
-    /// reference to them before that.
-    #[allow(dead_code, reason = "for vhost-user-blk, which is being built")]
-    pub(crate) unsafe fn new(start: NonNull<u8>, len: usize, keeper: Box<dyn Send>) -> Self {
-        Self { start, len, keeper }
-    }
-
-    /// Lends a copy of `bytes` that begins on a page.
-    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
-        let copied = Self::filled(bytes.len(), |into| {
-            into.copy_from_slice(bytes);
-            Ok::<(), Infallible>(())
-        });
-        copied.expect("a copy cannot fail")
-    }
-
-    /// Lends `len` bytes that begin on a page, once `fill` has filled them.
-    pub(crate) fn filled<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
-        let layout =
-            Layout::from_size_align(len.max(1), ALIGN_BYTES).expect("a request's length has a layout");
-        // SAFETY: the layout is not of size zero.
-        let fresh = unsafe { alloc_zeroed(layout) };
-        let start = NonNull::new(fresh).unwrap_or_else(|| handle_alloc_error(layout));
-        let keeper = Box::new(Own { start, layout });
-        // SAFETY: just allocated with room for so many bytes, all zero, and known to nobody else.
-        fill(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) })?;
-        Ok(Self { start, len, keeper })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-}
-
-/// Pages that nobody but their [`Lent`] knows.
-struct Own {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: memory belongs to no thread.
-unsafe impl Send for Own {}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `Lent::filled` with this layout; the loan is over.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
-    }
 }
 
 /// A handle on a piece of memory; clones share it.
@@ -181,8 +117,8 @@ impl Drop for Memory {
 impl Buffer {
     /// A buffer on memory that is lent; given back when the last handle is gone.
     pub(crate) fn borrow(lent: Lent) -> Self {
-        let Lent { start, len, keeper } = lent;
-        Self { memory: Rc::new(Memory { start, owner: Owner::Lender { _keeper: keeper } }), len }
+        let (start, len) = (lent.start(), lent.len());
+        Self { memory: Rc::new(Memory { start, owner: Owner::Lender { _lent: lent } }), len }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -256,26 +192,6 @@ mod tests {
         assert_ne!(pool.take(5000).address(0, 1), address);
         drop(held);
         assert_eq!(pool.take(5000).address(0, 1), address);
-    }
-
-    #[test]
-    fn lent_memory_is_given_back_with_the_last_handle() {
-        let told = std::sync::Arc::new(());
-        let mut bytes = vec![7; 100];
-        let start = NonNull::new(bytes.as_mut_ptr()).unwrap();
-        // SAFETY: the keeper is dropped before the vector, which is not touched until then.
-        let lent = unsafe { Lent::new(start, 100, Box::new(told.clone())) };
-        let buffer = Buffer::borrow(lent);
-        let held = buffer.clone();
-        drop(buffer);
-        held.copy_in(90, &[1; 10]);
-        assert_eq!(std::sync::Arc::strong_count(&told), 2);
-        drop(held);
-        assert_eq!(std::sync::Arc::strong_count(&told), 1);
-        assert_eq!(bytes[89..91], [7, 1]);
-        let copied = Buffer::borrow(Lent::copy_of(&bytes));
-        assert_eq!(copied.address(0, 1) as usize % ALIGN_BYTES, 0);
-        copied.with_bytes(0, 100, |copy| assert_eq!(copy, bytes));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod directory;
 mod extents;
 mod frontend;
 mod heat;
+mod lent;
 mod rest;
 mod ring;
 pub mod server;

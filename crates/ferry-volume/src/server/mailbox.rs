@@ -13,7 +13,8 @@
 
 use super::requests::Origin;
 use super::{Server, ring_the_bell};
-use crate::buffer::{BUFFER_BYTES_MAX, Buffer, Lent};
+use crate::buffer::{BUFFER_BYTES_MAX, Buffer};
+use crate::lent::Lent;
 use ferry_engine::{Errno, RequestKind};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

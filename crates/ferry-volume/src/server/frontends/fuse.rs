@@ -10,7 +10,7 @@
 
 use super::loop_device::LoopDevice;
 use super::{Ground, Running};
-use crate::buffer::Lent;
+use crate::lent::Lent;
 use crate::server::mailbox::{Letter, MailGuest};
 use ferry_engine::{ByteRange, Errno, RequestKind};
 use fuser::{

@@ -5,7 +5,7 @@
 
 use super::queue::{QueueBroken, UnderWay};
 use super::session::Session;
-use crate::buffer::Lent;
+use crate::lent::Lent;
 use crate::server::mailbox::{LETTERS_IN_FLIGHT_MAX, Letter, MailGuest, Mailbox, Reply};
 use crate::server::ring_the_bell;
 use crate::virtio_blk::{Ask, Chain, Parsed, RANGES_MAX, Range, Refusal, Status, Unmapped, parse};

@@ -176,6 +176,7 @@ impl Target {
         for volume in &prepare.volumes {
             self.reach(&reserve.from, volume.source.clone()).await?;
         }
+        let paces: BTreeMap<_, _> = prepare.volumes.iter().map(|v| (v.id, v.pace)).collect();
         let sources: BTreeMap<_, _> = prepare.volumes.into_iter().map(|v| (v.id, v.source)).collect();
         let keys = keys_of(&reserve);
         if keys.iter().map(|key| key.id).collect::<BTreeSet<_>>() != sources.keys().copied().collect() {
@@ -197,6 +198,9 @@ impl Target {
             if status.is_none_or(|status| status.phase != Phase::Standby) {
                 let message = format!("the clone {key} does not stand by; see its server.log");
                 return Err(ApiError::new(ErrorCode::Internal, message));
+            }
+            if let Some(&pace) = paces.get(&key.id).filter(|pace| !pace.changes_nothing()) {
+                self.volumes.pace(key, pace).await?;
             }
         }
         self.view(prepared).await

@@ -15,6 +15,18 @@ pub struct PaceVolume {
     /// What 99 of 100 requests of the guest may take before the background backs off, in microseconds; none: no guard.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub guard_us: Option<Option<NonZeroU64>>,
+    /// When hydration shall be complete, in milliseconds since 1970; none: whenever it comes to be. Refused when that
+    /// cannot be as things stand.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub finish_by_ms: Option<Option<u64>>,
+}
+
+impl PaceVolume {
+    /// Whether all stays as it is.
+    #[must_use]
+    pub fn changes_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a volume's hydration is paced. All is none while its server does not answer.
@@ -33,6 +45,25 @@ pub struct VolumePace {
     /// source; none while it asks for nothing, and once the volume is whole.
     #[serde(default)]
     pub guest_p99_us: Option<u64>,
+    /// When hydration shall be complete, in milliseconds since 1970; none: whenever it comes to be.
+    #[serde(default)]
+    pub finish_by_ms: Option<u64>,
+    /// When it will be if what is known to come goes on as lately, in milliseconds since 1970; none while nothing crosses.
+    #[serde(default)]
+    pub expected_end_ms: Option<u64>,
+}
+
+impl VolumePace {
+    /// What is to be set for the next hydration of the volume, on another worker. A time to be complete at is of this one.
+    #[must_use]
+    pub fn as_set(&self) -> PaceVolume {
+        let given = |set: Option<NonZeroU64>| set.map(Some);
+        PaceVolume {
+            budget_bytes_per_s: given(self.budget_bytes_per_s),
+            guard_us: given(self.guard_us),
+            finish_by_ms: None,
+        }
+    }
 }
 
 /// What is there was given, also if it is `null`.
@@ -53,6 +84,7 @@ mod tests {
         let both = PaceVolume {
             budget_bytes_per_s: Some(NonZeroU64::new(7)),
             guard_us: Some(NonZeroU64::new(5_000)),
+            finish_by_ms: None,
         };
         assert_eq!(pace(r#"{"budget_bytes_per_s":7,"guard_us":5000}"#), both);
         for pace in [PaceVolume::default(), gone, both] {

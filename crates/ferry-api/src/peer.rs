@@ -1,8 +1,8 @@
 //! What one agent asks of another for a move. All calls are idempotent and keyed by the job.
 
 use crate::{
-    Desired, Generation, JobId, Machine, MachineId, MachineName, MachineSpec, Volume, VolumeId, VolumeKey,
-    VolumeName, WorkerName,
+    Desired, Generation, JobId, Machine, MachineId, MachineName, MachineSpec, PaceVolume, Volume, VolumeId,
+    VolumeKey, VolumeName, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,9 @@ pub struct PrepareVolume {
     pub id: VolumeId,
     /// NBD URI where the source's copy can be read once it is sealed.
     pub source: String,
+    /// The pace that was set for it on the source.
+    #[serde(default, skip_serializing_if = "PaceVolume::changes_nothing")]
+    pub pace: PaceVolume,
 }
 
 /// Tells a target that it owns machine and volumes from now on: the source's journal has handed them over.

@@ -20,6 +20,7 @@ mod bad;
 mod budget;
 mod durability;
 mod fetches;
+mod finish;
 mod growth;
 mod guard;
 mod hot;
@@ -48,6 +49,7 @@ use bad::Bad;
 use budget::Budget;
 use durability::Durability;
 use fetches::{Fetch, Fetches};
+use finish::Finish;
 use guard::Guard;
 use hot::Hottest;
 use hydration::Hydration;
@@ -86,6 +88,7 @@ pub struct Engine {
     ahead: Ahead,
     budget: Budget,
     guard: Guard,
+    finish: Finish,
     hottest: Hottest,
     /// What the guest touches.
     heat: Heat,
@@ -218,6 +221,7 @@ impl Engine {
             complete: map.truth.is_complete(),
             budget: Budget::none(map.truth.geometry().region_bytes(), BUDGET_BURST_MS),
             guard: Guard::none(map.truth.geometry()),
+            finish: Finish::none(),
             hottest: Hottest::new(),
             heat: Heat::new(),
             truth: map.truth,
@@ -273,6 +277,7 @@ impl Engine {
                 self.tell_bad(out);
                 self.guard.fill(self.now_ms);
                 self.fail_overdue(out);
+                self.keep_to_finish();
                 self.replan_due(out);
             }
             Event::SourceHeat { hot } => self.heard_heat(hot),

@@ -267,6 +267,12 @@ pub enum Command {
         /// None, as in the beginning: as much as goes.
         bytes_per_s: Option<NonZeroU64>,
     },
+    /// Hydration shall be complete at this time: the guard lets as much through as that takes. A budget is kept all the
+    /// same. At once, without a notice; not remembered across restarts.
+    SetFinishBy {
+        /// As [`Event::Tick`] counts. None, as in the beginning: when it comes to be.
+        due_ms: Option<u64>,
+    },
     /// Hold the background back from now on while [`Event::GuestWaited`] tells of more than this, though never below
     /// [`crate::limits::GUARANTEED_BYTES_PER_S`]. At once, without a notice; not remembered across restarts.
     SetGuard {

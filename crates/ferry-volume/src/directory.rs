@@ -139,6 +139,9 @@ pub struct VolumeConfig {
     /// What 99 of 100 requests of the guest may take before hydration backs off, in microseconds; none: no guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard_us: Option<NonZeroU64>,
+    /// When hydration shall be complete, in milliseconds since 1970; none: whenever it comes to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_by_ms: Option<u64>,
 }
 
 impl VolumeConfig {
@@ -155,6 +158,7 @@ impl VolumeConfig {
             loss_policy: LossPolicy::Wait,
             frontends: Vec::new(),
             guard_us: None,
+            finish_by_ms: None,
         }
     }
 

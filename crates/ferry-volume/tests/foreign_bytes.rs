@@ -49,6 +49,8 @@ fn status() -> Status {
         }],
         guard_us: NonZeroU64::new(5_000),
         guard_bytes_per_s: Some(4 << 20),
+        finish_by_ms: Some(1_800_000_000_000),
+        expected_end_ms: Some(1_800_000_060_000),
         guest_p99_us: Some(180),
         mismatches: vec![Mismatch {
             span: Span { offset: 4096, len_bytes: 4096 },
@@ -85,6 +87,7 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
                 listed: vec![Span { offset: 0, len_bytes: 1 }],
             })),
         ),
+        ("set_finish_by", line(&Request::SetFinishBy { at_ms: Some(1_800_000_000_000) })),
         ("no_budget", line(&Request::SetBudget { bytes_per_s: None })),
         ("attach", line(&Request::Attach { frontend: Frontend::Fuse {} })),
         ("detach", line(&Request::Detach { frontend: FrontendKind::VhostUserBlk })),
@@ -114,7 +117,7 @@ fn a_volume_json_that_is_understood_survives_being_replaced() {
         ("clone", config(r#","source":"nbd://[::1]:7000/V@3","export":"10.0.0.1:7001""#).into_bytes()),
         ("paced", config(r#","budget_bytes_per_s":52428800"#).into_bytes()),
         ("attached", config(r#","frontends":[{"kind":"fuse"},{"kind":"vhost_user_blk"}]"#).into_bytes()),
-        ("guarded", config(r#","guard_us":5000"#).into_bytes()),
+        ("guarded", config(r#","guard_us":5000,"finish_by_ms":1800000000000"#).into_bytes()),
         ("impatient", config(r#","loss_policy":{"fail_after_ms":30000}"#).into_bytes()),
         ("image", config(r#","source":"file:///srv/disk.raw""#).into_bytes()),
     ];

@@ -275,6 +275,10 @@ pub enum Volume {
         /// never stops. none for no guard
         #[arg(long, value_name = "TIME|none")]
         guard: Option<String>,
+        /// From now, how long hydration may take, as in 2h: the guard lets through what that needs, a budget is kept.
+        /// Refused when it is known to be impossible. none for no such time
+        #[arg(long, value_name = "TIME|none")]
+        finish_by: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },

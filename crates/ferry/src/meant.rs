@@ -296,8 +296,9 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
         args::Volume::List { asking } => ask(&asking, Question::VolumeList),
         args::Volume::Show { volume, asking } => ask(&asking, Question::VolumeShow(parsed(&volume)?)),
         args::Volume::Verify { volume, asking } => ask(&asking, Question::VolumeVerify(parsed(&volume)?)),
-        args::Volume::Pace { volume, max, guard, asking } => {
-            let pace = pace::of_volume(max.as_deref(), guard.as_deref())?;
+        args::Volume::Pace { volume, max, guard, finish_by, asking } => {
+            let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+            let pace = pace::of_volume(max.as_deref(), guard.as_deref(), finish_by.as_deref(), now_ms)?;
             ask(&asking, Question::VolumePace(parsed(&volume)?, pace))
         }
         args::Volume::Grow { volume, size, asking } => {

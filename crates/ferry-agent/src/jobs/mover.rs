@@ -116,9 +116,10 @@ impl<H: Home, C: Clock> Mover<H, C> {
 
     async fn prepare(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Prepared, ApiError> {
         let sources = self.export_all(plan).await?;
-        let volumes = plan.volumes.iter().zip(&sources);
-        let volumes =
-            volumes.map(|(planned, source)| PrepareVolume { id: planned.id, source: source.clone() });
+        let here = self.each(plan.keys(), |home, key| async move { home.volume(key).await }).await?;
+        let volumes = plan.volumes.iter().zip(&sources).zip(here).map(|((planned, source), here)| {
+            PrepareVolume { id: planned.id, source: source.clone(), pace: here.pace.as_set() }
+        });
         let prepare = Prepare { job, volumes: volumes.collect() };
         let prepared = self.home.target(&input.to)?.prepare(prepare).await;
         prepared.map_err(|error| said_by(&input.to, error))?;

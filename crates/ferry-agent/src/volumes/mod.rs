@@ -485,7 +485,9 @@ fn ignore_absent(result: Result<(), VolumesError>) -> Result<(), VolumesError> {
 
 /// Tells a server what is given of a pace.
 fn set_pace(client: &mut Client, pace: PaceVolume) -> Result<(), ControlError> {
-    let PaceVolume { budget_bytes_per_s, guard_us } = pace;
+    let PaceVolume { budget_bytes_per_s, guard_us, finish_by_ms } = pace;
     budget_bytes_per_s.map_or(Ok(()), |budget| client.set_budget(budget))?;
-    guard_us.map_or(Ok(()), |bound| client.set_guard(bound))
+    guard_us.map_or(Ok(()), |bound| client.set_guard(bound))?;
+    // Last: whether it can be met depends on the budget.
+    finish_by_ms.map_or(Ok(()), |at_ms| client.set_finish_by(at_ms))
 }

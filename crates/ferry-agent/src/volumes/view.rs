@@ -93,6 +93,8 @@ fn pace(status: &Status) -> VolumePace {
         guard_us: status.guard_us,
         guard_bytes_per_s: status.guard_bytes_per_s,
         guest_p99_us: status.guest_p99_us,
+        finish_by_ms: status.finish_by_ms,
+        expected_end_ms: status.expected_end_ms,
     }
 }
 

@@ -150,7 +150,7 @@ async fn the_pace_of_a_volume_can_be_set_while_it_is_in_use() {
         (Some(None), None, (None, some)),
         (None, Some(None), (None, None)),
     ] {
-        let wanted = PaceVolume { budget_bytes_per_s: budget, guard_us: guard };
+        let wanted = PaceVolume { budget_bytes_per_s: budget, guard_us: guard, finish_by_ms: None };
         let paced = w1.door().volume_pace(&files, wanted).await.unwrap().pace;
         assert_eq!((paced.budget_bytes_per_s, paced.guard_us), then);
         let shown = w1.volume("files").await.pace;

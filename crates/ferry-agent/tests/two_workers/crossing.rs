@@ -3,9 +3,10 @@
 use crate::house::{Worker, machine, pid, workers};
 use ferry_api::{
     API_VERSION, Activate, ActivateVolume, AgentApi, CrossingState, Desired, ErrorCode, Generation, JobId,
-    JobState, Machine, MachineId, MachineSpec, MachineState, Ownership, Prepare, PrepareVolume, Reserve,
-    ReserveVolume, StartMove, VolumeId, VolumeKey,
+    JobState, Machine, MachineId, MachineSpec, MachineState, Ownership, PaceVolume, Prepare, PrepareVolume,
+    Reserve, ReserveVolume, StartMove, VolumeId, VolumeKey,
 };
+use std::num::NonZeroU64;
 
 fn to(name: &str, worker: &str) -> StartMove {
     StartMove { machine: name.parse().unwrap(), to: worker.parse().unwrap(), retention_hours: None }
@@ -158,7 +159,7 @@ async fn a_source_that_cannot_be_reached_is_told_before_anything_stops() {
     let nobody = "nbd://127.0.0.1:1/nothing".to_owned();
     let other = export(&workers[1], &made).await.replace("@1", "@7");
     for source in [nobody, other] {
-        let volumes = vec![PrepareVolume { id: made.volumes[0].volume, source }];
+        let volumes = vec![PrepareVolume { id: made.volumes[0].volume, source, pace: PaceVolume::default() }];
         let refusal = door.peer_prepare(Prepare { job: wish.job, volumes }).await.unwrap_err();
         assert_eq!(refusal.code, ErrorCode::Unreachable);
         assert!(refusal.message.contains("cannot come to the volume of worker w2"), "{refusal}");
@@ -175,7 +176,10 @@ async fn a_prepared_clone_stands_by_and_goes_without_trace() {
     (wish.volumes[0].id, wish.volumes[0].size_bytes) = (made.volumes[0].volume, 64 << 20);
     workers[0].door().peer_reserve(wish.clone()).await.unwrap();
     let source = export(&workers[1], &made).await;
-    let prepare = Prepare { job: wish.job, volumes: vec![PrepareVolume { id: wish.volumes[0].id, source }] };
+    let prepare = Prepare {
+        job: wish.job,
+        volumes: vec![PrepareVolume { id: wish.volumes[0].id, source, pace: PaceVolume::default() }],
+    };
     let prepared = workers[0].door().peer_prepare(prepare.clone()).await.unwrap();
     assert_eq!(prepared.state, CrossingState::Prepared);
     let clone = prepared.volumes[0].volume.clone().unwrap();
@@ -198,7 +202,11 @@ async fn what_was_activated_boots_by_itself_and_finds_a_source_that_moved() {
     (wish.machine, wish.spec) = (made.id, made.spec.clone());
     (wish.volumes[0].id, wish.volumes[0].size_bytes) = (disk.volume, 64 << 20);
     let stale = format!("nbd://127.0.0.1:1/{}@1", disk.volume);
-    let volumes = vec![PrepareVolume { id: disk.volume, source: export(&workers[1], &made).await }];
+    let volumes = vec![PrepareVolume {
+        id: disk.volume,
+        source: export(&workers[1], &made).await,
+        pace: PaceVolume::default(),
+    }];
     let volume = ActivateVolume { id: disk.volume, generation: Generation(2), source: stale.clone() };
     let activate = Activate { job: wish.job, desired: Desired::Running, volumes: vec![volume] };
     let door = workers[0].door();
@@ -231,7 +239,7 @@ async fn a_machine_that_ended_for_good_on_the_way_is_not_started_on_the_target()
     let source = export(&workers[1], &made).await;
     let door = workers[0].door();
     door.peer_reserve(wish.clone()).await.unwrap();
-    let volumes = vec![PrepareVolume { id: disk, source: source.clone() }];
+    let volumes = vec![PrepareVolume { id: disk, source: source.clone(), pace: PaceVolume::default() }];
     door.peer_prepare(Prepare { job: wish.job, volumes }).await.unwrap();
     let volumes = vec![ActivateVolume { id: disk, generation: Generation(2), source }];
     door.peer_activate(Activate { job: wish.job, desired: Desired::Stopped, volumes }).await.unwrap();
@@ -248,5 +256,19 @@ async fn a_number_beyond_all_there_is_does_not_end_an_agent() {
     let key = VolumeKey { id: VolumeId::fresh(), generation: Generation(u64::MAX) };
     assert_eq!(door.peer_export(key).await.unwrap_err().code, ErrorCode::NotFound);
     assert_eq!(door.machines().await.unwrap(), []);
+    end(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pace_of_a_volume_moves_with_it() {
+    let workers = workers(["", ""]).await;
+    workers[0].door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    let (budget, guard) = (NonZeroU64::new(500 << 20), NonZeroU64::new(7_000));
+    let pace = PaceVolume { budget_bytes_per_s: Some(budget), guard_us: Some(guard), finish_by_ms: None };
+    workers[0].door().volume_pace(&"data".parse().unwrap(), pace).await.unwrap();
+    let job = workers[0].door().move_start(to("web", "w2")).await.unwrap();
+    assert_eq!(workers[0].finished(job.id).await.state, JobState::Succeeded);
+    let there = workers[1].volume("data").await.pace;
+    assert_eq!((there.budget_bytes_per_s, there.guard_us), (budget, guard));
     end(workers).await;
 }

@@ -238,6 +238,7 @@ fn command_record(command: Command) -> Option<MapRecord> {
         | Command::ResumeHydration
         | Command::SetBudget { .. }
         | Command::SetGuard { .. }
+        | Command::SetFinishBy { .. }
         | Command::Snapshot { .. }
         | Command::ForgetSnapshot { .. }
         | Command::SetLossPolicy { .. } => None,

@@ -29,6 +29,8 @@ use super::budget::Budget;
 pub(super) struct Guard {
     bound_us: Option<NonZeroU64>,
     pace: Pace,
+    /// What must cross a second, whatever the guest feels, in bytes.
+    least: u64,
     /// The pace, turned into credit by time.
     credit: Budget,
     guest: Guest,
@@ -67,6 +69,7 @@ impl Guard {
         Guard {
             bound_us: None,
             pace: Pace::start(),
+            least: 0,
             credit: Budget::none(piece_bytes, GUARD_BURST_MS),
             guest: Guest { is_awake: false, asked: false, quiet_since_ms: 0 },
             window: Window { bytes: 0, since_ms: 0 },
@@ -82,8 +85,20 @@ impl Guard {
         if self.bound_us != bound_us {
             self.bound_us = bound_us;
             self.pace = Pace::start();
-            self.credit.set(self.pace.as_budget());
+            self.follow_pace();
         }
+    }
+
+    /// So much must cross a second from now on, whatever the guest feels.
+    pub(super) fn at_least(&mut self, bytes_per_s: u64) {
+        if self.least != bytes_per_s {
+            self.least = bytes_per_s;
+            self.follow_pace();
+        }
+    }
+
+    fn follow_pace(&mut self) {
+        self.credit.set(NonZeroU64::new(self.pace.bytes_per_s.max(self.least)));
     }
 
     /// Whether there is somebody to guard.
@@ -93,7 +108,7 @@ impl Guard {
 
     /// The pace in bytes a second, while it counts.
     pub(super) fn holds_back_to(&self) -> Option<u64> {
-        self.is_on_watch().then_some(self.pace.bytes_per_s)
+        self.is_on_watch().then_some(self.pace.bytes_per_s.max(self.least))
     }
 
     /// Whether the background may ask for another piece.
@@ -138,17 +153,13 @@ impl Guard {
         } else {
             self.pace.rises(crossed_per_s);
         }
-        self.credit.set(self.pace.as_budget());
+        self.follow_pace();
     }
 }
 
 impl Pace {
     const fn start() -> Pace {
         Pace { bytes_per_s: GUARANTEED_BYTES_PER_S, felt_at: None, patience: 0, is_settling: false }
-    }
-
-    fn as_budget(self) -> Option<NonZeroU64> {
-        NonZeroU64::new(self.bytes_per_s)
     }
 
     fn falls(&mut self, crossed_per_s: u64) {

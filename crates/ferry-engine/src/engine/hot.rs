@@ -70,10 +70,10 @@ impl Engine {
 
     /// Whether more of the source should be asked about than what is fetched next.
     pub(super) fn wants_to_know_all(&self) -> bool {
-        !self.hottest.ranges.is_empty() && !self.knows_all()
+        (!self.hottest.ranges.is_empty() || self.finish.is_set()) && !self.knows_all()
     }
 
-    fn knows_all(&self) -> bool {
+    pub(super) fn knows_all(&self) -> bool {
         let is_asked = self.hydration.asked_up_to() == self.geometry().block_count();
         is_asked || self.hydration.window_runs() >= WINDOW_RUNS_MAX
     }

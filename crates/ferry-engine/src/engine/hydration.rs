@@ -30,7 +30,7 @@ use super::{Engine, Op};
 
 /// Background fetches under way while the guest waits for the source or for a flush: enough to keep the link busy,
 /// few enough not to be in the way.
-const BESIDE_GUEST: u32 = 2;
+pub(super) const BESIDE_GUEST: u32 = 2;
 /// How many regions are taken for data when the source cannot say.
 const BLIND_REGIONS: u64 = 64;
 
@@ -202,6 +202,11 @@ impl Hydration {
         self.cursor
     }
 
+    /// How many blocks are known to be data, and not fetched yet.
+    pub(super) fn window_blocks(&self) -> u64 {
+        self.window.iter().map(|(run, _)| run.count()).sum()
+    }
+
     /// How many runs are known to be data, and not fetched yet.
     pub(super) fn window_runs(&self) -> usize {
         self.window.len()
@@ -250,7 +255,8 @@ impl Engine {
         // Who reads in sequence waits as soon as what is fetched ahead comes too late.
         let guest_waits =
             self.fetches.guest_waits() || self.ahead.is_under_way() || self.durability.somebody_waits();
-        self.hydration.pace = if guest_waits { BESIDE_GUEST } else { self.hydration.pace.min(most) };
+        self.hydration.pace =
+            if guest_waits { self.finish.beside_guest() } else { self.hydration.pace.min(most) };
         self.hydration.pace.min(most)
     }
 

@@ -37,6 +37,7 @@ impl Engine {
             Command::SetLossPolicy { policy } => self.loss.set_policy(policy),
             Command::Snapshot { id } => self.snapshot_asked(id, out),
             Command::ForgetSnapshot { id } => self.forget_snapshot(id, out),
+            Command::SetFinishBy { due_ms } => self.finish.set(due_ms),
             Command::Open
             | Command::Seal
             | Command::Unseal
@@ -91,6 +92,7 @@ impl Engine {
                 | Command::ResumeHydration
                 | Command::SetBudget { .. }
                 | Command::SetGuard { .. }
+                | Command::SetFinishBy { .. }
                 | Command::Snapshot { .. }
                 | Command::ForgetSnapshot { .. }
                 | Command::SetLossPolicy { .. },
@@ -132,6 +134,7 @@ impl Engine {
             | Command::ResumeHydration
             | Command::SetBudget { .. }
             | Command::SetGuard { .. }
+            | Command::SetFinishBy { .. }
             | Command::Snapshot { .. }
             | Command::ForgetSnapshot { .. }
             | Command::SetLossPolicy { .. } => {}
@@ -152,6 +155,7 @@ fn done_notice(command: Command) -> Option<Notice> {
         | Command::ResumeHydration
         | Command::SetBudget { .. }
         | Command::SetGuard { .. }
+        | Command::SetFinishBy { .. }
         | Command::Snapshot { .. }
         | Command::ForgetSnapshot { .. }
         | Command::SetLossPolicy { .. } => None,

@@ -105,6 +105,8 @@ fn quiet_act() -> impl Strategy<Value = Act> {
             Act::Command(Command::SetGuard { bound_us })
         }),
         1 => (0_u64..3_000).prop_map(Act::GuestWaited),
+        1 => prop::option::of(0_u64..60_000)
+            .prop_map(|due_ms| Act::Command(Command::SetFinishBy { due_ms })),
         1 => prop::collection::vec((any::<u64>(), any::<u64>(), any::<u8>()), 0..5).prop_map(Act::Heat),
     ]
 }

@@ -4,5 +4,6 @@
 
 mod budget;
 mod clone;
+mod finish;
 mod guard;
 mod heat;

@@ -220,6 +220,15 @@ impl Client {
         self.done(&Request::Grow { size_bytes })
     }
 
+    /// Hydration shall be complete at this time (milliseconds since 1970); none: whenever it comes to be. A restart
+    /// remembers it.
+    ///
+    /// # Errors
+    /// Refused when it cannot be met as things stand, or cannot be remembered; all is as before then.
+    pub fn set_finish_by(&mut self, at_ms: Option<u64>) -> Result<(), ControlError> {
+        self.done(&Request::SetFinishBy { at_ms })
+    }
+
     /// Holds the background back from now on while 99 of 100 requests of the guest take longer than so many microseconds;
     /// none: no guard. A restart remembers it.
     ///

@@ -100,6 +100,13 @@ pub enum Request {
         /// Which.
         frontend: FrontendKind,
     },
+    /// Hydration shall be complete at this time (durable): the guard lets through what that takes, a budget is kept all
+    /// the same. Refused when it cannot be met as things stand.
+    SetFinishBy {
+        /// In milliseconds since 1970; none (`null`, never left out): whenever it comes to be.
+        #[serde(deserialize_with = "Option::deserialize")]
+        at_ms: Option<u64>,
+    },
     /// Hold the background back from now on, over restarts, too (durable), while 99 of 100 requests of the guest take
     /// longer than this.
     SetGuard {
@@ -221,6 +228,13 @@ pub struct Status {
     /// What is kept for readers as it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotStatus>,
+    /// When hydration shall be complete, in milliseconds since 1970; none: whenever it comes to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_by_ms: Option<u64>,
+    /// When it will be complete if what is known to come goes on as lately, in milliseconds since 1970; none while nothing
+    /// crosses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_end_ms: Option<u64>,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.

@@ -385,7 +385,7 @@ impl Server {
             if self.rate.is_due(now) {
                 self.rate.observe(self.engine.status().bytes_fetched, now);
             }
-            let now_ms = (now - self.started).as_millis() as u64;
+            let now_ms = self.now_ms();
             self.feed(Event::Tick { now_ms });
             self.tell_latency(now);
             self.next_tick = now + Duration::from_millis(self.engine.tick_ms());
@@ -402,6 +402,11 @@ impl Server {
             self.paused_doors.extract_if(.., |(_, at)| *at <= now).map(|(door, _)| door).collect();
         due.into_iter().for_each(|door| self.accept(door));
         self.walk_on();
+    }
+
+    /// Time as the engine counts it: milliseconds since the server started.
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
     }
 
     /// Sends the replies of this turn together, and goes on with what waited behind them.

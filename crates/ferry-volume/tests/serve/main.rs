@@ -1,6 +1,7 @@
 //! Volume servers as their users meet them: real sockets, real files, several servers in one process.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod finish;
 mod frontends;
 mod grow;
 mod heat;

@@ -7,6 +7,7 @@ use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{AgentApi, PaceVolume, VolumePace, VolumeRef};
 
+use super::utc;
 use crate::exit::Exit;
 use crate::output::bytes::{Bytes, Span};
 use crate::output::{Paint, say, say_json};
@@ -17,15 +18,37 @@ pub async fn volume(agent: &Client, json: bool, volume: &VolumeRef, pace: PaceVo
         say_json(&volume)?;
     } else {
         let name = Paint::for_stdout().strong(volume.name.as_str());
-        let [(_, budget), (_, guard)] = facts(&volume.pace);
-        say(format_args!("volume {name} hydrates with a budget of {budget} and a guard of {guard}"))?;
+        let [(_, budget), (_, guard), (_, finish)] = facts(&volume.pace);
+        say(format_args!(
+            "volume {name} hydrates with a budget of {budget} and a guard of {guard}, to finish by {finish}"
+        ))?;
     }
     Ok(Exit::Done)
 }
 
 /// How a pace shows.
-pub fn facts(pace: &VolumePace) -> [(&'static str, String); 2] {
-    [("budget", budget_text(pace.budget_bytes_per_s)), ("guard", guard_text(pace))]
+pub fn facts(pace: &VolumePace) -> [(&'static str, String); 3] {
+    [
+        ("budget", budget_text(pace.budget_bytes_per_s)),
+        ("guard", guard_text(pace)),
+        ("finish by", finish_text(pace)),
+    ]
+}
+
+fn finish_text(pace: &VolumePace) -> String {
+    let expected = pace.expected_end_ms.map(|at_ms| format!("expected {}", utc(at_ms)));
+    match (pace.finish_by_ms, expected) {
+        (None, expected) => {
+            expected.map_or_else(|| "none".to_owned(), |expected| format!("none, {expected}"))
+        }
+        (Some(at_ms), None) => utc(at_ms),
+        (Some(at_ms), Some(expected)) => {
+            let late_ms = pace.expected_end_ms.unwrap_or(0).saturating_sub(at_ms);
+            let late = Span(Duration::from_millis(late_ms));
+            let missed = if late_ms > 0 { format!(", {late} too late") } else { String::new() };
+            format!("{}, {expected}{missed}", utc(at_ms))
+        }
+    }
 }
 
 fn budget_text(bytes_per_s: Option<NonZeroU64>) -> String {
@@ -54,5 +77,15 @@ mod tests {
         (pace.guest_p99_us, pace.guard_bytes_per_s) = (Some(180), Some(4 << 20));
         let shown = "5.0 ms for 99 of 100 requests, took 180 us lately; lets 4 MiB/s through";
         assert_eq!(guard_text(&pace), shown);
+    }
+
+    #[test]
+    fn a_time_that_will_be_missed_says_by_how_much() {
+        let mut pace = VolumePace::default();
+        assert_eq!(finish_text(&pace), "none");
+        (pace.finish_by_ms, pace.expected_end_ms) = (Some(1_800_000_000_000), Some(1_800_000_200_000));
+        assert!(finish_text(&pace).ends_with("3 min 20 s too late"), "{}", finish_text(&pace));
+        pace.expected_end_ms = Some(1_799_999_999_000);
+        assert!(!finish_text(&pace).contains("late"));
     }
 }

@@ -68,8 +68,7 @@ impl Source {
 
     /// The same volume over mutual TLS.
     fn secured(mut self, bench: &Bench, certificates: PathBuf) -> anyhow::Result<Self> {
-        self.volume.restart_with_tls(&bench.ferry, &certificates)?;
-        let uri = self.uri.replacen("nbd://", "nbds://", 1);
+        let uri = self.volume.restart_with_tls(&bench.ferry, &certificates)?;
         Ok(Self { uri, tls: Some(certificates), ..self })
     }
 

@@ -16,7 +16,7 @@ use super::interrupt;
 /// How often a running tool is looked at: what its measured time may be too long by.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// How long a tool may run before the bench gives it up.
-const TOOL_DEADLINE: Duration = Duration::from_secs(180);
+const TOOL_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Takes the listening socket from stdin to where socket activation wants it.
 const ACTIVATE: &str = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";

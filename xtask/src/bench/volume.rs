@@ -65,11 +65,12 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Ends the server and starts another one, which speaks TLS.
-    pub fn restart_with_tls(&mut self, ferry: &Path, certificates: &Path) -> anyhow::Result<()> {
+    /// Ends the server and starts another one, which speaks TLS; tells where.
+    pub fn restart_with_tls(&mut self, ferry: &Path, certificates: &Path) -> anyhow::Result<String> {
         self.server.end();
         self.server = serve(ferry, &self.dir.0, Some(certificates))?;
-        self.wait_until_it_answers()
+        self.wait_until_it_answers()?;
+        self.export("nbds")
     }
 
     fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
@@ -95,10 +96,13 @@ impl Volume {
 
     /// Seals the volume and lets others read it over TCP on a port of the kernel's choice; tells where.
     pub fn seal_and_export(&self) -> anyhow::Result<String> {
-        let mut control = self.control()?;
-        control.seal()?;
-        let address = control.export(([127, 0, 0, 1], 0).into())?;
-        Ok(format!("nbd://{address}/{ID}@{GENERATION}"))
+        self.control()?.seal()?;
+        self.export("nbd")
+    }
+
+    fn export(&self, scheme: &str) -> anyhow::Result<String> {
+        let address = self.control()?.export(([127, 0, 0, 1], 0).into())?;
+        Ok(format!("{scheme}://{address}/{ID}@{GENERATION}"))
     }
 
     pub fn control(&self) -> anyhow::Result<Client> {

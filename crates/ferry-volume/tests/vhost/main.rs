@@ -325,11 +325,11 @@ fn a_queue_that_is_stopped_has_answered_everything_and_goes_on_where_it_was() {
     for _ in 0..20 {
         vmm.queues[0].call.quiet();
         vmm.queues[0].want_call();
+        let before = vmm.queues[0].device_used();
         for n in 0..SLOTS {
             vmm.queues[0].submit(&write(u64::from(n) * 8, pattern(7, 4096))).unwrap();
         }
         vmm.queues[0].kick();
-        let before = next;
         next = vmm.frontend.get_vring_base(0).unwrap() as u16;
         let answered = vmm.queues[0].device_used();
         assert_eq!(answered, next, "what was taken was answered");

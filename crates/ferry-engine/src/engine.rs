@@ -28,6 +28,7 @@ mod hydration;
 mod loss;
 mod phases;
 mod reads;
+mod sick;
 mod snapshot;
 mod writes;
 

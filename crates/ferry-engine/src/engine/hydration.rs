@@ -4,7 +4,7 @@
 //!  cursor ─▶ query ─▶ zero:  local at once, nothing crosses the wire
 //!     ▲              └ data:  window ─▶ fetch, a region at most ─▶ kept
 //!     │                                   │ refused by the source
-//!     └── left behind (start over)        └─▶ sick: in halves, later and later
+//!     └── left behind (start over)        └─▶ sick: in halves, see `sick`
 //! ```
 //!
 //! Background fetches have their own share of buffers, so that the guest's load never stops them. While the guest waits
@@ -13,19 +13,19 @@
 //! fetches, never queries. Invariant: while blocks are remote and the source is up, something is under way, or waits for
 //! a tick.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use crate::blockset::BlockSet;
 use crate::event::{Errno, FetchFailure, SourceExtent};
 use crate::geometry::{BLOCK_BYTES, Blocks, ByteRange};
 use crate::limits::{
     BACKGROUND_BACKOFF_MS, EXTENTS_MAX, FAILURES_IN_A_ROW_MAX, FETCH_BACKOFF_MS, QUERY_ATTEMPTS_MAX,
-    QUERY_BYTES_MAX, SICK_RANGES_MAX, backoff_ms,
+    QUERY_BYTES_MAX, backoff_ms,
 };
 use crate::map::Phase;
 use crate::operation::{Notice, OpId, Operation};
 use crate::truth::Residence;
 
+use super::sick::SickRanges;
 use super::{Engine, Op};
 
 /// Background fetches under way while the guest waits for the source or for a flush: enough to keep the link busy,
@@ -48,8 +48,7 @@ pub(super) struct Hydration {
     /// How many background fetches may be under way while nobody waits.
     pace: u32,
     /// What the source refused to give.
-    sick: BTreeMap<u64, Sick>,
-    sick_blocks: BlockSet,
+    sick: SickRanges,
     /// Blocks behind the cursor may have stayed remote.
     left_behind: bool,
     refusals_in_a_row: u32,
@@ -57,13 +56,6 @@ pub(super) struct Hydration {
     not_before_ms: u64,
     /// As above, but over as soon as the source is up again.
     reconnect_not_before_ms: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Sick {
-    blocks: Blocks,
-    attempts: u32,
-    due_ms: u64,
 }
 
 impl Hydration {
@@ -76,8 +68,7 @@ impl Hydration {
             query_attempts: 0,
             fetches_in_flight: 0,
             pace: BESIDE_GUEST,
-            sick: BTreeMap::new(),
-            sick_blocks: BlockSet::new(),
+            sick: SickRanges::new(),
             left_behind: false,
             refusals_in_a_row: 0,
             store_refusals_in_a_row: 0,
@@ -95,7 +86,7 @@ impl Hydration {
     }
 
     pub(super) fn sick_blocks(&self) -> u64 {
-        self.sick_blocks.block_count()
+        self.sick.blocks().block_count()
     }
 
     pub(super) fn leave_behind(&mut self) {
@@ -147,54 +138,18 @@ impl Hydration {
                 self.not_before_ms = now_ms + backoff_ms(BACKGROUND_BACKOFF_MS, beyond + 1);
             }
         }
-        let middle = blocks.first() + blocks.count() / 2;
-        let halves = [Blocks::between(blocks.first(), middle), Blocks::between(middle, blocks.end())];
-        if blocks.count() > 1 && self.sick.len() + 2 <= SICK_RANGES_MAX {
-            // Halves have not been tried: what is bad in them is found without waiting longer each time.
-            let due_ms = now_ms + BACKGROUND_BACKOFF_MS;
-            for half in halves.into_iter().flatten() {
-                self.add_sick(Sick { blocks: half, attempts: 0, due_ms });
-            }
-        } else {
-            let due_ms = now_ms + backoff_ms(BACKGROUND_BACKOFF_MS, attempts);
-            self.add_sick(Sick { blocks, attempts, due_ms });
-        }
+        self.sick.refused(blocks, attempts, now_ms);
     }
 
-    /// The guest asked the source for these blocks in vain. One that was alone is left out of larger fetches.
+    /// The guest asked the source for these blocks in vain.
     pub(super) fn guest_was_refused(&mut self, blocks: Blocks, now_ms: u64) {
         self.left_behind = true;
-        let is_known = self.sick_blocks.intersects(blocks);
-        if blocks.count() == 1 && !is_known && self.sick.len() < SICK_RANGES_MAX {
-            let due_ms = now_ms + BACKGROUND_BACKOFF_MS;
-            self.add_sick(Sick { blocks, attempts: 1, due_ms });
-        }
+        self.sick.guest_was_refused(blocks, now_ms);
     }
 
     /// These blocks are local now.
     pub(super) fn heal(&mut self, blocks: Blocks) {
-        if self.sick.is_empty() {
-            return;
-        }
-        self.sick_blocks.remove(blocks);
-        let within = self.sick.range(blocks.first()..blocks.end());
-        let healed: Vec<u64> =
-            within.filter(|(_, sick)| sick.blocks.end() <= blocks.end()).map(|(&first, _)| first).collect();
-        for first in healed {
-            self.sick.remove(&first);
-        }
-    }
-
-    fn add_sick(&mut self, sick: Sick) {
-        self.sick.insert(sick.blocks.first(), sick);
-        self.sick_blocks.insert(sick.blocks);
-    }
-
-    fn take_due_sick(&mut self, now_ms: u64) -> Option<Sick> {
-        let (&first, _) = self.sick.iter().find(|(_, sick)| sick.due_ms <= now_ms)?;
-        let sick = self.sick.remove(&first).expect("it was just found");
-        self.sick_blocks.remove(sick.blocks);
-        Some(sick)
+        self.sick.heal(blocks);
     }
 
     /// The block up to which the source was asked.
@@ -276,20 +231,18 @@ impl Engine {
     /// The next blocks to fetch, within a region and a piece, and how often they have failed.
     fn next_in_background(&mut self) -> Option<(Blocks, u32)> {
         let most_blocks = self.guard.piece_blocks(self.geometry());
-        while let Some(sick) = self.hydration.take_due_sick(self.now_ms) {
+        while let Some(sick) = self.hydration.sick.take_due(self.now_ms) {
             if let Some(found) = self.first_to_fetch(sick.blocks).map(|found| found.up_to(most_blocks)) {
-                if let Some(blocks) = Blocks::between(found.end(), sick.blocks.end()) {
-                    self.hydration.add_sick(Sick { blocks, ..sick });
-                    let local =
-                        self.truth.runs(blocks).filter(|(residence, _)| *residence == Residence::Local);
-                    local.for_each(|(_, run)| self.hydration.sick_blocks.remove(run));
+                if let Some(left) = Blocks::between(found.end(), sick.blocks.end()) {
+                    let local = self.truth.runs(left).filter(|(residence, _)| *residence == Residence::Local);
+                    self.hydration.sick.put_back(sick, left, local.map(|(_, run)| run));
                 }
                 return Some((found, sick.attempts));
             }
             // Somebody else fetches or writes it. If that fails, it comes again.
             self.hydration.left_behind = true;
         }
-        if self.hydration.sick.len() >= SICK_RANGES_MAX {
+        if self.hydration.sick.is_full() {
             return None;
         }
         if let Some(found) = self.next_hot(most_blocks) {
@@ -322,7 +275,7 @@ impl Engine {
             .flat_map(|run| self.locks.gaps(run))
             .flat_map(|run| yielded.gaps(run))
             .flat_map(|run| self.fetches.blocks().gaps(run))
-            .flat_map(|run| self.hydration.sick_blocks.gaps(run))
+            .flat_map(|run| self.hydration.sick.blocks().gaps(run))
             .next()
     }
 

@@ -73,10 +73,6 @@ pub(super) fn frontends(status: &Status) -> Vec<AttachedFrontend> {
 }
 
 fn refused(record: &VolumeRecord, frontend: Frontend, error: VolumesError) -> VolumesError {
-    match error {
-        VolumesError::Control(ControlError::Refused { reason }) => {
-            VolumesError::Frontend { name: record.name.clone(), frontend, reason }
-        }
-        other => other,
-    }
+    let VolumesError::Control(ControlError::Refused { reason }) = error else { return error };
+    VolumesError::Frontend { name: record.name.clone(), frontend, reason }
 }

@@ -292,6 +292,7 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         source: None,
         hydration: Some(Hydration { complete: true, bytes_total: SIZE_BYTES, ..Hydration::default() }),
         pace: ferry_api::VolumePace::default(),
+        frontends: Vec::new(),
         loss_policy: ferry_api::LossPolicy::Wait,
         frontends: Vec::new(),
         guest_uri: String::new(),

@@ -8,6 +8,7 @@
 
 mod growth;
 mod oracle;
+mod small_worlds;
 mod snapshots;
 mod store;
 mod world;

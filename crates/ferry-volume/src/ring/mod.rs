@@ -8,6 +8,8 @@
 #![allow(unsafe_code, reason = "operations hand raw addresses to the kernel")]
 
 mod portable;
+#[cfg(test)]
+pub(crate) mod recorder;
 mod uring;
 
 use crate::buffer::Buffer;
@@ -238,9 +240,16 @@ impl<P> Ring<P> {
         len: usize,
         offset: u64,
     ) -> Option<()> {
-        // SAFETY: the bytes lie inside the buffer, which outlives the call.
+        let write = || {
+            let address = buffer.address(at, len).cast();
+            // SAFETY: the bytes lie inside the buffer, which outlives the call.
+            unsafe { libc::pwrite(fd.as_raw_fd(), address, len, offset as i64) }
+        };
+        #[cfg(not(test))]
+        let count = write();
+        #[cfg(test)]
         let count =
-            unsafe { libc::pwrite(fd.as_raw_fd(), buffer.address(at, len).cast(), len, offset as i64) };
+            buffer.with_bytes(at, len, |bytes| recorder::at_once(fd.as_raw_fd(), bytes, offset, write));
         (count == len as isize).then_some(())
     }
 
@@ -254,6 +263,8 @@ impl<P> Ring<P> {
             Backend::Portable(portable) => portable.wait(timeout, &mut self.answers)?,
         }
         for (slot, answer) in self.answers.drain(..) {
+            #[cfg(test)]
+            recorder::ended(slot, answer);
             let InFlight { purpose, held } =
                 self.in_flight[slot].take().expect("an answer names an operation");
             self.free.push(slot);
@@ -269,6 +280,8 @@ impl<P> Ring<P> {
             self.in_flight.push(None);
             self.in_flight.len() - 1
         });
+        #[cfg(test)]
+        recorder::begun(slot, &work);
         self.in_flight[slot] = Some(InFlight { purpose, held });
         match &mut self.backend {
             Backend::Uring(uring) => uring.push(slot, work),

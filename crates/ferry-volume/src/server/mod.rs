@@ -25,6 +25,8 @@ mod loss;
 mod mailbox;
 mod operations;
 mod pace;
+#[cfg(test)]
+mod power_loss;
 mod receipts;
 mod requests;
 mod secure;

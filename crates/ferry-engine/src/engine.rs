@@ -18,6 +18,7 @@ mod abandon;
 mod ahead;
 mod bad;
 mod budget;
+mod dirty;
 mod durability;
 mod fetches;
 mod finish;
@@ -48,6 +49,7 @@ use crate::truth::{Residence, Truth};
 use ahead::Ahead;
 use bad::Bad;
 use budget::Budget;
+use dirty::Dirty;
 use durability::Durability;
 use fetches::{Fetch, Fetches};
 use finish::Finish;
@@ -95,6 +97,7 @@ pub struct Engine {
     heat: Heat,
     durability: Durability,
     snapshots: Snapshots,
+    dirty: Dirty,
     deeds: VecDeque<Command>,
     /// Guest writes, trims and zeroes that are under way in the store.
     writes_in_flight: u64,
@@ -245,6 +248,7 @@ impl Engine {
             ahead: Ahead::new(),
             durability: Durability::new(),
             snapshots: Snapshots::new(),
+            dirty: Dirty::new(map.marks),
             deeds: VecDeque::new(),
             writes_in_flight: 0,
             wake: false,
@@ -346,7 +350,7 @@ impl Engine {
     /// Whether anything waits for time to pass. While this is false the shell may sleep until the next event.
     #[must_use]
     pub fn wants_tick(&self) -> bool {
-        !self.complete || !self.parked.is_empty()
+        !self.complete || !self.parked.is_empty() || self.dirty.has_wishes()
     }
 
     /// How often time should be told while [`Engine::wants_tick`], in milliseconds.
@@ -423,6 +427,7 @@ impl Engine {
         self.pump_abandon(out);
         self.pump_snapshots(out);
         self.pump_commit(out);
+        self.pump_persist(out);
         self.announce_completion(out);
     }
 

@@ -11,6 +11,7 @@ use std::num::NonZeroU64;
 use crate::engine::SnapshotId;
 use crate::geometry::ByteRange;
 use crate::heat::Hot;
+use crate::marks::MarkId;
 use crate::operation::OpId;
 
 /// The shell's name for a guest request and for its buffer.
@@ -255,6 +256,14 @@ pub enum Command {
     ForgetSnapshot {
         /// Which.
         id: SnapshotId,
+    },
+    /// Set a mark: from now on it is known what the guest may have changed since (also over a crash), and everything that
+    /// was answered before is durable. In any phase. Ends in `Notice::Marked` with an id that was never given before.
+    Mark,
+    /// Forget a mark. Ends in `Notice::MarkForgotten`, also if it is not kept.
+    ForgetMark {
+        /// Which.
+        mark: MarkId,
     },
     /// Fetch only what the guest needs, until resumed. At once, without a notice; not remembered across restarts.
     PauseHydration,

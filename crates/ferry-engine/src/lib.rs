@@ -8,9 +8,11 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`geometry`] | ranges of bytes, ranges of blocks, and how a volume is cut into them |
+//! | [`blockmap`] | a set of blocks as bits |
 //! | [`truth`] | which blocks are local |
 //! | [`heat`] | what the guest touches often, and how another volume learns it |
 //! | [`map`] | the same on disk: the map file, encoded and decoded |
+//! | [`marks`] | what may have changed since certain moments |
 //! | [`sums`] | the checksums of regions, as they arrived, and their file |
 //! | [`event`], [`operation`] | the two vocabularies |
 //! | [`engine`] | the decisions |
@@ -20,6 +22,7 @@
 //! bit turns from remote to local only when the store holds the right bytes, reaches the map only when they are
 //! durable there, and never turns back.
 
+pub mod blockmap;
 mod blockset;
 pub mod engine;
 pub mod event;
@@ -28,12 +31,14 @@ pub mod geometry;
 pub mod heat;
 pub mod limits;
 pub mod map;
+pub mod marks;
 pub mod operation;
 mod slab;
 pub mod status;
 pub mod sums;
 pub mod truth;
 
+pub use blockmap::BlockMap;
 pub use engine::{Engine, Keeping, SnapshotId};
 pub use event::{
     Arrival, Command, Content, Errno, Event, FetchFailure, LossPolicy, RequestId, RequestKind, SourceExtent,
@@ -42,6 +47,7 @@ pub use geometry::{BLOCK_BYTES, Blocks, ByteRange, Geometry, GeometryError};
 pub use heat::{Heat, Hot};
 pub use limits::Limits;
 pub use map::{MapError, MapLog, MapRecord, MapState, Phase};
+pub use marks::{MarkId, Marks};
 pub use operation::{DataRef, Notice, OpId, Operation, Refusal, Urgency};
 pub use status::EngineStatus;
 pub use sums::Sums;

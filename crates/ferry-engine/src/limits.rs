@@ -52,6 +52,19 @@ pub const AHEAD_REGIONS_MAX: u64 = 2;
 pub const RUNS_MAX: usize = 8;
 /// The most of a cache request that is heeded, in bytes.
 pub const CACHE_BYTES_MAX: u64 = 64 << 20;
+/// Marks of one volume at a time.
+pub const MARKS_MAX: usize = 8;
+/// The most that the map is told of at once of where a guest that writes in sequence may change something, in bytes. Any
+/// other write has no more listed around it than this or its share of the volume, see [`STRETCHES_MIN`].
+pub const STRETCH_BYTES_MAX: u64 = 64 << 20;
+/// Into how many parts at least a large volume is cut when it is listed as a whole.
+pub const STRETCHES_MIN: u64 = 1_024;
+/// After so many frames of listing since a mark, twice as much is listed around a write that is out of sequence.
+pub const FRAMES_PER_DOUBLING: u32 = 8;
+/// The most records that list what may change in one frame of the map.
+pub const LISTING_RECORDS_MAX: usize = 1_024;
+/// How often listing is tried before the writes that wait for it fail.
+pub const LISTING_ATTEMPTS_MAX: u32 = 5;
 
 /// The unit in which a snapshot keeps what is overwritten, in bytes.
 pub const KEEP_BYTES: u64 = 64 << 10;

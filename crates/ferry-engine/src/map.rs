@@ -12,9 +12,10 @@ mod compaction;
 
 use crate::frame::{self, SLOT_BYTES, u32_at, u64_at};
 use crate::geometry::{BLOCK_BYTES, Blocks, Geometry, GeometryError};
+use crate::marks::{MarkId, Marks};
 use crate::truth::Truth;
 
-use compaction::{mask_runs, truth_records};
+use compaction::{mark_records, mask_runs, truth_records};
 
 /// Size of the superblock in bytes.
 pub const SUPERBLOCK_BYTES: usize = 4096;
@@ -30,6 +31,9 @@ const KIND_LOCAL: u32 = 1;
 const KIND_LOCAL_MASK: u32 = 2;
 const KIND_PHASE: u32 = 3;
 const KIND_SOURCE_DETACHED: u32 = 4;
+const KIND_MAY_CHANGE: u32 = 5;
+const KIND_MARK_SET: u32 = 6;
+const KIND_MARK_FORGOTTEN: u32 = 7;
 const KIND_GROWN: u32 = 10;
 const KIND_ABANDONED: u32 = 8;
 
@@ -60,6 +64,13 @@ pub enum MapRecord {
     Phase(Phase),
     /// Everything is local and the source is forgotten.
     SourceDetached,
+    /// The guest may change these blocks from now on, if it has not before: they count as changed since every mark.
+    MayChange(Blocks),
+    /// A mark was set. A shell that must cut a list of records into frames leaves it together with all that follow it:
+    /// they tell what has changed since.
+    MarkSet(MarkId),
+    /// A mark, if it is kept, is forgotten; its id is never given again.
+    MarkForgotten(MarkId),
     /// The volume has so many bytes from now on; its new blocks are local, and zero.
     Grown {
         /// More than before, a multiple of 512.
@@ -85,6 +96,8 @@ pub struct MapState {
     pub source_bytes: u64,
     /// Which blocks are local; knows the geometry.
     pub truth: Truth,
+    /// What may have changed since which moments.
+    pub marks: Marks,
 }
 
 impl MapState {
@@ -99,7 +112,15 @@ impl MapState {
     ) -> MapState {
         let truth = if has_source { Truth::all_remote(geometry) } else { Truth::all_local(geometry) };
         let source_bytes = geometry.size_bytes();
-        MapState { volume_id, generation, phase, has_source, source_bytes, truth }
+        MapState {
+            volume_id,
+            generation,
+            phase,
+            has_source,
+            source_bytes,
+            truth,
+            marks: Marks::none(geometry),
+        }
     }
 
     /// The volume's geometry.
@@ -114,13 +135,13 @@ impl MapState {
     /// The reason, if the fact cannot be true of this volume.
     pub fn apply(&mut self, record: MapRecord) -> Result<(), RecordError> {
         match record {
-            MapRecord::Local(blocks) => self.mark(blocks)?,
+            MapRecord::Local(blocks) => self.mark_local(blocks)?,
             MapRecord::LocalMask { first_block, mask } => {
                 if !first_block.is_multiple_of(64) {
                     return Err(RecordError::Misaligned { first_block });
                 }
                 for blocks in mask_runs(first_block, mask) {
-                    self.mark(blocks)?;
+                    self.mark_local(blocks)?;
                 }
             }
             MapRecord::Phase(phase) => self.phase = phase,
@@ -133,10 +154,23 @@ impl MapState {
             }
             MapRecord::Grown { size_bytes } => self.grow(size_bytes)?,
             MapRecord::Abandoned => {
+                // What the source held and is zero now has changed.
+                let lost = self.truth.remote_runs(self.geometry().all_blocks());
+                lost.for_each(|run| self.marks.change(run));
                 self.truth.mark_local(self.geometry().all_blocks());
                 self.has_source = false;
                 self.source_bytes = self.geometry().size_bytes();
             }
+            MapRecord::MayChange(blocks) => {
+                if self.marks.is_empty() {
+                    return Err(RecordError::Unmarked);
+                }
+                self.check(blocks)?;
+                self.marks.change(blocks);
+            }
+            MapRecord::MarkSet(mark) if !self.marks.set(mark) => return Err(RecordError::Mark { mark }),
+            MapRecord::MarkSet(_) => {}
+            MapRecord::MarkForgotten(mark) => self.marks.forget(mark),
         }
         Ok(())
     }
@@ -145,18 +179,25 @@ impl MapState {
         let former = self.geometry();
         let geometry = Geometry::new(size_bytes, former.region_bytes()).ok();
         let larger = geometry.filter(|geometry| geometry.size_bytes() > former.size_bytes());
-        self.truth.grow(larger.ok_or(RecordError::Size { size_bytes })?);
+        let larger = larger.ok_or(RecordError::Size { size_bytes })?;
+        self.truth.grow(larger);
+        self.marks.grow(larger);
         if !self.has_source {
             self.source_bytes = size_bytes;
         }
         Ok(())
     }
 
-    fn mark(&mut self, blocks: Blocks) -> Result<(), RecordError> {
+    fn mark_local(&mut self, blocks: Blocks) -> Result<(), RecordError> {
+        self.check(blocks)?;
+        self.truth.mark_local(blocks);
+        Ok(())
+    }
+
+    fn check(&self, blocks: Blocks) -> Result<(), RecordError> {
         if blocks.end() > self.geometry().block_count() {
             return Err(RecordError::Beyond { first_block: blocks.first(), end_block: blocks.end() });
         }
-        self.truth.mark_local(blocks);
         Ok(())
     }
 }
@@ -292,6 +333,15 @@ pub enum RecordError {
         /// The size.
         size_bytes: u64,
     },
+    /// A mark that cannot be set: its id is not higher than all before, or there are too many.
+    #[error("mark {mark} cannot have been set after those before it")]
+    Mark {
+        /// Its id.
+        mark: MarkId,
+    },
+    /// What may change is told only while there is a mark.
+    #[error("it says what may change and there is no mark")]
+    Unmarked,
     /// The source was detached while blocks were remote.
     #[error("the source was detached while blocks were still remote")]
     DetachedTooEarly,
@@ -344,6 +394,7 @@ pub fn compact(state: &MapState) -> (Vec<u8>, MapLog) {
         records.extend((size_bytes != state.source_bytes).then_some(MapRecord::Grown { size_bytes }));
         records.extend(truth_records(&state.truth));
     }
+    records.extend(mark_records(&state.marks));
     if !records.is_empty() {
         bytes.extend_from_slice(&log.append(&records));
         log.bytes_compact = log.bytes_valid;
@@ -402,6 +453,9 @@ fn encode_record(record: MapRecord, out: &mut Vec<u8>) {
         MapRecord::LocalMask { first_block, mask } => (KIND_LOCAL_MASK, first_block, mask),
         MapRecord::Phase(phase) => (KIND_PHASE, phase_number(phase), 0),
         MapRecord::SourceDetached => (KIND_SOURCE_DETACHED, 0, 0),
+        MapRecord::MayChange(blocks) => (KIND_MAY_CHANGE, blocks.first(), blocks.count()),
+        MapRecord::MarkSet(mark) => (KIND_MARK_SET, mark.0, 0),
+        MapRecord::MarkForgotten(mark) => (KIND_MARK_FORGOTTEN, mark.0, 0),
         MapRecord::Grown { size_bytes } => (KIND_GROWN, size_bytes, 0),
         MapRecord::Abandoned => (KIND_ABANDONED, 0, 0),
     };
@@ -411,15 +465,20 @@ fn encode_record(record: MapRecord, out: &mut Vec<u8>) {
     out.extend_from_slice(&b.to_le_bytes());
 }
 
+fn decode_blocks(first_block: u64, count: u64) -> Result<Blocks, RecordError> {
+    let range = first_block.checked_add(count).and_then(|end| Blocks::between(first_block, end));
+    // Far below 2^64, so that nobody overflows when turning blocks into bytes.
+    let range = range.filter(|blocks| blocks.end() <= u64::MAX / BLOCK_BYTES);
+    range.ok_or(RecordError::Range { first_block, count })
+}
+
 fn decode_record(slot: &[u8]) -> Result<MapRecord, RecordError> {
     let (kind, a, b) = (u32_at(slot, 0), u64_at(slot, 8), u64_at(slot, 16));
     match kind {
-        KIND_LOCAL => {
-            let range = a.checked_add(b).and_then(|end| Blocks::between(a, end));
-            // Far below 2^64, so that nobody overflows when turning blocks into bytes.
-            let range = range.filter(|blocks| blocks.end() <= u64::MAX / BLOCK_BYTES);
-            range.map(MapRecord::Local).ok_or(RecordError::Range { first_block: a, count: b })
-        }
+        KIND_LOCAL => decode_blocks(a, b).map(MapRecord::Local),
+        KIND_MAY_CHANGE => decode_blocks(a, b).map(MapRecord::MayChange),
+        KIND_MARK_SET => Ok(MapRecord::MarkSet(MarkId(a))),
+        KIND_MARK_FORGOTTEN => Ok(MapRecord::MarkForgotten(MarkId(a))),
         KIND_LOCAL_MASK if a <= u64::MAX / BLOCK_BYTES => {
             Ok(MapRecord::LocalMask { first_block: a, mask: b })
         }

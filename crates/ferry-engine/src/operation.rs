@@ -12,6 +12,7 @@ use crate::engine::SnapshotId;
 use crate::event::{Command, Errno, FetchFailure, RequestId};
 use crate::geometry::ByteRange;
 use crate::map::MapRecord;
+use crate::marks::MarkId;
 
 /// Names an operation until its completion, and a fetch's buffer until `DropFetch`. Never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -219,6 +220,16 @@ pub enum Notice {
         /// Why.
         errno: Errno,
     },
+    /// The mark is set, durably.
+    Marked {
+        /// Its id.
+        mark: MarkId,
+    },
+    /// The mark is not kept, durably.
+    MarkForgotten {
+        /// Its id.
+        mark: MarkId,
+    },
     /// A command makes no sense now. Nothing has changed.
     CommandRefused {
         /// The command.
@@ -286,6 +297,12 @@ pub enum Refusal {
     /// As many snapshots as there may be.
     #[error("the volume has as many snapshots as it can keep; wait until a fork of it is whole")]
     TooManySnapshots,
+    /// See [`crate::limits::MARKS_MAX`].
+    #[error(
+        "a volume keeps at most {} marks at a time; forget one that is not needed",
+        crate::limits::MARKS_MAX
+    )]
+    TooManyMarks,
     /// A volume never shrinks.
     #[error("a volume never shrinks; give a size that is larger than it has")]
     Smaller,

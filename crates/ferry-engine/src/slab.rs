@@ -57,6 +57,10 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.places.iter().filter_map(|place| place.value.as_ref())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.places.iter().filter(|place| place.value.is_some()).count()
     }

@@ -21,9 +21,9 @@ mod record;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::blockmap::Bitmap;
 use crate::blockset::BlockSet;
 use crate::geometry::{Blocks, Geometry};
-use crate::truth::Bitmap;
 
 pub use record::{SumRecord, SumTally};
 

@@ -12,7 +12,7 @@ mod smoke;
 mod sums;
 
 use ferry_engine::sums::codec::{self, SumsOf};
-use ferry_engine::{Blocks, ByteRange, Geometry, Heat, MapRecord, MapState, Phase, Sums};
+use ferry_engine::{Blocks, ByteRange, Geometry, Heat, MapRecord, MapState, MarkId, Phase, Sums};
 
 fn blocks(first: u64, end: u64) -> Blocks {
     Blocks::between(first, end).unwrap()
@@ -39,6 +39,14 @@ fn a_map_that_is_understood_means_the_same_after_compaction() {
     }
     let (mut given_up, mut given_up_log) = ferry_engine::map::compact(&state(true));
     given_up.extend(given_up_log.append(&[MapRecord::Local(blocks(7, 9)), MapRecord::Abandoned]));
+    let (mut marked, mut marked_log) = ferry_engine::map::compact(&state(false));
+    marked.extend(marked_log.append(&[MapRecord::MarkSet(MarkId(1)), MapRecord::MayChange(blocks(3, 40))]));
+    marked.extend(
+        marked_log.append(&[MapRecord::MarkSet(MarkId(2)), MapRecord::MayChange(blocks(900, 1_001))]),
+    );
+    marked.extend(
+        marked_log.append(&[MapRecord::MarkForgotten(MarkId(1)), MapRecord::MarkForgotten(MarkId(9))]),
+    );
     let input = |file: &[u8], how: u8, cut: u8| {
         let log = &file[ferry_engine::map::SUPERBLOCK_BYTES..];
         [&[how, cut][..], &file[..map::HEAD_BYTES], log].concat()
@@ -50,6 +58,7 @@ fn a_map_that_is_understood_means_the_same_after_compaction() {
         ("grown", input(&grown, map::FRAMES_MENDED, 0)),
         ("given_up", input(&given_up, map::FRAMES_MENDED, 0)),
         ("holes", input(&holes, map::FRAMES_MENDED, 0)),
+        ("marked", input(&marked, map::FRAMES_MENDED, 0)),
         ("whole", input(&file, map::FRAMES_MENDED, 0)),
     ];
     smoke::smoke("map_decode", &seeds, map::run);

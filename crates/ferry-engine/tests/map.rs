@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use ferry_engine::map::{self, RecordError, SUPERBLOCK_BYTES};
-use ferry_engine::{Blocks, Geometry, GeometryError, MapError, MapLog, MapRecord, MapState, Phase};
+use ferry_engine::{Blocks, Geometry, GeometryError, MapError, MapLog, MapRecord, MapState, MarkId, Phase};
 use proptest::prelude::*;
 
 const SIZE_BLOCKS: u64 = 1_000;
@@ -90,6 +90,29 @@ fn a_volume_that_grew_knows_what_its_source_must_hold_until_it_needs_none() {
     state.apply(MapRecord::SourceDetached).unwrap();
     assert_eq!(state.source_bytes, former + 4096);
     assert_eq!(map::decode(&map::compact(&state).0).unwrap().0, state);
+}
+
+#[test]
+fn marks_and_what_changed_since_survive_compaction_and_ids_are_never_given_twice() {
+    let mut state = fresh();
+    let records = [
+        MapRecord::MarkSet(MarkId(1)),
+        MapRecord::MayChange(blocks(0, 256)),
+        MapRecord::MarkSet(MarkId(2)),
+        MapRecord::MayChange(blocks(512, 600)),
+        MapRecord::MarkSet(MarkId(3)),
+        MapRecord::MarkForgotten(MarkId(3)),
+    ];
+    records.iter().for_each(|&record| state.apply(record).unwrap());
+    let (bytes, log) = map::compact(&state);
+    let (again, _) = map::decode(&bytes).unwrap();
+    assert_eq!((&again, log.bytes_valid()), (&state, bytes.len() as u64));
+    assert_eq!(again.marks.next_id(), MarkId(4));
+    assert!(again.marks.since(MarkId(1)).unwrap().covers(blocks(512, 600)));
+    assert!(!again.marks.since(MarkId(2)).unwrap().contains(0));
+    assert_eq!(state.apply(MapRecord::MarkSet(MarkId(3))), Err(RecordError::Mark { mark: MarkId(3) }));
+    let unmarked = fresh().apply(MapRecord::MayChange(blocks(0, 1)));
+    assert_eq!(unmarked, Err(RecordError::Unmarked));
 }
 
 #[test]

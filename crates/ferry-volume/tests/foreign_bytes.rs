@@ -10,8 +10,8 @@ mod virtio_blk;
 mod volume;
 
 use ferry_volume::control::{
-    Answer, BadRanges, Hydration, LossPolicy, Losses, Mismatch, Phase, Request, SnapshotStatus, SourceStatus,
-    Span, Status,
+    Answer, BadRanges, Hydration, LossPolicy, Losses, MarkStatus, Mismatch, Phase, Request, SnapshotStatus,
+    SourceStatus, Span, Status,
 };
 use ferry_volume::{Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
@@ -64,6 +64,7 @@ fn status() -> Status {
             bytes_kept: 65_536,
             readers: 5,
         }],
+        marks: vec![MarkStatus { mark: 3, bytes_changed: 8192 }],
         store_failed: false,
         store_bytes_allocated: 4096,
     }
@@ -91,6 +92,8 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         ("no_budget", line(&Request::SetBudget { bytes_per_s: None })),
         ("attach", line(&Request::Attach { frontend: Frontend::Fuse {} })),
         ("detach", line(&Request::Detach { frontend: FrontendKind::VhostUserBlk })),
+        ("mark", line(&Request::Mark)),
+        ("forget_mark", line(&Request::ForgetMark { mark: 3 })),
         ("grow", line(&Request::Grow { size_bytes: 1 << 40 })),
         ("snapshot", line(&Request::Snapshot { id: "01J9ZZZZZZZZZZZZZZZZZZZZZZ".into() })),
         ("forget_snapshot", line(&Request::ForgetSnapshot { id: "01J9ZZZZZZZZZZZZZZZZZZZZZZ".into() })),

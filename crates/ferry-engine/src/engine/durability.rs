@@ -8,7 +8,8 @@
 //!
 //! One commit at a time; whoever comes while it runs shares the next one. Invariant: a block reaches the map only by
 //! a commit whose `SyncLocal` was issued after the block's bytes were in the store. A commit must tell the map if the
-//! guest has written to a block that the map does not know, or if enough has gathered, or for a command's sake.
+//! guest has written to a block that the map does not know, or if enough has gathered, or for a command's sake. What the
+//! guest is about to change ([`super::dirty`]) is told without a sync, in the next frame, whoever needs that.
 
 use crate::blockset::BlockSet;
 use crate::event::{Command, Errno, RequestId};
@@ -29,6 +30,8 @@ pub(super) struct Durability {
     guest_dirty: bool,
     waiters: Vec<RequestId>,
     commit: Option<Commit>,
+    /// A frame is being appended to the map.
+    is_persisting: bool,
     /// Since when something waits to be told to the map.
     since_ms: Option<u64>,
     persist_failures: u32,
@@ -44,6 +47,15 @@ struct Commit {
     must_persist: bool,
     guest_dirty: bool,
     command: Option<Command>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Syncing,
+    /// It waits until the map can be told.
+    Synced,
+    Persisting,
 }
 
 impl Durability {
@@ -55,6 +67,7 @@ impl Durability {
             guest_dirty: false,
             waiters: Vec::new(),
             commit: None,
+            is_persisting: false,
             since_ms: None,
             persist_failures: 0,
             not_before_ms: 0,
@@ -124,6 +137,9 @@ impl Engine {
             return;
         }
         let due = self.persist_is_due();
+        if command == Some(Command::Mark) {
+            self.begin_mark();
+        }
         let durability = &mut self.durability;
         if durability.waiters.is_empty() && command.is_none() && !due {
             return;
@@ -137,7 +153,8 @@ impl Engine {
             durability.since_ms = None;
         }
         let waiters = std::mem::take(&mut durability.waiters);
-        durability.commit = Some(Commit { blocks, waiters, must_persist, guest_dirty, command });
+        durability.commit =
+            Some(Commit { blocks, waiters, must_persist, guest_dirty, command, stage: Stage::Syncing });
         let op = self.ops.insert(Op::Sync);
         out.push(Operation::SyncLocal { op });
     }
@@ -155,34 +172,62 @@ impl Engine {
     }
 
     pub(super) fn synced(&mut self, result: Result<(), Errno>, out: &mut Vec<Operation>) {
-        let commit = self.durability.commit.as_ref().expect("a sync belongs to a commit");
+        let commit = self.durability.commit.as_mut().expect("a sync belongs to a commit");
+        commit.stage = Stage::Synced;
+        let has_news = commit.must_persist && (!commit.blocks.is_empty() || commit.command.is_some());
         if let Err(errno) = result {
             return self.store_failed(errno, out);
         }
+        if !has_news {
+            self.end_commit(Ok(()), out);
+        }
+    }
+
+    /// Tells the map what a commit has made durable and what the guest is about to change, whichever there is.
+    pub(super) fn pump_persist(&mut self, out: &mut Vec<Operation>) {
+        if self.durability.is_persisting || self.durability.failed.is_some() {
+            return;
+        }
         let mut records: Vec<MapRecord> = Vec::new();
-        if commit.must_persist {
+        let mut command = None;
+        if let Some(commit) = self.durability.commit.as_mut().filter(|commit| commit.stage == Stage::Synced) {
+            commit.stage = Stage::Persisting;
+            command = commit.command;
             records.extend(commit.blocks.runs().map(MapRecord::Local));
-            records.extend(commit.command.and_then(command_record));
         }
+        if command == Some(Command::Mark) {
+            records.extend(self.dirty.mark_records());
+        }
+        records.extend(self.dirty.take_wishes(self.now_ms));
+        // The last one, so that it is never told without the others.
+        records.extend(command.and_then(command_record));
         if records.is_empty() {
-            return self.end_commit(Ok(()), out);
+            return;
         }
+        self.durability.is_persisting = true;
         let op = self.ops.insert(Op::Persist);
         out.push(Operation::Persist { op, records });
     }
 
     pub(super) fn persisted(&mut self, result: Result<(), Errno>, out: &mut Vec<Operation>) {
+        self.durability.is_persisting = false;
+        if let Err(errno) = result {
+            out.push(Operation::Notice(Notice::PersistFailed { errno }));
+        }
+        self.listing_ended(result, out);
+        if self.durability.commit.as_ref().is_none_or(|commit| commit.stage != Stage::Persisting) {
+            return;
+        }
         match result {
             Ok(()) => {
                 self.durability.persist_failures = 0;
                 self.durability.commit.as_mut().expect("a persist belongs to a commit").blocks =
                     BlockSet::new();
             }
-            Err(errno) => {
+            Err(_) => {
                 self.durability.persist_failures += 1;
                 let pause_ms = backoff_ms(BACKGROUND_BACKOFF_MS, self.durability.persist_failures);
                 self.durability.not_before_ms = self.now_ms + pause_ms;
-                out.push(Operation::Notice(Notice::PersistFailed { errno }));
             }
         }
         self.end_commit(result, out);
@@ -234,6 +279,9 @@ fn command_record(command: Command) -> Option<MapRecord> {
         Command::Seal => Some(MapRecord::Phase(Phase::Sealed)),
         Command::DetachSource => Some(MapRecord::SourceDetached),
         Command::Grow { size_bytes } => Some(MapRecord::Grown { size_bytes }),
+        Command::ForgetMark { mark } => Some(MapRecord::MarkForgotten(mark)),
+        // It comes before what has changed since: see `mark_records`.
+        Command::Mark => None,
         Command::PauseHydration
         | Command::ResumeHydration
         | Command::SetBudget { .. }

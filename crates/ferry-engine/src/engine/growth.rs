@@ -48,6 +48,7 @@ impl Engine {
         }
         self.growth = None;
         self.truth.grow(geometry);
+        self.dirty.grow(geometry);
         self.wake = true;
         if !self.has_source {
             self.source_bytes = geometry.size_bytes();

@@ -43,6 +43,8 @@ impl Engine {
             | Command::Unseal
             | Command::DetachSource
             | Command::AbandonSource
+            | Command::Mark
+            | Command::ForgetMark { .. }
             | Command::Grow { .. } => {
                 if command == Command::Seal && self.phase == Phase::Open {
                     self.refuse_waiting_puts(Errno::EPERM, out);
@@ -86,6 +88,10 @@ impl Engine {
             (Command::DetachSource, _) if !self.has_source => Verdict::Already,
             (Command::DetachSource, _) if !self.complete => Verdict::Refused(Refusal::NotComplete),
             (Command::DetachSource, _) => Verdict::Ready,
+            (Command::Mark, _) if self.marks().is_full() => Verdict::Refused(Refusal::TooManyMarks),
+            (Command::Mark, _) => Verdict::Ready,
+            (Command::ForgetMark { mark }, _) if self.marks().since(mark).is_none() => Verdict::Already,
+            (Command::ForgetMark { .. }, _) => Verdict::Ready,
             (Command::Grow { size_bytes }, _) => self.judge_growth(size_bytes),
             (
                 Command::PauseHydration
@@ -121,6 +127,9 @@ impl Engine {
             if command == Command::AbandonSource {
                 self.abandon_failed();
             }
+            if command == Command::Mark {
+                self.mark_not_made();
+            }
             out.push(Operation::Notice(Notice::CommandFailed { command, errno }));
             return;
         }
@@ -128,6 +137,8 @@ impl Engine {
             Command::Open | Command::Unseal => self.phase = Phase::Open,
             Command::Seal => self.phase = Phase::Sealed,
             Command::DetachSource => self.has_source = false,
+            Command::Mark => return self.mark_made(out),
+            Command::ForgetMark { mark } => self.mark_forgotten(mark),
             // Announced when nothing under way stands against it.
             Command::Grow { size_bytes } => return self.growth_is_durable(size_bytes),
             Command::PauseHydration
@@ -151,6 +162,9 @@ fn done_notice(command: Command) -> Option<Notice> {
         Command::Unseal => Some(Notice::Unsealed),
         Command::DetachSource => Some(Notice::SourceDetached),
         Command::Grow { size_bytes } => Some(Notice::Grown { size_bytes }),
+        Command::ForgetMark { mark } => Some(Notice::MarkForgotten { mark }),
+        // Told with its id, when it has one.
+        Command::Mark => None,
         Command::PauseHydration
         | Command::ResumeHydration
         | Command::SetBudget { .. }

@@ -18,12 +18,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::blockmap::Bitmap;
 use crate::event::{Command, Errno, RequestId, RequestKind};
 use crate::geometry::ByteRange;
 use crate::limits::{KEEP_BYTES, SNAPSHOTS_MAX};
 use crate::map::Phase;
 use crate::operation::{Notice, Operation, Refusal};
-use crate::truth::Bitmap;
 
 use super::{Engine, Op, reply};
 

@@ -43,12 +43,23 @@ enum Stage {
     },
     /// Something else writes to its blocks.
     Blocked,
+    /// The map does not say yet that its blocks may change.
+    Unlisted,
     Writing,
 }
 
 impl Put {
     pub(super) fn is_writing(&self) -> bool {
         self.stage == Stage::Writing
+    }
+
+    /// It has all that it needs, and what it waits for is under way in the store or the map.
+    fn only_waits_for_its_turn(&self) -> bool {
+        matches!(self.stage, Stage::Blocked | Stage::Unlisted)
+    }
+
+    pub(super) fn blocks(&self) -> Blocks {
+        self.blocks
     }
 
     /// The blocks at either end that the range covers only in part.
@@ -86,7 +97,8 @@ impl Engine {
             }
         };
         let blocks = self.geometry().blocks_touched(range);
-        if self.truth.covers(blocks) {
+        if self.truth.covers(blocks) && self.dirty.admits(blocks) {
+            self.dirty.change(blocks);
             let op = self.ops.insert(Op::WriteWhole { request: id, blocks, fua });
             self.writes_in_flight += 1;
             out.push(put_operation(op, id, range, deed));
@@ -118,6 +130,8 @@ impl Engine {
     fn plan_write(&mut self, ticket: Ticket, out: &mut Vec<Operation>) {
         let put = self.put(ticket);
         let (blocks, stage) = (put.blocks, put.stage);
+        let is_listed = self.dirty.admits(blocks);
+        let put = self.put(ticket);
         let missing: Vec<u64> = put.edges(self).filter(|&block| !self.truth.is_local(block)).collect();
         if !missing.is_empty() {
             if matches!(stage, Stage::Edges { missing } if missing > 0) {
@@ -135,6 +149,10 @@ impl Engine {
             self.put_mut(ticket).stage = Stage::Blocked;
             return;
         }
+        if !is_listed {
+            self.put_mut(ticket).stage = Stage::Unlisted;
+            return;
+        }
         self.put_in_store(ticket, out);
     }
 
@@ -142,6 +160,7 @@ impl Engine {
         let (request, put) = self.writer(ticket);
         let (blocks, range, deed, fua) = (put.blocks, put.range, put.deed, put.fua);
         put.stage = Stage::Writing;
+        self.dirty.change(blocks);
         self.writes_in_flight += 1;
         let op = if self.truth.covers(blocks) {
             self.requests.remove(&ticket);
@@ -183,17 +202,17 @@ impl Engine {
     fn edge_ended(&mut self, ticket: Ticket) {
         match &mut self.put_mut(ticket).stage {
             Stage::Edges { missing } => *missing = missing.saturating_sub(1),
-            Stage::Fresh | Stage::Blocked | Stage::Writing => {}
+            Stage::Fresh | Stage::Blocked | Stage::Unlisted | Stage::Writing => {}
         }
         self.wake = true;
     }
 
-    /// Of these blocks, those that all others leave to a guest's write that only waits for its lock. Without this a
+    /// Of these blocks, those that all others leave to a guest's write that only waits for its turn. Without this a
     /// trim of the whole volume would wait until all of it is hydrated. Nobody waits for each other: what such a
-    /// write waits for is under way in the store.
+    /// write waits for is under way in the store or the map.
     pub(super) fn yielded_to_writes(&self, blocks: Blocks) -> BlockSet {
         let mut yielded = BlockSet::new();
-        for (_, put) in self.waiting_puts().filter(|(_, put)| put.stage == Stage::Blocked) {
+        for (_, put) in self.waiting_puts().filter(|(_, put)| put.only_waits_for_its_turn()) {
             put.blocks.intersect(blocks).into_iter().for_each(|part| yielded.insert(part));
         }
         yielded
@@ -221,6 +240,16 @@ impl Engine {
 
     pub(super) fn has_waiting_puts(&self) -> bool {
         self.waiting_puts().next().is_some()
+    }
+
+    /// Refuses the writes that only wait for the map.
+    pub(super) fn refuse_unlisted_puts(&mut self, errno: Errno, out: &mut Vec<Operation>) {
+        let unlisted = |put: &Put| put.stage == Stage::Unlisted;
+        let refused: Vec<Ticket> =
+            self.waiting_puts().filter(|(_, put)| unlisted(put)).map(|(ticket, _)| ticket).collect();
+        for ticket in refused {
+            self.refuse_put(ticket, errno, out);
+        }
     }
 
     pub(super) fn refuse_put(&mut self, ticket: Ticket, errno: Errno, out: &mut Vec<Operation>) {
@@ -280,7 +309,7 @@ impl Engine {
         })
     }
 
-    fn put(&self, ticket: Ticket) -> &Put {
+    pub(super) fn put(&self, ticket: Ticket) -> &Put {
         match self.requests.get(&ticket) {
             Some(Active { work: Work::Write(put), .. }) => put,
             Some(Active { work: Work::Read(_), .. }) | None => {

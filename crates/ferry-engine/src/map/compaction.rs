@@ -1,8 +1,9 @@
-//! A truth as few records: what a fresh map file holds.
+//! A truth and marks as few records: what a fresh map file holds.
 //!
 //! Invariant: the records name exactly the local blocks, in order.
 
 use crate::geometry::Blocks;
+use crate::marks::Marks;
 use crate::truth::{Residence, Truth};
 
 use super::MapRecord;
@@ -31,6 +32,20 @@ pub(super) fn truth_records(truth: &Truth) -> Vec<MapRecord> {
     }
     close_mask(&mut open, &mut records);
     join_ranges(records)
+}
+
+/// Marks from the oldest on, each followed by what has changed since: an older mark's set holds that of every newer one.
+pub(super) fn mark_records(marks: &Marks) -> Vec<MapRecord> {
+    let mut records = Vec::new();
+    for (mark, changed) in marks.iter() {
+        records.push(MapRecord::MarkSet(mark));
+        records.extend(changed.within(changed.geometry().all_blocks()).map(MapRecord::MayChange));
+    }
+    // An id that was given is never given again.
+    if marks.iter().last().map_or(0, |(mark, _)| mark.0) < marks.last_id().0 {
+        records.push(MapRecord::MarkForgotten(marks.last_id()));
+    }
+    records
 }
 
 fn add_to_mask(open: &mut Option<(u64, u64)>, blocks: Blocks, records: &mut Vec<MapRecord>) {

@@ -2,18 +2,21 @@
 //! and going, and crashes that keep any part of what was not synced.
 //!
 //! What is asserted: every read returns a value it may; every acknowledged flush survives every crash; nothing is
-//! fetched twice unless something failed; no budget is exceeded; in the end everything is local, and the store holds what the model says.
+//! fetched twice unless something failed; what has changed since a mark is known (exactly, until there is a crash); no budget is exceeded; in the end everything is local, and the store holds what the model says.
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
 mod growth;
+mod marks;
 mod oracle;
 mod small_worlds;
 mod snapshots;
 mod store;
 mod world;
 
-use ferry_engine::{ByteRange, Command, Event, Geometry, Hot, Limits, LossPolicy, Notice, RequestKind};
+use ferry_engine::{
+    ByteRange, Command, Event, Geometry, Hot, Limits, LossPolicy, MarkId, Notice, RequestKind,
+};
 use proptest::prelude::*;
 use std::num::NonZeroU64;
 
@@ -99,6 +102,8 @@ fn quiet_act() -> impl Strategy<Value = Act> {
         2 => (1_u64..3_000).prop_map(Act::Tick),
         2 => Just(Act::SourceUp),
         1 => Just(Act::SourceDown),
+        2 => prop_oneof![2 => Just(Command::Mark), 1 => (1_u64..6).prop_map(|id| Command::ForgetMark { mark: MarkId(id) })]
+            .prop_map(Act::Command),
         1 => prop_oneof![Just(Act::Command(Command::PauseHydration)), Just(Act::Command(Command::ResumeHydration))],
         1 => budget().prop_map(|bytes_per_s| Act::Command(Command::SetBudget { bytes_per_s })),
         1 => any::<bool>().prop_map(|on| {
@@ -251,6 +256,7 @@ pub fn run_out(world: &mut World, seed: u64) {
             break;
         }
     }
+    world.check_marks();
     let status = world.engine.status();
     assert!(status.complete && status.in_flight == 0, "hydration ends: {status:?}");
     assert!(world.oracle.is_quiet() && world.waiting().is_empty(), "every request is answered");

@@ -8,6 +8,7 @@ use ferry_engine::{
     SourceExtent, Urgency, limits::BUDGET_BURST_MS, map,
 };
 
+use crate::marks::MarksSeen;
 use crate::oracle::{Failed, GARBAGE, Oracle, span};
 use crate::snapshots::Snapshots;
 use crate::store::{Store, SyncPoint};
@@ -50,6 +51,7 @@ pub struct World {
     pub snapshots: Snapshots,
     pub pending: Vec<Pending>,
     pub requests: BTreeMap<RequestId, Guest>,
+    pub marks: MarksSeen,
     fetched: BTreeMap<OpId, Vec<u8>>,
     next_request: u64,
     pub next_value: u8,
@@ -108,6 +110,7 @@ impl World {
             map_log,
             snapshots: Snapshots::default(),
             pending: Vec::new(),
+            marks: MarksSeen::default(),
             requests: BTreeMap::new(),
             fetched: BTreeMap::new(),
             next_request: 0,
@@ -183,6 +186,7 @@ impl World {
     }
 
     pub fn command(&mut self, command: Command) {
+        self.command_of_marks(command);
         if command == Command::Unseal {
             self.must_be_sealed = false;
             self.unseals_asked += 1;
@@ -237,6 +241,7 @@ impl World {
     }
 
     fn start(&mut self, operation: Operation) {
+        self.given_to_store(&operation);
         if let (Operation::Fetch { range, urgency: Urgency::Background | Urgency::Ahead, .. }, Some(budget)) =
             (&operation, &mut self.budget)
         {
@@ -433,6 +438,7 @@ impl World {
 
     fn notice(&mut self, notice: Notice) {
         self.notices.push(notice);
+        self.notice_of_marks(notice);
         match notice {
             Notice::Sealed => {
                 self.oracle.sealed();
@@ -465,6 +471,7 @@ impl World {
 
     /// Power is lost and comes back: all that was not durable is gone or not, piece by piece.
     pub fn crash(&mut self) {
+        self.check_marks();
         for pending in std::mem::take(&mut self.pending) {
             match pending.operation {
                 Operation::WriteLocal { range, data, .. } => {
@@ -517,6 +524,7 @@ impl World {
         self.source_up = false;
         self.budget = None;
         self.loss_policy = LossPolicy::Wait;
+        self.marks_after_crash();
         self.tick(0);
     }
 

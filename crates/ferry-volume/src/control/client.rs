@@ -290,6 +290,24 @@ impl Client {
         self.done(&Request::AbandonSource { lose_bytes: Some(lose_bytes), force })
     }
 
+    /// Sets a mark; gives its id when it is durable. Each call sets a new one.
+    ///
+    /// # Errors
+    /// Refused when there are too many, or the disk failed.
+    pub fn mark(&mut self) -> Result<u64, ControlError> {
+        let answer = self.ask(&Request::Mark)?;
+        let Answer::Marked { mark } = answer else { return Err(self.strange(&answer)) };
+        Ok(mark)
+    }
+
+    /// Forgets a mark; done, too, if it is not kept.
+    ///
+    /// # Errors
+    /// Refused when the disk failed.
+    pub fn forget_mark(&mut self, mark: u64) -> Result<(), ControlError> {
+        self.done(&Request::ForgetMark { mark })
+    }
+
     /// Ends the server after everything is durable.
     ///
     /// # Errors

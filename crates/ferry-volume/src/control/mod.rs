@@ -7,10 +7,12 @@
 mod checks;
 mod client;
 mod loss;
+mod marks;
 
 pub use checks::{Check, CheckState, DIFFERING_MAX, Mismatch, Receipt, RootState};
 pub use client::{Client, ControlError};
 pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, LOSSES_LISTED_MAX, LossPolicy, Losses, Span};
+pub use marks::MarkStatus;
 
 use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,7 @@ use std::path::PathBuf;
 /// Longest request line a server accepts, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
-/// What an agent may ask of a volume server. Every request is idempotent.
+/// What an agent may ask of a volume server. Every request but [`Request::Mark`] is idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -89,6 +91,14 @@ pub enum Request {
     Grow {
         /// The size in bytes, a multiple of 512.
         size_bytes: u64,
+    },
+    /// Set a mark (durable): from now on it is known what may have changed since, also over a crash. In any phase; a
+    /// seal keeps it. Each sets a new one: whoever got no answer looks in the status and forgets what is too many.
+    Mark,
+    /// Forget a mark (durable). Done, too, if it is not kept.
+    ForgetMark {
+        /// Its id.
+        mark: u64,
     },
     /// Attach a frontend, and again after each restart (durable). Answered when the guest can use it.
     Attach {
@@ -159,6 +169,11 @@ pub enum Answer {
     Check(Box<Check>),
     /// Answer to [`Request::AbandonSource`] without a figure: nothing has changed.
     Losing(Losses),
+    /// Answer to [`Request::Mark`].
+    Marked {
+        /// The mark's id.
+        mark: u64,
+    },
     /// Not done, and why, in one sentence.
     Refused {
         /// What was wrong and what to do.
@@ -235,6 +250,9 @@ pub struct Status {
     /// crosses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_end_ms: Option<u64>,
+    /// The marks that are kept, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<MarkStatus>,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.

@@ -73,6 +73,8 @@ impl Server {
             Request::AbandonSource { lose_bytes: Some(bytes), force } => self.abandon(asker, bytes, force),
             Request::Snapshot { id } => self.take_snapshot(asker, &id),
             Request::ForgetSnapshot { id } => self.forget_snapshot(asker, &id),
+            Request::Mark => self.set_mark(asker),
+            Request::ForgetMark { mark } => self.forget_mark(asker, mark),
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
             Request::Attach { frontend } => self.attach(asker, frontend),
             Request::Detach { frontend } => self.detach(asker, frontend),
@@ -129,6 +131,8 @@ impl Server {
             Notice::SnapshotForgotten { id } => (Command::ForgetSnapshot { id: *id }, Answer::Done),
             Notice::Grown { size_bytes } => (Command::Grow { size_bytes: *size_bytes }, Answer::Done),
             Notice::SourceAbandoned => (Command::AbandonSource, Answer::Done),
+            Notice::Marked { mark } => (Command::Mark, Answer::Marked { mark: mark.0 }),
+            Notice::MarkForgotten { mark } => (Command::ForgetMark { mark: *mark }, Answer::Done),
             Notice::CommandRefused { command, refusal } => (*command, refused(refusal.to_string())),
             Notice::CommandFailed { command, errno } => {
                 (*command, refused(format!("the volume's disk failed: {}", describe(*errno))))
@@ -247,6 +251,7 @@ impl Server {
             mismatches: self.ledger.suspects.reported(),
             loss_policy: self.store.config.loss_policy,
             snapshots: self.snapshot_status(),
+            marks: self.mark_status(),
             store_failed: engine.store_failed,
             store_bytes_allocated: self.store.bytes_allocated(),
         }

@@ -164,9 +164,10 @@ impl Disk<'_> {
     }
 
     /// Appends as many of the records as one frame holds; what is left follows when that is durable. A
-    /// command's record is the last one, so it is never told without the others. `before`: what to go back to.
+    /// command's record is the last one, so it is never told without the others; a mark's is in one frame with all
+    /// that follow it. `before`: what to go back to.
     fn append(&mut self, op: OpId, mut records: Vec<MapRecord>, before: MapLog) {
-        let rest = records.split_off(records.len().min(FRAME_RECORDS_MAX));
+        let rest = records.split_off(first_frame(&records));
         let offset = self.store.log.bytes_valid();
         let frame = self.store.log.append(&records);
         let buffer = self.pool.take(frame.len());
@@ -348,6 +349,19 @@ impl Disk<'_> {
     }
 }
 
+/// How many of the records the first frame holds.
+fn first_frame(records: &[MapRecord]) -> usize {
+    if records.len() <= FRAME_RECORDS_MAX {
+        return records.len();
+    }
+    let mark = records.iter().position(|record| matches!(record, MapRecord::MarkSet(_)));
+    match mark {
+        Some(0) => records.len(),
+        Some(mark) => mark.min(FRAME_RECORDS_MAX),
+        None => FRAME_RECORDS_MAX,
+    }
+}
+
 enum Moved {
     All,
     Nothing(Transfer),
@@ -442,6 +456,17 @@ mod tests {
         drop(open);
         let (_, state) = store::open(tmp.path()).unwrap();
         assert_eq!(state.truth.blocks_remote(), BLOCKS / 2 - 1);
+    }
+
+    #[test]
+    fn a_mark_is_in_one_frame_with_what_has_changed_since() {
+        let local = MapRecord::Local(Blocks::one(1));
+        let mut records = vec![local; FRAME_RECORDS_MAX - 1];
+        records.push(MapRecord::MarkSet(ferry_engine::MarkId(1)));
+        records.push(MapRecord::MayChange(Blocks::one(7)));
+        let rest = records.split_off(first_frame(&records));
+        assert!(matches!(rest[..], [MapRecord::MarkSet(_), MapRecord::MayChange(_)]));
+        assert_eq!(first_frame(&rest), 2);
     }
 
     #[test]

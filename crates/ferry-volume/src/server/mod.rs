@@ -23,6 +23,7 @@ mod latency;
 mod link;
 mod loss;
 mod mailbox;
+mod marks;
 mod operations;
 mod pace;
 #[cfg(test)]

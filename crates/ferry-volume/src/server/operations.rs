@@ -126,6 +126,7 @@ impl Server {
             Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
             Notice::SnapshotTaken { .. } | Notice::SnapshotForgotten { .. } | Notice::SnapshotLost { .. } => {
             }
+            Notice::Marked { .. } | Notice::MarkForgotten { .. } => {}
             Notice::SourceBad { range } => self.say_bad(range),
             Notice::SourceFailed { .. }
             | Notice::KeepFailed { .. }

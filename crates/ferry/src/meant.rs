@@ -434,9 +434,11 @@ mod tests {
 
     #[test]
     fn a_frontend_is_chosen_for_those_who_do_not_name_one() {
-        let attached = |line: &str| match question(line) {
-            Question::VolumeAttach(_, AttachVolume { frontend }) => frontend,
-            other => panic!("{other:?} is no attachment"),
+        let attached = |line: &str| {
+            let Question::VolumeAttach(_, AttachVolume { frontend }) = question(line) else {
+                panic!("{line} is no attachment")
+            };
+            frontend
         };
         assert_eq!(attached("ferry volume attach web"), None);
         assert_eq!(attached("ferry volume attach web --frontend fuse"), Some(ferry_api::Frontend::Fuse));

@@ -1,7 +1,6 @@
 //! The receipt of a move, and volumes that are verified later, asked as people ask.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
-#[allow(dead_code, reason = "each test uses some of it")]
 mod support;
 
 use ferry_agent::jobs::Receipt;

@@ -2,11 +2,11 @@
 
 use crate::clock::now_ms;
 use crate::core::Core;
-use crate::records::{Change, MachineRecord, SourceRecord, Standing, VolumeRecord};
+use crate::records::{Change, ForkRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
 use ferry_api::{
-    ApiError, CreateMachine, Desired, ErrorCode, Generation, ImportVolume, Machine, MachineId, MachineVolume,
-    NewVolume, Ownership, REGION_BYTES_DEFAULT, Volume, VolumeId, VolumeKey, VolumeName, VolumeOrigin,
-    VolumeRef,
+    AgentApi, ApiError, CreateMachine, Desired, ErrorCode, ForkVolume, Generation, ImportVolume, Machine,
+    MachineId, MachineVolume, NewVolume, Ownership, REGION_BYTES_DEFAULT, Volume, VolumeId, VolumeKey,
+    VolumeName, VolumeOrigin, VolumeRef,
 };
 use ferry_volume::{REGION_BYTES_MAX, SourceUri, client};
 use std::collections::BTreeSet;
@@ -102,6 +102,9 @@ async fn undo_machine(core: &Core, id: MachineId, made: &[VolumeKey], detach: Ve
 
 /// Stops a machine and deletes it with its volumes.
 pub(crate) async fn destroy(core: &Core, record: &MachineRecord) -> Answer<()> {
+    for key in record.volume_keys() {
+        core.volumes.refuse_if_forked(key).await?;
+    }
     // From here on no move takes it and finds its volumes, or itself, gone.
     core.records.change(vec![Change::Doom(record.id)]).await?;
     core.machines.down(record.id).await?;
@@ -138,6 +141,7 @@ pub(crate) async fn import(core: &Core, import: ImportVolume) -> Answer<Volume> 
     let shape = Shape::checked(size_bytes, import.region_bytes)?;
     let source = SourceRecord { uri: uri.to_string(), worker: None };
     let record = VolumeRecord {
+        id: import.id.unwrap_or_else(VolumeId::fresh),
         bytes_expected: found.bytes_in_use.min(size_bytes),
         ..fresh_volume(import.name, shape, Some(source))
     };
@@ -151,6 +155,30 @@ pub(crate) async fn import(core: &Core, import: ImportVolume) -> Answer<Volume> 
         return Err(error.into());
     }
     Ok(core.volumes.show(key).await?)
+}
+
+/// Makes an independent clone of a volume as it is now, here or on another worker.
+pub(crate) async fn fork(core: &Core, origin: VolumeKey, fork: ForkVolume) -> Answer<Volume> {
+    let other = fork.to.filter(|to| *to != core.config.name);
+    let peer = other.as_ref().map(|to| core.peers.client(to)).transpose()?;
+    if peer.is_none() {
+        check_import_name(core, &fork.name).await?;
+    }
+    let id = VolumeId::fresh();
+    let (name, to) = (fork.name, other);
+    let made = ForkRecord { id, name: name.clone(), to: to.clone() };
+    let make = |source, record: VolumeRecord| async move {
+        let (size_bytes, region_bytes) = (Some(record.size_bytes), Some(record.region_bytes));
+        let wanted = ImportVolume { id: Some(id), name, source, size_bytes, region_bytes };
+        match (peer, to) {
+            (Some(peer), Some(to)) => peer.volume_import(wanted).await.map_err(|error| ApiError {
+                message: format!("worker {to} cannot make the fork: {}", error.message),
+                ..error
+            }),
+            (_, _) => import(core, wanted).await,
+        }
+    };
+    core.volumes.fork(origin, made, make).await
 }
 
 /// What an import's source is.
@@ -227,6 +255,7 @@ fn fresh_volume(name: VolumeName, shape: Shape, source: Option<SourceRecord>) ->
         source,
         made: false,
         bytes_expected: 0,
+        forks: Vec::new(),
         created_at_ms: now_ms(),
     }
 }

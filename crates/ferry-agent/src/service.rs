@@ -14,9 +14,9 @@ use ferry_api::http::{self, ClientError};
 use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend,
     CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter,
-    GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, Ownership,
-    PaceVolume, Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
-    VolumeRef, WorkerInfo,
+    ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss,
+    Ownership, PaceVolume, Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo,
 };
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
@@ -266,6 +266,11 @@ impl AgentApi for Agent {
         Ok(self.core.volumes.show(key).await?)
     }
 
+    async fn volume_fork(&self, volume: &VolumeRef, fork: ForkVolume) -> Answer<Volume> {
+        let key = self.find_volume(volume).await?.key();
+        create::fork(&self.core, key, fork).await
+    }
+
     async fn volume_grow(&self, volume: &VolumeRef, grow: GrowVolume) -> Answer<Volume> {
         let key = self.find_volume(volume).await?.key();
         self.core.volumes.grow(key, grow.size_bytes).await?;
@@ -319,6 +324,9 @@ impl AgentApi for Agent {
                 record.name, machine.name
             );
             return Err(ApiError::new(ErrorCode::Conflict, message));
+        }
+        if record.ownership == Ownership::Ours {
+            self.core.volumes.refuse_if_forked(record.key()).await?;
         }
         Ok(self.core.volumes.delete(record.key()).await?)
     }

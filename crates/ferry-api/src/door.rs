@@ -2,9 +2,9 @@
 
 use crate::{
     AbandonSource, Activate, ApiError, AskRoot, AttachVolume, AttachedFrontend, CopyRoot, CreateMachine,
-    Crossing, DestroyMachine, DetachVolume, EventsAfter, GrowVolume, ImportVolume, Job, JobEvents, JobId,
-    Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve, StartMove, VerifyVolume, Volume,
-    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job,
+    JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve, StartMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -48,6 +48,13 @@ pub trait AgentApi: Send + Sync + 'static {
         &self,
         volume: &VolumeRef,
         pace: PaceVolume,
+    ) -> impl Future<Output = Answer<Volume>> + Send;
+    /// Makes an independent clone of a volume as it is now, usable at once. Refused for a copy that is not this worker's,
+    /// not whole, or about to move.
+    fn volume_fork(
+        &self,
+        volume: &VolumeRef,
+        fork: ForkVolume,
     ) -> impl Future<Output = Answer<Volume>> + Send;
     /// Makes a volume larger, also while it is in use. Refused for a copy that is not this worker's, or about to move.
     fn volume_grow(

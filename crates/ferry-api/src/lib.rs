@@ -42,7 +42,7 @@ pub use peer::{
 };
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
 pub use volume::{
-    GrowVolume, Hydration, ImportVolume, Ownership, REGION_BYTES_DEFAULT, ServerState, Volume, VolumePhase,
-    VolumeSource,
+    ForkVolume, GrowVolume, Hydration, ImportVolume, Ownership, REGION_BYTES_DEFAULT, ServerState, Volume,
+    VolumeFork, VolumePhase, VolumeSource,
 };
 pub use worker::{API_VERSION, PeerInfo, Room, WorkerInfo};

@@ -13,6 +13,9 @@ pub const REGION_BYTES_DEFAULT: u32 = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportVolume {
+    /// Its id; a fresh one if not given. Agents choose it when they fork to another worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<VolumeId>,
     /// Name of the volume.
     pub name: VolumeName,
     /// Path of a raw file on the worker (absolute, or as `file://PATH`), or an NBD URI.
@@ -23,6 +26,32 @@ pub struct ImportVolume {
     /// Unit of copying in bytes, a power of two; [`REGION_BYTES_DEFAULT`] if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region_bytes: Option<u32>,
+}
+
+/// Asks for an independent clone of a volume as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForkVolume {
+    /// Name of the clone.
+    pub name: VolumeName,
+    /// The worker that shall have it; none: the one that has the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<WorkerName>,
+}
+
+/// A clone that reads a snapshot of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeFork {
+    /// The clone's id.
+    pub id: VolumeId,
+    /// Its name when it was made.
+    pub name: VolumeName,
+    /// The worker that has it.
+    pub worker: WorkerName,
+    /// Bytes kept for it so far because they were overwritten; none while the volume's server does not answer.
+    pub bytes_kept: Option<u64>,
+    /// Connections that read it.
+    pub readers: u32,
 }
 
 /// Asks for a larger volume.
@@ -75,6 +104,9 @@ pub struct Volume {
     pub export_uri: Option<String>,
     /// Bytes the store occupies; none while its server does not answer.
     pub store_bytes_allocated: Option<u64>,
+    /// Clones that read a snapshot of it and are not whole yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forks: Vec<VolumeFork>,
     /// Since when this copy exists, in milliseconds since 1970.
     pub created_at_ms: u64,
 }

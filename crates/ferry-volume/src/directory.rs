@@ -36,6 +36,8 @@ pub const ABANDONED: &str = "abandoned.json";
 pub(crate) const DATA: &str = "data";
 pub(crate) const MAP: &str = "map";
 pub(crate) const CONFIG: &str = "volume.json";
+/// What the names of the side files of snapshots begin with.
+pub(crate) const SIDE_FILE: &str = "snapshot-";
 const LOCK: &str = "lock";
 /// Version of `volume.json` that this program writes and reads.
 const CONFIG_FORMAT: u32 = 1;
@@ -210,6 +212,18 @@ pub(crate) fn put_in_place(dir: &Path, name: &str, content: &[u8]) -> Result<Fil
 /// Makes the names in `dir` durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), DirectoryError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(DirectoryError::io("make durable", dir))
+}
+
+/// Removes the side files of a server that has ended: nobody knows any more what they hold.
+pub(crate) fn remove_side_files(dir: &Path) -> Result<(), DirectoryError> {
+    let failed = DirectoryError::io("read", dir);
+    for entry in fs::read_dir(dir).map_err(&failed)? {
+        let path = entry.map_err(&failed)?.path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(SIDE_FILE.as_bytes())) {
+            fs::remove_file(&path).map_err(DirectoryError::io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a directory in which a socket's path would be too long.

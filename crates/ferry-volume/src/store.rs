@@ -161,6 +161,7 @@ pub(crate) struct Store {
 pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     directory::check_socket_paths(dir)?;
     let lock = directory::lock(dir)?;
+    directory::remove_side_files(dir)?;
     // Behind the lock: a server that is about to end may still change it.
     let mut config = VolumeConfig::read(dir)?;
     let map_path = dir.join(MAP);

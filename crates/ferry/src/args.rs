@@ -66,7 +66,7 @@ pub enum Command {
     /// Machines: create, start, stop, look at, destroy
     #[command(subcommand)]
     Machine(Machine),
-    /// Volumes: import, look at, pace, grow, attach, delete
+    /// Volumes: import, look at, pace, grow, fork, attach, delete
     #[command(subcommand)]
     Volume(Volume),
     /// Move a machine to another worker and watch it cross
@@ -279,6 +279,18 @@ pub enum Volume {
         /// Refused when it is known to be impossible. none for no such time
         #[arg(long, value_name = "TIME|none")]
         finish_by: Option<String>,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Make an independent clone of a volume as it is now, also while its machine writes; it is usable at once
+    Fork {
+        /// Name or id
+        volume: String,
+        /// Name of the clone, which belongs to no machine
+        name: String,
+        /// Worker that shall have it [default: the one that has the volume]
+        #[arg(long, value_name = "WORKER")]
+        to: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    AbandonSource, AttachVolume, CreateMachine, DestroyMachine, DetachVolume, Driver, GrowVolume,
+    AbandonSource, AttachVolume, CreateMachine, DestroyMachine, DetachVolume, Driver, ForkVolume, GrowVolume,
     ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss, PaceVolume, RestartPolicy,
     StartMove, VolumeName, VolumeOrigin, VolumeRef,
 };
@@ -110,6 +110,8 @@ pub enum Question {
     /// `volume pace`
     VolumePace(VolumeRef, PaceVolume),
     VolumeVerify(VolumeRef),
+    /// `volume fork`
+    VolumeFork(VolumeRef, ForkVolume),
     /// `volume grow`
     VolumeGrow(VolumeRef, GrowVolume),
     /// `volume attach`
@@ -286,6 +288,7 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
     match volume {
         args::Volume::Import { name, from, size, asking } => {
             let import = ImportVolume {
+                id: None,
                 name: parsed(&name)?,
                 source: import_source(&from)?,
                 size_bytes: size,
@@ -300,6 +303,10 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
             let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
             let pace = pace::of_volume(max.as_deref(), guard.as_deref(), finish_by.as_deref(), now_ms)?;
             ask(&asking, Question::VolumePace(parsed(&volume)?, pace))
+        }
+        args::Volume::Fork { volume, name, to, asking } => {
+            let to = to.map(|to| parsed(&to)).transpose()?;
+            ask(&asking, Question::VolumeFork(parsed(&volume)?, ForkVolume { name: parsed(&name)?, to }))
         }
         args::Volume::Grow { volume, size, asking } => {
             ask(&asking, Question::VolumeGrow(parsed(&volume)?, GrowVolume { size_bytes: size }))

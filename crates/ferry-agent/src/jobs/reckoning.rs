@@ -41,6 +41,12 @@ pub(super) fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
             "volume {name} is not this worker's to move; see `ferry volume show`"
         )));
     }
+    if let Some(fork) = volume.forks.first() {
+        return Err(StepError::fatal(format!(
+            "volume {name} is read by its fork {} on worker {}, which is not whole yet; move the machine when it is",
+            fork.name, fork.worker
+        )));
+    }
     let (Some(hydration), Some(allocated)) = (volume.hydration, volume.store_bytes_allocated) else {
         let reason = match &volume.server {
             ServerState::Down { reason } => reason.as_str(),

@@ -4,10 +4,10 @@
 //! is asked and however often.
 
 use super::{
-    ChangeRefused, CrossingRecord, JobRecord, MachineRecord, ProcessMark, RecordsError, SourceRecord,
-    Standing, VolumeRecord, read, to_sql,
+    ChangeRefused, CrossingRecord, ForkRecord, JobRecord, MachineRecord, ProcessMark, RecordsError,
+    SourceRecord, Standing, VolumeRecord, read, to_sql,
 };
-use ferry_api::{Desired, Exit, JobId, MachineId, Ownership, VolumeKey, VolumeName, WorkerName};
+use ferry_api::{Desired, Exit, JobId, MachineId, Ownership, VolumeId, VolumeKey, VolumeName, WorkerName};
 use rusqlite::{Transaction, params};
 use serde::Serialize;
 
@@ -101,6 +101,20 @@ pub enum Change {
         /// From where.
         source: Option<SourceRecord>,
     },
+    /// A clone is about to read a snapshot of a copy that is ours.
+    AddFork {
+        /// The copy.
+        key: VolumeKey,
+        /// The clone.
+        fork: Box<ForkRecord>,
+    },
+    /// A clone reads it no longer.
+    RemoveFork {
+        /// The copy.
+        key: VolumeKey,
+        /// The clone.
+        fork: VolumeId,
+    },
     /// A copy has grown.
     Size {
         /// The copy.
@@ -160,6 +174,8 @@ impl Change {
             | Self::Detach { key, .. }
             | Self::Source { key, .. }
             | Self::Size { key, .. }
+            | Self::AddFork { key, .. }
+            | Self::RemoveFork { key, .. }
             | Self::RemoveVolume(key) => Some(Touched::Volume(*key)),
             Self::AddJob(_) | Self::FinishJob(_) | Self::Crossing(_) => None,
         }
@@ -214,6 +230,8 @@ impl Change {
                 Ok(())
             }),
             Self::Source { key, source } => change_volume(t, *key, |v| reads_from(v, source.as_ref())),
+            Self::AddFork { key, fork } => change_volume(t, *key, |v| add_fork(v, fork)),
+            Self::RemoveFork { key, fork } => change_volume(t, *key, |v| remove_fork(v, *fork)),
             Self::Size { key, size_bytes } => change_volume(t, *key, |v| {
                 v.size_bytes = v.size_bytes.max(*size_bytes);
                 Ok(())
@@ -332,6 +350,21 @@ fn own(volume: &mut VolumeRecord, becomes: &Ownership) -> Result<(), ChangeRefus
         return Err(ChangeRefused::Ownership { key: volume.key(), is, becomes });
     }
     volume.ownership = becomes.clone();
+    Ok(())
+}
+
+fn remove_fork(volume: &mut VolumeRecord, fork: VolumeId) -> Result<(), ChangeRefused> {
+    volume.forks.retain(|reader| reader.id != fork);
+    Ok(())
+}
+
+fn add_fork(volume: &mut VolumeRecord, fork: &ForkRecord) -> Result<(), ChangeRefused> {
+    if volume.ownership != Ownership::Ours {
+        let is = word(&volume.ownership);
+        return Err(ChangeRefused::Ownership { key: volume.key(), is, becomes: "the origin of a fork" });
+    }
+    volume.forks.retain(|reader| reader.id != fork.id);
+    volume.forks.push(fork.clone());
     Ok(())
 }
 

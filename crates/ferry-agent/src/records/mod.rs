@@ -21,7 +21,8 @@ pub use change::{Change, Touched};
 pub use lock::StateLock;
 pub use refusal::ChangeRefused;
 pub use types::{
-    CrossingRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord, Standing, VolumeRecord,
+    CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord, Standing,
+    VolumeRecord,
 };
 
 use crate::crash_point::{self, When};

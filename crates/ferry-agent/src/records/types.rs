@@ -105,8 +105,22 @@ pub struct VolumeRecord {
     /// Bytes its store is expected to occupy once it is hydrated; 0 for a volume without source, and for one whose
     /// source does not tell.
     pub bytes_expected: u64,
+    /// Clones that read a snapshot of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forks: Vec<ForkRecord>,
     /// When this copy was made, in milliseconds since 1970.
     pub created_at_ms: u64,
+}
+
+/// A clone that reads a snapshot of a copy; the snapshot is named after it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkRecord {
+    /// The clone.
+    pub id: VolumeId,
+    /// Its name when it was made.
+    pub name: VolumeName,
+    /// The worker that has it; none: this one.
+    pub to: Option<WorkerName>,
 }
 
 impl VolumeRecord {

@@ -35,7 +35,8 @@ impl Volumes {
 }
 
 impl Inner {
-    async fn refuse_if_held(&self, record: &VolumeRecord) -> Result<(), VolumesError> {
+    /// Refuses what must not be done while a job holds the machine.
+    pub(super) async fn refuse_if_held(&self, record: &VolumeRecord) -> Result<(), VolumesError> {
         let Some(machine) = record.machine else { return Ok(()) };
         let machine = self.records.machine(machine).await?;
         match machine.and_then(|machine| machine.job.map(|job| (machine.name, job))) {

@@ -38,7 +38,7 @@ pub(super) enum Doomed {
 
 /// Keeps one copy.
 pub(super) struct Keeper {
-    key: VolumeKey,
+    pub(super) key: VolumeKey,
     lock: tokio::sync::Mutex<()>,
     poked: Notify,
     trouble: Mutex<Option<String>>,
@@ -146,6 +146,16 @@ impl Keeper {
                     return true;
                 }
                 () = self.poked.notified() => return false,
+                () = tokio::time::sleep(SOURCE_POLL), if !status.snapshots.is_empty() => {
+                    match inner.tend_forks(self).await {
+                        Ok(true) => {}
+                        Ok(false) => return false,
+                        Err(error) => {
+                            let error = ferry_api::ApiError::from(error);
+                            tracing::debug!(volume = %self.key, %error, "cannot look after the forks of a volume");
+                        }
+                    }
+                }
                 () = tokio::time::sleep(SOURCE_POLL), if status.source.is_some() => {
                     match inner.follow_source(self).await {
                         Ok(true) => {}
@@ -247,6 +257,7 @@ impl Inner {
             other => other?,
         };
         self.learn_size(record, &status).await?;
+        self.strike_lost_forks(record, &status).await?;
         let (Some(source), Some(has)) = (&record.source, &status.source) else { return Ok(status) };
         if source.uri == has.uri {
             return Ok(status);

@@ -11,6 +11,7 @@
 
 mod attach;
 mod files;
+mod fork;
 mod grow;
 mod keeper;
 mod loss;

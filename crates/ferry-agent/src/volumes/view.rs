@@ -4,10 +4,10 @@ use super::attach::frontends;
 use super::service::{Service, wanted};
 use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
-use crate::records::VolumeRecord;
+use crate::records::{ForkRecord, VolumeRecord};
 use ferry_api::{
-    BadRanges, Hydration, LossPolicy, ServerState, Span, Volume, VolumeKey, VolumePace, VolumePhase,
-    VolumeSource,
+    BadRanges, Hydration, LossPolicy, ServerState, Span, Volume, VolumeFork, VolumeKey, VolumePace,
+    VolumePhase, VolumeSource,
 };
 use ferry_volume::control::{self, Phase, Status};
 use ferry_volume::directory::GUEST_SOCKET;
@@ -38,6 +38,21 @@ impl Volumes {
     pub fn guest_uri(&self, key: VolumeKey) -> String {
         let socket = volume_dir(&self.inner.state_dir, key).join(GUEST_SOCKET);
         format!("nbd+unix:///?socket={}", percent_encoded(&socket.to_string_lossy()))
+    }
+
+    fn forks(&self, record: &VolumeRecord, status: Option<&Status>) -> Vec<VolumeFork> {
+        let of = |fork: &ForkRecord| {
+            let id = fork.id.to_string();
+            let snapshot = status.and_then(|s| s.snapshots.iter().find(|snapshot| snapshot.id == id));
+            VolumeFork {
+                id: fork.id,
+                name: fork.name.clone(),
+                worker: fork.to.clone().unwrap_or_else(|| self.inner.worker.clone()),
+                bytes_kept: snapshot.map(|snapshot| snapshot.bytes_kept),
+                readers: snapshot.map_or(0, |snapshot| snapshot.readers),
+            }
+        };
+        record.forks.iter().map(of).collect()
     }
 
     async fn view(&self, record: VolumeRecord) -> Volume {
@@ -80,6 +95,7 @@ impl Volumes {
             guest_uri: self.guest_uri(key),
             export_uri: status.and_then(|s| s.export).map(|address| self.inner.export_uri(key, address)),
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),
+            forks: self.forks(&record, status),
             created_at_ms: record.created_at_ms,
             name: record.name,
             ownership: record.ownership,

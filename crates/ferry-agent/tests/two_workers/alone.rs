@@ -14,7 +14,7 @@ fn kill(pid: u32) {
 
 fn import(name: &str, source: &str) -> ImportVolume {
     let source = source.to_owned();
-    ImportVolume { name: name.parse().unwrap(), source, size_bytes: None, region_bytes: None }
+    ImportVolume { id: None, name: name.parse().unwrap(), source, size_bytes: None, region_bytes: None }
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ mod alone;
 #[cfg(test)]
 mod crossing;
 #[cfg(test)]
+mod forked;
+#[cfg(test)]
 mod grown;
 #[cfg(test)]
 mod house;

@@ -2,9 +2,9 @@
 
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend, CopyRoot,
-    CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, GrowVolume, ImportVolume,
-    Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve,
-    StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume,
+    ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare,
+    Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -183,6 +183,10 @@ impl AgentApi for Client {
 
     async fn volume_pace(&self, volume: &VolumeRef, pace: PaceVolume) -> Result<Volume, ApiError> {
         self.post(&["volumes", &volume.to_string(), "pace"], &pace).await
+    }
+
+    async fn volume_fork(&self, volume: &VolumeRef, fork: ForkVolume) -> Result<Volume, ApiError> {
+        self.post(&["volumes", &volume.to_string(), "fork"], &fork).await
     }
 
     async fn volume_grow(&self, volume: &VolumeRef, grow: GrowVolume) -> Result<Volume, ApiError> {

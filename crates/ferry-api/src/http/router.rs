@@ -2,8 +2,8 @@
 
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, CreateMachine, DestroyMachine,
-    DetachVolume, ErrorCode, EventsAfter, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume,
-    Prepare, Reserve, StartMove, VerifyVolume, VolumeKey,
+    DetachVolume, ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss,
+    PaceVolume, Prepare, Reserve, StartMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -30,6 +30,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/volumes/{volume}", get(volume::<A>).delete(volume_delete::<A>))
         .route("/v1/volumes/{volume}/pace", post(volume_pace::<A>))
         .route("/v1/volumes/{volume}/verify", post(volume_verify::<A>))
+        .route("/v1/volumes/{volume}/fork", post(volume_fork::<A>))
         .route("/v1/volumes/{volume}/grow", post(volume_grow::<A>))
         .route("/v1/volumes/{volume}/attach", post(volume_attach::<A>))
         .route("/v1/volumes/{volume}/detach", post(volume_detach::<A>))
@@ -186,6 +187,17 @@ async fn volume_pace<A: AgentApi>(
 ) -> Reply {
     match part(&text).and_then(|volume| Ok((volume, body::<PaceVolume>(&bytes)?))) {
         Ok((volume, pace)) => reply(api.volume_pace(&volume, pace).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn volume_fork<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    match part(&text).and_then(|volume| Ok((volume, body::<ForkVolume>(&bytes)?))) {
+        Ok((volume, fork)) => reply(api.volume_fork(&volume, fork).await),
         Err(e) => Reply(Err(e)),
     }
 }

@@ -229,7 +229,6 @@ pub fn serve(options: &ServeOptions) -> Result<(), ServeError> {
 pub fn serve_impatiently(options: &ServeOptions, silence_max: Duration) -> Result<(), ServeError> {
     let mut server = Server::open(options)?;
     server.silence_max = silence_max;
-    snapshots::remove_side_files(&options.dir)?;
     say_ready();
     server.run()
 }

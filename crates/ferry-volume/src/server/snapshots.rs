@@ -10,7 +10,7 @@ use super::task::is_zero;
 use super::{Purpose, Server};
 use crate::buffer::Buffer;
 use crate::control::{Answer, SnapshotStatus};
-use crate::directory::DirectoryError;
+use crate::directory::{DirectoryError, SIDE_FILE};
 use crate::extents::file_extents;
 use crate::ring::Descriptor;
 use ferry_engine::{ByteRange, Command, Errno, Event, Notice, OpId, SnapshotId};
@@ -21,8 +21,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// What the names of side files begin with.
-const SIDE_FILE: &str = "snapshot-";
 /// Bytes copied to a side file at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -221,18 +219,6 @@ impl Server {
             Step::Store { end } => self.keep_on(job.op, job.side, next, end),
         }
     }
-}
-
-/// Removes the side files of a server that has ended.
-pub(super) fn remove_side_files(dir: &Path) -> Result<(), DirectoryError> {
-    let failed = DirectoryError::io("read", dir);
-    for entry in fs::read_dir(dir).map_err(&failed)? {
-        let path = entry.map_err(&failed)?.path();
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(SIDE_FILE.as_bytes())) {
-            fs::remove_file(&path).map_err(DirectoryError::io("remove", &path))?;
-        }
-    }
-    Ok(())
 }
 
 fn side_path(dir: &Path, id: SnapshotId) -> PathBuf {

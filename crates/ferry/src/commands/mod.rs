@@ -36,6 +36,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeShow(volume) => volume::show(&agent, json, &volume).await,
         Question::VolumeVerify(volume) => proof::verify(&agent, json, &volume).await,
         Question::VolumePace(volume, wanted) => pace::volume(&agent, json, &volume, wanted).await,
+        Question::VolumeFork(volume, wanted) => volume::fork(&agent, json, &volume, wanted).await,
         Question::VolumeGrow(volume, wanted) => volume::grow(&agent, json, &volume, wanted).await,
         Question::VolumeAttach(volume, wanted) => attach::attach(&agent, json, &volume, wanted).await,
         Question::VolumeDetach(volume, wanted) => attach::detach(&agent, json, &volume, wanted).await,

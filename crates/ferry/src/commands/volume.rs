@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, GrowVolume, Hydration, ImportVolume, MachineId, MachineName, Ownership, ServerState, Volume,
-    VolumePhase, VolumeRef, VolumeSource,
+    AgentApi, ForkVolume, GrowVolume, Hydration, ImportVolume, MachineId, MachineName, Ownership,
+    ServerState, Volume, VolumeFork, VolumePhase, VolumeRef, VolumeSource,
 };
 
 use super::{attach, loss, pace, proof, utc};
@@ -69,8 +69,23 @@ pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit
     facts.extend(pace::facts(&volume.pace));
     facts.extend(loss::facts(&volume));
     facts.extend(volume.source.iter().flat_map(proof::mismatch_facts));
+    facts.extend(volume.forks.iter().map(|fork| ("fork", fork_text(fork))));
     facts.extend(volume.hydration.iter().flat_map(hydration_facts));
     say(table::facts(facts))?;
+    Ok(Exit::Done)
+}
+
+pub async fn fork(agent: &Client, json: bool, volume: &VolumeRef, fork: ForkVolume) -> Result<Exit> {
+    let made = agent.volume_fork(volume, fork).await?;
+    if json {
+        say_json(&made)?;
+    } else {
+        let name = Paint::for_stdout().strong(made.name.as_str());
+        say(format_args!(
+            "volume {name} on {} is a fork of {volume}: usable now, whole by and by ({})",
+            made.worker, made.id
+        ))?;
+    }
     Ok(Exit::Done)
 }
 
@@ -94,6 +109,13 @@ pub async fn delete(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Ex
         say(format_args!("volume {} is deleted", Paint::for_stdout().strong(&volume.to_string())))?;
     }
     Ok(Exit::Done)
+}
+
+fn fork_text(fork: &VolumeFork) -> String {
+    let kept = fork
+        .bytes_kept
+        .map_or_else(|| "its snapshot is lost".to_owned(), |bytes| format!("{} kept", Bytes(bytes)));
+    format!("{} on {}, {kept}, {} connections ({})", fork.name, fork.worker, fork.readers, fork.id)
 }
 
 fn row(volume: &Volume, names: &BTreeMap<MachineId, MachineName>) -> [String; 7] {

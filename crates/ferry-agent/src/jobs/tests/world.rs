@@ -298,6 +298,7 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         guest_uri: String::new(),
         export_uri: None,
         store_bytes_allocated: Some(SIZE_BYTES / 2),
+        forks: Vec::new(),
         created_at_ms: 1,
     }
 }

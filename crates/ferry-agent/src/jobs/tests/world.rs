@@ -294,7 +294,6 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         pace: ferry_api::VolumePace::default(),
         frontends: Vec::new(),
         loss_policy: ferry_api::LossPolicy::Wait,
-        frontends: Vec::new(),
         guest_uri: String::new(),
         export_uri: None,
         store_bytes_allocated: Some(SIZE_BYTES / 2),

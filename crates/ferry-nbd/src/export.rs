@@ -14,6 +14,13 @@ pub const CONTEXT_CRC32C: &str = "ferry:crc32c";
 /// its flags are the class, 0 for nothing to 8.
 pub const CONTEXT_HEAT: &str = "ferry:heat";
 
+/// The beginning of our contexts of changes, which the number of a mark ends: `ferry:dirty:7`. A block status answers the
+/// runs of the volume that may have changed since the mark ([`STATE_CHANGED`]) or have not (0).
+pub const CONTEXT_DIRTY: &str = "ferry:dirty:";
+
+/// The status flag of [`CONTEXT_DIRTY`]: this may have changed since the mark.
+pub const STATE_CHANGED: u64 = 1;
+
 /// Everything both ends know about an export when the handshake is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportInfo {

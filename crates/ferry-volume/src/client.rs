@@ -5,7 +5,7 @@ use crate::dial::{DialError, Dialled, dial};
 use crate::tls::{Credentials, Wire};
 use ferry_nbd::client::{Event, HandshakeError, RequestError, Session};
 use ferry_nbd::limits::REPLY_BUFFER_BYTES;
-use ferry_nbd::{ByteRange, Command, Extent, Uri};
+use ferry_nbd::{ByteRange, CONTEXT_DIRTY, Command, Extent, STATE_CHANGED, Uri};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileTypeExt;
@@ -124,6 +124,18 @@ impl BlockClient {
         Ok(Self::over(dial(uri, &[context], credentials)?))
     }
 
+    /// Connects to a volume of another worker's to ask what has changed since a mark.
+    ///
+    /// # Errors
+    /// As [`BlockClient::connect`].
+    pub fn connect_for_changes(
+        uri: &Uri,
+        mark: u64,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, BlockError> {
+        Self::connect_for(uri, &format!("{CONTEXT_DIRTY}{mark}"), credentials)
+    }
+
     fn over(dialled: Dialled) -> Self {
         let Dialled { wire, session } = dialled;
         Self { wire, session, input: Vec::new(), cookie: 0 }
@@ -201,6 +213,31 @@ impl BlockClient {
         let mut found = Vec::new();
         self.finish(no_data, |extents| found.extend(extents))?;
         Ok(Some(found))
+    }
+
+    /// What may have changed since a mark, in order; none if the export has no such mark. The client was connected by
+    /// [`BlockClient::connect_for_changes`].
+    ///
+    /// # Errors
+    /// The connection broke or the server refuses.
+    pub fn changes(&mut self, mark: u64) -> Result<Option<Vec<ByteRange>>, BlockError> {
+        let context = format!("{CONTEXT_DIRTY}{mark}");
+        let mut changes: Vec<ByteRange> = Vec::new();
+        let mut at = 0;
+        while at < self.size_bytes() {
+            let Some(extents) = self.block_status(&context, at)? else { return Ok(None) };
+            let from = at;
+            for extent in extents {
+                let len = extent.len_bytes.min(self.size_bytes() - at);
+                let range = ByteRange::new(at, len).filter(|_| extent.flags & STATE_CHANGED != 0);
+                changes.extend(range);
+                at += len;
+            }
+            if at == from {
+                return Err(io::Error::from(io::ErrorKind::InvalidData).into());
+            }
+        }
+        Ok(Some(changes))
     }
 
     /// Writes `bytes` at `offset`. Durable only after a [`BlockClient::flush`].

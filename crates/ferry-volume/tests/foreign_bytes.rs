@@ -73,7 +73,8 @@ fn status() -> Status {
 #[test]
 fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
     let seeds = [
-        ("export", line(&Request::Export { listen: "[fe80::1%3]:0".parse().unwrap() })),
+        ("export", line(&Request::Export { listen: "[fe80::1%3]:0".parse().unwrap(), live: false })),
+        ("export_live", line(&Request::Export { listen: "10.0.0.1:0".parse().unwrap(), live: true })),
         ("set_source", line(&Request::SetSource { uri: "nbd+unix:///x?socket=/s".into() })),
         ("set_budget", line(&Request::SetBudget { bytes_per_s: NonZeroU64::new(1 << 20) })),
         ("set_guard", line(&Request::SetGuard { bound_us: NonZeroU64::new(5_000) })),

@@ -73,7 +73,8 @@ fn export(bits: u8) -> ExportInfo {
         export.block_sizes = BlockSizes { minimum: 512, preferred: 4096, maximum: 1 << 20 };
     }
     if bits & CONTEXTS != 0 {
-        export.contexts = vec![CONTEXT_ALLOCATION.to_owned(), CONTEXT_CRC32C.to_owned()];
+        export.contexts =
+            vec![CONTEXT_ALLOCATION.to_owned(), CONTEXT_CRC32C.to_owned(), "ferry:dirty:7".to_owned()];
     }
     let able = bits & ABLE != 0;
     (export.can_fua, export.can_trim, export.can_cache, export.can_fast_zero) = (able, able, able, able);

@@ -125,7 +125,18 @@ impl Client {
     /// # Errors
     /// Refused when the address cannot be bound.
     pub fn export(&mut self, listen: SocketAddr) -> Result<SocketAddr, ControlError> {
-        let answer = self.ask(&Request::Export { listen })?;
+        let answer = self.ask(&Request::Export { listen, live: false })?;
+        let Answer::Exported { listen } = answer else { return Err(self.strange(&answer)) };
+        Ok(listen)
+    }
+
+    /// Lets other workers read the volume while its guest writes, as `ULID@GENERATION+live`; tells where. Taken back by
+    /// [`Client::export`] and [`Client::withdraw`], and by a restart of the server.
+    ///
+    /// # Errors
+    /// Refused when the address cannot be bound.
+    pub fn export_live(&mut self, listen: SocketAddr) -> Result<SocketAddr, ControlError> {
+        let answer = self.ask(&Request::Export { listen, live: true })?;
         let Answer::Exported { listen } = answer else { return Err(self.strange(&answer)) };
         Ok(listen)
     }

@@ -41,6 +41,9 @@ pub enum Request {
     Export {
         /// Address to listen on.
         listen: SocketAddr,
+        /// Also under `ULID@GENERATION+live` while the guest writes, until asked without or started again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        live: bool,
     },
     /// Stop listening for other workers and drop their connections.
     Withdraw,

@@ -57,7 +57,7 @@ impl Server {
             Request::DetachSource => self.command(asker, Command::DetachSource),
             Request::PauseHydration => Some(self.command_at_once(Command::PauseHydration)),
             Request::ResumeHydration => Some(self.command_at_once(Command::ResumeHydration)),
-            Request::Export { listen } => Some(self.export(listen)),
+            Request::Export { listen, live } => Some(self.export(listen, live)),
             Request::Withdraw => Some(self.withdraw()),
             Request::Receipt { of_generation, first_region, regions } => {
                 Some(self.receipt(of_generation, first_region, regions))
@@ -152,7 +152,8 @@ impl Server {
         }
     }
 
-    fn export(&mut self, listen: SocketAddr) -> Answer {
+    fn export(&mut self, listen: SocketAddr, live: bool) -> Answer {
+        self.offer_live(live);
         if let Some((_, bound)) = &self.reader_door {
             return Answer::Exported { listen: *bound };
         }
@@ -163,6 +164,7 @@ impl Server {
     }
 
     fn withdraw(&mut self) -> Answer {
+        self.offer_live(false);
         if let Some((listener, _)) = self.reader_door.take() {
             // Ends the accept that is under way.
             let _ = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Both);

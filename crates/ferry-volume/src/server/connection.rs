@@ -314,8 +314,16 @@ mod tests {
         }
         theirs.write_all(&hello).unwrap();
         let (id, phase) = ("V".to_owned(), Phase::Open);
-        let offer =
-            Offer { door: Door::Guest, id, generation: 1, size_bytes: 1 << 30, snapshots: Vec::new(), phase };
+        let offer = Offer {
+            door: Door::Guest,
+            id,
+            generation: 1,
+            size_bytes: 1 << 30,
+            snapshots: Vec::new(),
+            phase,
+            is_live: false,
+            marks: Vec::new(),
+        };
         let mut completed = Vec::new();
         connection.flow(&mut ring);
         while !completed.iter().any(|c: &crate::ring::Completion<Purpose>| {

@@ -4,7 +4,9 @@ use crate::control::Phase;
 use crate::dial::notice_dead_peers;
 use crate::directory::DirectoryError;
 use crate::ring::Descriptor;
-use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, CONTEXT_HEAT, ExportInfo, ExportRefusal, Exports};
+use ferry_nbd::{
+    CONTEXT_ALLOCATION, CONTEXT_CRC32C, CONTEXT_DIRTY, CONTEXT_HEAT, ExportInfo, ExportRefusal, Exports,
+};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -59,6 +61,10 @@ pub(crate) struct Offer {
     /// Name and size in bytes of each snapshot.
     pub(crate) snapshots: Vec<(String, u64)>,
     pub(crate) phase: Phase,
+    /// Other workers may read it while its guest writes.
+    pub(crate) is_live: bool,
+    /// The marks that are kept.
+    pub(crate) marks: Vec<u64>,
 }
 
 impl Offer {
@@ -82,10 +88,20 @@ impl Offer {
         Ok(ExportInfo { size_bytes, ..self.info(name, true) })
     }
 
+    /// The name under which they know it while its guest may write.
+    pub(crate) fn live_name(&self) -> String {
+        format!("{}+live", self.export_name())
+    }
+
     fn info(&self, name: &str, read_only: bool) -> ExportInfo {
         let mut contexts = vec![CONTEXT_ALLOCATION.to_owned()];
         if self.door == Door::Reader {
-            contexts.extend([CONTEXT_CRC32C, CONTEXT_HEAT].map(str::to_owned));
+            let live = name == self.live_name();
+            contexts.extend((!live).then(|| CONTEXT_CRC32C.to_owned()));
+            contexts.push(CONTEXT_HEAT.to_owned());
+            // Of what a snapshot holds nothing changes.
+            let marks = self.marks.iter().filter(|_| !name.contains('~'));
+            contexts.extend(marks.map(|mark| format!("{CONTEXT_DIRTY}{mark}")));
         }
         ExportInfo {
             description: format!("Ferry volume {} at generation {}", self.id, self.generation),
@@ -100,9 +116,12 @@ impl Offer {
 impl Exports for Offer {
     fn list(&self) -> Vec<String> {
         let snapshots = self.snapshots.iter().map(|(id, _)| self.snapshot_name(id));
+        let live = self.is_live.then(|| self.live_name());
         match (self.door, self.phase) {
-            (Door::Reader, Phase::Sealed) => std::iter::once(self.export_name()).chain(snapshots).collect(),
-            (Door::Reader, Phase::Open) => snapshots.collect(),
+            (Door::Reader, Phase::Sealed) => {
+                std::iter::once(self.export_name()).chain(live).chain(snapshots).collect()
+            }
+            (Door::Reader, Phase::Open) => live.into_iter().chain(snapshots).collect(),
             (Door::Guest, Phase::Open | Phase::Sealed) => vec![self.id.clone()],
             (Door::Guest | Door::Reader, Phase::Standby) | (Door::Control, _) => Vec::new(),
         }
@@ -114,7 +133,7 @@ impl Exports for Offer {
         }
         let known = match self.door {
             Door::Guest => name.is_empty() || name == self.id,
-            Door::Reader => name == self.export_name(),
+            Door::Reader => name == self.export_name() || (self.is_live && name == self.live_name()),
             Door::Control => false,
         };
         if !known {
@@ -123,6 +142,9 @@ impl Exports for Offer {
         match (self.door, self.phase) {
             (_, Phase::Standby) => {
                 Err(ExportRefusal::Policy(format!("volume {} is not this worker's yet", self.id)))
+            }
+            (Door::Reader, Phase::Open) if self.is_live && name == self.live_name() => {
+                Ok(self.info(name, true))
             }
             (Door::Reader, Phase::Open) => Err(ExportRefusal::Policy(format!(
                 "volume {} is not sealed: its guest may still write",
@@ -142,7 +164,35 @@ mod tests {
 
     fn offer(door: Door, phase: Phase) -> Offer {
         let snapshots = vec![("S".to_owned(), 2048)];
-        Offer { door, id: "V".to_owned(), generation: 3, size_bytes: 4096, snapshots, phase }
+        Offer {
+            door,
+            id: "V".to_owned(),
+            generation: 3,
+            size_bytes: 4096,
+            snapshots,
+            phase,
+            is_live: false,
+            marks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn while_it_is_asked_for_a_volume_that_changes_may_be_read_under_a_name_of_its_own() {
+        for phase in [Phase::Open, Phase::Sealed] {
+            assert!(offer(Door::Reader, phase).find("V@3+live").is_err());
+            let live = Offer { is_live: true, marks: vec![2, 7], ..offer(Door::Reader, phase) };
+            let info = live.find("V@3+live").unwrap();
+            assert!(info.read_only);
+            assert!(
+                !info.contexts.iter().any(|context| context == CONTEXT_CRC32C),
+                "it may change meanwhile"
+            );
+            assert!(info.contexts.iter().any(|context| context == "ferry:dirty:7"));
+            assert!(live.find("V@2+live").is_err());
+            assert_eq!(live.find("V@3").is_ok(), phase == Phase::Sealed);
+        }
+        let early = Offer { is_live: true, ..offer(Door::Reader, Phase::Standby) };
+        assert!(early.find("V@3+live").is_err());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod growth;
 mod inline;
 mod latency;
 mod link;
+mod live;
 mod loss;
 mod mailbox;
 mod marks;
@@ -163,6 +164,8 @@ struct Server {
     guest_door: Descriptor,
     control_door: Descriptor,
     reader_door: Option<(Descriptor, SocketAddr)>,
+    /// Other workers may read the volume while its guest writes.
+    is_live: bool,
     /// Doors at which `accept` failed, and when to try again.
     paused_doors: Vec<(Door, Instant)>,
     wake: Arc<OwnedFd>,
@@ -273,6 +276,7 @@ impl Server {
             guest_door,
             control_door,
             reader_door: None,
+            is_live: false,
             paused_doors: Vec::new(),
             mailbox: Mailbox::new(wake.clone()),
             wake,
@@ -547,6 +551,8 @@ impl Server {
             size_bytes: self.store.config.size_bytes,
             snapshots: self.snapshot_exports(),
             phase: self.phase(),
+            is_live: self.is_live,
+            marks: self.engine.marks().iter().map(|(mark, _)| mark.0).collect(),
         }
     }
 }

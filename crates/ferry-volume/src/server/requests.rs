@@ -262,7 +262,11 @@ impl Server {
                 (CONTEXT_CRC32C, Some((crc, len))) => {
                     chunks.push((context.id, vec![Extent { len_bytes: len as u64, flags: u64::from(crc) }]));
                 }
-                (_, _) => {}
+                (name, _) => {
+                    let limit = if only_one { 1 } else { EXTENTS_PER_REPLY_SENT_MAX };
+                    let changes = self.changes(name, bytes(range), limit);
+                    chunks.extend(changes.map(|extents| (context.id, extents)));
+                }
             }
         }
         let Some((_, connection)) = self.connections.get_mut(&id) else { return };

@@ -5,6 +5,7 @@ mod finish;
 mod frontends;
 mod grow;
 mod heat;
+mod live;
 mod snapshots;
 
 use ferry_engine::limits::GUARANTEED_BYTES_PER_S;

@@ -15,8 +15,8 @@ use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend,
     CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter,
     ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss,
-    Ownership, PaceVolume, Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo,
+    Ownership, PaceVolume, PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck,
+    VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
@@ -140,6 +140,8 @@ impl Agent {
         let moves = Executor::start(Arc::new(records), SystemClock, mover).await?;
         let (attic, guests) = (Arc::clone(&core), Arc::clone(&core));
         chores.spawn(async move { reap(&*attic, &SystemClock).await });
+        let volumes = core.volumes.clone();
+        chores.spawn(async move { volumes.share_budget().await });
         chores.spawn(async move { sweep(&*guests, &SystemClock).await });
         Ok(Self { core, moves, started_at_ms: now_ms(), _chores: chores, _lock: lock })
     }
@@ -201,10 +203,16 @@ impl AgentApi for Agent {
             state_dir: config.state_dir.clone(),
             listen: config.listen.to_string(),
             room: self.core.volumes.room().await?,
+            budget_bytes_per_s: self.core.records.worker().await?.budget_bytes_per_s,
             machines: machines.len() as u64,
             volumes: self.core.records.volumes().await?.len() as u64,
             peers: self.core.peers.list(),
         })
+    }
+
+    async fn worker_pace(&self, pace: PaceWorker) -> Answer<WorkerInfo> {
+        self.core.volumes.set_budget(pace.budget_bytes_per_s).await?;
+        self.worker().await
     }
 
     async fn machine_create(&self, create: CreateMachine) -> Answer<Machine> {

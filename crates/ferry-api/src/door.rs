@@ -3,8 +3,8 @@
 use crate::{
     AbandonSource, Activate, ApiError, AskRoot, AttachVolume, AttachedFrontend, CopyRoot, CreateMachine,
     Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job,
-    JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare, Reserve, StartMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
+    StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -19,6 +19,8 @@ type Answer<T> = Result<T, ApiError>;
 pub trait AgentApi: Send + Sync + 'static {
     /// The worker and its room.
     fn worker(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;
+    /// Sets the budget that all hydrations of the worker share.
+    fn worker_pace(&self, pace: PaceWorker) -> impl Future<Output = Answer<WorkerInfo>> + Send;
 
     /// Creates a machine with its volumes, and starts it if asked. All or nothing.
     fn machine_create(&self, create: CreateMachine) -> impl Future<Output = Answer<Machine>> + Send;

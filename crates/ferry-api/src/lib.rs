@@ -35,7 +35,7 @@ pub use machine::{
     NewVolume, RestartPolicy, Signal, SignalError, VolumeOrigin,
 };
 pub use names::{MachineName, MachineRef, NameError, VolumeName, VolumeRef, WorkerName};
-pub use pace::{PaceVolume, VolumePace};
+pub use pace::{PaceVolume, PaceWorker, VolumePace};
 pub use peer::{
     Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Prepare, PrepareVolume, Reserve,
     ReserveVolume, VolumeExport,

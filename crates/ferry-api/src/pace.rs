@@ -29,12 +29,26 @@ impl PaceVolume {
     }
 }
 
+/// Asks for another budget of all hydrations of a worker together, from now on, over restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaceWorker {
+    /// The most that all of them fetch in the background a second, shared equally among those that hydrate; none (`null`,
+    /// never left out): as much as goes.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub budget_bytes_per_s: Option<NonZeroU64>,
+}
+
 /// How a volume's hydration is paced. All is none while its server does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumePace {
     /// The most that hydration fetches in the background a second; none without a budget.
     #[serde(default)]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// What it may fetch a second of the worker's budget now; the smaller one of both holds. None without a budget of the
+    /// worker, and while the volume does not hydrate.
+    #[serde(default)]
+    pub share_bytes_per_s: Option<NonZeroU64>,
     /// What 99 of 100 requests of the guest may take before the background backs off, in microseconds; none: no guard.
     #[serde(default)]
     pub guard_us: Option<NonZeroU64>,

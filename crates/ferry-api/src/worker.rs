@@ -2,6 +2,7 @@
 
 use crate::WorkerName;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// Version of the calls in this crate. Two agents move machines between each other only if theirs are equal.
@@ -26,6 +27,9 @@ pub struct WorkerInfo {
     pub listen: String,
     /// How much room the worker has for volumes.
     pub room: Room,
+    /// The most that all hydrations together fetch in the background a second; none: as much as goes.
+    #[serde(default)]
+    pub budget_bytes_per_s: Option<NonZeroU64>,
     /// Machines this worker runs or may run.
     pub machines: u64,
     /// Copies of volumes on this worker, of any ownership.

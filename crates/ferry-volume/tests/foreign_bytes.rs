@@ -42,6 +42,7 @@ fn status() -> Status {
         readers: 2,
         hydration: Hydration { bytes_total: 1 << 30, ..Hydration::default() },
         budget_bytes_per_s: NonZeroU64::new(1 << 20),
+        share_bytes_per_s: NonZeroU64::new(1 << 19),
         frontends: vec![FrontendStatus {
             frontend: Frontend::Fuse {},
             address: Some("/dev/loop0".into()),
@@ -78,6 +79,8 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         ("set_source", line(&Request::SetSource { uri: "nbd+unix:///x?socket=/s".into() })),
         ("set_budget", line(&Request::SetBudget { bytes_per_s: NonZeroU64::new(1 << 20) })),
         ("set_guard", line(&Request::SetGuard { bound_us: NonZeroU64::new(5_000) })),
+        ("set_share", line(&Request::SetShare { bytes_per_s: NonZeroU64::new(1 << 19) })),
+        ("no_share", line(&Request::SetShare { bytes_per_s: None })),
         ("loss_policy", line(&Request::SetLossPolicy { policy: LossPolicy::Wait })),
         ("abandon_source", line(&Request::AbandonSource { lose_bytes: Some(4096), force: true })),
         ("what_is_lost", line(&Request::AbandonSource { lose_bytes: None, force: false })),

@@ -442,4 +442,13 @@ pub enum Worker {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Set how fast all volumes of the worker hydrate together, from now on
+    Pace {
+        /// The most that all of them fetch in the background a second, as in 100MiB, shared equally by those that hydrate;
+        /// none for as much as goes. A volume whose own budget is smaller leaves the rest to the others
+        #[arg(long, value_name = "SIZE|none")]
+        max: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
 }

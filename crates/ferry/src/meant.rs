@@ -13,8 +13,8 @@ use std::time::Duration;
 use ferry_api::http::Client;
 use ferry_api::{
     AbandonSource, AttachVolume, CreateMachine, DestroyMachine, DetachVolume, Driver, ForkVolume, GrowVolume,
-    ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss, PaceVolume, RestartPolicy,
-    StartMove, VolumeName, VolumeOrigin, VolumeRef,
+    ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss, PaceVolume, PaceWorker,
+    RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -144,6 +144,8 @@ pub enum Question {
     JobResume(JobId),
     /// `worker show`
     WorkerShow,
+    /// `worker pace`
+    WorkerPace(PaceWorker),
 }
 
 impl Meant {
@@ -171,6 +173,10 @@ impl Meant {
             args::Command::Move(wish) => move_question(wish),
             args::Command::Job(job) => job_question(job),
             args::Command::Worker(args::Worker::Show { asking }) => ask(&asking, Question::WorkerShow),
+            args::Command::Worker(args::Worker::Pace { max, asking }) => {
+                let pace = PaceWorker { budget_bytes_per_s: pace::budget(&max)? };
+                ask(&asking, Question::WorkerPace(pace))
+            }
         }
     }
 }

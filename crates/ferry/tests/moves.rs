@@ -6,9 +6,10 @@ mod support;
 
 use ferry_api::{
     AttachedFrontend, Generation, Job, JobState, Machine, MachineState, Ownership, ServerState, StepState,
-    Volume, VolumeKey,
+    Volume, VolumeKey, WorkerInfo,
 };
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use support::cluster::{Cluster, Worker};
@@ -315,6 +316,51 @@ fn a_machine_that_is_destroyed_before_its_disk_has_arrived_ends_its_move() {
         assert!(worker.processes().is_empty(), "{}: {:?}", worker.name, worker.processes());
         assert_eq!(std::fs::read_dir(worker.dir.join("volumes")).unwrap().count(), 0);
     }
+}
+
+#[test]
+fn volumes_that_hydrate_share_the_budget_of_their_worker() {
+    needs!(GATED[0], GATED[1]);
+    let cluster = Cluster::of(&[("w1", "")]);
+    let w1 = &cluster.workers[0];
+    let image = cluster.dir().join("image");
+    image::dense(&image, 8 * MIB, 72);
+    let sources = ["a", "b"].map(|name| {
+        let dir = cluster.dir().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        Gated::serve(&dir, &image, 8 * MIB, 8 * MIB)
+    });
+    let rate = |mib: u64| NonZeroU64::new(mib * MIB);
+    let budget = |max: &str| w1.ask::<WorkerInfo>(&["worker", "pace", "--max", max]).budget_bytes_per_s;
+    let pace = |name: &str, max: &str| w1.ask::<Volume>(&["volume", "pace", name, "--max", max]).pace;
+    let has = |name: &str, share: Option<NonZeroU64>| {
+        w1.wait_for_volume(name, "has its share", |volume| volume.pace.share_bytes_per_s == share)
+    };
+    assert_eq!(budget("8MiB"), rate(8));
+    for (name, source) in ["a", "b"].iter().zip(&sources) {
+        w1.ask::<Volume>(&["volume", "import", name, "--from", &source.uri()]);
+    }
+    has("a", rate(4));
+    has("b", rate(4));
+    assert_eq!(pace("a", "1MiB").budget_bytes_per_s, rate(1));
+    has("b", rate(7));
+    assert_eq!(has("a", rate(1)).pace.budget_bytes_per_s, rate(1));
+
+    // The budget outlives the agent, and so does what is divided of it.
+    w1.restart();
+    assert_eq!(w1.ask::<WorkerInfo>(&["worker", "show"]).budget_bytes_per_s, rate(8));
+    assert_eq!(budget("50MiB"), rate(50));
+    has("b", rate(49));
+
+    // What is whole leaves its share to who is not.
+    sources[1].open();
+    w1.wait_for_volume("b", "is whole", |volume| volume.source.is_none());
+    assert_eq!(pace("a", "none").budget_bytes_per_s, None);
+    has("a", rate(50));
+    assert_eq!(budget("none"), None);
+    assert!(!has("a", None).hydration.unwrap().complete);
+    sources[0].open();
+    w1.wait_for_volume("a", "is whole", |volume| volume.source.is_none());
 }
 
 /// Writes `byte` over `len` bytes of a file at `at`.

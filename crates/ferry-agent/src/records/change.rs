@@ -5,7 +5,7 @@
 
 use super::{
     ChangeRefused, CrossingRecord, ForkRecord, JobRecord, MachineRecord, ProcessMark, RecordsError,
-    SourceRecord, Standing, VolumeRecord, read, to_sql,
+    SourceRecord, Standing, VolumeRecord, WorkerRecord, read, to_sql,
 };
 use ferry_api::{Desired, Exit, JobId, MachineId, Ownership, VolumeId, VolumeKey, VolumeName, WorkerName};
 use rusqlite::{Transaction, params};
@@ -140,6 +140,8 @@ pub enum Change {
     FinishJob(JobId),
     /// How a move stands of which this worker is the target.
     Crossing(Box<CrossingRecord>),
+    /// What is set for the worker as a whole.
+    Worker(WorkerRecord),
 }
 
 /// What a change was about.
@@ -177,7 +179,7 @@ impl Change {
             | Self::AddFork { key, .. }
             | Self::RemoveFork { key, .. }
             | Self::RemoveVolume(key) => Some(Touched::Volume(*key)),
-            Self::AddJob(_) | Self::FinishJob(_) | Self::Crossing(_) => None,
+            Self::AddJob(_) | Self::FinishJob(_) | Self::Crossing(_) | Self::Worker(_) => None,
         }
     }
 
@@ -244,11 +246,8 @@ impl Change {
             Self::HandOver { job, machine, to } => hand_over(t, *job, *machine, to),
             Self::AddJob(job) => add_job(t, job),
             Self::FinishJob(id) => finish_job(t, *id),
-            Self::Crossing(crossing) => execute(
-                t,
-                "INSERT OR REPLACE INTO crossings (job, record) VALUES (?1, ?2)",
-                params![crossing.job.to_string(), encode(crossing)],
-            ),
+            Self::Crossing(crossing) => put_crossing(t, crossing),
+            Self::Worker(worker) => put_worker(t, worker),
         }
     }
 }
@@ -471,6 +470,15 @@ fn put_job(t: &Transaction<'_>, job: &JobRecord) -> Result<(), RecordsError> {
          ON CONFLICT (id) DO UPDATE SET finished = ?2, record = ?3",
         params![job.id.to_string(), job.finished, encode(job)],
     )
+}
+
+fn put_crossing(t: &Transaction<'_>, crossing: &CrossingRecord) -> Result<(), RecordsError> {
+    let sql = "INSERT OR REPLACE INTO crossings (job, record) VALUES (?1, ?2)";
+    execute(t, sql, params![crossing.job.to_string(), encode(crossing)])
+}
+
+fn put_worker(t: &Transaction<'_>, worker: &WorkerRecord) -> Result<(), RecordsError> {
+    execute(t, "INSERT OR REPLACE INTO worker (one, record) VALUES (1, ?1)", [encode(worker)])
 }
 
 fn execute(t: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> Result<(), RecordsError> {

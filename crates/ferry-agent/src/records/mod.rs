@@ -22,7 +22,7 @@ pub use lock::StateLock;
 pub use refusal::ChangeRefused;
 pub use types::{
     CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord, Standing,
-    VolumeRecord,
+    VolumeRecord, WorkerRecord,
 };
 
 use crate::crash_point::{self, When};

@@ -1,7 +1,8 @@
 //! Reading the records.
 
 use super::{
-    CrossingRecord, JobRecord, JournalRow, MachineRecord, Records, RecordsError, VolumeRecord, to_sql,
+    CrossingRecord, JobRecord, JournalRow, MachineRecord, Records, RecordsError, VolumeRecord, WorkerRecord,
+    to_sql,
 };
 use ferry_api::{JobId, MachineId, MachineRef, VolumeId, VolumeKey};
 use rusqlite::{Connection, OptionalExtension, Params, params};
@@ -9,6 +10,15 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 impl Records {
+    /// What was set for the worker as a whole.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn worker(&self) -> Result<WorkerRecord, RecordsError> {
+        let found = self.read(|c| one(c, "worker", "SELECT 'this', record FROM worker", ())).await?;
+        Ok(found.unwrap_or_default())
+    }
+
     /// All machines there are records of, the first created first.
     ///
     /// # Errors

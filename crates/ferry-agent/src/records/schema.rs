@@ -9,7 +9,8 @@ use std::path::Path;
 /// How long SQLite waits for a lock somebody else holds (a person with `sqlite3`), in milliseconds.
 const BUSY_TIMEOUT_MS: u64 = 5_000;
 
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE machines (
         id     TEXT PRIMARY KEY,
         name   TEXT NOT NULL,
@@ -38,7 +39,14 @@ const MIGRATIONS: [&str; 1] = ["
         job    TEXT PRIMARY KEY,
         record TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE worker (
+        one    INTEGER PRIMARY KEY CHECK (one = 1),
+        record TEXT NOT NULL
+    ) STRICT;
+",
+];
 
 /// Opens the file and brings it to the format of this version.
 pub(super) fn open(path: &Path) -> Result<Connection, RecordsError> {

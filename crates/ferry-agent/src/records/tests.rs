@@ -253,6 +253,23 @@ async fn after_a_failed_write_nothing_is_written_any_more() {
 }
 
 #[tokio::test]
+async fn what_is_set_for_the_worker_outlives_its_agent_and_comes_to_older_records() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Records::open(dir.path()).unwrap());
+    // As before there was such a table.
+    let earlier = Connection::open(dir.path().join(FILE)).unwrap();
+    earlier.execute_batch("DROP TABLE worker; PRAGMA user_version = 1").unwrap();
+    drop(earlier);
+    let records = Records::open(dir.path()).unwrap();
+    assert_eq!(records.worker().await.unwrap(), WorkerRecord::default());
+    for budget in [7, 8].map(std::num::NonZeroU64::new) {
+        let set = WorkerRecord { budget_bytes_per_s: budget };
+        records.change(vec![Change::Worker(set.clone())]).await.unwrap();
+        assert_eq!(Records::open(dir.path()).unwrap().worker().await.unwrap(), set);
+    }
+}
+
+#[tokio::test]
 async fn records_of_a_later_version_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(Records::open(dir.path()).unwrap());

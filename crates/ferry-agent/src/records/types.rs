@@ -5,6 +5,15 @@ use ferry_api::{
     MachineVolume, Ownership, Reserve, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
+
+/// What was set for the worker as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerRecord {
+    /// The most that all hydrations together fetch in the background a second; none: as much as goes.
+    #[serde(default)]
+    pub budget_bytes_per_s: Option<NonZeroU64>,
+}
 
 /// A machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

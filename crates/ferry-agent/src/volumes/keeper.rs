@@ -291,7 +291,11 @@ impl Inner {
         loop {
             match self.status(key).await {
                 Err(VolumesError::Control(ControlError::NotRunning { .. } | ControlError::Gone { .. })) => {}
-                other => return other,
+                other => {
+                    // Without its share it would take what it can get.
+                    self.budget_news.notify_one();
+                    return other;
+                }
             }
             tokio::select! {
                 _ = &mut ended => return Err(not_serving("ended at once")),

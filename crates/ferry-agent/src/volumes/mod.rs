@@ -10,6 +10,7 @@
 //! writing. Everything done to one copy is done under its keeper's lock, with the record read under that lock.
 
 mod attach;
+mod budget;
 mod files;
 mod fork;
 mod grow;
@@ -18,6 +19,7 @@ mod loss;
 mod proof;
 mod room;
 mod service;
+mod shares;
 mod view;
 
 pub use room::NoRoom;
@@ -200,6 +202,8 @@ struct Inner {
     keepers: Mutex<BTreeMap<VolumeKey, Arc<Keeper>>>,
     /// Checks of copies that nobody serves.
     at_rest: proof::AtRest,
+    /// Told when the worker's budget is another, and when a server was started.
+    budget_news: tokio::sync::Notify,
     /// Held while room is checked and taken.
     room: tokio::sync::Mutex<()>,
 }
@@ -226,6 +230,7 @@ impl Volumes {
             credentials,
             keepers: Mutex::default(),
             at_rest: proof::AtRest::default(),
+            budget_news: tokio::sync::Notify::new(),
             room: tokio::sync::Mutex::default(),
         };
         Self { inner: Arc::new(inner) }

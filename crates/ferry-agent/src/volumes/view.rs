@@ -106,6 +106,7 @@ impl Volumes {
 fn pace(status: &Status) -> VolumePace {
     VolumePace {
         budget_bytes_per_s: status.budget_bytes_per_s,
+        share_bytes_per_s: status.share_bytes_per_s,
         guard_us: status.guard_us,
         guard_bytes_per_s: status.guard_bytes_per_s,
         guest_p99_us: status.guest_p99_us,

@@ -3,8 +3,9 @@
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend, CopyRoot,
     CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume,
-    ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, Prepare,
-    Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker,
+    Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
+    WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -142,6 +143,10 @@ impl Client {
 impl AgentApi for Client {
     async fn worker(&self) -> Result<WorkerInfo, ApiError> {
         self.get(&["worker"]).await
+    }
+
+    async fn worker_pace(&self, pace: PaceWorker) -> Result<WorkerInfo, ApiError> {
+        self.post(&["worker", "pace"], &pace).await
     }
 
     async fn machine_create(&self, create: CreateMachine) -> Result<Machine, ApiError> {

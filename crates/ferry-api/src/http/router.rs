@@ -3,7 +3,7 @@
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, CreateMachine, DestroyMachine,
     DetachVolume, ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss,
-    PaceVolume, Prepare, Reserve, StartMove, VerifyVolume, VolumeKey,
+    PaceVolume, PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -21,6 +21,7 @@ use std::sync::Arc;
 pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
     Router::new()
         .route("/v1/worker", get(worker::<A>))
+        .route("/v1/worker/pace", post(worker_pace::<A>))
         .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
         .route("/v1/machines/{machine}", get(machine::<A>))
         .route("/v1/machines/{machine}/start", post(machine_start::<A>))
@@ -176,6 +177,13 @@ async fn machine_destroy<A: AgentApi>(
 ) -> Reply {
     match part(&text).and_then(|machine| Ok((machine, body::<DestroyMachine>(&bytes)?))) {
         Ok((machine, destroy)) => reply(api.machine_destroy(&machine, destroy).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn worker_pace<A: AgentApi>(State(api): State<Arc<A>>, bytes: Bytes) -> Reply {
+    match body::<PaceWorker>(&bytes) {
+        Ok(pace) => reply(api.worker_pace(pace).await),
         Err(e) => Reply(Err(e)),
     }
 }

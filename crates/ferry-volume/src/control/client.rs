@@ -240,6 +240,15 @@ impl Client {
         self.done(&Request::SetFinishBy { at_ms })
     }
 
+    /// Gives the volume a share of a budget that it has together with others, for a minute or until told anew; none: no
+    /// share.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn set_share(&mut self, bytes_per_s: Option<NonZeroU64>) -> Result<(), ControlError> {
+        self.done(&Request::SetShare { bytes_per_s })
+    }
+
     /// Holds the background back from now on while 99 of 100 requests of the guest take longer than so many microseconds;
     /// none: no guard. A restart remembers it.
     ///

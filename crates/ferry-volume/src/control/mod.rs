@@ -78,6 +78,14 @@ pub enum Request {
         #[serde(deserialize_with = "Option::deserialize")]
         bytes_per_s: Option<NonZeroU64>,
     },
+    /// This volume's share of a budget that it has together with others: fetch at most so much in the background, beside
+    /// what its own budget says. Not remembered, and dropped when nobody repeats it for a minute: it must not outlive
+    /// the agent that divides.
+    SetShare {
+        /// None (`null`, never left out): no share.
+        #[serde(deserialize_with = "Option::deserialize")]
+        bytes_per_s: Option<NonZeroU64>,
+    },
     /// Take the volume as it is now, for readers, while its guest writes on. Refused unless all of it is local. Not
     /// durable: a snapshot ends with its server, and an id is never used for another.
     Snapshot {
@@ -221,9 +229,13 @@ pub struct Status {
     pub readers: u32,
     /// How far the clone is.
     pub hydration: Hydration,
-    /// The most that the background fetches a second; none: no budget.
+    /// The most that the background shall fetch a second, as it was set; none: no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// Its share of the worker's budget: what it may fetch a second as long as others hydrate, too. The smaller one of
+    /// both holds. None without a share, and once the volume is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_bytes_per_s: Option<NonZeroU64>,
     /// The frontends that were attached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontends: Vec<FrontendStatus>,
@@ -365,9 +377,12 @@ mod tests {
         assert_eq!(read(none), Some(Request::SetBudget { bytes_per_s: None }));
         let some = r#"{"ask":"set_budget","bytes_per_s":7}"#;
         assert_eq!(read(some), Some(Request::SetBudget { bytes_per_s: NonZeroU64::new(7) }));
-        for vague in
-            [r#"{"ask":"set_budget"}"#, r#"{"ask":"set_budget","bytes_per_s":0}"#, r#"{"ask":"set_guard"}"#]
-        {
+        for vague in [
+            r#"{"ask":"set_budget"}"#,
+            r#"{"ask":"set_budget","bytes_per_s":0}"#,
+            r#"{"ask":"set_guard"}"#,
+            r#"{"ask":"set_share"}"#,
+        ] {
             assert_eq!(read(vague), None, "{vague}");
         }
     }

@@ -32,6 +32,7 @@ mod power_loss;
 mod receipts;
 mod requests;
 mod secure;
+mod share;
 mod snapshots;
 mod source;
 mod stream;
@@ -62,6 +63,7 @@ use operations::Fetched;
 use receipts::Ledger;
 use requests::{Asked, JustRead};
 use rustix::event::{EventfdFlags, eventfd};
+use share::Share;
 use snapshots::KeptJob;
 use source::{DialResult, SILENCE_MAX, Source};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -177,6 +179,7 @@ struct Server {
     next_tick: Instant,
     rate: Rate,
     latency: Latency,
+    share: Share,
     /// Events that wait until the engine's last wishes are fulfilled.
     inbox: VecDeque<Event>,
     feeding: bool,
@@ -289,6 +292,7 @@ impl Server {
             next_tick: now,
             rate: Rate { bytes_per_s: 0.0, seen_bytes: 0, seen_at: now },
             latency: Latency::new(now),
+            share: Share::default(),
             inbox: VecDeque::new(),
             feeding: false,
             lately_answered: Vec::new(),
@@ -391,6 +395,7 @@ impl Server {
             if self.rate.is_due(now) {
                 self.rate.observe(self.engine.status().bytes_fetched, now);
             }
+            self.keep_to_budget();
             let now_ms = self.now_ms();
             self.feed(Event::Tick { now_ms });
             self.tell_latency(now);

@@ -14,8 +14,8 @@ const RATE_MIN_BYTES_PER_S: u64 = 64 << 10;
 impl Server {
     /// Tells the engine what the description says.
     pub(super) fn pace_as_described(&mut self) {
-        let VolumeConfig { budget_bytes_per_s, guard_us, finish_by_ms, .. } = self.store.config;
-        self.feed(Event::Command(Command::SetBudget { bytes_per_s: budget_bytes_per_s }));
+        let VolumeConfig { guard_us, finish_by_ms, .. } = self.store.config;
+        self.keep_to_budget();
         self.feed(Event::Command(Command::SetGuard { bound_us: guard_us }));
         // The engine counts from when the server started.
         let due_ms = finish_by_ms.map(|at_ms| self.now_ms() + at_ms.saturating_sub(wall_ms()));
@@ -35,12 +35,15 @@ impl Server {
     pub(super) fn set_finish_by(&mut self, at_ms: Option<u64>) -> Answer {
         if let Some(at_ms) = at_ms {
             let status = self.engine.status();
-            let is_held_back = status.paused || !status.source_up || status.guard_bytes_per_s.is_some();
+            let share = self.share.at(self.now_ms());
+            let is_held_back =
+                share.is_some() || status.paused || !status.source_up || status.guard_bytes_per_s.is_some();
             let lately = (self.rate.bytes_per_s as u64).max(1);
             let prospect = Prospect {
                 left_ms: at_ms.saturating_sub(wall_ms()),
                 bytes_to_come: self.engine.bytes_to_come(),
-                budget_bytes_per_s: status.budget_bytes_per_s.map(NonZeroU64::get),
+                budget_bytes_per_s: self.store.config.budget_bytes_per_s.map(NonZeroU64::get),
+                share_bytes_per_s: share.map(NonZeroU64::get),
                 // Only what nothing held back says how fast it goes.
                 lately_bytes_per_s: (!is_held_back && lately >= RATE_MIN_BYTES_PER_S).then_some(lately),
             };
@@ -74,6 +77,7 @@ struct Prospect {
     left_ms: u64,
     bytes_to_come: u64,
     budget_bytes_per_s: Option<u64>,
+    share_bytes_per_s: Option<u64>,
     lately_bytes_per_s: Option<u64>,
 }
 
@@ -81,8 +85,9 @@ impl Prospect {
     /// In one sentence with figures, why it cannot be.
     fn why_impossible(&self) -> Option<String> {
         let by_budget = self.budget_bytes_per_s.map(|rate| (rate, "the budget allows"));
+        let by_share = self.share_bytes_per_s.map(|rate| (rate, "its share of the worker's budget allows"));
         let by_source = self.lately_bytes_per_s.map(|rate| (rate, "came lately"));
-        let (rate, why) = [by_budget, by_source].into_iter().flatten().min()?;
+        let (rate, why) = [by_budget, by_share, by_source].into_iter().flatten().min()?;
         let takes_s = self.bytes_to_come / rate;
         let left_s = self.left_ms / 1_000;
         if u128::from(self.bytes_to_come) * 1_000 <= u128::from(rate) * u128::from(self.left_ms) {
@@ -117,6 +122,7 @@ mod tests {
             left_ms: 10_000,
             bytes_to_come: 100 * MIB,
             budget_bytes_per_s: Some(10 * MIB),
+            share_bytes_per_s: None,
             lately_bytes_per_s: Some(11 * MIB),
         };
         assert_eq!(fast.why_impossible(), None);
@@ -125,6 +131,9 @@ mod tests {
         for part in ["100 MiB", "takes 20 s", "5120 KiB", "came lately", "11 s more", "10241 KiB"] {
             assert!(why.contains(part), "{part}: {why}");
         }
+        let shared = Prospect { share_bytes_per_s: Some(2 * MIB), ..slow };
+        let why = shared.why_impossible().unwrap();
+        assert!(why.contains("its share of the worker's budget allows"), "{why}");
         let past = Prospect { left_ms: 0, ..slow };
         assert!(past.why_impossible().unwrap().contains("in 0 s"));
         let unknown = Prospect { budget_bytes_per_s: None, lately_bytes_per_s: None, ..past };

@@ -6,6 +6,7 @@ mod frontends;
 mod grow;
 mod heat;
 mod live;
+mod share;
 mod snapshots;
 
 use ferry_engine::limits::GUARANTEED_BYTES_PER_S;

@@ -50,6 +50,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::JobWatch(job) => job::watch(&agent, json, job).await,
         Question::JobCancel(job) => job::cancel(&agent, json, job).await,
         Question::JobResume(job) => job::resume(&agent, json, job).await,
+        Question::WorkerPace(wanted) => pace::worker(&agent, json, wanted).await,
         Question::WorkerShow => worker::show(&agent, json).await,
     }
 }

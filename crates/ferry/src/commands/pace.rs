@@ -1,11 +1,11 @@
-//! `ferry volume pace`, and how a pace shows.
+//! `ferry volume pace` and `ferry worker pace`, and how a pace shows.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use anyhow::Result;
 use ferry_api::http::Client;
-use ferry_api::{AgentApi, PaceVolume, VolumePace, VolumeRef};
+use ferry_api::{AgentApi, PaceVolume, PaceWorker, VolumePace, VolumeRef};
 
 use super::utc;
 use crate::exit::Exit;
@@ -26,13 +26,21 @@ pub async fn volume(agent: &Client, json: bool, volume: &VolumeRef, pace: PaceVo
     Ok(Exit::Done)
 }
 
+pub async fn worker(agent: &Client, json: bool, pace: PaceWorker) -> Result<Exit> {
+    let worker = agent.worker_pace(pace).await?;
+    if json {
+        say_json(&worker)?;
+    } else {
+        let name = Paint::for_stdout().strong(worker.name.as_str());
+        let budget = budget_text(worker.budget_bytes_per_s);
+        say(format_args!("all volumes of worker {name} hydrate with a budget of {budget} together"))?;
+    }
+    Ok(Exit::Done)
+}
+
 /// How a pace shows.
 pub fn facts(pace: &VolumePace) -> [(&'static str, String); 3] {
-    [
-        ("budget", budget_text(pace.budget_bytes_per_s)),
-        ("guard", guard_text(pace)),
-        ("finish by", finish_text(pace)),
-    ]
+    [("budget", own_and_share_text(pace)), ("guard", guard_text(pace)), ("finish by", finish_text(pace))]
 }
 
 fn finish_text(pace: &VolumePace) -> String {
@@ -51,7 +59,15 @@ fn finish_text(pace: &VolumePace) -> String {
     }
 }
 
-fn budget_text(bytes_per_s: Option<NonZeroU64>) -> String {
+fn own_and_share_text(pace: &VolumePace) -> String {
+    let own = budget_text(pace.budget_bytes_per_s);
+    match pace.share_bytes_per_s {
+        None => own,
+        Some(share) => format!("{own}; its share of the worker's: {}/s", Bytes(share.get())),
+    }
+}
+
+pub fn budget_text(bytes_per_s: Option<NonZeroU64>) -> String {
     bytes_per_s.map_or_else(|| "none".to_owned(), |rate| format!("{}/s", Bytes(rate.get())))
 }
 
@@ -77,6 +93,14 @@ mod tests {
         (pace.guest_p99_us, pace.guard_bytes_per_s) = (Some(180), Some(4 << 20));
         let shown = "5.0 ms for 99 of 100 requests, took 180 us lately; lets 4 MiB/s through";
         assert_eq!(guard_text(&pace), shown);
+    }
+
+    #[test]
+    fn a_share_of_the_workers_budget_shows_beside_its_own() {
+        let mut pace = VolumePace::default();
+        assert_eq!(own_and_share_text(&pace), "none");
+        pace.share_bytes_per_s = NonZeroU64::new(4 << 20);
+        assert_eq!(own_and_share_text(&pace), "none; its share of the worker's: 4 MiB/s");
     }
 
     #[test]

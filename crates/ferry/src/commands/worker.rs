@@ -4,7 +4,7 @@ use anyhow::Result;
 use ferry_api::AgentApi;
 use ferry_api::http::Client;
 
-use super::utc;
+use super::{pace, utc};
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::{say, say_json, table};
@@ -24,6 +24,7 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
         ("version", format!("{} (api {})", worker.program_version, worker.api_version)),
         ("agent", format!("pid {}, since {}", worker.pid, utc(worker.started_at_ms))),
         ("state", worker.state_dir.display().to_string()),
+        ("budget", pace::budget_text(worker.budget_bytes_per_s)),
         ("machines", worker.machines.to_string()),
         ("volumes", worker.volumes.to_string()),
         (

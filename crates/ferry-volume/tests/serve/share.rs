@@ -1,0 +1,44 @@
+//! A volume's share of the worker's budget.
+
+use crate::{A, MIB, Volume, pattern};
+use std::num::NonZeroU64;
+
+#[test]
+fn the_smaller_one_of_budget_and_share_holds_and_only_the_budget_is_remembered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut home = Volume::create(tmp.path().join("home"), A, 16 * MIB, 1, None);
+    let bytes = pattern(1, 16 * MIB as usize);
+    home.guest().write_at(0, &bytes).unwrap();
+    let source = home.seal_and_export();
+    home.stop();
+    let mut clone = Volume::create(tmp.path().join("away"), A, 16 * MIB, 2, Some(source));
+    // Twelve days for each region after the first.
+    let slow = NonZeroU64::new(1);
+    clone.control().set_budget(NonZeroU64::new(100 * MIB)).unwrap();
+    clone.control().set_share(slow).unwrap();
+    home.start();
+    clone.until(|s| s.hydration.bytes_fetched >= MIB);
+    let mut byte = [0];
+    clone.guest().read_at(9 * MIB, &mut byte).unwrap();
+    let status = clone.control().status().unwrap();
+    assert_eq!(status.hydration.bytes_fetched, MIB + 4096, "the background took only what its share allows");
+    assert_eq!((status.budget_bytes_per_s, status.share_bytes_per_s), (NonZeroU64::new(100 * MIB), slow));
+    // A larger share does not lift what the volume itself was told.
+    clone.control().set_budget(slow).unwrap();
+    clone.control().set_share(NonZeroU64::new(100 * MIB)).unwrap();
+    clone.guest().read_at(13 * MIB, &mut byte).unwrap();
+    assert_eq!(clone.control().status().unwrap().hydration.bytes_fetched, MIB + 2 * 4096);
+    home.stop();
+    clone.stop();
+    clone.start();
+    let status = clone.control().status().unwrap();
+    assert_eq!((status.budget_bytes_per_s, status.share_bytes_per_s), (slow, None));
+    clone.control().set_budget(None).unwrap();
+    clone.control().set_share(slow).unwrap();
+    home.start();
+    clone.until(|s| s.source.as_ref().is_some_and(|s| s.connected));
+    assert!(!clone.control().status().unwrap().hydration.complete);
+    clone.control().set_share(None).unwrap();
+    let status = clone.until(|s| s.hydration.complete);
+    assert_eq!(status.share_bytes_per_s, None);
+}

@@ -12,6 +12,7 @@ mod bad_blocks;
 mod bad_clients;
 mod bad_days;
 mod exports;
+mod filters;
 mod fio;
 mod libnbd;
 mod loop_devices;

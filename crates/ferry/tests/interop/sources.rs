@@ -30,7 +30,7 @@ fn hydrates_to_what_nbdcopy_reads(source: Peer, dir: &Path, size_bytes: u64) -> 
 }
 
 /// The sparse image behind `nbdkit file` with these filters and their parameters: `--` arguments first.
-fn hydrates_through(arguments: &[&str]) -> Hydration {
+pub fn hydrates_through(arguments: &[&str]) -> Hydration {
     let dir = tempfile::tempdir().unwrap();
     let image = sparse_image(dir.path());
     let (options, parameters): (Vec<&str>, Vec<&str>) =
@@ -143,19 +143,6 @@ fn a_source_without_zeroes_caching_or_multi_conn_hydrates() {
         "multi-conn-mode=disable",
         "fuamode=emulate",
     ]);
-}
-
-#[test]
-fn a_slow_source_hydrates() {
-    needs!(NBDKIT, NBDCOPY);
-    hydrates_through(&["--filter=delay", "delay-read=20ms", "delay-extents=10ms", "delay-open=50ms"]);
-}
-
-#[test]
-fn a_source_that_fails_one_request_in_ten_hydrates() {
-    needs!(NBDKIT, NBDCOPY);
-    let hydration = hydrates_through(&["--filter=error", "error-pread-rate=10%", "error-extents-rate=10%"]);
-    assert!(hydration.bytes_fetched > 0, "{hydration:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The project's own chores: `cargo xtask tidy` reads the tree and says what breaks the house rules;
 //! `cargo xtask ci` is everything a change must pass, here and in CI; `cargo xtask bench` measures Ferry beside others;
-//! `cargo xtask fuzz` feeds the parsers; `cargo xtask lab` puts virtual machines on Ferry.
+//! `cargo xtask fuzz` feeds the parsers; `cargo xtask soak` is a long bad day; `cargo xtask lab` puts virtual machines on Ferry.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore speaks to the person who called it")]
 
@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod fuzz;
 mod lab;
+mod soak;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ chores:
   bench  Ferry's volume server beside qemu-nbd and nbdkit in one run (`bench --help` tells the options)
   fuzz [--seconds N] [TARGET]
          any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)
+  soak [--minutes N | --kills N] [--seed S] [--ferry PATH]
+         a random guest on a volume that moves again and again, over a bad link, while servers are killed; checked
   lab vhost
          a virtual machine in QEMU on a volume, whose server is killed under it (needs Debian; about a minute)";
 
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(&workspace_root()),
         ["bench", rest @ ..] => bench::run(&workspace_root(), rest),
         ["fuzz", wishes @ ..] => fuzz::run(&workspace_root(), wishes),
+        ["soak", wishes @ ..] => soak::run(&workspace_root(), wishes),
         ["lab", rest @ ..] => lab::run(&workspace_root(), rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

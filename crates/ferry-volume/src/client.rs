@@ -250,6 +250,26 @@ impl BlockClient {
         self.finish(no_data, |_| {})
     }
 
+    /// Makes `len_bytes` from `offset` zero, without sending them. Durable only after a [`BlockClient::flush`].
+    ///
+    /// # Errors
+    /// The connection broke or the server refuses.
+    pub fn write_zeroes(&mut self, offset: u64, len_bytes: u64) -> Result<(), BlockError> {
+        let Some(range) = ByteRange::new(offset, len_bytes) else { return Ok(()) };
+        self.send(Command::WriteZeroes { range, fua: false, no_hole: false, fast: false }, &[])?;
+        self.finish(no_data, |_| {})
+    }
+
+    /// Says that `len_bytes` from `offset` are not needed: our own servers then read them as zeroes.
+    ///
+    /// # Errors
+    /// The connection broke or the server refuses.
+    pub fn trim(&mut self, offset: u64, len_bytes: u64) -> Result<(), BlockError> {
+        let Some(range) = ByteRange::new(offset, len_bytes) else { return Ok(()) };
+        self.send(Command::Trim { range, fua: false }, &[])?;
+        self.finish(no_data, |_| {})
+    }
+
     /// Makes all answered writes durable.
     ///
     /// # Errors

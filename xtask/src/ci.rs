@@ -7,6 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
+/// About half a minute of it, with the program that the demo has built.
+const SHORT_SOAK: &[&str] = &["--kills", "10", "--seed", "1"];
+
 /// How many tests ran and how they ended, summed over all test binaries.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Tally {
@@ -25,6 +28,8 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     dependencies(root)?;
     let tally = tests(root)?;
     step(root, "demo", &["run", "--release", "--locked", "--", "demo"])?;
+    announce("soak");
+    crate::soak::run(root, SHORT_SOAK)?;
     println!("\nci: everything passed in {} s", begun.elapsed().as_secs());
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.ignored);
     Ok(())

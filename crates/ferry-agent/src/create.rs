@@ -8,7 +8,7 @@ use ferry_api::{
     MachineId, MachineVolume, NewVolume, Ownership, REGION_BYTES_DEFAULT, Volume, VolumeId, VolumeKey,
     VolumeName, VolumeOrigin, VolumeRef,
 };
-use ferry_volume::{REGION_BYTES_MAX, SourceUri, client};
+use ferry_volume::{DialError, REGION_BYTES_MAX, SourceUri, client};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -205,7 +205,11 @@ async fn probe(core: &Core, source: &str) -> Answer<(SourceUri, Found)> {
     let found = probing.await.expect("probing a source does not panic");
     found.map(|found| (uri, found)).map_err(|error| {
         let mut told = ApiError::because(ErrorCode::BadSource, &error);
-        if !matches!(error, client::BlockError::NotAnImage { .. }) {
+        let says_what_to_do = matches!(
+            error,
+            client::BlockError::NotAnImage { .. } | client::BlockError::Dial(DialError::NoCredentials { .. })
+        );
+        if !says_what_to_do {
             let worker = &core.config.name;
             told.message.push_str(&format!("; check that it is there and that worker {worker} may read it"));
         }

@@ -18,6 +18,8 @@ use tokio::time::Instant;
 const START_MAX: Duration = Duration::from_secs(20);
 /// How often a server that was started is tried.
 const START_POLL: Duration = Duration::from_millis(5);
+/// How often a server that went away before it answered is asked again until it counts as trouble.
+const GOING_ASKS_MAX: u32 = 200;
 /// How long a server may take to tell its status.
 const STATUS_MAX: Duration = Duration::from_secs(10);
 /// How often a clone that still needs its source is asked how that goes.
@@ -327,7 +329,16 @@ impl Inner {
     /// Ends the server of a copy if it runs, and waits until it has ended. If it cannot make its last writes
     /// durable it goes on, unless the copy is doomed.
     pub(super) async fn end_server(&self, key: VolumeKey, doomed: Doomed) -> Result<(), VolumesError> {
-        let status = match self.status(key).await {
+        let mut status = self.status(key).await;
+        for _ in 0..GOING_ASKS_MAX {
+            if !matches!(status, Err(VolumesError::Control(ControlError::Gone { .. }))) {
+                break;
+            }
+            // It is dying, and its socket a moment later than it.
+            tokio::time::sleep(START_POLL).await;
+            status = self.status(key).await;
+        }
+        let status = match status {
             Err(VolumesError::Control(ControlError::NotRunning { .. })) => return Ok(()),
             other => other?,
         };

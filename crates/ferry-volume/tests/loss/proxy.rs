@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 /// What is let through of the source's answers at a time when it is slow, and the pause after it.
-const DRIP: (usize, Duration) = (2048, Duration::from_millis(20));
+const DRIP: (usize, Duration) = (2048, Duration::from_millis(50));
 
 /// Passes connections on to a source.
 pub struct Proxy {

@@ -155,7 +155,7 @@ fn an_import_that_cannot_be_is_refused_and_leaves_nothing_behind() {
         ("odd", &at("odd"), format!("{} has 1000 bytes, which is no multiple of 512; pad it, or ask for a smaller size", at("odd"))),
         ("large", &at("large"), "volume large of 68157440 bytes is larger than the 67108864 bytes this worker has room for (room_bytes); choose another worker or raise the limit".to_owned()),
         ("taken", &at("image"), "a volume named taken is already here; choose another name or delete that one".to_owned()),
-        ("tls", "nbds://host/x", "nbds://host/x is not an NBD address: nbds:// asks for TLS, which is not supported yet; serve without TLS and write nbd:// or nbd+unix://".to_owned()),
+        ("tls", "nbds://host/x", "nbds://host/x is read over TLS, for which there are no certificates; name their directory (`tls` in the agent's configuration)".to_owned()),
         ("http", "http://host/x", "http://host/x is not a source; give nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH or file:///PATH".to_owned()),
     ]
     .into_iter()

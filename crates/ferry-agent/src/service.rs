@@ -13,10 +13,10 @@ use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend,
-    CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter,
-    ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss,
-    Ownership, PaceVolume, PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck,
-    VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode,
+    EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef,
+    OnSourceLoss, Ownership, PaceVolume, PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, Volume,
+    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
@@ -299,6 +299,12 @@ impl AgentApi for Agent {
     async fn volume_on_source_loss(&self, volume: &VolumeRef, wish: OnSourceLoss) -> Answer<Volume> {
         let key = self.find_volume(volume).await?.key();
         self.core.volumes.on_source_loss(key, wish.policy).await?;
+        Ok(self.core.volumes.show(key).await?)
+    }
+
+    async fn volume_change_sources(&self, volume: &VolumeRef, change: ChangeSources) -> Answer<Volume> {
+        let key = self.find_volume(volume).await?.key();
+        self.core.volumes.change_sources(key, change).await?;
         Ok(self.core.volumes.show(key).await?)
     }
 

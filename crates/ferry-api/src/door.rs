@@ -1,10 +1,10 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskRoot, AttachVolume, AttachedFrontend, CopyRoot, CreateMachine,
-    Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job,
-    JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
-    StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    AbandonSource, Activate, ApiError, AskRoot, AttachVolume, AttachedFrontend, ChangeSources, CopyRoot,
+    CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume, ImportVolume,
+    Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare,
+    Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -81,6 +81,12 @@ pub trait AgentApi: Send + Sync + 'static {
         &self,
         volume: &VolumeRef,
         wish: OnSourceLoss,
+    ) -> impl Future<Output = Answer<Volume>> + Send;
+    /// Adds or takes away a source that stands in for the first. Refused for one of another volume or generation.
+    fn volume_change_sources(
+        &self,
+        volume: &VolumeRef,
+        change: ChangeSources,
     ) -> impl Future<Output = Answer<Volume>> + Send;
     /// Tells what giving up the source of a volume costs; with that figure, gives it up. Refused while the source is
     /// connected, unless forced.

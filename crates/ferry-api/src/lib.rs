@@ -29,7 +29,7 @@ pub use job::{
     EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobKind, JobState, JobStep, Progress, StartMove,
     StepState,
 };
-pub use loss::{AbandonSource, BadRanges, LossPolicy, Losses, OnSourceLoss, Span};
+pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{
     CreateMachine, Desired, DestroyMachine, Driver, Exit, Machine, MachineSpec, MachineState, MachineVolume,
     NewVolume, RestartPolicy, Signal, SignalError, VolumeOrigin,

@@ -43,6 +43,27 @@ pub struct OnSourceLoss {
     pub policy: LossPolicy,
 }
 
+/// Asks for another set of sources that stand in for the first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ChangeSources {
+    /// Read from this URI, too, when those before it are away or cannot give something.
+    Add(String),
+    /// Read from this one no more.
+    Remove(String),
+}
+
+/// How the link to a source that stands in for another stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandIn {
+    /// Its URI.
+    pub uri: String,
+    /// Whether the clone is connected to it now.
+    pub connected: bool,
+    /// The last thing that went wrong with it, if anything did since the last connection.
+    pub last_error: Option<String>,
+}
+
 /// Gives up the source of a volume for good: what only it has reads as zeroes from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

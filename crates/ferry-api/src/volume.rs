@@ -1,8 +1,8 @@
 //! Volumes: disks with an id that never changes and a generation that rises with each hand-over.
 
 use crate::{
-    AttachedFrontend, BadRanges, Generation, JobId, LossPolicy, MachineId, Mismatch, VolumeId, VolumeName,
-    VolumePace, WorkerName,
+    AttachedFrontend, BadRanges, Generation, JobId, LossPolicy, MachineId, Mismatch, StandIn, VolumeId,
+    VolumeName, VolumePace, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -210,6 +210,9 @@ pub struct VolumeSource {
     /// Requests of the machine that wait for it.
     #[serde(default)]
     pub requests_waiting: u64,
+    /// Those that stand in for it, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<StandIn>,
 }
 
 /// How far a clone has become local.

@@ -132,6 +132,9 @@ pub struct VolumeConfig {
     /// The most that hydration fetches in the background a second; none: as much as goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// Sources that stand in for the first, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_sources: Vec<SourceUri>,
     /// What becomes of guest requests that wait for a source that is away.
     #[serde(default, skip_serializing_if = "LossPolicy::is_wait")]
     pub loss_policy: LossPolicy,
@@ -157,6 +160,7 @@ impl VolumeConfig {
             source: None,
             export: None,
             budget_bytes_per_s: None,
+            more_sources: Vec::new(),
             loss_policy: LossPolicy::Wait,
             frontends: Vec::new(),
             guard_us: None,

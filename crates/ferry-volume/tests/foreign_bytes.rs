@@ -11,7 +11,7 @@ mod volume;
 
 use ferry_volume::control::{
     Answer, BadRanges, Hydration, LossPolicy, Losses, MarkStatus, Mismatch, Phase, Request, SnapshotStatus,
-    SourceStatus, Span, Status,
+    SourceStatus, Span, StandIn, Status,
 };
 use ferry_volume::{Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
@@ -28,6 +28,7 @@ fn status() -> Status {
         bad: BadRanges { bytes: 4096, count: 1, listed: vec![Span { offset: 8192, len_bytes: 4096 }] },
         away_ms: Some(7),
         requests_waiting: 1,
+        more: vec![StandIn { uri: "file:///b".into(), connected: true, last_error: None }],
     };
     Status {
         pid: 7,
@@ -77,6 +78,8 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
         ("export", line(&Request::Export { listen: "[fe80::1%3]:0".parse().unwrap(), live: false })),
         ("export_live", line(&Request::Export { listen: "10.0.0.1:0".parse().unwrap(), live: true })),
         ("set_source", line(&Request::SetSource { uri: "nbd+unix:///x?socket=/s".into() })),
+        ("add_source", line(&Request::AddSource { uri: "nbd://h/V@1".into() })),
+        ("remove_source", line(&Request::RemoveSource { uri: "file:///b".into() })),
         ("set_budget", line(&Request::SetBudget { bytes_per_s: NonZeroU64::new(1 << 20) })),
         ("set_guard", line(&Request::SetGuard { bound_us: NonZeroU64::new(5_000) })),
         ("set_share", line(&Request::SetShare { bytes_per_s: NonZeroU64::new(1 << 19) })),

@@ -336,6 +336,9 @@ pub enum Volume {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Sources of a volume that stand in for its first: add one, take one away, list them all
+    #[command(subcommand)]
+    Source(VolumeSources),
     /// Give up a source that is gone for good: tell what that costs, and with --lose do it
     ///
     /// Without --lose nothing changes: it prints which bytes only the source has. With --lose and that figure those
@@ -364,6 +367,39 @@ pub enum Volume {
     },
     /// Delete a volume that belongs to no machine
     Delete {
+        /// Name or id
+        volume: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// `ferry volume source`
+#[derive(Debug, Subcommand)]
+pub enum VolumeSources {
+    /// Read from here, too, when the sources before it are away or cannot give something
+    ///
+    /// A Ferry source must be the same volume at the same generation as the first. Of any other, such as a backup, you vouch
+    /// that it holds the same bytes: Ferry checks its size only.
+    Add {
+        /// Name or id
+        volume: String,
+        /// nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH, or a raw file
+        uri: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Read from a source that was added no more
+    Remove {
+        /// Name or id
+        volume: String,
+        /// As `list` shows it
+        uri: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// All sources of a volume, the preferred one first
+    List {
         /// Name or id
         volume: String,
         #[command(flatten)]

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    AbandonSource, AttachVolume, CreateMachine, DestroyMachine, DetachVolume, Driver, ForkVolume, GrowVolume,
-    ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss, PaceVolume, PaceWorker,
-    RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
+    AbandonSource, AttachVolume, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, Driver,
+    ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss,
+    PaceVolume, PaceWorker, RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -120,6 +120,10 @@ pub enum Question {
     VolumeDetach(VolumeRef, DetachVolume),
     /// `volume on-source-loss`
     VolumeOnSourceLoss(VolumeRef, OnSourceLoss),
+    /// `volume source add` and `remove`
+    VolumeChangeSources(VolumeRef, ChangeSources),
+    /// `volume source list`
+    VolumeSources(VolumeRef),
     /// `volume abandon-source`
     VolumeAbandonSource(VolumeRef, AbandonSource),
     /// `volume delete`
@@ -332,11 +336,28 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
             let wish = OnSourceLoss { policy: loss::policy(&policy)? };
             ask(&asking, Question::VolumeOnSourceLoss(parsed(&volume)?, wish))
         }
+        args::Volume::Source(sources) => volume_sources(sources),
         args::Volume::AbandonSource { volume, lose, force, asking } => {
             let abandon = AbandonSource { lose_bytes: lose, force };
             ask(&asking, Question::VolumeAbandonSource(parsed(&volume)?, abandon))
         }
         args::Volume::Delete { volume, asking } => ask(&asking, Question::VolumeDelete(parsed(&volume)?)),
+    }
+}
+
+fn volume_sources(typed: args::VolumeSources) -> Result<Meant, Misuse> {
+    match typed {
+        args::VolumeSources::Add { volume, uri, asking } => {
+            let add = ChangeSources::Add(import_source(&uri)?);
+            ask(&asking, Question::VolumeChangeSources(parsed(&volume)?, add))
+        }
+        args::VolumeSources::Remove { volume, uri, asking } => {
+            let remove = ChangeSources::Remove(import_source(&uri)?);
+            ask(&asking, Question::VolumeChangeSources(parsed(&volume)?, remove))
+        }
+        args::VolumeSources::List { volume, asking } => {
+            ask(&asking, Question::VolumeSources(parsed(&volume)?))
+        }
     }
 }
 
@@ -346,7 +367,7 @@ fn import_source(typed: &str) -> Result<String, Misuse> {
         return Ok(typed.to_owned());
     }
     if typed.is_empty() {
-        return Err(Misuse("--from is empty; give a raw file or an NBD URI".to_owned()));
+        return Err(Misuse("the source is empty; give a raw file or an NBD URI".to_owned()));
     }
     let absolute = std::path::absolute(Path::new(typed))
         .map_err(|error| Misuse(format!("'{typed}' cannot be made an absolute path: {error}")))?;

@@ -3,7 +3,7 @@
 use super::{Inner, Volumes, VolumesError, not_allowed, service};
 use crate::config::volume_dir;
 use crate::records::Change;
-use ferry_api::{AbandonSource, LossPolicy, Losses, Span, VolumeKey};
+use ferry_api::{AbandonSource, ChangeSources, LossPolicy, Losses, Span, VolumeKey};
 use ferry_volume::control::{self, Client};
 use ferry_volume::directory::ABANDONED;
 
@@ -25,6 +25,25 @@ impl Volumes {
             LossPolicy::FailAfterMs(ms) => control::LossPolicy::FailAfterMs(ms),
         };
         self.inner.ask(key, move |client| client.set_loss_policy(policy)).await
+    }
+
+    /// Adds or takes away a source that stands in for the first one of a copy; its server remembers it.
+    ///
+    /// # Errors
+    /// Nobody serves the copy, or its server refuses.
+    pub async fn change_sources(&self, key: VolumeKey, change: ChangeSources) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        if service::wanted(&record.ownership) == service::Service::None {
+            return Err(not_allowed(&record, "given other sources"));
+        }
+        self.inner.serving(&record).await?;
+        let change = move |client: &mut Client| match change {
+            ChangeSources::Add(uri) => client.add_source(&uri),
+            ChangeSources::Remove(uri) => client.remove_source(&uri),
+        };
+        self.inner.ask(key, change).await
     }
 
     /// Tells what giving up the source of a copy costs, or gives it up.

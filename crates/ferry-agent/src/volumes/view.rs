@@ -6,7 +6,7 @@ use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use crate::records::{ForkRecord, VolumeRecord};
 use ferry_api::{
-    BadRanges, Hydration, LossPolicy, ServerState, Span, Volume, VolumeFork, VolumeKey, VolumePace,
+    BadRanges, Hydration, LossPolicy, ServerState, Span, StandIn, Volume, VolumeFork, VolumeKey, VolumePace,
     VolumePhase, VolumeSource,
 };
 use ferry_volume::control::{self, Phase, Status};
@@ -123,6 +123,11 @@ fn phase(phase: Phase) -> VolumePhase {
     }
 }
 
+fn stand_in(link: &control::StandIn) -> StandIn {
+    let control::StandIn { uri, connected, last_error } = link.clone();
+    StandIn { uri, connected, last_error }
+}
+
 fn source(record: &VolumeRecord, status: Option<&Status>) -> Option<VolumeSource> {
     let link = status.and_then(|s| s.source.as_ref());
     record.source.as_ref().map(|source| VolumeSource {
@@ -134,6 +139,7 @@ fn source(record: &VolumeRecord, status: Option<&Status>) -> Option<VolumeSource
         bad: link.map(|link| bad_ranges(&link.bad)).unwrap_or_default(),
         away_ms: link.and_then(|link| link.away_ms),
         requests_waiting: link.map_or(0, |link| link.requests_waiting),
+        more: link.map(|link| link.more.iter().map(stand_in).collect()).unwrap_or_default(),
     })
 }
 

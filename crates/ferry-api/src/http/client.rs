@@ -1,11 +1,11 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend, CopyRoot,
-    CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume,
-    ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker,
-    Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
-    WorkerInfo,
+    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend, ChangeSources,
+    CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
+    GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume,
+    PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
+    VolumeRef, WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -216,6 +216,14 @@ impl AgentApi for Client {
         wish: OnSourceLoss,
     ) -> Result<Volume, ApiError> {
         self.post(&["volumes", &volume.to_string(), "on-source-loss"], &wish).await
+    }
+
+    async fn volume_change_sources(
+        &self,
+        volume: &VolumeRef,
+        change: ChangeSources,
+    ) -> Result<Volume, ApiError> {
+        self.post(&["volumes", &volume.to_string(), "sources"], &change).await
     }
 
     async fn volume_abandon_source(

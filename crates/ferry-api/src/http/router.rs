@@ -1,9 +1,9 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, CreateMachine, DestroyMachine,
-    DetachVolume, ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss,
-    PaceVolume, PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, ChangeSources, CreateMachine,
+    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume,
+    OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -36,6 +36,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/volumes/{volume}/attach", post(volume_attach::<A>))
         .route("/v1/volumes/{volume}/detach", post(volume_detach::<A>))
         .route("/v1/volumes/{volume}/on-source-loss", post(volume_on_source_loss::<A>))
+        .route("/v1/volumes/{volume}/sources", post(volume_change_sources::<A>))
         .route("/v1/volumes/{volume}/abandon-source", post(volume_abandon_source::<A>))
         .route("/v1/moves", post(move_start::<A>))
         .route("/v1/jobs", get(jobs::<A>))
@@ -250,6 +251,17 @@ async fn volume_on_source_loss<A: AgentApi>(
 ) -> Reply {
     match part(&text).and_then(|volume| Ok((volume, body::<OnSourceLoss>(&bytes)?))) {
         Ok((volume, wish)) => reply(api.volume_on_source_loss(&volume, wish).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn volume_change_sources<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    match part(&text).and_then(|volume| Ok((volume, body::<ChangeSources>(&bytes)?))) {
+        Ok((volume, change)) => reply(api.volume_change_sources(&volume, change).await),
         Err(e) => Reply(Err(e)),
     }
 }

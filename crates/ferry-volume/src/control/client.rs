@@ -310,6 +310,22 @@ impl Client {
         self.done(&Request::AbandonSource { lose_bytes: Some(lose_bytes), force })
     }
 
+    /// Adds a source that stands in for those before it. A restart remembers it.
+    ///
+    /// # Errors
+    /// Refused when it is another volume or generation, when there are too many, and without a source to stand beside.
+    pub fn add_source(&mut self, uri: &str) -> Result<(), ControlError> {
+        self.done(&Request::AddSource { uri: uri.to_owned() })
+    }
+
+    /// Takes a source that was added away; done, too, if it is none.
+    ///
+    /// # Errors
+    /// Refused for the source itself.
+    pub fn remove_source(&mut self, uri: &str) -> Result<(), ControlError> {
+        self.done(&Request::RemoveSource { uri: uri.to_owned() })
+    }
+
     /// Sets a mark; gives its id when it is durable. Each call sets a new one.
     ///
     /// # Errors

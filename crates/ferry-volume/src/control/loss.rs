@@ -71,3 +71,13 @@ pub struct Losses {
     /// The first [`LOSSES_LISTED_MAX`] of them, in order.
     pub listed: Vec<Span>,
 }
+/// How the link to a source that stands in for another stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandIn {
+    /// Its URI.
+    pub uri: String,
+    /// Whether the server is connected to it now.
+    pub connected: bool,
+    /// The last thing that went wrong with it, if anything did since the last connection.
+    pub last_error: Option<String>,
+}

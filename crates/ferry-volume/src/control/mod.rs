@@ -11,7 +11,7 @@ mod marks;
 
 pub use checks::{Check, CheckState, DIFFERING_MAX, Mismatch, Receipt, RootState};
 pub use client::{Client, ControlError};
-pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, LOSSES_LISTED_MAX, LossPolicy, Losses, Span};
+pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, LOSSES_LISTED_MAX, LossPolicy, Losses, Span, StandIn};
 pub use marks::MarkStatus;
 
 use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
@@ -50,6 +50,16 @@ pub enum Request {
     /// Read what is not local from here from now on (durable).
     SetSource {
         /// A source URI, see [`crate::SourceUri`].
+        uri: String,
+    },
+    /// Read from here, too, when those that come before it are away or cannot give something (durable).
+    AddSource {
+        /// A source URI: of the same volume and generation as the source, or one that others vouch for.
+        uri: String,
+    },
+    /// Read from here no more (durable). Refused for the source itself; done, too, if it is none.
+    RemoveSource {
+        /// The URI as it was added.
         uri: String,
     },
     /// Forget the source (durable). Refused while blocks are still remote.
@@ -305,6 +315,9 @@ pub struct SourceStatus {
     /// Guest requests that wait for it.
     #[serde(default)]
     pub requests_waiting: u64,
+    /// Those that stand in for it, in order; what is told of absence is true when all of them are away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<StandIn>,
 }
 
 /// How far a clone has become local. Counters begin at zero with each start of the server.

@@ -245,17 +245,17 @@ impl Server {
         if !self.engine.status().complete {
             return;
         }
-        let Some(source) = &mut self.source else { return };
+        if self.sources.is_empty() {
+            return;
+        }
         if !self.ledger.arrivals.lacks_sums() {
             return self.leave_source();
         }
-        if !source.is_connected() {
-            return;
-        }
-        if !source.tells_checksums() {
+        if self.sources.none_tells_checksums() {
             self.ledger.arrivals.refusal = Some("its source does not tell checksums".to_owned());
             return self.leave_source();
         }
+        let Some(source) = self.sources.teller() else { return };
         while self.ledger.arrivals.asked.len() < ASKED_MAX
             && let Some(gap) = self.ledger.arrivals.next_gap()
         {

@@ -6,7 +6,7 @@ use super::doors::Door;
 use super::requests::Origin;
 use crate::SourceUri;
 use crate::control::{Answer, Hydration, Phase, Request, Status};
-use crate::directory::GUEST_SOCKET;
+use crate::directory::{GUEST_SOCKET, VolumeConfig};
 use ferry_engine::{Command, Errno, Event, Notice, RequestKind};
 use std::net::SocketAddr;
 
@@ -64,6 +64,8 @@ impl Server {
             }
             Request::Verify { anew } => Some(self.verify(anew)),
             Request::SetSource { uri } => Some(self.set_source(&uri)),
+            Request::AddSource { uri } => Some(self.add_source(&uri)),
+            Request::RemoveSource { uri } => Some(self.remove_source(&uri)),
             Request::SetBudget { bytes_per_s } => Some(self.set_budget(bytes_per_s)),
             Request::SetShare { bytes_per_s } => Some(self.set_share(bytes_per_s)),
             Request::Grow { size_bytes } => self.grow(asker, size_bytes),
@@ -182,7 +184,7 @@ impl Server {
             Ok(uri) => uri,
             Err(e) => return refused(whole_story(&e)),
         };
-        if let Err(e) = self.store.describe(|config| config.source = Some(uri)) {
+        if let Err(e) = self.store.describe(|config| config.set_source(uri)) {
             return refused(whole_story(&e));
         }
         self.follow_source();
@@ -192,7 +194,7 @@ impl Server {
     /// The map no longer asks for a source; the description follows.
     pub(super) fn source_detached(&mut self) {
         self.leave_source();
-        if let Err(e) = self.store.describe(|config| config.source = None) {
+        if let Err(e) = self.store.describe(VolumeConfig::forget_sources) {
             // The map is what counts; the name of a source that nobody asks is harmless.
             tracing::warn!(error = %e, "volume.json still names the source");
         }

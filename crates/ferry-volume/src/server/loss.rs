@@ -3,8 +3,9 @@
 //! Giving up takes a person who repeats the figure that the server told: what only the source has, in bytes. Nothing
 //! becomes remote again, so what was told is never less than what it costs in the end.
 
+use super::Server;
 use super::command::{refused, whole_story};
-use super::{Server, Source};
+use super::source::Source;
 use crate::abandoned::Abandoned;
 use crate::control::{
     Answer, BAD_RANGES_LISTED_MAX, BadRanges, LOSSES_LISTED_MAX, LossPolicy, Losses, SourceStatus, Span,
@@ -45,8 +46,9 @@ impl Server {
         };
         Some(SourceStatus {
             uri: uri.to_string(),
-            connected: self.source.as_ref().is_some_and(Source::is_connected),
-            last_error: self.source.as_ref().and_then(Source::last_error).map(str::to_owned),
+            connected: self.sources.at(uri).is_some_and(Source::is_connected),
+            last_error: self.sources.at(uri).and_then(Source::last_error).map(str::to_owned),
+            more: self.more_sources_status(),
             bad,
             away_ms: engine.source_away_ms.filter(|_| !engine.complete),
             requests_waiting: engine.waiting_for_source,
@@ -84,8 +86,7 @@ impl Server {
     /// Gives up the source if `lose_bytes` is what was told.
     pub(super) fn abandon(&mut self, asker: u64, lose_bytes: u64, force: bool) -> Option<Answer> {
         let bytes = self.engine.status().bytes_remote;
-        let connected = self.source.as_ref().filter(|source| source.is_connected());
-        if let Some(source) = connected.filter(|_| !force) {
+        if let Some(source) = self.sources.serving().filter(|_| !force) {
             let uri = source.uri();
             return Some(refused(format!(
                 "{uri} is connected, so nothing needs to be given up: wait until hydration is complete, or force it"

@@ -25,6 +25,7 @@ mod live;
 mod loss;
 mod mailbox;
 mod marks;
+mod more_sources;
 mod operations;
 mod pace;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod secure;
 mod share;
 mod snapshots;
 mod source;
+mod sources;
 mod stream;
 mod suspects;
 mod task;
@@ -65,7 +67,8 @@ use requests::{Asked, JustRead};
 use rustix::event::{EventfdFlags, eventfd};
 use share::Share;
 use snapshots::KeptJob;
-use source::{DialResult, SILENCE_MAX, Source};
+use source::{DialResult, SILENCE_MAX};
+use sources::{Serial, Sources};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -132,7 +135,7 @@ pub(crate) enum Purpose {
     AnswerSent(u64),
     LinkReceived(u64),
     LinkSent(u64),
-    SourceRead(OpId),
+    SourceRead(Serial, OpId),
     Disk(DiskJob),
     SumsSynced,
     Walked(u64),
@@ -159,10 +162,8 @@ struct Server {
     /// Who waits for a command of the engine.
     commanded: Vec<(u64, Command)>,
     losing: Losing,
-    source: Option<Source>,
+    sources: Sources,
     silence_max: Duration,
-    /// Rises with every source, so that a late answer to an earlier one is not taken for this one's.
-    source_epoch: u64,
     guest_door: Descriptor,
     control_door: Descriptor,
     reader_door: Option<(Descriptor, SocketAddr)>,
@@ -173,8 +174,8 @@ struct Server {
     wake: Arc<OwnedFd>,
     wake_door: Descriptor,
     wake_buffer: Buffer,
-    dialled_sender: Sender<(u64, DialResult)>,
-    dialled: Receiver<(u64, DialResult)>,
+    dialled_sender: Sender<(Serial, DialResult)>,
+    dialled: Receiver<(Serial, DialResult)>,
     started: Instant,
     next_tick: Instant,
     rate: Rate,
@@ -273,9 +274,8 @@ impl Server {
             askers: HashMap::new(),
             commanded: Vec::new(),
             losing,
-            source: None,
+            sources: Sources::default(),
             silence_max: SILENCE_MAX,
-            source_epoch: 0,
             guest_door,
             control_door,
             reader_door: None,
@@ -383,7 +383,7 @@ impl Server {
     /// How long nothing needs to be done unless something completes.
     fn until_next_turn(&self, now: Instant) -> Duration {
         let tick = self.engine.wants_tick().then_some(self.next_tick);
-        let dial = self.source.as_ref().and_then(Source::due);
+        let dial = self.sources.due();
         let doors = self.paused_doors.iter().map(|(_, at)| *at).min();
         let next = [tick, dial, doors, self.walks_due()].into_iter().flatten().min();
         next.map_or(IDLE, |at| at.saturating_duration_since(now))
@@ -401,14 +401,11 @@ impl Server {
             self.tell_latency(now);
             self.next_tick = now + Duration::from_millis(self.engine.tick_ms());
         }
-        let silence_max = self.silence_max;
-        self.with_source(|source, _| source.notice_silence(silence_max, now));
-        if let Some(source) = &mut self.source {
-            let wake = self.wake.clone();
-            source.begin(self.credentials.as_ref(), &self.dialled_sender, self.source_epoch, move || {
-                ring_the_bell(&wake);
-            });
-        }
+        let wake = self.wake.clone();
+        self.sources.turn(self.silence_max, self.credentials.as_ref(), &self.dialled_sender, move || {
+            ring_the_bell(&wake);
+        });
+        self.with_sources(|_, _| {});
         let due: Vec<Door> =
             self.paused_doors.extract_if(.., |(_, at)| *at <= now).map(|(door, _)| door).collect();
         due.into_iter().for_each(|door| self.accept(door));
@@ -451,19 +448,33 @@ impl Server {
             Purpose::Sent(id) => self.with_connection(id, |connection| connection.sent(result)),
             Purpose::Asked(id) => self.with_asker(id, |asker| asker.received(result)),
             Purpose::AnswerSent(id) => self.with_asker(id, |asker| asker.sent(result)),
-            Purpose::LinkReceived(id) => self.with_source(|source, ring| source.received(id, result, ring)),
-            Purpose::LinkSent(id) => self.with_source(|source, ring| source.sent(id, result, ring)),
-            Purpose::SourceRead(op) => self.with_source(|source, ring| source.file_read(op, result, ring)),
+            Purpose::LinkReceived(id) => self.with_sources(|sources, ring| {
+                if let Some(source) = sources.of_link(id) {
+                    source.received(id, result, ring);
+                }
+            }),
+            Purpose::LinkSent(id) => self.with_sources(|sources, ring| {
+                if let Some(source) = sources.of_link(id) {
+                    source.sent(id, result, ring);
+                }
+            }),
+            Purpose::SourceRead(serial, op) => self.with_sources(|sources, ring| {
+                if let Some(source) = sources.of(serial) {
+                    source.file_read(op, result, ring);
+                }
+            }),
             Purpose::Accepted(door) => self.accepted(door, result),
             Purpose::Wake => {
                 self.wait_for_wake();
                 self.take_mail();
                 self.hear_of_frontends();
-                while let Ok((epoch, found)) = self.dialled.try_recv() {
-                    if epoch == self.source_epoch {
-                        let pool = self.pool.clone();
-                        self.with_source(|source, _| source.dialled(found, &pool));
-                    }
+                while let Ok((serial, found)) = self.dialled.try_recv() {
+                    let pool = self.pool.clone();
+                    self.with_sources(|sources, _| {
+                        if let Some(source) = sources.of(serial) {
+                            source.dialled(found, &pool);
+                        }
+                    });
                 }
             }
         }

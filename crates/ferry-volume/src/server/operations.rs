@@ -3,7 +3,9 @@
 use super::Server;
 use super::disk::Disk;
 use super::doors::Door;
-use super::source::{Failure, FetchEnd, Outcome, Source};
+use super::source::{Failure, FetchEnd, Outcome};
+use super::sources::Sources;
+use crate::SourceUri;
 use crate::buffer::Buffer;
 use crate::control::Phase;
 use crate::heat;
@@ -38,7 +40,7 @@ impl Server {
                 self.execute(operation);
             }
             self.operations = operations;
-            self.with_source(|_, _| {});
+            self.with_sources(|_, _| {});
         }
         self.feeding = false;
     }
@@ -90,12 +92,10 @@ impl Server {
                 self.fetched.remove(&fetch.as_u64());
             }
             Operation::Fetch { op, range, urgency } => {
-                let (source, pool, ring) = self.source_parts();
-                source.fetch(op, range, urgency, pool, ring);
+                self.sources.fetch(op, range, urgency, &self.pool, &mut self.ring);
             }
             Operation::QuerySource { op, range } => {
-                let (source, pool, ring) = self.source_parts();
-                source.query(op, range.offset(), range.len_bytes(), pool, ring);
+                self.sources.query(op, range, &self.pool, &mut self.ring);
             }
             Operation::Reply { request, result } => self.reply(request, result),
             Operation::Notice(notice) => self.notice(notice),
@@ -148,11 +148,6 @@ impl Server {
         Disk { ring, store, pool, inline, writeback }
     }
 
-    fn source_parts(&mut self) -> (&mut Source, &crate::buffer::Pool, &mut Ring<super::Purpose>) {
-        let source = self.source.as_mut().expect("the engine asks a source only while it is up");
-        (source, &self.pool, &mut self.ring)
-    }
-
     fn request_buffer(&self, request: RequestId) -> Buffer {
         let asked = self.requests.get(&request.0).expect("the engine names requests until it replied");
         asked.buffer.clone().expect("the engine touches buffers of reads and writes only")
@@ -162,17 +157,17 @@ impl Server {
         self.fetched.get(&fetch.as_u64()).expect("the engine names a fetch until it drops it").clone()
     }
 
-    /// Lets something happen at the source and tells the engine what came of it.
-    pub(super) fn with_source(&mut self, act: impl FnOnce(&mut Source, &mut Ring<super::Purpose>)) {
-        let Some(source) = &mut self.source else { return };
-        act(source, &mut self.ring);
-        for outcome in source.take_outcomes() {
+    /// Lets something happen at the sources and tells the engine what came of it.
+    pub(super) fn with_sources(&mut self, act: impl FnOnce(&mut Sources, &mut Ring<super::Purpose>)) {
+        act(&mut self.sources, &mut self.ring);
+        for outcome in self.sources.settle(&self.pool, &mut self.ring) {
             match outcome {
                 Outcome::Summed { op, end } => self.gap_told(op, end),
                 Outcome::Up => {
                     self.feed(Event::SourceUp);
                     self.ask_for_gaps();
                 }
+                Outcome::Joined => self.ask_for_gaps(),
                 Outcome::Down => self.feed(Event::SourceDown),
                 Outcome::Heat(hot) => self.feed(Event::SourceHeat { hot }),
                 Outcome::Extents { op, offset, end } => {
@@ -219,25 +214,20 @@ impl Server {
         Event::Fetched { op, result }
     }
 
-    /// Connects to the source that the volume's description names, if it still needs one.
+    /// Connects to the sources that the volume's description names, if it still needs any.
     pub(super) fn follow_source(&mut self) {
-        let status = self.engine.status();
-        let Some(uri) = self.store.config.source.clone() else { return };
-        let current = self.source.as_ref().is_some_and(|source| *source.uri() == uri);
-        let is_needed = !status.complete || self.ledger.arrivals.lacks_sums();
-        if current || !is_needed || self.phase() == Phase::Standby {
+        let is_needed = !self.engine.status().complete || self.ledger.arrivals.lacks_sums();
+        if self.store.config.source.is_none() || !is_needed || self.phase() == Phase::Standby {
             return;
         }
-        let first_link = self.source.as_ref().map_or(0, Source::next_link);
-        self.leave_source();
-        self.source_epoch += 1;
-        self.source = Some(Source::new(uri, self.engine.source_bytes(), first_link));
+        let uris: Vec<SourceUri> = self.store.config.sources().cloned().collect();
+        let wanted_bytes = self.engine.source_bytes();
+        self.with_sources(|sources, _| sources.follow(&uris, wanted_bytes));
     }
 
-    /// Disconnects from the source.
+    /// Disconnects from all sources.
     pub(super) fn leave_source(&mut self) {
-        self.with_source(|source, _| source.close());
-        self.source = None;
+        self.with_sources(|sources, _| sources.follow(&[], 0));
     }
 }
 

@@ -10,6 +10,7 @@
 
 use super::Purpose;
 use super::link::{Link, LinkEvent};
+use super::sources::Serial;
 use super::task::{Standing, Task};
 use crate::SourceUri;
 use crate::buffer::{Buffer, Pool};
@@ -33,6 +34,8 @@ use std::time::{Duration, Instant};
 const FETCH_LINKS: usize = 4;
 /// Connections after which a source is asked for its heat at most, unless it has told it: each may take a thread that waits.
 const HEAT_ASKS_MAX: u32 = 3;
+/// A link's number is its source's serial and, in the lower bits, a number that no other link of that source has had.
+const LINK_BITS: u32 = 40;
 /// First pause before connecting again.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before connecting again.
@@ -62,6 +65,8 @@ enum Found {
 /// What the engine must be told.
 pub(super) enum Outcome {
     Up,
+    /// Another one is there beside those that were.
+    Joined,
     Down,
     /// How hot it is.
     Heat(Vec<Hot>),
@@ -121,6 +126,7 @@ enum State {
 
 pub(super) struct Source {
     uri: SourceUri,
+    serial: Serial,
     /// What is wanted of it; the volume may have grown beyond.
     wanted_bytes: u64,
     state: State,
@@ -135,16 +141,17 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(uri: SourceUri, wanted_bytes: u64, first_link: u64) -> Self {
+    pub(super) fn new(uri: SourceUri, wanted_bytes: u64, serial: Serial) -> Self {
         Self {
             uri,
+            serial,
             wanted_bytes,
             state: State::Resting { until: Instant::now() },
             attempt: 0,
             heat_asks_left: HEAT_ASKS_MAX,
             backoff: BACKOFF_MIN,
             last_error: None,
-            next_link: first_link,
+            next_link: serial << LINK_BITS,
             next_cookie: 1,
             tasks: BTreeMap::new(),
             outcomes: Vec::new(),
@@ -163,9 +170,13 @@ impl Source {
         self.last_error.as_deref()
     }
 
-    /// A number beyond all link numbers used so far: for the next source of this process.
-    pub(super) fn next_link(&self) -> u64 {
-        self.next_link
+    pub(super) fn serial(&self) -> Serial {
+        self.serial
+    }
+
+    /// Which source a link belongs to.
+    pub(super) fn serial_of_link(link: u64) -> Serial {
+        link >> LINK_BITS
     }
 
     pub(super) fn take_outcomes(&mut self) -> Vec<Outcome> {
@@ -184,8 +195,7 @@ impl Source {
     pub(super) fn begin(
         &mut self,
         credentials: Option<&Credentials>,
-        results: &Sender<(u64, DialResult)>,
-        epoch: u64,
+        results: &Sender<(Serial, DialResult)>,
         wake: impl Fn() + Send + 'static,
     ) {
         if self.due().is_none_or(|due| due > Instant::now()) {
@@ -193,13 +203,14 @@ impl Source {
         }
         self.state = State::Dialling;
         self.attempt += 1;
-        let (attempt, uri, results) = (self.attempt, self.uri.clone(), results.clone());
+        let (serial, attempt) = (self.serial, self.attempt);
+        let (uri, results) = (self.uri.clone(), results.clone());
         let credentials = credentials.cloned();
         let asks_heat = self.heat_asks_left > 0;
         let dialling = std::thread::Builder::new().name("dial".to_owned()).spawn(move || {
             // Fails only when the server is ending.
             let tell = |found| {
-                let _ = results.send((epoch, DialResult { attempt, found }));
+                let _ = results.send((serial, DialResult { attempt, found }));
                 wake();
             };
             let found = dial_source(&uri, credentials.as_ref());
@@ -318,7 +329,7 @@ impl Source {
                 match task.file_rest() {
                     None => self.outcomes.push(task.end(op)),
                     Some((at, left, from)) => {
-                        ring.read_at(fd, task.buffer(), at, left, from, Purpose::SourceRead(op));
+                        ring.read_at(fd, task.buffer(), at, left, from, Purpose::SourceRead(self.serial, op));
                         self.tasks.insert(op, task);
                     }
                 }
@@ -436,7 +447,7 @@ impl Source {
         if errno.is_none()
             && let Some((at, left, from)) = task.file_rest()
         {
-            return ring.read_at(fd, task.buffer(), at, left, from, Purpose::SourceRead(op));
+            return ring.read_at(fd, task.buffer(), at, left, from, Purpose::SourceRead(self.serial, op));
         }
         let task = self.tasks.remove(&op).expect("it was just there");
         self.outcomes.push(match errno {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod proxy;
+mod second;
 
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{Client, LossPolicy, Phase, Span, Status};

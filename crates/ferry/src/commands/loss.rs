@@ -68,6 +68,7 @@ pub fn facts(volume: &Volume) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if let Some(source) = &volume.source {
         facts.extend(source.away_ms.map(|ms| ("SOURCE AWAY", away_text(source, ms, volume.loss_policy))));
+        facts.extend(source.more.iter().map(|more| ("stands in", super::sources::text(more))));
         if source.bad.count > 0 {
             facts.push(("bad blocks", bad_text(&source.bad)));
         }

@@ -8,6 +8,7 @@ pub mod machine;
 pub mod mv;
 pub mod pace;
 pub mod proof;
+pub mod sources;
 pub mod volume;
 pub mod volume_server;
 pub mod worker;
@@ -41,6 +42,8 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeAttach(volume, wanted) => attach::attach(&agent, json, &volume, wanted).await,
         Question::VolumeDetach(volume, wanted) => attach::detach(&agent, json, &volume, wanted).await,
         Question::VolumeOnSourceLoss(volume, wish) => loss::policy(&agent, json, &volume, wish).await,
+        Question::VolumeChangeSources(volume, change) => sources::change(&agent, json, &volume, change).await,
+        Question::VolumeSources(volume) => sources::list(&agent, json, &volume).await,
         Question::VolumeAbandonSource(volume, abandon) => loss::abandon(&agent, json, &volume, abandon).await,
         Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
         Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,

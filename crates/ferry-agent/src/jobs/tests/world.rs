@@ -272,6 +272,7 @@ impl World {
             bad: BadRanges::default(),
             away_ms: None,
             requests_waiting: 0,
+            more: Vec::new(),
         };
         Volume { source: Some(source), hydration: Some(counted), ..volume(key, self.machine, "beta") }
     }

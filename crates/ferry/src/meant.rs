@@ -348,17 +348,23 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
 fn volume_sources(typed: args::VolumeSources) -> Result<Meant, Misuse> {
     match typed {
         args::VolumeSources::Add { volume, uri, asking } => {
-            let add = ChangeSources::Add(import_source(&uri)?);
+            let add = ChangeSources::Add(source_uri(&uri)?);
             ask(&asking, Question::VolumeChangeSources(parsed(&volume)?, add))
         }
         args::VolumeSources::Remove { volume, uri, asking } => {
-            let remove = ChangeSources::Remove(import_source(&uri)?);
+            let remove = ChangeSources::Remove(source_uri(&uri)?);
             ask(&asking, Question::VolumeChangeSources(parsed(&volume)?, remove))
         }
         args::VolumeSources::List { volume, asking } => {
             ask(&asking, Question::VolumeSources(parsed(&volume)?))
         }
     }
+}
+
+/// As [`import_source`], with a file as a URI, too.
+fn source_uri(typed: &str) -> Result<String, Misuse> {
+    let source = import_source(typed)?;
+    Ok(if source.contains("://") { source } else { format!("file://{source}") })
 }
 
 /// A URI stays as it is. A path is made absolute here, because the agent has another working directory.

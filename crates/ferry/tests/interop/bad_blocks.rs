@@ -80,3 +80,20 @@ fn bad_sectors_cost_an_error_for_their_blocks_alone_and_are_told_exactly() {
     File::options().write(true).open(&image).unwrap().write_all_at(&[7; 4096], block.offset).unwrap();
     assert_reads_as(&image, &volume.uri(), dir.path(), "copy");
 }
+
+#[test]
+fn what_one_source_cannot_give_is_read_from_another() {
+    needs!(NBDKIT, NBDCOPY, QEMU_IO);
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    image::dense(&image, SIZE_BYTES, 61);
+    let source = sick_source(dir.path(), &image, [5 * MIB, 9 * MIB]);
+    let volume = Volume::start(dir.path(), SIZE_BYTES, Some(&source.uri()));
+    fails_to_read(&volume, "5M 4k");
+    volume.control().add_source(&format!("file://{}", path_text(&image))).unwrap();
+    let done = volume.wait_hydrated();
+    let told = done.source.map(|source| source.bad.count);
+    assert_eq!((told.unwrap_or(0), done.hydration.bytes_sick), (0, 0));
+    assert!(dir.path().join("sick").exists(), "the first is as sick as ever");
+    assert_reads_as(&image, &volume.uri(), dir.path(), "copy");
+}

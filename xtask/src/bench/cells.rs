@@ -3,6 +3,7 @@
 mod copying;
 mod empty;
 mod requests;
+mod tracking;
 mod waiting;
 mod weight;
 
@@ -21,6 +22,7 @@ const OURS: &str = "ferry";
 /// Runs every cell that was asked for; an error only when somebody asked to end.
 pub fn run_all(bench: &mut Bench) -> anyhow::Result<()> {
     requests::run(bench)?;
+    tracking::run(bench)?;
     cloning(bench)?;
     empty::run(bench)
 }

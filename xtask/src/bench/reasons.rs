@@ -1,28 +1,29 @@
-//! Why a cell misses its goal, as far as profiling has told: kept beside the table when the cell does miss.
+//! Why a cell misses its goal, as far as is known: kept beside the table when the cell does miss. What was profiled says so;
+//! the rest is judgement.
 
 /// The beginning of a cell's name, and what was found.
 const REASONS: [(&str, &str); 4] = [
     (
         "first read of a remote",
-        "the read makes two hops, guest to target and target to source, where the comparison makes one. Without a network \
+        "Profiled: the read makes two hops, guest to target and target to source, where the comparison makes one. Without a network \
          between them a hop is two wake-ups of a sleeping process, which is nearly all that the comparison costs: 2 is \
          the floor here. What comes on top are the checksum (asked for in the same message, made and compared) and the \
-         copy into the store, about a third of the figure. Each round trip of a real network is paid once by both.",
+         copy into the store. Each round trip of a real network is paid once by both.",
     ),
     (
         "guest's 4 KiB requests while hydrating",
-        "on two cores the guest, its server, the source and the kernel's writing share the processors; a guest's \
+        "Judged, not profiled: on two cores the guest, its server, the source and the kernel's writing share the processors; a guest's \
          request that finds all of them busy waits for a time slice, whatever the pace. The guard lowers the pace down \
          to the guaranteed share and no further.",
     ),
     (
         "4 KiB random write, qd 1, 4 connections",
-        "one thread serves all connections, where nbdkit has a thread for each of them and the machine two cores; \
+        "Judged, not profiled: one thread serves all connections, where nbdkit has a thread for each of them and the machine two cores; \
          what it saves by gathering replies shows only at depth.",
     ),
     (
         "hydration",
-        "the disk and the copying of bytes by the kernel (to the socket, from it, to the page cache) are what is left; \
+        "Profiled: the disk and the copying of bytes by the kernel (to the socket, from it, to the page cache) are what is left; \
          both sides also make a checksum of every byte, which nbdcopy does not.",
     ),
 ];

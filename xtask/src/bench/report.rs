@@ -76,7 +76,7 @@ fn reasons(rows: &[Row]) -> String {
     if known.is_empty() {
         String::new()
     } else {
-        format!("\nWhat profiling says about those:\n\n{}", known.concat())
+        format!("\nWhy, as far as is known about those:\n\n{}", known.concat())
     }
 }
 

@@ -142,10 +142,14 @@ fn a_snapshot_ends_with_its_server_and_its_readers_are_told() {
     volume.stop();
     volume.start();
     assert!(!has_side_file(&volume), "what is left of a snapshot is removed");
+    // The former port may be taken meanwhile.
+    let listen = volume.control().status().unwrap().export.expect("it listens again");
+    let source: SourceUri = format!("nbd://{listen}/{A}@1~{SNAPSHOT}").parse().unwrap();
     let refusal = open(&source).err().expect("it is gone").to_string();
     assert!(refusal.contains("fork again"), "{refusal}");
     fork.stop();
     fork.start();
+    fork.control().set_source(&source.to_string()).unwrap();
     let told = |status: &ferry_volume::control::Status| {
         let source = status.source.as_ref().unwrap();
         source.last_error.as_ref().is_some_and(|why| why.contains("fork again"))

@@ -302,6 +302,19 @@ pub(crate) fn send_now<'a>(fd: &Descriptor, pieces: impl Iterator<Item = &'a Pie
     usize::try_from(sent).unwrap_or(0)
 }
 
+/// How long ago the kernel last received bytes on this socket, whether anybody has read them or not; none for what is no
+/// TCP socket.
+pub(crate) fn since_last_bytes(fd: &Descriptor) -> Option<Duration> {
+    // SAFETY: all-zero is a valid structure of numbers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let target = (&raw mut info).cast();
+    // SAFETY: the kernel writes at most `len` bytes, which is the size of the structure.
+    let failed =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, target, &mut len) };
+    (failed == 0).then(|| Duration::from_millis(info.tcpi_last_data_recv.into()))
+}
+
 fn vectors_of<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Vec<libc::iovec> {
     pieces.map(|p| libc::iovec { iov_base: p.buffer.address(p.at, p.len).cast(), iov_len: p.len }).collect()
 }

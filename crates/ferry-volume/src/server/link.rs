@@ -105,10 +105,12 @@ impl Link {
         self.stream.sent(result)
     }
 
-    /// For how long the source has sent nothing at all although it was asked; however slow, it is not silent while
+    /// Whether the source has sent nothing at all for so long although it was asked; however slow, it is not silent while
     /// bytes arrive.
-    pub(super) fn silence(&self, now: Instant) -> Duration {
-        if self.asked.is_empty() { Duration::ZERO } else { now.saturating_duration_since(self.heard_at) }
+    pub(super) fn is_silent(&self, silence_max: Duration, now: Instant) -> bool {
+        !self.asked.is_empty()
+            && now.saturating_duration_since(self.heard_at) >= silence_max
+            && self.stream.silence().is_none_or(|silence| silence >= silence_max)
     }
 
     /// Takes note of received bytes; false when the source closed.

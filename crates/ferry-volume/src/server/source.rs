@@ -302,7 +302,7 @@ impl Source {
     /// Gives up connections on which a question has been answered by nothing for too long.
     pub(super) fn notice_silence(&mut self, silence_max: Duration, now: Instant) {
         let State::Links(links) = &self.state else { return };
-        if links.iter().any(|link| link.silence(now) >= silence_max) {
+        if links.iter().any(|link| link.is_silent(silence_max, now)) {
             self.fail(format!("{} was asked and has answered nothing for {silence_max:?}", self.uri));
         }
     }

@@ -7,7 +7,7 @@
 use super::Purpose;
 use super::secure::{Secured, drop_front};
 use crate::buffer::{Buffer, Pool};
-use crate::ring::{Descriptor, Piece, Ring, send_now};
+use crate::ring::{Descriptor, Piece, Ring, send_now, since_last_bytes};
 use crate::tls::{PLAINTEXT_BYTES_MAX, Session, TlsError};
 use rustix::net::Shutdown;
 use std::collections::VecDeque;
@@ -210,6 +210,12 @@ impl Stream {
         self.close_ranks();
         assert!(self.end < INPUT_BYTES, "a parser left a full buffer unparsed");
         ring.receive(&self.fd, &self.input, self.end, INPUT_BYTES - self.end, purpose);
+    }
+
+    /// For how long nothing at all has come in, as the kernel knows it: a receive under way may hold bytes that
+    /// nobody has been told of. None where only those who receive know.
+    pub(crate) fn silence(&self) -> Option<std::time::Duration> {
+        since_last_bytes(&self.fd)
     }
 
     /// Takes note of what a receive gave.

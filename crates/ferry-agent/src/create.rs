@@ -11,7 +11,7 @@ use ferry_api::{
 use ferry_volume::{DialError, REGION_BYTES_MAX, SourceUri, client};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Unit of a volume's size, in bytes.
 const SECTOR_BYTES: u64 = 512;
@@ -139,10 +139,15 @@ pub(crate) async fn import(core: &Core, import: ImportVolume) -> Answer<Volume> 
         return Err(ApiError::new(ErrorCode::BadSource, message));
     }
     let shape = Shape::checked(size_bytes, import.region_bytes)?;
+    if let Some(device) = &import.store {
+        check_device(core, device, &uri).await?;
+    }
     let source = SourceRecord { uri: uri.to_string(), worker: None };
     let record = VolumeRecord {
         id: import.id.unwrap_or_else(VolumeId::fresh),
-        bytes_expected: found.bytes_in_use.min(size_bytes),
+        // What goes to a device of its own needs no room in the state directory.
+        bytes_expected: if import.store.is_some() { 0 } else { found.bytes_in_use.min(size_bytes) },
+        store: import.store,
         ..fresh_volume(import.name, shape, Some(source))
     };
     let key = record.key();
@@ -169,7 +174,7 @@ pub(crate) async fn fork(core: &Core, origin: VolumeKey, fork: ForkVolume) -> An
     let made = ForkRecord { id, name: name.clone(), to: to.clone() };
     let make = |source, record: VolumeRecord| async move {
         let (size_bytes, region_bytes) = (Some(record.size_bytes), Some(record.region_bytes));
-        let wanted = ImportVolume { id: Some(id), name, source, size_bytes, region_bytes };
+        let wanted = ImportVolume { id: Some(id), name, source, size_bytes, region_bytes, store: None };
         match (peer, to) {
             (Some(peer), Some(to)) => peer.volume_import(wanted).await.map_err(|error| ApiError {
                 message: format!("worker {to} cannot make the fork: {}", error.message),
@@ -259,6 +264,7 @@ fn fresh_volume(name: VolumeName, shape: Shape, source: Option<SourceRecord>) ->
         source,
         made: false,
         bytes_expected: 0,
+        store: None,
         forks: Vec::new(),
         created_at_ms: now_ms(),
     }
@@ -287,6 +293,22 @@ async fn check_import_name(core: &Core, name: &VolumeName) -> Answer<()> {
         return Err(ApiError::new(ErrorCode::AlreadyExists, message));
     }
     Ok(())
+}
+
+/// Refuses a device that holds something we know of: while nobody serves that, nothing else would keep it from harm.
+async fn check_device(core: &Core, device: &Path, source: &SourceUri) -> Answer<()> {
+    let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let wanted = canonical(device);
+    let is_wanted = |path: &PathBuf| canonical(path) == wanted;
+    let volumes = core.records.volumes().await?;
+    let held = volumes.iter().find(|record| record.store.as_ref().is_some_and(is_wanted));
+    let what = match (held, source) {
+        (Some(record), _) => format!("volume {}", record.key()),
+        (None, SourceUri::File(path)) if is_wanted(path) => "the source itself".to_owned(),
+        (None, SourceUri::File(_) | SourceUri::Nbd(_)) => return Ok(()),
+    };
+    let message = format!("{} holds {what}; choose another device", device.display());
+    Err(ApiError::new(ErrorCode::AlreadyExists, message))
 }
 
 /// The volume of no machine that a person means.

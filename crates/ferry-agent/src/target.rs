@@ -115,6 +115,7 @@ impl Target {
             source: None,
             made: false,
             bytes_expected: volume.bytes_in_use,
+            store: None,
             forks: Vec::new(),
             created_at_ms: now_ms(),
         });

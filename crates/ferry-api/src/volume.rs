@@ -5,6 +5,7 @@ use crate::{
     VolumeName, VolumePace, WorkerName,
 };
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Unit of copying when nothing else is asked for, in bytes.
 pub const REGION_BYTES_DEFAULT: u32 = 1024 * 1024;
@@ -26,6 +27,10 @@ pub struct ImportVolume {
     /// Unit of copying in bytes, a power of two; [`REGION_BYTES_DEFAULT`] if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region_bytes: Option<u32>,
+    /// The block device on the worker that shall hold its bytes, all for itself (absolute path); what it held is lost.
+    /// Without one they lie in a file of the agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<PathBuf>,
 }
 
 /// Asks for an independent clone of a volume as it is now.

@@ -217,7 +217,7 @@ impl Engine {
     /// An engine for the volume that `map` describes. The source counts as down until [`Event::SourceUp`].
     ///
     /// Before this, the shell has punched everything that the data file holds in remote ranges: after a crash it may
-    /// hold what no bit vouches for.
+    /// hold what no bit vouches for. Where it cannot, [`Engine::store_may_hold_anything`] follows.
     #[must_use]
     pub fn new(map: MapState, limits: Limits) -> Engine {
         Engine {
@@ -254,6 +254,12 @@ impl Engine {
             wake: false,
             tally: Tally::default(),
         }
+    }
+
+    /// The store may hold anything where blocks are remote: it is on a device, which does not tell what is a hole, and
+    /// zeroing all of it would keep the guest waiting. What is zero is written when the source has said so.
+    pub fn store_may_hold_anything(&mut self) {
+        self.became_torn(self.geometry().all_blocks());
     }
 
     /// Takes one event and appends to `out` what must be done, in order.

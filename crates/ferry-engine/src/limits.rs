@@ -16,6 +16,8 @@ pub const FAILURES_IN_A_ROW_MAX: u32 = 8;
 pub const SICK_RANGES_MAX: usize = 1_024;
 /// The most of the source that one query asks about, in bytes.
 pub const QUERY_BYTES_MAX: u64 = 1 << 40;
+/// The most that one query asks about where zeroes must be written, in bytes: a guest that writes there waits for that.
+pub const ZERO_BYTES_MAX: u64 = 64 << 20;
 /// The most extents of one answer that are looked at.
 pub const EXTENTS_MAX: usize = 1 << 16;
 /// Runs of data that are known ahead of what is fetched at most, where all of the source is to be known.

@@ -109,6 +109,14 @@ impl DirectoryError {
     }
 }
 
+/// Where a volume's bytes lie, if not in the file `data` of its directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// A block device, by a path that names the same one after a restart of the host.
+    pub device: PathBuf,
+}
+
 /// What a volume is: the content of `volume.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,6 +155,9 @@ pub struct VolumeConfig {
     /// When hydration shall be complete, in milliseconds since 1970; none: whenever it comes to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_by_ms: Option<u64>,
+    /// Where its bytes lie; none: in the file `data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreConfig>,
 }
 
 impl VolumeConfig {
@@ -165,6 +176,7 @@ impl VolumeConfig {
             frontends: Vec::new(),
             guard_us: None,
             finish_by_ms: None,
+            store: None,
         }
     }
 

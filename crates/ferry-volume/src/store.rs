@@ -2,13 +2,15 @@
 //!
 //! Invariant: whatever the data file holds in ranges that are remote is punched out before the engine sees the
 //! store, so a remote range of the file is always a hole. (After a crash it may hold a write whose bit never became
-//! durable; such a write was never acknowledged as flushed.)
+//! durable; such a write was never acknowledged as flushed.) A block device cannot tell its holes: there the engine is
+//! told that remote ranges may hold anything, see [`device`].
 
+mod device;
 mod growth;
 
 use crate::SourceUri;
 use crate::control::Phase;
-use crate::directory::{self, DATA, DirectoryError, DirectoryLock, MAP, VolumeConfig};
+use crate::directory::{self, DATA, DirectoryError, DirectoryLock, MAP, StoreConfig, VolumeConfig};
 use crate::extents::file_extents;
 use crate::ring::Descriptor;
 use ferry_engine::{Geometry, GeometryError, MapError, MapLog, MapState, Residence, map};
@@ -51,6 +53,14 @@ pub enum StoreError {
         /// What was given.
         id: String,
     },
+    /// The block device cannot hold it.
+    #[error("the volume cannot lie on {}: {reason}", path.display())]
+    Device {
+        /// The device.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Two files of the volume tell different stories.
     #[error("{} does not belong to its volume.json: {what} differs ({map} here, {config} there); restore the one that is wrong", path.display())]
     Mismatch {
@@ -82,6 +92,8 @@ pub struct CreateOptions {
     pub phase: Phase,
     /// Where its blocks come from. Without one it is all local, and zero.
     pub source: Option<SourceUri>,
+    /// The block device that shall hold its bytes, all for itself. Without one they lie in a file of the directory.
+    pub device: Option<PathBuf>,
 }
 
 /// Makes a volume's directory. Repeating it with the same options is fine and changes nothing; what an earlier
@@ -90,7 +102,7 @@ pub struct CreateOptions {
 /// # Errors
 /// Something else is there, the options cannot be, or a file operation failed.
 pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
-    let CreateOptions { dir, id, size_bytes, region_bytes, generation, phase, source } = options;
+    let CreateOptions { dir, id, size_bytes, region_bytes, generation, phase, source, device } = options;
     directory::check_socket_paths(dir)?;
     let volume_id = parse_id(id)?;
     if *region_bytes > REGION_BYTES_MAX {
@@ -101,11 +113,15 @@ pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
     let geometry = Geometry::new(*size_bytes, u64::from(*region_bytes))?;
     let mut config = VolumeConfig::new(id.clone(), *size_bytes, *region_bytes, *generation);
     config.source.clone_from(source);
+    config.store = device.clone().map(|device| StoreConfig { device });
     fs::create_dir_all(dir).map_err(DirectoryError::io("create", dir))?;
     let _lock = directory::lock(dir)?;
     if dir.join(directory::CONFIG).exists() {
         return match VolumeConfig::read(dir)? {
-            found if (&found.id, found.size_bytes, found.generation) == (id, *size_bytes, *generation) => {
+            found
+                if (&found.id, found.size_bytes, found.generation, &found.store)
+                    == (id, *size_bytes, *generation, &config.store) =>
+            {
                 // An earlier attempt may have ended just before this.
                 Ok(directory::sync_dir(dir.parent().unwrap_or(dir))?)
             }
@@ -118,7 +134,10 @@ pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
             }
         };
     }
-    make_data(dir, *size_bytes)?;
+    match device {
+        Some(device) => device::prepare(device, *size_bytes, source.is_none())?,
+        None => make_data(dir, *size_bytes)?,
+    }
     let state = MapState::fresh(volume_id, geometry, *generation, phase.to_map(), source.is_some());
     directory::replace_file(dir, MAP, &map::compact(&state).0)?;
     config.write(dir)?;
@@ -169,10 +188,18 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     let (state, log) =
         map::decode(&bytes).map_err(|cause| StoreError::Map { path: map_path.clone(), cause })?;
     check_pair(&map_path, &state, &config)?;
-    let data_path = dir.join(DATA);
-    let data = open_rw(&data_path)?;
-    growth::settle(dir, state.geometry().size_bytes(), &data, &mut config)?;
-    punch_remote(&data, &state).map_err(DirectoryError::io("clear the remote ranges of", &data_path))?;
+    let (data_path, data) = match &config.store {
+        Some(StoreConfig { device }) => {
+            (device.clone(), device::open(device, state.geometry().size_bytes())?)
+        }
+        None => {
+            let path = dir.join(DATA);
+            let data = open_rw(&path)?;
+            growth::settle(dir, state.geometry().size_bytes(), &data, &mut config)?;
+            punch_remote(&data, &state).map_err(DirectoryError::io("clear the remote ranges of", &path))?;
+            (path, data)
+        }
+    };
     let map = open_rw(&map_path)?;
     // A frame that was being appended when the power went is cut off, so that the next one follows the last whole one.
     map.set_len(log.bytes_valid()).map_err(DirectoryError::io("cut", &map_path))?;
@@ -228,11 +255,11 @@ fn punch_remote(data: &File, state: &MapState) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a range read as zeroes, on filesystems without holes too.
+/// Makes a range read as zeroes, on filesystems and devices without holes too.
 fn clear(data: &File, offset: u64, len: u64) -> io::Result<()> {
     match fallocate(data, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::OPNOTSUPP) => write_zeroes(data, offset, len),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => write_zeroes(data, offset, len),
         Err(e) => Err(e.into()),
     }
 }
@@ -303,7 +330,12 @@ impl Store {
         Ok(())
     }
 
-    /// Bytes the data file occupies on its filesystem.
+    /// Whether ranges that are remote may hold anything.
+    pub(crate) fn may_hold_anything(&self) -> bool {
+        self.config.store.is_some()
+    }
+
+    /// Bytes the data file occupies on its filesystem; none if it is a device.
     pub(crate) fn bytes_allocated(&self) -> u64 {
         rustix::fs::fstat(&*self.data).map_or(0, |stat| stat.st_blocks as u64 * 512)
     }

@@ -248,6 +248,10 @@ pub enum Volume {
         /// Size to insist on, or to cut the source to
         #[arg(long, value_name = "SIZE", value_parser = parse_size)]
         size: Option<u64>,
+        /// Block device on the worker that shall hold it, all for itself, by a path that stays (/dev/VG/LV); what is on
+        /// it is lost
+        #[arg(long, value_name = "DEVICE")]
+        store: Option<PathBuf>,
         #[command(flatten)]
         asking: Asking,
     },

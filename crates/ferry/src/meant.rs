@@ -296,13 +296,14 @@ fn restart_policy(typed: &str) -> Result<RestartPolicy, Misuse> {
 
 fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
     match volume {
-        args::Volume::Import { name, from, size, asking } => {
+        args::Volume::Import { name, from, size, store, asking } => {
             let import = ImportVolume {
                 id: None,
                 name: parsed(&name)?,
                 source: import_source(&from)?,
                 size_bytes: size,
                 region_bytes: None,
+                store,
             };
             ask(&asking, Question::VolumeImport(import))
         }

@@ -57,6 +57,7 @@ impl Volume {
             generation: GENERATION,
             phase,
             source,
+            device: None,
         })
         .context("cannot create a volume")?;
         let files = Files(dir.clone());

@@ -71,6 +71,7 @@ pub fn run(ferry: PathBuf, kept: &Path) -> anyhow::Result<()> {
         generation: 1,
         phase: Phase::Open,
         source: None,
+        device: None,
     })
     .context("cannot create a volume")?;
     let mut server = Server { ferry, dir, process: None };

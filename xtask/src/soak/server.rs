@@ -45,6 +45,7 @@ impl Server {
             generation,
             phase: Phase::Open,
             source: source.transpose().context("a source of the soak's own making")?,
+            device: None,
         })
         .context("cannot create a volume")?;
         let mut server = Self { ferry: ferry.to_owned(), dir, generation, process: None };

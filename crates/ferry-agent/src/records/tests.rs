@@ -23,6 +23,7 @@ fn volume(machine: Option<MachineId>) -> VolumeRecord {
         source: None,
         made: false,
         bytes_expected: 0,
+        store: None,
         forks: Vec::new(),
         created_at_ms: 1,
     }

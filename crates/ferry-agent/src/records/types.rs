@@ -6,6 +6,7 @@ use ferry_api::{
 };
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 
 /// What was set for the worker as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +115,9 @@ pub struct VolumeRecord {
     /// Bytes its store is expected to occupy once it is hydrated; 0 for a volume without source, and for one whose
     /// source does not tell.
     pub bytes_expected: u64,
+    /// The block device that holds its bytes; none: a file in its directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<PathBuf>,
     /// Clones that read a snapshot of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forks: Vec<ForkRecord>,

@@ -40,6 +40,7 @@ pub(super) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), Volume
         generation: record.generation.0,
         phase,
         source,
+        device: record.store.clone(),
     };
     ferry_volume::create(&options).map_err(|cause| VolumesError::Make { key: record.key(), cause })
 }

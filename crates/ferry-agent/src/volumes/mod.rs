@@ -168,7 +168,10 @@ impl From<VolumesError> for ApiError {
             VolumesError::BadSize { .. } => ErrorCode::InvalidRequest,
             VolumesError::Silent(_) => ErrorCode::Unavailable,
             VolumesError::Make {
-                cause: StoreError::Geometry(_) | StoreError::Directory(DirectoryError::BadGeometry { .. }),
+                cause:
+                    StoreError::Geometry(_)
+                    | StoreError::Device { .. }
+                    | StoreError::Directory(DirectoryError::BadGeometry { .. }),
                 ..
             } => ErrorCode::InvalidRequest,
             VolumesError::Astray { .. }

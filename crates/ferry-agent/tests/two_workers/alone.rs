@@ -14,7 +14,8 @@ fn kill(pid: u32) {
 
 fn import(name: &str, source: &str) -> ImportVolume {
     let source = source.to_owned();
-    ImportVolume { id: None, name: name.parse().unwrap(), source, size_bytes: None, region_bytes: None }
+    let name = name.parse().unwrap();
+    ImportVolume { id: None, name, source, size_bytes: None, region_bytes: None, store: None }
 }
 
 #[tokio::test]
@@ -178,6 +179,15 @@ async fn an_import_that_cannot_be_is_refused_in_one_sentence() {
         assert_eq!(refusal.code, ErrorCode::BadSource, "{refusal}");
         assert!(refusal.message.contains(says), "{refusal}");
         assert_eq!(refusal.message.lines().count(), 1);
+    }
+    std::fs::write(image, vec![7; 4096]).unwrap();
+    for (device, code, says) in [
+        ("/dev/null", ErrorCode::InvalidRequest, "is no block device"),
+        (image, ErrorCode::AlreadyExists, "holds the source itself"),
+    ] {
+        let import = ImportVolume { store: Some(device.into()), ..import("files", image) };
+        let refusal = w1.door().volume_import(import).await.unwrap_err();
+        assert!(refusal.code == code && refusal.message.contains(says), "{refusal}");
     }
     assert_eq!(w1.door().volumes().await.unwrap(), []);
     w1.end().await;

@@ -19,7 +19,7 @@ use crate::event::{Errno, FetchFailure, SourceExtent};
 use crate::geometry::{BLOCK_BYTES, Blocks, ByteRange};
 use crate::limits::{
     BACKGROUND_BACKOFF_MS, EXTENTS_MAX, FAILURES_IN_A_ROW_MAX, FETCH_BACKOFF_MS, QUERY_ATTEMPTS_MAX,
-    QUERY_BYTES_MAX, backoff_ms,
+    QUERY_BYTES_MAX, ZERO_BYTES_MAX, backoff_ms,
 };
 use crate::map::Phase;
 use crate::operation::{Notice, OpId, Operation};
@@ -279,7 +279,8 @@ impl Engine {
             .next()
     }
 
-    /// Asks about what comes next, unless enough is known or nothing comes. Gives whether a query is under way.
+    /// Asks about what comes next, unless enough is known or nothing comes. Gives whether a query is under way, or
+    /// waits for the zeroes that the last one was about.
     fn query_ahead(&mut self, out: &mut Vec<Operation>) -> bool {
         let enough = 2 * u64::from(self.limits.hydration_fetches_max) * self.geometry().region_blocks();
         let is_enough = self.hydration.window_holds(enough) && !self.wants_to_know_all();
@@ -293,7 +294,12 @@ impl Engine {
             return false;
         };
         let first = remote.first();
-        let end = total.min(first + QUERY_BYTES_MAX / BLOCK_BYTES);
+        let is_torn = self.torn.intersects(Blocks::one(first));
+        if is_torn && self.ops.values().any(|op| matches!(op, Op::ZeroTorn { .. })) {
+            return true;
+        }
+        let most_bytes = if is_torn { ZERO_BYTES_MAX } else { QUERY_BYTES_MAX };
+        let end = total.min(first + most_bytes / BLOCK_BYTES);
         let blocks = Blocks::between(first, end).expect("a remote block lies ahead");
         self.hydration.query_under_way = true;
         let op = self.ops.insert(Op::Query { blocks, epoch: self.source.epoch });

@@ -514,13 +514,18 @@ impl World {
         }
         self.store.set_len(usize::try_from(state.geometry().size_bytes()).unwrap());
         self.grown(state.geometry());
-        // What the shell owes the engine: remote ranges are holes (not synced: that is the engine's to do).
+        // What the shell owes the engine: remote ranges are holes (not synced: that is the engine's to do). Or it says
+        // that they are not, as on a device.
+        let filling = if self.dice.roll(3) == 0 { GARBAGE } else { 0 };
         for (range, residence) in state.truth.byte_runs(self.geometry.all_bytes()) {
             if residence == Residence::Remote {
-                self.store.write(range, &vec![0; span(range).len()], |_| true);
+                self.store.write(range, &vec![filling; span(range).len()], |_| true);
             }
         }
         self.engine = Engine::new(state, self.limits);
+        if filling == GARBAGE {
+            self.engine.store_may_hold_anything();
+        }
         self.source_up = false;
         self.budget = None;
         self.loss_policy = LossPolicy::Wait;

@@ -396,7 +396,8 @@ impl Transfer {
 }
 
 fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ESPIPE))
+    // The last one is a device whose sectors the range does not fit.
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ESPIPE | libc::EINVAL))
 }
 
 #[cfg(test)]
@@ -415,8 +416,16 @@ mod tests {
         let id = "01JD9Z6M4Q5R6S7T8V9WAXBYCZ".to_owned();
         let source = Some("file:///nowhere".parse().unwrap());
         let (size_bytes, region_bytes, phase) = (BLOCKS * ferry_engine::BLOCK_BYTES, 1 << 20, Phase::Open);
-        let options =
-            CreateOptions { dir: dir.to_owned(), id, size_bytes, region_bytes, generation: 1, phase, source };
+        let options = CreateOptions {
+            dir: dir.to_owned(),
+            id,
+            size_bytes,
+            region_bytes,
+            generation: 1,
+            phase,
+            source,
+            device: None,
+        };
         store::create(&options).unwrap();
         store::open(dir).unwrap().0
     }

@@ -16,6 +16,10 @@ impl Server {
         if let Err(e) = Geometry::new(size_bytes, region_bytes) {
             return Some(refused(whole_story(&e)));
         }
+        if self.store.config.store.is_some() {
+            let reason = "a volume on a block device cannot grow; fork it, and grow the fork";
+            return Some(refused(reason.to_owned()));
+        }
         // What is too small, or asked at the wrong time, the engine refuses; the file is no longer than was asked.
         if let Err(e) = self.store.lengthen(size_bytes) {
             return Some(refused(format!(

@@ -257,9 +257,13 @@ impl Server {
         let now = Instant::now();
         let frontends = Frontends::new(&options.dir, &store.config.frontends);
         let ledger = Ledger::open(&store, &state)?;
+        let mut engine = Engine::new(state, Limits::default());
+        if store.may_hold_anything() {
+            engine.store_may_hold_anything();
+        }
         let mut server = Self {
             ring,
-            engine: Engine::new(state, Limits::default()),
+            engine,
             operations: Vec::new(),
             store,
             inline: Inline::default(),

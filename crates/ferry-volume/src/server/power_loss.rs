@@ -252,6 +252,7 @@ fn every_power_loss_leaves_what_was_flushed(io: IoBackend) {
         generation: 1,
         phase: Phase::Open,
         source: Some(SourceUri::File(source.clone())),
+        device: None,
     })
     .unwrap();
     let fresh = |name: &str| {

@@ -160,6 +160,7 @@ mod between_servers {
                 generation,
                 phase: Phase::Open,
                 source,
+                device: None,
             };
             crate::create(&options).unwrap();
             let options = ServeOptions { dir: dir.clone(), io: IoBackend::Auto, tls: Some(tls.to_owned()) };

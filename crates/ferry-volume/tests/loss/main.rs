@@ -33,8 +33,16 @@ impl Volume {
     fn create(dir: PathBuf, generation: u64, source: Option<&str>) -> Volume {
         let source = source.map(|uri| uri.parse().unwrap());
         let (id, region_bytes, phase) = (ID.to_owned(), REGION_BYTES_DEFAULT, Phase::Open);
-        let options =
-            CreateOptions { dir, id, size_bytes: SIZE_BYTES, region_bytes, generation, phase, source };
+        let options = CreateOptions {
+            dir,
+            id,
+            size_bytes: SIZE_BYTES,
+            region_bytes,
+            generation,
+            phase,
+            source,
+            device: None,
+        };
         create(&options).unwrap();
         let mut volume = Volume { dir: options.dir, server: None };
         volume.start();

@@ -1,6 +1,7 @@
 //! Volume servers as their users meet them: real sockets, real files, several servers in one process.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod device;
 mod finish;
 mod frontends;
 mod grow;
@@ -55,6 +56,7 @@ impl Volume {
             generation,
             phase: Phase::Open,
             source,
+            device: None,
         };
         create(&options).unwrap();
         let mut volume = Self { dir, io, server: None };
@@ -159,6 +161,7 @@ fn a_volume_that_stands_by_ends_when_it_is_told_to() {
         generation: 2,
         phase: Phase::Standby,
         source: None,
+        device: None,
     };
     create(&options).unwrap();
     let mut volume = Volume { dir: options.dir, io: IoBackend::Auto, server: None };

@@ -43,6 +43,7 @@ impl Volume {
             generation,
             phase: Phase::Open,
             source,
+            device: None,
         };
         create(&options).unwrap();
         let mut volume = Self { dir, server: None };

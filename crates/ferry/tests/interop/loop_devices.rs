@@ -5,6 +5,7 @@ use super::support::peers::path_text;
 use super::support::volume::{MIB, Volume};
 use super::support::{E2FSCK, FSTRIM, MKE2FS, NBDCOPY, NBDKIT, UNSHARE, image, needs, succeed, until};
 use super::{assert_reads_as, assert_still_hydrating, slow_source};
+use ferry_volume::client::BlockClient;
 use ferry_volume::{Frontend, FrontendKind};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -98,6 +99,38 @@ fn what_a_killed_server_leaves_behind_is_cleared_and_made_again() {
     until("the devices are gone", || loop_devices_below(dir.path()).is_empty().then_some(()));
     assert_eq!(mounts_below(dir.path()), 0);
     assert_eq!(ferry_volume::directory::VolumeConfig::read(volume.dir()).unwrap().frontends, [FUSE]);
+}
+
+#[test]
+fn what_was_flushed_to_a_volume_on_a_device_is_there_after_its_server_was_killed() {
+    needs_loop_devices!();
+    let dir = tempfile::tempdir().unwrap();
+    let (below, image) = (dir.path().join("below"), dir.path().join("image"));
+    std::fs::create_dir(&below).unwrap();
+    image::dense(&image, 16 * MIB, 50);
+    let mut oracle = std::fs::read(&image).unwrap();
+    let mut disk = Volume::start(&below, 16 * MIB, None);
+    let device = attach(&disk);
+    let source = format!("file://{}", image.display());
+    let mut volume = Volume::create_on(dir.path(), 16 * MIB, Some(&source), Some(device));
+    for round in 0..8_u8 {
+        volume.serve();
+        let mut guest = BlockClient::connect_unix(&volume.dir().join("guest.sock")).unwrap();
+        let at = usize::from(round) * 1_500_000 + 100;
+        guest.write_at(at as u64, &[round; 70_000]).unwrap();
+        oracle[at..at + 70_000].fill(round);
+        guest.flush().unwrap();
+        volume.kill();
+    }
+    volume.serve();
+    volume.wait_hydrated();
+    let mut found = vec![0; oracle.len()];
+    let mut guest = BlockClient::connect_unix(&volume.dir().join("guest.sock")).unwrap();
+    guest.read_at(0, &mut found).unwrap();
+    assert!(found == oracle, "what the volume holds is not what was written");
+    drop(guest);
+    volume.shut_down();
+    disk.shut_down();
 }
 
 #[test]

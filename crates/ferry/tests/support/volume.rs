@@ -28,6 +28,11 @@ impl Volume {
 
     /// As [`Volume::start`], but nobody serves it yet.
     pub fn create(parent: &Path, size_bytes: u64, source: Option<&str>) -> Self {
+        Self::create_on(parent, size_bytes, source, None)
+    }
+
+    /// As [`Volume::create`], with its bytes on a block device.
+    pub fn create_on(parent: &Path, size_bytes: u64, source: Option<&str>, device: Option<PathBuf>) -> Self {
         let dir = parent.join("volume");
         let source: Option<SourceUri> = source.map(|uri| uri.parse().unwrap());
         ferry_volume::create(&CreateOptions {
@@ -38,6 +43,7 @@ impl Volume {
             generation: 1,
             phase: Phase::Open,
             source,
+            device,
         })
         .unwrap();
         Self { dir, server: None }

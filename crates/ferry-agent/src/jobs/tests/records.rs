@@ -121,6 +121,7 @@ pub(super) async fn furnish(records: &Records, world: &World) {
             ownership: Ownership::Ours,
             source: None,
             bytes_expected: 0,
+            store: None,
             forks: Vec::new(),
             made: true,
             created_at_ms: 1,

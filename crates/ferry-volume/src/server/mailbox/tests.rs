@@ -22,6 +22,7 @@ fn served(dir: &Path, source: Option<SourceUri>) -> (Mailbox, JoinHandle<()>) {
         generation: 1,
         phase: crate::control::Phase::Open,
         source,
+        device: None,
     };
     crate::create(&options).unwrap();
     let (sender, mailbox) = channel();

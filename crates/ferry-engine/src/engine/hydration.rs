@@ -316,11 +316,13 @@ impl Engine {
     }
 
     /// Whether there is something that only another pass will find. The second half is a net: it cannot be fast,
-    /// since what others fetch or write at the moment is theirs.
+    /// since what others fetch or write at the moment is theirs, and so is what a write waits to put there: it may wait for time
+    /// to pass, and asking again meanwhile would never end.
     fn is_anything_behind(&self) -> bool {
         self.hydration.left_behind
             || (self.fetches.is_empty()
                 && self.locks.is_empty()
+                && self.yielded_to_writes(self.geometry().all_blocks()).is_empty()
                 && self.truth.blocks_remote() > self.hydration.sick_blocks())
     }
 

@@ -389,9 +389,7 @@ impl Engine {
             RequestKind::Flush => self.start_flush(id, out),
             RequestKind::ReadSnapshot { snapshot, range } => self.read_snapshot(id, snapshot, range, out),
             RequestKind::Write { .. } | RequestKind::Trim { .. } | RequestKind::WriteZeroes { .. } => {
-                if !self.hold_write(id, kind, out) {
-                    self.start_write(id, kind, out);
-                }
+                self.guest_writes(id, kind, out);
             }
         }
     }

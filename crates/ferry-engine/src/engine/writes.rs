@@ -73,6 +73,27 @@ impl Put {
 }
 
 impl Engine {
+    /// A guest's write, trim or zeroing begins, or is held.
+    pub(super) fn guest_writes(&mut self, id: RequestId, kind: RequestKind, out: &mut Vec<Operation>) {
+        if let Some(errno) = self.write_refusal() {
+            return reply(id, Err(errno), out);
+        }
+        let kind = match kind {
+            // A trim is a hint: what it covers only in part stays as it is. What it covers is settled now, since a short
+            // last block may become longer while it waits.
+            RequestKind::Trim { range, fua } => match self.geometry().blocks_covered(range) {
+                Some(covered) => {
+                    RequestKind::WriteZeroes { range: self.geometry().bytes_of(covered), fua, no_hole: false }
+                }
+                None => return reply(id, Ok(()), out),
+            },
+            other => other,
+        };
+        if !self.hold_write(id, kind, out) {
+            self.start_write(id, kind, out);
+        }
+    }
+
     pub(super) fn start_write(&mut self, id: RequestId, kind: RequestKind, out: &mut Vec<Operation>) {
         if let Some(errno) = self.write_refusal() {
             return reply(id, Err(errno), out);
@@ -82,14 +103,8 @@ impl Engine {
             RequestKind::WriteZeroes { range, fua, no_hole } => {
                 (range, PutDeed::Zero { punch: !no_hole }, fua)
             }
-            RequestKind::Trim { range, fua } => {
-                // A trim is a hint: what it covers only in part stays as it is.
-                let Some(covered) = self.geometry().blocks_covered(range) else {
-                    return reply(id, Ok(()), out);
-                };
-                (self.geometry().bytes_of(covered), PutDeed::Zero { punch: true }, fua)
-            }
-            RequestKind::Read { .. }
+            RequestKind::Trim { .. }
+            | RequestKind::Read { .. }
             | RequestKind::ReadSnapshot { .. }
             | RequestKind::Cache { .. }
             | RequestKind::Flush => {

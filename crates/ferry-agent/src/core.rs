@@ -10,9 +10,10 @@ use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::{Client, ClientError};
 use ferry_api::{
-    AgentApi, ApiError, AskRoot, CopyRoot, CrossingState, JobId, JobState, Machine, MachineId, Ownership,
-    Volume, VolumeKey, WorkerName,
+    AgentApi, ApiError, AskRoot, CopyRoot, JobId, JobState, Machine, MachineId, Ownership, Volume, VolumeKey,
+    WorkerName,
 };
+use ferry_crossing::target;
 use ferry_volume::Credentials;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -180,7 +181,7 @@ impl Attic for Core {
 impl Guests for Core {
     async fn expected(&self) -> Answer<Vec<(JobId, WorkerName)>> {
         let crossings = self.records.crossings().await?;
-        let expected = crossings.into_iter().filter(|crossing| crossing.state < CrossingState::Activated);
+        let expected = crossings.into_iter().filter(target::is_expected);
         Ok(expected.filter_map(|crossing| Some((crossing.job, crossing.reserve?.from))).collect())
     }
 

@@ -1,27 +1,25 @@
 //! The target's side of a move: what a source's agent asks of this one, durable and idempotent.
 //!
-//! ```text
-//!   reserve ─▶ Reserved ─▶ prepare ─▶ Prepared ─▶ activate ─▶ Activated ─▶ boot ─▶ Booted ─▶ settle ─▶ Settled
-//!                  └──────── release ─────┴──▶ Released
-//! ```
+//! What a request leads to is decided in [`ferry_crossing::target`]; here it is made durable and done.
 //!
-//! Invariants: machine and volumes are ours from the moment `activate` is in the records, in one transaction, and
+//! Invariant: machine and volumes are ours from the moment `activate` is in the records, in one transaction, and
 //! not before; from then on their keepers and their minder serve and boot them after any restart, whether the
-//! source asks again or not. What was released is never activated: a release of an unknown job is remembered.
+//! source asks again or not.
 
 use crate::clock::now_ms;
 use crate::drivers::ProcessDriver;
 use crate::machines::Machines;
 use crate::peers::Peers;
-use crate::records::{Change, CrossingRecord, MachineRecord, Records, SourceRecord, Standing, VolumeRecord};
+use crate::records::{Change, CrossingRecord, Records, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    API_VERSION, Activate, ApiError, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, JobId,
-    MachineName, MachineVolume, Ownership, Prepare, Reserve, VolumeKey, WorkerName,
+    Activate, ApiError, Crossing, CrossingState, CrossingVolume, ErrorCode, JobId, MachineName, Prepare,
+    Reserve, WorkerName,
 };
+use ferry_crossing::target::{self, conflict, keys_of};
 use ferry_volume::SourceUri;
 use ferry_volume::control::Phase;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Mutex as Turn, MutexGuard};
 
@@ -80,7 +78,7 @@ impl Target {
             return taken("is already on");
         }
         let expected = self.records.crossings().await?;
-        let mut expected = expected.iter().filter(|crossing| crossing.state < CrossingState::Activated);
+        let mut expected = expected.iter().filter(|crossing| target::is_expected(crossing));
         if expected.any(|crossing| crossing.reserve.as_ref().is_some_and(|r| r.machine_name == *name)) {
             return taken("is on its way to");
         }
@@ -94,68 +92,23 @@ impl Target {
     pub async fn reserve(&self, reserve: Reserve) -> Answer<Crossing> {
         let turn = self.turn(reserve.job);
         let _turn = turn.lock().await;
-        if let Some(known) = self.records.crossing(reserve.job).await? {
-            if known.state == CrossingState::Released {
-                return Err(conflict(reserve.job, "was already released here; start a new one"));
-            }
-            if known.reserve.as_ref() != Some(&reserve) {
-                return Err(conflict(reserve.job, "was already reserved here with other facts; cancel it"));
-            }
-            return self.view(known).await;
+        let known = self.records.crossing(reserve.job).await?;
+        if target::reserved_before(known.as_ref(), &reserve)? {
+            return self.view(known.expect("what was reserved before is known")).await;
         }
         self.check(&reserve).await?;
-        let volumes = reserve.volumes.iter().map(|volume| VolumeRecord {
-            id: volume.id,
-            generation: volume.generation,
-            name: volume.name.clone(),
-            machine: Some(reserve.machine),
-            size_bytes: volume.size_bytes,
-            region_bytes: volume.region_bytes,
-            ownership: Ownership::Reserved { job: reserve.job, from: reserve.from.clone() },
-            source: None,
-            made: false,
-            bytes_expected: volume.bytes_in_use,
-            store: None,
-            forks: Vec::new(),
-            created_at_ms: now_ms(),
-        });
-        let volumes = volumes.collect();
         let _name = self.claim_name(&reserve.machine_name).await?;
-        let crossing = CrossingRecord {
-            job: reserve.job,
-            state: CrossingState::Reserved,
-            reserve: Some(reserve),
-            activated_at_ms: None,
-            booted_at_ms: None,
-        };
+        let (crossing, volumes) = target::reservation(reserve, now_ms());
         self.volumes.add(volumes, vec![Change::Crossing(Box::new(crossing.clone()))]).await?;
         self.view(crossing).await
     }
 
     async fn check(&self, reserve: &Reserve) -> Answer<()> {
-        if reserve.api_version != API_VERSION {
-            let message = format!(
-                "this worker speaks version {API_VERSION} of the agents' language and worker {} version {}; \
-                 bring both to the same version of ferry",
-                reserve.from, reserve.api_version
-            );
-            return Err(ApiError::new(ErrorCode::VersionMismatch, message));
-        }
+        target::check_version(reserve)?;
         // The clones will have to ask the source's agent where their source is.
         self.peers.client(&reserve.from)?;
         self.machines.check(&reserve.spec)?;
-        match self.records.machine(reserve.machine).await? {
-            Some(here)
-                if here.standing == Standing::Ours || here.generation >= reserve.machine_generation =>
-            {
-                let message = format!(
-                    "machine {} is already here at generation {}, so generation {} cannot come; ask this worker's agent",
-                    here.name, here.generation, reserve.machine_generation
-                );
-                Err(ApiError::new(ErrorCode::AlreadyExists, message))
-            }
-            Some(_) | None => Ok(()),
-        }
+        target::check_machine(self.records.machine(reserve.machine).await?.as_ref(), reserve)
     }
 
     /// See [`ferry_api::AgentApi::peer_prepare`].
@@ -166,36 +119,15 @@ impl Target {
         let turn = self.turn(prepare.job);
         let _turn = turn.lock().await;
         let (crossing, reserve) = self.reserved(prepare.job).await?;
-        match crossing.state {
-            CrossingState::Reserved | CrossingState::Prepared => {}
-            CrossingState::Activated | CrossingState::Booted | CrossingState::Settled => {
-                return self.view(crossing).await;
-            }
-            CrossingState::Released => {
-                return Err(conflict(prepare.job, "was already released here; start a new one"));
-            }
-        }
+        let Some((prepared, changes)) = target::prepare(&crossing, &reserve, &prepare)? else {
+            return self.view(crossing).await;
+        };
         for volume in &prepare.volumes {
             self.reach(&reserve.from, volume.source.clone()).await?;
         }
-        let paces: BTreeMap<_, _> = prepare.volumes.iter().map(|v| (v.id, v.pace)).collect();
-        let sources: BTreeMap<_, _> = prepare.volumes.into_iter().map(|v| (v.id, v.source)).collect();
-        let keys = keys_of(&reserve);
-        if keys.iter().map(|key| key.id).collect::<BTreeSet<_>>() != sources.keys().copied().collect() {
-            return Err(conflict(prepare.job, "names other volumes now than it reserved; cancel it"));
-        }
-        let mut changes = Vec::new();
-        for &key in &keys {
-            let worker = Some(reserve.from.clone());
-            let source = Some(SourceRecord { uri: sources[&key.id].clone(), worker });
-            changes.push(Change::Source { key, source });
-            let ownership = Ownership::Prepared { job: prepare.job, from: reserve.from.clone() };
-            changes.push(Change::Own { key, ownership });
-        }
-        let prepared = CrossingRecord { state: CrossingState::Prepared, ..crossing };
-        changes.push(Change::Crossing(Box::new(prepared.clone())));
         self.records.change(changes).await?;
-        for key in keys {
+        let paces: BTreeMap<_, _> = prepare.volumes.iter().map(|v| (v.id, v.pace)).collect();
+        for key in keys_of(&reserve) {
             let status = self.volumes.converge(key).await?;
             if status.is_none_or(|status| status.phase != Phase::Standby) {
                 let message = format!("the clone {key} does not stand by; see its server.log");
@@ -216,37 +148,13 @@ impl Target {
         let turn = self.turn(activate.job);
         let _turn = turn.lock().await;
         let (crossing, reserve) = self.reserved(activate.job).await?;
-        match crossing.state {
-            CrossingState::Prepared => {}
-            CrossingState::Activated | CrossingState::Booted | CrossingState::Settled => {
-                return self.view(crossing).await;
-            }
-            CrossingState::Reserved => {
-                return Err(conflict(activate.job, "is reserved here and not yet prepared"));
-            }
-            CrossingState::Released => return Err(conflict(activate.job, "was already released here")),
-        }
-        let keys = keys_of(&reserve);
-        let handed: BTreeSet<_> =
-            activate.volumes.iter().map(|v| VolumeKey { id: v.id, generation: v.generation }).collect();
-        if handed != keys.iter().copied().collect() {
-            return Err(conflict(activate.job, "hands over other volumes than it reserved; ask for help"));
-        }
-        let mut changes = Vec::new();
-        for volume in &activate.volumes {
-            let key = VolumeKey { id: volume.id, generation: volume.generation };
-            let source = SourceRecord { uri: volume.source.clone(), worker: Some(reserve.from.clone()) };
-            changes.push(Change::Source { key, source: Some(source) });
-            changes.push(Change::Own { key, ownership: Ownership::Ours });
-        }
-        changes.push(Change::AddMachine(Box::new(arriving(&reserve, activate.desired))));
-        let activated_at_ms = Some(now_ms());
-        let activated = CrossingRecord { state: CrossingState::Activated, activated_at_ms, ..crossing };
-        changes.push(Change::Crossing(Box::new(activated.clone())));
+        let Some((activated, changes)) = target::activate(&crossing, &reserve, &activate, now_ms())? else {
+            return self.view(crossing).await;
+        };
         self.records.change(changes).await?;
         // They are ours now, whatever becomes of this: their keepers and the minder go on.
         self.machines.poke(reserve.machine);
-        for key in keys {
+        for key in keys_of(&reserve) {
             if let Err(error) = self.volumes.converge(key).await {
                 let error = ApiError::from(error);
                 tracing::warn!(volume = %key, %error, "a volume that has just arrived does not serve yet");
@@ -263,17 +171,12 @@ impl Target {
         let turn = self.turn(job);
         let _turn = turn.lock().await;
         let (crossing, reserve) = self.reserved(job).await?;
-        match crossing.state {
-            CrossingState::Activated => {}
-            CrossingState::Booted | CrossingState::Settled => return self.view(crossing).await,
-            CrossingState::Reserved | CrossingState::Prepared | CrossingState::Released => {
-                return Err(conflict(job, "has not handed over the machine yet"));
-            }
+        if !target::boots(&crossing)? {
+            return self.view(crossing).await;
         }
         let here = self.records.machine(reserve.machine).await?;
         let booted_at_ms = match here {
-            // At this very generation: it may have moved on, or been destroyed, since.
-            Some(here) if here.generation == reserve.machine_generation => {
+            Some(here) if target::is_still_here(&here, &reserve) => {
                 self.machines.up(reserve.machine).await?;
                 let here = self.records.machine(reserve.machine).await?;
                 here.and_then(|here| here.process).map(|process| process.started_at_ms)
@@ -302,13 +205,8 @@ impl Target {
         let turn = self.turn(job);
         let _turn = turn.lock().await;
         let (crossing, reserve) = self.reserved(job).await?;
-        match crossing.state {
-            CrossingState::Booted => {}
-            CrossingState::Settled => return self.view(crossing).await,
-            CrossingState::Reserved
-            | CrossingState::Prepared
-            | CrossingState::Activated
-            | CrossingState::Released => return Err(conflict(job, "has not booted the machine yet")),
+        if !target::settles(&crossing)? {
+            return self.view(crossing).await;
         }
         for key in keys_of(&reserve) {
             match self.volumes.detach_source(key).await {
@@ -329,21 +227,7 @@ impl Target {
     pub async fn release(&self, job: JobId) -> Answer<()> {
         let turn = self.turn(job);
         let _turn = turn.lock().await;
-        let unknown = CrossingRecord {
-            job,
-            state: CrossingState::Reserved,
-            reserve: None,
-            activated_at_ms: None,
-            booted_at_ms: None,
-        };
-        let crossing = self.records.crossing(job).await?.unwrap_or(unknown);
-        match crossing.state {
-            CrossingState::Reserved | CrossingState::Prepared | CrossingState::Released => {}
-            CrossingState::Activated | CrossingState::Booted | CrossingState::Settled => {
-                return Err(conflict(job, "has handed over the machine already and cannot be undone here"));
-            }
-        }
-        let released = CrossingRecord { state: CrossingState::Released, ..crossing };
+        let released = target::release(self.records.crossing(job).await?, job)?;
         self.records.change(vec![Change::Crossing(Box::new(released.clone()))]).await?;
         self.drop_clones(&released).await
     }
@@ -351,15 +235,8 @@ impl Target {
     async fn drop_clones(&self, crossing: &CrossingRecord) -> Answer<()> {
         let Some(reserve) = &crossing.reserve else { return Ok(()) };
         for key in keys_of(reserve) {
-            // The same copy may be expected with a later job by now.
-            let mine = self.records.volume(key).await?.is_some_and(|record| match record.ownership {
-                Ownership::Reserved { job, .. } | Ownership::Prepared { job, .. } => job == crossing.job,
-                Ownership::Ours
-                | Ownership::Sealed { .. }
-                | Ownership::HandedOver { .. }
-                | Ownership::Retired { .. } => false,
-            });
-            if mine {
+            let volume = self.records.volume(key).await?;
+            if volume.is_some_and(|volume| target::is_reserved_by(&volume, crossing.job)) {
                 self.volumes.delete(key).await?;
             }
         }
@@ -367,12 +244,7 @@ impl Target {
     }
 
     async fn reserved(&self, job: JobId) -> Answer<(CrossingRecord, Reserve)> {
-        let crossing = self.records.crossing(job).await?;
-        let known = crossing.and_then(|crossing| crossing.reserve.clone().map(|reserve| (crossing, reserve)));
-        known.ok_or_else(|| {
-            let message = format!("job {job} has reserved nothing here; it must reserve first");
-            ApiError::new(ErrorCode::NotFound, message)
-        })
+        target::reserved(self.records.crossing(job).await?, job)
     }
 
     async fn view(&self, crossing: CrossingRecord) -> Answer<Crossing> {
@@ -389,7 +261,7 @@ impl Target {
             volumes.push(CrossingVolume { key, volume });
         }
         let machine_now = match self.records.machine(reserve.machine).await? {
-            Some(here) if here.generation == reserve.machine_generation => {
+            Some(here) if target::is_still_here(&here, &reserve) => {
                 Some(self.machines.show(reserve.machine).await?)
             }
             Some(_) | None => None,
@@ -426,36 +298,4 @@ impl Target {
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(job).or_default())
     }
-}
-
-/// The machine as it arrives.
-fn arriving(reserve: &Reserve, desired: Desired) -> MachineRecord {
-    let volumes = reserve.volumes.iter().map(|volume| MachineVolume {
-        name: volume.name.clone(),
-        volume: volume.id,
-        generation: volume.generation,
-    });
-    MachineRecord {
-        id: reserve.machine,
-        name: reserve.machine_name.clone(),
-        spec: reserve.spec.clone(),
-        volumes: volumes.collect(),
-        desired,
-        generation: reserve.machine_generation,
-        standing: Standing::Ours,
-        job: None,
-        halted: false,
-        doomed: false,
-        process: None,
-        last_exit: None,
-        created_at_ms: reserve.created_at_ms,
-    }
-}
-
-fn keys_of(reserve: &Reserve) -> Vec<VolumeKey> {
-    reserve.volumes.iter().map(|volume| VolumeKey { id: volume.id, generation: volume.generation }).collect()
-}
-
-fn conflict(job: JobId, what: &str) -> ApiError {
-    ApiError::new(ErrorCode::Conflict, format!("job {job} {what}"))
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: whatever `decide` answers, the entry that `Act::announce` gives for it is legal at that standing.
 
-use crate::entry::{Event, Outcome, UnwindReason};
+use crate::entry::{Entry, Event, Outcome, UnwindReason};
+use crate::refusal::Illegal;
 use crate::standing::{Standing, StepStanding, StepState};
 use crate::step::{Body, OnFailure, Step};
 
@@ -98,6 +99,25 @@ pub fn decide<S: Step>(standing: &Standing<S>, now_ms: u64) -> Act<S> {
         Some(reason) => decide_unwinding(standing, reason, now_ms),
         None => decide_forward(standing, now_ms),
     }
+}
+
+/// What a job appends when something has happened: that, and the announcement of what follows from it, as one.
+/// Answers the act that is announced.
+///
+/// # Errors
+/// What happened is not allowed where the job stands.
+pub fn conclude<S: Step>(
+    standing: &Standing<S>,
+    mut happened: Vec<Event>,
+    now_ms: u64,
+) -> Result<(Vec<Event>, Act<S>), Illegal> {
+    let mut next = standing.clone();
+    for event in &happened {
+        next.apply(&Entry::new(now_ms, event.clone()))?;
+    }
+    let act = decide(&next, now_ms);
+    happened.extend(act.announce());
+    Ok((happened, act))
 }
 
 fn decide_forward<S: Step>(standing: &Standing<S>, now_ms: u64) -> Act<S> {

@@ -29,8 +29,8 @@ mod refusal;
 mod standing;
 mod step;
 
-pub use decide::{Act, decide};
+pub use decide::{Act, conclude, decide};
 pub use entry::{ENTRY_VERSION, Entry, Event, FailureClass, Outcome, StepError, UnwindReason};
 pub use refusal::{Foreign, Illegal, ReplayError};
-pub use standing::{Standing, StepStanding, StepState, replay};
+pub use standing::{Answer, Standing, StepStanding, StepState, replay};
 pub use step::{Backoff, Body, LineError, OnFailure, Policy, Step, Undo, check_line};

@@ -67,6 +67,17 @@ pub struct StepStanding<S> {
     pub memo: Option<Value>,
 }
 
+/// What a person's request leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// It was asked before; nothing is appended.
+    Already,
+    /// This entry is appended, then the person is answered.
+    Append(Event),
+    /// The job no longer can.
+    Refuse,
+}
+
 /// How far a step is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepState {
@@ -162,6 +173,23 @@ impl<S: Step> Standing<S> {
     /// Whether asking to cancel still has an effect.
     pub fn can_cancel(&self) -> bool {
         self.outcome.is_none() && self.unwinding.is_none() && !self.past_no_return()
+    }
+
+    /// What asking to cancel leads to now.
+    pub fn ask_to_cancel(&self) -> Answer {
+        let already = self.unwinding.is_some() || self.cancel_asked;
+        if already && self.outcome.is_none() {
+            Answer::Already
+        } else if self.can_cancel() {
+            Answer::Append(Event::CancelAsked)
+        } else {
+            Answer::Refuse
+        }
+    }
+
+    /// What asking to go on leads to now.
+    pub fn ask_to_resume(&self) -> Answer {
+        if self.can_resume() { Answer::Append(Event::Resumed) } else { Answer::Refuse }
     }
 
     /// Whether `Resumed` is allowed now: the job is parked, or pauses between two attempts.

@@ -9,8 +9,8 @@
 //!
 //! - `executor`, `task` run jobs of any kind and know nothing of machines; `journal` is what they need of the
 //!   records, `view` how a job looks from outside.
-//! - `line` the steps of a move, `mover` how each is done (`verify` the one that proves what arrived), `reckoning` what the move counts and checks, `world`
-//!   what it needs of both workers.
+//! - `mover` does the steps of a move (`verify` the one that proves what arrived), `world` is what it needs of both
+//!   workers. What the steps are and what may be done when is decided in [`ferry_crossing`].
 //! - `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
 //!   while it was away.
 //!
@@ -19,10 +19,8 @@
 mod clock;
 mod executor;
 mod journal;
-mod line;
 mod mover;
 mod reaper;
-mod reckoning;
 mod sweep;
 mod task;
 mod verify;
@@ -31,11 +29,11 @@ mod world;
 
 pub use clock::{Clock, SystemClock};
 pub use executor::{Executor, JobRefusal};
-pub use journal::Journal;
-pub use line::{
+pub use ferry_crossing::{
     Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
     Retired, VolumeReceipt,
 };
+pub use journal::Journal;
 pub use mover::{Mover, begin_move};
 pub use reaper::{Attic, reap};
 pub use sweep::{Guests, sweep};

@@ -6,20 +6,17 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use ferry_api::{
-    API_VERSION, Activate, ActivateVolume, ApiError, Job, JobId, JobKind, Ownership, Prepare, PrepareVolume,
-    Reserve, ReserveVolume, VolumeKey, WorkerName,
+use ferry_api::{ApiError, Job, JobId, JobKind, Prepare, PrepareVolume, VolumeKey, WorkerName};
+use ferry_crossing::reckoning::{
+    check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress,
 };
+use ferry_crossing::{Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Retired, moving};
 use ferry_fsm::{Event, Outcome, StepError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::line::{Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, Prepared, Retired};
-use super::reckoning::{
-    check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress, target_key,
-};
 use super::task::{StepContext, Work};
 use super::world::{Home, Target};
 use super::{Clock, Executor, Journal};
@@ -91,25 +88,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
     }
 
     async fn reserve(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<(), ApiError> {
-        let volumes = plan.volumes.iter().map(|planned| ReserveVolume {
-            id: planned.id,
-            name: planned.name.clone(),
-            generation: planned.generation.next(),
-            size_bytes: planned.size_bytes,
-            region_bytes: planned.region_bytes,
-            bytes_in_use: planned.bytes_in_use,
-        });
-        let reserve = Reserve {
-            job,
-            from: input.from.clone(),
-            api_version: API_VERSION,
-            machine: input.machine,
-            machine_name: input.machine_name.clone(),
-            machine_generation: plan.generation.next(),
-            spec: plan.spec.clone(),
-            created_at_ms: plan.created_at_ms,
-            volumes: volumes.collect(),
-        };
+        let reserve = moving::reserve(job, input, plan);
         let reserved = self.home.target(&input.to)?.reserve(reserve).await;
         reserved.map(drop).map_err(|error| said_by(&input.to, error))
     }
@@ -141,13 +120,8 @@ impl<H: Home, C: Clock> Mover<H, C> {
         });
         let tell = async {
             let sources = self.export_all(plan).await?;
-            let volumes = plan.volumes.iter().zip(sources).map(|(planned, source)| ActivateVolume {
-                id: planned.id,
-                generation: planned.generation.next(),
-                source,
-            });
             let desired = self.home.machine(input.machine).await?.desired;
-            let activate = Activate { job, desired, volumes: volumes.collect() };
+            let activate = moving::activate(job, desired, plan, sources);
             self.home.target(&input.to)?.activate(activate).await
         };
         let (_, crossing) = tokio::try_join!(fence, tell)?;
@@ -288,56 +262,14 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
     }
 
     fn deed(&self, _step: MoveStep, context: &Context) -> Result<Value, StepError> {
-        let plan: Plan = memo_of(context, MoveStep::Plan)?;
-        memo(HandedOver {
-            to: input(context)?.to,
-            machine_generation: plan.generation.next(),
-            volumes: plan.volumes.iter().map(target_key).collect(),
-        })
+        moving::deed(&context.standing)
     }
 
     fn changes(&self, context: &Context, event: &Event) -> Vec<Change> {
-        let job = context.job;
-        let Ok(MoveInput { machine, to, .. }) = input(context) else { return Vec::new() };
-        let own = |ownership: Ownership| {
-            let keys = memo_of::<Plan>(context, MoveStep::Plan).map(|plan| plan.keys()).unwrap_or_default();
-            keys.into_iter().map(|key| Change::Own { key, ownership: ownership.clone() }).collect()
-        };
-        match event {
-            Event::Finished { outcome } => {
-                log_end(job, outcome);
-                vec![Change::Unclaim { machine, job }, Change::FinishJob(job)]
-            }
-            Event::Begun { step, .. } if is(step, MoveStep::Stop) => {
-                vec![Change::Halt { machine, job, halted: true }]
-            }
-            Event::UndoBegun { step, .. } if is(step, MoveStep::Stop) => {
-                vec![Change::Halt { machine, job, halted: false }]
-            }
-            Event::Begun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Sealed { job }),
-            Event::UndoBegun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Ours),
-            Event::Done { step, .. } if is(step, MoveStep::HandOver) => {
-                vec![Change::HandOver { job, machine, to }]
-            }
-            Event::Done { step, memo } if is(step, MoveStep::Retire) => {
-                match serde_json::from_value::<Retired>(memo.clone()) {
-                    Ok(Retired { until_ms }) => own(Ownership::Retired { to, until_ms }),
-                    Err(_) => unreachable!("this very step has just written its memo"),
-                }
-            }
-            Event::Started { .. }
-            | Event::Begun { .. }
-            | Event::Done { .. }
-            | Event::Failed { .. }
-            | Event::UnwindBegun { .. }
-            | Event::UndoBegun { .. }
-            | Event::Undone { .. }
-            | Event::UndoFailed { .. }
-            | Event::CancelAsked
-            | Event::Parked { .. }
-            | Event::Resumed
-            | Event::Unknown => Vec::new(),
+        if let Event::Finished { outcome } = event {
+            log_end(context.job, outcome);
         }
+        moving::changes(context.job, &context.standing, event)
     }
 }
 
@@ -362,24 +294,16 @@ pub(super) fn later(error: ApiError) -> StepError {
     StepError::retry(error.message)
 }
 
-fn is(name: &str, step: MoveStep) -> bool {
-    <MoveStep as ferry_fsm::Step>::name(step) == name
-}
-
 fn input(context: &Context) -> Result<MoveInput, StepError> {
-    serde_json::from_value(context.standing.input.clone())
-        .map_err(|error| StepError::fatal(format!("what was asked of this move is not understood: {error}")))
+    moving::input(&context.standing)
 }
 
 fn memo_of<T: DeserializeOwned>(context: &Context, step: MoveStep) -> Result<T, StepError> {
-    let value = context.standing.memo(step).cloned().unwrap_or(Value::Null);
-    serde_json::from_value(value).map_err(|error| {
-        StepError::fatal(format!("what {step:?} left in the journal is not understood: {error}"))
-    })
+    moving::memo_of(&context.standing, step)
 }
 
 fn memo(left: impl Serialize) -> Result<Value, StepError> {
-    Ok(serde_json::to_value(left).expect("memos are plain data and always encode"))
+    Ok(moving::memo(left))
 }
 
 fn log_end(job: JobId, outcome: &Outcome) {

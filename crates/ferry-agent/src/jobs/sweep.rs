@@ -6,6 +6,7 @@
 use std::future::Future;
 
 use ferry_api::{ApiError, JobId, JobState, WorkerName};
+use ferry_crossing::target::is_undone;
 
 use super::Clock;
 
@@ -43,8 +44,7 @@ async fn sweep_once<G: Guests>(guests: &G) -> Result<(), ApiError> {
     guests.clean_up().await?;
     for (job, from) in guests.expected().await? {
         let undone = match guests.asked(&from, job).await {
-            Ok(JobState::Failed | JobState::Cancelled) => true,
-            Ok(JobState::Running | JobState::Unwinding | JobState::Parked | JobState::Succeeded) => false,
+            Ok(state) => is_undone(state),
             Err(error) => {
                 tracing::debug!(%job, %from, %error, "the source of an expected move does not answer");
                 false

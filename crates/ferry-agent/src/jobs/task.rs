@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use ferry_api::{Job, JobId, JobKind, Progress};
-use ferry_fsm::{Act, Entry, Event, Illegal, Standing, Step, StepError, decide};
+use ferry_fsm::{Act, Answer, Entry, Event, Illegal, Standing, Step, StepError, conclude};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -76,12 +76,12 @@ pub(super) enum TaskError {
     Illegal(#[from] Illegal),
 }
 
-type Answer = oneshot::Sender<Result<Job, JobRefusal>>;
+type Reply = oneshot::Sender<Result<Job, JobRefusal>>;
 
 /// What can be asked of a running job.
 pub(super) enum Command {
-    Cancel(Answer),
-    Resume(Answer),
+    Cancel(Reply),
+    Resume(Reply),
 }
 
 /// A job that runs: everything its task owns.
@@ -171,14 +171,9 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         self.append_with_next(happened).await
     }
 
-    async fn append_with_next(&mut self, mut happened: Vec<Event>) -> Result<Act<W::Step>, TaskError> {
-        let mut next = self.standing.clone();
-        for event in &happened {
-            next.apply(&Entry::new(self.clock.now_ms(), event.clone()))?;
-        }
-        let act = decide(&next, self.clock.now_ms());
-        happened.extend(act.announce());
-        self.append(happened).await?;
+    async fn append_with_next(&mut self, happened: Vec<Event>) -> Result<Act<W::Step>, TaskError> {
+        let (events, act) = conclude(&self.standing, happened, self.clock.now_ms())?;
+        self.append(events).await?;
         Ok(act)
     }
 
@@ -222,28 +217,20 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
     }
 
     async fn answer(&mut self, command: Command) -> Result<(), TaskError> {
-        let (reply, event, refusal) = match command {
+        let (reply, answer, refusal) = match command {
             Command::Cancel(reply) => {
-                let already = self.standing.unwinding.is_some() || self.standing.cancel_asked;
-                if already && self.standing.outcome.is_none() {
-                    let _ = reply.send(Ok(self.shown.borrow().clone()));
-                    return Ok(());
-                }
-                let refusal =
-                    (!self.standing.can_cancel()).then_some(JobRefusal::PastNoReturn { job: self.id });
-                (reply, Event::CancelAsked, refusal)
+                (reply, self.standing.ask_to_cancel(), JobRefusal::PastNoReturn { job: self.id })
             }
             Command::Resume(reply) => {
-                let refusal = (!self.standing.can_resume()).then_some(JobRefusal::NotParked { job: self.id });
-                (reply, Event::Resumed, refusal)
+                (reply, self.standing.ask_to_resume(), JobRefusal::NotParked { job: self.id })
             }
         };
-        if let Some(refusal) = refusal {
-            let _ = reply.send(Err(refusal));
-            return Ok(());
-        }
-        self.append(vec![event]).await?;
-        let _ = reply.send(Ok(self.shown.borrow().clone()));
+        let said = match answer {
+            Answer::Already => Ok(()),
+            Answer::Append(event) => Ok(self.append(vec![event]).await?),
+            Answer::Refuse => Err(refusal),
+        };
+        let _ = reply.send(said.map(|()| self.shown.borrow().clone()));
         Ok(())
     }
 

@@ -7,12 +7,12 @@ use std::future::Future;
 use std::ops::Range;
 
 use ferry_api::{ApiError, AskRoot, CopyRoot, Root, VolumeKey};
+use ferry_crossing::reckoning::{progress, receipt, target_key};
+use ferry_crossing::{MoveInput, Plan, PlannedVolume, Proof, Receipt};
 use ferry_fsm::StepError;
 
 use super::Clock;
-use super::line::{MoveInput, Plan, PlannedVolume, Proof, Receipt};
 use super::mover::{Context, LOOK_MS, Mover, later};
-use super::reckoning::{progress, receipt, target_key};
 use super::world::{Home, Target};
 
 type Answer<T> = Result<T, ApiError>;
@@ -31,9 +31,13 @@ impl<H: Home, C: Clock> Mover<H, C> {
         for planned in &plan.volumes {
             let sealed = self.home.volume(planned.key()).await.map_err(later)?;
             let mut volume = receipt(planned, &sealed, &crossing)?;
-            // One that has moved on, or is gone, is asked by nobody any more; one whose source was given up proves nothing.
-            if volume.counted.is_some_and(|counted| counted.bytes_abandoned == 0) {
-                volume.proof = Some(self.prove(&*target, planned).await?);
+            match volume.counted.map(|counted| counted.bytes_abandoned) {
+                // It has moved on, or is gone: nobody asks it any more.
+                None => {}
+                Some(0) => volume.proof = Some(self.prove(&*target, planned).await?),
+                Some(bytes) => {
+                    tracing::warn!(volume = %volume.key, bytes, "a source was given up: the receipt vouches for nothing");
+                }
             }
             volumes.push(volume);
         }

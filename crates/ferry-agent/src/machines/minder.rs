@@ -8,6 +8,7 @@ use crate::clock::now_ms;
 use crate::drivers::{Driver, Ended, HeldMachine, Watch};
 use crate::records::{Change, MachineRecord};
 use ferry_api::{ApiError, ErrorCode, Exit, MachineId, MachineState};
+use ferry_crossing::minding::{Care, care};
 use ferry_volume::control::Phase;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -161,16 +162,18 @@ impl Minder {
             }
             (None, None) => None,
         };
-        match (running, record.shall_run()) {
-            (Some(watch), true) => Ok(Next::Up(watch)),
-            (Some(watch), false) => {
+        let care = care(&record, running.is_some());
+        match (care, running) {
+            (Care::Leave, Some(watch)) => Ok(Next::Up(watch)),
+            (Care::Stop, Some(watch)) => {
                 let grace = Duration::from_millis(record.spec.stop_grace_ms);
                 let ended = watch.stop(record.spec.stop_signal.number(), grace).await;
                 inner.records.change(vec![process_ended(self.id, Some(ended), false)]).await?;
                 Ok(Next::Down)
             }
-            (None, false) => Ok(Next::Down),
-            (None, true) => {
+            (Care::Leave | Care::Stop, None) => unreachable!("only what runs is left alone or stopped"),
+            (Care::Rest, _) => Ok(Next::Down),
+            (Care::Start, _) => {
                 let not_before = self.seen().not_before;
                 match not_before {
                     Some((at, _)) if at > Instant::now() => Ok(Next::Later(at - Instant::now())),

@@ -17,6 +17,7 @@ use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
     ApiError, ErrorCode, Machine, MachineId, MachineRef, MachineSpec, MachineState, VolumeName, WorkerName,
 };
+use ferry_crossing::minding;
 use minder::Minder;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -163,7 +164,7 @@ impl<D: Driver> Machines<D> {
     pub async fn down(&self, machine: MachineId) -> Result<(), MachinesError> {
         self.settle(machine).await;
         let record = self.record(machine).await?;
-        if record.process.is_some() || record.shall_run() {
+        if !minding::is_down(&record) {
             return Err(MachinesError::DoesNotStop { name: record.name.to_string() });
         }
         Ok(())
@@ -178,7 +179,7 @@ impl<D: Driver> Machines<D> {
         minder.forgive();
         minder.settle().await;
         let record = self.record(machine).await?;
-        if !record.shall_run() || record.process.is_some() {
+        if minding::is_up(&record) {
             return Ok(());
         }
         let waits_for = minder.trouble().unwrap_or_else(|| "it has ended again".to_owned());

@@ -10,20 +10,17 @@
 //! [`RecordsError::Lost`] and [`Records::failure`] resolves, upon which the agent must stop: nothing may act on a
 //! decision that is not in the journal. A state directory is held by one agent only ([`StateLock`]).
 
-mod change;
 mod lock;
 mod read;
-mod refusal;
+mod rows;
 mod schema;
-mod types;
 
-pub use change::{Change, Touched};
-pub use lock::StateLock;
-pub use refusal::ChangeRefused;
-pub use types::{
-    CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord, Standing,
-    VolumeRecord, WorkerRecord,
+// What the records hold and how they may change is decided in the heart; here is where they lie.
+pub use ferry_crossing::{
+    Change, ChangeRefused, CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark,
+    SourceRecord, Standing, Touched, VolumeRecord, WorkerRecord,
 };
+pub use lock::StateLock;
 
 use crate::crash_point::{self, When};
 use ferry_api::{ApiError, ErrorCode, JobId};
@@ -286,7 +283,7 @@ fn transact(
     let lost = |cause: rusqlite::Error| RecordsError::Lost { reason: cause.to_string() };
     let transaction = connection.transaction().map_err(lost)?;
     for change in changes {
-        change.apply(&transaction)?;
+        change.apply(&mut rows::InTransaction(&transaction))?;
     }
     if let Some(NewEntries { job, seq, entries }) = entries {
         let last = read::last_seq(&transaction, *job)?;

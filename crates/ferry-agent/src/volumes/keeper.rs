@@ -1,11 +1,12 @@
 //! The keeper of one copy: compares what its server does with what the records say, whenever one of them changed.
 
-use super::service::{Correction, Service, correction, in_words, wanted};
+use super::view::phase;
 use super::{Inner, VolumesError, files};
 use crate::config::volume_dir;
 use crate::drivers::Watch;
 use crate::records::{Change, SourceRecord, VolumeRecord};
 use ferry_api::{AgentApi, Generation, VolumeKey};
+use ferry_crossing::service::{Correction, Service, correction, in_words, is_served_when_marked, wanted};
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -219,7 +220,7 @@ impl Inner {
             return Ok(None);
         }
         let status = self.serving(record).await?;
-        match correction(service, status.phase, status.export.is_some()) {
+        match correction(service, phase(status.phase), status.export.is_some()) {
             Correction::Nothing => return Ok(Some(status)),
             Correction::Open => self.ask(key, Client::open).await?,
             Correction::Unseal => self.ask(key, Client::unseal).await?,
@@ -238,13 +239,10 @@ impl Inner {
     pub(super) async fn serving(&self, record: &VolumeRecord) -> Result<Status, VolumesError> {
         let key = record.key();
         let dir = volume_dir(&self.state_dir, key);
-        match wanted(&record.ownership) {
-            Service::Sealed => {}
-            Service::None | Service::Standby | Service::Open | Service::Sealing => {
-                if let Some(mark) = files::fenced(&dir)? {
-                    return Err(VolumesError::Fenced { key, mark });
-                }
-            }
+        if !is_served_when_marked(&record.ownership)
+            && let Some(mark) = files::fenced(&dir)?
+        {
+            return Err(VolumesError::Fenced { key, mark });
         }
         if !record.made {
             let (state_dir, record) = (self.state_dir.clone(), record.clone());

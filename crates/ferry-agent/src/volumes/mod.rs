@@ -18,7 +18,6 @@ mod keeper;
 mod loss;
 mod proof;
 mod room;
-mod service;
 mod shares;
 mod view;
 
@@ -28,7 +27,8 @@ use crate::config::{Config, volume_dir};
 use crate::drivers::{LaunchError, Launcher};
 use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
-use ferry_api::{ApiError, ErrorCode, JobId, Ownership, PaceVolume, Room, VolumeKey, VolumeName, WorkerName};
+use ferry_api::{ApiError, ErrorCode, JobId, PaceVolume, Room, VolumeKey, VolumeName, WorkerName};
+use ferry_crossing::service::{self, Wish};
 use ferry_volume::Credentials;
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use keeper::{Doomed, Keeper};
@@ -310,12 +310,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        match record.ownership {
-            Ownership::Ours | Ownership::Sealed { .. } | Ownership::HandedOver { .. } => {}
-            Ownership::Reserved { .. } | Ownership::Prepared { .. } | Ownership::Retired { .. } => {
-                return Err(not_allowed(&record, "exported"));
-            }
-        }
+        permit(&record, Wish::Export, "exported")?;
         let status = self.inner.serving(&record).await?;
         let address = match status.export {
             Some(address) => address,
@@ -355,15 +350,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        match record.ownership {
-            Ownership::Sealed { .. } | Ownership::HandedOver { .. } => {}
-            Ownership::Ours
-            | Ownership::Reserved { .. }
-            | Ownership::Prepared { .. }
-            | Ownership::Retired { .. } => {
-                return Err(not_allowed(&record, "sealed"));
-            }
-        }
+        permit(&record, Wish::Seal, "sealed")?;
         self.inner.serving(&record).await?;
         self.inner.ask(key, Client::seal).await
     }
@@ -376,9 +363,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        if record.ownership != Ownership::Ours {
-            return Err(not_allowed(&record, "opened again"));
-        }
+        permit(&record, Wish::Unseal, "opened again")?;
         self.inner.serving(&record).await?;
         // Also when it is open: a seal that somebody asked for and did not wait for may still be under way, and the
         // server does one after the other.
@@ -407,15 +392,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        match record.ownership {
-            Ownership::HandedOver { .. } | Ownership::Retired { .. } => {}
-            Ownership::Ours
-            | Ownership::Sealed { .. }
-            | Ownership::Reserved { .. }
-            | Ownership::Prepared { .. } => {
-                return Err(not_allowed(&record, "retired"));
-            }
-        }
+        permit(&record, Wish::Retire, "retired")?;
         keeper.give_up();
         ignore_absent(self.inner.ask(key, Client::withdraw).await)?;
         self.inner.end_server(key, Doomed::No).await
@@ -463,15 +440,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let Some(record) = self.inner.records.volume(key).await? else { return Ok(()) };
-        match record.ownership {
-            Ownership::Ours
-            | Ownership::Reserved { .. }
-            | Ownership::Prepared { .. }
-            | Ownership::Retired { .. } => {}
-            Ownership::Sealed { .. } | Ownership::HandedOver { .. } => {
-                return Err(not_allowed(&record, "deleted"));
-            }
-        }
+        permit(&record, Wish::Delete, "deleted")?;
         self.inner.end_server(key, Doomed::Yes).await?;
         let leftover = files::set_aside(&volume_dir(&self.inner.state_dir, key))?;
         self.inner.records.change(vec![Change::RemoveVolume(key)]).await?;
@@ -482,6 +451,10 @@ impl Volumes {
 
 fn not_allowed(record: &VolumeRecord, what: &'static str) -> VolumesError {
     VolumesError::NotAllowed { key: record.key(), what, is: service::in_words(&record.ownership) }
+}
+
+fn permit(record: &VolumeRecord, wish: Wish, what: &'static str) -> Result<(), VolumesError> {
+    if service::may(&record.ownership, wish) { Ok(()) } else { Err(not_allowed(record, what)) }
 }
 
 /// A server that is not there needs not be told to stop doing something.

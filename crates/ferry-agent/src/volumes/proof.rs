@@ -1,9 +1,9 @@
 //! Proof: the roots of checksums of a copy, and checks of what it holds.
 
-use super::service::{Service, wanted};
 use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use ferry_api::{AskRoot, CheckState, CopyRoot, Mismatch, Root, Span, VolumeCheck, VolumeKey};
+use ferry_crossing::service::{Service, wanted};
 use ferry_volume::control::{self, ControlError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,6 @@
 //! How a copy of a volume looks from outside.
 
 use super::attach::frontends;
-use super::service::{Service, wanted};
 use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use crate::records::{ForkRecord, VolumeRecord};
@@ -9,6 +8,7 @@ use ferry_api::{
     BadRanges, Hydration, LossPolicy, ServerState, Span, StandIn, Volume, VolumeFork, VolumeKey, VolumePace,
     VolumePhase, VolumeSource,
 };
+use ferry_crossing::service::{Service, wanted};
 use ferry_volume::control::{self, Phase, Status};
 use ferry_volume::directory::GUEST_SOCKET;
 
@@ -115,7 +115,8 @@ fn pace(status: &Status) -> VolumePace {
     }
 }
 
-fn phase(phase: Phase) -> VolumePhase {
+/// A phase as others hear of it.
+pub(super) fn phase(phase: Phase) -> VolumePhase {
     match phase {
         Phase::Standby => VolumePhase::Standby,
         Phase::Open => VolumePhase::Open,

@@ -1,15 +1,79 @@
 //! Changes of the records, each with the conditions under which it fits.
 //!
 //! The conditions are the fence of the crossing: a generation that was handed over is never taken back, whatever
-//! is asked and however often.
+//! is asked and however often. Where the records lie ([`Rows`]) is not known here.
 
-use super::{
-    ChangeRefused, CrossingRecord, ForkRecord, JobRecord, MachineRecord, ProcessMark, RecordsError,
-    SourceRecord, Standing, VolumeRecord, WorkerRecord, read, to_sql,
+use crate::records::{
+    CrossingRecord, ForkRecord, JobRecord, MachineRecord, ProcessMark, SourceRecord, Standing, VolumeRecord,
+    WorkerRecord,
 };
-use ferry_api::{Desired, Exit, JobId, MachineId, Ownership, VolumeId, VolumeKey, VolumeName, WorkerName};
-use rusqlite::{Transaction, params};
-use serde::Serialize;
+use crate::refusal::ChangeRefused;
+use ferry_api::{
+    Desired, Exit, JobId, MachineId, MachineName, Ownership, VolumeId, VolumeKey, VolumeName, WorkerName,
+};
+
+/// Where records are read and put: within one transaction, of which a caller that is told an error keeps nothing.
+pub trait Rows {
+    /// Why a row cannot be read or put.
+    type Error: From<ChangeRefused>;
+
+    /// The machine of that id.
+    ///
+    /// # Errors
+    /// The row cannot be read. The same holds for all that follow.
+    fn machine(&self, id: MachineId) -> Result<Option<MachineRecord>, Self::Error>;
+    /// Whether a machine that is ours has that name.
+    ///
+    /// # Errors
+    /// As above.
+    fn is_name_taken(&self, name: &MachineName) -> Result<bool, Self::Error>;
+    /// A copy of a volume.
+    ///
+    /// # Errors
+    /// As above.
+    fn volume(&self, key: VolumeKey) -> Result<Option<VolumeRecord>, Self::Error>;
+    /// The job of that id.
+    ///
+    /// # Errors
+    /// As above.
+    fn job(&self, id: JobId) -> Result<Option<JobRecord>, Self::Error>;
+
+    /// Puts a machine in the place of the one of its id.
+    ///
+    /// # Errors
+    /// The row cannot be put. The same holds for all that follow.
+    fn put_machine(&mut self, machine: &MachineRecord) -> Result<(), Self::Error>;
+    /// Removes a machine, if it is there.
+    ///
+    /// # Errors
+    /// As above.
+    fn remove_machine(&mut self, id: MachineId) -> Result<(), Self::Error>;
+    /// Puts a copy of a volume in the place of the one of its key.
+    ///
+    /// # Errors
+    /// As above.
+    fn put_volume(&mut self, volume: &VolumeRecord) -> Result<(), Self::Error>;
+    /// Removes a copy of a volume, if it is there.
+    ///
+    /// # Errors
+    /// As above.
+    fn remove_volume(&mut self, key: VolumeKey) -> Result<(), Self::Error>;
+    /// Puts a job in the place of the one of its id.
+    ///
+    /// # Errors
+    /// As above.
+    fn put_job(&mut self, job: &JobRecord) -> Result<(), Self::Error>;
+    /// Puts a move to this worker in the place of the one of its job.
+    ///
+    /// # Errors
+    /// As above.
+    fn put_crossing(&mut self, crossing: &CrossingRecord) -> Result<(), Self::Error>;
+    /// Puts what is set for the worker.
+    ///
+    /// # Errors
+    /// As above.
+    fn put_worker(&mut self, worker: &WorkerRecord) -> Result<(), Self::Error>;
+}
 
 /// A change of the records. Repeating one that was made changes nothing and is no error, unless said otherwise.
 #[derive(Clone, Debug)]
@@ -157,7 +221,7 @@ pub enum Touched {
 
 impl Change {
     /// What the change is about, if it is about a machine or a volume.
-    pub(super) fn touches(&self) -> Option<Touched> {
+    pub fn touches(&self) -> Option<Touched> {
         match self {
             Self::AddMachine(record) => Some(Touched::Machine(record.id)),
             Self::RemoveMachine(machine)
@@ -183,11 +247,14 @@ impl Change {
         }
     }
 
-    /// Makes the change within a transaction.
-    pub(super) fn apply(&self, t: &Transaction<'_>) -> Result<(), RecordsError> {
+    /// Makes the change.
+    ///
+    /// # Errors
+    /// It does not fit what the records say; or they cannot be read or written.
+    pub fn apply<R: Rows>(&self, t: &mut R) -> Result<(), R::Error> {
         match self {
             Self::AddMachine(machine) => add_machine(t, machine),
-            Self::RemoveMachine(id) => execute(t, "DELETE FROM machines WHERE id = ?1", [id.to_string()]),
+            Self::RemoveMachine(id) => t.remove_machine(*id),
             Self::Claim { machine, job } => change_machine(t, *machine, |m| claim(m, *job)),
             Self::Unclaim { machine, job } => unclaim(t, *machine, *job),
             Self::Halt { machine, job, halted } => change_machine(t, *machine, |m| {
@@ -238,33 +305,27 @@ impl Change {
                 v.size_bytes = v.size_bytes.max(*size_bytes);
                 Ok(())
             }),
-            Self::RemoveVolume(key) => execute(
-                t,
-                "DELETE FROM volumes WHERE id = ?1 AND generation = ?2",
-                params![key.id.to_string(), to_sql(key.generation.0)],
-            ),
+            Self::RemoveVolume(key) => t.remove_volume(*key),
             Self::HandOver { job, machine, to } => hand_over(t, *job, *machine, to),
             Self::AddJob(job) => add_job(t, job),
             Self::FinishJob(id) => finish_job(t, *id),
-            Self::Crossing(crossing) => put_crossing(t, crossing),
-            Self::Worker(worker) => put_worker(t, worker),
+            Self::Crossing(crossing) => t.put_crossing(crossing),
+            Self::Worker(worker) => t.put_worker(worker),
         }
     }
 }
 
-fn add_machine(t: &Transaction<'_>, machine: &MachineRecord) -> Result<(), RecordsError> {
-    if let Some(here) = read::machine(t, machine.id)? {
+fn add_machine<R: Rows>(t: &mut R, machine: &MachineRecord) -> Result<(), R::Error> {
+    if let Some(here) = t.machine(machine.id)? {
         let comes_back = here.standing != Standing::Ours && here.generation < machine.generation;
         if !comes_back {
             return Err(ChangeRefused::MachineHere(machine.id).into());
         }
     }
-    let sql = "SELECT count(*) FROM machines WHERE name = ?1 AND ours = 1";
-    let taken: i64 = t.query_row(sql, [machine.name.to_string()], |row| row.get(0)).map_err(lost)?;
-    if taken > 0 {
+    if t.is_name_taken(&machine.name)? {
         return Err(ChangeRefused::MachineNameTaken(machine.name.clone()).into());
     }
-    put_machine(t, machine)
+    t.put_machine(machine)
 }
 
 fn claim(machine: &mut MachineRecord, job: JobId) -> Result<(), ChangeRefused> {
@@ -277,12 +338,12 @@ fn claim(machine: &mut MachineRecord, job: JobId) -> Result<(), ChangeRefused> {
     Ok(())
 }
 
-fn unclaim(t: &Transaction<'_>, machine: MachineId, job: JobId) -> Result<(), RecordsError> {
-    match read::machine(t, machine)? {
+fn unclaim<R: Rows>(t: &mut R, machine: MachineId, job: JobId) -> Result<(), R::Error> {
+    match t.machine(machine)? {
         Some(mut record) if record.job == Some(job) => {
             record.job = None;
             record.halted = false;
-            put_machine(t, &record)
+            t.put_machine(&record)
         }
         // Gone, or another job's by now (it may have come back meanwhile).
         Some(_) | None => Ok(()),
@@ -324,11 +385,11 @@ fn held_by(machine: &MachineRecord, job: JobId) -> Result<(), ChangeRefused> {
     Err(ChangeRefused::NotHeld { name: machine.name.clone(), job })
 }
 
-fn add_volume(t: &Transaction<'_>, volume: &VolumeRecord) -> Result<(), RecordsError> {
-    if read::volume(t, volume.key())?.is_some() {
+fn add_volume<R: Rows>(t: &mut R, volume: &VolumeRecord) -> Result<(), R::Error> {
+    if t.volume(volume.key())?.is_some() {
         return Err(ChangeRefused::VolumeHere(volume.key()).into());
     }
-    put_volume(t, volume)
+    t.put_volume(volume)
 }
 
 fn own(volume: &mut VolumeRecord, becomes: &Ownership) -> Result<(), ChangeRefused> {
@@ -388,12 +449,7 @@ fn attach(volume: &mut VolumeRecord, machine: MachineId, name: &VolumeName) -> R
     Ok(())
 }
 
-fn hand_over(
-    t: &Transaction<'_>,
-    job: JobId,
-    machine: MachineId,
-    to: &WorkerName,
-) -> Result<(), RecordsError> {
+fn hand_over<R: Rows>(t: &mut R, job: JobId, machine: MachineId, to: &WorkerName) -> Result<(), R::Error> {
     let mut keys = Vec::new();
     change_machine(t, machine, |m| {
         held_by(m, job)?;
@@ -412,85 +468,37 @@ fn hand_over(
     Ok(())
 }
 
-fn add_job(t: &Transaction<'_>, job: &JobRecord) -> Result<(), RecordsError> {
-    if read::job(t, job.id)?.is_some() {
+fn add_job<R: Rows>(t: &mut R, job: &JobRecord) -> Result<(), R::Error> {
+    if t.job(job.id)?.is_some() {
         return Err(ChangeRefused::JobThere(job.id).into());
     }
-    put_job(t, job)
+    t.put_job(job)
 }
 
-fn finish_job(t: &Transaction<'_>, id: JobId) -> Result<(), RecordsError> {
-    let mut job = read::job(t, id)?.ok_or(ChangeRefused::NoJob(id))?;
+fn finish_job<R: Rows>(t: &mut R, id: JobId) -> Result<(), R::Error> {
+    let mut job = t.job(id)?.ok_or(ChangeRefused::NoJob(id))?;
     job.finished = true;
-    put_job(t, &job)
+    t.put_job(&job)
 }
 
-fn change_machine(
-    t: &Transaction<'_>,
+fn change_machine<R: Rows>(
+    t: &mut R,
     id: MachineId,
     change: impl FnOnce(&mut MachineRecord) -> Result<(), ChangeRefused>,
-) -> Result<(), RecordsError> {
-    let mut machine = read::machine(t, id)?.ok_or(ChangeRefused::NoMachine(id))?;
+) -> Result<(), R::Error> {
+    let mut machine = t.machine(id)?.ok_or(ChangeRefused::NoMachine(id))?;
     change(&mut machine)?;
-    put_machine(t, &machine)
+    t.put_machine(&machine)
 }
 
-fn change_volume(
-    t: &Transaction<'_>,
+fn change_volume<R: Rows>(
+    t: &mut R,
     key: VolumeKey,
     change: impl FnOnce(&mut VolumeRecord) -> Result<(), ChangeRefused>,
-) -> Result<(), RecordsError> {
-    let mut volume = read::volume(t, key)?.ok_or(ChangeRefused::NoVolume(key))?;
+) -> Result<(), R::Error> {
+    let mut volume = t.volume(key)?.ok_or(ChangeRefused::NoVolume(key))?;
     change(&mut volume)?;
-    put_volume(t, &volume)
-}
-
-fn put_machine(t: &Transaction<'_>, machine: &MachineRecord) -> Result<(), RecordsError> {
-    let ours = machine.standing == Standing::Ours;
-    execute(
-        t,
-        "INSERT INTO machines (id, name, ours, record) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (id) DO UPDATE SET name = ?2, ours = ?3, record = ?4",
-        params![machine.id.to_string(), machine.name.to_string(), ours, encode(machine)],
-    )
-}
-
-fn put_volume(t: &Transaction<'_>, volume: &VolumeRecord) -> Result<(), RecordsError> {
-    execute(
-        t,
-        "INSERT OR REPLACE INTO volumes (id, generation, record) VALUES (?1, ?2, ?3)",
-        params![volume.id.to_string(), to_sql(volume.generation.0), encode(volume)],
-    )
-}
-
-fn put_job(t: &Transaction<'_>, job: &JobRecord) -> Result<(), RecordsError> {
-    execute(
-        t,
-        "INSERT INTO jobs (id, finished, record) VALUES (?1, ?2, ?3)
-         ON CONFLICT (id) DO UPDATE SET finished = ?2, record = ?3",
-        params![job.id.to_string(), job.finished, encode(job)],
-    )
-}
-
-fn put_crossing(t: &Transaction<'_>, crossing: &CrossingRecord) -> Result<(), RecordsError> {
-    let sql = "INSERT OR REPLACE INTO crossings (job, record) VALUES (?1, ?2)";
-    execute(t, sql, params![crossing.job.to_string(), encode(crossing)])
-}
-
-fn put_worker(t: &Transaction<'_>, worker: &WorkerRecord) -> Result<(), RecordsError> {
-    execute(t, "INSERT OR REPLACE INTO worker (one, record) VALUES (1, ?1)", [encode(worker)])
-}
-
-fn execute(t: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> Result<(), RecordsError> {
-    t.prepare_cached(sql).and_then(|mut s| s.execute(params)).map(drop).map_err(lost)
-}
-
-fn encode(record: &impl Serialize) -> String {
-    serde_json::to_string(record).expect("records are plain data and always encode")
-}
-
-fn lost(cause: rusqlite::Error) -> RecordsError {
-    RecordsError::Lost { reason: cause.to_string() }
+    t.put_volume(&volume)
 }
 
 fn word(ownership: &Ownership) -> &'static str {

@@ -249,3 +249,13 @@ pub struct Retired {
     /// When the source's copies are deleted, in milliseconds since 1970.
     pub until_ms: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_a_move_keeps_the_rules_of_all_lines() {
+        ferry_fsm::check_line::<MoveStep>().unwrap();
+    }
+}

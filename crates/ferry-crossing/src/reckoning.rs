@@ -8,15 +8,15 @@ use ferry_api::{
 };
 use ferry_fsm::StepError;
 
-use super::line::{MoveInput, Plan, PlannedVolume, VolumeReceipt};
+use crate::line::{MoveInput, Plan, PlannedVolume, VolumeReceipt};
 
 /// The copy that the target gets.
-pub(super) fn target_key(planned: &PlannedVolume) -> VolumeKey {
+pub fn target_key(planned: &PlannedVolume) -> VolumeKey {
     VolumeKey { id: planned.id, generation: planned.generation.next() }
 }
 
 /// Refuses a target that is not the one meant, or speaks another language.
-pub(super) fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), StepError> {
+pub fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), StepError> {
     if info.name != input.to {
         return Err(StepError::fatal(format!(
             "the agent that is configured as {} calls itself {}; correct the peer's url",
@@ -34,7 +34,7 @@ pub(super) fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), S
 }
 
 /// A volume as the plan holds it; refuses one that cannot move now.
-pub(super) fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
+pub fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
     let name = &volume.name;
     if volume.ownership != Ownership::Ours {
         return Err(StepError::fatal(format!(
@@ -73,7 +73,7 @@ pub(super) fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
 }
 
 /// A volume may have grown between its plan and its seal; the target holds room for, and made, what was planned.
-pub(super) fn check_size(planned: &PlannedVolume, sealed: &Volume) -> Result<(), StepError> {
+pub fn check_size(planned: &PlannedVolume, sealed: &Volume) -> Result<(), StepError> {
     if sealed.size_bytes == planned.size_bytes {
         return Ok(());
     }
@@ -84,7 +84,7 @@ pub(super) fn check_size(planned: &PlannedVolume, sealed: &Volume) -> Result<(),
 }
 
 /// A first look; the target checks again when it reserves.
-pub(super) fn check_room(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), StepError> {
+pub fn check_room(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), StepError> {
     let needed_bytes: u64 = volumes.iter().map(|planned| planned.bytes_in_use).sum();
     if needed_bytes > info.room.free_bytes {
         return Err(StepError::fatal(format!(
@@ -103,23 +103,23 @@ fn counted(volume: &CrossingVolume) -> Option<Hydration> {
 
 /// Whether a volume has nothing to ask of its source any more, and nobody will count it again: it has moved on from
 /// the target and was retired there after it was whole, or it was destroyed there with its machine.
-pub(super) fn is_gone(volume: &CrossingVolume) -> bool {
+pub fn is_gone(volume: &CrossingVolume) -> bool {
     volume.volume.as_ref().is_none_or(|volume| matches!(volume.ownership, Ownership::Retired { .. }))
 }
 
 /// Whether a volume that has arrived needs its source no longer.
-pub(super) fn is_whole(volume: &CrossingVolume) -> bool {
+pub fn is_whole(volume: &CrossingVolume) -> bool {
     is_gone(volume) || counted(volume).is_some_and(|counted| counted.complete)
 }
 
 /// Whether a clone that is not whole cannot read from its source.
-pub(super) fn lacks_source(volume: &CrossingVolume) -> bool {
+pub fn lacks_source(volume: &CrossingVolume) -> bool {
     let source = volume.volume.as_ref().and_then(|volume| volume.source.as_ref());
     !is_whole(volume) && source.is_some_and(|source| source.connected == Some(false))
 }
 
 /// How far the disks are, all together.
-pub(super) fn progress(plan: &Plan, crossing: &Crossing) -> Progress {
+pub fn progress(plan: &Plan, crossing: &Crossing) -> Progress {
     let mut sum = Progress::default();
     let expected = plan.volumes.iter().zip(&crossing.volumes);
     for (planned, arrived) in expected.filter(|(_, arrived)| !is_gone(arrived)) {
@@ -141,7 +141,7 @@ pub(super) fn progress(plan: &Plan, crossing: &Crossing) -> Progress {
 }
 
 /// Holds what arrived of one volume against what was sealed.
-pub(super) fn receipt(
+pub fn receipt(
     planned: &PlannedVolume,
     sealed: &Volume,
     crossing: &Crossing,
@@ -165,7 +165,6 @@ pub(super) fn receipt(
     let source_is_whole = sealed.hydration.is_some_and(|counted| counted.complete);
     if counted.bytes_abandoned > 0 {
         // A person gave up the source: there is nothing to hold what arrived against, and the receipt says so.
-        tracing::warn!(volume = %key, bytes = counted.bytes_abandoned, "a source was given up: the receipt vouches for nothing");
         return Ok(VolumeReceipt {
             key,
             bytes_in_use_on_source,

@@ -1,11 +1,13 @@
-//! What a volume server is to do, decided from the records alone. Pure.
+//! What a volume server is to do, and what may be done with a copy, decided from the records and from what lies beside
+//! the copy: its phase, and the mark of a hand-over.
+//!
+//! Invariant: a copy is opened for writing only if it is ours and carries no mark.
 
-use ferry_api::Ownership;
-use ferry_volume::control::Phase;
+use ferry_api::{Ownership, VolumePhase as Phase};
 
 /// What a copy's server is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Service {
+pub enum Service {
     /// Nothing; none is to run.
     None,
     /// Stand by.
@@ -20,7 +22,7 @@ pub(super) enum Service {
 
 /// What is to be done so that a running server does that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Correction {
+pub enum Correction {
     /// It does it.
     Nothing,
     /// Open it for its guest.
@@ -36,7 +38,8 @@ pub(super) enum Correction {
 }
 
 /// What the server of a copy is to do.
-pub(super) fn wanted(ownership: &Ownership) -> Service {
+#[must_use]
+pub fn wanted(ownership: &Ownership) -> Service {
     match ownership {
         Ownership::Reserved { .. } | Ownership::Retired { .. } => Service::None,
         Ownership::Prepared { .. } => Service::Standby,
@@ -47,7 +50,8 @@ pub(super) fn wanted(ownership: &Ownership) -> Service {
 }
 
 /// What is to be done with a server in `phase`.
-pub(super) fn correction(service: Service, phase: Phase, exported: bool) -> Correction {
+#[must_use]
+pub fn correction(service: Service, phase: Phase, exported: bool) -> Correction {
     match (service, phase) {
         (Service::None, _) | (Service::Standby, Phase::Standby) | (Service::Open, Phase::Open) => {
             Correction::Nothing
@@ -65,8 +69,54 @@ pub(super) fn correction(service: Service, phase: Phase, exported: bool) -> Corr
     }
 }
 
+/// What may be asked for a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// That other workers may read it once it is sealed.
+    Export,
+    /// That it becomes unchangeable.
+    Seal,
+    /// That its guest may write it again.
+    Unseal,
+    /// That nobody serves it any more.
+    Retire,
+    /// That it is deleted with everything in it.
+    Delete,
+}
+
+/// Whether the records allow what is asked for a copy.
+#[must_use]
+pub fn may(ownership: &Ownership, wish: Wish) -> bool {
+    use Ownership::{HandedOver, Ours, Prepared, Reserved, Retired, Sealed};
+    match (wish, ownership) {
+        (Wish::Export, Ours | Sealed { .. } | HandedOver { .. })
+        | (Wish::Seal, Sealed { .. } | HandedOver { .. })
+        | (Wish::Unseal, Ours)
+        | (Wish::Retire, HandedOver { .. } | Retired { .. })
+        | (Wish::Delete, Ours | Reserved { .. } | Prepared { .. } | Retired { .. }) => true,
+        (Wish::Export, Reserved { .. } | Prepared { .. } | Retired { .. })
+        | (Wish::Seal, Ours | Reserved { .. } | Prepared { .. } | Retired { .. })
+        | (
+            Wish::Unseal,
+            Reserved { .. } | Prepared { .. } | Sealed { .. } | HandedOver { .. } | Retired { .. },
+        )
+        | (Wish::Retire, Ours | Sealed { .. } | Reserved { .. } | Prepared { .. })
+        | (Wish::Delete, Sealed { .. } | HandedOver { .. }) => false,
+    }
+}
+
+/// Whether a copy that carries the mark of a hand-over may be served as its ownership says: only to be read.
+#[must_use]
+pub fn is_served_when_marked(ownership: &Ownership) -> bool {
+    match wanted(ownership) {
+        Service::Sealed => true,
+        Service::None | Service::Standby | Service::Open | Service::Sealing => false,
+    }
+}
+
 /// An ownership for people.
-pub(super) fn in_words(ownership: &Ownership) -> String {
+#[must_use]
+pub fn in_words(ownership: &Ownership) -> String {
     match ownership {
         Ownership::Reserved { job, from } => format!("reserved for job {job} from worker {from}"),
         Ownership::Prepared { job, from } => format!("prepared for job {job} from worker {from}"),

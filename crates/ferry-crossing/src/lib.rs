@@ -1,0 +1,35 @@
+//! The crossing as values: what the records hold, how they may change, the steps of a move, and what either side may
+//! do at any moment.
+//!
+//! ```text
+//!   source   Standing ──decide──▶ step ──moving──▶ requests, changes of the records
+//!   target   request + record ──target──▶ refusal · done already · changes of the records
+//!   both     ownership ──service──▶ what a volume server is to do, what may be done with a copy
+//!            record + what runs ──minding──▶ start or stop the machine
+//! ```
+//!
+//! Everything that decides who may write a volume and where a machine runs is here, so that the agent and the model
+//! that checks it (`ferry-model`) share it to the letter.
+//!
+//! This crate is a pure heart: no I/O, no clock, no randomness. Of `ferry-api` it uses the words only, never the door.
+
+mod change;
+mod line;
+pub mod minding;
+pub mod moving;
+pub mod reckoning;
+mod records;
+mod refusal;
+pub mod service;
+pub mod target;
+
+pub use change::{Change, Rows, Touched};
+pub use line::{
+    Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
+    Retired, VolumeReceipt,
+};
+pub use records::{
+    CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord, Standing,
+    VolumeRecord, WorkerRecord,
+};
+pub use refusal::ChangeRefused;

@@ -1,0 +1,136 @@
+//! The source's side of a move: what it asks of the target, and which changes of the records come with which entry
+//! of its journal.
+//!
+//! Invariant: the change of the records that a step stands for is in the transaction of the entry that begins it, or,
+//! for the deed, is it.
+
+use crate::change::Change;
+use crate::line::{HandedOver, MoveInput, MoveStep, Plan, Retired};
+use crate::reckoning::target_key;
+use ferry_api::{API_VERSION, Activate, ActivateVolume, Desired, JobId, Ownership, Reserve, ReserveVolume};
+use ferry_fsm::{Event, Standing, Step, StepError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// What was asked of a move.
+///
+/// # Errors
+/// Another version wrote it.
+pub fn input(standing: &Standing<MoveStep>) -> Result<MoveInput, StepError> {
+    serde_json::from_value(standing.input.clone())
+        .map_err(|error| StepError::fatal(format!("what was asked of this move is not understood: {error}")))
+}
+
+/// What a step that is done left for later ones.
+///
+/// # Errors
+/// Another version wrote it, or the step is not done.
+pub fn memo_of<T: DeserializeOwned>(standing: &Standing<MoveStep>, step: MoveStep) -> Result<T, StepError> {
+    let value = standing.memo(step).cloned().unwrap_or(Value::Null);
+    serde_json::from_value(value).map_err(|error| {
+        StepError::fatal(format!("what {step:?} left in the journal is not understood: {error}"))
+    })
+}
+
+/// A memo as it stands in the journal.
+///
+/// # Panics
+/// What is left is no plain data.
+pub fn memo(left: impl Serialize) -> Value {
+    serde_json::to_value(left).expect("memos are plain data and always encode")
+}
+
+/// What the target is asked to set aside.
+#[must_use]
+pub fn reserve(job: JobId, input: &MoveInput, plan: &Plan) -> Reserve {
+    let volumes = plan.volumes.iter().map(|planned| ReserveVolume {
+        id: planned.id,
+        name: planned.name.clone(),
+        generation: planned.generation.next(),
+        size_bytes: planned.size_bytes,
+        region_bytes: planned.region_bytes,
+        bytes_in_use: planned.bytes_in_use,
+    });
+    Reserve {
+        job,
+        from: input.from.clone(),
+        api_version: API_VERSION,
+        machine: input.machine,
+        machine_name: input.machine_name.clone(),
+        machine_generation: plan.generation.next(),
+        spec: plan.spec.clone(),
+        created_at_ms: plan.created_at_ms,
+        volumes: volumes.collect(),
+    }
+}
+
+/// What the target is told of when it owns machine and volumes; `sources` in the order of the plan.
+#[must_use]
+pub fn activate(job: JobId, desired: Desired, plan: &Plan, sources: Vec<String>) -> Activate {
+    let volumes = plan.volumes.iter().zip(sources).map(|(planned, source)| ActivateVolume {
+        id: planned.id,
+        generation: planned.generation.next(),
+        source,
+    });
+    Activate { job, desired, volumes: volumes.collect() }
+}
+
+/// What the deed leaves in the journal: who owns what from now on.
+///
+/// # Errors
+/// What the plan left is not understood.
+pub fn deed(standing: &Standing<MoveStep>) -> Result<Value, StepError> {
+    let plan: Plan = memo_of(standing, MoveStep::Plan)?;
+    Ok(memo(HandedOver {
+        to: input(standing)?.to,
+        machine_generation: plan.generation.next(),
+        volumes: plan.volumes.iter().map(target_key).collect(),
+    }))
+}
+
+/// The changes of the records that come with an entry, in its transaction. `standing` is before the entry.
+#[must_use]
+pub fn changes(job: JobId, standing: &Standing<MoveStep>, event: &Event) -> Vec<Change> {
+    let Ok(MoveInput { machine, to, .. }) = input(standing) else { return Vec::new() };
+    let own = |ownership: Ownership| {
+        let keys = memo_of::<Plan>(standing, MoveStep::Plan).map(|plan| plan.keys()).unwrap_or_default();
+        keys.into_iter().map(|key| Change::Own { key, ownership: ownership.clone() }).collect()
+    };
+    match event {
+        Event::Finished { .. } => vec![Change::Unclaim { machine, job }, Change::FinishJob(job)],
+        Event::Begun { step, .. } if is(step, MoveStep::Stop) => {
+            vec![Change::Halt { machine, job, halted: true }]
+        }
+        Event::UndoBegun { step, .. } if is(step, MoveStep::Stop) => {
+            vec![Change::Halt { machine, job, halted: false }]
+        }
+        Event::Begun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Sealed { job }),
+        Event::UndoBegun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Ours),
+        Event::Done { step, .. } if is(step, MoveStep::HandOver) => {
+            vec![Change::HandOver { job, machine, to }]
+        }
+        Event::Done { step, memo } if is(step, MoveStep::Retire) => {
+            match serde_json::from_value::<Retired>(memo.clone()) {
+                Ok(Retired { until_ms }) => own(Ownership::Retired { to, until_ms }),
+                Err(_) => unreachable!("this very step has just written its memo"),
+            }
+        }
+        Event::Started { .. }
+        | Event::Begun { .. }
+        | Event::Done { .. }
+        | Event::Failed { .. }
+        | Event::UnwindBegun { .. }
+        | Event::UndoBegun { .. }
+        | Event::Undone { .. }
+        | Event::UndoFailed { .. }
+        | Event::CancelAsked
+        | Event::Parked { .. }
+        | Event::Resumed
+        | Event::Unknown => Vec::new(),
+    }
+}
+
+fn is(name: &str, step: MoveStep) -> bool {
+    step.name() == name
+}

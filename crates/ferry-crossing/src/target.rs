@@ -1,0 +1,304 @@
+//! The target's side of a move: what a request leads to, given what the records say of its job.
+//!
+//! ```text
+//!   reserve ─▶ Reserved ─▶ prepare ─▶ Prepared ─▶ activate ─▶ Activated ─▶ boot ─▶ Booted ─▶ settle ─▶ Settled
+//!                  └──────── release ─────┴──▶ Released
+//! ```
+//!
+//! Invariants: machine and volumes become the target's with the changes of `activate` and with no others. Each
+//! request may be repeated at any time, also long after what it asked for: it then changes nothing. What was
+//! released is never activated: a release of an unknown job is remembered.
+
+use crate::change::Change;
+use crate::records::{CrossingRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
+use ferry_api::{
+    API_VERSION, Activate, ApiError, CrossingState, Desired, ErrorCode, JobId, JobState, MachineVolume,
+    Ownership, Prepare, Reserve, VolumeKey,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a request leads to: nothing if it is done already, else the move's new record and what comes with it, to be
+/// made in one transaction.
+pub type Next = Option<(CrossingRecord, Vec<Change>)>;
+
+/// Whether the very same was reserved before.
+///
+/// # Errors
+/// The job was released, or reserved with other facts.
+pub fn reserved_before(known: Option<&CrossingRecord>, reserve: &Reserve) -> Result<bool, ApiError> {
+    match known {
+        None => Ok(false),
+        Some(known) if known.state == CrossingState::Released => {
+            Err(conflict(reserve.job, "was already released here; start a new one"))
+        }
+        Some(known) if known.reserve.as_ref() != Some(reserve) => {
+            Err(conflict(reserve.job, "was already reserved here with other facts; cancel it"))
+        }
+        Some(_) => Ok(true),
+    }
+}
+
+/// Refuses a source that speaks another language.
+///
+/// # Errors
+/// `VersionMismatch`.
+pub fn check_version(reserve: &Reserve) -> Result<(), ApiError> {
+    if reserve.api_version == API_VERSION {
+        return Ok(());
+    }
+    let message = format!(
+        "this worker speaks version {API_VERSION} of the agents' language and worker {} version {}; \
+         bring both to the same version of ferry",
+        reserve.from, reserve.api_version
+    );
+    Err(ApiError::new(ErrorCode::VersionMismatch, message))
+}
+
+/// Refuses a machine that is `here` already, or was at this generation or a later one.
+///
+/// # Errors
+/// `AlreadyExists`.
+pub fn check_machine(here: Option<&MachineRecord>, reserve: &Reserve) -> Result<(), ApiError> {
+    match here {
+        Some(here) if here.standing == Standing::Ours || here.generation >= reserve.machine_generation => {
+            let message = format!(
+                "machine {} is already here at generation {}, so generation {} cannot come; ask this worker's agent",
+                here.name, here.generation, reserve.machine_generation
+            );
+            Err(ApiError::new(ErrorCode::AlreadyExists, message))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What is recorded of a reservation: the move, and copies that are not made yet.
+#[must_use]
+pub fn reservation(reserve: Reserve, now_ms: u64) -> (CrossingRecord, Vec<VolumeRecord>) {
+    let volumes = reserve.volumes.iter().map(|volume| VolumeRecord {
+        id: volume.id,
+        generation: volume.generation,
+        name: volume.name.clone(),
+        machine: Some(reserve.machine),
+        size_bytes: volume.size_bytes,
+        region_bytes: volume.region_bytes,
+        ownership: Ownership::Reserved { job: reserve.job, from: reserve.from.clone() },
+        source: None,
+        made: false,
+        bytes_expected: volume.bytes_in_use,
+        store: None,
+        forks: Vec::new(),
+        created_at_ms: now_ms,
+    });
+    let volumes = volumes.collect();
+    let crossing = CrossingRecord {
+        job: reserve.job,
+        state: CrossingState::Reserved,
+        reserve: Some(reserve),
+        activated_at_ms: None,
+        booted_at_ms: None,
+    };
+    (crossing, volumes)
+}
+
+/// What was reserved with a job.
+///
+/// # Errors
+/// Nothing was.
+pub fn reserved(crossing: Option<CrossingRecord>, job: JobId) -> Result<(CrossingRecord, Reserve), ApiError> {
+    let known = crossing.and_then(|crossing| crossing.reserve.clone().map(|reserve| (crossing, reserve)));
+    known.ok_or_else(|| {
+        let message = format!("job {job} has reserved nothing here; it must reserve first");
+        ApiError::new(ErrorCode::NotFound, message)
+    })
+}
+
+/// What asking for clones leads to.
+///
+/// # Errors
+/// The job was released, or names other volumes.
+pub fn prepare(crossing: &CrossingRecord, reserve: &Reserve, prepare: &Prepare) -> Result<Next, ApiError> {
+    match crossing.state {
+        CrossingState::Reserved | CrossingState::Prepared => {}
+        CrossingState::Activated | CrossingState::Booted | CrossingState::Settled => return Ok(None),
+        CrossingState::Released => {
+            return Err(conflict(prepare.job, "was already released here; start a new one"));
+        }
+    }
+    let sources: BTreeMap<_, _> = prepare.volumes.iter().map(|v| (v.id, &v.source)).collect();
+    let keys = keys_of(reserve);
+    if keys.iter().map(|key| key.id).collect::<BTreeSet<_>>() != sources.keys().copied().collect() {
+        return Err(conflict(prepare.job, "names other volumes now than it reserved; cancel it"));
+    }
+    let mut changes = Vec::new();
+    for key in keys {
+        let worker = Some(reserve.from.clone());
+        let source = Some(SourceRecord { uri: sources[&key.id].clone(), worker });
+        changes.push(Change::Source { key, source });
+        let ownership = Ownership::Prepared { job: prepare.job, from: reserve.from.clone() };
+        changes.push(Change::Own { key, ownership });
+    }
+    let prepared = CrossingRecord { state: CrossingState::Prepared, ..crossing.clone() };
+    changes.push(Change::Crossing(Box::new(prepared.clone())));
+    Ok(Some((prepared, changes)))
+}
+
+/// What the news that the source's journal has handed over leads to: the one way in which anything becomes the
+/// target's.
+///
+/// # Errors
+/// The job is not prepared here, or hands over other volumes.
+pub fn activate(
+    crossing: &CrossingRecord,
+    reserve: &Reserve,
+    activate: &Activate,
+    now_ms: u64,
+) -> Result<Next, ApiError> {
+    match crossing.state {
+        CrossingState::Prepared => {}
+        CrossingState::Activated | CrossingState::Booted | CrossingState::Settled => return Ok(None),
+        CrossingState::Reserved => {
+            return Err(conflict(activate.job, "is reserved here and not yet prepared"));
+        }
+        CrossingState::Released => return Err(conflict(activate.job, "was already released here")),
+    }
+    let keys = keys_of(reserve);
+    let handed: BTreeSet<_> =
+        activate.volumes.iter().map(|v| VolumeKey { id: v.id, generation: v.generation }).collect();
+    if handed != keys.iter().copied().collect() {
+        return Err(conflict(activate.job, "hands over other volumes than it reserved; ask for help"));
+    }
+    let mut changes = Vec::new();
+    for volume in &activate.volumes {
+        let key = VolumeKey { id: volume.id, generation: volume.generation };
+        let source = SourceRecord { uri: volume.source.clone(), worker: Some(reserve.from.clone()) };
+        changes.push(Change::Source { key, source: Some(source) });
+        changes.push(Change::Own { key, ownership: Ownership::Ours });
+    }
+    changes.push(Change::AddMachine(Box::new(arriving(reserve, activate.desired))));
+    let activated =
+        CrossingRecord { state: CrossingState::Activated, activated_at_ms: Some(now_ms), ..crossing.clone() };
+    changes.push(Change::Crossing(Box::new(activated.clone())));
+    Ok(Some((activated, changes)))
+}
+
+/// Whether the machine is still to be booted for this job. `false`: it was.
+///
+/// # Errors
+/// The machine is not the target's yet.
+pub fn boots(crossing: &CrossingRecord) -> Result<bool, ApiError> {
+    match crossing.state {
+        CrossingState::Activated => Ok(true),
+        CrossingState::Booted | CrossingState::Settled => Ok(false),
+        CrossingState::Reserved | CrossingState::Prepared | CrossingState::Released => {
+            Err(conflict(crossing.job, "has not handed over the machine yet"))
+        }
+    }
+}
+
+/// Whether the machine that is `here` is the one that arrived with the job: it may have moved on, or been destroyed,
+/// since.
+#[must_use]
+pub fn is_still_here(here: &MachineRecord, reserve: &Reserve) -> bool {
+    here.generation == reserve.machine_generation
+}
+
+/// Whether sources are still to be forgotten for this job. `false`: they were.
+///
+/// # Errors
+/// The machine was not booted yet.
+pub fn settles(crossing: &CrossingRecord) -> Result<bool, ApiError> {
+    match crossing.state {
+        CrossingState::Booted => Ok(true),
+        CrossingState::Settled => Ok(false),
+        CrossingState::Reserved
+        | CrossingState::Prepared
+        | CrossingState::Activated
+        | CrossingState::Released => Err(conflict(crossing.job, "has not booted the machine yet")),
+    }
+}
+
+/// What is recorded when a job that was reserved here, or never came to that, is undone.
+///
+/// # Errors
+/// It has handed over the machine.
+pub fn release(known: Option<CrossingRecord>, job: JobId) -> Result<CrossingRecord, ApiError> {
+    let unknown = CrossingRecord {
+        job,
+        state: CrossingState::Reserved,
+        reserve: None,
+        activated_at_ms: None,
+        booted_at_ms: None,
+    };
+    let crossing = known.unwrap_or(unknown);
+    match crossing.state {
+        CrossingState::Reserved | CrossingState::Prepared | CrossingState::Released => {
+            Ok(CrossingRecord { state: CrossingState::Released, ..crossing })
+        }
+        CrossingState::Activated | CrossingState::Booted | CrossingState::Settled => {
+            Err(conflict(job, "has handed over the machine already and cannot be undone here"))
+        }
+    }
+}
+
+/// Whether a copy is one that `job` reserved or prepared. The same copy may be expected with a later job by now.
+#[must_use]
+pub fn is_reserved_by(volume: &VolumeRecord, job: JobId) -> bool {
+    match volume.ownership {
+        Ownership::Reserved { job: of, .. } | Ownership::Prepared { job: of, .. } => of == job,
+        Ownership::Ours
+        | Ownership::Sealed { .. }
+        | Ownership::HandedOver { .. }
+        | Ownership::Retired { .. } => false,
+    }
+}
+
+/// Whether the machine of a move is still expected.
+#[must_use]
+pub fn is_expected(crossing: &CrossingRecord) -> bool {
+    crossing.state < CrossingState::Activated
+}
+
+/// Whether what was reserved may be given up without being told, when the source says that its job stands so.
+#[must_use]
+pub fn is_undone(job: JobState) -> bool {
+    match job {
+        JobState::Failed | JobState::Cancelled => true,
+        JobState::Running | JobState::Unwinding | JobState::Parked | JobState::Succeeded => false,
+    }
+}
+
+/// The copies that are to come.
+#[must_use]
+pub fn keys_of(reserve: &Reserve) -> Vec<VolumeKey> {
+    reserve.volumes.iter().map(|volume| VolumeKey { id: volume.id, generation: volume.generation }).collect()
+}
+
+/// The machine as it arrives.
+fn arriving(reserve: &Reserve, desired: Desired) -> MachineRecord {
+    let volumes = reserve.volumes.iter().map(|volume| MachineVolume {
+        name: volume.name.clone(),
+        volume: volume.id,
+        generation: volume.generation,
+    });
+    MachineRecord {
+        id: reserve.machine,
+        name: reserve.machine_name.clone(),
+        spec: reserve.spec.clone(),
+        volumes: volumes.collect(),
+        desired,
+        generation: reserve.machine_generation,
+        standing: Standing::Ours,
+        job: None,
+        halted: false,
+        doomed: false,
+        process: None,
+        last_exit: None,
+        created_at_ms: reserve.created_at_ms,
+    }
+}
+
+/// A request that does not fit how the job stands here.
+#[must_use]
+pub fn conflict(job: JobId, what: &str) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, format!("job {job} {what}"))
+}

@@ -9,5 +9,6 @@ pub mod journal;
 pub mod map;
 pub mod nbd;
 pub mod sums;
+pub mod ublk;
 pub mod virtio_blk;
 pub mod volume;

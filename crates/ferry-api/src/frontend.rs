@@ -11,16 +11,19 @@ use std::str::FromStr;
 pub enum Frontend {
     /// A block device on any Linux, made of FUSE and a loop device; needs root.
     Fuse,
+    /// A block device of the kernel's ublk driver, which outlives its server; needs root.
+    Ublk,
     /// A unix socket for a virtual machine monitor.
     VhostUserBlk,
 }
 
 impl Frontend {
-    const ALL: [Self; 2] = [Self::Fuse, Self::VhostUserBlk];
+    const ALL: [Self; 3] = [Self::Fuse, Self::Ublk, Self::VhostUserBlk];
 
     fn name(self) -> &'static str {
         match self {
             Self::Fuse => "fuse",
+            Self::Ublk => "ublk",
             Self::VhostUserBlk => "vhost-user-blk",
         }
     }
@@ -34,7 +37,7 @@ impl fmt::Display for Frontend {
 
 /// A word that is no frontend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no frontend; choose fuse or vhost-user-blk")]
+#[error("{0:?} is no frontend; choose ublk, fuse or vhost-user-blk")]
 pub struct NoFrontend(String);
 
 impl FromStr for Frontend {

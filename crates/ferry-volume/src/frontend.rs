@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub enum Frontend {
     /// A file in a FUSE filesystem with a loop device on it: a block device on any Linux; needs root.
     Fuse {},
+    /// A block device of the kernel's ublk driver (Linux 6.5 or later), which outlives its server; needs root.
+    Ublk {},
     /// A unix socket that speaks vhost-user-blk: for QEMU and other virtual machine monitors.
     VhostUserBlk {},
 }
@@ -20,6 +22,8 @@ pub enum Frontend {
 pub enum FrontendKind {
     /// [`Frontend::Fuse`].
     Fuse,
+    /// [`Frontend::Ublk`].
+    Ublk,
     /// [`Frontend::VhostUserBlk`].
     VhostUserBlk,
 }
@@ -29,6 +33,7 @@ impl Frontend {
     pub fn kind(&self) -> FrontendKind {
         match self {
             Self::Fuse {} => FrontendKind::Fuse,
+            Self::Ublk {} => FrontendKind::Ublk,
             Self::VhostUserBlk {} => FrontendKind::VhostUserBlk,
         }
     }
@@ -38,6 +43,7 @@ impl fmt::Display for FrontendKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Fuse => "fuse",
+            Self::Ublk => "ublk",
             Self::VhostUserBlk => "vhost-user-blk",
         })
     }

@@ -30,6 +30,7 @@ mod source_uri;
 mod store;
 mod sums_file;
 mod tls;
+pub mod ublk;
 pub mod virtio_blk;
 
 pub use dial::DialError;
@@ -38,7 +39,7 @@ pub use rest::check_at_rest;
 pub use ring::{IoBackend, probe_io_uring};
 #[doc(hidden)]
 pub use server::serve_impatiently;
-pub use server::{ServeError, ServeOptions, clear_devices, serve};
+pub use server::{ServeError, ServeOptions, UblkDriver, clear_devices, probe_ublk, serve};
 pub use source_uri::{SourceUri, SourceUriError};
 pub use store::{CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, create};
 pub use tls::{Credentials, CredentialsError, TlsError};

@@ -4,6 +4,8 @@
 
 #[path = "../../../fuzz/src/smoke.rs"]
 mod smoke;
+#[path = "../../../fuzz/src/ublk.rs"]
+mod ublk;
 #[path = "../../../fuzz/src/virtio_blk.rs"]
 mod virtio_blk;
 #[path = "../../../fuzz/src/volume.rs"]
@@ -126,7 +128,11 @@ fn a_volume_json_that_is_understood_survives_being_replaced() {
         ("alone", config("").into_bytes()),
         ("clone", config(r#","source":"nbd://[::1]:7000/V@3","export":"10.0.0.1:7001""#).into_bytes()),
         ("paced", config(r#","budget_bytes_per_s":52428800"#).into_bytes()),
-        ("attached", config(r#","frontends":[{"kind":"fuse"},{"kind":"vhost_user_blk"}]"#).into_bytes()),
+        (
+            "attached",
+            config(r#","frontends":[{"kind":"fuse"},{"kind":"ublk"},{"kind":"vhost_user_blk"}]"#)
+                .into_bytes(),
+        ),
         ("guarded", config(r#","guard_us":5000,"finish_by_ms":1800000000000"#).into_bytes()),
         ("impatient", config(r#","loss_policy":{"fail_after_ms":30000}"#).into_bytes()),
         ("image", config(r#","source":"file:///srv/disk.raw""#).into_bytes()),
@@ -172,4 +178,20 @@ fn a_request_of_a_virtio_driver_that_is_understood_lies_on_the_disk() {
         ("endless", request(&[(256, 16, NEXT); 16], 0, 0, &[])),
     ];
     smoke::smoke("virtio_blk", &seeds, virtio_blk::run);
+}
+
+#[test]
+fn a_request_of_a_ublk_driver_that_is_understood_lies_on_the_disk() {
+    let descriptor = |operation: u32, sectors: u32, first_sector: u64| {
+        [&operation.to_ne_bytes()[..], &sectors.to_ne_bytes(), &first_sector.to_ne_bytes(), &[0; 8]].concat()
+    };
+    let seeds = [
+        ("read", descriptor(0, 8, 16)),
+        ("write", descriptor(1 | 1 << 13, 1024, 16)),
+        ("flush", descriptor(2, 0, 0)),
+        ("discard", descriptor(3, 1 << 21, 0)),
+        ("write_zeroes", descriptor(5 | 1 << 15, 2048, 8)),
+        ("past_the_end", descriptor(0, 2, (1 << 21) - 1)),
+    ];
+    smoke::smoke("ublk", &seeds, ublk::run);
 }

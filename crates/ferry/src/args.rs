@@ -312,7 +312,8 @@ pub enum Volume {
     Attach {
         /// Name or id
         volume: String,
-        /// auto (a block device), fuse (a block device, needs root) or vhost-user-blk (a socket for a VMM)
+        /// auto (ublk, or fuse where the kernel has none), ublk or fuse (block devices, need root) or vhost-user-blk (a socket
+        /// for a VMM)
         #[arg(long, value_name = "FRONTEND", default_value = "auto")]
         frontend: String,
         #[command(flatten)]
@@ -322,7 +323,7 @@ pub enum Volume {
     Detach {
         /// Name or id
         volume: String,
-        /// Only this one: fuse or vhost-user-blk
+        /// Only this one: ublk, fuse or vhost-user-blk
         #[arg(long, value_name = "FRONTEND")]
         frontend: Option<String>,
         #[command(flatten)]

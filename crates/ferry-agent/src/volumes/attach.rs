@@ -22,10 +22,11 @@ impl Volumes {
         if record.ownership != Ownership::Ours {
             return Err(not_allowed(&record, "attached"));
         }
-        self.inner.serving(&record).await?;
-        let frontend = frontend.unwrap_or(Frontend::Fuse);
+        let status = self.inner.serving(&record).await?;
+        let frontend = frontend.unwrap_or_else(|| block_device(&status));
         let wanted = match frontend {
             Frontend::Fuse => server::Frontend::Fuse {},
+            Frontend::Ublk => server::Frontend::Ublk {},
             Frontend::VhostUserBlk => server::Frontend::VhostUserBlk {},
         };
         let attached = self.inner.ask(key, move |client| client.attach(&wanted)).await;
@@ -48,6 +49,7 @@ impl Volumes {
         for attached in frontends(&status) {
             let kind = match attached.frontend {
                 Frontend::Fuse => FrontendKind::Fuse,
+                Frontend::Ublk => FrontendKind::Ublk,
                 Frontend::VhostUserBlk => FrontendKind::VhostUserBlk,
             };
             if frontend.is_none_or(|wanted| wanted == attached.frontend) {
@@ -59,11 +61,22 @@ impl Volumes {
     }
 }
 
+/// The block device that a volume has; if it has none, the best one of this host.
+fn block_device(status: &Status) -> Frontend {
+    let is_device = |frontend: &Frontend| matches!(frontend, Frontend::Ublk | Frontend::Fuse);
+    let attached = frontends(status).into_iter().map(|attached| attached.frontend).find(is_device);
+    attached.unwrap_or_else(|| match server::probe_ublk() {
+        Ok(_) => Frontend::Ublk,
+        Err(_) => Frontend::Fuse,
+    })
+}
+
 /// The frontends that a server has.
 pub(super) fn frontends(status: &Status) -> Vec<AttachedFrontend> {
     let attached = |status: &server::FrontendStatus| AttachedFrontend {
         frontend: match status.frontend {
             server::Frontend::Fuse {} => Frontend::Fuse,
+            server::Frontend::Ublk {} => Frontend::Ublk,
             server::Frontend::VhostUserBlk {} => Frontend::VhostUserBlk,
         },
         address: status.address.clone(),

@@ -15,6 +15,7 @@
 
 mod fuse;
 mod loop_device;
+mod ublk;
 mod vhost;
 
 use super::command::{refused, whole_story};
@@ -25,6 +26,7 @@ use crate::directory::DirectoryError;
 use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
+pub use ublk::{UblkDriver, probe_ublk};
 
 /// A frontend that runs. Its threads reach the volume through the mailbox.
 pub(crate) trait Running: Send {
@@ -56,6 +58,7 @@ pub(crate) struct Ground {
 fn start(frontend: &Frontend, ground: Ground) -> Result<Box<dyn Running>, String> {
     match frontend {
         Frontend::Fuse {} => fuse::start(ground),
+        Frontend::Ublk {} => ublk::start(ground),
         Frontend::VhostUserBlk {} => vhost::start(ground),
     }
 }
@@ -65,7 +68,8 @@ fn start(frontend: &Frontend, ground: Ground) -> Result<Box<dyn Running>, String
 /// # Errors
 /// Something cannot be cleared; the reason is one sentence.
 pub fn clear_devices(dir: &Path) -> Result<(), String> {
-    fuse::clear(dir)
+    fuse::clear(dir)?;
+    ublk::clear(dir)
 }
 
 enum State {
@@ -107,11 +111,13 @@ pub(super) struct Frontends {
 }
 
 impl Frontends {
-    pub(super) fn new(dir: &Path, remembered: &[Frontend]) -> Self {
-        // A frontend that is remembered clears what is left of it itself, when it starts.
-        if !remembered.iter().any(|frontend| frontend.kind() == FrontendKind::Fuse)
-            && let Err(reason) = fuse::clear(dir)
-        {
+    /// What is remembered of the volume in `dir`, and starts soon if it is `open`.
+    pub(super) fn new(dir: &Path, remembered: &[Frontend], open: bool) -> Self {
+        // A frontend that starts clears what is left of it itself, or goes on with it.
+        let starts = |kind| open && remembered.iter().any(|frontend| frontend.kind() == kind);
+        let fuse = if starts(FrontendKind::Fuse) { Ok(()) } else { fuse::clear(dir) };
+        let ublk = if starts(FrontendKind::Ublk) { Ok(()) } else { ublk::clear(dir) };
+        for reason in [fuse, ublk].into_iter().filter_map(Result::err) {
             tracing::error!(reason, "a block device is left that nobody serves");
         }
         let (sender, news) = channel();
@@ -267,8 +273,9 @@ impl Server {
             size_bytes: self.store.config.size_bytes,
             mailbox: self.mailbox.clone(),
         };
-        if frontend.kind() == FrontendKind::Fuse {
-            fuse::be_below_a_device();
+        match frontend.kind() {
+            FrontendKind::Fuse | FrontendKind::Ublk => fuse::be_below_a_device(),
+            FrontendKind::VhostUserBlk => {}
         }
         let frontend = frontend.clone();
         self.in_a_thread(frontend.kind(), move || match start(&frontend, ground) {

@@ -56,7 +56,7 @@ use disk::DiskJob;
 use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
 use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation, SnapshotId};
 use frontends::Frontends;
-pub use frontends::clear_devices;
+pub use frontends::{UblkDriver, clear_devices, probe_ublk};
 use inline::Inline;
 use latency::Latency;
 use loss::Losing;
@@ -255,7 +255,8 @@ impl Server {
         let wake_door = wake.try_clone().map_err(|cause| ServeError::Ring { cause })?;
         let (dialled_sender, dialled) = channel();
         let now = Instant::now();
-        let frontends = Frontends::new(&options.dir, &store.config.frontends);
+        let open = Phase::of_map(state.phase) == Phase::Open;
+        let frontends = Frontends::new(&options.dir, &store.config.frontends, open);
         let ledger = Ledger::open(&store, &state)?;
         let mut engine = Engine::new(state, Limits::default());
         if store.may_hold_anything() {

@@ -28,7 +28,7 @@ pub async fn attach(agent: &Client, json: bool, volume: &VolumeRef, wanted: Atta
 fn qemu_options(attached: &AttachedFrontend) -> Option<String> {
     let socket = attached.address.as_ref()?.display();
     match attached.frontend {
-        Frontend::Fuse => None,
+        Frontend::Fuse | Frontend::Ublk => None,
         Frontend::VhostUserBlk => Some(format!(
             "  -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine q35,memory-backend=ram \\\n  \
              -chardev socket,id=disk,reconnect-ms=1000,path={socket} \\\n  \

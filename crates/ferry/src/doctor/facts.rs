@@ -17,6 +17,8 @@ pub struct Facts {
     pub loop_control: Device,
     /// `/dev/ublk-control`.
     pub ublk_control: Device,
+    /// What the ublk driver has, or why it cannot be used.
+    pub ublk_driver: Result<ferry_volume::UblkDriver, String>,
     /// `/dev/kvm`.
     pub kvm: Device,
     /// Whether the kernel has network namespaces.

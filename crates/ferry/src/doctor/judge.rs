@@ -1,6 +1,9 @@
 //! From facts to findings: what works, what is missing, for what it is needed, and what to do. Pure.
 
+mod devices;
+
 use super::facts::{Cgroups, Device, Facts, Module};
+use devices::{fuse, ublk};
 use serde::Serialize;
 
 /// Files that a worker's volume server may need open: connections of guests and workers, and its own.
@@ -9,9 +12,6 @@ const OPEN_FILES_MIN: u64 = 1024;
 const LOCKED_BYTES_MIN: u64 = 8 << 20;
 /// No clock that is right shows less: the beginning of 2026, in seconds since 1970.
 const NOW_MIN_S: u64 = 1_767_225_600;
-/// The first Linux with ublk, and the first in which it is complete.
-const UBLK_SINCE: (u32, u32) = (6, 0);
-const UBLK_GOOD_SINCE: (u32, u32) = (6, 8);
 
 /// Whether something is to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -190,57 +190,6 @@ fn clock(facts: &Facts) -> Finding {
     }
 }
 
-fn fuse(facts: &Facts) -> Finding {
-    let (what, purpose) = ("FUSE and loop", "a block device for a process or container (--frontend fuse)");
-    let advice = match (facts.fuse, facts.loop_control, facts.may_administer) {
-        (Device::Usable, Device::Usable, true) => {
-            return Finding::works(what, purpose, "/dev/fuse and /dev/loop-control");
-        }
-        (Device::Missing, _, _) => {
-            ("there is no /dev/fuse", "load the kernel's module `fuse` (modprobe fuse)")
-        }
-        (_, Device::Missing, _) => {
-            ("there is no /dev/loop-control", "load the kernel's module `loop` (modprobe loop)")
-        }
-        (Device::Forbidden, _, _) | (_, Device::Forbidden, _) | (Device::Usable, Device::Usable, false) => (
-            "both are there, and not for this user",
-            "run the agent as root, in a container with CAP_SYS_ADMIN and both devices",
-        ),
-    };
-    Finding::missing(what, purpose, advice.0, advice.1)
-}
-
-fn ublk(facts: &Facts) -> Finding {
-    let (what, purpose) = ("ublk", "block devices without FUSE; this version of ferry does not use it yet");
-    let kernel = version(&facts.kernel);
-    match (facts.ublk_control, facts.modules.ublk) {
-        (Device::Usable, _) => {
-            let found = Finding::works(what, purpose, format!("/dev/ublk-control, Linux {}", facts.kernel));
-            match kernel.is_some_and(|kernel| kernel < UBLK_GOOD_SINCE) {
-                true => found.advised("Linux 6.8 or later is recommended for it"),
-                false => found,
-            }
-        }
-        (Device::Forbidden, _) => {
-            Finding::missing(what, purpose, "/dev/ublk-control is not for this user", "run the agent as root")
-        }
-        (Device::Missing, Module::There) => Finding::missing(
-            what,
-            purpose,
-            "its driver is not loaded",
-            "load the kernel's module (modprobe ublk_drv)",
-        ),
-        (Device::Missing, Module::Missing | Module::Untold) => {
-            let seen = format!("Linux {} has no /dev/ublk-control", facts.kernel);
-            let advice = match kernel.is_some_and(|kernel| kernel < UBLK_SINCE) {
-                true => "nothing needs to be done: it begins with Linux 6.0",
-                false => "nothing needs to be done: this kernel was built without it",
-            };
-            Finding::missing(what, purpose, seen, advice)
-        }
-    }
-}
-
 fn vhost_user(facts: &Facts) -> Finding {
     let (what, purpose) = (
         "QEMU",
@@ -371,6 +320,7 @@ fn version(kernel: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::super::facts::{Modules, Programs, Store};
     use super::*;
+    use ferry_volume::UblkDriver;
 
     /// A host that has everything.
     fn rich() -> Facts {
@@ -382,6 +332,7 @@ mod tests {
             fuse: Device::Usable,
             loop_control: Device::Usable,
             ublk_control: Device::Usable,
+            ublk_driver: Ok(UblkDriver { grows: true }),
             kvm: Device::Usable,
             net_namespaces: true,
             cgroups: Cgroups::V2,
@@ -430,6 +381,7 @@ mod tests {
             fuse: Device::Missing,
             loop_control: Device::Missing,
             ublk_control: Device::Missing,
+            ublk_driver: Err("there is no /dev/ublk-control".to_owned()),
             kvm: Device::Missing,
             net_namespaces: false,
             cgroups: Cgroups::None,
@@ -479,12 +431,24 @@ mod tests {
     }
 
     #[test]
+    fn a_ublk_driver_is_judged_by_what_it_has() {
+        let facts = Facts { ublk_driver: Ok(UblkDriver { grows: false }), ..rich() };
+        let found = finding(&facts, "ublk");
+        assert_eq!((found.state, found.advice.unwrap().contains("6.16")), (State::Works, true));
+        let facts = Facts { ublk_driver: Err("it is too old".to_owned()), ..rich() };
+        let found = finding(&facts, "ublk");
+        assert_eq!((found.state, found.seen.contains("too old")), (State::Missing, true));
+    }
+
+    #[test]
     fn versions_are_compared_as_numbers() {
         assert_eq!(version("6.18.5-generic"), Some((6, 18)));
         assert_eq!(version("6.1"), Some((6, 1)));
         assert_eq!(version("rolling"), None);
-        let facts = Facts { kernel: "6.1.0-13-amd64".to_owned(), ..rich() };
-        assert!(finding(&facts, "ublk").advice.unwrap().contains("6.8"));
+        let (kernel, ublk_control) = ("6.1.0-13-amd64".to_owned(), Device::Missing);
+        let modules = Modules { ublk: Module::Missing, ..rich().modules };
+        let facts = Facts { kernel, ublk_control, modules, ..rich() };
+        assert!(finding(&facts, "ublk").advice.unwrap().contains("6.5"));
         let facts = Facts { kernel: "6.18.5".to_owned(), locked_bytes_max: Some(65536), ..rich() };
         assert_eq!(finding(&facts, "locked memory").state, State::Works, "newer kernels do not ask for it");
     }

@@ -23,6 +23,7 @@ pub fn look(state_dir: &Path) -> Facts {
         fuse: device("/dev/fuse"),
         loop_control: device("/dev/loop-control"),
         ublk_control: device("/dev/ublk-control"),
+        ublk_driver: ferry_volume::probe_ublk(),
         kvm: device("/dev/kvm"),
         net_namespaces: Path::new("/proc/self/ns/net").exists(),
         cgroups: cgroups(),

@@ -55,6 +55,10 @@ pub struct VolumeFork {
     pub worker: WorkerName,
     /// Bytes kept for it so far because they were overwritten; none while the volume's server does not answer.
     pub bytes_kept: Option<u64>,
+    /// Bytes that it still needs from the source of the volume, which is not detached before; the volume itself does not
+    /// need them any more.
+    #[serde(default)]
+    pub bytes_owed: u64,
     /// Connections that read it.
     pub readers: u32,
 }

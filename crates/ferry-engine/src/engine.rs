@@ -162,16 +162,20 @@ enum Op {
         blocks: Blocks,
         epoch: u64,
     },
-    /// Copies units of the store to a snapshot's side file.
+    /// Copies a part of the store to a snapshot's side file.
     Keep {
-        snapshot: SnapshotId,
-        number: u64,
-        first: u64,
-        end: u64,
+        snapshot: (SnapshotId, u64),
+        blocks: Blocks,
     },
-    /// A part of a read of a snapshot.
+    /// Keeps a part of what was fetched in a snapshot's side file.
+    KeepFetched {
+        snapshot: (SnapshotId, u64),
+        fetch: OpId,
+        blocks: Blocks,
+    },
+    /// A part of a read of a snapshot, in the store or in the side file.
     SnapshotPiece {
-        request: RequestId,
+        ticket: Ticket,
     },
     Sync,
     Persist,
@@ -389,7 +393,7 @@ impl Engine {
             RequestKind::Flush => self.start_flush(id, out),
             RequestKind::ReadSnapshot { snapshot, range } => self.read_snapshot(id, snapshot, range, out),
             RequestKind::Write { .. } | RequestKind::Trim { .. } | RequestKind::WriteZeroes { .. } => {
-                self.guest_writes(id, kind, out);
+                self.start_write(id, kind, out);
             }
         }
     }
@@ -403,10 +407,12 @@ impl Engine {
             Op::CopyIn { fetch, blocks } => self.copied_in(fetch, blocks, result, out),
             Op::ZeroTorn { blocks } => self.torn_zeroed(blocks, result, out),
             Op::ZeroAbandoned { blocks } => self.abandoned_zeroed(blocks, result, out),
-            Op::Keep { snapshot, number, first, end } => {
-                self.kept((snapshot, number), (first, end), result, out);
+            Op::Keep { snapshot, blocks } => self.kept(snapshot, blocks, result, out),
+            Op::KeepFetched { snapshot, fetch, blocks } => {
+                self.kept(snapshot, blocks, result, out);
+                self.copy_ended(fetch, out);
             }
-            Op::SnapshotPiece { request } => self.snapshot_piece_read(request, result, out),
+            Op::SnapshotPiece { ticket } => self.snapshot_piece_read(op, ticket, result, out),
             Op::Sync => self.synced(result, out),
             Op::Persist => self.persisted(result, out),
             Op::Fetch(_) => panic!("a fetch is completed by `Fetched`"),
@@ -418,6 +424,7 @@ impl Engine {
     fn settle(&mut self, out: &mut Vec<Operation>) {
         self.grow_if_nothing_hinders(out);
         loop {
+            self.pump_snapshots(out);
             if std::mem::take(&mut self.wake) {
                 self.replan(out);
             }
@@ -429,7 +436,6 @@ impl Engine {
             }
         }
         self.pump_abandon(out);
-        self.pump_snapshots(out);
         self.pump_commit(out);
         self.pump_persist(out);
         self.announce_completion(out);
@@ -439,14 +445,10 @@ impl Engine {
     fn replan(&mut self, out: &mut Vec<Operation>) {
         self.replan_writes(out);
         self.dissolve_needless_fetches(out);
-        let geometry = self.geometry();
-        let truth = &self.truth;
-        let ready: Vec<Parked> = self
-            .parked
-            .extract_if(.., |parked| {
-                parked.until == Until::Unlocked || truth.covers(geometry.blocks_touched(parked.piece.range))
-            })
-            .collect();
+        let (ready, waiting): (Vec<Parked>, Vec<Parked>) = std::mem::take(&mut self.parked)
+            .into_iter()
+            .partition(|parked| parked.until == Until::Unlocked || !self.needs_the_source(parked.piece));
+        self.parked = waiting;
         for parked in ready {
             self.plan_piece(parked.piece, out);
         }

@@ -32,6 +32,8 @@ impl Errno {
     pub const EINVAL: Errno = Errno(22);
     /// No space left on device.
     pub const ENOSPC: Errno = Errno(28);
+    /// Nobody has the data (any more).
+    pub const ENODATA: Errno = Errno(61);
     /// The volume serves nobody (yet).
     pub const ESHUTDOWN: Errno = Errno(108);
     /// The request was cancelled.
@@ -54,7 +56,7 @@ pub enum Event {
         /// The request.
         id: RequestId,
     },
-    /// A `ReadLocal`, `WriteLocal`, `ZeroLocal`, `SyncLocal` or `Persist` ended. A read or write that moved fewer
+    /// A `ReadLocal`, `WriteLocal`, `ZeroLocal`, `KeepLocal`, `KeepFetched`, `ReadKept`, `SyncLocal` or `Persist` ended. A read or write that moved fewer
     /// bytes than asked must be continued by the shell or reported as an error.
     Done {
         /// The operation.
@@ -245,10 +247,10 @@ pub enum Command {
         policy: LossPolicy,
     },
     /// Take the volume as it is at one instant: after every write that was acknowledged, before any that comes later.
-    /// Refused unless all of it is local. Ends in `Notice::SnapshotTaken`, at once if it was taken before; gone after a
-    /// restart.
+    /// What is remote may stay so; hydration is complete when the snapshots, too, have what only the source has. Ends in
+    /// `Notice::SnapshotTaken`, at once if it was taken before; gone after a restart.
     Snapshot {
-        /// Its name from then on. The shell has made the side file.
+        /// Its name from then on. The shell has made the side file, which is one hole.
         id: SnapshotId,
     },
     /// Keep nothing for this snapshot any more; nothing happens if there is none. At once, ends in

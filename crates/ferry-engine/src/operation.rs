@@ -148,6 +148,17 @@ pub enum Operation {
         /// What to copy; as long as can be, also the whole volume.
         range: ByteRange,
     },
+    /// Write bytes from a fetch's buffer to the snapshot's side file. Need not be durable. → `Event::Done`
+    KeepFetched {
+        /// Completed by this.
+        op: OpId,
+        /// Whose side file.
+        snapshot: SnapshotId,
+        /// Where to.
+        range: ByteRange,
+        /// Where from; `range.len_bytes()` bytes of a fetch.
+        data: DataRef,
+    },
     /// Read the snapshot's side file into the request's buffer. → `Event::Done`
     ReadKept {
         /// Completed by this.
@@ -213,7 +224,8 @@ pub enum Notice {
         /// Which.
         id: SnapshotId,
     },
-    /// What the guest overwrites could not be kept: the snapshot is gone, and its readers get errors.
+    /// What the guest overwrites could not be kept, or the source that it still needed was given up (`ENODATA`): the
+    /// snapshot is gone, and its readers get errors.
     SnapshotLost {
         /// Which.
         id: SnapshotId,

@@ -93,6 +93,11 @@ impl Truth {
         self.local.gaps(blocks)
     }
 
+    /// The local runs of these blocks, in order.
+    pub fn local_runs(&self, blocks: Blocks) -> impl Iterator<Item = Blocks> + '_ {
+        self.local.within(blocks)
+    }
+
     /// The runs of this range in bytes, cut to the range.
     pub fn byte_runs(&self, range: ByteRange) -> impl Iterator<Item = (ByteRange, Residence)> + '_ {
         self.runs(self.geometry().blocks_touched(range)).filter_map(move |(residence, run)| {

@@ -66,6 +66,7 @@ fn status() -> Status {
             id: "01J9ZZZZZZZZZZZZZZZZZZZZZY".into(),
             size_bytes: 1 << 29,
             bytes_kept: 65_536,
+            bytes_owed: 8_192,
             readers: 5,
         }],
         marks: vec![MarkStatus { mark: 3, bytes_changed: 8192 }],

@@ -49,6 +49,7 @@ impl Volumes {
                 name: fork.name.clone(),
                 worker: fork.to.clone().unwrap_or_else(|| self.inner.worker.clone()),
                 bytes_kept: snapshot.map(|snapshot| snapshot.bytes_kept),
+                bytes_owed: snapshot.map_or(0, |snapshot| snapshot.bytes_owed),
                 readers: snapshot.map_or(0, |snapshot| snapshot.readers),
             }
         };

@@ -82,6 +82,7 @@ impl Engine {
 
     /// The map says that nothing is remote any more. Those who wait for the source read zeroes.
     pub(super) fn abandoned(&mut self, out: &mut Vec<Operation>) {
+        self.lose_snapshots_that_need_the_source(out);
         let all = self.geometry().all_blocks();
         let lost: Vec<Blocks> = self.truth.remote_runs(all).collect();
         lost.into_iter().for_each(|run| self.dirty.change(run));

@@ -82,7 +82,7 @@ impl Engine {
         // It may be somebody else's block that is bad: then the piece has not had its own try yet.
         let attempts = if failed == own { piece.attempts + 1 } else { piece.attempts.max(1) };
         let piece = Piece { attempts, ..piece };
-        if self.truth.covers(own) {
+        if !self.needs_the_source(piece) {
             return self.plan_piece(piece, out);
         }
         if attempts < FETCH_ATTEMPTS_MAX {

@@ -224,6 +224,7 @@ impl Engine {
                 | Op::Fetch(_)
                 | Op::Query { .. }
                 | Op::Keep { .. }
+                | Op::KeepFetched { .. }
                 | Op::SnapshotPiece { .. }
                 | Op::Sync
                 | Op::Persist => {}

@@ -265,7 +265,7 @@ impl Engine {
     pub(super) fn announce_completion(&mut self, out: &mut Vec<Operation>) {
         let all_told =
             self.durability.is_empty() && self.durability.commit.as_ref().is_none_or(|c| c.blocks.is_empty());
-        if !self.complete && self.truth.is_complete() && all_told {
+        if !self.complete && !self.lacks_anything() && all_told {
             self.complete = true;
             out.push(Operation::Notice(Notice::HydrationComplete));
         }

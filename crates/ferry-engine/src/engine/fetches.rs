@@ -34,6 +34,8 @@ pub(super) struct Fetch {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Purpose {
     Guest,
+    /// A reader of a snapshot waits for it: after the guest's turn, and within the budget.
+    Reader,
     /// Before a guest that reads in sequence asks.
     Ahead,
     /// With how many attempts of these blocks have failed before.
@@ -56,15 +58,23 @@ pub(super) struct Fetches {
     by_first: BTreeMap<u64, (u64, OpId)>,
     /// The same blocks as a set.
     blocks: BlockSet,
-    /// Fetches for the guest that are not under way.
+    /// Fetches for the guest and for readers that are not under way.
     queue: VecDeque<OpId>,
     /// Of fetches for the guest that are under way or held.
     guest_bytes: u64,
+    /// As above, for readers.
+    reader_bytes: u64,
 }
 
 impl Fetches {
     pub(super) const fn new() -> Fetches {
-        Fetches { by_first: BTreeMap::new(), blocks: BlockSet::new(), queue: VecDeque::new(), guest_bytes: 0 }
+        Fetches {
+            by_first: BTreeMap::new(),
+            blocks: BlockSet::new(),
+            queue: VecDeque::new(),
+            guest_bytes: 0,
+            reader_bytes: 0,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -102,6 +112,15 @@ impl Fetches {
         self.blocks.insert(blocks);
     }
 
+    /// Of what somebody waits for: bytes under way or held.
+    fn bytes_for(&mut self, purpose: Purpose) -> &mut u64 {
+        match purpose {
+            Purpose::Guest => &mut self.guest_bytes,
+            Purpose::Reader => &mut self.reader_bytes,
+            Purpose::Ahead | Purpose::Background { .. } => panic!("nobody waits for what is fetched unasked"),
+        }
+    }
+
     fn remove(&mut self, blocks: Blocks) {
         self.by_first.remove(&blocks.first());
         self.blocks.remove(blocks);
@@ -109,13 +128,18 @@ impl Fetches {
 }
 
 impl Engine {
-    /// Asks the source for these blocks, which are remote and not being fetched, for the guest.
+    /// Asks the source for these blocks, which are not being fetched, for the guest or a reader of a snapshot.
     pub(super) fn ask(&mut self, blocks: Blocks, piece: Piece) {
         let state = State::Queued { not_before_ms: 0 };
-        let fetch = Fetch { blocks, purpose: Purpose::Guest, state, waiters: vec![piece] };
+        let purpose = self.purpose_of(piece);
+        let fetch = Fetch { blocks, purpose, state, waiters: vec![piece] };
         let op = self.ops.insert(Op::Fetch(Box::new(fetch)));
         self.fetches.insert(blocks, op);
         self.fetches.queue.push_back(op);
+    }
+
+    fn purpose_of(&self, piece: Piece) -> Purpose {
+        if self.snapshot_of(piece.ticket).is_some() { Purpose::Reader } else { Purpose::Guest }
     }
 
     pub(super) fn fetch_in_background(&mut self, blocks: Blocks, attempts: u32, out: &mut Vec<Operation>) {
@@ -143,28 +167,37 @@ impl Engine {
         out.push(Operation::Fetch { op, range, urgency });
     }
 
-    /// Starts what the guest waits for, oldest first, within its share of buffers.
+    /// Starts what the guest waits for, then what readers wait for.
     pub(super) fn pump_fetches(&mut self, out: &mut Vec<Operation>) {
         if !self.source.up || self.fetches.queue.is_empty() || self.is_abandoning() {
             return;
         }
+        self.start_fetches(Purpose::Guest, Urgency::Guest, out);
+        self.start_fetches(Purpose::Reader, Urgency::Ahead, out);
+    }
+
+    /// Starts what is queued for this purpose, oldest first, within its share of buffers.
+    fn start_fetches(&mut self, purpose: Purpose, urgency: Urgency, out: &mut Vec<Operation>) {
         let mut later = VecDeque::new();
         while let Some(op) = self.fetches.queue.pop_front() {
             let (now_ms, epoch, geometry) = (self.now_ms, self.source.epoch, self.geometry());
             let fetch = self.fetch_mut(op);
             let range = geometry.bytes_of(fetch.blocks);
             match fetch.state {
+                State::Queued { .. } if fetch.purpose != purpose => later.push_back(op),
                 State::Queued { not_before_ms } if not_before_ms > now_ms => later.push_back(op),
                 State::Queued { .. } => {
-                    let bytes = self.fetches.guest_bytes + range.len_bytes();
-                    if self.fetches.guest_bytes > 0 && bytes > self.limits.guest_fetch_bytes_max {
+                    let under_way = self.fetches.bytes_for(purpose);
+                    let bytes = *under_way + range.len_bytes();
+                    let is_held_back = purpose == Purpose::Reader && !self.budget.allows();
+                    if is_held_back || (*under_way > 0 && bytes > self.limits.guest_fetch_bytes_max) {
                         self.fetches.queue.push_front(op);
                         break;
                     }
-                    self.fetches.guest_bytes = bytes;
+                    *under_way = bytes;
                     self.budget.spend(range.len_bytes());
                     self.fetch_mut(op).state = State::UnderWay { epoch };
-                    out.push(Operation::Fetch { op, range, urgency: Urgency::Guest });
+                    out.push(Operation::Fetch { op, range, urgency });
                 }
                 State::UnderWay { .. } | State::Held { .. } => panic!("what is queued is not under way"),
             }
@@ -194,7 +227,12 @@ impl Engine {
     }
 
     pub(super) fn join_fetch(&mut self, fetch: OpId, piece: Piece) {
-        self.fetch_mut(fetch).waiters.push(piece);
+        let purpose = self.purpose_of(piece);
+        let fetch = self.fetch_mut(fetch);
+        if purpose == Purpose::Guest && matches!(fetch.state, State::Queued { .. }) {
+            fetch.purpose = purpose;
+        }
+        fetch.waiters.push(piece);
     }
 
     /// Takes the pieces of a request out of all fetches; gives how many there were.
@@ -212,7 +250,8 @@ impl Engine {
         for op in queued {
             let fetch = self.fetch_mut(op);
             let (blocks, is_wanted) = (fetch.blocks, !fetch.waiters.is_empty());
-            if is_wanted && !self.truth.covers(blocks) {
+            let is_owed = self.snapshots.owed_within(blocks).next().is_some();
+            if is_wanted && (is_owed || !self.truth.covers(blocks)) {
                 continue;
             }
             self.fetches.queue.retain(|&queued| queued != op);
@@ -275,7 +314,7 @@ impl Engine {
             self.tally.bytes_verified += bytes;
         }
         match purpose {
-            Purpose::Guest | Purpose::Ahead => {}
+            Purpose::Guest | Purpose::Reader | Purpose::Ahead => {}
             Purpose::Background { .. } => self.hydration.source_gave(),
         }
         let mut edges = Vec::new();
@@ -310,6 +349,8 @@ impl Engine {
     /// Copies in what is still remote and not being written by the guest.
     fn keep(&mut self, op: OpId, out: &mut Vec<Operation>) {
         let blocks = self.fetch_mut(op).blocks;
+        let kept_for_snapshots = self.keep_for_snapshots(op, blocks, out);
+        self.fetch_mut(op).state = State::Held { copy_ins: kept_for_snapshots };
         let yielded = self.yielded_to_writes(blocks);
         let remote: Vec<Blocks> = self.truth.remote_runs(blocks).collect();
         let free = remote.into_iter().flat_map(|run| self.locks.gaps(run));
@@ -346,6 +387,11 @@ impl Engine {
             }
             Err(errno) => self.keep_failed(blocks, errno, out),
         }
+        self.copy_ended(fetch, out);
+    }
+
+    /// A part of what was fetched is kept, in the store or for a snapshot, or cannot be.
+    pub(super) fn copy_ended(&mut self, fetch: OpId, out: &mut Vec<Operation>) {
         match &mut self.fetch_mut(fetch).state {
             State::Held { copy_ins } => *copy_ins -= 1,
             State::Queued { .. } | State::UnderWay { .. } => panic!("copy-ins come from what has arrived"),
@@ -368,9 +414,9 @@ impl Engine {
         let not_before_ms = if is_news { self.now_ms + FETCH_BACKOFF_MS } else { 0 };
         let mut fetch = self.take_fetch(op);
         match fetch.purpose {
-            Purpose::Guest => {
+            purpose @ (Purpose::Guest | Purpose::Reader) => {
                 let blocks = fetch.blocks;
-                self.fetches.guest_bytes -= self.geometry().bytes_of(blocks).len_bytes();
+                *self.fetches.bytes_for(purpose) -= self.geometry().bytes_of(blocks).len_bytes();
                 fetch.state = State::Queued { not_before_ms };
                 let op = self.ops.insert(Op::Fetch(fetch));
                 self.fetches.insert(blocks, op);
@@ -399,8 +445,8 @@ impl Engine {
         self.count_failure(failure);
         out.push(Operation::Notice(Notice::SourceFailed { range, failure }));
         match fetch.purpose {
-            Purpose::Guest => {
-                self.fetches.guest_bytes -= range.len_bytes();
+            purpose @ (Purpose::Guest | Purpose::Reader) => {
+                *self.fetches.bytes_for(purpose) -= range.len_bytes();
                 self.hydration.guest_was_refused(fetch.blocks, self.now_ms);
             }
             Purpose::Ahead => {
@@ -441,7 +487,9 @@ impl Engine {
         }
         let fetch = self.take_fetch(op);
         match fetch.purpose {
-            Purpose::Guest => self.fetches.guest_bytes -= self.geometry().bytes_of(fetch.blocks).len_bytes(),
+            purpose @ (Purpose::Guest | Purpose::Reader) => {
+                *self.fetches.bytes_for(purpose) -= self.geometry().bytes_of(fetch.blocks).len_bytes();
+            }
             Purpose::Ahead => self.ahead.ended(self.geometry().bytes_of(fetch.blocks).len_bytes()),
             Purpose::Background { .. } => self.hydration.fetch_ended(),
         }

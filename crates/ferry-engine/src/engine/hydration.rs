@@ -23,7 +23,6 @@ use crate::limits::{
 };
 use crate::map::Phase;
 use crate::operation::{Notice, OpId, Operation};
-use crate::truth::Residence;
 
 use super::sick::SickRanges;
 use super::{Engine, Op};
@@ -217,7 +216,7 @@ impl Engine {
 
     pub(super) fn may_hydrate(&self) -> bool {
         let hydration = &self.hydration;
-        !self.truth.is_complete()
+        self.lacks_anything()
             && self.has_source
             && self.source.up
             && self.phase != Phase::Standby
@@ -234,8 +233,9 @@ impl Engine {
         while let Some(sick) = self.hydration.sick.take_due(self.now_ms) {
             if let Some(found) = self.first_to_fetch(sick.blocks).map(|found| found.up_to(most_blocks)) {
                 if let Some(left) = Blocks::between(found.end(), sick.blocks.end()) {
-                    let local = self.truth.runs(left).filter(|(residence, _)| *residence == Residence::Local);
-                    self.hydration.sick.put_back(sick, left, local.map(|(_, run)| run));
+                    let owed = self.snapshots.owed();
+                    let local = self.truth.local_runs(left).flat_map(|run| owed.gaps(run));
+                    self.hydration.sick.put_back(sick, left, local);
                 }
                 return Some((found, sick.attempts));
             }
@@ -260,23 +260,48 @@ impl Engine {
 
     /// What to fetch of a run, within its first region that is not local, and what is left of the run after that.
     pub(super) fn carve(&self, run: Blocks, most_blocks: u64) -> (Option<Blocks>, Option<Blocks>) {
-        let Some(remote) = self.truth.remote_runs(run).next() else { return (None, None) };
-        let region_end = self.geometry().region_end(remote.first()).min(run.end());
-        let part = Blocks::between(remote.first(), region_end).expect("a region ends after its blocks");
+        let Some(first) = self.first_lacking(run) else { return (None, None) };
+        let region_end = self.geometry().region_end(first).min(run.end());
+        let part = Blocks::between(first, region_end).expect("a region ends after its blocks");
         let found = self.first_to_fetch(part).map(|found| found.up_to(most_blocks));
         (found, Blocks::between(found.map_or(region_end, Blocks::end), run.end()))
     }
 
-    /// The first of these blocks that are remote and that nobody fetches, writes, or has failed to get.
+    /// Whether something is needed that only the source has: by the volume, or by a snapshot.
+    pub(super) fn lacks_anything(&self) -> bool {
+        !self.truth.is_complete() || self.snapshots.are_owed_anything()
+    }
+
+    /// The first of these blocks that is remote or owed to a snapshot.
+    fn first_lacking(&self, blocks: Blocks) -> Option<u64> {
+        let remote = self.truth.remote_runs(blocks).next();
+        remote.into_iter().chain(self.snapshots.owed_within(blocks)).map(Blocks::first).min()
+    }
+
+    /// The first of these blocks that are remote, or owed to a snapshot, and that nobody fetches, writes, or has failed to
+    /// get. (What is owed is written all the time: that is why.)
     pub(super) fn first_to_fetch(&self, blocks: Blocks) -> Option<Blocks> {
         let yielded = self.yielded_to_writes(blocks);
-        self.truth
+        let untried = |run: Blocks| {
+            let not_fetched = self.fetches.blocks().gaps(run).into_iter();
+            not_fetched.flat_map(|run| self.hydration.sick.blocks().gaps(run))
+        };
+        let remote = self
+            .truth
             .remote_runs(blocks)
             .flat_map(|run| self.locks.gaps(run))
             .flat_map(|run| yielded.gaps(run))
-            .flat_map(|run| self.fetches.blocks().gaps(run))
-            .flat_map(|run| self.hydration.sick.blocks().gaps(run))
-            .next()
+            .flat_map(untried)
+            .next();
+        let owed = self.snapshots.owed_within(blocks).flat_map(untried);
+        remote.into_iter().chain(owed).min_by_key(|run| run.first())
+    }
+
+    /// How many blocks are remote or owed to a snapshot.
+    fn blocks_lacking(&self) -> u64 {
+        let owed = self.snapshots.owed();
+        let local = owed.runs().flat_map(|run| self.truth.local_runs(run)).map(Blocks::count);
+        self.truth.blocks_remote() + local.sum::<u64>()
     }
 
     /// Asks about what comes next, unless enough is known or nothing comes. Gives whether a query is under way, or
@@ -289,11 +314,10 @@ impl Engine {
         }
         let total = self.geometry().block_count();
         let Some(ahead) = Blocks::between(self.hydration.cursor, total) else { return false };
-        let Some(remote) = self.truth.remote_runs(ahead).next() else {
+        let Some(first) = self.first_lacking(ahead) else {
             self.hydration.cursor = total;
             return false;
         };
-        let first = remote.first();
         let is_torn = self.torn.intersects(Blocks::one(first));
         if is_torn && self.ops.values().any(|op| matches!(op, Op::ZeroTorn { .. })) {
             return true;
@@ -323,7 +347,7 @@ impl Engine {
             || (self.fetches.is_empty()
                 && self.locks.is_empty()
                 && self.yielded_to_writes(self.geometry().all_blocks()).is_empty()
-                && self.truth.blocks_remote() > self.hydration.sick_blocks())
+                && self.blocks_lacking() > self.hydration.sick_blocks())
     }
 
     pub(super) fn extents(
@@ -422,6 +446,7 @@ impl Engine {
         if self.is_abandoning() {
             return self.hydration.leave_behind();
         }
+        self.snapshots_hear_zeroes(blocks);
         let remote: Vec<Blocks> = self.truth.remote_runs(blocks).collect();
         let free: Vec<Blocks> = remote.into_iter().flat_map(|run| self.locks.gaps(run)).collect();
         for run in free {

@@ -4,22 +4,32 @@
 //! wait for a fetch (an own one, or one that is under way or in a buffer already) or, where the guest itself is
 //! writing, for that write. Invariant: a read replies when its last piece has ended, so nothing touches its buffer then.
 
+use crate::blockset::BlockSet;
 use crate::event::{Errno, RequestId};
 use crate::geometry::{Blocks, ByteRange};
 use crate::limits::CACHE_BYTES_MAX;
 use crate::operation::Operation;
 use crate::truth::Residence;
 
+use super::snapshot::SnapshotId;
 use super::{Active, Engine, Op, Parked, Ticket, Until, Work, reply};
 
 /// A read that is more than one operation.
 #[derive(Debug)]
 pub(super) struct Gather {
     range: ByteRange,
-    /// Whether there is a buffer to fill; a cache request has none.
-    fills_buffer: bool,
-    pieces: u32,
+    of: Of,
+    pub(super) pieces: u32,
     error: Option<Errno>,
+}
+
+/// What is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Of {
+    Volume,
+    /// The volume, but there is no buffer to fill.
+    Cache,
+    Snapshot(SnapshotId),
 }
 
 /// A part of a request that waits: bytes of a read, or the one block that a write covers in part.
@@ -38,7 +48,14 @@ impl Gather {
     }
 
     pub(super) fn fills_buffer(&self) -> bool {
-        self.fills_buffer
+        self.of != Of::Cache
+    }
+
+    pub(super) fn snapshot(&self) -> Option<SnapshotId> {
+        match self.of {
+            Of::Snapshot(id) => Some(id),
+            Of::Volume | Of::Cache => None,
+        }
     }
 }
 
@@ -54,7 +71,7 @@ impl Engine {
             return;
         }
         self.tally.cold_reads += 1;
-        self.gather(id, range, true, out);
+        self.gather(id, range, Of::Volume, out);
     }
 
     pub(super) fn start_cache(&mut self, id: RequestId, range: ByteRange, out: &mut Vec<Operation>) {
@@ -63,11 +80,11 @@ impl Engine {
         if self.truth.covers(self.geometry().blocks_touched(range)) {
             return reply(id, Ok(()), out);
         }
-        self.gather(id, range, false, out);
+        self.gather(id, range, Of::Cache, out);
     }
 
-    fn gather(&mut self, id: RequestId, range: ByteRange, fills_buffer: bool, out: &mut Vec<Operation>) {
-        let gather = Gather { range, fills_buffer, pieces: 1, error: None };
+    pub(super) fn gather(&mut self, id: RequestId, range: ByteRange, of: Of, out: &mut Vec<Operation>) {
+        let gather = Gather { range, of, pieces: 1, error: None };
         let ticket = self.admit(id, Work::Read(gather));
         self.plan_piece(Piece { ticket, range, attempts: 0 }, out);
     }
@@ -76,8 +93,10 @@ impl Engine {
     pub(super) fn plan_piece(&mut self, piece: Piece, out: &mut Vec<Operation>) {
         match self.requests.get(&piece.ticket).map(|active| &active.work) {
             Some(Work::Read(gather)) => {
-                if gather.error.is_none() {
-                    self.plan_read(piece, out);
+                match (gather.error, gather.snapshot()) {
+                    (Some(_), _) => {}
+                    (None, Some(snapshot)) => self.plan_snapshot_read(piece, snapshot, out),
+                    (None, None) => self.plan_read(piece, out),
                 }
                 self.end_piece(piece.ticket, Ok(()), out);
             }
@@ -100,7 +119,7 @@ impl Engine {
 
     fn read_local(&mut self, piece: Piece, out: &mut Vec<Operation>) {
         let (request, gather) = self.reader(piece.ticket);
-        if !gather.fills_buffer {
+        if !gather.fills_buffer() {
             return;
         }
         gather.pieces += 1;
@@ -110,7 +129,7 @@ impl Engine {
     }
 
     /// `run` is remote: whoever holds or fetches a part of it already is joined, the rest is asked for.
-    fn plan_remote(&mut self, piece: Piece, run: Blocks, out: &mut Vec<Operation>) {
+    pub(super) fn plan_remote(&mut self, piece: Piece, run: Blocks, out: &mut Vec<Operation>) {
         let mut at = run.first();
         while at < run.end() {
             let rest = Blocks::between(at, run.end()).expect("`at` is before the end");
@@ -129,8 +148,11 @@ impl Engine {
             let free = Blocks::between(at, end).expect("a fetch after `at` starts after it");
             self.reader(piece.ticket).1.pieces += 1;
             // What the guest is writing, or is about to, will be local in a moment.
-            let mut busy = self.yielded_to_writes(free);
-            self.locks.within(free).for_each(|locked| busy.insert(locked));
+            let mut busy = BlockSet::new();
+            if !self.is_owed(piece.ticket, free) {
+                busy = self.yielded_to_writes(free);
+                self.locks.within(free).for_each(|locked| busy.insert(locked));
+            }
             let locked = busy.runs().next();
             at = match locked {
                 Some(locked) if locked.first() == at => {
@@ -197,9 +219,6 @@ impl Engine {
     }
 
     pub(super) fn cancel(&mut self, id: RequestId, out: &mut Vec<Operation>) {
-        if self.drop_held_write(id, Errno::ECANCELED, out) {
-            return;
-        }
         if let Some((&ticket, _)) = self.requests.iter().find(|(_, active)| active.id == id) {
             self.fail_request(ticket, Errno::ECANCELED, out);
         }

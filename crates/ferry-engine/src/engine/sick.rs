@@ -1,7 +1,8 @@
 //! What the source refused to give: ranges that the background tries again, in halves at once, single blocks later and
 //! later.
 //!
-//! Invariant: ranges are disjoint, at most about [`SICK_RANGES_MAX`]; the set of their blocks holds none that is local.
+//! Invariant: ranges are disjoint, at most about [`SICK_RANGES_MAX`]; the set of their blocks holds none that nobody
+//! lacks.
 
 use std::collections::BTreeMap;
 
@@ -84,7 +85,7 @@ impl SickRanges {
         Some(sick)
     }
 
-    /// What is left of a range that is tried again, and which runs of it are local.
+    /// What is left of a range that is tried again, and which runs of it nobody lacks.
     pub(super) fn put_back(&mut self, sick: Sick, left: Blocks, local: impl Iterator<Item = Blocks>) {
         self.add(Sick { blocks: left, ..sick });
         local.for_each(|run| self.blocks.remove(run));

@@ -1,8 +1,9 @@
 //! Guest writes, trims and zeroes.
 //!
 //! A write of local blocks is one operation. Any other waits, without holding anything, until
-//! 1. the blocks that it covers only in part (its edges) are local: they are fetched and kept first, and
-//! 2. nothing else writes to its blocks;
+//! 1. the blocks that it covers only in part (its edges) are local: they are fetched and kept first,
+//! 2. nothing else writes to its blocks, and
+//! 3. no snapshot shares them ([`super::snapshot`]);
 //!
 //! then it locks its blocks and is one operation, too. Blocks that it covers whole are never fetched. Invariant: a
 //! locked write that succeeds makes all its blocks local; one that fails leaves those that were remote torn.
@@ -43,6 +44,8 @@ enum Stage {
     },
     /// Something else writes to its blocks.
     Blocked,
+    /// A snapshot is about to be taken, or still shares its blocks.
+    Held,
     /// The map does not say yet that its blocks may change.
     Unlisted,
     Writing,
@@ -55,7 +58,7 @@ impl Put {
 
     /// It has all that it needs, and what it waits for is under way in the store or the map.
     fn only_waits_for_its_turn(&self) -> bool {
-        matches!(self.stage, Stage::Blocked | Stage::Unlisted)
+        matches!(self.stage, Stage::Blocked | Stage::Held | Stage::Unlisted)
     }
 
     pub(super) fn blocks(&self) -> Blocks {
@@ -73,27 +76,6 @@ impl Put {
 }
 
 impl Engine {
-    /// A guest's write, trim or zeroing begins, or is held.
-    pub(super) fn guest_writes(&mut self, id: RequestId, kind: RequestKind, out: &mut Vec<Operation>) {
-        if let Some(errno) = self.write_refusal() {
-            return reply(id, Err(errno), out);
-        }
-        let kind = match kind {
-            // A trim is a hint: what it covers only in part stays as it is. What it covers is settled now, since a short
-            // last block may become longer while it waits.
-            RequestKind::Trim { range, fua } => match self.geometry().blocks_covered(range) {
-                Some(covered) => {
-                    RequestKind::WriteZeroes { range: self.geometry().bytes_of(covered), fua, no_hole: false }
-                }
-                None => return reply(id, Ok(()), out),
-            },
-            other => other,
-        };
-        if !self.hold_write(id, kind, out) {
-            self.start_write(id, kind, out);
-        }
-    }
-
     pub(super) fn start_write(&mut self, id: RequestId, kind: RequestKind, out: &mut Vec<Operation>) {
         if let Some(errno) = self.write_refusal() {
             return reply(id, Err(errno), out);
@@ -103,8 +85,15 @@ impl Engine {
             RequestKind::WriteZeroes { range, fua, no_hole } => {
                 (range, PutDeed::Zero { punch: !no_hole }, fua)
             }
-            RequestKind::Trim { .. }
-            | RequestKind::Read { .. }
+            RequestKind::Trim { range, fua } => {
+                // A trim is a hint: what it covers only in part stays as it is. What it covers is settled now: a short
+                // last block may become longer while it waits.
+                let Some(covered) = self.geometry().blocks_covered(range) else {
+                    return reply(id, Ok(()), out);
+                };
+                (self.geometry().bytes_of(covered), PutDeed::Zero { punch: true }, fua)
+            }
+            RequestKind::Read { .. }
             | RequestKind::ReadSnapshot { .. }
             | RequestKind::Cache { .. }
             | RequestKind::Flush => {
@@ -112,7 +101,8 @@ impl Engine {
             }
         };
         let blocks = self.geometry().blocks_touched(range);
-        if self.truth.covers(blocks) && self.dirty.admits(blocks) {
+        if self.truth.covers(blocks) && self.snapshots_admit(range, blocks, out) && self.dirty.admits(blocks)
+        {
             self.dirty.change(blocks);
             let op = self.ops.insert(Op::WriteWhole { request: id, blocks, fua });
             self.writes_in_flight += 1;
@@ -144,7 +134,7 @@ impl Engine {
     /// Asks for what the write misses, or lets it wait, or starts it.
     fn plan_write(&mut self, ticket: Ticket, out: &mut Vec<Operation>) {
         let put = self.put(ticket);
-        let (blocks, stage) = (put.blocks, put.stage);
+        let (range, blocks, stage) = (put.range, put.blocks, put.stage);
         let is_listed = self.dirty.admits(blocks);
         let put = self.put(ticket);
         let missing: Vec<u64> = put.edges(self).filter(|&block| !self.truth.is_local(block)).collect();
@@ -162,6 +152,10 @@ impl Engine {
         }
         if !self.truth.covers(blocks) && (self.locks.intersects(blocks) || self.is_abandoning()) {
             self.put_mut(ticket).stage = Stage::Blocked;
+            return;
+        }
+        if !self.snapshots_admit(range, blocks, out) {
+            self.put_mut(ticket).stage = Stage::Held;
             return;
         }
         if !is_listed {
@@ -182,6 +176,7 @@ impl Engine {
             self.ops.insert(Op::WriteWhole { request, blocks, fua })
         } else {
             self.lock(blocks);
+            self.owe_to_snapshots(blocks);
             self.ops.insert(Op::WriteLocked { ticket })
         };
         out.push(put_operation(op, request, range, deed));
@@ -217,7 +212,7 @@ impl Engine {
     fn edge_ended(&mut self, ticket: Ticket) {
         match &mut self.put_mut(ticket).stage {
             Stage::Edges { missing } => *missing = missing.saturating_sub(1),
-            Stage::Fresh | Stage::Blocked | Stage::Unlisted | Stage::Writing => {}
+            Stage::Fresh | Stage::Blocked | Stage::Held | Stage::Unlisted | Stage::Writing => {}
         }
         self.wake = true;
     }
@@ -250,11 +245,6 @@ impl Engine {
         for ticket in waiting {
             self.refuse_put(ticket, errno, out);
         }
-        self.refuse_held_writes(errno, out);
-    }
-
-    pub(super) fn has_waiting_puts(&self) -> bool {
-        self.waiting_puts().next().is_some()
     }
 
     /// Refuses the writes that only wait for the map.

@@ -1,5 +1,5 @@
 //! The engine against a model of every byte: any requests, any order of completions, any failures, the source coming
-//! and going, and crashes that keep any part of what was not synced.
+//! and going, snapshots, and crashes that keep any part of what was not synced.
 //!
 //! What is asserted: every read returns a value it may; every acknowledged flush survives every crash; nothing is
 //! fetched twice unless something failed; what has changed since a mark is known (exactly, until there is a crash); no budget is exceeded; in the end everything is local, and the store holds what the model says.
@@ -49,6 +49,7 @@ enum Act {
     /// By so many sectors.
     Grow(u64),
     Cancel(usize),
+    Snapshot(snapshots::Act),
     Crash,
 }
 
@@ -114,6 +115,7 @@ fn quiet_act() -> impl Strategy<Value = Act> {
         1 => prop::option::of(0_u64..60_000)
             .prop_map(|due_ms| Act::Command(Command::SetFinishBy { due_ms })),
         1 => prop::collection::vec((any::<u64>(), any::<u64>(), any::<u8>()), 0..5).prop_map(Act::Heat),
+        4 => snapshots::act().prop_map(Act::Snapshot),
     ]
 }
 
@@ -227,6 +229,7 @@ fn act(world: &mut World, act: &Act) {
                 world.tell(Event::Cancel { id: waiting[index % waiting.len()] });
             }
         }
+        Act::Snapshot(act) => world.act_on_snapshots(act),
         Act::Crash => world.crash(),
     }
 }
@@ -261,6 +264,7 @@ pub fn run_out(world: &mut World, seed: u64) {
     assert!(status.complete && status.in_flight == 0, "hydration ends: {status:?}");
     assert!(world.oracle.is_quiet() && world.waiting().is_empty(), "every request is answered");
     assert_eq!(status.bytes_remote, 0);
+    world.check_snapshots();
     check_all(world);
     world.crash();
     assert!(world.engine.status().complete, "complete is for good");
@@ -294,10 +298,16 @@ proptest! {
     #[test]
     fn nothing_is_fetched_twice_unless_it_failed(
         case in case(),
+        with_snapshot in any::<bool>(),
         acts in prop::collection::vec(quiet_act(), 1..110),
     ) {
         let mut world = world(&case, GOOD_LUCK);
-        acts.iter().for_each(|next| act(&mut world, next));
+        if with_snapshot {
+            act(&mut world, &Act::Snapshot(snapshots::Act::Take(0)));
+        }
+        // What arrives while a write waits to overwrite it is kept for the snapshots there are, and owed to the next one anew.
+        let takes = |act: &&Act| matches!(act, Act::Snapshot(snapshots::Act::Take(_)));
+        acts.iter().filter(|act| !takes(act)).for_each(|next| act(&mut world, next));
         run_out(&mut world, case.seed);
         prop_assert!(world.fetches.iter().all(|&count| count <= 1), "{:?}", world.fetches);
         let completions = world.notices.iter().filter(|&&notice| notice == Notice::HydrationComplete).count();

@@ -5,15 +5,19 @@
 //! every path all goes well again, everything must come to its end, and every byte must be what the oracle allows.
 #![allow(clippy::print_stdout, reason = "a search tells how far it went, and the way to what it found")]
 
+mod snapshots;
+
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ferry_engine::{
     Arrival, ByteRange, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits, MapLog,
-    MapState, Notice, OpId, Operation, Phase, RequestId, RequestKind, Residence, SourceExtent, map,
+    MapState, Notice, OpId, Operation, Phase, RequestId, RequestKind, Residence, SnapshotId, SourceExtent,
+    map,
 };
 
 use crate::oracle::{Failed, GUEST_VALUE_MIN, Oracle};
+use snapshots::Taken;
 
 /// The world's unit: half a block. A byte of the oracle stands for a cell.
 const CELL_BYTES: u64 = 2048;
@@ -39,7 +43,11 @@ enum Deed {
     Zero(u64, u64),
     Flush,
     Seal,
+    Snapshot,
+    ReadSnapshot(u64, u64),
 }
+
+const SNAPSHOT: SnapshotId = SnapshotId(1);
 
 /// How often what may go wrong in a world.
 #[derive(Clone, Copy, Debug, Hash)]
@@ -93,6 +101,7 @@ struct Small<'a> {
     next_request: u64,
     now_ms: u64,
     sealed: bool,
+    taken: Option<Taken>,
 }
 
 fn bytes(first: u64, count: u64) -> ByteRange {
@@ -130,6 +139,7 @@ impl<'a> Small<'a> {
             next_request: 0,
             now_ms: 0,
             sealed: false,
+            taken: None,
         };
         small.tell(Event::SourceUp);
         small
@@ -142,7 +152,8 @@ impl<'a> Small<'a> {
         }
         choices.extend((0..self.pending.len()).map(Choice::Complete));
         if self.luck.failures > 0 {
-            let fails = |pending: &Pending| !matches!(pending.operation, Operation::ReadLocal { .. });
+            let reads = |o: &Operation| matches!(o, Operation::ReadLocal { .. } | Operation::ReadKept { .. });
+            let fails = |pending: &Pending| !reads(&pending.operation);
             choices.extend((0..self.pending.len()).filter(|&at| fails(&self.pending[at])).map(Choice::Fail));
         }
         if self.luck.cuts > 0 && self.pending.iter().any(|pending| asks_source(&pending.operation)) {
@@ -185,6 +196,12 @@ impl<'a> Small<'a> {
         let mut buffer = Vec::new();
         let kind = match deed {
             Deed::Seal => return self.tell(Event::Command(Command::Seal)),
+            Deed::Snapshot => return self.tell(Event::Command(Command::Snapshot { id: SNAPSHOT })),
+            Deed::ReadSnapshot(first, count) => {
+                let range = bytes(first, count);
+                buffer = vec![crate::oracle::GARBAGE; span(range).len()];
+                RequestKind::ReadSnapshot { snapshot: SNAPSHOT, range }
+            }
             Deed::Flush => {
                 self.oracle.flush_issued(id);
                 RequestKind::Flush
@@ -236,6 +253,8 @@ impl<'a> Small<'a> {
                     self.oracle.sealed();
                     self.sealed = true;
                 }
+                Operation::Notice(Notice::SnapshotTaken { .. }) => self.snapshot_taken(),
+                Operation::Notice(Notice::SnapshotLost { .. }) => self.taken = None,
                 Operation::Notice(_) => {}
                 operation => self.start(operation),
             }
@@ -255,14 +274,35 @@ impl<'a> Small<'a> {
         self.pending.push(Pending { operation, cut: false, durable });
     }
 
+    fn stored(&self, range: ByteRange) -> Vec<u8> {
+        span(range).map(|cell| *self.cells[cell].last().unwrap()).collect()
+    }
+
     fn complete(&mut self, at: usize, ok: bool) {
         let Pending { operation, cut, durable } = self.pending.remove(at);
         let outcome = if ok { Ok(()) } else { Err(Errno::ENOSPC) };
         match operation {
             Operation::ReadLocal { op, range, request, at } => {
-                let read: Vec<u8> = span(range).map(|cell| *self.cells[cell].last().unwrap()).collect();
+                let read = self.stored(range);
                 self.buffer(request, at, range.len_bytes()).copy_from_slice(&read);
                 self.tell(Event::Done { op, result: Ok(()) });
+            }
+            Operation::ReadKept { op, range, request, at, .. } => {
+                if let Some(taken) = &self.taken {
+                    let read = taken.side[span(range)].to_vec();
+                    self.buffer(request, at, range.len_bytes()).copy_from_slice(&read);
+                }
+                self.tell(Event::Done { op, result: Ok(()) });
+            }
+            Operation::KeepLocal { op, range, .. } => {
+                let content = self.stored(range);
+                self.keep(range, &content, ok);
+                self.tell(Event::Done { op, result: outcome });
+            }
+            Operation::KeepFetched { op, range, data, .. } => {
+                let content = self.content(data, range);
+                self.keep(range, &content, ok);
+                self.tell(Event::Done { op, result: outcome });
             }
             Operation::WriteLocal { op, range, data } => {
                 let content = self.content(data, range);
@@ -345,6 +385,11 @@ impl<'a> Small<'a> {
             (RequestKind::Read { .. }, result) => {
                 self.oracle.read_done(request, result.is_ok().then_some(guest.buffer.as_slice()));
             }
+            (RequestKind::ReadSnapshot { range, .. }, result) => match (&self.taken, result) {
+                (Some(taken), Ok(())) => assert_eq!(guest.buffer, taken.content[span(range)]),
+                (None, Ok(())) => panic!("there is nothing to read"),
+                (_, Err(_)) => {}
+            },
             (RequestKind::Flush, result) => self.oracle.flush_done(request, result.is_ok()),
             (RequestKind::Trim { .. }, _) if !self.oracle.expects(request) => {}
             (_, Ok(())) => self.oracle.write_done(request),
@@ -381,6 +426,7 @@ impl<'a> Small<'a> {
             *versions = vec![left];
         }
         self.broken = false;
+        self.taken = None;
         self.guests.clear();
         self.fetched.clear();
         self.oracle.crashed();
@@ -421,6 +467,7 @@ impl<'a> Small<'a> {
         let status = self.engine.status();
         assert!(status.complete && status.in_flight == 0, "hydration ends: {status:?}");
         assert!(self.oracle.is_quiet() && self.guests.is_empty(), "every request is answered");
+        self.check_snapshot();
         self.check();
         self.crash(0);
         self.check();
@@ -437,6 +484,7 @@ impl<'a> Small<'a> {
         let mut hasher = DefaultHasher::new();
         (self.done, self.luck, &self.cells, &self.map_bytes, &self.oracle.now, &self.oracle.durable)
             .hash(&mut hasher);
+        self.taken.as_ref().map(|taken| (&taken.content, &taken.side)).hash(&mut hasher);
         format!("{:?}{:?}", self.engine, self.pending).hash(&mut hasher);
         hasher.finish()
     }
@@ -501,22 +549,22 @@ const MEETINGS: [&[Deed]; 9] = [
     &[Deed::Write(4, 2), Deed::Seal],
 ];
 
-fn search_all(luck: Luck) {
-    let states: usize = MEETINGS.iter().map(|deeds| search(deeds, luck)).sum();
-    assert!(states > MEETINGS.len() * 100, "{states} states are no search");
+fn search_all(worlds: &[&[Deed]], luck: Luck) {
+    let states: usize = worlds.iter().map(|deeds| search(deeds, luck)).sum();
+    assert!(states > worlds.len() * 100, "{states} states are no search");
 }
 
 #[test]
 fn one_failure_at_any_point_of_any_order_costs_nobody_else_anything() {
-    search_all(FAILURE);
+    search_all(&MEETINGS, FAILURE);
 }
 
 #[test]
 fn a_connection_that_breaks_at_any_point_of_any_order_costs_nothing() {
-    search_all(CUT);
+    search_all(&MEETINGS, CUT);
 }
 
 #[test]
 fn power_lost_at_any_point_of_any_order_costs_only_what_was_not_flushed() {
-    search_all(CRASH);
+    search_all(&MEETINGS, CRASH);
 }

@@ -1,17 +1,18 @@
-//! Snapshots in the model: whatever a reader gets is what the store held when the snapshot was taken.
+//! Snapshots in the model: whatever a reader gets is what the volume was when the snapshot was taken: of the store where it
+//! was local, of the source where it was not.
 
 use std::collections::BTreeMap;
 
 use ferry_engine::limits::KEEP_BYTES;
 use ferry_engine::{
-    ByteRange, Command, DataRef, Errno, Event, Limits, Notice, OpId, Operation, RequestId, RequestKind,
+    ByteRange, Command, Errno, Event, Limits, Notice, OpId, Operation, RequestId, RequestKind, Residence,
     SnapshotId,
 };
 use proptest::prelude::*;
 
 use crate::oracle::{GARBAGE, span};
-use crate::world::{Dice, GOOD_LUCK, Luck, World};
-use crate::{Act, Case, act, guest_act, some_range};
+use crate::world::{Dice, GOOD_LUCK, Luck, Pending, World};
+use crate::{Case, guest_act, some_range};
 
 #[derive(Default)]
 pub struct Snapshots {
@@ -47,16 +48,26 @@ impl Snapshots {
         self.taken[self.operations[&op]].side[span(range)].to_vec()
     }
 
-    pub fn read_done(&mut self, request: RequestId, range: ByteRange, bytes: Option<&Vec<u8>>) {
+    /// `source_may_fail` is why a read may have ended without its bytes.
+    pub fn read_done(
+        &mut self,
+        request: RequestId,
+        range: ByteRange,
+        bytes: Result<&Vec<u8>, Errno>,
+        source_may_fail: bool,
+    ) {
         let Some(taken) = self.reads.remove(&request).unwrap().map(|at| &self.taken[at]) else {
-            return assert_eq!(bytes, None, "there is nothing to read");
+            return assert!(bytes.is_err(), "there is nothing to read");
         };
         match bytes {
-            Some(bytes) => {
+            Ok(bytes) => {
                 assert!(taken.live, "there is nothing to read any more");
                 assert_eq!(bytes, &taken.content[span(range)]);
             }
-            None => assert!(!taken.live || range.end() > taken.content.len() as u64, "it is readable"),
+            Err(Errno::ECANCELED) => {}
+            Err(Errno::EIO) => assert!(source_may_fail, "it is readable"),
+            Err(Errno::EINVAL) => assert!(range.end() > taken.content.len() as u64, "it is readable"),
+            Err(_) => assert!(!taken.live, "it is readable"),
         }
     }
 
@@ -68,9 +79,16 @@ impl Snapshots {
 impl World {
     pub fn snapshot_taken(&mut self, id: SnapshotId) {
         if self.snapshots.live(id).is_none() {
-            assert!(!self.pending.iter().any(|pending| written(&pending.operation).is_some()));
-            let content = self.store_bytes();
-            let side = vec![GARBAGE; content.len()];
+            let mut content = self.source.clone();
+            for (range, residence) in self.engine.truth(self.geometry.all_bytes()) {
+                if residence == Residence::Local {
+                    let is_written =
+                        |p: &Pending| written(&p.operation).is_some_and(|w| w.intersect(range).is_some());
+                    assert!(!self.pending.iter().any(is_written), "nothing local is being written");
+                    content[span(range)].copy_from_slice(&self.store.read(range));
+                }
+            }
+            let side = vec![0; content.len()];
             self.snapshots.taken.push(Taken { id, live: true, content, side });
         }
     }
@@ -81,6 +99,32 @@ impl World {
         assert!(!taken.live || bytes == taken.content[span(range)], "what is kept is what was there");
         taken.side[span(range)].copy_from_slice(&bytes);
         self.tell(Event::Done { op, result: if ok { Ok(()) } else { Err(Errno::ENOSPC) } });
+    }
+
+    pub fn keep_fetched(&mut self, op: OpId, range: ByteRange, bytes: &[u8], ok: bool) {
+        let taken = &mut self.snapshots.taken[self.snapshots.operations[&op]];
+        assert!(!taken.live || bytes == &taken.content[span(range)], "what is kept is what was there");
+        let side = &mut taken.side[span(range)];
+        if ok {
+            side.copy_from_slice(bytes)
+        } else {
+            side.fill(GARBAGE)
+        }
+        self.tell(Event::Done { op, result: if ok { Ok(()) } else { Err(Errno::ENOSPC) } });
+    }
+
+    /// With the source away, every snapshot there is reads as it was.
+    pub fn check_snapshots(&mut self) {
+        self.source_goes(false);
+        let live: Vec<(SnapshotId, u64)> = self.engine.snapshots().collect();
+        for (snapshot, size_bytes) in live {
+            let range = ByteRange::new(0, size_bytes).unwrap();
+            self.request(RequestKind::ReadSnapshot { snapshot, range });
+            while self.pending() > 0 {
+                self.complete(0);
+            }
+        }
+        assert!(self.waiting().is_empty(), "a snapshot of what is whole needs no source");
     }
 
     /// Of the store, what the operation reads for a snapshot that there is.
@@ -104,52 +148,68 @@ impl World {
         }
     }
 
-    fn read_snapshot(&mut self, id: u128, start: u64, len: u64) {
-        let snapshot = SnapshotId(id);
-        let size = self.engine.geometry().size_bytes();
-        self.request(RequestKind::ReadSnapshot { snapshot, range: some_range(size, start, len) });
+    pub fn act_on_snapshots(&mut self, act: Act) {
+        match act {
+            Act::Take(id) => self.command(Command::Snapshot { id: SnapshotId(id) }),
+            Act::Forget(id) => self.command(Command::ForgetSnapshot { id: SnapshotId(id) }),
+            Act::Read(id, start, len) => {
+                let snapshot = SnapshotId(id);
+                let size = self.engine.geometry().size_bytes();
+                self.request(RequestKind::ReadSnapshot { snapshot, range: some_range(size, start, len) });
+            }
+        }
     }
 }
 
 fn written(operation: &Operation) -> Option<ByteRange> {
     match *operation {
-        Operation::WriteLocal { range, data: DataRef::Request { .. }, .. }
-        | Operation::ZeroLocal { range, .. } => Some(range),
+        Operation::WriteLocal { range, .. } | Operation::ZeroLocal { range, .. } => Some(range),
         _ => None,
     }
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Act(Act),
+/// What is done with snapshots.
+#[derive(Clone, Copy, Debug)]
+pub enum Act {
     Take(u128),
     Forget(u128),
     Read(u128, u64, u64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub fn act() -> impl Strategy<Value = Act> {
     let id = 0_u128..6;
     prop_oneof![
-        8 => guest_act().prop_map(Step::Act),
-        8 => any::<usize>().prop_map(|index| Step::Act(Act::Complete(index))),
-        2 => id.clone().prop_map(Step::Take),
-        1 => id.clone().prop_map(Step::Forget),
-        8 => (id, any::<u64>(), any::<u64>()).prop_map(|(id, start, len)| Step::Read(id, start, len)),
-        1 => (0_u64..40).prop_map(|sectors| Step::Act(Act::Grow(sectors))),
-        1 => any::<usize>().prop_map(|index| Step::Act(Act::Cancel(index))),
+        2 => id.clone().prop_map(Act::Take),
+        1 => id.clone().prop_map(Act::Forget),
+        8 => (id, any::<u64>(), any::<u64>()).prop_map(|(id, start, len)| Act::Read(id, start, len)),
+    ]
+}
+
+fn step() -> impl Strategy<Value = crate::Act> {
+    prop_oneof![
+        8 => guest_act(),
+        8 => any::<usize>().prop_map(crate::Act::Complete),
+        11 => act().prop_map(crate::Act::Snapshot),
+        1 => (0_u64..40).prop_map(crate::Act::Grow),
+        1 => any::<usize>().prop_map(crate::Act::Cancel),
         1 => prop_oneof![
             Just(Command::Seal),
             Just(Command::Unseal),
             Just(Command::Unseal)
-        ].prop_map(|command| Step::Act(Act::Command(command))),
+        ].prop_map(crate::Act::Command),
     ]
+}
+
+/// A volume of a few units of which nothing is local.
+fn remote(size_sectors: u64, seed: u64) -> World {
+    let limits = Limits::default();
+    let case = Case { size_sectors, region_shift: 4, source_seed: seed, zero_percent: 40, seed, limits };
+    crate::world(&case, GOOD_LUCK)
 }
 
 /// A volume of a few units that is all local.
 fn local(size_sectors: u64, luck: Luck, seed: u64) -> World {
-    let limits = Limits::default();
-    let case = Case { size_sectors, region_shift: 4, source_seed: seed, zero_percent: 40, seed, limits };
-    let mut world = crate::world(&case, GOOD_LUCK);
+    let mut world = remote(size_sectors, seed);
     while !world.engine.status().complete {
         if world.pending() > 0 { world.complete(0) } else { world.tick(500) }
     }
@@ -168,30 +228,31 @@ proptest! {
         steps in prop::collection::vec(step(), 1..120),
     ) {
         let mut world = local(size_sectors, Luck { local_fails, ..GOOD_LUCK }, seed);
-        for next in &steps {
-            match *next {
-                Step::Act(ref next) => act(&mut world, next),
-                Step::Take(id) => world.command(Command::Snapshot { id: SnapshotId(id) }),
-                Step::Forget(id) => world.command(Command::ForgetSnapshot { id: SnapshotId(id) }),
-                Step::Read(id, start, len) => world.read_snapshot(id, start, len),
-            }
-        }
+        steps.iter().for_each(|next| crate::act(&mut world, next));
         world.luck = GOOD_LUCK;
         let mut dice = Dice(seed);
         while world.pending() > 0 {
             let index = dice.roll(world.pending());
             world.complete(index);
         }
-        let live: Vec<SnapshotId> = world.engine.snapshots().map(|(id, _)| id).collect();
-        for snapshot in live {
-            let (_, size_bytes) = world.engine.snapshots().find(|(id, _)| *id == snapshot).unwrap();
-            let range = ByteRange::new(0, size_bytes).unwrap();
-            world.request(RequestKind::ReadSnapshot { snapshot, range });
-            while world.pending() > 0 {
-                world.complete(0);
-            }
-        }
+        world.check_snapshots();
         prop_assert!(world.oracle.is_quiet() && world.waiting().is_empty());
+        let lost = world.notices.iter().filter(|notice| matches!(notice, Notice::SnapshotLost { .. })).count();
+        prop_assert!(local_fails > 0 || lost == 0, "nothing is lost without a failure");
+    }
+
+    #[test]
+    fn so_does_one_of_a_volume_that_still_hydrates(
+        size_sectors in 1_u64..(5 * KEEP_BYTES / 1024),
+        seed in any::<u64>(),
+        local_fails in prop_oneof![3 => Just(0_usize), 1 => 1_usize..10],
+        source_fails in prop_oneof![2 => Just(0_usize), 1 => 1_usize..30],
+        steps in prop::collection::vec(prop_oneof![3 => step(), 1 => crate::quiet_act()], 1..120),
+    ) {
+        let mut world = remote(size_sectors, seed);
+        world.luck = Luck { local_fails, source_fails, ..GOOD_LUCK };
+        steps.iter().for_each(|next| crate::act(&mut world, next));
+        crate::run_out(&mut world, seed);
         let lost = world.notices.iter().filter(|notice| matches!(notice, Notice::SnapshotLost { .. })).count();
         prop_assert!(local_fails > 0 || lost == 0, "nothing is lost without a failure");
     }

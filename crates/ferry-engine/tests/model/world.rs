@@ -235,6 +235,7 @@ impl World {
             | Operation::QuerySource { .. }
             | Operation::SyncLocal { .. }
             | Operation::KeepLocal { .. }
+            | Operation::KeepFetched { .. }
             | Operation::ReadKept { .. }
             | Operation::Persist { .. } => self.start(operation),
         }
@@ -250,8 +251,9 @@ impl World {
             let most = earned + self.geometry.region_bytes();
             assert!(budget.bytes <= most, "{} bytes, the budget allows {most}", budget.bytes);
         }
-        if let Operation::KeepLocal { op, snapshot, .. } | Operation::ReadKept { op, snapshot, .. } =
-            operation
+        if let Operation::KeepLocal { op, snapshot, .. }
+        | Operation::KeepFetched { op, snapshot, .. }
+        | Operation::ReadKept { op, snapshot, .. } = operation
         {
             self.snapshots.operation_begins(op, snapshot);
         }
@@ -303,6 +305,11 @@ impl World {
             Operation::KeepLocal { op, range, .. } => {
                 let ok = !fails(&mut self.dice, self.luck.local_fails);
                 self.keep(op, range, ok);
+            }
+            Operation::KeepFetched { op, range, data, .. } => {
+                let bytes = self.bytes_of(data, range.len_bytes());
+                let ok = !fails(&mut self.dice, self.luck.local_fails);
+                self.keep_fetched(op, range, &bytes, ok);
             }
             Operation::ReadKept { op, range, request, at, .. } => {
                 let bytes = self.snapshots.side(op, range);
@@ -418,7 +425,8 @@ impl World {
                 self.oracle.read_done(request, result.is_ok().then_some(guest.buffer.as_slice()));
             }
             (RequestKind::ReadSnapshot { range, .. }, result) => {
-                self.snapshots.read_done(request, range, result.is_ok().then_some(&guest.buffer));
+                let source_may_fail = self.luck.source_fails > 0 || self.loss_policy != LossPolicy::Wait;
+                self.snapshots.read_done(request, range, result.map(|()| &guest.buffer), source_may_fail);
             }
             (RequestKind::Flush, result) => self.oracle.flush_done(request, result.is_ok()),
             (RequestKind::Cache { .. }, _) => {}
@@ -574,7 +582,7 @@ impl World {
 impl Pending {
     fn data(&self) -> Option<DataRef> {
         match self.operation {
-            Operation::WriteLocal { data, .. } => Some(data),
+            Operation::WriteLocal { data, .. } | Operation::KeepFetched { data, .. } => Some(data),
             _ => None,
         }
     }

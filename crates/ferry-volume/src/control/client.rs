@@ -210,7 +210,7 @@ impl Client {
     /// Takes the volume as it is now; returns when it is taken.
     ///
     /// # Errors
-    /// Refused while blocks are remote, and when there are as many snapshots as there may be.
+    /// Refused on standby, and when there are as many snapshots as there may be.
     pub fn snapshot(&mut self, id: &str) -> Result<(), ControlError> {
         self.done(&Request::Snapshot { id: id.to_owned() })
     }

@@ -96,8 +96,9 @@ pub enum Request {
         #[serde(deserialize_with = "Option::deserialize")]
         bytes_per_s: Option<NonZeroU64>,
     },
-    /// Take the volume as it is now, for readers, while its guest writes on. Refused unless all of it is local. Not
-    /// durable: a snapshot ends with its server, and an id is never used for another.
+    /// Take the volume as it is now, for readers, while its guest writes on. What is not local yet is still fetched
+    /// from the source, which is needed until the snapshot, too, has all of that. Not durable: a snapshot ends with its
+    /// server, and an id is never used for another.
     Snapshot {
         /// Its name from then on, a ULID: the export is `VOLUME@GENERATION~ID`.
         id: String,
@@ -293,6 +294,9 @@ pub struct SnapshotStatus {
     pub size_bytes: u64,
     /// Bytes that its side file occupies.
     pub bytes_kept: u64,
+    /// Bytes that only the volume's source still has, and that the guest has overwritten here.
+    #[serde(default)]
+    pub bytes_owed: u64,
     /// Connections that read it.
     pub readers: u32,
 }

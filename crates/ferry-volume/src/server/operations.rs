@@ -75,6 +75,13 @@ impl Server {
                 self.disk().sync(op);
             }
             Operation::KeepLocal { op, snapshot, range } => self.keep(op, snapshot, range),
+            Operation::KeepFetched { op, snapshot, range, data } => {
+                let DataRef::Fetch { op: fetch, at } = data else {
+                    unreachable!("a snapshot is given what came from the source")
+                };
+                let Fetched { buffer, lead, .. } = self.fetched(fetch);
+                self.keep_fetched(op, snapshot, range, buffer, lead + at as usize);
+            }
             Operation::ReadKept { op, snapshot, range, request, at } => {
                 let buffer = self.request_buffer(request);
                 self.read_kept(op, snapshot, range, buffer, at as usize);

@@ -300,6 +300,7 @@ impl Server {
         Box::new(parts.map(move |(part, keeping)| match keeping {
             Keeping::Shared => (part, Some(&self.store.data)),
             Keeping::Kept => (part, self.sides.get(&id)),
+            Keeping::Remote => (part, None),
         }))
     }
 

@@ -1,7 +1,7 @@
 //! Snapshots of the volume: their side files, their readers, and what the engine wants kept.
 //!
-//! A side file `snapshot-ID` is as long as the volume was, and sparse: it holds what was overwritten since. It is worth
-//! nothing without the engine that knows which parts it holds, so it is removed when a server begins. Invariant: there is
+//! A side file `snapshot-ID` is as long as the volume was, and sparse: it holds what was overwritten since, and what the
+//! source gave where the guest had overwritten it already. It is worth nothing without the engine that knows which parts it holds, so it is removed when a server begins. Invariant: there is
 //! a side file for each snapshot that the engine has or is about to take.
 
 use super::command::{refused, whole_story};
@@ -29,10 +29,11 @@ pub(crate) struct KeptJob {
     op: OpId,
     side: Descriptor,
     buffer: Buffer,
-    /// Of the buffer, from where on it is to be read or written.
+    /// Of the buffer, what is to be read or written, and from where on it still is.
+    start: usize,
     at: usize,
-    len: usize,
-    /// Where the buffer's first byte belongs in the files.
+    end: usize,
+    /// Where that begins in the files.
     offset: u64,
     step: Step,
 }
@@ -42,6 +43,8 @@ enum Step {
     Load { end: u64 },
     /// Writes the buffer to the side file.
     Store { end: u64 },
+    /// Writes what came from the source to the side file.
+    Give,
     /// Fills a reader's buffer from the side file.
     Read,
 }
@@ -119,6 +122,7 @@ impl Server {
             id: ulid::Ulid(id.0).to_string(),
             size_bytes,
             bytes_kept: self.sides.get(&id).map_or(0, allocated),
+            bytes_owed: self.engine.bytes_owed(id),
             readers: self.readers_of(id).count() as u32,
         };
         self.engine.snapshots().map(status).collect()
@@ -155,17 +159,31 @@ impl Server {
             }
             let len = PIECE_BYTES.min(extent.end - at) as usize;
             let buffer = self.pool.take(len);
-            self.submit_kept(KeptJob { op, side, buffer, at: 0, len, offset: at, step: Step::Load { end } });
+            let step = Step::Load { end };
+            self.submit_kept(KeptJob { op, side, buffer, start: 0, at: 0, end: len, offset: at, step });
             return None;
         }
         Some(Ok(()))
     }
 
+    /// Writes what came from the source to a side file.
+    pub(super) fn keep_fetched(
+        &mut self,
+        op: OpId,
+        id: SnapshotId,
+        range: ByteRange,
+        from: Buffer,
+        at: usize,
+    ) {
+        let (side, end) = (self.side(id), at + range.len_bytes() as usize);
+        let (offset, step) = (range.offset(), Step::Give);
+        self.submit_kept(KeptJob { op, side, buffer: from, start: at, at, end, offset, step });
+    }
+
     pub(super) fn read_kept(&mut self, op: OpId, id: SnapshotId, range: ByteRange, to: Buffer, at: usize) {
-        let len = range.len_bytes() as usize;
-        let offset = range.offset() - at as u64;
-        let side = self.side(id);
-        self.submit_kept(KeptJob { op, side, buffer: to, at, len: at + len, offset, step: Step::Read });
+        let (side, end) = (self.side(id), at + range.len_bytes() as usize);
+        let (offset, step) = (range.offset(), Step::Read);
+        self.submit_kept(KeptJob { op, side, buffer: to, start: at, at, end, offset, step });
     }
 
     fn side(&self, id: SnapshotId) -> Descriptor {
@@ -173,12 +191,14 @@ impl Server {
     }
 
     fn submit_kept(&mut self, job: KeptJob) {
-        let (buffer, at, left) = (job.buffer.clone(), job.at, job.len - job.at);
-        let offset = job.offset + at as u64;
+        let (buffer, at, left) = (job.buffer.clone(), job.at, job.end - job.at);
+        let offset = job.offset + (at - job.start) as u64;
         let (side, data) = (job.side.clone(), self.store.data.clone());
         match job.step {
             Step::Load { .. } => self.ring.read_at(&data, &buffer, at, left, offset, Purpose::Kept(job)),
-            Step::Store { .. } => self.ring.write_at(&side, &buffer, at, left, offset, Purpose::Kept(job)),
+            Step::Store { .. } | Step::Give => {
+                self.ring.write_at(&side, &buffer, at, left, offset, Purpose::Kept(job))
+            }
             Step::Read => self.ring.read_at(&side, &buffer, at, left, offset, Purpose::Kept(job)),
         }
     }
@@ -191,7 +211,7 @@ impl Server {
             Ok(0) => Some(Err(Errno::EIO)),
             Ok(count) => {
                 job.at += count as usize;
-                if job.at < job.len {
+                if job.at < job.end {
                     self.submit_kept(job);
                     None
                 } else {
@@ -205,10 +225,10 @@ impl Server {
     }
 
     fn kept_piece(&mut self, mut job: KeptJob) -> Option<Result<(), Errno>> {
-        let next = job.offset + job.len as u64;
+        let next = job.offset + (job.end - job.start) as u64;
         match job.step {
-            Step::Read => Some(Ok(())),
-            Step::Load { end } if job.buffer.with_bytes(0, job.len, is_zero) => {
+            Step::Read | Step::Give => Some(Ok(())),
+            Step::Load { end } if job.buffer.with_bytes(0, job.end, is_zero) => {
                 self.keep_on(job.op, job.side, next, end)
             }
             Step::Load { end } => {

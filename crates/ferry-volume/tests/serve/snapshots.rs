@@ -157,12 +157,81 @@ fn a_snapshot_ends_with_its_server_and_its_readers_are_told() {
     fork.until(told);
 }
 
-#[test]
-fn a_volume_has_so_many_snapshots_and_only_when_all_of_it_is_local() {
-    let tmp = tempfile::tempdir().unwrap();
-    let mut home = Volume::create(tmp.path().join("home"), A, SIZE, 1, None);
-    home.guest().write_at(0, &pattern(1, MIB as usize)).unwrap();
+/// A clone of a sealed volume full of data, of which nothing has arrived; the home volume, and what it holds.
+fn clone_of_a_full_volume(dir: &Path) -> (Volume, Volume, Vec<u8>) {
+    let home = Volume::create(dir.join("home"), A, SIZE, 1, None);
+    let bytes = pattern(3, SIZE as usize);
+    home.guest().write_at(0, &bytes).unwrap();
     let sealed = home.seal_and_export();
+    let clone = Volume::create(dir.join("clone"), A, SIZE, 2, Some(sealed));
+    clone.control().pause_hydration().unwrap();
+    (home, clone, bytes)
+}
+
+#[test]
+fn a_fork_of_a_clone_that_still_hydrates_holds_what_the_clone_held_and_the_source_may_go_then() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (mut home, volume, bytes) = clone_of_a_full_volume(tmp.path());
+    let mut guest = volume.guest();
+    guest.write_at(MIB, &[7; BLOCK]).unwrap();
+    let source = take(&volume, SNAPSHOT);
+    // Neither of these may wait for the network: the source is away.
+    home.stop();
+    guest.write_at(MIB, &[9; BLOCK]).unwrap();
+    guest.write_at(2 * MIB, &[9; 3 * BLOCK]).unwrap();
+    guest.write_zeroes(5 * MIB, MIB).unwrap();
+    home.start();
+    let status = volume.control().status().unwrap();
+    assert_eq!(status.snapshots[0].bytes_owed, 3 * BLOCK as u64 + MIB, "{status:?}");
+    let fork = fork(tmp.path(), source);
+    fork.control().pause_hydration().unwrap();
+    let home_at = home.control().export("127.0.0.1:0".parse().unwrap()).unwrap();
+    volume.control().set_source(&format!("nbd://{home_at}/{A}@1")).unwrap();
+    assert_eq!(read(&mut fork.guest(), 2 * MIB, 2 * BLOCK), bytes[2 * MIB as usize..][..2 * BLOCK]);
+    assert_eq!(read(&mut fork.guest(), 9 * MIB, BLOCK), bytes[9 * MIB as usize..][..BLOCK]);
+    assert_eq!(read(&mut guest, 2 * MIB, BLOCK), [9; BLOCK]);
+    // The volume is complete only when its snapshot has what it is owed.
+    volume.control().resume_hydration().unwrap();
+    let whole = volume.until(|s| s.hydration.complete);
+    assert_eq!(whole.snapshots[0].bytes_owed, 0);
+    volume.control().detach_source().unwrap();
+    home.stop();
+    fork.control().resume_hydration().unwrap();
+    let hydration = fork.until(|s| s.hydration.complete).hydration;
+    assert_eq!(hydration.bytes_verified, hydration.bytes_fetched);
+    let mut expected = bytes.clone();
+    expected[MIB as usize..][..BLOCK].fill(7);
+    assert!(read(&mut fork.guest(), 0, SIZE as usize) == expected, "the fork is the volume as it was");
+    expected[MIB as usize..][..BLOCK].fill(9);
+    expected[2 * MIB as usize..][..3 * BLOCK].fill(9);
+    expected[5 * MIB as usize..][..MIB as usize].fill(0);
+    assert!(read(&mut guest, 0, SIZE as usize) == expected, "the guest has what it wrote");
+    home.start();
+}
+
+#[test]
+fn a_snapshot_that_needs_a_source_which_is_given_up_is_lost_and_its_readers_are_told() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (_home, volume, _) = clone_of_a_full_volume(tmp.path());
+    let source = take(&volume, SNAPSHOT);
+    let fork = fork(tmp.path(), source);
+    let costs = volume.control().status().unwrap().hydration.bytes_remote;
+    volume.control().abandon_source(costs, true).unwrap();
+    let told = |status: &ferry_volume::control::Status| {
+        let source = status.source.as_ref().unwrap();
+        source.last_error.as_ref().is_some_and(|why| why.contains("fork again"))
+    };
+    fork.until(told);
+    let status = volume.control().status().unwrap();
+    assert!(status.snapshots.is_empty() && status.hydration.complete, "{status:?}");
+    assert!(!has_side_file(&volume));
+}
+
+#[test]
+fn a_volume_has_so_many_snapshots() {
+    let tmp = tempfile::tempdir().unwrap();
+    let home = Volume::create(tmp.path().join("home"), A, SIZE, 1, None);
+    home.guest().write_at(0, &pattern(1, MIB as usize)).unwrap();
     let snapshots: Vec<String> = (0..5).map(|n| format!("01JD9Z6M4Q5R6S7T8V9WAXBYS{n}")).collect();
     for id in &snapshots[..4] {
         home.control().snapshot(id).unwrap();
@@ -176,8 +245,4 @@ fn a_volume_has_so_many_snapshots_and_only_when_all_of_it_is_local() {
     refused(&home, "nothing", "ULID");
     home.control().forget_snapshot(&snapshots[0]).unwrap();
     home.control().snapshot(&snapshots[4]).unwrap();
-    home.stop();
-    let clone = Volume::create(tmp.path().join("away"), A, SIZE, 2, Some(sealed));
-    refused(&clone, SNAPSHOT, "only at the source");
-    home.start();
 }

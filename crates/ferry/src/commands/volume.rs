@@ -115,7 +115,11 @@ fn fork_text(fork: &VolumeFork) -> String {
     let kept = fork
         .bytes_kept
         .map_or_else(|| "its snapshot is lost".to_owned(), |bytes| format!("{} kept", Bytes(bytes)));
-    format!("{} on {}, {kept}, {} connections ({})", fork.name, fork.worker, fork.readers, fork.id)
+    let owed = match fork.bytes_owed {
+        0 => String::new(),
+        bytes => format!(", {} still to come from the source", Bytes(bytes)),
+    };
+    format!("{} on {}, {kept}{owed}, {} connections ({})", fork.name, fork.worker, fork.readers, fork.id)
 }
 
 fn row(volume: &Volume, names: &BTreeMap<MachineId, MachineName>) -> [String; 7] {

@@ -109,12 +109,16 @@ impl DirectoryError {
     }
 }
 
-/// Where a volume's bytes lie, if not in the file `data` of its directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a volume's bytes lie and how they get there, if not through the page cache to the file `data`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
-    /// A block device, by a path that names the same one after a restart of the host.
-    pub device: PathBuf,
+    /// A block device, by a path that names the same one after a restart of the host; none: the file `data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<PathBuf>,
+    /// Past the page cache.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
 }
 
 /// What a volume is: the content of `volume.json`.
@@ -155,9 +159,15 @@ pub struct VolumeConfig {
     /// When hydration shall be complete, in milliseconds since 1970; none: whenever it comes to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_by_ms: Option<u64>,
-    /// Where its bytes lie; none: in the file `data`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub store: Option<StoreConfig>,
+    /// Where its bytes lie, and how they get there.
+    #[serde(default, skip_serializing_if = "StoreConfig::is_usual")]
+    pub store: StoreConfig,
+}
+
+impl StoreConfig {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl VolumeConfig {
@@ -176,7 +186,7 @@ impl VolumeConfig {
             frontends: Vec::new(),
             guard_us: None,
             finish_by_ms: None,
-            store: None,
+            store: StoreConfig::default(),
         }
     }
 
@@ -296,6 +306,19 @@ mod tests {
         let paced = VolumeConfig { budget_bytes_per_s: NonZeroU64::new(1), ..config };
         paced.write(dir.path()).unwrap();
         assert_eq!(VolumeConfig::read(dir.path()).unwrap(), paced);
+    }
+
+    #[test]
+    fn a_description_from_before_direct_io_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = VolumeConfig::new("01JD9Z6M4Q5R6S7T8V9WAXBYCZ".to_owned(), 4096, 4096, 1);
+        config.store.device = Some("/dev/vg0/db".into());
+        config.write(dir.path()).unwrap();
+        let text = fs::read_to_string(dir.path().join(CONFIG)).unwrap();
+        assert!(text.contains("/dev/vg0/db") && !text.contains("direct"), "{text}");
+        config.store.direct = true;
+        config.write(dir.path()).unwrap();
+        assert_eq!(VolumeConfig::read(dir.path()).unwrap(), config);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use crate::control::{Check, CheckState};
 use crate::extents::file_extents;
-use crate::store::{self, StoreError};
+use crate::ring::Descriptor;
+use crate::store::{self, Store, StoreError};
 use crate::sums_file::{self, SEALED, SumsFile};
 use ferry_engine::sums::codec::SumsOf;
-use ferry_engine::{ByteRange, Phase, Sums};
+use ferry_engine::{Phase, Sums};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -38,11 +38,11 @@ pub fn check_at_rest(dir: &Path, tell: &dyn Fn(&Check)) -> Result<(), StoreError
     };
     let (sums, count) = (kept.sums, state.geometry().region_count());
     let mut check = Check { regions: count, ..Check::default() };
-    let files = [sums_file::past_the_cache(&store.data), store.data.clone()];
+    let past_the_cache = sums_file::past_the_cache(&store.data);
     let mut told = Instant::now();
     for region in 0..count {
         let range = sums.geometry().bytes_of(sums.blocks_of(region));
-        match (sums.leaf(region), sum(&files, &sums, region, range, &mut check)) {
+        match (sums.leaf(region), sum(&store, &past_the_cache, &sums, region, &mut check)) {
             (_, Err(error)) => {
                 let reason = format!("the copy cannot be read at byte {}: {error}", range.offset());
                 check.state = CheckState::Failed { reason };
@@ -68,28 +68,29 @@ pub fn check_at_rest(dir: &Path, tell: &dyn Fn(&Check)) -> Result<(), StoreError
 
 /// The checksum of what lies in a region now.
 fn sum(
-    files: &[std::rc::Rc<OwnedFd>; 2],
+    store: &Store,
+    past_the_cache: &Descriptor,
     sums: &Sums,
     region: u64,
-    range: ByteRange,
     check: &mut Check,
 ) -> io::Result<u32> {
-    let [direct, plain] = files;
-    let stretch = file_extents(&**plain, range.offset(), range.end(), 1)?;
+    let range = sums.geometry().bytes_of(sums.blocks_of(region));
+    let stretch = file_extents(&*store.data, range.offset(), range.end(), 1)?;
     if stretch.first().is_some_and(|first| !first.data && first.end == range.end()) {
         return Ok(sums.zero_leaf(region));
     }
     let began = Instant::now();
     let len = range.len_bytes() as usize;
-    let mut memory = vec![0; len + ALIGN_BYTES];
+    let read_len = (store.read_end(range.end()) - range.offset()) as usize;
+    let mut memory = vec![0; read_len + ALIGN_BYTES];
     let lead = memory.as_ptr().align_offset(ALIGN_BYTES);
-    let bytes = &mut memory[lead..lead + len];
+    let bytes = &mut memory[lead..lead + read_len];
     let mut done = 0;
     while done < len {
         let at = range.offset() + done as u64;
-        let count = match rustix::io::pread(&**direct, &mut bytes[done..], at) {
+        let count = match rustix::io::pread(&**past_the_cache, &mut bytes[done..], at) {
             // What is no multiple of the disk's sectors cannot be read past the cache.
-            Err(_) | Ok(0) => rustix::io::pread(&**plain, &mut bytes[done..], at)?,
+            Err(_) | Ok(0) => rustix::io::pread(&*store.data, &mut bytes[done..], at)?,
             Ok(count) => count,
         };
         if count == 0 {
@@ -100,5 +101,5 @@ fn sum(
     check.bytes_read += range.len_bytes();
     let fair = Duration::from_nanos(range.len_bytes() * 1_000_000_000 / BYTES_PER_S);
     std::thread::sleep(fair.saturating_sub(began.elapsed()));
-    Ok(crc32c::crc32c(bytes))
+    Ok(crc32c::crc32c(&bytes[..len]))
 }

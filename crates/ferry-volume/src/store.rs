@@ -6,13 +6,17 @@
 //! told that remote ranges may hold anything, see [`device`].
 
 mod device;
+mod direct;
 mod growth;
 
 use crate::SourceUri;
+use crate::buffer::Pool;
 use crate::control::Phase;
 use crate::directory::{self, DATA, DirectoryError, DirectoryLock, MAP, StoreConfig, VolumeConfig};
 use crate::extents::file_extents;
 use crate::ring::Descriptor;
+pub use direct::check_direct_io;
+pub(crate) use direct::{DirectIo, UNIT_BYTES, whole_units};
 use ferry_engine::{Geometry, GeometryError, MapError, MapLog, MapState, Residence, map};
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{self, File, OpenOptions};
@@ -28,6 +32,8 @@ pub const REGION_BYTES_MAX: u32 = crate::buffer::BUFFER_BYTES_MAX as u32;
 pub const REGION_BYTES_DEFAULT: u32 = 1 << 20;
 /// Stretches of the data file looked at in one go.
 const EXTENTS_AT_ONCE: usize = 1024;
+/// Zeroes written at a time, in bytes.
+const ZEROES_BYTES: usize = 1 << 20;
 
 /// Why a volume's store could not be made or opened. Nothing of it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,14 @@ pub enum StoreError {
     #[error("the volume cannot lie on {}: {reason}", path.display())]
     Device {
         /// The device.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// There is no direct I/O where it is wanted.
+    #[error("a volume in {} cannot have direct I/O: {reason}", path.display())]
+    Direct {
+        /// The file, device or directory.
         path: PathBuf,
         /// Why not, and what to do.
         reason: String,
@@ -94,6 +108,8 @@ pub struct CreateOptions {
     pub source: Option<SourceUri>,
     /// The block device that shall hold its bytes, all for itself. Without one they lie in a file of the directory.
     pub device: Option<PathBuf>,
+    /// Whether its bytes pass by the page cache.
+    pub direct: bool,
 }
 
 /// Makes a volume's directory. Repeating it with the same options is fine and changes nothing; what an earlier
@@ -102,7 +118,8 @@ pub struct CreateOptions {
 /// # Errors
 /// Something else is there, the options cannot be, or a file operation failed.
 pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
-    let CreateOptions { dir, id, size_bytes, region_bytes, generation, phase, source, device } = options;
+    let CreateOptions { dir, id, size_bytes, region_bytes, generation, phase, source, device, direct } =
+        options;
     directory::check_socket_paths(dir)?;
     let volume_id = parse_id(id)?;
     if *region_bytes > REGION_BYTES_MAX {
@@ -113,7 +130,7 @@ pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
     let geometry = Geometry::new(*size_bytes, u64::from(*region_bytes))?;
     let mut config = VolumeConfig::new(id.clone(), *size_bytes, *region_bytes, *generation);
     config.source.clone_from(source);
-    config.store = device.clone().map(|device| StoreConfig { device });
+    config.store = StoreConfig { device: device.clone(), direct: *direct };
     fs::create_dir_all(dir).map_err(DirectoryError::io("create", dir))?;
     let _lock = directory::lock(dir)?;
     if dir.join(directory::CONFIG).exists() {
@@ -135,8 +152,8 @@ pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
         };
     }
     match device {
-        Some(device) => device::prepare(device, *size_bytes, source.is_none())?,
-        None => make_data(dir, *size_bytes)?,
+        Some(device) => device::prepare(device, *size_bytes, &config.store, source.is_none())?,
+        None => make_data(dir, *size_bytes, &config.store)?,
     }
     let state = MapState::fresh(volume_id, geometry, *generation, phase.to_map(), source.is_some());
     directory::replace_file(dir, MAP, &map::compact(&state).0)?;
@@ -146,12 +163,20 @@ pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
 }
 
 /// The guest's bytes are for nobody else on this host.
-fn make_data(dir: &Path, size_bytes: u64) -> Result<(), DirectoryError> {
+fn make_data(dir: &Path, size_bytes: u64, store: &StoreConfig) -> Result<(), StoreError> {
+    if store.direct {
+        check_direct_io(dir)?;
+    }
     let path = dir.join(DATA);
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
     let file = file.map_err(DirectoryError::io("create", &path))?;
-    file.set_len(size_bytes).map_err(DirectoryError::io("size", &path))?;
-    file.sync_all().map_err(DirectoryError::io("make durable", &path))
+    file.set_len(bytes_of_store(size_bytes, store)).map_err(DirectoryError::io("size", &path))?;
+    Ok(file.sync_all().map_err(DirectoryError::io("make durable", &path))?)
+}
+
+/// How many bytes a volume of this size has in its store.
+const fn bytes_of_store(size_bytes: u64, store: &StoreConfig) -> u64 {
+    if store.direct { whole_units(size_bytes) } else { size_bytes }
 }
 
 fn parse_id(id: &str) -> Result<[u8; 16], StoreError> {
@@ -164,9 +189,11 @@ pub(crate) struct Store {
     pub(crate) dir: PathBuf,
     pub(crate) config: VolumeConfig,
     pub(crate) data: Descriptor,
-    /// The same file opened once more, for what is copied in: a failed writeback that is noticed here is still told to
-    /// the next flush, which asks through `data`.
+    /// The same file opened once more, for what is copied in through the page cache: a failed writeback that is noticed
+    /// here is still told to the next flush, which asks through `data`.
     pub(crate) copies: Descriptor,
+    /// Set where all I/O goes past the page cache: then only in whole units.
+    pub(crate) direct: Option<DirectIo>,
     pub(crate) map: Descriptor,
     pub(crate) log: MapLog,
     pub(crate) map_has_durable_name: bool,
@@ -188,25 +215,34 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     let (state, log) =
         map::decode(&bytes).map_err(|cause| StoreError::Map { path: map_path.clone(), cause })?;
     check_pair(&map_path, &state, &config)?;
-    let (data_path, data) = match &config.store {
-        Some(StoreConfig { device }) => {
-            (device.clone(), device::open(device, state.geometry().size_bytes())?)
+    let (data_path, data, direct) = match &config.store.device {
+        Some(device) => {
+            let (data, direct) = device::open(device, state.geometry().size_bytes(), &config.store)?;
+            (device.clone(), data, direct)
         }
         None => {
             let path = dir.join(DATA);
             let data = open_rw(&path)?;
+            let direct = config.store.direct.then(|| direct::switch(&data, &path)).transpose()?;
             growth::settle(dir, state.geometry().size_bytes(), &data, &mut config)?;
-            punch_remote(&data, &state).map_err(DirectoryError::io("clear the remote ranges of", &path))?;
-            (path, data)
+            punch_remote(&data, &state, &config.store)
+                .map_err(DirectoryError::io("clear the remote ranges of", &path))?;
+            (path, data, direct)
         }
     };
     let map = open_rw(&map_path)?;
     // A frame that was being appended when the power went is cut off, so that the next one follows the last whole one.
     map.set_len(log.bytes_valid()).map_err(DirectoryError::io("cut", &map_path))?;
-    let copies = Rc::new(OwnedFd::from(open_rw(&data_path)?));
     let (data, map) = (Rc::new(OwnedFd::from(data)), Rc::new(OwnedFd::from(map)));
+    let copies = match direct {
+        Some(_) => data.clone(),
+        None => Rc::new(OwnedFd::from(open_rw(&data_path)?)),
+    };
     let dir = dir.to_owned();
-    Ok((Store { dir, config, data, copies, map, log, map_has_durable_name: true, _lock: lock }, state))
+    Ok((
+        Store { dir, config, data, copies, direct, map, log, map_has_durable_name: true, _lock: lock },
+        state,
+    ))
 }
 
 fn open_rw(path: &Path) -> Result<File, DirectoryError> {
@@ -237,16 +273,18 @@ fn check_pair(path: &Path, state: &MapState, config: &VolumeConfig) -> Result<()
 }
 
 /// Makes every remote range of the data file a hole.
-fn punch_remote(data: &File, state: &MapState) -> io::Result<()> {
+fn punch_remote(data: &File, state: &MapState, store: &StoreConfig) -> io::Result<()> {
     for (range, residence) in state.truth.byte_runs(state.geometry().all_bytes()) {
         if residence == Residence::Local {
             continue;
         }
-        let mut at = range.offset();
-        while at < range.end() {
-            for extent in file_extents(data, at, range.end(), EXTENTS_AT_ONCE)? {
+        // Ranges are of whole blocks, except for the end of the volume.
+        let (mut at, end) = (range.offset(), bytes_of_store(range.end(), store));
+        while at < end {
+            for extent in file_extents(data, at, end, EXTENTS_AT_ONCE)? {
+                let start = extent.start - extent.start % UNIT_BYTES;
                 if extent.data {
-                    clear(data, extent.start, extent.end - extent.start)?;
+                    clear(data, start, whole_units(extent.end).min(end) - start)?;
                 }
                 at = extent.end;
             }
@@ -265,11 +303,12 @@ fn clear(data: &File, offset: u64, len: u64) -> io::Result<()> {
 }
 
 fn write_zeroes(data: &File, offset: u64, len: u64) -> io::Result<()> {
-    let zeroes = vec![0; 1 << 20];
+    // Memory that direct I/O takes, too.
+    let zeroes = Pool::new().take(ZEROES_BYTES);
     let mut done = 0;
     while done < len {
         let step = zeroes.len().min((len - done) as usize);
-        data.write_all_at(&zeroes[..step], offset + done)?;
+        zeroes.with_bytes(0, step, |zeroes| data.write_all_at(zeroes, offset + done))?;
         done += step as u64;
     }
     Ok(())
@@ -332,7 +371,17 @@ impl Store {
 
     /// Whether ranges that are remote may hold anything.
     pub(crate) fn may_hold_anything(&self) -> bool {
-        self.config.store.is_some()
+        self.config.store.device.is_some()
+    }
+
+    /// Where a read that covers up to `end` must end: direct I/O reads whole units.
+    pub(crate) const fn read_end(&self, end: u64) -> u64 {
+        bytes_of_store(end, &self.config.store)
+    }
+
+    /// The last offset up to `at` at which a read may begin.
+    pub(crate) const fn read_start(&self, at: u64) -> u64 {
+        if self.direct.is_some() { at - at % UNIT_BYTES } else { at }
     }
 
     /// Bytes the data file occupies on its filesystem; none if it is a device.

@@ -58,6 +58,7 @@ impl Volume {
             phase,
             source,
             device: None,
+            direct: false,
         })
         .context("cannot create a volume")?;
         let files = Files(dir.clone());

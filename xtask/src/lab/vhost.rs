@@ -72,6 +72,7 @@ pub fn run(ferry: PathBuf, kept: &Path) -> anyhow::Result<()> {
         phase: Phase::Open,
         source: None,
         device: None,
+        direct: false,
     })
     .context("cannot create a volume")?;
     let mut server = Server { ferry, dir, process: None };

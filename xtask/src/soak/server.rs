@@ -46,6 +46,7 @@ impl Server {
             phase: Phase::Open,
             source: source.transpose().context("a source of the soak's own making")?,
             device: None,
+            direct: false,
         })
         .context("cannot create a volume")?;
         let mut server = Self { ferry: ferry.to_owned(), dir, generation, process: None };

@@ -2,6 +2,7 @@
 //! is done another way, and a frame of the map counts only when it is durable.
 
 use super::Purpose;
+use super::direct::{Deed, Direct, Place, Turns};
 use super::inline::Inline;
 use super::writeback::{Stretch, Writeback};
 use crate::buffer::{Buffer, Pool};
@@ -19,17 +20,17 @@ const ZEROES_BYTES: usize = 1 << 20;
 const READ_NOW_BYTES_MAX: usize = 1 << 20;
 /// Copies of fewer bytes are left to the page cache.
 const WRITEBACK_BYTES_MIN: usize = 64 << 10;
-const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+pub(super) const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+pub(super) const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
 /// An operation on the store under way.
 pub(crate) struct DiskJob {
-    op: OpId,
-    step: Step,
+    pub(super) op: OpId,
+    pub(super) step: Step,
 }
 
 /// A transfer between a buffer and a file.
-struct Transfer {
+pub(super) struct Transfer {
     buffer: Buffer,
     first_at: usize,
     at: usize,
@@ -37,7 +38,9 @@ struct Transfer {
     offset: u64,
 }
 
-enum Step {
+pub(super) enum Step {
+    /// Of a store past the page cache.
+    Direct(Direct),
     Read(Transfer),
     Write(Transfer),
     /// A write of what arrived from the source, which shall stay in the page cache or not.
@@ -75,6 +78,7 @@ pub(super) struct Disk<'a> {
     pub(super) pool: &'a Pool,
     pub(super) inline: &'a mut Inline,
     pub(super) writeback: &'a mut Writeback,
+    pub(super) turns: &'a mut Turns<Direct>,
 }
 
 impl Disk<'_> {
@@ -86,6 +90,10 @@ impl Disk<'_> {
         buffer: Buffer,
         at: usize,
     ) -> Option<(OpId, Result<(), Errno>)> {
+        if let Some(direct) = self.store.direct {
+            self.begin_direct(op, range, Deed::Read(Place { buffer, at }), direct.memory_bytes);
+            return None;
+        }
         let (offset, left) = (range.offset(), range.len_bytes() as usize);
         let here = match left {
             0..=READ_NOW_BYTES_MAX => Ring::<Purpose>::read_now(&self.store.data, &buffer, at, left, offset),
@@ -107,6 +115,10 @@ impl Disk<'_> {
         buffer: Buffer,
         at: usize,
     ) -> Option<(OpId, Result<(), Errno>)> {
+        if let Some(direct) = self.store.direct {
+            self.begin_direct(op, range, Deed::Write(Place { buffer, at }), direct.memory_bytes);
+            return None;
+        }
         let (data, left) = (self.store.data.clone(), range.len_bytes() as usize);
         if self.write_at_once(&data, range, &buffer, at) {
             return Some((op, Ok(())));
@@ -137,6 +149,9 @@ impl Disk<'_> {
         at: usize,
         cached: bool,
     ) -> Option<(OpId, Result<(), Errno>)> {
+        if self.store.direct.is_some() {
+            return self.write(op, range, buffer, at);
+        }
         let (copies, left) = (self.store.copies.clone(), range.len_bytes() as usize);
         if self.write_at_once(&copies, range, &buffer, at) {
             return Some((op, Ok(())));
@@ -147,6 +162,9 @@ impl Disk<'_> {
     }
 
     pub(super) fn zero(&mut self, op: OpId, range: ByteRange, punch: bool) {
+        if let Some(direct) = self.store.direct {
+            return self.begin_direct(op, range, Deed::Zero { punch }, direct.memory_bytes);
+        }
         let mode = if punch { PUNCH } else { ZERO };
         let job = DiskJob { op, step: Step::Zero { range } };
         self.ring.fallocate(&self.store.data, mode, range.offset(), range.len_bytes(), Purpose::Disk(job));
@@ -214,7 +232,7 @@ impl Disk<'_> {
             }
             Step::Sync => self.ring.sync_data(&data, Purpose::Disk(DiskJob { op, step })),
             Step::SyncMap { .. } => self.ring.sync_data(&map, Purpose::Disk(DiskJob { op, step })),
-            Step::Zero { .. } => unreachable!("submitted by `zero`, which knows the mode"),
+            Step::Zero { .. } | Step::Direct(_) => unreachable!("submitted by those who know the mode"),
         }
     }
 
@@ -224,7 +242,10 @@ impl Disk<'_> {
         job: DiskJob,
         result: io::Result<u32>,
     ) -> Option<(OpId, Result<(), Errno>)> {
-        let DiskJob { op, step } = job;
+        let (op, step) = match job {
+            DiskJob { op, step: Step::Direct(direct) } => return self.direct_went_on(op, direct, result),
+            DiskJob { op, step } => (op, step),
+        };
         if matches!(step, Step::Sync) {
             self.inline.flush_ended();
         }
@@ -247,6 +268,7 @@ impl Disk<'_> {
             (Err(e), _) => return Some((op, Err(Errno(e.raw_os_error().unwrap_or(libc::EIO))))),
         };
         match step {
+            Step::Direct(_) => unreachable!("it goes on by itself"),
             Step::Zero { .. } | Step::Sync => Some((op, Ok(()))),
             Step::Read(transfer) => self.moved(op, transfer, count, Step::Read),
             Step::Write(transfer) => self.moved(op, transfer, count, Step::Write),
@@ -395,102 +417,10 @@ impl Transfer {
     }
 }
 
-fn is_unsupported(error: &io::Error) -> bool {
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
     // The last one is a device whose sectors the range does not fit.
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ESPIPE | libc::EINVAL))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::control::Phase;
-    use crate::ring::IoBackend;
-    use crate::store::{self, CreateOptions};
-    use ferry_engine::{Blocks, Residence};
-    use std::path::Path;
-    use std::time::Duration;
-
-    const BLOCKS: u64 = 2 * FRAME_RECORDS_MAX as u64 + 2_000;
-
-    fn store(dir: &Path) -> Store {
-        let id = "01JD9Z6M4Q5R6S7T8V9WAXBYCZ".to_owned();
-        let source = Some("file:///nowhere".parse().unwrap());
-        let (size_bytes, region_bytes, phase) = (BLOCKS * ferry_engine::BLOCK_BYTES, 1 << 20, Phase::Open);
-        let options = CreateOptions {
-            dir: dir.to_owned(),
-            id,
-            size_bytes,
-            region_bytes,
-            generation: 1,
-            phase,
-            source,
-            device: None,
-        };
-        store::create(&options).unwrap();
-        store::open(dir).unwrap().0
-    }
-
-    fn persist(store: &mut Store, records: Vec<MapRecord>) -> Result<(), Errno> {
-        let mut ring = Ring::new(IoBackend::Portable).unwrap();
-        let pool = Pool::new();
-        let mut completed = Vec::new();
-        let (mut inline, mut writeback) = (Inline::default(), Writeback::default());
-        Disk { ring: &mut ring, store, pool: &pool, inline: &mut inline, writeback: &mut writeback }
-            .persist(OpId::from_u64(1), records);
-        loop {
-            ring.wait(Duration::from_secs(60), &mut completed).unwrap();
-            for done in std::mem::take(&mut completed) {
-                let Purpose::Disk(job) = done.purpose else { panic!("only the disk works here") };
-                let mut disk = Disk {
-                    ring: &mut ring,
-                    store,
-                    pool: &pool,
-                    inline: &mut inline,
-                    writeback: &mut writeback,
-                };
-                if let Some((_, result)) = disk.completed(job, done.result) {
-                    return result;
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn more_records_than_a_frame_holds_are_told_all_the_same() {
-        let tmp = tempfile::tempdir().unwrap();
-        let mut open = store(tmp.path());
-        let many = (0..BLOCKS).step_by(2).map(|block| MapRecord::Local(Blocks::one(block))).collect();
-        persist(&mut open, many).unwrap();
-        persist(&mut open, vec![MapRecord::Local(Blocks::one(1))]).unwrap();
-        drop(open);
-        let (_, state) = store::open(tmp.path()).unwrap();
-        assert_eq!(state.truth.blocks_remote(), BLOCKS / 2 - 1);
-    }
-
-    #[test]
-    fn a_mark_is_in_one_frame_with_what_has_changed_since() {
-        let local = MapRecord::Local(Blocks::one(1));
-        let mut records = vec![local; FRAME_RECORDS_MAX - 1];
-        records.push(MapRecord::MarkSet(ferry_engine::MarkId(1)));
-        records.push(MapRecord::MayChange(Blocks::one(7)));
-        let rest = records.split_off(first_frame(&records));
-        assert!(matches!(rest[..], [MapRecord::MarkSet(_), MapRecord::MayChange(_)]));
-        assert_eq!(first_frame(&rest), 2);
-    }
-
-    #[test]
-    fn nothing_is_durable_in_a_map_that_a_crash_may_not_bring_back() {
-        let tmp = tempfile::tempdir().unwrap();
-        let (dir, elsewhere) = (tmp.path().join("volume"), tmp.path().join("elsewhere"));
-        let mut open = store(&dir);
-        open.map_has_durable_name = false;
-        std::fs::rename(&dir, &elsewhere).unwrap();
-        persist(&mut open, vec![MapRecord::Local(Blocks::one(1))]).unwrap_err();
-        std::fs::rename(&elsewhere, &dir).unwrap();
-        persist(&mut open, vec![MapRecord::Local(Blocks::one(2))]).unwrap();
-        drop(open);
-        let (_, state) = store::open(&dir).unwrap();
-        let local = state.truth.runs(state.geometry().all_blocks()).find(|(is, _)| *is == Residence::Local);
-        assert_eq!(local, Some((Residence::Local, Blocks::one(2))));
-    }
-}
+mod tests;

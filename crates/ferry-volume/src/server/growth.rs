@@ -16,7 +16,7 @@ impl Server {
         if let Err(e) = Geometry::new(size_bytes, region_bytes) {
             return Some(refused(whole_story(&e)));
         }
-        if self.store.config.store.is_some() {
+        if self.store.config.store.device.is_some() {
             let reason = "a volume on a block device cannot grow; fork it, and grow the fork";
             return Some(refused(reason.to_owned()));
         }

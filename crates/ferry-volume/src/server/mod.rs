@@ -14,6 +14,7 @@ mod arrivals;
 mod asks;
 mod command;
 mod connection;
+mod direct;
 mod disk;
 mod doors;
 mod frontends;
@@ -52,6 +53,7 @@ use crate::store::{self, Store, StoreError, say_ready};
 use crate::tls::{Credentials, CredentialsError};
 use asks::Asker;
 use connection::Connection;
+use direct::{Direct, Turns};
 use disk::DiskJob;
 use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
 use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation, SnapshotId};
@@ -151,6 +153,7 @@ struct Server {
     inline: Inline,
     credentials: Option<Credentials>,
     writeback: Writeback,
+    turns: Turns<Direct>,
     next_id: u64,
     connections: HashMap<u64, (Door, Connection)>,
     requests: HashMap<u64, Asked>,
@@ -270,6 +273,7 @@ impl Server {
             inline: Inline::default(),
             credentials,
             writeback: Writeback::default(),
+            turns: Turns::default(),
             next_id: 1,
             connections: HashMap::new(),
             requests: HashMap::new(),

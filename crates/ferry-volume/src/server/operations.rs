@@ -151,8 +151,8 @@ impl Server {
     }
 
     pub(super) fn disk(&mut self) -> Disk<'_> {
-        let Self { ring, store, pool, inline, writeback, .. } = self;
-        Disk { ring, store, pool, inline, writeback }
+        let Self { ring, store, pool, inline, writeback, turns, .. } = self;
+        Disk { ring, store, pool, inline, writeback, turns }
     }
 
     fn request_buffer(&self, request: RequestId) -> Buffer {

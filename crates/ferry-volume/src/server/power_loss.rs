@@ -239,7 +239,7 @@ fn check(dir: &Path, source: &fs::File, diary: &Diary, flushed: u64, what: &str)
     drop(store);
 }
 
-fn every_power_loss_leaves_what_was_flushed(io: IoBackend) {
+fn every_power_loss_leaves_what_was_flushed(io: IoBackend, direct: bool) {
     let tmp = tempfile::tempdir().unwrap();
     let (dir, image, source) = (tmp.path().join(ID), tmp.path().join("image"), tmp.path().join("source"));
     let sectors = 0..SIZE_BYTES as u32 / SECTOR as u32;
@@ -253,6 +253,7 @@ fn every_power_loss_leaves_what_was_flushed(io: IoBackend) {
         phase: Phase::Open,
         source: Some(SourceUri::File(source.clone())),
         device: None,
+        direct,
     })
     .unwrap();
     let fresh = |name: &str| {
@@ -282,10 +283,20 @@ fn every_power_loss_leaves_what_was_flushed(io: IoBackend) {
 
 #[test]
 fn every_power_loss_leaves_what_was_flushed_on_io_uring() {
-    every_power_loss_leaves_what_was_flushed(IoBackend::IoUring);
+    every_power_loss_leaves_what_was_flushed(IoBackend::IoUring, false);
 }
 
 #[test]
 fn every_power_loss_leaves_what_was_flushed_on_poll_and_threads() {
-    every_power_loss_leaves_what_was_flushed(IoBackend::Portable);
+    every_power_loss_leaves_what_was_flushed(IoBackend::Portable, false);
+}
+
+#[test]
+fn every_power_loss_past_the_page_cache_leaves_what_was_flushed_on_io_uring() {
+    every_power_loss_leaves_what_was_flushed(IoBackend::IoUring, true);
+}
+
+#[test]
+fn every_power_loss_past_the_page_cache_leaves_what_was_flushed_on_poll_and_threads() {
+    every_power_loss_leaves_what_was_flushed(IoBackend::Portable, true);
 }

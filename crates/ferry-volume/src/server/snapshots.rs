@@ -153,11 +153,12 @@ impl Server {
                 Err(e) => return Some(Err(errno_of(&e))),
             };
             let Some(extent) = extents.first() else { break };
-            if !extent.data {
-                at = extent.end;
+            let next = self.store.read_start(extent.end);
+            if !extent.data && next > at {
+                at = next;
                 continue;
             }
-            let len = PIECE_BYTES.min(extent.end - at) as usize;
+            let len = (self.store.read_end(extent.end) - at).min(PIECE_BYTES) as usize;
             let buffer = self.pool.take(len);
             let step = Step::Load { end };
             self.submit_kept(KeptJob { op, side, buffer, start: 0, at: 0, end: len, offset: at, step });

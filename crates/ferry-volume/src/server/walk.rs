@@ -175,7 +175,7 @@ impl Server {
         if !stretch.data && range.end() <= stretch.end {
             return self.pass_hole(walk, stretch);
         }
-        let buffer = self.pool.take(range.len_bytes() as usize);
+        let buffer = self.pool.take((self.store.read_end(range.end()) - range.offset()) as usize);
         walk.reading = Some(Reading { range, buffer, done: 0 });
         self.read_on(walk);
         Step::Reads
@@ -213,7 +213,7 @@ impl Server {
 
     fn read_on(&mut self, walk: &mut Walk) {
         let Some(Reading { range, buffer, done }) = &walk.reading else { return };
-        let (left, offset) = (range.len_bytes() as usize - done, range.offset() + *done as u64);
+        let (left, offset) = (buffer.len() - done, range.offset() + *done as u64);
         let purpose = Purpose::Walked(walk.number);
         self.ring.read_at(&walk.file, buffer, *done, left, offset, purpose);
     }
@@ -241,7 +241,7 @@ impl Server {
     }
 
     fn has_read(&mut self, walk: &mut Walk, range: ByteRange, buffer: &Buffer) {
-        let crc32c = buffer.with_bytes(0, buffer.len(), crc32c::crc32c);
+        let crc32c = buffer.with_bytes(0, range.len_bytes() as usize, crc32c::crc32c);
         let region = walk.region;
         walk.region += 1;
         walk.check.bytes_read += range.len_bytes();

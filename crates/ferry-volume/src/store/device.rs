@@ -5,8 +5,9 @@
 //! zeroes what the source says is zero, piece by piece in the background, where the device can by unmapping it (a thin
 //! LV, an NVMe disk, a loop device). What is local from the start must be zero before anybody reads it.
 
-use super::{StoreError, clear};
-use crate::directory::DirectoryError;
+use super::direct::DirectIo;
+use super::{StoreError, bytes_of_store, clear, direct};
+use crate::directory::{DirectoryError, StoreConfig};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -20,8 +21,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Opens the device for this process alone: nobody can mount it, or put another device on it, meanwhile.
 ///
 /// # Errors
-/// It is none, is too small, or somebody else has it.
-pub(super) fn open(path: &Path, size_bytes: u64) -> Result<File, StoreError> {
+/// It is none, is too small, somebody else has it, or it has no direct I/O as wanted.
+pub(super) fn open(
+    path: &Path,
+    size_bytes: u64,
+    store: &StoreConfig,
+) -> Result<(File, Option<DirectIo>), StoreError> {
+    let device = open_alone(path, bytes_of_store(size_bytes, store))?;
+    let direct = store.direct.then(|| direct::switch(&device, path)).transpose()?;
+    Ok((device, direct))
+}
+
+fn open_alone(path: &Path, size_bytes: u64) -> Result<File, StoreError> {
     let refuse = |reason: String| StoreError::Device { path: path.to_owned(), reason };
     let kind = path.metadata().map_err(DirectoryError::io("look at", path))?.file_type();
     if !kind.is_block_device() {
@@ -54,14 +65,19 @@ pub(super) fn open(path: &Path, size_bytes: u64) -> Result<File, StoreError> {
 ///
 /// # Errors
 /// As [`open`], or it cannot be zeroed.
-pub(super) fn prepare(path: &Path, size_bytes: u64, all_local: bool) -> Result<(), StoreError> {
+pub(super) fn prepare(
+    path: &Path,
+    size_bytes: u64,
+    store: &StoreConfig,
+    all_local: bool,
+) -> Result<(), StoreError> {
     if !path.is_absolute() {
         let reason = "its path is not absolute; name it by a path that stays, such as /dev/VG/LV";
         return Err(StoreError::Device { path: path.to_owned(), reason: reason.to_owned() });
     }
-    let device = open(path, size_bytes)?;
+    let (device, _) = open(path, size_bytes, store)?;
     let zero = || -> io::Result<()> {
-        clear(&device, 0, size_bytes)?;
+        clear(&device, 0, bytes_of_store(size_bytes, store))?;
         device.sync_all()
     };
     if all_local {

@@ -9,7 +9,9 @@
 //! ```
 //! Any other mix was not left by a crash and is refused.
 
-use super::{Store, StoreError};
+use super::direct::{UNIT_BYTES, whole_units};
+use super::{Store, StoreError, bytes_of_store};
+use crate::buffer::Pool;
 use crate::directory::{DATA, DirectoryError, VolumeConfig};
 use crate::extents::file_extents;
 use std::fs::File;
@@ -32,15 +34,16 @@ pub(super) fn settle(
 ) -> Result<(), StoreError> {
     let path = dir.join(DATA);
     let length = data.metadata().map_err(DirectoryError::io("look at", &path))?.len();
+    let has_bytes = bytes_of_store(map_bytes, &config.store);
     let left_by_growth = config.size_bytes <= map_bytes
-        && map_bytes <= length
-        && is_zero(data, map_bytes, length).map_err(DirectoryError::io("read", &path))?;
+        && has_bytes <= length
+        && is_zero(data, has_bytes, length).map_err(DirectoryError::io("read", &path))?;
     if !left_by_growth {
         let (map, config) = (length.to_string(), config.size_bytes.to_string());
         return Err(StoreError::Mismatch { path, what: "the size", map, config });
     }
-    if length > map_bytes {
-        data.set_len(map_bytes).map_err(DirectoryError::io("cut", &path))?;
+    if length > has_bytes {
+        data.set_len(has_bytes).map_err(DirectoryError::io("cut", &path))?;
     }
     if config.size_bytes < map_bytes {
         config.size_bytes = map_bytes;
@@ -51,19 +54,21 @@ pub(super) fn settle(
 
 /// Whether the bytes `start..end` of a file are zero.
 fn is_zero(data: &File, start: u64, end: u64) -> io::Result<bool> {
+    let piece = Pool::new().take(PIECE_BYTES);
     let mut at = start;
-    let mut piece = Vec::new();
     while at < end {
         for extent in file_extents(data, at, end, 1)? {
             at = extent.end;
-            let mut from = if extent.data { extent.start } else { extent.end };
-            while from < extent.end {
-                piece.resize(PIECE_BYTES.min((extent.end - from) as usize), 0);
-                data.read_exact_at(&mut piece, from)?;
-                if piece.iter().any(|&byte| byte != 0) {
+            // A filesystem with small blocks has holes where direct I/O could not begin.
+            let mut from = start.max(extent.start - extent.start % UNIT_BYTES);
+            let to = end.min(whole_units(extent.end));
+            while extent.data && from < to {
+                let len = PIECE_BYTES.min((to - from) as usize);
+                piece.with_bytes_mut(0, len, |bytes| data.read_exact_at(bytes, from))?;
+                if piece.with_bytes(0, len, |bytes| bytes.iter().any(|&byte| byte != 0)) {
                     return Ok(false);
                 }
-                from += piece.len() as u64;
+                from += len as u64;
             }
         }
     }
@@ -75,8 +80,9 @@ impl Store {
     /// next opening cuts it back.
     pub(crate) fn lengthen(&self, size_bytes: u64) -> io::Result<()> {
         let length = rustix::fs::fstat(&*self.data)?.st_size as u64;
-        match length < size_bytes {
-            true => rustix::fs::ftruncate(&*self.data, size_bytes).map_err(io::Error::from),
+        let has_bytes = bytes_of_store(size_bytes, &self.config.store);
+        match length < has_bytes {
+            true => rustix::fs::ftruncate(&*self.data, has_bytes).map_err(io::Error::from),
             false => Ok(()),
         }
     }

@@ -161,6 +161,7 @@ mod between_servers {
                 phase: Phase::Open,
                 source,
                 device: None,
+                direct: false,
             };
             crate::create(&options).unwrap();
             let options = ServeOptions { dir: dir.clone(), io: IoBackend::Auto, tls: Some(tls.to_owned()) };

@@ -29,6 +29,7 @@ impl Volume {
             phase: Phase::Open,
             source,
             device: None,
+            direct: false,
         };
         create(&options).unwrap();
         let mut volume = Self { dir, server: None };

@@ -42,6 +42,7 @@ impl Volume {
             phase,
             source,
             device: None,
+            direct: false,
         };
         create(&options).unwrap();
         let mut volume = Volume { dir: options.dir, server: None };

@@ -1,6 +1,6 @@
 //! Volumes on a block device: a loop device on a file of the test's.
 
-use crate::{A, B, MIB, Volume, pattern, read};
+use super::{A, B, MIB, Volume, pattern, read, stores_are_direct};
 use ferry_volume::control::Phase;
 use ferry_volume::{CreateOptions, IoBackend, REGION_BYTES_DEFAULT, SourceUri, create};
 use std::fs::{File, OpenOptions};
@@ -46,8 +46,17 @@ impl Loop {
     }
 
     fn options(&self, dir: PathBuf, size_bytes: u64, source: Option<SourceUri>) -> CreateOptions {
-        let (id, region_bytes, device) = (B.to_owned(), REGION_BYTES_DEFAULT, Some(self.device.clone()));
-        CreateOptions { dir, id, size_bytes, region_bytes, generation: 1, phase: Phase::Open, source, device }
+        CreateOptions {
+            dir,
+            id: B.to_owned(),
+            size_bytes,
+            region_bytes: REGION_BYTES_DEFAULT,
+            generation: 1,
+            phase: Phase::Open,
+            source,
+            device: Some(self.device.clone()),
+            direct: stores_are_direct(),
+        }
     }
 
     fn occupied_bytes(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! A time by which hydration shall be complete.
 
-use crate::{A, MIB, Volume, pattern};
+use super::{A, MIB, Volume, pattern};
 use ferry_volume::control::ControlError;
 use std::num::NonZeroU64;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,6 +1,6 @@
 //! Frontends that cannot be had, and what is remembered of them.
 
-use crate::{A, MIB, Volume};
+use super::{A, MIB, Volume};
 use ferry_volume::directory::VolumeConfig;
 use ferry_volume::{Frontend, FrontendKind};
 use std::fs;

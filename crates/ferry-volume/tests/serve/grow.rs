@@ -1,6 +1,6 @@
 //! Volumes that become larger while they are in use.
 
-use crate::{A, MIB, Volume, pattern, read};
+use super::{A, MIB, Volume, pattern, read};
 use ferry_volume::control::ControlError;
 use std::fs::{self, OpenOptions};
 

@@ -1,6 +1,6 @@
 //! What the guest of a source touched often crosses first.
 
-use crate::{A, MIB, Volume, pattern, read};
+use super::{A, MIB, Volume, pattern, read};
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;

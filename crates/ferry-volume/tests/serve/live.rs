@@ -1,6 +1,6 @@
 //! A volume that is copied while its guest writes: live export, marks and what has changed since them.
 
-use crate::{A, MIB, Volume, pattern, read};
+use super::{A, MIB, Volume, pattern, read};
 use ferry_nbd::Uri;
 use ferry_volume::client::BlockClient;
 use std::fs;

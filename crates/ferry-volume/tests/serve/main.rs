@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod device;
+mod direct;
 mod finish;
 mod frontends;
 mod grow;
@@ -27,6 +28,11 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 const MIB: u64 = 1 << 20;
+
+/// All of this is run twice: as `serve`, and over stores past the page cache as `serve_direct`.
+fn stores_are_direct() -> bool {
+    env!("CARGO_CRATE_NAME") == "serve_direct"
+}
 
 /// A volume with a server on a thread.
 struct Volume {
@@ -57,6 +63,7 @@ impl Volume {
             phase: Phase::Open,
             source,
             device: None,
+            direct: stores_are_direct(),
         };
         create(&options).unwrap();
         let mut volume = Self { dir, io, server: None };
@@ -162,6 +169,7 @@ fn a_volume_that_stands_by_ends_when_it_is_told_to() {
         phase: Phase::Standby,
         source: None,
         device: None,
+        direct: stores_are_direct(),
     };
     create(&options).unwrap();
     let mut volume = Volume { dir: options.dir, io: IoBackend::Auto, server: None };

@@ -1,6 +1,6 @@
 //! A volume's share of the worker's budget.
 
-use crate::{A, MIB, Volume, pattern};
+use super::{A, MIB, Volume, pattern};
 use std::num::NonZeroU64;
 
 #[test]

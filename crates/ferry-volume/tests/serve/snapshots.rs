@@ -1,6 +1,6 @@
 //! Snapshots: what a clone reads from a volume whose guest writes on.
 
-use crate::{A, B, MIB, Volume, pattern, read};
+use super::{A, B, MIB, Volume, pattern, read};
 use ferry_volume::SourceUri;
 use ferry_volume::client::{BlockClient, BlockError};
 use ferry_volume::control::ControlError;

@@ -44,6 +44,7 @@ impl Volume {
             phase: Phase::Open,
             source,
             device,
+            direct: false,
         })
         .unwrap();
         Self { dir, server: None }

@@ -23,6 +23,7 @@ fn served(dir: &Path, source: Option<SourceUri>) -> (Mailbox, JoinHandle<()>) {
         phase: crate::control::Phase::Open,
         source,
         device: None,
+        direct: false,
     };
     crate::create(&options).unwrap();
     let (sender, mailbox) = channel();

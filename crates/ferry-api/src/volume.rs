@@ -207,6 +207,9 @@ pub struct VolumeSource {
     pub connected: Option<bool>,
     /// The last thing that went wrong with it, if anything did since the last connection.
     pub last_error: Option<String>,
+    /// It was a snapshot of another volume, which has ended before this fork of it was whole, and will not come back.
+    #[serde(default)]
+    pub is_gone: bool,
     /// What it gave with a wrong checksum three times or more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mismatches: Vec<Mismatch>,

@@ -27,6 +27,7 @@ fn status() -> Status {
         uri: "nbd://h/V".into(),
         connected: false,
         last_error: Some("gone".into()),
+        is_gone: true,
         bad: BadRanges { bytes: 4096, count: 1, listed: vec![Span { offset: 8192, len_bytes: 4096 }] },
         away_ms: Some(7),
         requests_waiting: 1,

@@ -137,6 +137,7 @@ fn source(record: &VolumeRecord, status: Option<&Status>) -> Option<VolumeSource
         worker: source.worker.clone(),
         connected: link.map(|link| link.connected),
         last_error: link.and_then(|link| link.last_error.clone()),
+        is_gone: link.is_some_and(|link| link.is_gone),
         mismatches: status.map(|s| super::proof::mismatches(&s.mismatches)).unwrap_or_default(),
         bad: link.map(|link| bad_ranges(&link.bad)).unwrap_or_default(),
         away_ms: link.and_then(|link| link.away_ms),

@@ -1,7 +1,8 @@
 //! Two workers whose volumes are read over TLS.
 
 use crate::house::{machine, pid, workers};
-use ferry_api::{AgentApi, JobState, MachineState, StartMove};
+use ferry_api::{AgentApi, ForkVolume, JobState, MachineState, StartMove};
+use ferry_volume::client::BlockClient;
 
 #[path = "../../../ferry-volume/tests/support/authority.rs"]
 mod authority;
@@ -43,4 +44,35 @@ async fn a_target_without_certificates_is_found_out_before_the_machine_stops() {
     assert_eq!(pid(&w1.machine("web").await), pid(&made), "it was never stopped");
     w1.end().await;
     w2.end().await;
+}
+
+fn copy_to(worker: &str) -> ForkVolume {
+    ForkVolume { name: "copy".parse().unwrap(), to: Some(worker.parse().unwrap()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_follows_over_tls_and_one_to_a_worker_without_certificates_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    authority::Authority::new().sign(dir.path(), "127.0.0.1");
+    let tls = format!("tls = {:?}", dir.path());
+    let [w1, w2, w3] = workers([&tls, &tls, ""]).await;
+    w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    let data = "data".parse().unwrap();
+    let mut guest = BlockClient::connect_text(&w1.volume("data").await.guest_uri).unwrap();
+    guest.write_at(0, &vec![1; 4 << 20]).unwrap();
+    let refusal = w1.door().volume_fork(&data, copy_to("w3")).await.unwrap_err();
+    assert!(refusal.message.contains("w3") && refusal.message.contains("no certificates"), "{refusal}");
+    assert!(w1.volume("data").await.forks.is_empty() && w3.door().volumes().await.unwrap().is_empty());
+    let copy = w1.door().volume_fork(&data, copy_to("w2")).await.unwrap();
+    let source = copy.source.expect("it is a clone of a snapshot").uri;
+    assert!(source.starts_with("nbds://127.0.0.1:"), "{source}");
+    guest.write_at(0, &vec![2; 4 << 20]).unwrap();
+    let whole = w2.volume_when("copy", |volume| volume.source.is_none()).await;
+    assert!(whole.hydration.is_some_and(|hydration| hydration.bytes_verified >= 4 << 20), "{whole:?}");
+    let mut bytes = vec![0; 4 << 20];
+    BlockClient::connect_text(&whole.guest_uri).unwrap().read_at(0, &mut bytes).unwrap();
+    assert!(bytes == vec![1; 4 << 20], "the fork is the volume as it was");
+    w1.end().await;
+    w2.end().await;
+    w3.end().await;
 }

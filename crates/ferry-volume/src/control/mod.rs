@@ -310,6 +310,9 @@ pub struct SourceStatus {
     pub connected: bool,
     /// The last thing that went wrong with it, if anything did since the last connection.
     pub last_error: Option<String>,
+    /// It was a snapshot, which has ended before this clone of it was whole, and will not come back.
+    #[serde(default)]
+    pub is_gone: bool,
     /// What it cannot give.
     #[serde(default)]
     pub bad: BadRanges,

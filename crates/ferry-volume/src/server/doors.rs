@@ -67,6 +67,13 @@ pub(crate) struct Offer {
     pub(crate) marks: Vec<u64>,
 }
 
+/// Whether an export's name is that of a snapshot of a volume of ours (see [`Offer::snapshot_name`]).
+pub(crate) fn is_snapshot(export: &str) -> bool {
+    export
+        .split_once('~')
+        .is_some_and(|(volume, id)| volume.contains('@') && id.parse::<ulid::Ulid>().is_ok())
+}
+
 impl Offer {
     /// The name under which other workers know this copy of the volume: a stale reader cannot even open it.
     pub(crate) fn export_name(&self) -> String {

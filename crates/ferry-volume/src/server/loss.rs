@@ -48,6 +48,7 @@ impl Server {
             uri: uri.to_string(),
             connected: self.sources.at(uri).is_some_and(Source::is_connected),
             last_error: self.sources.at(uri).and_then(Source::last_error).map(str::to_owned),
+            is_gone: self.sources.at(uri).is_some_and(Source::is_gone),
             more: self.more_sources_status(),
             bad,
             away_ms: engine.source_away_ms.filter(|_| !engine.complete),

@@ -9,6 +9,7 @@
 //! told to the engine as disconnected; it asks again when the source is back.
 
 use super::Purpose;
+use super::doors::is_snapshot;
 use super::link::{Link, LinkEvent};
 use super::sources::Serial;
 use super::task::{Standing, Task};
@@ -20,6 +21,7 @@ use crate::heat;
 use crate::ring::{Descriptor, Ring};
 use crate::tls::Credentials;
 use ferry_engine::{Hot, OpId, Urgency};
+use ferry_nbd::client::HandshakeError;
 use ferry_nbd::{ByteRange, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Uri};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -52,7 +54,20 @@ const FILE_EXTENTS_MAX: usize = 4096;
 /// What a dialling thread found.
 pub(crate) struct DialResult {
     attempt: u64,
-    found: Result<Found, String>,
+    found: Result<Found, Unreached>,
+}
+
+/// Why a source cannot be used.
+struct Unreached {
+    reason: String,
+    /// It will not come back.
+    is_gone: bool,
+}
+
+impl From<String> for Unreached {
+    fn from(reason: String) -> Self {
+        Self { reason, is_gone: false }
+    }
 }
 
 enum Found {
@@ -134,6 +149,8 @@ pub(super) struct Source {
     heat_asks_left: u32,
     backoff: Duration,
     last_error: Option<String>,
+    /// It is a snapshot, and its server has said that there is none of that name any more.
+    is_gone: bool,
     next_link: u64,
     next_cookie: u64,
     tasks: BTreeMap<OpId, Task>,
@@ -151,6 +168,7 @@ impl Source {
             heat_asks_left: HEAT_ASKS_MAX,
             backoff: BACKOFF_MIN,
             last_error: None,
+            is_gone: false,
             next_link: serial << LINK_BITS,
             next_cookie: 1,
             tasks: BTreeMap::new(),
@@ -168,6 +186,11 @@ impl Source {
 
     pub(super) fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
+    }
+
+    /// Whether it will not come back: a snapshot's name is never used for another.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone
     }
 
     pub(super) fn serial(&self) -> Serial {
@@ -222,7 +245,7 @@ impl Source {
             }
         });
         if let Err(e) = dialling {
-            self.rest(format!("no thread to connect with is to be had: {e}"));
+            self.rest(format!("no thread to connect with is to be had: {e}").into());
         }
     }
 
@@ -256,7 +279,7 @@ impl Source {
         }
     }
 
-    fn check_size(&self, found: Found) -> Result<Found, String> {
+    fn check_size(&self, found: Found) -> Result<Found, Unreached> {
         let size_bytes = match &found {
             Found::File(_, size_bytes) => *size_bytes,
             Found::Heat(_) => self.wanted_bytes,
@@ -264,17 +287,19 @@ impl Source {
         };
         if size_bytes.next_multiple_of(SECTOR_BYTES) < self.wanted_bytes {
             let wanted = self.wanted_bytes;
-            return Err(format!(
-                "{} has {size_bytes} bytes, the volume wants {wanted}: it is another disk",
-                self.uri
-            ));
+            let uri = &self.uri;
+            let reason =
+                format!("{uri} has {size_bytes} bytes, the volume wants {wanted}: it is another disk");
+            return Err(reason.into());
         }
         Ok(found)
     }
 
-    fn rest(&mut self, reason: String) {
+    fn rest(&mut self, why: Unreached) {
+        let Unreached { reason, is_gone } = why;
         tracing::warn!(source = %self.uri, reason, "source is not reachable");
         self.last_error = Some(reason);
+        self.is_gone |= is_gone;
         self.state = State::Resting { until: Instant::now() + self.backoff };
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
@@ -282,7 +307,7 @@ impl Source {
     /// A link broke: all end, and what was under way failed.
     fn fail(&mut self, reason: String) {
         self.close();
-        self.rest(reason);
+        self.rest(reason.into());
     }
 
     /// Ends all links; what was under way failed.
@@ -532,10 +557,16 @@ fn ask_part(
 }
 
 /// Connects all links of a source, or opens its file.
-fn dial_source(uri: &SourceUri, credentials: Option<&Credentials>) -> Result<Found, String> {
+fn dial_source(uri: &SourceUri, credentials: Option<&Credentials>) -> Result<Found, Unreached> {
     match uri {
-        SourceUri::Nbd(uri) => dial_links(uri, credentials).map(Found::Links).map_err(|e| e.to_string()),
-        SourceUri::File(path) => open_file(path).map_err(|e| format!("cannot read {}: {e}", path.display())),
+        SourceUri::Nbd(uri) => dial_links(uri, credentials).map(Found::Links).map_err(|e| {
+            let is_unknown =
+                matches!(&e, DialError::Handshake { cause: HandshakeError::ExportUnknown { .. }, .. });
+            Unreached { reason: e.to_string(), is_gone: is_unknown && is_snapshot(&uri.export) }
+        }),
+        SourceUri::File(path) => {
+            open_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()).into())
+        }
     }
 }
 

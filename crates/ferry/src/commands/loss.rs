@@ -3,8 +3,8 @@
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AbandonSource, AgentApi, BadRanges, LossPolicy, Losses, OnSourceLoss, Span, Volume, VolumeRef,
-    VolumeSource,
+    AbandonSource, AgentApi, BadRanges, LossPolicy, Losses, OnSourceLoss, Span, Volume, VolumeName,
+    VolumeRef, VolumeSource,
 };
 use std::time::Duration;
 
@@ -67,6 +67,9 @@ fn cost_text(name: &str, typed: &str, losses: &Losses) -> String {
 pub fn facts(volume: &Volume) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if let Some(source) = &volume.source {
+        if source.is_gone {
+            facts.push(("CUT OFF", cut_off_text(&volume.name)));
+        }
         facts.extend(source.away_ms.map(|ms| ("SOURCE AWAY", away_text(source, ms, volume.loss_policy))));
         facts.extend(source.more.iter().map(|more| ("stands in", super::sources::text(more))));
         if source.bad.count > 0 {
@@ -81,6 +84,13 @@ pub fn facts(volume: &Volume) -> Vec<(&'static str, String)> {
         facts.push(("GIVEN UP", format!("{} of its source; zeroes unless written since", Bytes(lost))));
     }
     facts
+}
+
+fn cut_off_text(name: &VolumeName) -> String {
+    format!(
+        "the snapshot that it is a fork of ended before all of it was here; delete {name} and fork again, or keep what is \
+         here (ferry volume abandon-source {name})"
+    )
 }
 
 fn away_text(source: &VolumeSource, away_ms: u64, policy: LossPolicy) -> String {

@@ -163,8 +163,16 @@ fn state_text(volume: &Volume) -> String {
     };
     match &volume.server {
         ServerState::Down { .. } => format!("{owned}, server down"),
+        ServerState::NotNeeded | ServerState::Running { .. } if is_cut_off(volume) => {
+            format!("{owned}, cut off")
+        }
         ServerState::NotNeeded | ServerState::Running { .. } => owned,
     }
+}
+
+/// Whether it is a fork whose snapshot is gone before it was whole.
+fn is_cut_off(volume: &Volume) -> bool {
+    volume.source.as_ref().is_some_and(|source| source.is_gone)
 }
 
 fn server_text(server: &ServerState) -> String {
@@ -178,6 +186,7 @@ fn server_text(server: &ServerState) -> String {
 fn source_text(source: &VolumeSource) -> String {
     let link = match source.connected {
         Some(true) => "connected",
+        Some(false) if source.is_gone => "gone for good",
         Some(false) => "away, tried again",
         None => "unknown",
     };

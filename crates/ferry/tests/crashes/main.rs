@@ -2,11 +2,12 @@
 //! ever wrote, and never runs twice.
 //!
 //! `agents` die at exact moments, which only debug builds know (`FERRY_CRASH_AT`); `hydration` is when agents, volume
-//! servers and the machine die while the disk follows.
+//! servers and the machine die while the disk follows; `forks` is the same while a fork follows.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
 #[cfg(debug_assertions)]
 mod agents;
+mod forks;
 mod hydration;
 #[path = "../support/mod.rs"]
 mod support;

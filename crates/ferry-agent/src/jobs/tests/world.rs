@@ -268,6 +268,7 @@ impl World {
             worker: Some(worker("alpha")),
             connected: Some(source_is_there),
             last_error: None,
+            is_gone: false,
             mismatches: Vec::new(),
             bad: BadRanges::default(),
             away_ms: None,

@@ -7,17 +7,19 @@
 //! completion has been seen, so no caller can free it too early.
 #![allow(unsafe_code, reason = "operations hand raw addresses to the kernel")]
 
+mod patience;
 mod portable;
 #[cfg(test)]
 pub(crate) mod recorder;
 mod uring;
 
 use crate::buffer::Buffer;
+use patience::Patience;
 use portable::Portable;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uring::Uring;
 
 /// A descriptor that lives at least as long as the operations on it.
@@ -105,6 +107,7 @@ pub(crate) struct Ring<P> {
     in_flight: Vec<Option<InFlight<P>>>,
     free: Vec<usize>,
     answers: Vec<Answer>,
+    patience: Patience,
 }
 
 impl<P> Ring<P> {
@@ -125,7 +128,13 @@ impl<P> Ring<P> {
                 Err(e) => return Err(e),
             },
         };
-        Ok(Self { backend, in_flight: Vec::new(), free: Vec::new(), answers: Vec::new() })
+        Ok(Self {
+            backend,
+            in_flight: Vec::new(),
+            free: Vec::new(),
+            answers: Vec::new(),
+            patience: Patience::default(),
+        })
     }
 
     pub(crate) fn read_at(
@@ -258,9 +267,16 @@ impl<P> Ring<P> {
     /// # Errors
     /// The backend failed; nothing can be done any more.
     pub(crate) fn wait(&mut self, timeout: Duration, completed: &mut Vec<Completion<P>>) -> io::Result<()> {
-        match &mut self.backend {
-            Backend::Uring(uring) => uring.wait(timeout, &mut self.answers)?,
-            Backend::Portable(portable) => portable.wait(timeout, &mut self.answers)?,
+        let begun = Instant::now();
+        self.look(begun + self.patience.look().min(timeout))?;
+        if self.answers.is_empty() {
+            match &mut self.backend {
+                Backend::Uring(uring) => uring.wait(timeout, &mut self.answers)?,
+                Backend::Portable(portable) => portable.wait(timeout, &mut self.answers)?,
+            }
+            self.patience.slept(begun.elapsed());
+        } else {
+            self.patience.found();
         }
         for (slot, answer) in self.answers.drain(..) {
             #[cfg(test)]
@@ -271,6 +287,21 @@ impl<P> Ring<P> {
             drop(held);
             let result = u32::try_from(answer).map_err(|_| io::Error::from_raw_os_error(-answer));
             completed.push(Completion { purpose, result });
+        }
+        Ok(())
+    }
+
+    /// Looks for completions again and again until there is one. Without giving way to others: who yields comes back after
+    /// all of them, and who sleeps is woken before them.
+    fn look(&mut self, until: Instant) -> io::Result<()> {
+        while self.answers.is_empty() && Instant::now() < until {
+            match &mut self.backend {
+                Backend::Uring(uring) => uring.look(&mut self.answers)?,
+                Backend::Portable(portable) => portable.look(&mut self.answers),
+            }
+            if self.answers.is_empty() {
+                std::hint::spin_loop();
+            }
         }
         Ok(())
     }

@@ -63,9 +63,14 @@ impl Portable {
         }
     }
 
-    pub(super) fn wait(&mut self, timeout: Duration, answers: &mut Vec<Answer>) -> io::Result<()> {
+    /// Takes what is complete, without waiting.
+    pub(super) fn look(&mut self, answers: &mut Vec<Answer>) {
         self.try_sockets(answers);
         answers.extend(self.from_threads.try_iter());
+    }
+
+    pub(super) fn wait(&mut self, timeout: Duration, answers: &mut Vec<Answer>) -> io::Result<()> {
+        self.look(answers);
         if !answers.is_empty() {
             return Ok(());
         }
@@ -73,8 +78,7 @@ impl Portable {
         let mut count = [0; 8];
         // Nonblocking: an empty bell is no news.
         let _ = rustix::io::read(&*self.bell, &mut count);
-        self.try_sockets(answers);
-        answers.extend(self.from_threads.try_iter());
+        self.look(answers);
         Ok(())
     }
 

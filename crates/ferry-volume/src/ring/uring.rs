@@ -21,6 +21,7 @@ impl Uring {
             .setup_single_issuer()
             .setup_coop_taskrun()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .setup_cqsize(SUBMISSION_ENTRIES * 8)
             .build(SUBMISSION_ENTRIES);
         let ring = match tuned {
@@ -31,6 +32,18 @@ impl Uring {
         // Kernels before 5.15 do not know this, and then the default must do.
         let _ = ring.submitter().register_iowq_max_workers(&mut [FILE_THREADS_MAX, 0]);
         Ok(Self { ring })
+    }
+
+    /// Hands what was pushed to the kernel and takes what is complete, without waiting.
+    pub(super) fn look(&mut self, answers: &mut Vec<Answer>) -> io::Result<()> {
+        let queue = self.ring.submission();
+        let has_work = !queue.is_empty() || queue.taskrun();
+        drop(queue);
+        if has_work {
+            self.enter(0, Duration::ZERO)?;
+        }
+        self.take(answers);
+        Ok(())
     }
 
     pub(super) fn push(&mut self, slot: usize, work: Work) {
@@ -45,19 +58,30 @@ impl Uring {
     }
 
     pub(super) fn wait(&mut self, timeout: Duration, answers: &mut Vec<Answer>) -> io::Result<()> {
+        self.enter(1, timeout)?;
+        self.take(answers);
+        Ok(())
+    }
+
+    fn enter(&mut self, completions_wanted: usize, timeout: Duration) -> io::Result<()> {
         let pause = types::Timespec::from(timeout);
         let args = types::SubmitArgs::new().timespec(&pause);
-        match self.ring.submitter().submit_with_args(1, &args) {
-            Ok(_) => {}
+        match self.ring.submitter().submit_with_args(completions_wanted, &args) {
+            Ok(_) => Ok(()),
             Err(e)
                 if matches!(
                     e.raw_os_error(),
                     Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
-                ) => {}
-            Err(e) => return Err(e),
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(e),
         }
+    }
+
+    fn take(&mut self, answers: &mut Vec<Answer>) {
         answers.extend(self.ring.completion().map(|entry| (entry.user_data() as usize, entry.result())));
-        Ok(())
     }
 }
 

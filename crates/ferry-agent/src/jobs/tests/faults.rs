@@ -71,16 +71,19 @@ impl Worker {
                 return now;
             }
             let next = EventsAfter { after: now.last_seq, wait_ms: EventsAfter::WAIT_MS_MAX };
-            let cancelled = async {
-                self.world.cancel.notified().await;
-                // Refused behind the hand-over.
-                let _ = self.moves().cancel(id).await;
-            };
             tokio::select! {
                 biased;
                 () = self.world.died.notified() => {}
                 reason = self.moves().failure() => assert!(reason.contains("cannot be kept"), "{reason}"),
-                () = cancelled => continue,
+                () = self.world.cancel.notified() => {
+                    // Asked to the end: an event that comes meanwhile must not take the question back.
+                    tokio::select! {
+                        biased;
+                        () = self.world.died.notified() => {}
+                        // Refused behind the hand-over.
+                        _ = self.moves().cancel(id) => continue,
+                    }
+                }
                 _ = self.moves().events(id, next) => continue,
             }
             self.restart().await;

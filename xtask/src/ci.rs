@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 
 /// About half a minute of it, with the program that the demo has built.
 const SHORT_SOAK: &[&str] = &["--kills", "10", "--seed", "1"];
+const SHORT_SOAK_WITH_FIO: &[&str] = &["--what", "fio", "--kills", "10", "--seed", "1"];
 
 /// How many tests ran and how they ended, summed over all test binaries.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     step(root, "demo", &["run", "--release", "--locked", "--", "demo"])?;
     announce("soak");
     crate::soak::run(root, SHORT_SOAK)?;
+    soak_with_fio(root)?;
     println!("\nci: everything passed in {} s", begun.elapsed().as_secs());
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.ignored);
     Ok(())
@@ -74,6 +76,17 @@ fn dependencies(root: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     step(root, "advisories", &["deny", "--locked", "check", "advisories"])
+}
+
+/// Without fio it is said and tolerated at home, and a failure in CI.
+fn soak_with_fio(root: &Path) -> anyhow::Result<()> {
+    let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+    if !is_ci && !crate::bench::processes::is_there("fio") {
+        announce("soak with fio: SKIP: fio is not installed (apt-get install fio)");
+        return Ok(());
+    }
+    announce("soak with fio");
+    crate::soak::run(root, SHORT_SOAK_WITH_FIO)
 }
 
 /// `cargo test`, every line of it passed on as it comes, and the results summed.

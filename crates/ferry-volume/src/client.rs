@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Why a request to an NBD server failed.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +161,15 @@ impl BlockClient {
             DialError::Connect { uri: uri.to_owned(), cause }
         })?;
         Self::connect(&parsed, None)
+    }
+
+    /// How long the server may be silent while it owes an answer: after that a request fails, and the connection is of no
+    /// more use. None, as at first: for ever, for a read may wait for a source that is away.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn set_patience(&self, patience: Option<Duration>) -> Result<(), BlockError> {
+        Ok(self.wire.set_patience(patience)?)
     }
 
     /// Size of the export in bytes.

@@ -4,7 +4,6 @@
 use crate::tls::{Credentials, Session as TlsSession, TlsError, Wire};
 use ferry_nbd::client::{Handshake, HandshakeError, Outcome, Session, Wanted};
 use ferry_nbd::{Address, Uri};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -81,7 +80,6 @@ pub(crate) fn dial(
     let socket = connect(uri).map_err(|cause| DialError::Connect { uri: uri.to_string(), cause })?;
     let broken = |cause| DialError::Broken { uri: uri.to_string(), cause };
     let refused = |cause| DialError::Handshake { uri: uri.to_string(), cause };
-    let timeouts = socket.try_clone().map_err(broken)?;
     let mut wire = Wire::new(socket);
     let contexts = contexts.iter().map(|&c| c.to_owned()).collect();
     let wanted = Wanted { export: uri.export.clone(), contexts, tls: uri.tls };
@@ -102,9 +100,7 @@ pub(crate) fn dial(
                     return Err(broken(io::Error::from(io::ErrorKind::InvalidData)));
                 }
                 // From here on an answer may take as long as the server's own source does.
-                for direction in [Timeout::Recv, Timeout::Send] {
-                    set_socket_timeout(&timeouts, direction, None).map_err(|e| broken(e.into()))?;
-                }
+                wire.set_patience(None).map_err(broken)?;
                 return Ok(Dialled { wire, session: *session });
             }
             Outcome::StartTls => {

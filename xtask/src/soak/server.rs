@@ -11,12 +11,14 @@ use ferry_volume::client::BlockClient;
 use ferry_volume::control::{Client, Phase};
 use ferry_volume::{CreateOptions, REGION_BYTES_DEFAULT};
 
+use super::PATIENCE;
 use crate::bench::interrupt;
 use crate::bench::processes::Process;
 
 const ID: &str = "01JD7Q0000000000000000000V";
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const DEADLINE: Duration = Duration::from_secs(60);
+const LOG_LINES_TOLD: usize = 40;
 
 pub struct Server {
     ferry: PathBuf,
@@ -75,9 +77,25 @@ impl Server {
         self.process.is_some()
     }
 
-    /// A connection of the guest's.
+    /// A connection of the guest's. Whoever waits on it for longer than [`PATIENCE`] gets an error.
     pub fn guest(&self) -> anyhow::Result<BlockClient> {
-        Ok(BlockClient::connect_unix(&self.dir.join("guest.sock"))?)
+        guest_at(&self.guest_socket())
+    }
+
+    /// Where guests connect.
+    pub fn guest_socket(&self) -> PathBuf {
+        self.dir.join("guest.sock")
+    }
+
+    /// All there is to know about it when something went wrong: its own words, what its threads do, the end of its log.
+    pub fn tell(&self) -> String {
+        let status = Client::connect(&self.dir).and_then(|mut client| client.status());
+        let status = status.map_or_else(|error| format!("says nothing: {error}"), |s| format!("{s:#?}"));
+        let threads = self.process.as_ref().map(|process| threads_of(process.pid())).unwrap_or_default();
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(LOG_LINES_TOLD)..].join("\n");
+        format!("-- generation {}: {status}\n{threads}-- its log ends:\n{last}", self.generation)
     }
 
     pub fn is_hydrated(&self) -> anyhow::Result<bool> {
@@ -108,4 +126,22 @@ impl Server {
     fn log(&self) -> PathBuf {
         self.dir.join("server.log")
     }
+}
+
+/// A guest's connection that is not waited on for ever.
+pub fn guest_at(socket: &Path) -> anyhow::Result<BlockClient> {
+    let guest = BlockClient::connect_unix(socket)?;
+    guest.set_patience(Some(PATIENCE))?;
+    Ok(guest)
+}
+
+/// Each thread, and where in the kernel it waits (proc_pid_wchan(5)).
+fn threads_of(pid: u32) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let about = |dir: PathBuf| {
+        let [name, waits] = ["comm", "wchan"]
+            .map(|fact| std::fs::read_to_string(dir.join(fact)).unwrap_or_default().trim().to_owned());
+        format!("thread {name} waits in {waits}\n")
+    };
+    threads.map(|thread| about(thread.path())).collect()
 }

@@ -1,9 +1,11 @@
 //! A blocking connection, plain or secured: how a connection begins, and all that the blocking client needs.
 
 use super::{RECORD_BYTES_MAX, Session, Then, TlsError, sealed_bytes_max};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// A socket that is read and written in turn.
 pub(crate) struct Wire {
@@ -35,6 +37,18 @@ impl Wire {
             secured.receive(&mut self.socket)?;
         }
         self.secured = Some(secured);
+        Ok(())
+    }
+
+    /// From now on a read or write that does not go on for so long fails ([`io::ErrorKind::WouldBlock`]); none: it may
+    /// take for ever.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(crate) fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+        for direction in [Timeout::Recv, Timeout::Send] {
+            set_socket_timeout(&self.socket, direction, patience)?;
+        }
         Ok(())
     }
 

@@ -31,10 +31,14 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
     let mut detach = Vec::new();
     for new in create.volumes {
         let key = match new.origin {
-            VolumeOrigin::Empty { size_bytes, region_bytes } => {
+            VolumeOrigin::Empty { size_bytes, region_bytes, store, direct } => {
                 let shape = Shape::checked(size_bytes, region_bytes)?;
-                let record =
-                    VolumeRecord { machine: Some(id), ..fresh_volume(new.name.clone(), shape, None) };
+                if let Some(device) = &store {
+                    check_device(core, device, None).await?;
+                    check_other_devices(&added, device)?;
+                }
+                let fresh = fresh_volume(new.name.clone(), shape, None);
+                let record = VolumeRecord { machine: Some(id), store, direct, ..fresh };
                 added.push(record.clone());
                 record.key()
             }
@@ -140,7 +144,7 @@ pub(crate) async fn import(core: &Core, import: ImportVolume) -> Answer<Volume> 
     }
     let shape = Shape::checked(size_bytes, import.region_bytes)?;
     if let Some(device) = &import.store {
-        check_device(core, device, &uri).await?;
+        check_device(core, device, Some(&uri)).await?;
     }
     let source = SourceRecord { uri: uri.to_string(), worker: None };
     let record = VolumeRecord {
@@ -148,6 +152,7 @@ pub(crate) async fn import(core: &Core, import: ImportVolume) -> Answer<Volume> 
         // What goes to a device of its own needs no room in the state directory.
         bytes_expected: if import.store.is_some() { 0 } else { found.bytes_in_use.min(size_bytes) },
         store: import.store,
+        direct: import.direct,
         ..fresh_volume(import.name, shape, Some(source))
     };
     let key = record.key();
@@ -174,7 +179,8 @@ pub(crate) async fn fork(core: &Core, origin: VolumeKey, fork: ForkVolume) -> An
     let made = ForkRecord { id, name: name.clone(), to: to.clone() };
     let make = |source, record: VolumeRecord| async move {
         let (size_bytes, region_bytes) = (Some(record.size_bytes), Some(record.region_bytes));
-        let wanted = ImportVolume { id: Some(id), name, source, size_bytes, region_bytes, store: None };
+        let (store, direct) = (None, record.direct);
+        let wanted = ImportVolume { id: Some(id), name, source, size_bytes, region_bytes, store, direct };
         match (peer, to) {
             (Some(peer), Some(to)) => peer.volume_import(wanted).await.map_err(|error| ApiError {
                 message: format!("worker {to} cannot make the fork: {}", error.message),
@@ -265,6 +271,7 @@ fn fresh_volume(name: VolumeName, shape: Shape, source: Option<SourceRecord>) ->
         made: false,
         bytes_expected: 0,
         store: None,
+        direct: false,
         forks: Vec::new(),
         created_at_ms: now_ms(),
     }
@@ -296,19 +303,33 @@ async fn check_import_name(core: &Core, name: &VolumeName) -> Answer<()> {
 }
 
 /// Refuses a device that holds something we know of: while nobody serves that, nothing else would keep it from harm.
-async fn check_device(core: &Core, device: &Path, source: &SourceUri) -> Answer<()> {
-    let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+async fn check_device(core: &Core, device: &Path, source: Option<&SourceUri>) -> Answer<()> {
     let wanted = canonical(device);
     let is_wanted = |path: &PathBuf| canonical(path) == wanted;
     let volumes = core.records.volumes().await?;
     let held = volumes.iter().find(|record| record.store.as_ref().is_some_and(is_wanted));
     let what = match (held, source) {
         (Some(record), _) => format!("volume {}", record.key()),
-        (None, SourceUri::File(path)) if is_wanted(path) => "the source itself".to_owned(),
-        (None, SourceUri::File(_) | SourceUri::Nbd(_)) => return Ok(()),
+        (None, Some(SourceUri::File(path))) if is_wanted(path) => "the source itself".to_owned(),
+        (None, None | Some(SourceUri::File(_) | SourceUri::Nbd(_))) => return Ok(()),
     };
     let message = format!("{} holds {what}; choose another device", device.display());
     Err(ApiError::new(ErrorCode::AlreadyExists, message))
+}
+
+/// Refuses a device that another disk of the same machine shall have.
+fn check_other_devices(added: &[VolumeRecord], device: &Path) -> Answer<()> {
+    let wanted = canonical(device);
+    let mut others = added.iter().filter_map(|record| record.store.as_ref());
+    if others.any(|other| canonical(other) == wanted) {
+        let message = format!("{} is named for two disks; give each a device of its own", device.display());
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    }
+    Ok(())
+}
+
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// The volume of no machine that a person means.

@@ -203,6 +203,7 @@ impl AgentApi for Agent {
             state_dir: config.state_dir.clone(),
             listen: config.listen.to_string(),
             room: self.core.volumes.room().await?,
+            direct_io: self.core.volumes.has_direct_io().await,
             budget_bytes_per_s: self.core.records.worker().await?.budget_bytes_per_s,
             machines: machines.len() as u64,
             volumes: self.core.records.volumes().await?.len() as u64,

@@ -105,6 +105,7 @@ impl Target {
 
     async fn check(&self, reserve: &Reserve) -> Answer<()> {
         target::check_version(reserve)?;
+        target::check_direct(reserve, self.volumes.has_direct_io().await)?;
         // The clones will have to ask the source's agent where their source is.
         self.peers.client(&reserve.from)?;
         self.machines.check(&reserve.spec)?;

@@ -47,6 +47,12 @@ pub enum VolumeOrigin {
         /// Unit of copying in bytes, a power of two.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         region_bytes: Option<u32>,
+        /// As in [`crate::ImportVolume`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store: Option<PathBuf>,
+        /// As in [`crate::ImportVolume`].
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        direct: bool,
     },
     /// A volume of this worker that belongs to no machine (an imported one). It takes the name given here.
     Existing {

@@ -46,6 +46,9 @@ pub struct ReserveVolume {
     pub region_bytes: u32,
     /// Bytes in use on the source: what the clone will come to occupy.
     pub bytes_in_use: u64,
+    /// Whether its bytes pass by the page cache, there as here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
 }
 
 /// Asks a target to make the clones and start their servers; they stand by and serve nobody.

@@ -31,6 +31,9 @@ pub struct ImportVolume {
     /// Without one they lie in a file of the agent's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<PathBuf>,
+    /// Whether its bytes pass by the page cache of their worker's system, wherever the volume is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
 }
 
 /// Asks for an independent clone of a volume as it is now.
@@ -111,7 +114,13 @@ pub struct Volume {
     pub guest_uri: String,
     /// NBD URI for other workers, while the volume is exported.
     pub export_uri: Option<String>,
-    /// Bytes the store occupies; none while its server does not answer.
+    /// The block device that holds its bytes; none: a file of the agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<PathBuf>,
+    /// Whether its bytes pass by the page cache of their worker's system, wherever the volume is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
+    /// Bytes the store occupies, on a block device all of the volume's; none while its server does not answer.
     pub store_bytes_allocated: Option<u64>,
     /// Clones that read a snapshot of it and are not whole yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -27,6 +27,9 @@ pub struct WorkerInfo {
     pub listen: String,
     /// How much room the worker has for volumes.
     pub room: Room,
+    /// Whether volumes in files of this worker can have direct I/O.
+    #[serde(default)]
+    pub direct_io: bool,
     /// The most that all hydrations together fetch in the background a second; none: as much as goes.
     #[serde(default)]
     pub budget_bytes_per_s: Option<NonZeroU64>,

@@ -150,6 +150,9 @@ pub struct PlannedVolume {
     pub region_bytes: u32,
     /// Bytes its store occupies, or will once it is hydrated itself.
     pub bytes_in_use: u64,
+    /// Whether its bytes pass by the page cache.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
 }
 
 impl PlannedVolume {

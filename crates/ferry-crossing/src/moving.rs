@@ -51,6 +51,7 @@ pub fn reserve(job: JobId, input: &MoveInput, plan: &Plan) -> Reserve {
         size_bytes: planned.size_bytes,
         region_bytes: planned.region_bytes,
         bytes_in_use: planned.bytes_in_use,
+        direct: planned.direct,
     });
     Reserve {
         job,

@@ -9,6 +9,7 @@ use ferry_api::{
 use ferry_fsm::StepError;
 
 use crate::line::{MoveInput, Plan, PlannedVolume, VolumeReceipt};
+use crate::target::no_direct_io;
 
 /// The copy that the target gets.
 pub fn target_key(planned: &PlannedVolume) -> VolumeKey {
@@ -69,6 +70,7 @@ pub fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
         size_bytes: volume.size_bytes,
         region_bytes: volume.region_bytes,
         bytes_in_use: allocated.saturating_add(hydration.bytes_to_copy),
+        direct: volume.direct,
     })
 }
 
@@ -94,6 +96,16 @@ pub fn check_room(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), St
         )));
     }
     Ok(())
+}
+
+/// A first look; the target checks again when it reserves.
+pub fn check_direct(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), StepError> {
+    match volumes.iter().find(|planned| planned.direct && !info.direct_io) {
+        None => Ok(()),
+        Some(planned) => {
+            Err(StepError::fatal(format!("worker {}: {}", info.name, no_direct_io(&planned.name))))
+        }
+    }
 }
 
 /// What the target counted of a volume; none where the volume server does not answer.

@@ -118,6 +118,9 @@ pub struct VolumeRecord {
     /// The block device that holds its bytes; none: a file in its directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<PathBuf>,
+    /// Whether its bytes pass by the page cache.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
     /// Clones that read a snapshot of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forks: Vec<ForkRecord>,

@@ -13,7 +13,7 @@ use crate::change::Change;
 use crate::records::{CrossingRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
 use ferry_api::{
     API_VERSION, Activate, ApiError, CrossingState, Desired, ErrorCode, JobId, JobState, MachineVolume,
-    Ownership, Prepare, Reserve, VolumeKey,
+    Ownership, Prepare, Reserve, VolumeKey, VolumeName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +54,25 @@ pub fn check_version(reserve: &Reserve) -> Result<(), ApiError> {
     Err(ApiError::new(ErrorCode::VersionMismatch, message))
 }
 
+/// Refuses volumes whose bytes shall pass by the page cache where files `can` not do that.
+///
+/// # Errors
+/// `InvalidRequest`.
+pub fn check_direct(reserve: &Reserve, can: bool) -> Result<(), ApiError> {
+    match reserve.volumes.iter().find(|volume| volume.direct && !can) {
+        None => Ok(()),
+        Some(volume) => Err(ApiError::new(ErrorCode::InvalidRequest, no_direct_io(&volume.name))),
+    }
+}
+
+/// Why a volume cannot come here.
+pub(crate) fn no_direct_io(volume: &VolumeName) -> String {
+    format!(
+        "volume {volume} uses direct I/O, which the filesystem of the target's state directory does not have; choose \
+         another worker"
+    )
+}
+
 /// Refuses a machine that is `here` already, or was at this generation or a later one.
 ///
 /// # Errors
@@ -86,6 +105,7 @@ pub fn reservation(reserve: Reserve, now_ms: u64) -> (CrossingRecord, Vec<Volume
         made: false,
         bytes_expected: volume.bytes_in_use,
         store: None,
+        direct: volume.direct,
         forks: Vec::new(),
         created_at_ms: now_ms,
     });

@@ -205,8 +205,10 @@ pub struct MachineCreate {
     /// Its name
     pub name: String,
     /// A disk: NAME=SIZE makes an empty one, NAME=VOLUME takes an imported volume (name or id); may be repeated.
+    /// An empty one may lie on a block device of its own, by a path that stays (what is on it is lost), and be read and
+    /// written past the page cache (O_DIRECT): NAME=SIZE,store=DEVICE,direct.
     /// The machine finds its NBD URI in FERRY_VOLUME_<NAME>
-    #[arg(long = "volume", value_name = "NAME=SIZE|VOLUME")]
+    #[arg(long = "volume", value_name = "NAME=SIZE[,store=DEVICE][,direct]|VOLUME")]
     pub volumes: Vec<String>,
     /// A variable for its environment, which else has PATH, HOME, USER, SHELL, LANG, TZ and TMPDIR of the agent that
     /// starts it; may be repeated
@@ -252,6 +254,9 @@ pub enum Volume {
         /// it is lost
         #[arg(long, value_name = "DEVICE")]
         store: Option<PathBuf>,
+        /// Read and write it past the page cache (O_DIRECT), wherever it moves: the filesystem must be one that can
+        #[arg(long)]
+        direct: bool,
         #[command(flatten)]
         asking: Asking,
     },

@@ -260,15 +260,39 @@ fn new_volume(typed: &str) -> Result<NewVolume, Misuse> {
     let (name, origin) =
         typed.split_once('=').ok_or_else(|| Misuse(format!("'{typed}' is not a disk; {how}")))?;
     let name: VolumeName = parsed(name)?;
+    let mut words = origin.split(',');
+    let (origin, rest) = (words.next().unwrap_or_default(), words.collect::<Vec<_>>());
     let origin = match (parse_size(origin), origin.parse::<VolumeRef>()) {
-        (Ok(size_bytes), _) => VolumeOrigin::Empty { size_bytes, region_bytes: None },
-        (Err(_), Ok(volume)) => VolumeOrigin::Existing { volume },
+        (Ok(size_bytes), _) => empty_volume(size_bytes, rest)?,
+        (Err(_), Ok(volume)) if rest.is_empty() => VolumeOrigin::Existing { volume },
+        (Err(_), Ok(volume)) => {
+            let why =
+                "has its store already; ,store= and ,direct are for empty disks and for `volume import`";
+            return Err(Misuse(format!("'{volume}' {why}")));
+        }
         (Err(why), Err(_)) if origin.starts_with(|c: char| c.is_ascii_digit()) => return Err(Misuse(why)),
         (Err(_), Err(_)) => {
             return Err(Misuse(format!("'{origin}' is neither a size nor a volume; {how}")));
         }
     };
     Ok(NewVolume { name, origin })
+}
+
+/// What follows the size of an empty disk: `store=DEVICE`, `direct`.
+fn empty_volume(size_bytes: u64, words: Vec<&str>) -> Result<VolumeOrigin, Misuse> {
+    let (mut store, mut direct) = (None, false);
+    for word in words {
+        match word.split_once('=') {
+            Some(("store", device)) if !device.is_empty() => store = Some(PathBuf::from(device)),
+            None if word == "direct" => direct = true,
+            Some(_) | None => {
+                let how =
+                    "after the size write ,store=DEVICE or ,direct, as in data=8GiB,store=/dev/vg0/data";
+                return Err(Misuse(format!("'{word}' is nothing that a disk can have; {how}")));
+            }
+        }
+    }
+    Ok(VolumeOrigin::Empty { size_bytes, region_bytes: None, store, direct })
 }
 
 fn environment(typed: &[String]) -> Result<BTreeMap<String, String>, Misuse> {
@@ -296,7 +320,7 @@ fn restart_policy(typed: &str) -> Result<RestartPolicy, Misuse> {
 
 fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
     match volume {
-        args::Volume::Import { name, from, size, store, asking } => {
+        args::Volume::Import { name, from, size, store, direct, asking } => {
             let import = ImportVolume {
                 id: None,
                 name: parsed(&name)?,
@@ -304,6 +328,7 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
                 size_bytes: size,
                 region_bytes: None,
                 store,
+                direct,
             };
             ask(&asking, Question::VolumeImport(import))
         }
@@ -431,11 +456,13 @@ mod tests {
 
     #[test]
     fn a_machine_is_created_as_typed() {
-        let line = "ferry machine create web --volume data=8GiB --volume log=old-log --env A=1=2 \
+        let line = "ferry machine create web --volume data=8GiB,store=/dev/vg0/data,direct --volume log=old-log --env A=1=2 \
                     --stop-signal SIGINT --grace 10s --restart on-failure --stopped -- sleep -x 1";
         let Question::MachineCreate(create) = question(line) else { panic!() };
         assert_eq!(create.name.as_str(), "web");
-        assert_eq!(create.volumes[0].origin, VolumeOrigin::Empty { size_bytes: 8 << 30, region_bytes: None });
+        let (size_bytes, store) = (8 << 30, Some("/dev/vg0/data".into()));
+        let empty = VolumeOrigin::Empty { size_bytes, region_bytes: None, store, direct: true };
+        assert_eq!(create.volumes[0].origin, empty);
         assert_eq!(create.volumes[1].origin, VolumeOrigin::Existing { volume: "old-log".parse().unwrap() });
         assert_eq!(create.spec.stop_signal.to_string(), "INT");
         assert_eq!(create.spec.stop_grace_ms, 10_000);
@@ -453,6 +480,9 @@ mod tests {
             ("ferry machine create web --volume data -- true", "data=8GiB"),
             ("ferry machine create web --volume data=8GB -- true", "write KiB, MiB, GiB or TiB"),
             ("ferry machine create web --volume data=-1 -- true", "neither a size nor a volume"),
+            ("ferry machine create web --volume data=1GiB,fast -- true", "store=/dev/vg0/data"),
+            ("ferry machine create web --volume data=1GiB,store= -- true", "store=/dev/vg0/data"),
+            ("ferry machine create web --volume data=old,direct -- true", "has its store already"),
             ("ferry machine create web --volume d=1GiB --volume d=2GiB -- true", "given twice"),
             ("ferry machine create web --env A -- true", "KEY=VALUE"),
             ("ferry machine create web --env A=1 --env A=2 -- true", "given twice"),

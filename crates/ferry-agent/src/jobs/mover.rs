@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ferry_api::{ApiError, Job, JobId, JobKind, Prepare, PrepareVolume, VolumeKey, WorkerName};
 use ferry_crossing::reckoning::{
-    check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress,
+    check_direct, check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress,
 };
 use ferry_crossing::{Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Retired, moving};
 use ferry_fsm::{Event, Outcome, StepError};
@@ -79,6 +79,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
             volumes.push(plan_volume(&volume)?);
         }
         check_room(&info, &volumes)?;
+        check_direct(&info, &volumes)?;
         Ok(Plan {
             generation: machine.generation,
             spec: machine.spec,

@@ -24,6 +24,7 @@ fn volume(machine: Option<MachineId>) -> VolumeRecord {
         made: false,
         bytes_expected: 0,
         store: None,
+        direct: false,
         forks: Vec::new(),
         created_at_ms: 1,
     }

@@ -41,7 +41,7 @@ pub(super) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), Volume
         phase,
         source,
         device: record.store.clone(),
-        direct: false,
+        direct: record.direct,
     };
     ferry_volume::create(&options).map_err(|cause| VolumesError::Make { key: record.key(), cause })
 }

@@ -6,7 +6,7 @@
 //! - what guests will write later is not set aside: a disk that fills up reaches the guest as `ENOSPC`;
 //! - with a configured limit, no single volume may be larger than the limit, since it could never be filled.
 
-use super::VolumesError;
+use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use crate::records::VolumeRecord;
 use ferry_api::{Room, VolumeName};
@@ -46,9 +46,19 @@ pub enum NoRoom {
     },
 }
 
+impl Volumes {
+    /// Whether volumes in files of this worker can have direct I/O.
+    pub async fn has_direct_io(&self) -> bool {
+        let dir = self.inner.state_dir.clone();
+        let looking = tokio::task::spawn_blocking(move || ferry_volume::check_direct_io(&dir).is_ok());
+        looking.await.expect("looking does not panic")
+    }
+}
+
 /// Refuses volumes for which there is no room.
 pub(super) fn check(room: &Room, volumes: &[VolumeRecord]) -> Result<(), NoRoom> {
-    for volume in volumes {
+    // What lies on a device of its own needs none of the room.
+    for volume in volumes.iter().filter(|volume| volume.store.is_none()) {
         check_limit(room.limit_bytes, &volume.name, volume.size_bytes)?;
     }
     let needed_bytes = volumes.iter().map(|volume| volume.bytes_expected).fold(0, u64::saturating_add);

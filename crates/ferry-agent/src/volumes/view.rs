@@ -95,6 +95,8 @@ impl Volumes {
             loss_policy: status.map(|s| loss_policy(s.loss_policy)).unwrap_or_default(),
             guest_uri: self.guest_uri(key),
             export_uri: status.and_then(|s| s.export).map(|address| self.inner.export_uri(key, address)),
+            store: record.store.clone(),
+            direct: record.direct,
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),
             forks: self.forks(&record, status),
             created_at_ms: record.created_at_ms,

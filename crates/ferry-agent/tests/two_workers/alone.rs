@@ -15,7 +15,7 @@ fn kill(pid: u32) {
 fn import(name: &str, source: &str) -> ImportVolume {
     let source = source.to_owned();
     let name = name.parse().unwrap();
-    ImportVolume { id: None, name, source, size_bytes: None, region_bytes: None, store: None }
+    ImportVolume { id: None, name, source, size_bytes: None, region_bytes: None, store: None, direct: false }
 }
 
 #[tokio::test]
@@ -101,7 +101,8 @@ async fn what_cannot_be_made_is_refused_and_leaves_nothing_behind() {
     let mut absent = machine("web", "true");
     absent.spec = ferry_api::MachineSpec::process("no-such-program", ["x"]);
     let mut odd = machine("web", "true");
-    odd.volumes[0].origin = VolumeOrigin::Empty { size_bytes: 1000, region_bytes: None };
+    odd.volumes[0].origin =
+        VolumeOrigin::Empty { size_bytes: 1000, region_bytes: None, store: None, direct: false };
     let mut twice = machine("web", "true");
     twice.volumes.push(twice.volumes[0].clone());
     let cases: [(CreateMachine, ErrorCode, &str); 4] = [

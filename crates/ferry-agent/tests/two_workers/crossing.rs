@@ -20,6 +20,7 @@ fn reserve(name: &str) -> Reserve {
         size_bytes: 1 << 20,
         region_bytes: 1 << 20,
         bytes_in_use: 4096,
+        direct: false,
     };
     Reserve {
         job: JobId::fresh(),

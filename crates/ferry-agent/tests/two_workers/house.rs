@@ -37,12 +37,16 @@ pub struct Worker {
     /// An agent lives in a runtime of its own, so that a crash takes everything with it that is the agent's.
     running: Option<Runtime>,
     /// Removed last.
-    _dir: Arc<tempfile::TempDir>,
+    _dir: tempfile::TempDir,
 }
 
 /// Workers `w1`, `w2`, … that know each other, each with more lines in its configuration.
 pub async fn workers<const N: usize>(more: [&str; N]) -> [Worker; N] {
-    let dir = Arc::new(tempfile::Builder::new().prefix("fa").tempdir_in("/tmp").unwrap());
+    workers_below(more.map(|more| ("/tmp", more))).await
+}
+
+/// As [`workers`], each with its state directory below the given one.
+pub async fn workers_below<const N: usize>(each: [(&str, &str); N]) -> [Worker; N] {
     let mut addresses = Vec::new();
     for _ in 0..N {
         // Held only to find ports that are free; the agents bind them again.
@@ -51,7 +55,8 @@ pub async fn workers<const N: usize>(more: [&str; N]) -> [Worker; N] {
     }
     let addresses: Vec<SocketAddr> = addresses.into_iter().map(|(address, _)| address).collect();
     let mut workers = Vec::new();
-    for (index, more) in more.into_iter().enumerate() {
+    for (index, (below, more)) in each.into_iter().enumerate() {
+        let dir = tempfile::Builder::new().prefix("fa").tempdir_in(below).unwrap();
         let name = format!("w{}", index + 1);
         let (state_dir, address) = (dir.path().join(&name), addresses[index]);
         let mut text =
@@ -61,7 +66,7 @@ pub async fn workers<const N: usize>(more: [&str; N]) -> [Worker; N] {
         }
         let config = Config::parse(Path::new("/test.toml"), &text).unwrap();
         let door = Client::new(&format!("http://{address}")).unwrap();
-        let mut worker = Worker { config, address, door, running: None, _dir: Arc::clone(&dir) };
+        let mut worker = Worker { config, address, door, running: None, _dir: dir };
         worker.start().await;
         workers.push(worker);
     }
@@ -159,7 +164,7 @@ impl Worker {
 pub fn machine(name: &str, script: &str) -> CreateMachine {
     let mut spec = MachineSpec::process("sh", ["-c", script]);
     spec.stop_signal = Signal::KILL;
-    let data = VolumeOrigin::Empty { size_bytes: 64 << 20, region_bytes: None };
+    let data = VolumeOrigin::Empty { size_bytes: 64 << 20, region_bytes: None, store: None, direct: false };
     CreateMachine {
         name: name.parse().unwrap(),
         spec,

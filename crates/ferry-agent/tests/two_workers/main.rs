@@ -4,6 +4,7 @@
 mod alone;
 #[cfg(test)]
 mod crossing;
+mod direct;
 #[cfg(test)]
 mod forked;
 #[cfg(test)]

@@ -43,6 +43,15 @@ pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Where a volume's bytes lie, and how they get there.
+fn store_text(volume: &Volume) -> String {
+    let place = volume
+        .store
+        .as_ref()
+        .map_or_else(|| "file".to_owned(), |device| format!("device {}", device.display()));
+    if volume.direct { format!("{place}, direct I/O") } else { place }
+}
+
 pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit> {
     let volume = agent.volume(volume).await?;
     if json {
@@ -58,6 +67,7 @@ pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit
         ("machine", volume.machine.map_or_else(dash, |machine| machine.to_string())),
         ("size", Bytes(volume.size_bytes).to_string()),
         ("allocated", volume.store_bytes_allocated.map_or_else(dash, |bytes| Bytes(bytes).to_string())),
+        ("store", store_text(&volume)),
         ("state", state_text(&volume)),
         ("server", server_text(&volume.server)),
         ("guest", volume.guest_uri.clone()),

@@ -165,6 +165,8 @@ impl Stage {
                 origin: VolumeOrigin::Empty {
                     size_bytes: self.options.layout.size_bytes,
                     region_bytes: None,
+                    store: None,
+                    direct: false,
                 },
             }],
             start: false,

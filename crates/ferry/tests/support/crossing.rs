@@ -100,7 +100,12 @@ impl Crossing {
             spec: MachineSpec::process("/bin/sh", args),
             volumes: vec![NewVolume {
                 name: "data".parse().expect("a plain name"),
-                origin: VolumeOrigin::Empty { size_bytes: SIZE_BYTES, region_bytes: None },
+                origin: VolumeOrigin::Empty {
+                    size_bytes: SIZE_BYTES,
+                    region_bytes: None,
+                    store: None,
+                    direct: false,
+                },
             }],
             start: false,
         };

@@ -122,6 +122,7 @@ pub(super) async fn furnish(records: &Records, world: &World) {
             source: None,
             bytes_expected: 0,
             store: None,
+            direct: false,
             forks: Vec::new(),
             made: true,
             created_at_ms: 1,

@@ -26,6 +26,7 @@ impl Target for Beta {
                         promised_bytes: 0,
                         free_bytes: state.room_bytes,
                     },
+                    direct_io: false,
                     budget_bytes_per_s: None,
                     machines: 0,
                     volumes: 0,

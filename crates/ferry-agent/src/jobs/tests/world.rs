@@ -298,6 +298,8 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         loss_policy: ferry_api::LossPolicy::Wait,
         guest_uri: String::new(),
         export_uri: None,
+        store: None,
+        direct: false,
         store_bytes_allocated: Some(SIZE_BYTES / 2),
         forks: Vec::new(),
         created_at_ms: 1,

@@ -293,6 +293,39 @@ fn a_machine_moves_on_and_back_before_its_disk_has_arrived() {
 }
 
 #[test]
+fn a_move_keeps_its_source_until_a_fork_of_what_still_follows_has_what_it_is_owed() {
+    needs!(GATED[0], GATED[1], NBDCOPY, QEMU_IO);
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let image = cluster.dir().join("image");
+    image::dense(&image, 8 * MIB, 72);
+    // All arrives but the first region.
+    let source = Gated::serve(cluster.dir(), &image, 8 * MIB, 1);
+    import(w1, "web", &source.uri());
+    w1.wait_for_volume("web", "has its source", |volume| {
+        volume.source.as_ref().is_some_and(|source| source.connected == Some(true))
+    });
+    let job = move_until_booted(w1, "web", w2);
+    let _: Volume = w2.ask(&["volume", "fork", "web", "copy", "--to", "w1"]);
+    // Nobody has what this overwrites but the source, and it does not wait for that.
+    guest(&w2.volume("web"), &["write -P 9 0 1M", "flush"]);
+    let web = w2.wait_for_volume("web", "it lacks nothing itself", |volume| {
+        volume.hydration.is_some_and(|hydration| hydration.bytes_remote == 0)
+    });
+    assert_eq!(web.forks[0].bytes_owed, MIB);
+    assert!(!web.hydration.unwrap().complete, "its fork still needs the source: {web:?}");
+    let asked: Job = w1.ask(&["job", "show", &job.id.to_string()]);
+    assert_eq!(asked.state, JobState::Running, "{asked:?}");
+    source.open();
+    follow(w1, &job);
+    w1.wait_for_volume("copy", "it is whole", |volume| volume.source.is_none());
+    let found = cluster.dir().join("found");
+    read_out(&w1.volume("copy"), &found);
+    image::assert_same(&image, &found);
+    guest(&w2.volume("web"), &["read -P 9 0 1M"]);
+}
+
+#[test]
 fn a_machine_that_is_destroyed_before_its_disk_has_arrived_ends_its_move() {
     needs!(GATED[0], GATED[1]);
     let cluster = Cluster::of(&[("w1", "retention_hours = 0"), ("w2", "")]);

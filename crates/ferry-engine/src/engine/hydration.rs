@@ -19,7 +19,7 @@ use crate::event::{Errno, FetchFailure, SourceExtent};
 use crate::geometry::{BLOCK_BYTES, Blocks, ByteRange};
 use crate::limits::{
     BACKGROUND_BACKOFF_MS, EXTENTS_MAX, FAILURES_IN_A_ROW_MAX, FETCH_BACKOFF_MS, QUERY_ATTEMPTS_MAX,
-    QUERY_BYTES_MAX, ZERO_BYTES_MAX, backoff_ms,
+    QUERY_BYTES_MAX, WINDOW_RUNS_MAX, ZERO_BYTES_MAX, backoff_ms,
 };
 use crate::map::Phase;
 use crate::operation::{Notice, OpId, Operation};
@@ -90,6 +90,15 @@ impl Hydration {
 
     pub(super) fn leave_behind(&mut self) {
         self.left_behind = true;
+    }
+
+    /// These blocks are owed to a snapshot. What is more than a region may well be zero: that is asked about first.
+    pub(super) fn is_owed(&mut self, blocks: Blocks, region_blocks: u64) {
+        if blocks.count() <= region_blocks && self.window.len() < WINDOW_RUNS_MAX {
+            self.window.push_back((blocks, 0));
+        } else {
+            self.left_behind = true;
+        }
     }
 
     pub(super) fn forget_reconnect_pause(&mut self) {

@@ -183,7 +183,7 @@ impl Engine {
         for run in self.truth.remote_runs(blocks) {
             for snapshot in self.snapshots.live.values_mut() {
                 if snapshot.owe(run) {
-                    self.hydration.leave_behind();
+                    self.hydration.is_owed(run, self.truth.geometry().region_blocks());
                 }
             }
         }

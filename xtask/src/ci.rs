@@ -41,7 +41,8 @@ fn announce(name: &str) {
     println!("\n=== {name}");
 }
 
-fn cargo(root: &Path, arguments: &[&str]) -> Command {
+/// `cargo ARGUMENTS` in `root`.
+pub fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(arguments).current_dir(root);

@@ -22,8 +22,8 @@ chores:
   bench  Ferry's volume server beside qemu-nbd and nbdkit in one run (`bench --help` tells the options)
   fuzz [--seconds N] [TARGET]
          any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)
-  soak [--what volumes|fio] [--minutes N | --kills N] [--seed S] [--ferry PATH]
-         a random guest, or fio, on a volume that moves again and again while servers are killed; checked
+  soak [--what volumes|fio|workers] [--minutes N | --kills N] [--seed S] [--ferry PATH]
+         a random guest, fio, or a machine of two agents, which moves again and again while processes are killed; checked
   lab vhost
          a virtual machine in QEMU on a volume, whose server is killed under it (needs Debian; about a minute)";
 

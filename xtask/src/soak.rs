@@ -1,7 +1,8 @@
 //! `cargo xtask soak`: bad days that are as long as somebody wants, every byte checked.
 //!
 //! `volumes` a random guest on a volume that moves again and again while servers are killed · `fio` the same kills under
-//! fio, which verifies what it wrote, behind `steady`, a client that outlives its server · `oracle`, `dice`, `link`,
+//! fio, which verifies what it wrote, behind `steady`, a client that outlives its server · `workers` two agents and a
+//! machine that moves between them, which is a test of the program's that is told to go on · `oracle`, `dice`, `link`,
 //! `server`, `tally` what they share.
 //!
 //! A seed gives the same choices again, not the same moments: when a kill meets a server is up to the scheduler. So a
@@ -19,14 +20,13 @@ mod volumes;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::bench;
 use crate::bench::interrupt;
 use tally::Until;
 
-const USAGE: &str =
-    "usage: cargo xtask soak [--what volumes|fio] [--minutes N | --kills N] [--seed S] [--ferry PATH]";
+const USAGE: &str = "usage: cargo xtask soak [--what volumes|fio|workers] [--minutes N | --kills N] [--seed S] [--ferry PATH]";
 const MINUTES_DEFAULT: u64 = 10;
 /// A request that nothing on purpose stands in the way of is answered within this time, or that is a finding. Far above
 /// what a starved host takes for one request, for it is no measurement.
@@ -36,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum What {
     Volumes,
     Fio,
+    Workers,
 }
 
 struct Wishes {
@@ -48,17 +49,34 @@ struct Wishes {
 /// Runs as `arguments` say; an error with the seed and the last steps at the first byte that is not as it must be.
 pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let Wishes { what, until, seed, ferry } = parse(arguments)?;
+    let play = match what {
+        What::Volumes => volumes::run,
+        What::Fio => fio::run,
+        What::Workers => return workers(root, seed, &until, ferry.is_some()),
+    };
     let ferry = match ferry {
         Some(path) => path.canonicalize().context("there is no such program")?,
         None => bench::release_build(root)?,
     };
     interrupt::watch()?;
     println!("soak: seed {seed} (the same choices again, not the same moments)");
-    match what {
-        What::Volumes => volumes::run(ferry, seed, until),
-        What::Fio => fio::run(ferry, seed, until),
-    }
-    .with_context(|| format!("soak failed with seed {seed}"))
+    play(ferry, seed, until).with_context(|| format!("soak failed with seed {seed}"))
+}
+
+/// The test `soak` of the program, for so many minutes. It is one because workers are at home there.
+fn workers(root: &Path, seed: u64, until: &Until, has_program: bool) -> anyhow::Result<()> {
+    let Until::Minutes(minutes) = until else {
+        bail!("workers soak for a time: give --minutes instead of --kills\n{USAGE}");
+    };
+    ensure!(!has_program, "workers soak with the program that their test is built with: leave out --ferry");
+    let test = ["test", "--locked", "--package", "ferry", "--test", "soak", "--", "--nocapture"];
+    let status = crate::ci::cargo(root, &test)
+        .env("FERRY_SOAK_MINUTES", minutes.to_string())
+        .env("FERRY_SOAK_SEED", seed.to_string())
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "soak failed with seed {seed} ({status})");
+    Ok(())
 }
 
 fn parse(mut arguments: &[&str]) -> anyhow::Result<Wishes> {
@@ -70,6 +88,7 @@ fn parse(mut arguments: &[&str]) -> anyhow::Result<Wishes> {
         match (*option, *value) {
             ("--what", "volumes") => wishes.what = What::Volumes,
             ("--what", "fio") => wishes.what = What::Fio,
+            ("--what", "workers") => wishes.what = What::Workers,
             ("--minutes", _) => wishes.until = Until::Minutes(number()?),
             ("--kills", _) => wishes.until = Until::Kills(number()?),
             ("--seed", _) => wishes.seed = number()?,

@@ -26,9 +26,9 @@ use tokio::runtime::Runtime;
 const MIB: u64 = 1024 * 1024;
 /// A volume just large enough for the demo's layout: the ring of records takes the last quarter.
 const SIZE_BYTES: u64 = 64 * MIB;
-const USED_BYTES: u64 = 4 * MIB;
-const RING_OFFSET: u64 = 48 * MIB;
-const RING_BYTES: u64 = 16 * MIB;
+pub const USED_BYTES: u64 = 4 * MIB;
+pub const RING_OFFSET: u64 = 48 * MIB;
+pub const RING_BYTES: u64 = 16 * MIB;
 /// Where the filled data has blocks that the machine never reads.
 pub const FILLED_AT: [u64; 4] = [0, 12 * MIB, 24 * MIB, 36 * MIB];
 const BLOCK_BYTES: usize = 4096;
@@ -37,7 +37,7 @@ const RECORDS_MORE: usize = 10;
 /// How long the source's agent is asked to hold an answer back, in milliseconds.
 const NEWS_WAIT_MS: u64 = 5_000;
 /// The machine: a demo writer that complains if another one lives.
-const MACHINE: &str =
+pub const MACHINE: &str =
     "exec 9>>\"$0.lock\"; flock -n 9 || echo two machines at once >>\"$0.clash\"; exec \"$@\"";
 
 /// One of the two workers.

@@ -7,6 +7,7 @@ use crate::ublk::{Command, DeviceInfo, SECTOR_BYTES, features};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ const CONTROL: &str = "/dev/ublk-control";
 const LISTED: &str = "/sys/class/ublk-char";
 /// Commands under way.
 const ENTRIES: u32 = 4;
+/// How long is waited at a time for the end of a command that may take as long as it wants.
+const PAUSE: Duration = Duration::from_secs(3600);
+const NO_BUFFER: (u64, u16) = (0, 0);
 
 /// What this host's driver has, beyond what must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +75,8 @@ impl Driver {
 
     /// What the driver can do; all that must be is there.
     pub(super) fn features(&mut self) -> Result<u64, String> {
-        let mut offered = [0; 8];
-        let offered = match self.ask(Command::Features, 0, &mut offered, 0) {
-            Ok(()) => u64::from_ne_bytes(offered),
+        let offered = match self.ask(Command::Features, 0, [0; 8], 0) {
+            Ok(offered) => u64::from_ne_bytes(offered),
             // Before Linux 6.5 there was no such question.
             Err(_) => 0,
         };
@@ -83,48 +86,69 @@ impl Driver {
             .ok_or_else(|| "the kernel's ublk driver is too old: use Linux 6.5 or later".to_owned())
     }
 
-    /// Sends a command with a buffer, and waits for its end.
-    fn ask(&mut self, what: Command, device: u32, buffer: &mut [u8], number: u64) -> io::Result<()> {
-        self.send(what, device, buffer, number)?;
-        self.wait(None).map(|_| ())
+    /// Sends a command with a buffer, and waits for its end; gives back the buffer as it is then.
+    fn ask<const N: usize>(
+        &mut self,
+        what: Command,
+        device: u32,
+        buffer: [u8; N],
+        number: u64,
+    ) -> io::Result<[u8; N]> {
+        // As long as the kernel may use it nobody frees it, also if we never hear of the end.
+        let mut buffer = ManuallyDrop::new(Box::new(buffer));
+        self.send(what, device, (buffer.as_mut_ptr() as u64, N as u16), number)?;
+        let end = self.wait(None)?.expect("what is waited for without a limit ends");
+        let buffer = *ManuallyDrop::into_inner(buffer);
+        end.map(|()| buffer)
     }
 
-    fn send(&mut self, what: Command, device: u32, buffer: &mut [u8], number: u64) -> io::Result<()> {
-        let place = (buffer.as_mut_ptr() as u64, buffer.len() as u16);
+    /// Sends a command without a buffer, and waits for its end.
+    fn tell(&mut self, what: Command, device: u32, number: u64) -> io::Result<()> {
+        self.send(what, device, NO_BUFFER, number)?;
+        self.wait(None)?.expect("what is waited for without a limit ends")
+    }
+
+    fn send(&mut self, what: Command, device: u32, buffer: (u64, u16), number: u64) -> io::Result<()> {
         let entry = opcode::UringCmd80::new(types::Fd(self.control.as_raw_fd()), what.number())
-            .cmd(command(device, place, number))
+            .cmd(command(device, buffer, number))
             .build();
-        // SAFETY: whoever sends a command with a buffer waits for its end, however long it takes, while he has the buffer.
+        // SAFETY: whoever names a buffer (`ask`) keeps it until the end of the command, or for ever.
         unsafe { self.ring.submission().push(&entry) }.map_err(io::Error::other)?;
         self.ring.submit().map(|_| ())
     }
 
-    /// Waits for the end of the command that was sent; tells whether it came in time.
-    fn wait(&mut self, patience: Option<Duration>) -> io::Result<bool> {
+    /// Waits for the end of the command that was sent, which is good or bad; none if it does not come in time.
+    ///
+    /// # Errors
+    /// The ring failed.
+    fn wait(&mut self, patience: Option<Duration>) -> io::Result<Option<io::Result<()>>> {
         let since = Instant::now();
         loop {
             if let Some(end) = self.ring.completion().next() {
-                return if end.result() < 0 {
-                    Err(io::Error::from_raw_os_error(-end.result()))
-                } else {
-                    Ok(true)
-                };
+                return Ok(Some(match end.result() {
+                    0.. => Ok(()),
+                    error => Err(io::Error::from_raw_os_error(-error)),
+                }));
             }
             let rest = patience.map(|patience| patience.saturating_sub(since.elapsed()));
             if rest == Some(Duration::ZERO) {
-                return Ok(false);
+                return Ok(None);
             }
-            let pause = types::Timespec::from(rest.unwrap_or(Duration::from_secs(3600)));
+            let pause = types::Timespec::from(rest.unwrap_or(PAUSE));
             match self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&pause)) {
-                Err(e) if !matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR)) => return Err(e),
-                Ok(_) | Err(_) => {}
+                Ok(_) => {}
+                Err(e)
+                    if matches!(
+                        e.raw_os_error(),
+                        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                    ) => {}
+                Err(e) => return Err(e),
             }
         }
     }
 
     pub(super) fn info(&mut self, device: u32) -> io::Result<DeviceInfo> {
-        let mut info = [0; INFO_BYTES];
-        self.ask(Command::Info, device, &mut info, 0).map(|()| DeviceInfo::decode(&info))
+        self.ask(Command::Info, device, [0; INFO_BYTES], 0).map(|info| DeviceInfo::decode(&info))
     }
 
     /// The devices that bear a mark.
@@ -141,10 +165,9 @@ impl Driver {
 
     /// Makes a device; gives it as it became.
     pub(super) fn add(&mut self, wanted: &DeviceInfo, size_bytes: u64) -> io::Result<DeviceInfo> {
-        let mut info = wanted.encode();
-        self.ask(Command::Add, wanted.device, &mut info, 0)?;
-        let made = DeviceInfo::decode(&info);
-        self.ask(Command::SetParams, made.device, &mut params(size_bytes), 0).inspect_err(|_| {
+        let made = self.ask(Command::Add, wanted.device, wanted.encode(), 0)?;
+        let made = DeviceInfo::decode(&made);
+        self.ask(Command::SetParams, made.device, params(size_bytes), 0).inspect_err(|_| {
             let _ = self.delete(made.device);
         })?;
         Ok(made)
@@ -152,32 +175,34 @@ impl Driver {
 
     /// Lets guests use a device whose requests this process takes.
     pub(super) fn start(&mut self, device: u32) -> io::Result<()> {
-        self.ask(Command::Start, device, &mut [], u64::from(std::process::id()))
+        self.tell(Command::Start, device, u64::from(std::process::id()))
     }
 
     /// Takes a device away from guests. Calls `look` each time that this has taken `pause` longer.
     pub(super) fn stop(&mut self, device: u32, pause: Duration, mut look: impl FnMut()) -> io::Result<()> {
-        self.send(Command::Stop, device, &mut [], 0)?;
-        while !self.wait(Some(pause))? {
+        self.send(Command::Stop, device, NO_BUFFER, 0)?;
+        loop {
+            if let Some(end) = self.wait(Some(pause))? {
+                return end;
+            }
             look();
         }
-        Ok(())
     }
 
     pub(super) fn delete(&mut self, device: u32) -> io::Result<()> {
-        self.ask(Command::Delete, device, &mut [], 0)
+        self.tell(Command::Delete, device, 0)
     }
 
     pub(super) fn begin_recovery(&mut self, device: u32) -> io::Result<()> {
-        self.ask(Command::BeginRecovery, device, &mut [], 0)
+        self.tell(Command::BeginRecovery, device, 0)
     }
 
     /// As [`Driver::start`], for a device whose guest has waited.
     pub(super) fn end_recovery(&mut self, device: u32) -> io::Result<()> {
-        self.ask(Command::EndRecovery, device, &mut [], u64::from(std::process::id()))
+        self.tell(Command::EndRecovery, device, u64::from(std::process::id()))
     }
 
     pub(super) fn update_size(&mut self, device: u32, size_bytes: u64) -> io::Result<()> {
-        self.ask(Command::UpdateSize, device, &mut [], size_bytes / SECTOR_BYTES)
+        self.tell(Command::UpdateSize, device, size_bytes / SECTOR_BYTES)
     }
 }

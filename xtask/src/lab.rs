@@ -1,28 +1,55 @@
-//! `cargo xtask lab`: Ferry with whole kernels and virtual machines around it. Too heavy for CI: it downloads a kernel,
-//! and boots it without KVM.
+//! `cargo xtask lab`: Ferry with whole kernels and virtual machines around it. Too heavy for CI: it downloads kernels,
+//! and boots them without KVM.
 
+mod console;
+mod debian;
 mod guest;
+mod ublk;
 mod vhost;
 
 use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use crate::bench;
+use crate::bench::{self, processes};
 
-const USAGE: &str = "usage: cargo xtask lab vhost [--ferry PATH]
+const USAGE: &str = "usage: cargo xtask lab vhost|ublk [--ferry PATH]
 
   vhost  a Linux guest in QEMU whose disk is a volume, over vhost-user-blk; its volume server is killed under it
-         (needs qemu-system-x86_64, and Debian's apt for a kernel, which stays in target/lab; about a minute)
-  --ferry PATH  the program under test instead of a fresh release build";
+         (about a minute)
+  ublk   an agent and its volumes in a guest whose kernel has ublk, once for each of two kernels; a filesystem on the
+         block device while volume servers are killed, grow and lose their source (about six minutes)
+  --ferry PATH  the program under test instead of a fresh release build
+
+Both need qemu-system-x86_64, and Debian's apt for kernels, which stay in target/lab.";
+
+const QEMU: &str = "qemu-system-x86_64";
 
 /// Runs the experiment that `arguments` name.
 pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
-    let ferry = match arguments {
-        ["vhost"] => bench::release_build(root)?,
-        ["vhost", "--ferry", path] => Path::new(path).canonicalize().context("there is no such program")?,
+    let (experiment, ferry) = match arguments {
+        [experiment @ ("vhost" | "ublk")] => (*experiment, None),
+        [experiment @ ("vhost" | "ublk"), "--ferry", path] => (*experiment, Some(*path)),
         _ => bail!("the lab was not told what to do\n\n{USAGE}"),
     };
+    let ferry = match ferry {
+        Some(path) => Path::new(path).canonicalize().context("there is no such program")?,
+        None => bench::release_build(root)?,
+    };
     bench::interrupt::watch()?;
-    vhost::run(ferry, &root.join("target/lab"))
+    let kept = root.join("target/lab");
+    std::fs::create_dir_all(&kept).with_context(|| format!("cannot create {}", kept.display()))?;
+    match experiment {
+        "vhost" => vhost::run(ferry, &kept),
+        _ => ublk::run(&ferry, &kept),
+    }
+}
+
+fn has_qemu() -> anyhow::Result<()> {
+    if !processes::is_there(QEMU) {
+        bail!(
+            "{QEMU} is not installed: `apt-get install qemu-system-x86` (from the suite that qemu-utils is from)"
+        );
+    }
+    Ok(())
 }

@@ -24,8 +24,8 @@ chores:
          any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)
   soak [--what volumes|fio|workers] [--minutes N | --kills N] [--seed S] [--ferry PATH]
          a random guest, fio, or a machine of two agents, which moves again and again while processes are killed; checked
-  lab vhost
-         a virtual machine in QEMU on a volume, whose server is killed under it (needs Debian; about a minute)";
+  lab vhost|ublk
+         a virtual machine in QEMU on a volume, or with volumes in it, whose servers are killed (needs Debian)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,70 +1,86 @@
-//! A guest small enough to boot in seconds without KVM: Debian's kernel, busybox, one script, no files.
+//! A guest small enough to boot in seconds without KVM: Debian's kernel, busybox, one script, and what it is given.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use super::debian::{Kernel, Suite};
 use crate::bench::processes;
 
-/// The kernel for virtual machines: small, and everything a guest needs is a module of it.
-const KERNEL: &str = "linux-image-cloud-amd64";
 const SHELL: &str = "busybox-static";
-/// Modules in the order in which they need each other; those that a kernel has built in are not there.
-const MODULES: &[&str] =
-    &["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk"];
+/// Where busybox is fetched from.
+const STABLE: &str = "trixie";
 const FILE: u32 = 0o100_755;
 const FOLDER: u32 = 0o40_755;
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr reboot=t cryptomgr.notests \
+                            no_timer_check lpj=4000000";
 
 /// What QEMU boots.
 pub struct Guest {
-    pub kernel: PathBuf,
-    pub initrd: PathBuf,
+    kernel: PathBuf,
+    initrd: PathBuf,
 }
 
-/// Makes a guest that runs `init`; what is downloaded for it stays in `dir` for the next time.
-pub fn make(dir: &Path, init: &str) -> anyhow::Result<Guest> {
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let package = kernel_package()?;
-    let kernel = unpacked(dir, &package)?;
-    let shell = unpacked(dir, SHELL)?;
+/// What a guest is made of.
+pub struct Parts<'a> {
+    pub kernel: &'a Kernel,
+    /// Modules that its script finds as `/NAME.ko`, unless they are built in.
+    pub modules: &'a [&'a str],
+    /// Programs of this host, which come with their libraries, in `/programs`.
+    pub programs: &'a [PathBuf],
+    /// What it runs.
+    pub script: &'a str,
+}
+
+/// Makes a guest; its files lie in `dir`, what is downloaded for it stays in `kept`.
+pub fn make(dir: &Path, kept: &Path, parts: &Parts<'_>) -> anyhow::Result<Guest> {
     let mut archive = Archive::default();
-    archive.entry("bin", FOLDER, &[]);
-    archive.entry("bin/busybox", FILE, &read(&shell.join("bin/busybox"))?);
-    archive.entry("init", FILE, init.as_bytes());
-    let version = package.trim_start_matches("linux-image-");
-    for module in MODULES {
-        let folder = if *module == "virtio_blk" { "block" } else { "virtio" };
-        let path = kernel.join(format!("lib/modules/{version}/kernel/drivers/{folder}/{module}.ko"));
-        if path.exists() {
-            archive.entry(&format!("{module}.ko"), FILE, &read(&path)?);
+    archive.folder("bin");
+    archive.entry("bin/busybox", FILE, &read(&Suite::new(STABLE, kept).file(SHELL, "busybox")?)?);
+    archive.entry("init", FILE, parts.script.as_bytes());
+    for module in parts.modules {
+        if let Some(bytes) = parts.kernel.module(module)? {
+            archive.entry(&format!("{module}.ko"), FILE, &bytes);
         }
+    }
+    let mut libraries = Vec::new();
+    for program in parts.programs {
+        let name = program.file_name().and_then(|name| name.to_str()).context("a program has no name")?;
+        archive.folder("programs");
+        archive.entry(&format!("programs/{name}"), FILE, &read(program)?);
+        libraries.extend(libraries_of(program)?);
+    }
+    libraries.sort();
+    libraries.dedup();
+    for library in libraries {
+        let path = library.trim_start_matches('/');
+        path.match_indices('/').for_each(|(end, _)| archive.folder(&path[..end]));
+        archive.entry(path, FILE, &read(Path::new(&library))?);
     }
     let initrd = dir.join("initrd");
     std::fs::write(&initrd, archive.end()).with_context(|| format!("cannot write {}", initrd.display()))?;
-    Ok(Guest { kernel: kernel.join(format!("boot/vmlinuz-{version}")), initrd })
+    Ok(Guest { kernel: parts.kernel.image()?, initrd })
 }
 
-/// The package with the kernel that Debian's own package of kernels asks for today.
-fn kernel_package() -> anyhow::Result<String> {
-    let said = processes::run("apt-cache", &["depends", KERNEL]).context("the lab needs Debian's apt")?;
-    let named = said.stdout.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-    named.map(str::to_owned).with_context(|| format!("{KERNEL} depends on no kernel; run `apt-get update`"))
-}
-
-/// The files of a package, downloaded unless they are there.
-fn unpacked(dir: &Path, package: &str) -> anyhow::Result<PathBuf> {
-    let files = dir.join(package);
-    if files.exists() {
-        return Ok(files);
+impl Guest {
+    /// How QEMU is told to boot it, without KVM, with a console on stdout.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let machine =
+            "-accel tcg,thread=multi -nodefaults -no-user-config -nographic -no-reboot -serial stdio";
+        let mut arguments: Vec<OsString> = machine.split(' ').map(OsString::from).collect();
+        arguments.extend(["-kernel".into(), self.kernel.clone().into()]);
+        arguments.extend(["-initrd".into(), self.initrd.clone().into()]);
+        arguments.extend(["-append".into(), COMMAND_LINE.into()]);
+        arguments
     }
-    let fresh = tempfile::tempdir_in(dir).context("cannot make a temporary directory")?;
-    let script = format!(
-        "cd '{}' && apt-get download -qq {package} && dpkg-deb -x *.deb files",
-        fresh.path().display()
-    );
-    processes::run("sh", &["-c", &script])?;
-    std::fs::rename(fresh.path().join("files"), &files).context("cannot keep a package's files")?;
-    Ok(files)
+}
+
+/// The libraries of a program of this host, and what loads them.
+fn libraries_of(program: &Path) -> anyhow::Result<Vec<String>> {
+    let program = program.to_str().context("the path of a program is not UTF-8")?;
+    let said = processes::run("ldd", &[program])?.stdout;
+    Ok(said.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect())
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -80,9 +96,18 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 struct Archive {
     bytes: Vec<u8>,
     entries: u32,
+    folders: Vec<String>,
 }
 
 impl Archive {
+    /// A folder, unless it is there.
+    fn folder(&mut self, name: &str) {
+        if !self.folders.iter().any(|known| known == name) {
+            self.folders.push(name.to_owned());
+            self.entry(name, FOLDER, &[]);
+        }
+    }
+
     fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
         self.entries += 1;
         let len = content.len() as u32;

@@ -3,21 +3,25 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use ferry_volume::control::{Client, Phase};
 use ferry_volume::{CreateOptions, Frontend, REGION_BYTES_DEFAULT};
 
-use super::guest;
+use super::console::{DEADLINE, LOOK_EVERY, said, until_said};
+use super::debian::Suite;
+use super::guest::{self, Parts};
+use super::{QEMU, has_qemu};
 use crate::bench::interrupt;
-use crate::bench::processes::{self, Process};
+use crate::bench::processes::Process;
 
-const QEMU: &str = "qemu-system-x86_64";
+const SUITE: &str = "trixie";
+/// Modules in the order in which they need each other; those that a kernel has built in are not there.
+const MODULES: &[&str] =
+    &["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk"];
 const ID: &str = "01JD7Q0000000000000000000V";
 const SIZE_BYTES: u64 = 256 << 20;
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-const DEADLINE: Duration = Duration::from_secs(300);
 /// After which of the guest's steps the volume server is killed.
 const KILLED_AFTER: &[&str] = &["LAB step 40\n", "LAB step 80\n", "LAB step 120\n", "LAB step 160\n"];
 /// What the guest must have said.
@@ -55,13 +59,12 @@ impl Server {
 
 /// Runs it with the program at `ferry`; downloads are kept in `kept`.
 pub fn run(ferry: PathBuf, kept: &Path) -> anyhow::Result<()> {
-    if !processes::is_there(QEMU) {
-        bail!(
-            "{QEMU} is not installed: `apt-get install qemu-system-x86` (from the suite that qemu-utils is from)"
-        );
-    }
-    let guest = guest::make(kept, include_str!("guest.sh"))?;
+    has_qemu()?;
     let tmp = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let kernel = Suite::new(SUITE, kept).kernel()?;
+    let script = include_str!("vhost.sh");
+    let guest =
+        guest::make(tmp.path(), kept, &Parts { kernel: &kernel, modules: MODULES, programs: &[], script })?;
     let dir = tmp.path().join("volume");
     ferry_volume::create(&CreateOptions {
         dir: dir.clone(),
@@ -105,40 +108,10 @@ pub fn run(ferry: PathBuf, kept: &Path) -> anyhow::Result<()> {
 fn arguments(guest: &guest::Guest, socket: &Path) -> Vec<OsString> {
     let mut channel = OsString::from("socket,id=disk,reconnect-ms=100,path=");
     channel.push(socket);
-    let mut arguments: Vec<OsString> = [
-        "-accel tcg,thread=multi -smp 2 -m 256 -object memory-backend-memfd,id=ram,size=256M,share=on",
-        "-machine q35,memory-backend=ram -nodefaults -no-user-config -nographic -no-reboot -serial stdio",
-        "-device vhost-user-blk-pci,chardev=disk,num-queues=2",
-    ]
-    .iter()
-    .flat_map(|line| line.split(' '))
-    .map(OsString::from)
-    .collect();
+    let machine = "-smp 2 -m 256 -object memory-backend-memfd,id=ram,size=256M,share=on \
+                   -machine q35,memory-backend=ram -device vhost-user-blk-pci,chardev=disk,num-queues=2";
+    let mut arguments = guest.arguments();
+    arguments.extend(machine.split(' ').map(OsString::from));
     arguments.extend(["-chardev".into(), channel]);
-    arguments.extend([
-        "-kernel".into(),
-        guest.kernel.clone().into(),
-        "-initrd".into(),
-        guest.initrd.clone().into(),
-    ]);
-    let kernel = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr reboot=t cryptomgr.notests no_timer_check lpj=4000000";
-    arguments.extend(["-append".into(), kernel.into()]);
     arguments
-}
-
-/// Waits until the guest has said something.
-fn until_said(qemu: &mut Process, console: &Path, what: &str) -> anyhow::Result<()> {
-    let waited = interrupt::until(what.trim(), LOOK_EVERY, DEADLINE, || {
-        if said(console).contains(what) {
-            return Ok(Some(()));
-        }
-        qemu.check().map(|()| None)
-    });
-    waited.with_context(|| format!("the guest has said:\n{}", said(console)))
-}
-
-/// A terminal's lines end in two characters, ours in one.
-fn said(console: &Path) -> String {
-    let bytes = std::fs::read(console).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).replace('\r', "")
 }

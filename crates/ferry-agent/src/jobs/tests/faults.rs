@@ -76,13 +76,15 @@ impl Worker {
                 () = self.world.died.notified() => {}
                 reason = self.moves().failure() => assert!(reason.contains("cannot be kept"), "{reason}"),
                 () = self.world.cancel.notified() => {
-                    // Asked to the end: an event that comes meanwhile must not take the question back.
+                    // Polled once the question is put. The answer may come after the next one is due.
                     tokio::select! {
                         biased;
-                        () = self.world.died.notified() => {}
                         // Refused behind the hand-over.
-                        _ = self.moves().cancel(id) => continue,
+                        _ = self.moves().cancel(id) => {}
+                        () = std::future::ready(()) => {}
                     }
+                    self.world.cancel_asked.notify_one();
+                    continue;
                 }
                 _ = self.moves().events(id, next) => continue,
             }

@@ -95,7 +95,10 @@ pub(super) struct World {
     state: Mutex<State>,
     pub(super) machine: MachineId,
     pub(super) died: Notify,
+    /// Somebody shall ask to cancel the job ...
     pub(super) cancel: Notify,
+    /// ... and has asked.
+    pub(super) cancel_asked: Notify,
     pub(super) now_ms: AtomicU64,
 }
 
@@ -152,6 +155,7 @@ impl World {
             machine: MachineId::fresh(),
             died: Notify::new(),
             cancel: Notify::new(),
+            cancel_asked: Notify::new(),
             now_ms: AtomicU64::new(1_000),
         })
     }
@@ -176,6 +180,8 @@ impl World {
             Some(Fault::Unreachable) => Err(error(ErrorCode::Unreachable, "nobody answers")),
             Some(Fault::Cancel) => {
                 self.cancel.notify_one();
+                // It happens at this point, however long whoever asks takes to get there.
+                self.cancel_asked.notified().await;
                 Ok(())
             }
             Some(fault @ (Fault::AgentDies | Fault::HostDies)) => {

@@ -69,7 +69,11 @@ pub fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
         generation: volume.generation,
         size_bytes: volume.size_bytes,
         region_bytes: volume.region_bytes,
-        bytes_in_use: allocated.saturating_add(hydration.bytes_to_copy),
+        // What lies on a device counts as in use, whether it has arrived there or not.
+        bytes_in_use: match volume.store {
+            Some(_) => volume.size_bytes,
+            None => allocated.saturating_add(hydration.bytes_to_copy),
+        },
         direct: volume.direct,
     })
 }

@@ -41,5 +41,7 @@ pub use ring::{IoBackend, probe_io_uring};
 pub use server::serve_impatiently;
 pub use server::{ServeError, ServeOptions, UblkDriver, clear_devices, probe_ublk, serve};
 pub use source_uri::{SourceUri, SourceUriError};
-pub use store::{CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, check_direct_io, create};
+pub use store::{
+    CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, check_direct_io, create, discard,
+};
 pub use tls::{Credentials, CredentialsError, TlsError};

@@ -15,6 +15,7 @@ use crate::control::Phase;
 use crate::directory::{self, DATA, DirectoryError, DirectoryLock, MAP, StoreConfig, VolumeConfig};
 use crate::extents::file_extents;
 use crate::ring::Descriptor;
+pub use device::discard;
 pub use direct::check_direct_io;
 pub(crate) use direct::{DirectIo, UNIT_BYTES, whole_units};
 use ferry_engine::{Geometry, GeometryError, MapError, MapLog, MapState, Residence, map};
@@ -218,7 +219,9 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     let (data_path, data, direct) = match &config.store.device {
         Some(device) => {
             let (data, direct) = device::open(device, state.geometry().size_bytes(), &config.store)?;
-            (device.clone(), data, direct)
+            let device = device.clone();
+            growth::settle_description(dir, state.geometry().size_bytes(), &mut config)?;
+            (device, data, direct)
         }
         None => {
             let path = dir.join(DATA);
@@ -384,8 +387,11 @@ impl Store {
         if self.direct.is_some() { at - at % UNIT_BYTES } else { at }
     }
 
-    /// Bytes the data file occupies on its filesystem; none if it is a device.
+    /// Bytes the data file occupies on its filesystem. A device does not tell what it holds: there it is all of the volume.
     pub(crate) fn bytes_allocated(&self) -> u64 {
+        if self.config.store.device.is_some() {
+            return self.config.size_bytes;
+        }
         rustix::fs::fstat(&*self.data).map_or(0, |stat| stat.st_blocks as u64 * 512)
     }
 }

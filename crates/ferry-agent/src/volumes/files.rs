@@ -82,6 +82,18 @@ pub(super) fn set_aside(dir: &Path) -> Result<PathBuf, VolumesError> {
     Ok(leftover)
 }
 
+/// Unmaps what a copy had on a block device, while the records still keep others from that. One that was never made has
+/// left nothing there that is ours to take.
+pub(super) async fn give_back_device(record: &VolumeRecord) {
+    let (Some(device), true) = (record.store.clone(), record.made) else { return };
+    let (key, size_bytes) = (record.key(), record.size_bytes);
+    let discarding = tokio::task::spawn_blocking(move || ferry_volume::discard(&device, size_bytes));
+    if let Err(error) = discarding.await.expect("discarding does not panic") {
+        let error = ferry_api::ApiError::because(ferry_api::ErrorCode::Internal, &error);
+        tracing::warn!(volume = %key, %error, "what the volume had on its device is left there; blkdiscard clears it");
+    }
+}
+
 /// Removes a directory that was set aside.
 pub(super) async fn remove(leftover: PathBuf) -> Result<(), VolumesError> {
     let removing = tokio::task::spawn_blocking(move || remove_tree(&leftover));

@@ -443,6 +443,7 @@ impl Volumes {
         permit(&record, Wish::Delete, "deleted")?;
         self.inner.end_server(key, Doomed::Yes).await?;
         let leftover = files::set_aside(&volume_dir(&self.inner.state_dir, key))?;
+        files::give_back_device(&record).await;
         self.inner.records.change(vec![Change::RemoveVolume(key)]).await?;
         keeper.poke();
         files::remove(leftover).await

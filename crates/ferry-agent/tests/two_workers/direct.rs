@@ -1,8 +1,10 @@
 //! Disks past the page cache, and disks of machines on block devices.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::house::{Worker, machine, pid, workers, workers_below};
-use ferry_api::{AgentApi, CreateMachine, ErrorCode, ForkVolume, JobState, StartMove, Volume, VolumeOrigin};
+use ferry_api::{
+    AgentApi, CreateMachine, DestroyMachine, ErrorCode, ForkVolume, JobState, StartMove, Volume, VolumeOrigin,
+};
+use ferry_volume::client::BlockClient;
 use ferry_volume::directory::VolumeConfig;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -129,6 +131,16 @@ async fn an_empty_disk_of_a_machine_lies_on_a_device_that_is_its_own() {
     let refusal = w2.door().machine_create(create("db")).await.unwrap_err();
     assert!(refusal.message.contains("something else uses it"), "{refusal}");
     assert_eq!(w2.door().volumes().await.unwrap(), []);
+    assert_eq!(volume.store_bytes_allocated, Some(SIZE_BYTES));
+    let file = tmp.path().join("device");
+    let mut guest = BlockClient::connect_text(&volume.guest_uri).unwrap();
+    guest.write_at(0, &[7; 1 << 20]).unwrap();
+    guest.flush().unwrap();
+    drop(guest);
+    assert_eq!(&std::fs::read(&file).unwrap()[..1 << 20], &[7; 1 << 20]);
+    w1.door().machine_destroy(&"web".parse().unwrap(), DestroyMachine { stop: true }).await.unwrap();
+    assert!(std::fs::read(&file).unwrap().iter().all(|&byte| byte == 0), "nothing stale stays");
+    w2.door().machine_create(create("db")).await.unwrap();
     w1.end().await;
     w2.end().await;
 }

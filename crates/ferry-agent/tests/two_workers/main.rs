@@ -4,6 +4,7 @@
 mod alone;
 #[cfg(test)]
 mod crossing;
+#[cfg(test)]
 mod direct;
 #[cfg(test)]
 mod forked;

@@ -56,9 +56,10 @@ use connection::Connection;
 use direct::{Direct, Turns};
 use disk::DiskJob;
 use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
-use ferry_engine::{Command, Engine, Event, Limits, OpId, Operation, SnapshotId};
+use ferry_engine::{Command, Engine, Event, Limits, MapState, OpId, Operation, SnapshotId};
 use frontends::Frontends;
 pub use frontends::{UblkDriver, clear_devices, probe_ublk};
+use growth::Clearing;
 use inline::Inline;
 use latency::Latency;
 use loss::Losing;
@@ -142,6 +143,7 @@ pub(crate) enum Purpose {
     SumsSynced,
     Walked(u64),
     Kept(KeptJob),
+    Cleared(Clearing),
 }
 
 struct Server {
@@ -154,6 +156,8 @@ struct Server {
     credentials: Option<Credentials>,
     writeback: Writeback,
     turns: Turns<Direct>,
+    /// From when its device is cleared until the engine tells how it went.
+    grows_on_device: bool,
     next_id: u64,
     connections: HashMap<u64, (Door, Connection)>,
     requests: HashMap<u64, Asked>,
@@ -243,6 +247,14 @@ pub fn serve_impatiently(options: &ServeOptions, silence_max: Duration) -> Resul
     server.run()
 }
 
+fn engine_of(state: MapState, store: &Store) -> Engine {
+    let mut engine = Engine::new(state, Limits::default());
+    if store.may_hold_anything() {
+        engine.store_may_hold_anything();
+    }
+    engine
+}
+
 impl Server {
     fn open(options: &ServeOptions) -> Result<Self, ServeError> {
         let credentials = options.tls.as_deref().map(Credentials::load).transpose()?;
@@ -261,10 +273,7 @@ impl Server {
         let open = Phase::of_map(state.phase) == Phase::Open;
         let frontends = Frontends::new(&options.dir, &store.config.frontends, open);
         let ledger = Ledger::open(&store, &state)?;
-        let mut engine = Engine::new(state, Limits::default());
-        if store.may_hold_anything() {
-            engine.store_may_hold_anything();
-        }
+        let engine = engine_of(state, &store);
         let mut server = Self {
             ring,
             engine,
@@ -274,6 +283,7 @@ impl Server {
             credentials,
             writeback: Writeback::default(),
             turns: Turns::default(),
+            grows_on_device: false,
             next_id: 1,
             connections: HashMap::new(),
             requests: HashMap::new(),
@@ -453,6 +463,7 @@ impl Server {
             }
             Purpose::Walked(number) => self.walk_read(number, result),
             Purpose::Kept(job) => self.kept(job, result),
+            Purpose::Cleared(clearing) => self.cleared(clearing, result),
             Purpose::Received(id) => self.with_connection(id, |connection| connection.received(result)),
             Purpose::Sent(id) => self.with_connection(id, |connection| connection.sent(result)),
             Purpose::Asked(id) => self.with_asker(id, |asker| asker.received(result)),

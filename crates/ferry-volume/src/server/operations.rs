@@ -141,6 +141,7 @@ impl Server {
             | Notice::StoreFailed { .. } => {}
         }
         self.follow_snapshots(&notice);
+        self.follow_growth(&notice);
         self.answer_commanded(&notice);
         if notice == Notice::Sealed {
             heat::keep(&self.store.dir, self.engine.heat());

@@ -5,12 +5,14 @@
 //! zeroes what the source says is zero, piece by piece in the background, where the device can by unmapping it (a thin
 //! LV, an NVMe disk, a loop device). What is local from the start must be zero before anybody reads it.
 
-use super::direct::DirectIo;
+use super::direct::{DirectIo, UNIT_BYTES, whole_units};
 use super::{StoreError, bytes_of_store, clear, direct};
+use crate::buffer::Pool;
 use crate::directory::{DirectoryError, StoreConfig};
+use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -27,12 +29,46 @@ pub(super) fn open(
     size_bytes: u64,
     store: &StoreConfig,
 ) -> Result<(File, Option<DirectIo>), StoreError> {
-    let device = open_alone(path, bytes_of_store(size_bytes, store))?;
+    let (device, has_bytes) = open_alone(path, bytes_of_store(size_bytes, store))?;
     let direct = store.direct.then(|| direct::switch(&device, path)).transpose()?;
+    clear_rest(&device, size_bytes, has_bytes).map_err(DirectoryError::io("clear the end of", path))?;
     Ok((device, direct))
 }
 
-fn open_alone(path: &Path, size_bytes: u64) -> Result<File, StoreError> {
+/// Clears what the last block of the volume has beyond the volume, so that it reads as zeroes once the volume has grown.
+fn clear_rest(device: &File, size_bytes: u64, has_bytes: u64) -> io::Result<()> {
+    let begin = size_bytes - size_bytes % UNIT_BYTES;
+    let (len, rest) =
+        ((whole_units(size_bytes).min(has_bytes) - begin) as usize, (size_bytes - begin) as usize);
+    let block = Pool::new().take(UNIT_BYTES as usize);
+    block.with_bytes_mut(0, len, |block| {
+        device.read_exact_at(block, begin)?;
+        if block[rest..].iter().all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        block[rest..].fill(0);
+        device.write_all_at(block, begin)
+    })
+}
+
+/// Gives back what a volume of this size had on a device, once it is deleted: nobody shall find it there. Only where the
+/// device can unmap, since writing zeroes may take hours.
+///
+/// # Errors
+/// Somebody else has the device, or it cannot unmap; it is left as it is.
+pub fn discard(path: &Path, size_bytes: u64) -> Result<(), StoreError> {
+    let (device, has_bytes) = open_alone(path, 0)?;
+    let len = whole_units(size_bytes).min(has_bytes);
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let unmap = || -> io::Result<()> {
+        fallocate(&device, punch, 0, len)?;
+        device.sync_all()
+    };
+    Ok(unmap().map_err(DirectoryError::io("unmap", path))?)
+}
+
+/// The device, and how many bytes it has: at least as many as are asked for.
+fn open_alone(path: &Path, size_bytes: u64) -> Result<(File, u64), StoreError> {
     let refuse = |reason: String| StoreError::Device { path: path.to_owned(), reason };
     let kind = path.metadata().map_err(DirectoryError::io("look at", path))?.file_type();
     if !kind.is_block_device() {
@@ -58,7 +94,7 @@ fn open_alone(path: &Path, size_bytes: u64) -> Result<File, StoreError> {
             format!("it has {has_bytes} bytes, the volume {size_bytes}; choose or make a larger one");
         return Err(refuse(reason));
     }
-    Ok(device)
+    Ok((device, has_bytes))
 }
 
 /// Makes the device fit for a new volume; what it held is lost.

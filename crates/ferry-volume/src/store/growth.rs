@@ -45,6 +45,18 @@ pub(super) fn settle(
     if length > has_bytes {
         data.set_len(has_bytes).map_err(DirectoryError::io("cut", &path))?;
     }
+    Ok(settle_description(dir, map_bytes, config)?)
+}
+
+/// Brings the description to the size that the map tells: all that can be left to do on a device.
+///
+/// # Errors
+/// A file operation failed.
+pub(super) fn settle_description(
+    dir: &Path,
+    map_bytes: u64,
+    config: &mut VolumeConfig,
+) -> Result<(), DirectoryError> {
     if config.size_bytes < map_bytes {
         config.size_bytes = map_bytes;
         config.write(dir)?;
@@ -85,6 +97,11 @@ impl Store {
             true => rustix::fs::ftruncate(&*self.data, has_bytes).map_err(io::Error::from),
             false => Ok(()),
         }
+    }
+
+    /// How many bytes the device has now.
+    pub(crate) fn device_bytes(&self) -> io::Result<u64> {
+        Ok(rustix::fs::seek(&*self.data, rustix::fs::SeekFrom::End(0))?)
     }
 
     /// The map tells that the volume has this size; the description follows.

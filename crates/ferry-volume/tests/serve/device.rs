@@ -143,8 +143,6 @@ fn an_empty_volume_on_a_device_reads_as_zeroes_and_has_the_device_for_itself() {
     assert!(read(&mut volume.guest(), 0, SIZE_BYTES as usize).iter().all(|&byte| byte == 0));
     let refusal = create(&disk.options(tmp.path().join(A), SIZE_BYTES, None)).unwrap_err().to_string();
     assert!(refusal.contains("something else uses it"), "{refusal}");
-    let refusal = volume.control().grow(DEVICE_BYTES).unwrap_err().to_string();
-    assert!(refusal.contains("cannot grow"), "{refusal}");
     volume.stop();
     let beyond = File::open(&disk.device).unwrap();
     let mut rest = [0; 4096];
@@ -156,4 +154,58 @@ fn an_empty_volume_on_a_device_reads_as_zeroes_and_has_the_device_for_itself() {
     let file =
         CreateOptions { device: Some(disk.file.clone()), ..disk.options(tmp.path().join("D"), 4096, None) };
     assert!(create(&file).unwrap_err().to_string().contains("no block device"));
+}
+
+#[test]
+fn a_volume_grows_on_its_device_to_the_last_byte_and_no_garbage_is_read_there() {
+    let tmp = tempfile::tempdir().unwrap();
+    let Some(disk) = Loop::on_garbage(tmp.path()) else { return };
+    let mut volume = disk.volume(tmp.path().join(B), None);
+    let mut guest = volume.guest();
+    guest.write_at(SIZE_BYTES - 100, &[7; 100]).unwrap();
+    assert_eq!(volume.control().status().unwrap().store_bytes_allocated, SIZE_BYTES);
+    let refusal = volume.control().grow(DEVICE_BYTES + 512).unwrap_err().to_string();
+    assert!(refusal.contains(&format!("has {DEVICE_BYTES} bytes; enlarge the device")), "{refusal}");
+    let mut oracle = vec![0; SIZE_BYTES as usize];
+    oracle[SIZE_BYTES as usize - 100..].fill(7);
+    // Within the block, to the middle of another, and to the end.
+    for (seed, size_bytes) in (1..).zip([SIZE_BYTES + 512, SIZE_BYTES + MIB + 1024, DEVICE_BYTES]) {
+        volume.control().grow(size_bytes).unwrap();
+        oracle.resize(size_bytes as usize, 0);
+        let mut guest = volume.guest();
+        assert_eq!(read(&mut guest, 0, oracle.len()), oracle, "at {size_bytes} bytes");
+        let end = pattern(seed, 300);
+        guest.write_at(size_bytes - 300, &end).unwrap();
+        oracle[size_bytes as usize - 300..].copy_from_slice(&end);
+        guest.flush().unwrap();
+    }
+    let refusal = volume.control().grow(SIZE_BYTES).unwrap_err().to_string();
+    assert!(refusal.contains("never shrinks"), "{refusal}");
+    volume.stop();
+    // As a crash between map and description leaves it.
+    let description = volume.dir.join("volume.json");
+    let text = std::fs::read_to_string(&description).unwrap();
+    std::fs::write(&description, text.replace(&DEVICE_BYTES.to_string(), &SIZE_BYTES.to_string())).unwrap();
+    volume.start();
+    assert_eq!(read(&mut volume.guest(), 0, oracle.len()), oracle, "when it was opened again");
+    volume.stop();
+}
+
+#[test]
+fn a_clone_on_a_device_grows_beyond_its_source_while_all_is_still_remote() {
+    let tmp = tempfile::tempdir().unwrap();
+    let Some(disk) = Loop::on_garbage(tmp.path()) else { return };
+    let (source, mut oracle) = image(tmp.path());
+    let SourceUri::File(path) = &source else { unreachable!("it is a file") };
+    let away = path.with_extension("away");
+    std::fs::rename(path, &away).unwrap();
+    let mut volume = disk.volume(tmp.path().join(B), Some(source.clone()));
+    volume.control().grow(DEVICE_BYTES).unwrap();
+    oracle.resize(DEVICE_BYTES as usize, 0);
+    std::fs::rename(&away, path).unwrap();
+    volume.stop();
+    volume.start();
+    volume.until(|status| status.hydration.complete);
+    assert_eq!(read(&mut volume.guest(), 0, oracle.len()), oracle);
+    volume.stop();
 }

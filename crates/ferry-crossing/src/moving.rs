@@ -7,7 +7,9 @@
 use crate::change::Change;
 use crate::line::{HandedOver, MoveInput, MoveStep, Plan, Retired};
 use crate::reckoning::target_key;
-use ferry_api::{API_VERSION, Activate, ActivateVolume, Desired, JobId, Ownership, Reserve, ReserveVolume};
+use ferry_api::{
+    API_VERSION, Activate, ActivateVolume, ApiError, Desired, JobId, Ownership, Reserve, ReserveVolume,
+};
 use ferry_fsm::{Event, Standing, Step, StepError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -130,6 +132,21 @@ pub fn changes(job: JobId, standing: &Standing<MoveStep>, event: &Event) -> Vec<
         | Event::Resumed
         | Event::Unknown => Vec::new(),
     }
+}
+
+/// A refusal before the hand-over: what was refused stays refused, what was unlucky may be tried again.
+#[must_use]
+pub fn refusal(error: ApiError) -> StepError {
+    match error.code.is_transient() {
+        true => StepError::retry(error.message),
+        false => StepError::fatal(error.message),
+    }
+}
+
+/// Behind the hand-over, and while undoing, nothing is final: somebody will mend what is in the way.
+#[must_use]
+pub fn later(error: ApiError) -> StepError {
+    StepError::retry(error.message)
 }
 
 fn is(name: &str, step: MoveStep) -> bool {

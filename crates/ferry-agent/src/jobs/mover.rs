@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use ferry_api::{ApiError, Job, JobId, JobKind, Prepare, PrepareVolume, VolumeKey, WorkerName};
+use ferry_crossing::moving::{later, refusal};
 use ferry_crossing::reckoning::{
     check_direct, check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress,
 };
@@ -114,18 +115,17 @@ impl<H: Home, C: Clock> Mover<H, C> {
     }
 
     async fn activate(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Activated, ApiError> {
-        // The machine is down: the fence, which only matters to records from a backup, is put up meanwhile.
+        // The target hears of it when every copy carries the mark: from then on it may write, and nothing else keeps
+        // records from a backup, made before the hand-over, from having this worker write as well.
         let fence = self.each(plan.keys(), |home, key| {
             let to = input.to.clone();
             async move { home.fence(key, &to, job).await }
         });
-        let tell = async {
-            let sources = self.export_all(plan).await?;
-            let desired = self.home.machine(input.machine).await?.desired;
-            let activate = moving::activate(job, desired, plan, sources);
-            self.home.target(&input.to)?.activate(activate).await
-        };
-        let (_, crossing) = tokio::try_join!(fence, tell)?;
+        let (fenced, sources) = tokio::join!(fence, self.export_all(plan));
+        fenced?;
+        let desired = self.home.machine(input.machine).await?.desired;
+        let activate = moving::activate(job, desired, plan, sources?);
+        let crossing = self.home.target(&input.to)?.activate(activate).await?;
         Ok(Activated { activated_at_ms: crossing.activated_at_ms })
     }
 
@@ -274,25 +274,12 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
     }
 }
 
-/// A refusal before the hand-over: what was refused stays refused, what was unlucky may be tried again.
-fn refusal(error: ApiError) -> StepError {
-    match error.code.is_transient() {
-        true => StepError::retry(error.message),
-        false => StepError::fatal(error.message),
-    }
-}
-
 /// A refusal of the target, which says "this worker" and "here" of itself.
 fn said_by(target: &WorkerName, error: ApiError) -> ApiError {
     match error.code.is_transient() {
         true => error,
         false => ApiError { message: format!("worker {target} refuses: {}", error.message), ..error },
     }
-}
-
-/// Behind the hand-over, and while undoing, nothing is final: somebody will mend what is in the way.
-pub(super) fn later(error: ApiError) -> StepError {
-    StepError::retry(error.message)
 }
 
 fn input(context: &Context) -> Result<MoveInput, StepError> {

@@ -7,12 +7,13 @@ use std::future::Future;
 use std::ops::Range;
 
 use ferry_api::{ApiError, AskRoot, CopyRoot, Root, VolumeKey};
+use ferry_crossing::moving::later;
 use ferry_crossing::reckoning::{progress, receipt, target_key};
 use ferry_crossing::{MoveInput, Plan, PlannedVolume, Proof, Receipt};
 use ferry_fsm::StepError;
 
 use super::Clock;
-use super::mover::{Context, LOOK_MS, Mover, later};
+use super::mover::{Context, LOOK_MS, Mover};
 use super::world::{Home, Target};
 
 type Answer<T> = Result<T, ApiError>;

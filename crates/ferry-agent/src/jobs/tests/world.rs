@@ -129,13 +129,10 @@ impl State {
             .is_some_and(|state| (CrossingState::Activated..CrossingState::Released).contains(&state));
         assert!(!owned_there || self.handed_over, "the target owns what was not handed over: {self:?}");
         assert!(!self.target_runs || owned_there, "the target runs what it does not own: {self:?}");
-        let runs_on = self
-            .crossing
-            .is_some_and(|state| (CrossingState::Booted..CrossingState::Released).contains(&state));
         for volume in self.home.values() {
             assert!(volume.sealed || !self.handed_over, "handed over and still writable: {self:?}");
             assert!(volume.sealed || !self.target_runs, "two may write: {self:?}");
-            assert!(volume.fenced || !runs_on, "runs elsewhere and not fenced: {self:?}");
+            assert!(volume.fenced || !owned_there, "owned elsewhere and not fenced: {self:?}");
             assert!(!(self.home_runs && volume.sealed), "the machine runs on a sealed volume: {self:?}");
         }
     }

@@ -119,7 +119,11 @@ impl<H: Home, C: Clock> Mover<H, C> {
         // records from a backup, made before the hand-over, from having this worker write as well.
         let fence = self.each(plan.keys(), |home, key| {
             let to = input.to.clone();
-            async move { home.fence(key, &to, job).await }
+            async move {
+                // Again: such records may say "sealed" of a copy that was opened since.
+                home.seal(key).await?;
+                home.fence(key, &to, job).await
+            }
         });
         let (fenced, sources) = tokio::join!(fence, self.export_all(plan));
         fenced?;

@@ -214,6 +214,14 @@ async fn a_cancelled_move_is_undone_also_when_its_agent_is_killed_meanwhile() {
     }
 }
 
+#[tokio::test]
+async fn a_copy_that_was_opened_again_behind_the_records_is_sealed_before_the_target_owns_it() {
+    for point in 0..calm_points().await {
+        let (state, _) = story(Desired::Running, &[(point, Fault::OlderRecords)]).await;
+        assert_eq!(state, JobState::Succeeded, "point {point}");
+    }
+}
+
 fn fault() -> impl Strategy<Value = Fault> {
     prop_oneof![
         1 => Just(Fault::AgentDies),

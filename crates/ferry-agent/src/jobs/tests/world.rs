@@ -32,6 +32,9 @@ pub(super) enum Fault {
     AgentDies,
     /// The source's host goes down, with machine, volume servers and agent.
     HostDies,
+    /// The source's agent is killed, and its records come back from a backup: of this very moment, but made before a
+    /// person had cancelled the move, so that copies which nobody owns elsewhere were opened again.
+    OlderRecords,
     /// A call does not reach the other side, or its answer does not come back. An append cannot be that lucky:
     /// there it is `AgentDies`.
     Unreachable,
@@ -130,7 +133,7 @@ impl State {
         assert!(!owned_there || self.handed_over, "the target owns what was not handed over: {self:?}");
         assert!(!self.target_runs || owned_there, "the target runs what it does not own: {self:?}");
         for volume in self.home.values() {
-            assert!(volume.sealed || !self.handed_over, "handed over and still writable: {self:?}");
+            assert!(volume.sealed || !owned_there, "owned elsewhere and still writable: {self:?}");
             assert!(volume.sealed || !self.target_runs, "two may write: {self:?}");
             assert!(volume.fenced || !owned_there, "owned elsewhere and not fenced: {self:?}");
             assert!(!(self.home_runs && volume.sealed), "the machine runs on a sealed volume: {self:?}");
@@ -181,7 +184,7 @@ impl World {
                 self.cancel_asked.notified().await;
                 Ok(())
             }
-            Some(fault @ (Fault::AgentDies | Fault::HostDies)) => {
+            Some(fault @ (Fault::AgentDies | Fault::HostDies | Fault::OlderRecords)) => {
                 self.state().dead = Some(fault);
                 self.died.notify_one();
                 std::future::pending().await
@@ -219,8 +222,12 @@ impl World {
     pub(super) async fn come_back(&self, records: &Records) {
         let shall_run = records.machine(self.machine).await.unwrap().unwrap().shall_run();
         let mut state = self.state();
-        if state.dead.take() == Some(Fault::HostDies) {
-            state.home_runs = false;
+        match state.dead.take() {
+            Some(Fault::HostDies) => state.home_runs = false,
+            Some(Fault::OlderRecords) if state.crossing < Some(CrossingState::Activated) => {
+                state.home.values_mut().for_each(|volume| volume.sealed = false);
+            }
+            Some(Fault::OlderRecords | Fault::AgentDies | Fault::Unreachable | Fault::Cancel) | None => {}
         }
         state.home_runs |= shall_run && state.home.values().all(|volume| !volume.sealed);
         state.hold_the_rules();

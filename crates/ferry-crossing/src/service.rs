@@ -80,8 +80,6 @@ pub enum Wish {
     Unseal,
     /// That nobody serves it any more.
     Retire,
-    /// That it is deleted with everything in it.
-    Delete,
 }
 
 /// Whether the records allow what is asked for a copy.
@@ -92,16 +90,44 @@ pub fn may(ownership: &Ownership, wish: Wish) -> bool {
         (Wish::Export, Ours | Sealed { .. } | HandedOver { .. })
         | (Wish::Seal, Sealed { .. } | HandedOver { .. })
         | (Wish::Unseal, Ours)
-        | (Wish::Retire, HandedOver { .. } | Retired { .. })
-        | (Wish::Delete, Ours | Reserved { .. } | Prepared { .. } | Retired { .. }) => true,
+        | (Wish::Retire, HandedOver { .. } | Retired { .. }) => true,
         (Wish::Export, Reserved { .. } | Prepared { .. } | Retired { .. })
         | (Wish::Seal, Ours | Reserved { .. } | Prepared { .. } | Retired { .. })
         | (
             Wish::Unseal,
             Reserved { .. } | Prepared { .. } | Sealed { .. } | HandedOver { .. } | Retired { .. },
         )
-        | (Wish::Retire, Ours | Sealed { .. } | Reserved { .. } | Prepared { .. })
-        | (Wish::Delete, Sealed { .. } | HandedOver { .. }) => false,
+        | (Wish::Retire, Ours | Sealed { .. } | Reserved { .. } | Prepared { .. }) => false,
+    }
+}
+
+/// Whether a copy may be deleted with everything in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// Nobody needs it.
+    Fits,
+    /// The records say that somebody does.
+    Refused,
+    /// The records say that nobody does, and what lies beside the copy says otherwise: they are from a backup, or somebody
+    /// moved directories. Only a person can judge.
+    Astray(&'static str),
+}
+
+/// Whether a copy may be deleted whose map says that it was last in `phase` (none: it was never made), and that carries
+/// the mark of a hand-over or does not.
+#[must_use]
+pub fn deletion(ownership: &Ownership, phase: Option<Phase>, marked: bool) -> Deletion {
+    match (ownership, phase) {
+        (Ownership::Sealed { .. } | Ownership::HandedOver { .. }, _) => Deletion::Refused,
+        (Ownership::Ours, _) if marked => {
+            Deletion::Astray("it was handed over, and its owner may still read it")
+        }
+        // What was set aside for a move was never open; what was holds the writes of a machine.
+        (Ownership::Reserved { .. } | Ownership::Prepared { .. }, Some(Phase::Open | Phase::Sealed)) => {
+            Deletion::Astray("a machine has written it")
+        }
+        (Ownership::Reserved { .. } | Ownership::Prepared { .. }, Some(Phase::Standby) | None)
+        | (Ownership::Ours | Ownership::Retired { .. }, _) => Deletion::Fits,
     }
 }
 
@@ -154,6 +180,20 @@ mod tests {
             }
         }
         assert_eq!(correction(wanted(&Ownership::Ours), Phase::Standby, false), Correction::Open);
+    }
+
+    #[test]
+    fn what_may_hold_the_only_writes_of_a_machine_is_never_deleted_at_the_word_of_the_records_alone() {
+        let (job, from) = (JobId::fresh(), "w1".parse::<ferry_api::WorkerName>().unwrap());
+        let prepared = Ownership::Prepared { job, from };
+        assert_eq!(deletion(&prepared, None, false), Deletion::Fits);
+        assert_eq!(deletion(&prepared, Some(Phase::Standby), false), Deletion::Fits);
+        for phase in [Phase::Open, Phase::Sealed] {
+            assert!(matches!(deletion(&prepared, Some(phase), false), Deletion::Astray(_)));
+        }
+        assert!(matches!(deletion(&Ownership::Ours, Some(Phase::Sealed), true), Deletion::Astray(_)));
+        assert_eq!(deletion(&Ownership::Ours, Some(Phase::Open), false), Deletion::Fits);
+        assert_eq!(deletion(&Ownership::Sealed { job }, None, false), Deletion::Refused);
     }
 
     #[test]

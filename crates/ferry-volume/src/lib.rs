@@ -43,5 +43,6 @@ pub use server::{ServeError, ServeOptions, UblkDriver, clear_devices, probe_ublk
 pub use source_uri::{SourceUri, SourceUriError};
 pub use store::{
     CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, check_direct_io, create, discard,
+    last_phase,
 };
 pub use tls::{Credentials, CredentialsError, TlsError};

@@ -201,6 +201,21 @@ pub(crate) struct Store {
     _lock: DirectoryLock,
 }
 
+/// What the volume in `dir` last was, by its map; none if no volume was made there. Whoever asks sees to it that no
+/// server changes it meanwhile.
+///
+/// # Errors
+/// The map cannot be read or is damaged.
+pub fn last_phase(dir: &Path) -> Result<Option<Phase>, StoreError> {
+    let path = dir.join(MAP);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(DirectoryError::io("read", &path))?,
+    };
+    let (state, _) = map::decode(&bytes).map_err(|cause| StoreError::Map { path, cause })?;
+    Ok(Some(Phase::of_map(state.phase)))
+}
+
 /// Opens the store in `dir` for this process alone.
 ///
 /// # Errors

@@ -1,9 +1,11 @@
 //! What the agent does to the directory of a volume: make it, mark it, delete it.
 
 use super::VolumesError;
+use super::view::phase as phase_of;
 use crate::config::volume_dir;
 use crate::records::VolumeRecord;
 use ferry_api::{JobId, Ownership, WorkerName};
+use ferry_crossing::service::{self, Deletion};
 use ferry_volume::control::Phase;
 use ferry_volume::directory::SERVER_LOG;
 use ferry_volume::{CreateOptions, SourceUri};
@@ -65,6 +67,13 @@ pub(super) fn fenced(dir: &Path) -> Result<Option<String>, VolumesError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(io("read", &path)(e)),
     }
+}
+
+/// Whether a copy may be deleted, by its record and by what lies in its directory.
+pub(super) fn deletion(dir: &Path, record: &VolumeRecord) -> Result<Deletion, VolumesError> {
+    let unreadable = |cause| VolumesError::Make { key: record.key(), cause };
+    let phase = ferry_volume::last_phase(dir).map_err(unreadable)?;
+    Ok(service::deletion(&record.ownership, phase.map(phase_of), fenced(dir)?.is_some()))
 }
 
 /// Takes the directory out of the way, so that nothing finds it any more, durably. Tells where it is now.

@@ -28,7 +28,7 @@ use crate::drivers::{LaunchError, Launcher};
 use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
 use ferry_api::{ApiError, ErrorCode, JobId, PaceVolume, Room, VolumeKey, VolumeName, WorkerName};
-use ferry_crossing::service::{self, Wish};
+use ferry_crossing::service::{self, Deletion, Wish};
 use ferry_volume::Credentials;
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use keeper::{Doomed, Keeper};
@@ -75,6 +75,21 @@ pub enum VolumesError {
         phase: Phase,
         /// What the records say.
         is: &'static str,
+    },
+    /// The records would have a copy deleted that holds what nobody else may have.
+    #[error(
+        "the copy {key} of a volume is {is} by the records, but {why}; it is left alone. If the records come from a backup, \
+         find out which copy is the real one before you delete {}", dir.display()
+    )]
+    Precious {
+        /// The copy.
+        key: VolumeKey,
+        /// What the records say.
+        is: String,
+        /// What speaks against it.
+        why: &'static str,
+        /// Its directory.
+        dir: PathBuf,
     },
     /// The directory is gone.
     #[error("the directory {} of a volume is missing; bring it back from where it went", path.display())]
@@ -175,6 +190,7 @@ impl From<VolumesError> for ApiError {
                 ..
             } => ErrorCode::InvalidRequest,
             VolumesError::Astray { .. }
+            | VolumesError::Precious { .. }
             | VolumesError::Lost { .. }
             | VolumesError::Make { .. }
             | VolumesError::Io { .. }
@@ -440,9 +456,17 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let Some(record) = self.inner.records.volume(key).await? else { return Ok(()) };
-        permit(&record, Wish::Delete, "deleted")?;
+        let dir = volume_dir(&self.inner.state_dir, key);
+        match files::deletion(&dir, &record)? {
+            Deletion::Fits => {}
+            Deletion::Refused => return Err(not_allowed(&record, "deleted")),
+            Deletion::Astray(why) => {
+                let is = service::in_words(&record.ownership);
+                return Err(VolumesError::Precious { key, is, why, dir });
+            }
+        }
         self.inner.end_server(key, Doomed::Yes).await?;
-        let leftover = files::set_aside(&volume_dir(&self.inner.state_dir, key))?;
+        let leftover = files::set_aside(&dir)?;
         files::give_back_device(&record).await;
         self.inner.records.change(vec![Change::RemoveVolume(key)]).await?;
         keeper.poke();
@@ -474,3 +498,6 @@ fn set_pace(client: &mut Client, pace: PaceVolume) -> Result<(), ControlError> {
     // Last: whether it can be met depends on the budget.
     finish_by_ms.map_or(Ok(()), |at_ms| client.set_finish_by(at_ms))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The project's own chores: `cargo xtask tidy` reads the tree and says what breaks the house rules;
 //! `cargo xtask ci` is everything a change must pass, here and in CI; `cargo xtask bench` measures Ferry beside others;
-//! `cargo xtask fuzz` feeds the parsers; `cargo xtask soak` is a long bad day; `cargo xtask lab` puts virtual machines on Ferry.
+//! `cargo xtask fuzz` feeds the parsers; `cargo xtask model` searches the crossing; `cargo xtask soak` is a long bad day; `cargo xtask lab` puts virtual machines on Ferry.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore speaks to the person who called it")]
 
@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod fuzz;
 mod lab;
+mod model;
 mod soak;
 mod tidy;
 
@@ -24,6 +25,9 @@ chores:
          any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)
   soak [--what volumes|fio|workers] [--minutes N | --kills N] [--seed S] [--ferry PATH]
          a random guest, fio, or a machine of two agents, which moves again and again while processes are killed; checked
+  model [--worlds N] [WORDS]
+         every order of events of the crossing in small worlds, or in those whose description has these words; at most
+         N worlds of each (5000000 unless told; about 250 bytes of memory each)
   lab vhost|ublk
          a virtual machine in QEMU on a volume, or with volumes in it, whose servers are killed (needs Debian)";
 
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         ["bench", rest @ ..] => bench::run(&workspace_root(), rest),
         ["fuzz", wishes @ ..] => fuzz::run(&workspace_root(), wishes),
         ["soak", wishes @ ..] => soak::run(&workspace_root(), wishes),
+        ["model", wishes @ ..] => model::run(wishes),
         ["lab", rest @ ..] => lab::run(&workspace_root(), rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -33,6 +33,7 @@ async fn worker(
         made: true,
         bytes_expected: 0,
         store: None,
+        direct: false,
         forks: Vec::new(),
         created_at_ms: 0,
     };
@@ -47,6 +48,7 @@ async fn worker(
         phase,
         source: None,
         device: None,
+        direct: false,
     };
     create(&options).unwrap();
     records.change(vec![Change::AddVolume(Box::new(record.clone()))]).await.unwrap();

@@ -1,0 +1,396 @@
+//! One worker: what its disk holds, what runs on it, and what its agent has in memory.
+//!
+//! Invariant: nothing here decides. Records change by [`ferry_crossing::Change`]; what is done follows from
+//! [`ferry_crossing`] and [`ferry_fsm`]; this is the shell that the agent is in the product, without time and bytes.
+
+use crate::books::Books;
+use crate::names;
+use crate::scope::{Bug, Cost, Scope};
+use crate::source::Task;
+use crate::target::Call;
+use ferry_api::{
+    ErrorCode, Hydration, JobId, MachineId, ServerState, Volume, VolumeId, VolumeKey, VolumePhase,
+    VolumeSource,
+};
+use ferry_crossing::minding::{Care, care};
+use ferry_crossing::service::{self, Correction, Deletion, Service, Wish};
+use ferry_crossing::{Change, ProcessMark, VolumeRecord, target};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Size of every volume of the model, in bytes: one block.
+pub(crate) const SIZE_BYTES: u64 = 4096;
+
+/// A worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    /// Its number.
+    pub(crate) index: usize,
+    /// Its agent's records.
+    pub(crate) books: Rc<Books>,
+    /// What a crash would leave of them, where that is less (see [`Bug::ActsBeforeDurable`]).
+    pub(crate) durable: Option<Rc<Books>>,
+    /// An older state of the records, kept elsewhere.
+    pub(crate) backup: Option<Rc<Books>>,
+    /// Directories of volumes. No backup is made of them.
+    pub(crate) copies: BTreeMap<VolumeKey, Copy>,
+    /// Machines that run.
+    pub(crate) processes: Vec<Process>,
+    /// Jobs that the agent is at: gone when it dies.
+    pub(crate) tasks: BTreeMap<JobId, Task>,
+    /// Whether the host was ever down: what ran then may still wait to be started again.
+    pub(crate) was_down: bool,
+}
+
+/// What the directory of a volume holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Copy {
+    /// As its map says.
+    pub(crate) phase: VolumePhase,
+    /// To whom it was handed over, if it carries the mark.
+    pub(crate) mark: Option<usize>,
+    /// The block: the number of the write it holds, or remote.
+    pub(crate) block: Option<u8>,
+}
+
+/// A machine that runs, with the copies it writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) keys: Vec<VolumeKey>,
+}
+
+/// What can happen at a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Input {
+    /// The task of a job goes on by one act or one moment of a step.
+    Tick(JobId),
+    /// The call that a job waits for is answered.
+    Answered(JobId, Result<(), ErrorCode>),
+    /// The call that a job waits for is given up.
+    TimedOut(JobId),
+    /// The job has looked at the target and found what it waits for.
+    Found(JobId),
+    /// A call arrives; `cut`: the agent dies right behind its transaction.
+    Arrives { call: u8, cut: bool },
+    /// The keeper of a copy looks at it.
+    Keep(VolumeKey),
+    /// The minder looks at the machine.
+    Mind,
+    /// The machine writes a volume, flushes, and is told that it is durable.
+    Writes(VolumeId, u8),
+    /// The block of a copy is fetched from its source.
+    Fetched(VolumeKey, u8),
+    /// A retired copy has been kept long enough.
+    Reap(VolumeKey),
+    /// The source of an expected move says that it was undone.
+    Undone(JobId),
+    /// What a cut-off release left is removed.
+    CleanUp,
+    /// A person begins a move.
+    Begin(JobId, usize),
+    /// A person cancels one.
+    Cancel(JobId),
+    /// The agent dies and starts again.
+    Crash,
+    /// The host does.
+    Reboot,
+    /// A backup is made of the records.
+    Backup,
+    /// The host goes down and comes back with the backup for records.
+    Restore,
+}
+
+impl Input {
+    /// What of the budget it uses up.
+    pub(crate) fn cost(self) -> Option<Cost> {
+        match self {
+            Self::TimedOut(_) => Some(Cost::Timeout),
+            Self::Writes(..) => Some(Cost::Write),
+            Self::Begin(..) => Some(Cost::Move),
+            Self::Cancel(_) => Some(Cost::Cancel),
+            Self::Crash | Self::Arrives { cut: true, .. } => Some(Cost::Crash),
+            Self::Reboot => Some(Cost::Reboot),
+            Self::Backup => Some(Cost::Backup),
+            Self::Restore => Some(Cost::Restore),
+            Self::Tick(_)
+            | Self::Answered(..)
+            | Self::Found(_)
+            | Self::Arrives { cut: false, .. }
+            | Self::Keep(_)
+            | Self::Mind
+            | Self::Fetched(..)
+            | Self::Reap(_)
+            | Self::Undone(_)
+            | Self::CleanUp => None,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stepped {
+    pub(crate) host: Host,
+    /// A call that goes out.
+    pub(crate) sends: Option<Call>,
+    /// What a call that arrived is answered; none if the agent died over it.
+    pub(crate) answers: Option<Result<(), ErrorCode>>,
+    /// A promise that was broken by the act itself.
+    pub(crate) broken: Option<&'static str>,
+}
+
+impl Stepped {
+    pub(crate) fn to(host: Host) -> Self {
+        Self { host, sends: None, answers: None, broken: None }
+    }
+}
+
+impl Host {
+    /// What happens at the worker; none if it cannot happen now.
+    pub(crate) fn step(&self, scope: &Scope, input: Input, calls: &[Call]) -> Option<Stepped> {
+        let mut host = self.clone();
+        match input {
+            Input::Tick(job) => return host.tick(scope, job),
+            Input::Answered(job, answer) => host.answered(scope, job, answer)?,
+            Input::TimedOut(job) => host.timed_out(scope, job)?,
+            Input::Found(job) => host.found(scope, job)?,
+            Input::Arrives { call, cut } => return host.arrives(scope, &calls[usize::from(call)], cut),
+            Input::Keep(key) => host.keep(scope, key).then_some(())?,
+            Input::Mind => host.mind(scope)?,
+            Input::Writes(volume, number) => host.writes(volume, number)?,
+            Input::Fetched(key, number) => host.copies.get_mut(&key)?.block = Some(number),
+            Input::Reap(key) => host.delete(scope, key)?,
+            Input::Undone(job) => host.release(scope, job, false).ok()?,
+            Input::CleanUp => host.clean_up(scope)?,
+            Input::Begin(job, to) => host.begin(job, to)?,
+            Input::Cancel(job) => host.cancel(job)?,
+            Input::Crash => host.crash(),
+            Input::Reboot => {
+                host.go_down();
+                host.crash();
+            }
+            Input::Backup => host.backup = Some(Rc::clone(&host.books)),
+            Input::Restore => {
+                host.go_down();
+                host.books = host.backup.take()?;
+                host.durable = None;
+                host.crash();
+            }
+        }
+        Some(Stepped::to(host))
+    }
+
+    fn go_down(&mut self) {
+        self.processes.clear();
+        self.was_down = true;
+    }
+
+    /// The agent dies and starts again: jobs that have not ended are found in the records.
+    pub(crate) fn crash(&mut self) {
+        if let Some(durable) = self.durable.take() {
+            self.books = durable;
+        }
+        let unfinished = self.books.jobs.values().filter(|job| !job.finished);
+        self.tasks = unfinished.map(|job| (job.id, Task::Deciding)).collect();
+    }
+
+    /// Makes changes of the records. Answers whether they fit.
+    pub(crate) fn change(&mut self, changes: &[Change]) -> Result<(), ErrorCode> {
+        self.books = self.books.transact(changes, None).map_err(|refused| refused.code())?;
+        Ok(())
+    }
+
+    /// What the keeper of a copy does about it (`converge` in the agent). Answers whether anything changed.
+    pub(crate) fn keep(&mut self, scope: &Scope, key: VolumeKey) -> bool {
+        let Some(record) = self.books.volumes.get(&key).cloned() else { return false };
+        let service = service::wanted(&record.ownership);
+        if service == Service::None {
+            return false;
+        }
+        let Ok(made) = self.serving(scope, &record) else { return false };
+        let copy = self.copies.get_mut(&key).expect("a copy that is served is there");
+        let phase = match service::correction(service, copy.phase, true) {
+            Correction::Nothing | Correction::Export | Correction::Astray(_) => return made,
+            Correction::Open | Correction::Unseal => VolumePhase::Open,
+            Correction::Seal => VolumePhase::Sealed,
+        };
+        copy.phase = phase;
+        true
+    }
+
+    /// Has a server for a copy, which is made first if it never was. Answers whether it was made now.
+    pub(crate) fn serving(&mut self, scope: &Scope, record: &VolumeRecord) -> Result<bool, ErrorCode> {
+        let key = record.key();
+        let marked = self.copies.get(&key).is_some_and(|copy| copy.mark.is_some());
+        let heeded = scope.bug != Some(Bug::IgnoresMark);
+        if marked && heeded && !service::is_served_when_marked(&record.ownership) {
+            return Err(ErrorCode::HandedOver);
+        }
+        if record.made {
+            // A directory that is missing is a loss, which no empty one may hide.
+            return self.copies.contains_key(&key).then_some(false).ok_or(ErrorCode::Internal);
+        }
+        let phase = match service::wanted(&record.ownership) {
+            Service::Open => VolumePhase::Open,
+            Service::None | Service::Standby | Service::Sealing | Service::Sealed => VolumePhase::Standby,
+        };
+        let block = if record.source.is_some() { None } else { Some(0) };
+        // One that lies there already is taken as it is.
+        self.copies.entry(key).or_insert(Copy { phase, mark: None, block });
+        self.change(&[Change::Made(key)])?;
+        Ok(true)
+    }
+
+    /// Does what a job asks for a copy whose records must allow it.
+    pub(crate) fn wish(&mut self, scope: &Scope, key: VolumeKey, wish: Wish) -> Result<(), ErrorCode> {
+        let record = self.books.volumes.get(&key).cloned().ok_or(ErrorCode::NotFound)?;
+        if !service::may(&record.ownership, wish) {
+            return Err(ErrorCode::Conflict);
+        }
+        if wish == Wish::Retire {
+            return Ok(());
+        }
+        self.serving(scope, &record)?;
+        let copy = self.copies.get_mut(&key).expect("a copy that is served is there");
+        match wish {
+            Wish::Seal => copy.phase = VolumePhase::Sealed,
+            Wish::Unseal => copy.phase = VolumePhase::Open,
+            Wish::Export | Wish::Retire => {}
+        }
+        Ok(())
+    }
+
+    /// Deletes a copy and its record, if the records allow it.
+    pub(crate) fn delete(&mut self, scope: &Scope, key: VolumeKey) -> Option<()> {
+        let record = self.books.volumes.get(&key)?;
+        let copy = self.copies.get(&key).filter(|_| scope.bug != Some(Bug::DeletesUnseen));
+        let marked = copy.is_some_and(|copy| copy.mark.is_some());
+        if service::deletion(&record.ownership, copy.map(|copy| copy.phase), marked) != Deletion::Fits {
+            return None;
+        }
+        self.copies.remove(&key);
+        self.change(&[Change::RemoveVolume(key)]).ok()
+    }
+
+    /// What the minder does about the machine.
+    pub(crate) fn mind(&mut self, scope: &Scope) -> Option<()> {
+        let id = names::machine();
+        let record = self.books.machines.get(&id)?.clone();
+        let marked = record.process.as_ref().map(|mark| mark.pid);
+        let runs = marked.and_then(|pid| self.processes.iter().position(|process| process.pid == pid));
+        if marked.is_some() && runs.is_none() {
+            return self.change(&[ended(id)]).ok();
+        }
+        match (care(&record, runs.is_some()), runs) {
+            (Care::Leave, _) | (Care::Rest, _) => None,
+            (Care::Stop, None) => unreachable!("only what runs is stopped"),
+            (Care::Stop, Some(at)) => {
+                if scope.bug != Some(Bug::CallsItStopped) {
+                    self.processes.remove(at);
+                }
+                self.change(&[ended(id)]).ok()
+            }
+            (Care::Start, _) => {
+                let keys: Vec<VolumeKey> = record.volume_keys().collect();
+                for &key in &keys {
+                    self.keep(scope, key);
+                    let copy = self.copies.get(&key);
+                    if copy.is_none_or(|copy| copy.phase != VolumePhase::Open) || self.is_barred(scope, key) {
+                        return None;
+                    }
+                }
+                let pid = (1..).find(|pid| self.processes.iter().all(|process| process.pid != *pid))?;
+                let process = ProcessMark { pid, start_ticks: 0, boot_id: String::new(), started_at_ms: 0 };
+                self.change(&[Change::ProcessStarts { machine: id, process }]).ok()?;
+                self.processes.push(Process { pid, keys });
+                Some(())
+            }
+        }
+    }
+
+    fn is_barred(&self, scope: &Scope, key: VolumeKey) -> bool {
+        scope.bug != Some(Bug::IgnoresMark) && self.copies.get(&key).is_some_and(|copy| copy.mark.is_some())
+    }
+
+    fn writes(&mut self, volume: VolumeId, number: u8) -> Option<()> {
+        let key = self.writable(volume)?;
+        self.copies.get_mut(&key)?.block = Some(number);
+        Some(())
+    }
+
+    /// The copy of a volume that a machine here can write.
+    pub(crate) fn writable(&self, volume: VolumeId) -> Option<VolumeKey> {
+        let mut keys = self.processes.iter().flat_map(|process| &process.keys).copied();
+        keys.find(|key| {
+            key.id == volume && self.copies.get(key).is_some_and(|copy| copy.phase == VolumePhase::Open)
+        })
+    }
+
+    fn clean_up(&mut self, scope: &Scope) -> Option<()> {
+        let released = self.books.crossings.values().filter(|crossing| !target::is_expected(crossing));
+        let jobs: Vec<JobId> = released.map(|crossing| crossing.job).collect();
+        let before = self.books.volumes.len();
+        for job in jobs {
+            self.drop_clones(scope, job);
+        }
+        (self.books.volumes.len() < before).then_some(())
+    }
+
+    /// A copy as the agent shows it.
+    pub(crate) fn view(&self, key: VolumeKey) -> Option<Volume> {
+        let record = self.books.volumes.get(&key)?;
+        let copy = self.copies.get(&key).filter(|_| service::wanted(&record.ownership) != Service::None);
+        let whole = |copy: &Copy| copy.block.is_some();
+        let hydration = |copy: &Copy| {
+            let local = if whole(copy) { SIZE_BYTES } else { 0 };
+            Hydration {
+                complete: whole(copy),
+                bytes_total: SIZE_BYTES,
+                bytes_local: local,
+                bytes_remote: SIZE_BYTES - local,
+                bytes_to_copy: SIZE_BYTES - local,
+                ..Hydration::default()
+            }
+        };
+        let source = record.source.as_ref().map(|source| VolumeSource {
+            uri: source.uri.clone(),
+            worker: source.worker.clone(),
+            connected: Some(true),
+            last_error: None,
+            is_gone: false,
+            mismatches: Vec::new(),
+            bad: ferry_api::BadRanges::default(),
+            away_ms: None,
+            requests_waiting: 0,
+            more: Vec::new(),
+        });
+        Some(Volume {
+            id: record.id,
+            name: record.name.clone(),
+            generation: record.generation,
+            worker: names::worker(self.index),
+            machine: record.machine,
+            size_bytes: record.size_bytes,
+            region_bytes: record.region_bytes,
+            ownership: record.ownership.clone(),
+            server: ServerState::NotNeeded,
+            phase: copy.map(|copy| copy.phase),
+            source,
+            hydration: copy.map(hydration),
+            pace: ferry_api::VolumePace::default(),
+            frontends: Vec::new(),
+            loss_policy: ferry_api::LossPolicy::default(),
+            guest_uri: String::new(),
+            export_uri: None,
+            store: None,
+            direct: false,
+            store_bytes_allocated: copy.map(|_| 0),
+            forks: Vec::new(),
+            created_at_ms: 0,
+        })
+    }
+}
+
+fn ended(machine: MachineId) -> Change {
+    Change::ProcessEnded { machine, exit: None, stays_down: false }
+}

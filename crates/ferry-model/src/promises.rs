@@ -1,0 +1,137 @@
+//! What must hold in every world that can be reached: the invariants behind DESIGN's promises (docs/guarantees.md).
+
+use crate::host::Host;
+use crate::names;
+use crate::scope::Scope;
+use crate::world::World;
+use ferry_api::{Generation, Ownership, VolumeId, VolumeKey, VolumePhase};
+use ferry_crossing::Standing;
+
+/// The first promise that is broken in a world.
+pub(crate) fn broken(scope: &Scope, world: &World, hosts: &[&Host]) -> Option<String> {
+    let running: usize = hosts.iter().map(|host| host.processes.len()).sum();
+    if running > 1 {
+        return Some(format!("the machine runs {running} times"));
+    }
+    if let Some(volume) = hosts.iter().find_map(|host| left_behind(host)) {
+        return Some(format!("volume {} did not cross with its machine", names::short(volume)));
+    }
+    for v in 0..scope.volumes {
+        let volume = names::volume(v);
+        let open = |host: &&Host| {
+            let copies = host.copies.iter();
+            copies.filter(|(key, copy)| key.id == volume && copy.phase == VolumePhase::Open).count()
+        };
+        let writers: usize = hosts.iter().map(open).sum();
+        if writers > 1 {
+            return Some(format!("volume {} is open for writing {writers} times", v + 1));
+        }
+        let (at, key) = match truth(hosts, volume) {
+            Ok(found) => found,
+            Err(why) => {
+                return Some(format!(
+                    "nobody can tell which copy of volume {} is the real one: {why}",
+                    v + 1
+                ));
+            }
+        };
+        let holds = read_truth(hosts, at, key);
+        if holds != Some(world.told[v]) {
+            let holds = holds.map_or_else(|| "nothing that can be read".to_owned(), |n| format!("write {n}"));
+            return Some(format!(
+                "volume {} should hold write {}, which the machine was told is durable, and holds {holds} ({key} on {})",
+                v + 1,
+                world.told[v],
+                names::worker(at)
+            ));
+        }
+    }
+    None
+}
+
+/// A volume that a worker still has though it has handed its machine over: they cross together or not at all.
+fn left_behind(host: &Host) -> Option<VolumeId> {
+    let machine = host.books.machines.get(&names::machine())?;
+    if machine.standing == Standing::Ours {
+        return None;
+    }
+    let mut here = machine.volume_keys().filter_map(|key| host.books.volumes.get(&key));
+    let left = here.find(|record| matches!(record.ownership, Ownership::Ours | Ownership::Sealed { .. }));
+    left.map(|record| record.id)
+}
+
+/// Which copy is the real one, by what lies on the workers' disks alone: of all that their records, and the marks beside
+/// their copies, say of who owns the volume at which generation, the highest generation.
+pub(crate) fn truth(hosts: &[&Host], volume: VolumeId) -> Result<(usize, VolumeKey), String> {
+    let mut claims: Vec<(Generation, usize)> = Vec::new();
+    for host in hosts {
+        for (key, copy) in host.copies.iter().filter(|(key, _)| key.id == volume) {
+            claims.extend(copy.mark.map(|to| (key.generation.next(), to)));
+        }
+        for record in host.books.volumes.values().filter(|record| record.id == volume) {
+            let marked = host.copies.get(&record.key()).is_some_and(|copy| copy.mark.is_some());
+            match &record.ownership {
+                Ownership::Ours | Ownership::Sealed { .. } if !marked => {
+                    claims.push((record.generation, host.index));
+                }
+                Ownership::HandedOver { to, .. } | Ownership::Retired { to, .. } => {
+                    claims.push((record.generation.next(), names::index_of(to)));
+                }
+                Ownership::Ours
+                | Ownership::Sealed { .. }
+                | Ownership::Reserved { .. }
+                | Ownership::Prepared { .. } => {}
+            }
+        }
+        for machine in host.books.machines.values() {
+            if let Standing::HandedOver { to, .. } = &machine.standing {
+                let of = machine.volumes.iter().filter(|disk| disk.volume == volume);
+                claims.extend(of.map(|disk| (disk.generation.next(), names::index_of(to))));
+            }
+        }
+    }
+    let Some(&(generation, at)) = claims.iter().max() else { return Err("no worker claims it".to_owned()) };
+    let mut others = claims.iter().filter(|(g, other)| *g == generation && *other != at);
+    match others.next() {
+        None => Ok((at, VolumeKey { id: volume, generation })),
+        Some((_, other)) => Err(format!(
+            "{} and {} both do at generation {generation}",
+            names::worker(*other),
+            names::worker(at)
+        )),
+    }
+}
+
+/// What the real copy holds. One that was handed over and not yet activated holds what the sealed one does.
+fn read_truth(hosts: &[&Host], at: usize, key: VolumeKey) -> Option<u8> {
+    let arrived = hosts[at].copies.get(&key).filter(|copy| copy.phase != VolumePhase::Standby);
+    if arrived.is_some() {
+        return read(hosts, at, key);
+    }
+    let before = VolumeKey { id: key.id, generation: Generation(key.generation.0 - 1) };
+    let keeps = hosts.iter().find(|host| host.copies.contains_key(&before))?;
+    read(hosts, keeps.index, before)
+}
+
+/// What a copy holds, read through to its source where it is remote.
+pub(crate) fn read(hosts: &[&Host], at: usize, key: VolumeKey) -> Option<u8> {
+    let copy = hosts[at].copies.get(&key)?;
+    if copy.block.is_some() || copy.phase == VolumePhase::Standby {
+        return copy.block;
+    }
+    let source = VolumeKey { id: key.id, generation: Generation(key.generation.0.checked_sub(1)?) };
+    let from = hosts
+        .iter()
+        .find(|host| host.copies.get(&source).is_some_and(|copy| copy.phase == VolumePhase::Sealed))?;
+    read(hosts, from.index, source)
+}
+
+/// Whether everything has come to its end: no job is under way, and the machine runs where the truth is.
+pub(crate) fn is_over(scope: &Scope, hosts: &[&Host]) -> bool {
+    let idle = hosts.iter().all(|host| host.tasks.is_empty());
+    let left = |host: &Host| host.books.crossings.values().any(ferry_crossing::target::is_expected);
+    let home: Vec<usize> =
+        hosts.iter().filter(|host| !host.processes.is_empty()).map(|host| host.index).collect();
+    let true_home = |v| truth(hosts, names::volume(v)).is_ok_and(|(at, _)| home == [at]);
+    idle && !hosts.iter().any(|host| left(host)) && (0..scope.volumes).all(true_home)
+}

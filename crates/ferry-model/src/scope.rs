@@ -1,0 +1,150 @@
+//! How large a world is, what may befall it, and which mistake is planted in it.
+
+/// A small world, and how often each thing may happen in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope {
+    /// Workers: two or three. The machine begins on the first.
+    pub workers: usize,
+    /// Volumes of the machine.
+    pub volumes: usize,
+    /// What may happen.
+    pub budget: Budget,
+    /// A mistake, or none.
+    pub bug: Option<Bug>,
+}
+
+/// How often each thing may happen, in all workers together. What is not here (deliveries, repetitions, work of agents,
+/// reads of sources) may happen at any time and any number of times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Moves that a person begins, from wherever the machine is to anywhere.
+    pub moves: u8,
+    /// Moves that a person cancels.
+    pub cancels: u8,
+    /// Agents that die and start again, with all that was not durable lost.
+    pub crashes: u8,
+    /// Hosts that do, with every process on them.
+    pub reboots: u8,
+    /// Calls between agents that are given up without an answer.
+    pub timeouts: u8,
+    /// Backups made of an agent's records.
+    pub backups: u8,
+    /// Backups put in the place of an agent's records, while its host is down.
+    pub restores: u8,
+    /// Writes of the machine, each flushed and acknowledged.
+    pub writes: u8,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cost {
+    Move,
+    Cancel,
+    Crash,
+    Reboot,
+    Timeout,
+    Backup,
+    Restore,
+    Write,
+}
+
+impl Budget {
+    /// How often something may still happen.
+    pub(crate) fn of(&mut self, cost: Cost) -> &mut u8 {
+        match cost {
+            Cost::Move => &mut self.moves,
+            Cost::Cancel => &mut self.cancels,
+            Cost::Crash => &mut self.crashes,
+            Cost::Reboot => &mut self.reboots,
+            Cost::Timeout => &mut self.timeouts,
+            Cost::Backup => &mut self.backups,
+            Cost::Restore => &mut self.restores,
+            Cost::Write => &mut self.writes,
+        }
+    }
+}
+
+/// A mistake that the model must find. Each is made by the model's environment; the product has no such switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// The source tells the target of the hand-over before its copies carry the mark.
+    TellsBeforeMark,
+    /// The mark of a hand-over is not looked at when a copy is opened.
+    IgnoresMark,
+    /// An agent acts on a journal entry that is not durable.
+    ActsBeforeDurable,
+    /// A machine is taken for stopped as soon as it was asked to stop.
+    CallsItStopped,
+    /// The source lets go of its copies before the target has what is in them.
+    RetiresEarly,
+    /// A failed move is reported before the machine runs at home again.
+    ReportsTooSoon,
+    /// A call that got no answer is not made again.
+    ForgetsToRetry,
+    /// A target gives up a reservation when its source says that the job still runs.
+    SweepsTooMuch,
+    /// Of several volumes the first alone is handed over.
+    HandsOverOne,
+    /// A reservation is deleted without a look at what lies in it.
+    DeletesUnseen,
+}
+
+impl Scope {
+    const fn new(workers: usize, volumes: usize, budget: Budget) -> Self {
+        Self { workers, volumes, budget, bug: None }
+    }
+
+    /// The same with a mistake in it.
+    #[must_use]
+    pub fn with(self, bug: Bug) -> Self {
+        Self { bug: Some(bug), ..self }
+    }
+}
+
+/// A world in which one move is begun and one write is made, and nothing goes wrong.
+const CALM: Budget =
+    Budget { moves: 1, cancels: 0, crashes: 0, reboots: 0, timeouts: 0, backups: 0, restores: 0, writes: 1 };
+
+/// One move, cancelled or not, while agents die and calls go astray.
+pub const ONE_MOVE: Scope = Scope::new(2, 1, Budget { cancels: 1, crashes: 1, timeouts: 1, ..CALM });
+/// One move, cancelled or not, while a host goes down.
+pub const HOST_DOWN: Scope = Scope::new(2, 1, Budget { cancels: 1, reboots: 1, ..CALM });
+/// One move of a machine with two volumes.
+pub const TWO_VOLUMES: Scope = Scope::new(2, 2, Budget { cancels: 1, crashes: 1, ..CALM });
+/// Two moves: there and back, or again after one was undone, also while the disk still follows.
+pub const THERE_AND_BACK: Scope = Scope::new(2, 1, Budget { moves: 2, crashes: 1, ..CALM });
+/// Two moves among three workers.
+pub const THREE_WORKERS: Scope = Scope::new(3, 1, Budget { moves: 2, ..CALM });
+/// One move, and records of either worker that come back from a backup.
+pub const BACKUP: Scope = Scope::new(2, 1, Budget { cancels: 1, backups: 1, restores: 1, ..CALM });
+/// Two moves, one of them cancelled, and records from a backup: more than tests search whole.
+pub const BACKUP_OF_TWO_MOVES: Scope =
+    Scope::new(2, 1, Budget { moves: 2, cancels: 1, backups: 1, restores: 1, ..CALM });
+
+/// The worlds that are searched with `cargo xtask model`, each with what it is.
+pub const ALL: &[(&str, Scope)] = &[
+    ("one move, cancelled or not; agents die, calls go astray", ONE_MOVE),
+    ("one move, cancelled or not; a host goes down", HOST_DOWN),
+    ("one move of two volumes, cancelled or not; agents die", TWO_VOLUMES),
+    ("two moves, there and back; agents die", THERE_AND_BACK),
+    ("two moves among three workers", THREE_WORKERS),
+    ("one move, cancelled or not; records from a backup", BACKUP),
+    (
+        "two moves of two volumes, one cancelled; calls go astray",
+        Scope::new(2, 2, Budget { moves: 2, cancels: 1, timeouts: 1, ..CALM }),
+    ),
+    (
+        "two moves, one cancelled; two agents die, a call goes astray",
+        Scope::new(2, 1, Budget { moves: 2, cancels: 1, crashes: 2, timeouts: 1, ..CALM }),
+    ),
+    (
+        "two moves among three workers, one cancelled; agents die",
+        Scope::new(3, 1, Budget { moves: 2, cancels: 1, crashes: 1, writes: 2, ..CALM }),
+    ),
+    ("two moves, one cancelled; records from a backup", BACKUP_OF_TWO_MOVES),
+    (
+        "two moves among three workers; records from a backup",
+        Scope::new(3, 1, Budget { moves: 2, backups: 1, restores: 1, ..CALM }),
+    ),
+    ("three moves among three workers", Scope::new(3, 1, Budget { moves: 3, writes: 2, ..CALM })),
+];

@@ -1,0 +1,493 @@
+//! A job on its source: the shell that the agent's task and mover are, one moment at a time.
+//!
+//! Invariant: the agent may die between any two moments, and finds in its records what it had made durable, no more.
+
+use crate::host::{Host, Stepped};
+use crate::names;
+use crate::scope::{Bug, Scope};
+use crate::target::{Asks, Call};
+use ferry_api::{ApiError, Crossing, CrossingVolume, ErrorCode, JobId, JobKind, Prepare, PrepareVolume};
+use ferry_crossing::service::Wish;
+use ferry_crossing::{
+    Activated, Booted, Change, ChangeRefused, JobRecord, MoveInput, MoveStep, Plan, Prepared, Receipt,
+    Retired, minding, moving, reckoning,
+};
+use ferry_fsm::{Act, Answer, Entry, Event, Outcome, Standing, Step, StepError, conclude};
+use serde_json::Value;
+use std::rc::Rc;
+
+/// A time after every pause.
+const LATE_MS: u64 = u64::MAX;
+/// Attempts to tell a target that does not answer that a move was undone, as in the agent.
+const RELEASE_ATTEMPTS_MAX: u32 = 3;
+
+/// What a job's task is at.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Task {
+    /// It decides what comes next.
+    Deciding,
+    /// It is at a moment of a step.
+    At { act: Act<MoveStep>, moment: usize },
+    /// It waits for the answer to what it asked at that moment.
+    Asking { act: Act<MoveStep>, moment: usize },
+    /// The step has ended, which is not durable yet.
+    Ended { act: Act<MoveStep>, result: Result<(), StepError> },
+    /// It does nothing any more, though it should (see [`Bug::ForgetsToRetry`]).
+    Stuck,
+}
+
+/// A moment of a step: what is done without anything in between, or waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Wish(Wish, usize),
+    Mark(usize),
+    Down,
+    Up,
+    Ask,
+    /// Nothing is remote at the target any more, by its own account and by the receipt.
+    Whole,
+}
+
+/// The moments of a step or of its undo, in their order.
+fn moments(scope: &Scope, act: &Act<MoveStep>) -> Vec<Moment> {
+    let each = |moment: fn(usize) -> Moment| (0..scope.volumes).map(moment);
+    match act {
+        Act::Begin { step, .. } => match step {
+            MoveStep::Reserve | MoveStep::Boot => vec![Moment::Ask],
+            MoveStep::Prepare => each(|v| Moment::Wish(Wish::Export, v)).chain([Moment::Ask]).collect(),
+            MoveStep::Stop => vec![Moment::Down],
+            MoveStep::Seal => each(|v| Moment::Wish(Wish::Seal, v)).collect(),
+            MoveStep::Activate if scope.bug == Some(Bug::TellsBeforeMark) => {
+                [Moment::Ask].into_iter().chain(each(Moment::Mark)).collect()
+            }
+            MoveStep::Activate => {
+                let seal = each(|v| Moment::Wish(Wish::Seal, v));
+                seal.chain(each(Moment::Mark)).chain([Moment::Ask]).collect()
+            }
+            MoveStep::Hydrate | MoveStep::Verify if scope.bug == Some(Bug::RetiresEarly) => Vec::new(),
+            MoveStep::Hydrate | MoveStep::Verify => vec![Moment::Whole],
+            MoveStep::Retire if scope.bug == Some(Bug::RetiresEarly) => Vec::new(),
+            MoveStep::Retire => {
+                [Moment::Ask].into_iter().chain(each(|v| Moment::Wish(Wish::Retire, v))).collect()
+            }
+            MoveStep::Plan | MoveStep::HandOver => Vec::new(),
+        },
+        Act::Undo { step, .. } => match step {
+            MoveStep::Reserve => vec![Moment::Ask],
+            MoveStep::Stop if scope.bug == Some(Bug::ReportsTooSoon) => Vec::new(),
+            MoveStep::Stop => vec![Moment::Up],
+            MoveStep::Seal => each(|v| Moment::Wish(Wish::Unseal, v)).collect(),
+            // Withdrawing an export touches no promise: a sealed copy may be read by anybody.
+            MoveStep::Prepare
+            | MoveStep::Plan
+            | MoveStep::HandOver
+            | MoveStep::Activate
+            | MoveStep::Boot
+            | MoveStep::Hydrate
+            | MoveStep::Verify
+            | MoveStep::Retire => Vec::new(),
+        },
+        Act::Commit { .. }
+        | Act::Unwind { .. }
+        | Act::WaitUntil { .. }
+        | Act::Park { .. }
+        | Act::WaitForPerson
+        | Act::Finish { .. }
+        | Act::Rest => Vec::new(),
+    }
+}
+
+/// The step that an act is about, and whether the act undoes it.
+pub(crate) fn step_of(act: &Act<MoveStep>) -> Option<(MoveStep, bool)> {
+    match act {
+        Act::Begin { step, .. } | Act::Commit { step, .. } => Some((*step, false)),
+        Act::Undo { step, .. } => Some((*step, true)),
+        Act::Unwind { .. }
+        | Act::WaitUntil { .. }
+        | Act::Park { .. }
+        | Act::WaitForPerson
+        | Act::Finish { .. }
+        | Act::Rest => None,
+    }
+}
+
+/// A task at a moment of a step, or at its end if there is no such moment.
+fn at(scope: &Scope, act: Act<MoveStep>, moment: usize) -> Task {
+    let is_through = !matches!(act, Act::Commit { .. }) && moment >= moments(scope, &act).len();
+    if is_through { Task::Ended { act, result: Ok(()) } } else { Task::At { act, moment } }
+}
+
+impl Host {
+    /// What a job's task does next, for people.
+    pub(crate) fn at_work(&self, scope: &Scope, job: JobId) -> String {
+        let step = |act: &Act<MoveStep>| match step_of(act) {
+            Some((step, false)) => step.name().to_owned(),
+            Some((step, true)) => format!("the undo of {}", step.name()),
+            None => String::new(),
+        };
+        match self.tasks.get(&job) {
+            Some(Task::Deciding) => "decides what comes next".to_owned(),
+            Some(Task::At { act: act @ Act::Commit { .. }, .. }) => format!("commits {}", step(act)),
+            Some(Task::At { act, moment }) => match moments(scope, act).get(*moment) {
+                Some(Moment::Wish(wish, volume)) => {
+                    format!("in {}: {wish:?} volume {}", step(act), volume + 1)
+                }
+                Some(Moment::Mark(volume)) => format!("in {}: marks volume {}", step(act), volume + 1),
+                Some(Moment::Down) => format!("in {}: sees the machine down", step(act)),
+                Some(Moment::Up) => format!("in {}: sees the machine up", step(act)),
+                Some(Moment::Ask) => format!("in {}: asks the target", step(act)),
+                Some(Moment::Whole) | None => format!("is through with {}", step(act)),
+            },
+            Some(Task::Ended { act, result: Ok(()) }) => format!("writes that {} is done", step(act)),
+            Some(Task::Ended { act, result: Err(_) }) => format!("writes that {} failed", step(act)),
+            Some(Task::Asking { .. } | Task::Stuck) | None => "waits".to_owned(),
+        }
+    }
+
+    /// The task of a job goes on.
+    pub(crate) fn tick(self, scope: &Scope, job: JobId) -> Option<Stepped> {
+        let standing = self.books.standing(job)?;
+        match self.tasks.get(&job)?.clone() {
+            Task::Deciding => self.append(scope, job, &standing, Vec::new()).ok(),
+            Task::At { act: Act::Commit { step, attempt }, .. } => self.commit(scope, job, step, attempt),
+            Task::At { act, moment } => self.moment(scope, job, &standing, act, moment),
+            Task::Ended { act, result } => {
+                let event = self.event(&standing, &act, result);
+                self.append(scope, job, &standing, vec![event]).ok()
+            }
+            Task::Asking { .. } | Task::Stuck => None,
+        }
+    }
+
+    fn moment(
+        mut self,
+        scope: &Scope,
+        job: JobId,
+        standing: &Standing<MoveStep>,
+        act: Act<MoveStep>,
+        moment: usize,
+    ) -> Option<Stepped> {
+        let input = moving::input(standing).expect("the model writes what it reads");
+        let now = moments(scope, &act)[moment];
+        let plan: Plan = moving::memo_of(standing, MoveStep::Plan).expect("the plan is made first");
+        let done = match now {
+            Moment::Ask => {
+                let asks = self.asks(job, &input, &plan, &act);
+                let (from, to) = (self.index, names::index_of(&input.to));
+                self.tasks.insert(job, Task::Asking { act, moment });
+                let call = Call { job, from, to, asks };
+                return Some(Stepped { sends: Some(call), ..Stepped::to(self) });
+            }
+            Moment::Whole => return None,
+            Moment::Down => {
+                let machine = self.books.machines.get(&input.machine)?;
+                minding::is_down(machine).then_some(Ok(()))?
+            }
+            Moment::Up => {
+                let machine = self.books.machines.get(&input.machine)?;
+                minding::is_up(machine).then_some(Ok(()))?
+            }
+            Moment::Wish(wish, volume) => self.wish(scope, plan.volumes[volume].key(), wish),
+            Moment::Mark(volume) => {
+                let copy = self.copies.get_mut(&plan.volumes[volume].key());
+                copy.map(|copy| copy.mark = Some(names::index_of(&input.to))).ok_or(ErrorCode::Internal)
+            }
+        };
+        self.passed(scope, job, standing, act, moment, done)?;
+        Some(Stepped::to(self))
+    }
+
+    /// A moment is over, well or not.
+    fn passed(
+        &mut self,
+        scope: &Scope,
+        job: JobId,
+        standing: &Standing<MoveStep>,
+        act: Act<MoveStep>,
+        moment: usize,
+        done: Result<(), ErrorCode>,
+    ) -> Option<()> {
+        let Err(code) = done else {
+            self.tasks.insert(job, at(scope, act, moment + 1));
+            return Some(());
+        };
+        let error = ApiError::new(code, "refused");
+        let is_undo = matches!(act, Act::Undo { .. });
+        if standing.past_no_return() || is_undo {
+            // It is tried again for ever. That it failed is not written down again and again here, since the counts
+            // would make endlessly many worlds that differ in nothing else.
+            let again = Task::At { act, moment: 0 };
+            let changes = self.tasks.get(&job) != Some(&again);
+            self.tasks.insert(job, again);
+            return changes.then_some(());
+        }
+        self.tasks.insert(job, Task::Ended { act, result: Err(moving::refusal(error)) });
+        Some(())
+    }
+
+    /// The answer to what a job asked.
+    pub(crate) fn answered(
+        &mut self,
+        scope: &Scope,
+        job: JobId,
+        answer: Result<(), ErrorCode>,
+    ) -> Option<()> {
+        let Task::Asking { act, moment } = self.tasks.get(&job)?.clone() else { return None };
+        let standing = self.books.standing(job)?;
+        self.passed(scope, job, &standing, act, moment, answer);
+        Some(())
+    }
+
+    /// No answer came.
+    pub(crate) fn timed_out(&mut self, scope: &Scope, job: JobId) -> Option<()> {
+        let Task::Asking { act, .. } = self.tasks.get(&job)?.clone() else { return None };
+        if scope.bug == Some(Bug::ForgetsToRetry) {
+            self.tasks.insert(job, Task::Stuck);
+            return Some(());
+        }
+        let gives_up = matches!(act, Act::Undo { step: MoveStep::Reserve, attempt }
+            if attempt >= RELEASE_ATTEMPTS_MAX);
+        let result = if gives_up { Ok(()) } else { Err(StepError::retry("no answer")) };
+        self.tasks.insert(job, Task::Ended { act, result });
+        Some(())
+    }
+
+    /// What a job that looks at the target looks for, once it is there.
+    pub(crate) fn found(&mut self, scope: &Scope, job: JobId) -> Option<()> {
+        let Task::At { act, moment } = self.tasks.get(&job)?.clone() else { return None };
+        self.tasks.insert(job, at(scope, act, moment + 1));
+        Some(())
+    }
+
+    /// Whether a job looks at the target, and finds there what it waits for.
+    pub(crate) fn finds(&self, scope: &Scope, job: JobId, target: &Host) -> bool {
+        let Some(Task::At { act, moment }) = self.tasks.get(&job) else { return false };
+        if moments(scope, act).get(*moment) != Some(&Moment::Whole) {
+            return false;
+        }
+        let Some(standing) = self.books.standing(job) else { return false };
+        let Ok(plan) = moving::memo_of::<Plan>(&standing, MoveStep::Plan) else { return false };
+        let Some(crossing) = target.crossing_view(job) else { return false };
+        if step_of(act) == Some((MoveStep::Hydrate, false)) {
+            return crossing.volumes.iter().all(reckoning::is_whole);
+        }
+        plan.volumes.iter().all(|planned| {
+            let sealed = self.view(planned.key());
+            sealed.is_some_and(|sealed| reckoning::receipt(planned, &sealed, &crossing).is_ok())
+        })
+    }
+
+    /// A move as its target shows it.
+    fn crossing_view(&self, job: JobId) -> Option<Crossing> {
+        let record = self.books.crossings.get(&job)?.clone();
+        let (crossing, reserve) = ferry_crossing::target::reserved(Some(record), job).ok()?;
+        let keys = ferry_crossing::target::keys_of(&reserve).into_iter();
+        Some(Crossing {
+            job,
+            from: reserve.from.clone(),
+            machine: reserve.machine,
+            state: crossing.state,
+            activated_at_ms: crossing.activated_at_ms,
+            booted_at_ms: crossing.booted_at_ms,
+            machine_now: None,
+            volumes: keys.map(|key| CrossingVolume { key, volume: self.view(key) }).collect(),
+        })
+    }
+
+    fn asks(&self, job: JobId, input: &MoveInput, plan: &Plan, act: &Act<MoveStep>) -> Asks {
+        let source =
+            |planned: &ferry_crossing::PlannedVolume| format!("nbd://{}/{}", input.from, planned.key());
+        let sources: Vec<String> = plan.volumes.iter().map(source).collect();
+        match step_of(act) {
+            Some((MoveStep::Reserve, false)) => Asks::Reserve(Box::new(moving::reserve(job, input, plan))),
+            Some((MoveStep::Prepare, false)) => {
+                let volumes = plan.volumes.iter().zip(sources).map(|(planned, source)| PrepareVolume {
+                    id: planned.id,
+                    source,
+                    pace: ferry_api::PaceVolume::default(),
+                });
+                Asks::Prepare(Prepare { job, volumes: volumes.collect() })
+            }
+            Some((MoveStep::Activate, false)) => {
+                let desired = self.books.machines[&input.machine].desired;
+                Asks::Activate(moving::activate(job, desired, plan, sources))
+            }
+            Some((MoveStep::Boot, false)) => Asks::Boot,
+            Some((MoveStep::Retire, false)) => Asks::Settle,
+            Some((MoveStep::Reserve, true)) => Asks::Release,
+            other => unreachable!("{other:?} asks nothing of the target"),
+        }
+    }
+
+    /// What is written of a step that has ended.
+    fn event(
+        &self,
+        standing: &Standing<MoveStep>,
+        act: &Act<MoveStep>,
+        result: Result<(), StepError>,
+    ) -> Event {
+        match (act, result) {
+            (Act::Begin { step, attempt }, result) => {
+                let name = step.name().to_owned();
+                match result.and_then(|()| self.memo(standing, *step)) {
+                    Ok(memo) => Event::Done { step: name, memo },
+                    Err(error) => Event::Failed { step: name, attempt: *attempt, error },
+                }
+            }
+            (Act::Undo { step, .. }, Ok(())) => Event::Undone { step: step.name().to_owned() },
+            (Act::Undo { step, attempt }, Err(error)) => {
+                Event::UndoFailed { step: step.name().to_owned(), attempt: *attempt, error }
+            }
+            (other, _) => unreachable!("{other:?} has no end of its own"),
+        }
+    }
+
+    fn memo(&self, standing: &Standing<MoveStep>, step: MoveStep) -> Result<Value, StepError> {
+        Ok(match step {
+            MoveStep::Plan => moving::memo(self.plan(standing)?),
+            MoveStep::Prepare => moving::memo(Prepared { sources: Vec::new() }),
+            MoveStep::Activate => moving::memo(Activated { activated_at_ms: None }),
+            MoveStep::Boot => moving::memo(Booted { booted_at_ms: None }),
+            MoveStep::Verify => moving::memo(Receipt { volumes: Vec::new() }),
+            MoveStep::Retire => moving::memo(Retired { until_ms: 0 }),
+            MoveStep::Reserve | MoveStep::Stop | MoveStep::Seal | MoveStep::HandOver | MoveStep::Hydrate => {
+                Value::Null
+            }
+        })
+    }
+
+    fn plan(&self, standing: &Standing<MoveStep>) -> Result<Plan, StepError> {
+        let input = moving::input(standing)?;
+        let gone = || StepError::fatal("it is not here");
+        let machine = self.books.machines.get(&input.machine).ok_or_else(gone)?;
+        let mut volumes = Vec::new();
+        for key in machine.volume_keys() {
+            volumes.push(reckoning::plan_volume(&self.view(key).ok_or_else(gone)?)?);
+        }
+        Ok(Plan { generation: machine.generation, spec: machine.spec.clone(), created_at_ms: 0, volumes })
+    }
+
+    /// Appends what happened, with what follows from it, as one, and goes on to that.
+    fn append(
+        mut self,
+        scope: &Scope,
+        job: JobId,
+        standing: &Standing<MoveStep>,
+        happened: Vec<Event>,
+    ) -> Result<Stepped, ChangeRefused> {
+        let (events, act) = conclude(standing, happened, LATE_MS).expect("the model follows the rules");
+        self.write(scope, job, standing, events)?;
+        let broken = self.breaks_its_word(standing, &act);
+        let task = match act {
+            Act::Begin { .. } | Act::Undo { .. } | Act::Commit { .. } => Some(at(scope, act, 0)),
+            Act::Unwind { .. } | Act::Park { .. } => Some(Task::Deciding),
+            Act::WaitForPerson | Act::Finish { .. } | Act::Rest => None,
+            Act::WaitUntil { .. } => unreachable!("it is later than any pause"),
+        };
+        match task {
+            Some(task) => self.tasks.insert(job, task),
+            None => self.tasks.remove(&job),
+        };
+        Ok(Stepped { broken, ..Stepped::to(self) })
+    }
+
+    /// The deed, unless somebody cancelled before it.
+    fn commit(self, scope: &Scope, job: JobId, step: MoveStep, attempt: u32) -> Option<Stepped> {
+        let standing = self.books.standing(job)?;
+        if standing.cancel_asked {
+            return self.append(scope, job, &standing, Vec::new()).ok();
+        }
+        let name = step.name().to_owned();
+        let memo = moving::deed(&standing).expect("the plan is in the journal");
+        let done = Event::Done { step: name.clone(), memo };
+        let refused = match self.clone().append(scope, job, &standing, vec![done]) {
+            Ok(stepped) => return Some(stepped),
+            Err(refused) => StepError::fatal(refused.to_string()),
+        };
+        let failed = Event::Failed { step: name, attempt, error: refused };
+        self.append(scope, job, &standing, vec![failed]).ok()
+    }
+
+    /// Writes entries and the changes that come with them, in one transaction.
+    fn write(
+        &mut self,
+        scope: &Scope,
+        job: JobId,
+        standing: &Standing<MoveStep>,
+        events: Vec<Event>,
+    ) -> Result<(), ChangeRefused> {
+        let (mut next, mut changes, mut entries) = (standing.clone(), Vec::new(), Vec::new());
+        for event in events {
+            changes.extend(moving::changes(job, &next, &event));
+            let entry = Entry::new(0, event);
+            next.apply(&entry).expect("the model follows the rules");
+            entries.push(entry);
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        if scope.bug == Some(Bug::HandsOverOne) {
+            changes = changes.into_iter().flat_map(|change| self.only_the_first(change)).collect();
+        }
+        let before = Rc::clone(&self.books);
+        self.books = self.books.transact(&changes, Some((job, entries)))?;
+        self.durable = (scope.bug == Some(Bug::ActsBeforeDurable)).then_some(before);
+        Ok(())
+    }
+
+    fn only_the_first(&self, change: Change) -> Vec<Change> {
+        let Change::HandOver { job, machine, to } = change else { return vec![change] };
+        let mut record = self.books.machines[&machine].clone();
+        let first = record.volume_keys().next().expect("the model's machine has volumes");
+        record.standing = ferry_crossing::Standing::HandedOver { to: to.clone(), job };
+        (record.job, record.halted) = (None, false);
+        vec![
+            Change::RemoveMachine(machine),
+            Change::AddMachine(Box::new(record)),
+            Change::Own { key: first, ownership: ferry_api::Ownership::HandedOver { to, job } },
+        ]
+    }
+
+    /// A move that failed, or was cancelled, is reported only when the machine runs at home again.
+    fn breaks_its_word(&self, standing: &Standing<MoveStep>, act: &Act<MoveStep>) -> Option<&'static str> {
+        let Act::Finish { outcome: Outcome::Failed { .. } | Outcome::Cancelled } = act else { return None };
+        let record = self.books.machines.get(&names::machine())?;
+        let runs = |pid: u32| self.processes.iter().any(|process| process.pid == pid);
+        // What a host that went down took with it is its minder's to start again, as is a machine that did not run yet.
+        let stopped = standing
+            .steps
+            .iter()
+            .any(|step| step.step == Some(MoveStep::Stop) && step.state != ferry_fsm::StepState::Ahead);
+        let home = self.was_down || !stopped || record.process.as_ref().is_some_and(|mark| runs(mark.pid));
+        (!home || !record.shall_run())
+            .then_some("a move was reported as undone while its machine did not run at home")
+    }
+
+    /// A person begins a move.
+    pub(crate) fn begin(&mut self, job: JobId, to: usize) -> Option<()> {
+        let (machine, name) = (names::machine(), names::machine_name());
+        let (from, to) = (names::worker(self.index), names::worker(to));
+        let kind = JobKind::Move { machine, machine_name: name.clone(), from: from.clone(), to: to.clone() };
+        let input = MoveInput { machine, machine_name: name, from, to, retention_ms: 0 };
+        let opening = Standing::<MoveStep>::opening(0, moving::memo(input));
+        let record = JobRecord { id: job, kind, created_at_ms: 0, finished: false };
+        let changes = [Change::AddJob(Box::new(record)), Change::Claim { machine, job }];
+        self.books = self.books.transact(&changes, Some((job, vec![opening]))).ok()?;
+        self.tasks.insert(job, Task::Deciding);
+        Some(())
+    }
+
+    /// A person cancels a move, whatever it is at.
+    pub(crate) fn cancel(&mut self, job: JobId) -> Option<()> {
+        self.tasks.get(&job)?;
+        let standing = self.books.standing(job)?;
+        match standing.ask_to_cancel() {
+            Answer::Append(event) => {
+                let entry = Entry::new(0, event);
+                self.books = self.books.transact(&[], Some((job, vec![entry]))).ok()?;
+                Some(())
+            }
+            Answer::Already | Answer::Refuse => None,
+        }
+    }
+}

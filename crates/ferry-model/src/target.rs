@@ -1,0 +1,206 @@
+//! What one agent asks of another, and how the other answers: the shell of [`ferry_crossing::target`].
+
+use crate::host::{Host, Stepped};
+use crate::names;
+use crate::scope::Scope;
+use ferry_api::{Activate, ApiError, CrossingState, ErrorCode, JobId, Prepare, Reserve, VolumePhase};
+use ferry_crossing::service::{self, Service};
+use ferry_crossing::{Change, CrossingRecord, target};
+
+/// A call on its way. The network may deliver it late, again, out of order, or never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) job: JobId,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) asks: Asks,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    Reserve(Box<Reserve>),
+    Prepare(Prepare),
+    Activate(Activate),
+    Boot,
+    Settle,
+    Release,
+}
+
+impl Asks {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Reserve(_) => "reserve",
+            Self::Prepare(_) => "prepare",
+            Self::Activate(_) => "activate",
+            Self::Boot => "boot",
+            Self::Settle => "settle",
+            Self::Release => "release",
+        }
+    }
+}
+
+type Answer = Result<(), ErrorCode>;
+
+fn code(error: ApiError) -> ErrorCode {
+    error.code
+}
+
+impl Host {
+    /// A call arrives. With `cut` the agent dies right behind the transaction, if there is one.
+    pub(crate) fn arrives(mut self, scope: &Scope, call: &Call, cut: bool) -> Option<Stepped> {
+        let before = self.books.clone();
+        let answer = match &call.asks {
+            Asks::Reserve(reserve) => self.reserve(reserve),
+            Asks::Prepare(prepare) => self.prepare(scope, prepare, cut),
+            Asks::Activate(activate) => self.activate(scope, activate, cut),
+            Asks::Boot => self.boot(scope, call.job),
+            Asks::Settle => self.settle(scope, call.job),
+            Asks::Release => self.release(scope, call.job, cut),
+        };
+        if !cut {
+            let mut stepped = Stepped::to(self);
+            stepped.answers = Some(answer);
+            return Some(stepped);
+        }
+        if std::rc::Rc::ptr_eq(&before, &self.books) {
+            return None;
+        }
+        self.crash();
+        Some(Stepped::to(self))
+    }
+
+    fn crossing(&self, job: JobId) -> Result<(CrossingRecord, Reserve), ErrorCode> {
+        target::reserved(self.books.crossings.get(&job).cloned(), job).map_err(code)
+    }
+
+    fn reserve(&mut self, reserve: &Reserve) -> Answer {
+        if target::reserved_before(self.books.crossings.get(&reserve.job), reserve).map_err(code)? {
+            return Ok(());
+        }
+        target::check_version(reserve).map_err(code)?;
+        target::check_machine(self.books.machines.get(&reserve.machine), reserve).map_err(code)?;
+        let expected = |crossing: &CrossingRecord| {
+            target::is_expected(crossing)
+                && crossing.reserve.as_ref().is_some_and(|known| known.machine_name == reserve.machine_name)
+        };
+        if self.books.crossings.values().any(expected) {
+            return Err(ErrorCode::AlreadyExists);
+        }
+        let (crossing, volumes) = target::reservation(reserve.clone(), 0);
+        let mut changes: Vec<Change> = volumes.into_iter().map(|v| Change::AddVolume(Box::new(v))).collect();
+        changes.push(Change::Crossing(Box::new(crossing)));
+        self.change(&changes)
+    }
+
+    fn prepare(&mut self, scope: &Scope, prepare: &Prepare, cut: bool) -> Answer {
+        let (crossing, reserve) = self.crossing(prepare.job)?;
+        let Some((_, changes)) = target::prepare(&crossing, &reserve, prepare).map_err(code)? else {
+            return Ok(());
+        };
+        self.change(&changes)?;
+        if cut {
+            return Ok(());
+        }
+        for key in target::keys_of(&reserve) {
+            self.keep(scope, key);
+            let copy = self.copies.get(&key);
+            if copy.is_none_or(|copy| copy.phase != VolumePhase::Standby) {
+                return Err(ErrorCode::Internal);
+            }
+        }
+        Ok(())
+    }
+
+    fn activate(&mut self, scope: &Scope, activate: &Activate, cut: bool) -> Answer {
+        let (crossing, reserve) = self.crossing(activate.job)?;
+        let Some((_, changes)) = target::activate(&crossing, &reserve, activate, 0).map_err(code)? else {
+            return Ok(());
+        };
+        self.change(&changes)?;
+        if !cut {
+            for key in target::keys_of(&reserve) {
+                self.keep(scope, key);
+            }
+        }
+        Ok(())
+    }
+
+    fn boot(&mut self, scope: &Scope, job: JobId) -> Answer {
+        let (crossing, reserve) = self.crossing(job)?;
+        if !target::boots(&crossing).map_err(code)? {
+            return Ok(());
+        }
+        let here = self.books.machines.get(&names::machine());
+        if here.is_some_and(|here| target::is_still_here(here, &reserve)) {
+            while self.mind(scope).is_some() {}
+            let here = &self.books.machines[&names::machine()];
+            if !ferry_crossing::minding::is_up(here) {
+                return Err(ErrorCode::Unavailable);
+            }
+        }
+        let booted = CrossingRecord { state: CrossingState::Booted, ..crossing };
+        self.change(&[Change::Crossing(Box::new(booted))])
+    }
+
+    fn settle(&mut self, scope: &Scope, job: JobId) -> Answer {
+        let (crossing, reserve) = self.crossing(job)?;
+        if !target::settles(&crossing).map_err(code)? {
+            return Ok(());
+        }
+        for key in target::keys_of(&reserve) {
+            let Some(record) = self.books.volumes.get(&key).cloned() else { continue };
+            if record.source.is_none() {
+                continue;
+            }
+            if service::wanted(&record.ownership) != Service::None {
+                self.serving(scope, &record)?;
+                if self.copies[&key].block.is_none() {
+                    return Err(ErrorCode::Internal);
+                }
+            }
+            self.change(&[Change::Source { key, source: None }])?;
+        }
+        let settled = CrossingRecord { state: CrossingState::Settled, ..crossing };
+        self.change(&[Change::Crossing(Box::new(settled))])
+    }
+
+    /// Undoes what was reserved, as the source asks or as the sweep found out.
+    pub(crate) fn release(&mut self, scope: &Scope, job: JobId, cut: bool) -> Answer {
+        let released = target::release(self.books.crossings.get(&job).cloned(), job).map_err(code)?;
+        if self.books.crossings.get(&job) != Some(&released) {
+            self.change(&[Change::Crossing(Box::new(released))])?;
+        }
+        if !cut {
+            self.drop_clones(scope, job);
+        }
+        Ok(())
+    }
+
+    /// Deletes what a released job reserved.
+    pub(crate) fn drop_clones(&mut self, scope: &Scope, job: JobId) {
+        let Some(crossing) = self.books.crossings.get(&job) else { return };
+        let reserve = crossing.reserve.clone().filter(|_| crossing.state == CrossingState::Released);
+        for key in reserve.iter().flat_map(target::keys_of) {
+            let volume = self.books.volumes.get(&key);
+            if volume.is_some_and(|volume| target::is_reserved_by(volume, job)) {
+                self.delete(scope, key);
+            }
+        }
+    }
+}
+
+impl Host {
+    /// Whether the source of a move, asked by its target's sweep, says that it was undone.
+    pub(crate) fn says_undone(&self, scope: &Scope, job: JobId) -> bool {
+        let Some(standing) = self.books.standing(job) else { return false };
+        let state = match &standing.outcome {
+            Some(ferry_fsm::Outcome::Succeeded) => ferry_api::JobState::Succeeded,
+            Some(ferry_fsm::Outcome::Failed { .. }) => ferry_api::JobState::Failed,
+            Some(ferry_fsm::Outcome::Cancelled) => ferry_api::JobState::Cancelled,
+            None if standing.unwinding.is_some() => ferry_api::JobState::Unwinding,
+            None => ferry_api::JobState::Running,
+        };
+        target::is_undone(state) || scope.bug == Some(crate::scope::Bug::SweepsTooMuch)
+    }
+}

@@ -1,0 +1,471 @@
+//! The world as a whole: a few workers, the calls between them, and what may happen next.
+//!
+//! Invariant: a worker's step depends on that worker and its input alone, so it is computed once and remembered; a world
+//! is then a handful of numbers, and millions of worlds fit in memory.
+
+use crate::books::Books;
+use crate::host::{Host, Input, Process, SIZE_BYTES, Stepped};
+use crate::names;
+use crate::quick::QuickMap;
+use crate::scope::{Budget, Scope};
+use crate::source::Task;
+use crate::target::Call;
+use ferry_api::{
+    Desired, Generation, MachineSpec, MachineVolume, Ownership, VolumeId, VolumeKey, VolumePhase,
+};
+use ferry_crossing::{MachineRecord, ProcessMark, Standing, VolumeRecord, service, target};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+
+/// Workers at most.
+const WORKERS_MAX: usize = 3;
+/// Volumes at most.
+pub(crate) const VOLUMES_MAX: usize = 2;
+/// Different calls at most: each is a bit of the network.
+const CALLS_MAX: usize = 64;
+
+/// A state of the world. Small: workers are numbers in [`Worlds`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    hosts: [u32; WORKERS_MAX],
+    /// The calls that were ever sent: each may arrive at any time, any number of times, or never.
+    sent: u64,
+    /// Of each volume, the number of the last write that the machine was told is durable.
+    pub(crate) told: [u8; VOLUMES_MAX],
+    /// What may still happen.
+    left: Budget,
+    /// Moves that were begun.
+    moves: u8,
+    /// Whether an older state of some worker's records is in force.
+    pub(crate) restored: bool,
+}
+
+/// What happens, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Action {
+    pub(crate) host: u8,
+    pub(crate) input: Input,
+    /// Whether the answer to a call that arrives reaches whoever waits for it.
+    pub(crate) answer: bool,
+}
+
+impl Action {
+    /// Whether it happens also when nothing goes wrong any more and nobody asks for anything.
+    pub(crate) fn is_kind(&self) -> bool {
+        self.input.cost().is_none() && (self.answer || !matches!(self.input, Input::Arrives { .. }))
+    }
+}
+
+#[derive(Clone)]
+struct Outcome {
+    host: u32,
+    sends: Option<u8>,
+    answers: Option<Result<(), ferry_api::ErrorCode>>,
+    broken: Option<&'static str>,
+}
+
+/// All workers that were ever seen, and what becomes of each.
+pub(crate) struct Worlds {
+    pub(crate) scope: Scope,
+    hosts: Vec<Host>,
+    known: QuickMap<[u64; 2], u32>,
+    calls: Vec<Call>,
+    outcomes: QuickMap<(u32, Input), Option<Outcome>>,
+    inputs: QuickMap<u32, Rc<Vec<Input>>>,
+    looks: QuickMap<u32, Rc<Looks>>,
+    finds: QuickMap<(u32, u32, Input), bool>,
+}
+
+/// What a worker wants to know of others.
+#[derive(Default)]
+struct Looks {
+    /// Copies whose block is remote.
+    remote: Vec<VolumeKey>,
+    /// What is looked for, and at whom.
+    at_others: Vec<(Input, usize)>,
+}
+
+impl Worlds {
+    pub(crate) fn new(scope: Scope) -> Self {
+        assert!(
+            scope.workers <= WORKERS_MAX && scope.volumes <= VOLUMES_MAX,
+            "the model is for small worlds"
+        );
+        Self {
+            scope,
+            hosts: Vec::new(),
+            known: QuickMap::default(),
+            calls: Vec::new(),
+            outcomes: QuickMap::default(),
+            inputs: QuickMap::default(),
+            looks: QuickMap::default(),
+            finds: QuickMap::default(),
+        }
+    }
+
+    /// The world in which everything begins: the machine runs on the first worker, and has written nothing.
+    pub(crate) fn first(&mut self) -> World {
+        let mut hosts = [0; WORKERS_MAX];
+        for (index, host) in hosts.iter_mut().enumerate() {
+            *host = self.known(first_host(&self.scope, index));
+        }
+        World { hosts, sent: 0, told: [0; VOLUMES_MAX], left: self.scope.budget, moves: 0, restored: false }
+    }
+
+    /// How many different workers there are so far.
+    pub(crate) fn hosts_seen(&self) -> usize {
+        self.hosts.len()
+    }
+
+    pub(crate) fn host(&self, world: &World, index: usize) -> &Host {
+        &self.hosts[world.hosts[index] as usize]
+    }
+
+    /// The workers of a world, in their order.
+    pub(crate) fn hosts(&self, world: &World) -> Vec<&Host> {
+        (0..self.scope.workers).map(|index| self.host(world, index)).collect()
+    }
+
+    /// The worlds that may follow, each with what led there and with a promise that this broke, if it did.
+    pub(crate) fn after(&mut self, world: &World) -> Vec<(Action, World, Option<&'static str>)> {
+        let mut next = Vec::new();
+        for action in self.actions(world) {
+            if let Some((to, broken)) = self.act(world, action)
+                && (to != *world || broken.is_some())
+            {
+                next.push((action, to, broken));
+            }
+        }
+        next
+    }
+
+    fn actions(&mut self, world: &World) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for index in 0..self.scope.workers {
+            let inputs = self.inputs(world.hosts[index]);
+            for &input in inputs.iter() {
+                actions.extend(self.allowed(world, index, input));
+            }
+            self.add_looks(world, index, &mut actions);
+        }
+        for (number, call) in self.calls.iter().enumerate().filter(|(bit, _)| world.sent & (1 << bit) != 0) {
+            let host = call.to as u8;
+            let arrives = |cut| Input::Arrives { call: number as u8, cut };
+            let waits = matches!(
+                self.host(world, call.from).tasks.get(&call.job),
+                Some(Task::Asking { act, .. }) if Some(call.asks.name()) == asked(act)
+            );
+            if waits {
+                actions.push(Action { host, input: arrives(false), answer: true });
+            }
+            actions.push(Action { host, input: arrives(false), answer: false });
+            if world.left.crashes > 0 {
+                actions.push(Action { host, input: arrives(true), answer: false });
+            }
+        }
+        actions
+    }
+
+    /// An input with what it depends on, if it may happen now.
+    fn allowed(&self, world: &World, index: usize, input: Input) -> Option<Action> {
+        let mut left = world.left;
+        if input.cost().is_some_and(|cost| *left.of(cost) == 0) {
+            return None;
+        }
+        let mut input = input;
+        if let Input::Writes(volume, number) = &mut input {
+            *number = world.told[self.number_of(*volume)?] + 1;
+        }
+        if let Input::Begin(job, _) = &mut input {
+            *job = names::job(usize::from(world.moves));
+        }
+        Some(Action { host: index as u8, input, answer: false })
+    }
+
+    fn number_of(&self, volume: VolumeId) -> Option<usize> {
+        (0..self.scope.volumes).find(|number| names::volume(*number) == volume)
+    }
+
+    /// What one worker learns of another: blocks, how far a move is, and whether it was undone.
+    fn add_looks(&mut self, world: &World, index: usize, actions: &mut Vec<Action>) {
+        let host = index as u8;
+        let looks = self.looks(world.hosts[index]);
+        for &key in &looks.remote {
+            if let Some(number) = crate::promises::read(&self.hosts(world), index, key) {
+                actions.push(Action { host, input: Input::Fetched(key, number), answer: false });
+            }
+        }
+        for &(input, other) in &looks.at_others {
+            let pair = (world.hosts[index], world.hosts[other], input);
+            let (here, there) = (&self.hosts[pair.0 as usize], &self.hosts[pair.1 as usize]);
+            let scope = &self.scope;
+            let finds = *self.finds.entry(pair).or_insert_with(|| {
+                if let Input::Undone(job) = input {
+                    return there.says_undone(scope, job);
+                }
+                matches!(input, Input::Found(job) if here.finds(scope, job, there))
+            });
+            if finds {
+                actions.push(Action { host, input, answer: false });
+            }
+        }
+    }
+
+    /// What a worker wants to know of others.
+    fn looks(&mut self, host: u32) -> Rc<Looks> {
+        if let Some(known) = self.looks.get(&host) {
+            return Rc::clone(known);
+        }
+        let state = &self.hosts[host as usize];
+        let mut looks = Looks::default();
+        let served = |copy: &crate::host::Copy| copy.block.is_none() && copy.phase != VolumePhase::Standby;
+        looks.remote.extend(state.copies.iter().filter(|(_, copy)| served(copy)).map(|(key, _)| *key));
+        for &job in state.tasks.keys() {
+            if let Some(to) = state.books.standing(job).and_then(|s| ferry_crossing::moving::input(&s).ok()) {
+                looks.at_others.push((Input::Found(job), names::index_of(&to.to)));
+            }
+        }
+        for crossing in state.books.crossings.values().filter(|crossing| target::is_expected(crossing)) {
+            if let Some(reserve) = &crossing.reserve {
+                looks.at_others.push((Input::Undone(crossing.job), names::index_of(&reserve.from)));
+            }
+        }
+        let looks = Rc::new(looks);
+        self.looks.insert(host, Rc::clone(&looks));
+        looks
+    }
+
+    fn act(&mut self, world: &World, action: Action) -> Option<(World, Option<&'static str>)> {
+        let index = usize::from(action.host);
+        let outcome = self.outcome(world.hosts[index], action.input)?;
+        let mut to = *world;
+        to.hosts[index] = outcome.host;
+        to.sent |= outcome.sends.map_or(0, |call| 1 << call);
+        if let Some(cost) = action.input.cost() {
+            *to.left.of(cost) -= 1;
+        }
+        if let Input::Writes(volume, number) = action.input {
+            to.told[self.number_of(volume)?] = number;
+        }
+        to.moves += u8::from(matches!(action.input, Input::Begin(..)));
+        to.restored |= action.input == Input::Restore;
+        if let (true, Input::Arrives { call, .. }, Some(answer)) =
+            (action.answer, action.input, outcome.answers)
+        {
+            let call = &self.calls[usize::from(call)];
+            let (job, from) = (call.job, call.from);
+            let answered = self.outcome(to.hosts[from], Input::Answered(job, answer))?;
+            to.hosts[from] = answered.host;
+        }
+        Some((to, outcome.broken))
+    }
+
+    fn outcome(&mut self, host: u32, input: Input) -> Option<Outcome> {
+        if let Some(known) = self.outcomes.get(&(host, input)) {
+            return known.clone();
+        }
+        let stepped = self.hosts[host as usize].step(&self.scope, input, &self.calls);
+        let outcome = stepped.map(|Stepped { host, sends, answers, broken }| Outcome {
+            host: self.known(host),
+            sends: sends.map(|call| self.numbered(call)),
+            answers,
+            broken,
+        });
+        self.outcomes.insert((host, input), outcome.clone());
+        outcome
+    }
+
+    fn numbered(&mut self, call: Call) -> u8 {
+        let number = self.calls.iter().position(|known| *known == call).unwrap_or_else(|| {
+            self.calls.push(call);
+            self.calls.len() - 1
+        });
+        assert!(number < CALLS_MAX, "a small world has few different calls");
+        number as u8
+    }
+
+    fn known(&mut self, host: Host) -> u32 {
+        let mut print = Fingerprint::new();
+        write!(print, "{host:?}").expect("hashing does not fail");
+        *self.known.entry(print.digest()).or_insert_with(|| {
+            self.hosts.push(host);
+            u32::try_from(self.hosts.len() - 1).expect("small worlds have few workers")
+        })
+    }
+
+    /// What can happen at a worker by itself.
+    fn inputs(&mut self, host: u32) -> Rc<Vec<Input>> {
+        if let Some(known) = self.inputs.get(&host) {
+            return Rc::clone(known);
+        }
+        let state = &self.hosts[host as usize];
+        let mut inputs = vec![Input::Mind, Input::CleanUp, Input::Crash, Input::Reboot];
+        inputs.extend(state.backup.is_none().then_some(Input::Backup));
+        inputs.extend(state.backup.is_some().then_some(Input::Restore));
+        for &job in state.tasks.keys() {
+            inputs.extend([Input::Tick(job), Input::TimedOut(job), Input::Cancel(job)]);
+        }
+        for (&key, record) in &state.books.volumes {
+            inputs.push(Input::Keep(key));
+            if matches!(record.ownership, Ownership::Retired { .. }) {
+                inputs.push(Input::Reap(key));
+            }
+        }
+        let volumes = (0..self.scope.volumes).map(names::volume);
+        inputs.extend(volumes.filter(|v| state.writable(*v).is_some()).map(|v| Input::Writes(v, 0)));
+        if state.books.machines.get(&names::machine()).is_some_and(|here| here.standing == Standing::Ours) {
+            let others = (0..self.scope.workers).filter(|to| *to != state.index);
+            inputs.extend(others.map(|to| Input::Begin(names::job(0), to)));
+        }
+        let inputs = Rc::new(inputs);
+        self.inputs.insert(host, Rc::clone(&inputs));
+        inputs
+    }
+
+    /// What an action is, for people.
+    pub(crate) fn told(&self, world: &World, action: &Action) -> String {
+        let at = names::worker(usize::from(action.host));
+        match action.input {
+            Input::Tick(job) => {
+                let here = self.host(world, usize::from(action.host));
+                format!("{at}: job {} {}", names::short(job), here.at_work(&self.scope, job))
+            }
+            Input::Answered(job, _) => format!("{at}: job {} is answered", names::short(job)),
+            Input::TimedOut(job) => format!("{at}: job {} gets no answer in time", names::short(job)),
+            Input::Found(job) => format!("{at}: job {} finds all at the target", names::short(job)),
+            Input::Arrives { call, cut } => {
+                let call = &self.calls[usize::from(call)];
+                let fate = match (cut, action.answer) {
+                    (true, _) => ", is made durable, and the agent dies",
+                    (false, true) => " and is answered",
+                    (false, false) => ", and the answer goes astray",
+                };
+                format!("{at}: `{}` of job {} arrives{fate}", call.asks.name(), names::short(call.job))
+            }
+            Input::Keep(key) => format!("{at}: the keeper of {} looks at it", names::short(key)),
+            Input::Mind => format!("{at}: the minder looks at the machine"),
+            Input::Writes(volume, number) => {
+                format!("{at}: the machine writes {number} to volume {}, durably", names::short(volume))
+            }
+            Input::Fetched(key, number) => {
+                format!("{at}: {} fetches {number} from its source", names::short(key))
+            }
+            Input::Reap(key) => format!("{at}: the retired copy {} is deleted", names::short(key)),
+            Input::Undone(job) => format!("{at}: the sweep hears that job {} was undone", names::short(job)),
+            Input::CleanUp => format!("{at}: what a release left is removed"),
+            Input::Begin(job, to) => {
+                format!("{at}: a person begins job {}, to {}", names::short(job), names::worker(to))
+            }
+            Input::Cancel(job) => format!("{at}: a person cancels job {}", names::short(job)),
+            Input::Crash => format!("{at}: the agent dies and starts again"),
+            Input::Reboot => format!("{at}: the host goes down and comes back"),
+            Input::Backup => format!("{at}: a backup is made of the records"),
+            Input::Restore => format!("{at}: the host goes down and comes back with the backup for records"),
+        }
+    }
+}
+
+/// The name of the call that an act waits for.
+fn asked(act: &ferry_fsm::Act<ferry_crossing::MoveStep>) -> Option<&'static str> {
+    use ferry_crossing::MoveStep as S;
+    match crate::source::step_of(act)? {
+        (S::Reserve, false) => Some("reserve"),
+        (S::Prepare, false) => Some("prepare"),
+        (S::Activate, false) => Some("activate"),
+        (S::Boot, false) => Some("boot"),
+        (S::Retire, false) => Some("settle"),
+        (S::Reserve, true) => Some("release"),
+        _ => None,
+    }
+}
+
+fn first_host(scope: &Scope, index: usize) -> Host {
+    let mut host = Host {
+        index,
+        books: Rc::new(Books::default()),
+        durable: None,
+        backup: None,
+        copies: BTreeMap::new(),
+        processes: Vec::new(),
+        tasks: BTreeMap::new(),
+        was_down: false,
+    };
+    if index > 0 {
+        return host;
+    }
+    let (machine, generation) = (names::machine(), Generation::FIRST);
+    let keys: Vec<VolumeKey> =
+        (0..scope.volumes).map(|v| VolumeKey { id: names::volume(v), generation }).collect();
+    let mut books = Books::default();
+    for (v, &key) in keys.iter().enumerate() {
+        let record = VolumeRecord {
+            id: key.id,
+            generation,
+            name: names::volume_name(v),
+            machine: Some(machine),
+            size_bytes: SIZE_BYTES,
+            region_bytes: ferry_api::REGION_BYTES_DEFAULT,
+            ownership: Ownership::Ours,
+            source: None,
+            made: true,
+            bytes_expected: 0,
+            store: None,
+            direct: false,
+            forks: Vec::new(),
+            created_at_ms: 0,
+        };
+        debug_assert_eq!(service::wanted(&record.ownership), service::Service::Open);
+        books.volumes.insert(key, record);
+        let copy = crate::host::Copy { phase: VolumePhase::Open, mark: None, block: Some(0) };
+        host.copies.insert(key, copy);
+    }
+    let process = ProcessMark { pid: 1, start_ticks: 0, boot_id: String::new(), started_at_ms: 0 };
+    let volumes = keys.iter().enumerate().map(|(v, key)| MachineVolume {
+        name: names::volume_name(v),
+        volume: key.id,
+        generation,
+    });
+    let record = MachineRecord {
+        id: machine,
+        name: names::machine_name(),
+        spec: MachineSpec::process("m", [""; 0]),
+        volumes: volumes.collect(),
+        desired: Desired::Running,
+        generation,
+        standing: Standing::Ours,
+        job: None,
+        halted: false,
+        doomed: false,
+        process: Some(process),
+        last_exit: None,
+        created_at_ms: 0,
+    };
+    books.machines.insert(machine, record);
+    host.books = Rc::new(books);
+    host.processes = vec![Process { pid: 1, keys }];
+    host
+}
+
+/// 128 bits of what is written to it.
+struct Fingerprint([DefaultHasher; 2]);
+
+impl Fingerprint {
+    fn new() -> Self {
+        let mut other = DefaultHasher::new();
+        1u8.hash(&mut other);
+        Self([DefaultHasher::new(), other])
+    }
+
+    fn digest(&self) -> [u64; 2] {
+        [self.0[0].finish(), self.0[1].finish()]
+    }
+}
+
+impl Write for Fingerprint {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.iter_mut().for_each(|hasher| hasher.write(text.as_bytes()));
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! Planted mistakes: each is found, with the way that leads to it.
+
+#![expect(clippy::print_stdout, reason = "how many worlds were searched is for people to see")]
+
+use ferry_model::{Bug, Scope, scope, search};
+
+/// More worlds than any of these mistakes hides behind.
+const WORLDS_MAX: usize = 1_000_000;
+
+/// Searches a world with a mistake in it, in which without the mistake no promise is broken; answers the last thing that
+/// happens, and the promise that is broken.
+fn found(scope: Scope, bug: Bug) -> (String, String) {
+    let report = search(scope.with(bug), WORLDS_MAX);
+    let found = report.broken.expect("the mistake is found");
+    println!("{bug:?}: {found}");
+    (found.trace.last().expect("something happened").clone(), found.promise)
+}
+
+#[test]
+fn a_target_that_is_told_before_the_copies_are_marked_is_a_second_writer() {
+    let (last, promise) = found(scope::BACKUP, Bug::TellsBeforeMark);
+    assert!(last.contains("`activate` of job 1 arrives"), "{last}");
+    assert_eq!(promise, "volume 1 is open for writing 2 times");
+}
+
+#[test]
+fn a_mark_that_is_not_looked_at_lets_two_write() {
+    let (_, promise) = found(scope::BACKUP, Bug::IgnoresMark);
+    assert_eq!(promise, "volume 1 is open for writing 2 times");
+}
+
+#[test]
+fn an_agent_that_acts_before_its_journal_is_durable_runs_the_machine_twice() {
+    let (_, promise) = found(scope::ONE_MOVE, Bug::ActsBeforeDurable);
+    assert_eq!(promise, "the machine runs 2 times");
+}
+
+#[test]
+fn a_machine_that_is_called_stopped_too_soon_runs_twice() {
+    let (_, promise) = found(scope::ONE_MOVE, Bug::CallsItStopped);
+    assert_eq!(promise, "the machine runs 2 times");
+}
+
+#[test]
+fn a_source_that_retires_before_all_has_arrived_loses_writes() {
+    let (last, promise) = found(scope::ONE_MOVE, Bug::RetiresEarly);
+    assert!(last.contains("the retired copy 1@1 is deleted"), "{last}");
+    assert!(
+        promise.ends_with("holds nothing that can be read (00000000000000000000000001@2 on w2)"),
+        "{promise}"
+    );
+}
+
+#[test]
+fn a_reservation_that_is_deleted_unseen_may_be_the_only_copy() {
+    let (last, promise) = found(scope::BACKUP_OF_TWO_MOVES, Bug::DeletesUnseen);
+    assert!(last.contains("the sweep hears that job 1 was undone"), "{last}");
+    assert!(promise.contains("should hold write 1, which the machine was told is durable"), "{promise}");
+}
+
+#[test]
+fn a_cancelled_move_that_is_reported_before_the_machine_is_up_is_found() {
+    let (_, promise) = found(scope::ONE_MOVE, Bug::ReportsTooSoon);
+    assert_eq!(promise, "a move was reported as undone while its machine did not run at home");
+}
+
+#[test]
+fn a_call_that_is_not_made_again_leaves_a_move_that_never_ends() {
+    let (_, promise) = found(scope::ONE_MOVE, Bug::ForgetsToRetry);
+    assert_eq!(promise, "from here on nothing goes wrong, and yet the move never ends");
+}
+
+#[test]
+fn a_target_that_gives_up_what_is_still_to_come_is_found() {
+    let (_, promise) = found(scope::THERE_AND_BACK, Bug::SweepsTooMuch);
+    assert_eq!(promise, "from here on nothing goes wrong, and yet the move never ends");
+}
+
+#[test]
+fn a_machine_of_which_one_volume_is_handed_over_and_one_is_not_is_found() {
+    let (_, promise) = found(scope::TWO_VOLUMES, Bug::HandsOverOne);
+    assert_eq!(promise, "volume 2 did not cross with its machine");
+}

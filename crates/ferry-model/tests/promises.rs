@@ -1,0 +1,45 @@
+//! Small worlds, searched whole: every promise holds in each world that can be reached, and from each the move ends.
+
+#![expect(clippy::print_stdout, reason = "how many worlds were searched is for people to see")]
+
+use ferry_model::{Scope, scope, search};
+
+/// More worlds than any search of these tests finds.
+const WORLDS_MAX: usize = 1_000_000;
+
+fn every_promise_holds(scope: Scope) {
+    let report = search(scope, WORLDS_MAX);
+    println!("{report}");
+    assert!(report.broken.is_none(), "{report}");
+    assert!(!report.is_cut && report.worlds > 1_000, "{report}");
+}
+
+#[test]
+fn a_move_keeps_every_promise_whichever_agent_dies_and_whatever_call_goes_astray() {
+    every_promise_holds(scope::ONE_MOVE);
+}
+
+#[test]
+fn a_move_keeps_every_promise_when_a_host_goes_down() {
+    every_promise_holds(scope::HOST_DOWN);
+}
+
+#[test]
+fn the_volumes_of_a_machine_cross_together_or_not_at_all() {
+    every_promise_holds(scope::TWO_VOLUMES);
+}
+
+#[test]
+fn a_machine_moves_there_and_back_also_while_its_disk_still_follows() {
+    every_promise_holds(scope::THERE_AND_BACK);
+}
+
+#[test]
+fn a_machine_moves_on_to_a_third_worker() {
+    every_promise_holds(scope::THREE_WORKERS);
+}
+
+#[test]
+fn records_from_a_backup_break_no_promise() {
+    every_promise_holds(scope::BACKUP);
+}

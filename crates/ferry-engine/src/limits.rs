@@ -86,6 +86,8 @@ pub struct Limits {
     pub persist_every_runs: usize,
     /// Milliseconds before the map is told, if anything is there to tell.
     pub persist_every_ms: u64,
+    /// Whether the guest's requests are counted as heat.
+    pub count_heat: bool,
 }
 
 impl Default for Limits {
@@ -96,6 +98,7 @@ impl Default for Limits {
             persist_every_bytes: 256 << 20,
             persist_every_runs: 4_096,
             persist_every_ms: 2_000,
+            count_heat: true,
         }
     }
 }

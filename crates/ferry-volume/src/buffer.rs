@@ -86,16 +86,29 @@ impl Pool {
         let owner = Owner::Pool { class, pool: self.clone() };
         Buffer { memory: Rc::new(Memory { start, owner }), len }
     }
+
+    /// Gives what is kept for reuse back to the system: for the end of work that will not come again.
+    pub(crate) fn shrink(&self) {
+        self.0.give_back();
+    }
 }
 
-impl Drop for Kept {
-    fn drop(&mut self) {
-        for (class, free) in self.free.get_mut().iter_mut().enumerate() {
+impl Kept {
+    /// Frees what is kept for reuse.
+    fn give_back(&self) {
+        for (class, free) in self.free.borrow_mut().iter_mut().enumerate() {
             for start in free.drain(..) {
                 // SAFETY: allocated by `take` with the layout of this class, and owned by nobody else.
                 unsafe { dealloc(start.as_ptr(), layout_of(class)) }
             }
         }
+        self.kept_bytes.set(0);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 

@@ -62,6 +62,9 @@ pub enum Command {
         /// Directory of certificates: with it, others read the volume over mutual TLS only
         #[arg(long, value_name = "DIR")]
         tls: Option<PathBuf>,
+        /// Do not count what the guest touches: a move does not know what is hot
+        #[arg(long)]
+        no_heat: bool,
     },
     /// Machines: create, start, stop, look at, destroy
     #[command(subcommand)]

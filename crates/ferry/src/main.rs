@@ -66,9 +66,9 @@ fn run(meant: Meant) -> Result<Exit> {
             log_to_stderr();
             in_runtime(commands::agent::run(&config))
         }
-        Meant::VolumeServer { dir, tls } => {
+        Meant::VolumeServer { dir, tls, count_heat } => {
             log_to_stderr();
-            commands::volume_server::run(dir, tls)
+            commands::volume_server::run(dir, tls, count_heat)
         }
     }
 }

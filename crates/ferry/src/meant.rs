@@ -70,6 +70,8 @@ pub enum Meant {
         dir: PathBuf,
         /// Directory of certificates.
         tls: Option<PathBuf>,
+        /// Count what the guest touches.
+        count_heat: bool,
     },
     /// Ask an agent.
     Ask(Box<Asked>),
@@ -171,7 +173,9 @@ impl Meant {
                 Ok(Self::Doctor { state_dir, json })
             }
             args::Command::Agent { config } => Ok(Self::Agent { config }),
-            args::Command::VolumeServer { dir, tls } => Ok(Self::VolumeServer { dir, tls }),
+            args::Command::VolumeServer { dir, tls, no_heat } => {
+                Ok(Self::VolumeServer { dir, tls, count_heat: !no_heat })
+            }
             args::Command::Machine(machine) => machine_question(machine),
             args::Command::Volume(volume) => volume_question(volume),
             args::Command::Move(wish) => move_question(wish),

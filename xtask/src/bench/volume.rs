@@ -62,7 +62,7 @@ impl Volume {
         })
         .context("cannot create a volume")?;
         let files = Files(dir.clone());
-        let mut volume = Self { server: serve(ferry, &dir, tls)?, dir: files };
+        let mut volume = Self { server: serve(ferry, &dir, tls, &[])?, dir: files };
         volume.wait_until_it_answers()?;
         Ok(volume)
     }
@@ -70,9 +70,16 @@ impl Volume {
     /// Ends the server and starts another one, which speaks TLS; tells where.
     pub fn restart_with_tls(&mut self, ferry: &Path, certificates: &Path) -> anyhow::Result<String> {
         self.server.end();
-        self.server = serve(ferry, &self.dir.0, Some(certificates))?;
+        self.server = serve(ferry, &self.dir.0, Some(certificates), &[])?;
         self.wait_until_it_answers()?;
         self.export("nbds")
+    }
+
+    /// Ends the server and starts another one, which does not count what its guest touches.
+    pub fn restart_without_heat(&mut self, ferry: &Path) -> anyhow::Result<()> {
+        self.server.end();
+        self.server = serve(ferry, &self.dir.0, None, &["--no-heat"])?;
+        self.wait_until_it_answers()
     }
 
     fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
@@ -153,10 +160,11 @@ impl Volume {
     }
 }
 
-fn serve(ferry: &Path, dir: &Path, tls: Option<&Path>) -> anyhow::Result<Process> {
+fn serve(ferry: &Path, dir: &Path, tls: Option<&Path>, more: &[&str]) -> anyhow::Result<Process> {
     let mut arguments = vec![OsStr::new("volume-server"), OsStr::new("--dir"), dir.as_os_str()];
     if let Some(certificates) = tls {
         arguments.extend([OsStr::new("--tls"), certificates.as_os_str()]);
     }
+    arguments.extend(more.iter().map(OsStr::new));
     Process::start(ferry, &arguments, &dir.join("server.log"))
 }

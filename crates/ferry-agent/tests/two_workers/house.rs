@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 fn a_volume_server() {
     let argument = |name: &str| std::env::args().skip_while(|arg| arg != name).nth(1).map(PathBuf::from);
     let Some(dir) = argument("--dir") else { return };
-    let options = ServeOptions { dir, io: IoBackend::Auto, tls: argument("--tls") };
+    let options = ServeOptions { dir, io: IoBackend::Auto, tls: argument("--tls"), count_heat: true };
     ferry_volume::serve(&options).unwrap();
 }
 

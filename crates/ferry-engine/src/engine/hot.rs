@@ -46,7 +46,9 @@ impl Engine {
     /// The guest touches something. What other volumes read of a sealed one heats nothing.
     pub(super) fn feel(&mut self, kind: RequestKind) {
         match kind {
-            RequestKind::Read { range } | RequestKind::Write { range, .. } if self.phase == Phase::Open => {
+            RequestKind::Read { range } | RequestKind::Write { range, .. }
+                if self.phase == Phase::Open && self.limits.count_heat =>
+            {
                 self.heat.touch(range);
             }
             RequestKind::Read { .. }

@@ -71,6 +71,7 @@ fn case() -> impl Strategy<Value = Case> {
             persist_every_bytes: persist_bytes,
             persist_every_runs: runs,
             persist_every_ms: ms,
+            count_heat: true,
         },
     );
     (1_u64..120, 0_u32..4, any::<u64>(), 0_usize..101, any::<u64>(), limits).prop_map(

@@ -30,6 +30,7 @@ const LIMITS: Limits = Limits {
     persist_every_bytes: 8192,
     persist_every_runs: 2,
     persist_every_ms: 1_000,
+    count_heat: true,
 };
 
 /// What is done in a world, in this order, at any time.

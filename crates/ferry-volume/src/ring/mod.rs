@@ -276,7 +276,7 @@ impl<P> Ring<P> {
             }
             self.patience.slept(begun.elapsed());
         } else {
-            self.patience.found();
+            self.patience.found(begun.elapsed());
         }
         for (slot, answer) in self.answers.drain(..) {
             #[cfg(test)]
@@ -291,8 +291,8 @@ impl<P> Ring<P> {
         Ok(())
     }
 
-    /// Looks for completions again and again until there is one. Without giving way to others: who yields comes back after
-    /// all of them, and who sleeps is woken before them.
+    /// Looks for completions again and again until there is one, and lets others run between two looks: one of them may be
+    /// whom we wait for.
     fn look(&mut self, until: Instant) -> io::Result<()> {
         while self.answers.is_empty() && Instant::now() < until {
             match &mut self.backend {
@@ -300,7 +300,7 @@ impl<P> Ring<P> {
                 Backend::Portable(portable) => portable.look(&mut self.answers),
             }
             if self.answers.is_empty() {
-                std::hint::spin_loop();
+                std::thread::yield_now();
             }
         }
         Ok(())

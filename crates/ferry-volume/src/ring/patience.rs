@@ -3,7 +3,7 @@
 //! A sleeper costs whoever wakes it a wake-up, several times the work of a small request; who looks again and again costs
 //! a processor. As hypervisors do with halted processors: after a sleep that was so short that looking would have caught
 //! its end, look twice as long the next time; after a long one do not look at all. So an idle server never looks, and a
-//! guest that asks again at once is heard at once. Where looks are in vain again and again (the guest waits for the very
+//! guest that asks again at once is heard at once. Where looks are in vain again and again (others want the very
 //! processor that we look on) there are ever fewer of them.
 
 use std::time::Duration;
@@ -31,9 +31,14 @@ impl Patience {
         self.look
     }
 
-    /// Something came while looking.
-    pub(super) fn found(&mut self) {
-        self.in_vain = 0;
+    /// Something came while looking for so long.
+    pub(super) fn found(&mut self, looked: Duration) {
+        if looked < 2 * LOOK_MAX {
+            self.in_vain = 0;
+        } else {
+            // Others had the processor for longer than they would have had it from one who is woken.
+            self.looked_in_vain();
+        }
     }
 
     /// Nothing came while looking, and then something did: `waited` in all, the look included.
@@ -43,10 +48,14 @@ impl Patience {
         } else if waited < LOOK_MAX {
             self.look = (self.look * 2).clamp(LOOK_MIN, LOOK_MAX);
         } else if !self.look.is_zero() {
-            self.look = Duration::ZERO;
-            self.in_vain = (self.in_vain + 1).min(CAUTION_MAX);
-            self.cautious_sleeps = 1 << self.in_vain;
+            self.looked_in_vain();
         }
+    }
+
+    fn looked_in_vain(&mut self) {
+        self.look = Duration::ZERO;
+        self.in_vain = (self.in_vain + 1).min(CAUTION_MAX);
+        self.cautious_sleeps = 1 << self.in_vain;
     }
 }
 
@@ -95,13 +104,23 @@ mod tests {
     }
 
     #[test]
+    fn a_look_during_which_others_had_the_processor_is_in_vain() {
+        let mut patience = Patience::default();
+        patience.slept(SHORT);
+        patience.found(Duration::from_millis(3));
+        assert_eq!(patience.look(), Duration::ZERO);
+        patience.slept(SHORT);
+        assert_eq!(patience.look(), Duration::ZERO, "it is cautious");
+    }
+
+    #[test]
     fn a_look_that_finds_something_ends_the_caution() {
         let mut patience = Patience::default();
         looks_in_vain(&mut patience, 10_000);
         while patience.look().is_zero() {
             patience.slept(SHORT);
         }
-        patience.found();
+        patience.found(SHORT);
         assert!(looks_in_vain(&mut patience, 16) >= 2);
     }
 }

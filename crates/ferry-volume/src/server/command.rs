@@ -194,6 +194,7 @@ impl Server {
     /// The map no longer asks for a source; the description follows.
     pub(super) fn source_detached(&mut self) {
         self.leave_source();
+        self.pool.shrink();
         if let Err(e) = self.store.describe(VolumeConfig::forget_sources) {
             // The map is what counts; the name of a source that nobody asks is harmless.
             tracing::warn!(error = %e, "volume.json still names the source");

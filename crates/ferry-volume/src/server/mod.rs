@@ -64,7 +64,7 @@ use inline::Inline;
 use latency::Latency;
 use loss::Losing;
 use mailbox::{Mailbox, Settled};
-use operations::Fetched;
+use operations::{CopyIn, Fetched};
 use receipts::Ledger;
 use requests::{Asked, JustRead};
 use rustix::event::{EventfdFlags, eventfd};
@@ -102,6 +102,8 @@ pub struct ServeOptions {
     /// Directory of certificates. With it, other workers read this volume over TLS only; without it, no source is
     /// read over TLS.
     pub tls: Option<PathBuf>,
+    /// Count what the guest touches, so that a move takes the hottest first.
+    pub count_heat: bool,
 }
 
 /// Why a volume is not, or no longer, served.
@@ -163,6 +165,8 @@ struct Server {
     requests: HashMap<u64, Asked>,
     just_read: Option<JustRead>,
     fetched: HashMap<u64, Fetched>,
+    /// What came for the guest and is kept when the guest has been answered.
+    to_keep: Vec<CopyIn>,
     /// Of snapshots.
     sides: BTreeMap<SnapshotId, Descriptor>,
     askers: HashMap<u64, Asker>,
@@ -247,8 +251,8 @@ pub fn serve_impatiently(options: &ServeOptions, silence_max: Duration) -> Resul
     server.run()
 }
 
-fn engine_of(state: MapState, store: &Store) -> Engine {
-    let mut engine = Engine::new(state, Limits::default());
+fn engine_of(state: MapState, store: &Store, options: &ServeOptions) -> Engine {
+    let mut engine = Engine::new(state, Limits { count_heat: options.count_heat, ..Limits::default() });
     if store.may_hold_anything() {
         engine.store_may_hold_anything();
     }
@@ -273,7 +277,7 @@ impl Server {
         let open = Phase::of_map(state.phase) == Phase::Open;
         let frontends = Frontends::new(&options.dir, &store.config.frontends, open);
         let ledger = Ledger::open(&store, &state)?;
-        let engine = engine_of(state, &store);
+        let engine = engine_of(state, &store, options);
         let mut server = Self {
             ring,
             engine,
@@ -289,6 +293,7 @@ impl Server {
             requests: HashMap::new(),
             just_read: None,
             fetched: HashMap::new(),
+            to_keep: Vec::new(),
             sides: BTreeMap::new(),
             askers: HashMap::new(),
             commanded: Vec::new(),
@@ -436,15 +441,21 @@ impl Server {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Sends the replies of this turn together, and goes on with what waited behind them.
+    /// Sends the replies of this turn together, goes on with what waited behind them, and then keeps what came.
     fn flow_on(&mut self) {
-        while !self.lately_answered.is_empty() {
-            let mut answered = std::mem::take(&mut self.lately_answered);
-            answered.sort_unstable();
-            answered.dedup();
-            answered.into_iter().for_each(|id| self.with_connection(id, |_| {}));
+        loop {
+            while !self.lately_answered.is_empty() {
+                let mut answered = std::mem::take(&mut self.lately_answered);
+                answered.sort_unstable();
+                answered.dedup();
+                answered.into_iter().for_each(|id| self.with_connection(id, |_| {}));
+            }
+            self.settle_mail();
+            if self.to_keep.is_empty() {
+                break;
+            }
+            self.keep_what_came();
         }
-        self.settle_mail();
     }
 
     fn complete(&mut self, completion: Completion<Purpose>) {

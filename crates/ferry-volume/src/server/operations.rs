@@ -24,6 +24,16 @@ pub(super) struct Fetched {
     urgency: Urgency,
 }
 
+/// What arrived and shall be kept in the store.
+pub(super) struct CopyIn {
+    op: OpId,
+    range: ByteRange,
+    buffer: Buffer,
+    at: usize,
+    /// It stays in the page cache.
+    cached: bool,
+}
+
 impl Server {
     /// Tells the engine something and does what it wants. What happens meanwhile is told after that, since
     /// operations must be executed in the order in which they were given.
@@ -53,21 +63,16 @@ impl Server {
                     self.inbox.push_back(Event::Done { op, result });
                 }
             }
-            Operation::WriteLocal { op, range, data } => {
-                let done = match data {
-                    DataRef::Request { id, at } => {
-                        let buffer = self.request_buffer(id);
-                        self.disk().write(op, range, buffer, at as usize)
-                    }
-                    DataRef::Fetch { op: fetch, at } => {
-                        let Fetched { buffer, lead, urgency } = self.fetched(fetch);
-                        let cached = urgency != Urgency::Background;
-                        self.disk().copy_in(op, range, buffer, lead + at as usize, cached)
-                    }
-                };
-                if let Some((op, result)) = done {
+            Operation::WriteLocal { op, range, data: DataRef::Request { id, at } } => {
+                let buffer = self.request_buffer(id);
+                if let Some((op, result)) = self.disk().write(op, range, buffer, at as usize) {
                     self.inbox.push_back(Event::Done { op, result });
                 }
+            }
+            Operation::WriteLocal { op, range, data: DataRef::Fetch { op: fetch, at } } => {
+                let Fetched { buffer, lead, urgency } = self.fetched(fetch);
+                let cached = urgency != Urgency::Background;
+                self.to_keep.push(CopyIn { op, range, buffer, at: lead + at as usize, cached });
             }
             Operation::ZeroLocal { op, range, punch } => self.disk().zero(op, range, punch),
             Operation::SyncLocal { op } => {
@@ -106,6 +111,15 @@ impl Server {
             }
             Operation::Reply { request, result } => self.reply(request, result),
             Operation::Notice(notice) => self.notice(notice),
+        }
+    }
+
+    /// Keeps what arrived. Those who waited for it have been answered before: a copy can take longer than their answer.
+    pub(super) fn keep_what_came(&mut self) {
+        for CopyIn { op, range, buffer, at, cached } in std::mem::take(&mut self.to_keep) {
+            if let Some((op, result)) = self.disk().copy_in(op, range, buffer, at, cached) {
+                self.feed(Event::Done { op, result });
+            }
         }
     }
 

@@ -137,7 +137,8 @@ fn be_a_guest(dir: &Path, recording: &Recording) -> Diary {
 
 /// Records a clone that hydrates while its guest writes, to its seal.
 fn recorded(dir: &Path, source: &Path, io: IoBackend, recording: &Recording) -> Diary {
-    let (options, shared) = (ServeOptions { dir: dir.to_owned(), io, tls: None }, recording.clone());
+    let (options, shared) =
+        (ServeOptions { dir: dir.to_owned(), io, tls: None, count_heat: true }, recording.clone());
     let server = std::thread::spawn(move || {
         record(&shared);
         serve(&options)

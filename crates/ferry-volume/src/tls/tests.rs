@@ -164,7 +164,12 @@ mod between_servers {
                 direct: false,
             };
             crate::create(&options).unwrap();
-            let options = ServeOptions { dir: dir.clone(), io: IoBackend::Auto, tls: Some(tls.to_owned()) };
+            let options = ServeOptions {
+                dir: dir.clone(),
+                io: IoBackend::Auto,
+                tls: Some(tls.to_owned()),
+                count_heat: true,
+            };
             let thread = std::thread::spawn(move || crate::serve(&options));
             while Client::connect(&dir).is_err() {
                 assert!(!thread.is_finished(), "the server ended: {:?}", thread.join());

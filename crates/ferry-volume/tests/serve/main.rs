@@ -72,7 +72,7 @@ impl Volume {
     }
 
     fn start(&mut self) {
-        let options = ServeOptions { dir: self.dir.clone(), io: self.io, tls: None };
+        let options = ServeOptions { dir: self.dir.clone(), io: self.io, tls: None, count_heat: true };
         let server = std::thread::spawn(move || serve(&options));
         while Client::connect(&self.dir).is_err() {
             assert!(!server.is_finished(), "the server ended: {:?}", server.join());
@@ -88,7 +88,9 @@ impl Volume {
 
     /// What a server that does not begin says.
     fn refusal(&self) -> String {
-        serve(&ServeOptions { dir: self.dir.clone(), io: self.io, tls: None }).unwrap_err().to_string()
+        serve(&ServeOptions { dir: self.dir.clone(), io: self.io, tls: None, count_heat: true })
+            .unwrap_err()
+            .to_string()
     }
 
     fn control(&self) -> Client {
@@ -281,8 +283,9 @@ fn a_damaged_map_is_refused_and_left_as_it_is() {
     let mut bytes = fs::read(&map).unwrap();
     bytes[40] ^= 1;
     fs::write(&map, &bytes).unwrap();
-    let refusal =
-        serve(&ServeOptions { dir: dir.clone(), io: IoBackend::Auto, tls: None }).unwrap_err().to_string();
+    let refusal = serve(&ServeOptions { dir: dir.clone(), io: IoBackend::Auto, tls: None, count_heat: true })
+        .unwrap_err()
+        .to_string();
     assert!(refusal.contains("map") && refusal.contains("damaged"), "{refusal}");
     assert_eq!(fs::read(&map).unwrap(), bytes);
     assert!(!Path::new(&dir.join("data")).metadata().unwrap().is_dir());
@@ -292,9 +295,10 @@ fn a_damaged_map_is_refused_and_left_as_it_is() {
 fn a_volume_has_one_server_at_a_time() {
     let tmp = tempfile::tempdir().unwrap();
     let volume = Volume::create(tmp.path().join(A), A, MIB, 1, None);
-    let refusal = serve(&ServeOptions { dir: volume.dir.clone(), io: IoBackend::Auto, tls: None })
-        .unwrap_err()
-        .to_string();
+    let refusal =
+        serve(&ServeOptions { dir: volume.dir.clone(), io: IoBackend::Auto, tls: None, count_heat: true })
+            .unwrap_err()
+            .to_string();
     assert!(refusal.contains("in use"), "{refusal}");
 }
 

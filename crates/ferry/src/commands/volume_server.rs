@@ -7,7 +7,7 @@ use ferry_volume::{IoBackend, ServeOptions, serve};
 
 use crate::exit::Exit;
 
-pub fn run(dir: PathBuf, tls: Option<PathBuf>) -> Result<Exit> {
-    serve(&ServeOptions { dir, io: IoBackend::Auto, tls })?;
+pub fn run(dir: PathBuf, tls: Option<PathBuf>, count_heat: bool) -> Result<Exit> {
+    serve(&ServeOptions { dir, io: IoBackend::Auto, tls, count_heat })?;
     Ok(Exit::Done)
 }

@@ -1,5 +1,7 @@
-//! What dirty tracking costs a guest that writes: the same writes to a volume with a mark that was just set, and to one
-//! without any.
+//! What it costs a guest that its volume server keeps track of what it does: the same requests to a volume with a mark and to
+//! one without any; and to one that counts heat and to one that does not.
+
+use anyhow::Context;
 
 use super::super::content::{self, MIB};
 use super::super::figures::{Goal, Outcome, Unit};
@@ -10,15 +12,47 @@ use super::{alternate, compared};
 
 /// At most 3 % slower.
 const GOAL: Goal = Goal::AtLeast(0.97);
-const CELLS: [(&str, &str, u64, u32); 3] = [
-    ("4 KiB random write, qd 1, with a mark beside without", "randwrite", 4 << 10, 1),
-    ("4 KiB random write, qd 32, with a mark beside without", "randwrite", 4 << 10, 32),
-    ("1 MiB sequential write, qd 8, with a mark beside without", "write", MIB, 8),
+
+/// What one of the two volumes has and the other one lacks.
+#[derive(Clone, Copy, PartialEq)]
+enum Tracked {
+    /// A mark that was set before the first round, by when the guest had been writing for a run.
+    SteadyMark,
+    /// A mark that is set anew before each run: the first writes to a stretch are what costs.
+    FreshMark,
+    Heat,
+}
+
+struct Cell {
+    work: &'static str,
+    tracked: Tracked,
+    pattern: &'static str,
+    request_bytes: u64,
+    depth: u32,
+}
+
+const CELLS: [Cell; 6] = [
+    cell("4 KiB random write, qd 1, with a mark", Tracked::SteadyMark, "randwrite", 4 << 10, 1),
+    cell("4 KiB random write, qd 32, with a mark", Tracked::SteadyMark, "randwrite", 4 << 10, 32),
+    cell("1 MiB sequential write, qd 8, with a mark", Tracked::SteadyMark, "write", MIB, 8),
+    cell("4 KiB random write, qd 32, from a mark on", Tracked::FreshMark, "randwrite", 4 << 10, 32),
+    cell("4 KiB random read, qd 32, heat counted", Tracked::Heat, "randread", 4 << 10, 32),
+    cell("4 KiB random write, qd 32, heat counted", Tracked::Heat, "randwrite", 4 << 10, 32),
 ];
 
+const fn cell(
+    work: &'static str,
+    tracked: Tracked,
+    pattern: &'static str,
+    request_bytes: u64,
+    depth: u32,
+) -> Cell {
+    Cell { work, tracked, pattern, request_bytes, depth }
+}
+
 pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
-    let cells: Vec<_> = CELLS.into_iter().filter(|(work, ..)| bench.wants(work)).collect();
-    let works: Vec<String> = cells.iter().map(|(work, ..)| (*work).to_owned()).collect();
+    let cells: Vec<Cell> = CELLS.into_iter().filter(|cell| bench.wants(cell.work)).collect();
+    let works: Vec<String> = cells.iter().map(|cell| cell.work.to_owned()).collect();
     if cells.is_empty() {
         return Ok(());
     }
@@ -26,43 +60,68 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
         bench.keep_all(&works, &Outcome::Skipped("fio is not installed".to_owned()));
         return Ok(());
     }
-    let size_mib = bench.options.size_mib;
-    let filled = |name: &str| Volume::filled(&bench.ferry, bench.path(name), size_mib);
-    let (marked, plain) = match filled("marked").and_then(|marked| Ok((marked, filled("plain")?))) {
+    let (tracked, plain) = match volumes(bench) {
         Ok(volumes) => volumes,
         Err(error) => {
             bench.keep_all(&works, &Outcome::Failed(format!("{error:#}")));
             return Ok(());
         }
     };
-    for (work, pattern, request_bytes, depth) in cells {
-        bench.cell(work, |bench| {
-            let contenders = [(&marked, true), (&plain, false)];
-            let values = alternate(bench.options.pairs, &contenders, |&(volume, is_marked)| {
-                content::settle(&marked.data())?;
-                content::settle(&plain.data())?;
-                let mut control = volume.control()?;
-                // Anew each time: the first write of each region is what costs.
-                let mark = if is_marked { Some(control.mark()?) } else { None };
-                let figures = Job {
-                    uri: &volume.uri(),
-                    pattern,
-                    request_bytes,
-                    depth,
-                    connections: 1,
-                    offset_bytes: 0,
-                    size_bytes: size_mib * MIB,
-                    length: Length::Seconds(bench.options.seconds),
-                }
-                .run()?;
-                if let Some(mark) = mark {
-                    control.forget_mark(mark)?;
-                }
-                Ok(figures.requests_per_s)
-            })?;
-            let names = vec!["with a mark".to_owned(), "without".to_owned()];
-            Ok(compared(names, values, Unit::RequestsPerS, GOAL))
-        })?;
+    for cell in cells {
+        bench.cell(cell.work, |bench| cell.run(bench, &tracked, &plain))?;
     }
     Ok(())
+}
+
+/// One that is tracked, and one that counts no heat and never has a mark.
+fn volumes(bench: &Bench) -> anyhow::Result<(Volume, Volume)> {
+    let size_mib = bench.options.size_mib;
+    let tracked = Volume::filled(&bench.ferry, bench.path("tracked"), size_mib)?;
+    let mut plain = Volume::filled(&bench.ferry, bench.path("plain"), size_mib)?;
+    plain.restart_without_heat(&bench.ferry)?;
+    Ok((tracked, plain))
+}
+
+impl Cell {
+    fn run(&self, bench: &Bench, tracked: &Volume, plain: &Volume) -> anyhow::Result<Outcome> {
+        let mark = match self.tracked {
+            Tracked::SteadyMark => {
+                let mark = tracked.control()?.mark()?;
+                self.guest(bench, tracked)?;
+                Some(mark)
+            }
+            Tracked::FreshMark | Tracked::Heat => None,
+        };
+        let contenders = [(tracked, self.tracked == Tracked::FreshMark), (plain, false)];
+        let values = alternate(bench.options.pairs, &contenders, |&(volume, marks_anew)| {
+            content::settle(&tracked.data())?;
+            content::settle(&plain.data())?;
+            let mut control = volume.control()?;
+            let fresh = if marks_anew { Some(control.mark()?) } else { None };
+            let requests_per_s = self.guest(bench, volume)?;
+            if let Some(fresh) = fresh {
+                control.forget_mark(fresh)?;
+            }
+            Ok(requests_per_s)
+        })?;
+        if let Some(mark) = mark {
+            tracked.control()?.forget_mark(mark)?;
+        }
+        let names = vec!["with".to_owned(), "without".to_owned()];
+        Ok(compared(names, values, Unit::RequestsPerS, GOAL))
+    }
+
+    fn guest(&self, bench: &Bench, volume: &Volume) -> anyhow::Result<f64> {
+        let job = Job {
+            uri: &volume.uri(),
+            pattern: self.pattern,
+            request_bytes: self.request_bytes,
+            depth: self.depth,
+            connections: 1,
+            offset_bytes: 0,
+            size_bytes: bench.options.size_mib * MIB,
+            length: Length::Seconds(bench.options.seconds),
+        };
+        Ok(job.run().with_context(|| format!("the guest of `{}` failed", self.work))?.requests_per_s)
+    }
 }

@@ -27,7 +27,7 @@ fn served(dir: &Path, source: Option<SourceUri>) -> (Mailbox, JoinHandle<()>) {
     };
     crate::create(&options).unwrap();
     let (sender, mailbox) = channel();
-    let serve = ServeOptions { dir: dir.to_owned(), io: IoBackend::Auto, tls: None };
+    let serve = ServeOptions { dir: dir.to_owned(), io: IoBackend::Auto, tls: None, count_heat: true };
     let server = std::thread::spawn(move || {
         let mut server = Server::open(&serve).unwrap();
         sender.send(server.mailbox.clone()).unwrap();

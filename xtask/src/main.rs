@@ -27,7 +27,7 @@ chores:
          a random guest, fio, or a machine of two agents, which moves again and again while processes are killed; checked
   model [--worlds N] [WORDS]
          every order of events of the crossing in small worlds, or in those whose description has these words; at most
-         N worlds of each (5000000 unless told; about 250 bytes of memory each)
+         N worlds of each (3000000 unless told; about 650 bytes of memory each)
   lab vhost|ublk
          a virtual machine in QEMU on a volume, or with volumes in it, whose servers are killed (needs Debian)";
 

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use ferry_model::{scope, search};
 
 /// Worlds of one kind that are searched unless told.
-const WORLDS_MAX: usize = 5_000_000;
+const WORLDS_MAX: usize = 3_000_000;
 
 /// Searches the worlds that are meant; fails at the first broken promise.
 pub fn run(wishes: &[&str]) -> anyhow::Result<()> {

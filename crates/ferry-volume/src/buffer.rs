@@ -17,7 +17,7 @@ const ALIGN_BYTES: usize = 4096;
 /// Largest buffer the pool hands out, in bytes (the largest NBD payload).
 pub(crate) const BUFFER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most memory the pool keeps for reuse, in bytes.
-const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Size classes: powers of two from 4 KiB to 32 MiB.
 const CLASSES: usize = 14;
 

@@ -34,6 +34,21 @@ pub struct Typed {
     pub command: Command,
 }
 
+/// The words of a volume server. It reads them without those of all other commands, which would stay in its memory for
+/// as long as it runs.
+#[derive(Debug, Parser)]
+pub struct VolumeServer {
+    /// Directory of the volume
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Directory of certificates: with it, others read the volume over mutual TLS only
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
+    /// Do not count what the guest touches: a move does not know what is hot
+    #[arg(long)]
+    pub no_heat: bool,
+}
+
 /// What can be asked of the program.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -55,17 +70,7 @@ pub enum Command {
         config: PathBuf,
     },
     /// Serve one volume (started by the agent, and outlives it)
-    VolumeServer {
-        /// Directory of the volume
-        #[arg(long, value_name = "DIR")]
-        dir: PathBuf,
-        /// Directory of certificates: with it, others read the volume over mutual TLS only
-        #[arg(long, value_name = "DIR")]
-        tls: Option<PathBuf>,
-        /// Do not count what the guest touches: a move does not know what is hot
-        #[arg(long)]
-        no_heat: bool,
-    },
+    VolumeServer(VolumeServer),
     /// Machines: create, start, stop, look at, destroy
     #[command(subcommand)]
     Machine(Machine),

@@ -27,16 +27,12 @@ use exit::Exit;
 use meant::{Meant, Misuse};
 
 fn main() -> ExitCode {
-    let typed = match Typed::try_parse() {
-        Ok(typed) => typed,
-        Err(error) => return explain(&error).into(),
-    };
-    let meant = match Meant::from_typed(typed) {
-        Ok(meant) => meant,
-        Err(Misuse(sentence)) => {
-            output::complain(&sentence);
-            return Exit::Misuse.into();
-        }
+    let meant = match volume_server() {
+        Some(server) => Meant::VolumeServer(server),
+        None => match understand() {
+            Ok(meant) => meant,
+            Err(exit) => return exit.into(),
+        },
     };
     match run(meant) {
         Ok(exit) => exit.into(),
@@ -47,6 +43,22 @@ fn main() -> ExitCode {
             Exit::of_error(&error).into()
         }
     }
+}
+
+/// The words of a volume server, if they are and are right.
+fn volume_server() -> Option<args::VolumeServer> {
+    let mut words = std::env::args_os().skip(1);
+    let rest =
+        words.next().filter(|word| word == "volume-server").map(|name| std::iter::once(name).chain(words))?;
+    args::VolumeServer::try_parse_from(rest).ok()
+}
+
+fn understand() -> Result<Meant, Exit> {
+    let typed = Typed::try_parse().map_err(|error| explain(&error))?;
+    Meant::from_typed(typed).map_err(|Misuse(sentence)| {
+        output::complain(&sentence);
+        Exit::Misuse
+    })
 }
 
 fn run(meant: Meant) -> Result<Exit> {
@@ -66,9 +78,9 @@ fn run(meant: Meant) -> Result<Exit> {
             log_to_stderr();
             in_runtime(commands::agent::run(&config))
         }
-        Meant::VolumeServer { dir, tls, count_heat } => {
+        Meant::VolumeServer(server) => {
             log_to_stderr();
-            commands::volume_server::run(dir, tls, count_heat)
+            commands::volume_server::run(server)
         }
     }
 }

@@ -65,14 +65,7 @@ pub enum Meant {
         config: PathBuf,
     },
     /// Be a volume server.
-    VolumeServer {
-        /// The volume's directory.
-        dir: PathBuf,
-        /// Directory of certificates.
-        tls: Option<PathBuf>,
-        /// Count what the guest touches.
-        count_heat: bool,
-    },
+    VolumeServer(args::VolumeServer),
     /// Ask an agent.
     Ask(Box<Asked>),
 }
@@ -173,9 +166,7 @@ impl Meant {
                 Ok(Self::Doctor { state_dir, json })
             }
             args::Command::Agent { config } => Ok(Self::Agent { config }),
-            args::Command::VolumeServer { dir, tls, no_heat } => {
-                Ok(Self::VolumeServer { dir, tls, count_heat: !no_heat })
-            }
+            args::Command::VolumeServer(server) => Ok(Self::VolumeServer(server)),
             args::Command::Machine(machine) => machine_question(machine),
             args::Command::Volume(volume) => volume_question(volume),
             args::Command::Move(wish) => move_question(wish),

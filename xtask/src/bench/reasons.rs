@@ -2,7 +2,7 @@
 //! the rest is judgement.
 
 /// The beginning of a cell's name, and what was found.
-const REASONS: [(&str, &str); 4] = [
+const REASONS: [(&str, &str); 5] = [
     (
         "first read of a remote",
         "Profiled: the read makes two hops, guest to target and target to source, where the comparison makes one. Without a network \
@@ -20,6 +20,11 @@ const REASONS: [(&str, &str); 4] = [
         "4 KiB random write, qd 1, 4 connections",
         "Judged, not profiled: one thread serves all connections, where nbdkit has a thread for each of them and the machine two cores; \
          what it saves by gathering replies shows only at depth.",
+    ),
+    (
+        "memory of a volume server, idle",
+        "Looked at: about 1 MiB is the server's own. The rest are pages of the program and of libc that are in the page cache anyway, \
+         mapped, and shared by all volume servers of a host; how many the kernel maps at a time depends on how the file lies there.",
     ),
     (
         "hydration",

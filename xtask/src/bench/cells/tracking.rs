@@ -13,10 +13,10 @@ use super::{alternate, compared};
 /// At most 3 % slower.
 const GOAL: Goal = Goal::AtLeast(0.97);
 
-/// What one of the two volumes has and the other one lacks.
+/// What is there in one of two runs.
 #[derive(Clone, Copy, PartialEq)]
 enum Tracked {
-    /// A mark that was set before the first round, by when the guest had been writing for a run.
+    /// A mark since which the guest has been writing for a run.
     SteadyMark,
     /// A mark that is set anew before each run: the first writes to a stretch are what costs.
     FreshMark,
@@ -84,29 +84,25 @@ fn volumes(bench: &Bench) -> anyhow::Result<(Volume, Volume)> {
 
 impl Cell {
     fn run(&self, bench: &Bench, tracked: &Volume, plain: &Volume) -> anyhow::Result<Outcome> {
-        let mark = match self.tracked {
-            Tracked::SteadyMark => {
-                let mark = tracked.control()?.mark()?;
-                self.guest(bench, tracked)?;
-                Some(mark)
-            }
-            Tracked::FreshMark | Tracked::Heat => None,
-        };
-        let contenders = [(tracked, self.tracked == Tracked::FreshMark), (plain, false)];
-        let values = alternate(bench.options.pairs, &contenders, |&(volume, marks_anew)| {
+        // A mark comes and goes; so that nothing else differs it is the same volume with it and without.
+        let without = if self.tracked == Tracked::Heat { plain } else { tracked };
+        let contenders = [(tracked, true), (without, false)];
+        let values = alternate(bench.options.pairs, &contenders, |&(volume, is_tracked)| {
             content::settle(&tracked.data())?;
             content::settle(&plain.data())?;
             let mut control = volume.control()?;
-            let fresh = if marks_anew { Some(control.mark()?) } else { None };
+            let is_marked = is_tracked && self.tracked != Tracked::Heat;
+            let mark = if is_marked { Some(control.mark()?) } else { None };
+            if self.tracked == Tracked::SteadyMark {
+                self.guest(bench, volume)?;
+                content::settle(&tracked.data())?;
+            }
             let requests_per_s = self.guest(bench, volume)?;
-            if let Some(fresh) = fresh {
-                control.forget_mark(fresh)?;
+            if let Some(mark) = mark {
+                control.forget_mark(mark)?;
             }
             Ok(requests_per_s)
         })?;
-        if let Some(mark) = mark {
-            tracked.control()?.forget_mark(mark)?;
-        }
         let names = vec!["with".to_owned(), "without".to_owned()];
         Ok(compared(names, values, Unit::RequestsPerS, GOAL))
     }

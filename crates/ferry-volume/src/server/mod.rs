@@ -17,6 +17,7 @@ mod connection;
 mod direct;
 mod disk;
 mod doors;
+mod entrance;
 mod frontends;
 mod growth;
 mod inline;
@@ -55,7 +56,7 @@ use asks::Asker;
 use connection::Connection;
 use direct::{Direct, Turns};
 use disk::DiskJob;
-use doors::{Door, Offer, listen_tcp, listen_unix, tune_tcp};
+use doors::{Door, listen_unix};
 use ferry_engine::{Command, Engine, Event, Limits, MapState, OpId, Operation, SnapshotId};
 use frontends::Frontends;
 pub use frontends::{UblkDriver, clear_devices, probe_ublk};
@@ -65,6 +66,7 @@ use latency::Latency;
 use loss::Losing;
 use mailbox::{Mailbox, Settled};
 use operations::{CopyIn, Fetched};
+use pace::Rate;
 use receipts::Ledger;
 use requests::{Asked, JustRead};
 use rustix::event::{EventfdFlags, eventfd};
@@ -75,7 +77,7 @@ use sources::{Serial, Sources};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -85,13 +87,6 @@ use writeback::Writeback;
 
 /// Longest sleep of an idle server.
 const IDLE: Duration = Duration::from_secs(60);
-/// Connections through one door at a time, of guests or of other workers.
-const CONNECTIONS_MAX: usize = 64;
-/// Connections of agents at a time.
-const ASKERS_MAX: usize = 32;
-/// Pause after an `accept` that failed, for example because descriptors ran out.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-
 /// How to serve a volume.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
@@ -208,28 +203,6 @@ struct Server {
     ending: Vec<u64>,
 }
 
-/// Bytes a second that arrived from the source, smoothed over a few ticks.
-struct Rate {
-    bytes_per_s: f64,
-    seen_bytes: u64,
-    seen_at: Instant,
-}
-
-impl Rate {
-    fn is_due(&self, now: Instant) -> bool {
-        now - self.seen_at >= Duration::from_millis(50)
-    }
-
-    fn observe(&mut self, bytes: u64, now: Instant) {
-        let seconds = (now - self.seen_at).as_secs_f64();
-        let current = bytes.saturating_sub(self.seen_bytes) as f64 / seconds;
-        // The first bytes are the best guess there is; from then on half a second of the past counts.
-        let weight = if self.bytes_per_s == 0.0 { 1.0 } else { (seconds / 0.5).min(1.0) };
-        self.bytes_per_s += (current - self.bytes_per_s) * weight;
-        (self.seen_bytes, self.seen_at) = (bytes, now);
-    }
-}
-
 /// Serves one volume until it is told to end.
 ///
 /// # Errors
@@ -314,7 +287,7 @@ impl Server {
             dialled,
             started: now,
             next_tick: now,
-            rate: Rate { bytes_per_s: 0.0, seen_bytes: 0, seen_at: now },
+            rate: Rate::new(now),
             latency: Latency::new(now),
             share: Share::default(),
             inbox: VecDeque::new(),
@@ -347,16 +320,6 @@ impl Server {
         self.follow_frontends();
     }
 
-    /// Listens for other workers where the server before this one did.
-    fn listen_again(&mut self) {
-        if let Some(kept) = self.store.config.export
-            && let Err(e) =
-                self.listen_for_readers(kept).or_else(|_| self.listen_for_readers((kept.ip(), 0).into()))
-        {
-            tracing::error!(error = %e, address = %kept, "cannot listen for other workers");
-        }
-    }
-
     fn run(&mut self) -> Result<(), ServeError> {
         self.accept(Door::Control);
         self.accept(Door::Guest);
@@ -385,23 +348,6 @@ impl Server {
     /// Others who do not take their answers cannot keep us from ending.
     fn is_ending_to_be_told(&self) -> bool {
         self.ending.iter().any(|asker| self.askers.get(asker).is_some_and(Asker::has_unsent))
-    }
-
-    /// Stops listening, so that nobody waits at a door that will not be opened.
-    fn close_doors(&mut self) {
-        let reader_door = self.reader_door.take().map(|(listener, _)| listener);
-        for door in [Some(self.guest_door.clone()), Some(self.control_door.clone()), reader_door]
-            .into_iter()
-            .flatten()
-        {
-            // Fails only for a listener that is closed already.
-            let _ = rustix::net::shutdown(&*door, rustix::net::Shutdown::Both);
-        }
-        for socket in [GUEST_SOCKET, CONTROL_SOCKET] {
-            if let Err(e) = std::fs::remove_file(self.store.dir.join(socket)) {
-                tracing::warn!(error = %e, socket, "a socket cannot be removed");
-            }
-        }
     }
 
     /// How long nothing needs to be done unless something completes.
@@ -515,92 +461,8 @@ impl Server {
         self.ring.read_event(&self.wake_door, &self.wake_buffer, Purpose::Wake);
     }
 
-    fn accept(&mut self, door: Door) {
-        let listener = match door {
-            Door::Guest => &self.guest_door,
-            Door::Control => &self.control_door,
-            Door::Reader => match &self.reader_door {
-                Some((listener, _)) => listener,
-                None => return,
-            },
-        };
-        self.ring.accept(listener, Purpose::Accepted(door));
-    }
-
-    fn accepted(&mut self, door: Door, result: io::Result<u32>) {
-        match result {
-            Ok(raw) => {
-                self.enter(door, raw);
-                self.accept(door);
-            }
-            // The listener was withdrawn; a new one, if there is one, has its own accept under way.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ECANCELED | libc::EBADF)) => {}
-            Err(e) => {
-                tracing::warn!(error = %e, ?door, "cannot accept a connection");
-                self.paused_doors.push((door, Instant::now() + ACCEPT_PAUSE));
-            }
-        }
-    }
-
-    #[allow(unsafe_code, reason = "a descriptor accepted by io_uring is a number until somebody owns it")]
-    fn enter(&mut self, door: Door, raw: u32) {
-        // SAFETY: the kernel made this descriptor for this completion; nobody else knows its number.
-        let socket = unsafe { OwnedFd::from_raw_fd(raw as i32) };
-        let id = self.next_id;
-        self.next_id += 1;
-        if door == Door::Control {
-            if self.askers.len() < ASKERS_MAX {
-                self.askers.insert(id, Asker::new(Rc::new(socket), &self.pool));
-                self.with_asker(id, |_| {});
-            }
-            return;
-        }
-        if self.connections_through(door) >= CONNECTIONS_MAX {
-            tracing::warn!(?door, "a connection was closed: {CONNECTIONS_MAX} are open already");
-            return;
-        }
-        if door == Door::Reader
-            && let Err(e) = tune_tcp(&socket)
-        {
-            tracing::warn!(error = %e, "a connection cannot be tuned");
-        }
-        let credentials = match door {
-            Door::Reader => self.credentials.clone(),
-            // Unix sockets, which only our own user can reach.
-            Door::Guest | Door::Control => None,
-        };
-        let connection = Connection::new(id, Rc::new(socket), &self.pool, credentials);
-        self.connections.insert(id, (door, connection));
-        self.with_connection(id, |_| {});
-    }
-
-    fn listen_for_readers(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let (listener, bound) = listen_tcp(address)?;
-        self.store.describe(|config| config.export = Some(bound)).map_err(io::Error::other)?;
-        self.reader_door = Some((listener, bound));
-        self.accept(Door::Reader);
-        Ok(bound)
-    }
-
-    fn connections_through(&self, door: Door) -> usize {
-        self.connections.values().filter(|(through, _)| *through == door).count()
-    }
-
     fn phase(&self) -> Phase {
         Phase::of_map(self.engine.status().phase)
-    }
-
-    fn offer(&self, door: Door) -> Offer {
-        Offer {
-            door,
-            id: self.store.config.id.clone(),
-            generation: self.store.config.generation,
-            size_bytes: self.store.config.size_bytes,
-            snapshots: self.snapshot_exports(),
-            phase: self.phase(),
-            is_live: self.is_live,
-            marks: self.engine.marks().iter().map(|(mark, _)| mark.0).collect(),
-        }
     }
 }
 

@@ -6,10 +6,36 @@ use crate::control::Answer;
 use crate::directory::VolumeConfig;
 use ferry_engine::{Command, Event};
 use std::num::NonZeroU64;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A rate below this says nothing about what the source could give.
 const RATE_MIN_BYTES_PER_S: u64 = 64 << 10;
+
+/// Bytes a second that arrived from the source, smoothed over a few ticks.
+pub(super) struct Rate {
+    pub(super) bytes_per_s: f64,
+    seen_bytes: u64,
+    seen_at: Instant,
+}
+
+impl Rate {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { bytes_per_s: 0.0, seen_bytes: 0, seen_at: now }
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        now - self.seen_at >= Duration::from_millis(50)
+    }
+
+    pub(super) fn observe(&mut self, bytes: u64, now: Instant) {
+        let seconds = (now - self.seen_at).as_secs_f64();
+        let current = bytes.saturating_sub(self.seen_bytes) as f64 / seconds;
+        // The first bytes are the best guess there is; from then on half a second of the past counts.
+        let weight = if self.bytes_per_s == 0.0 { 1.0 } else { (seconds / 0.5).min(1.0) };
+        self.bytes_per_s += (current - self.bytes_per_s) * weight;
+        (self.seen_bytes, self.seen_at) = (bytes, now);
+    }
+}
 
 impl Server {
     /// Tells the engine what the description says.

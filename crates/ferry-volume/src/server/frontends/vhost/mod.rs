@@ -18,8 +18,8 @@ mod session;
 
 use super::{Ground, Running};
 use crate::directory::VHOST_SOCKET;
-use crate::server::ACCEPT_PAUSE;
 use crate::server::doors::listen_unix;
+use crate::server::entrance::ACCEPT_PAUSE;
 use crate::server::mailbox::Mailbox;
 use crate::server::ring_the_bell;
 use crate::virtio_blk::{Device, SERIAL_BYTES, config};

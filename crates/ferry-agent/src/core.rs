@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::drivers::{Launcher, ProcessDriver};
+use crate::fences::Fences;
 use crate::jobs::{Attic, Guests, Home};
 use crate::machines::Machines;
 use crate::peers::Peers;
@@ -10,10 +11,10 @@ use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::{Client, ClientError};
 use ferry_api::{
-    AgentApi, ApiError, AskRoot, CopyRoot, JobId, JobState, Machine, MachineId, Ownership, Volume, VolumeKey,
-    WorkerName,
+    AgentApi, ApiError, AskRoot, CopyRoot, Generation, JobId, JobState, Machine, MachineId, Ownership,
+    Volume, VolumeKey, WorkerName,
 };
-use ferry_crossing::target;
+use ferry_crossing::{Fence, target};
 use ferry_volume::Credentials;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -47,15 +48,16 @@ impl Core {
     pub fn new(
         config: Config,
         records: Records,
+        fences: Fences,
         launcher: Launcher,
         credentials: Option<Credentials>,
     ) -> Result<Self, ClientError> {
         let peers = Peers::new(&config.peers)?;
-        let volumes = Volumes::new(&config, records.clone(), peers.clone(), launcher, credentials);
+        let volumes =
+            Volumes::new(&config, records.clone(), fences.clone(), peers.clone(), launcher, credentials);
         let driver = ProcessDriver::default();
-        let (name, state_dir) = (config.name.clone(), &config.state_dir);
-        let machines = Machines::new(name, state_dir, records.clone(), volumes.clone(), driver);
-        let target = Target::new(records.clone(), volumes.clone(), machines.clone(), peers.clone());
+        let machines = Machines::new(&config, records.clone(), fences.clone(), volumes.clone(), driver);
+        let target = Target::new(records.clone(), fences, volumes.clone(), machines.clone(), peers.clone());
         Ok(Self { config, records, volumes, machines, peers, target, retired: Notify::new() })
     }
 
@@ -144,6 +146,16 @@ impl Home for Core {
 
     async fn fence(&self, copy: VolumeKey, to: &WorkerName, job: JobId) -> Answer<()> {
         Ok(self.volumes.fence(copy, to, job).await?)
+    }
+
+    async fn fence_machine(
+        &self,
+        machine: MachineId,
+        generation: Generation,
+        to: &WorkerName,
+        job: JobId,
+    ) -> Answer<()> {
+        Ok(self.machines.fence(machine, Fence { generation, to: to.clone(), job }).await?)
     }
 
     async fn root(&self, copy: VolumeKey, of: AskRoot) -> Answer<CopyRoot> {

@@ -18,6 +18,7 @@ mod core;
 mod crash_point;
 mod create;
 pub mod drivers;
+mod fences;
 pub mod jobs;
 pub mod machines;
 pub mod peers;

@@ -6,6 +6,7 @@ use crate::core::Core;
 use crate::crash_point::{self, When};
 use crate::create;
 use crate::drivers::{LaunchError, Launcher};
+use crate::fences::{FenceError, Fences};
 use crate::jobs::{Executor, MoveInput, Mover, SystemClock, begin_move, reap, sweep};
 use crate::machines::MachinesError;
 use crate::records::{Change, Records, RecordsError, StateLock, VolumeRecord};
@@ -38,6 +39,9 @@ pub enum AgentError {
     /// The state directory is not to be had, or the records cannot be opened or were lost.
     #[error(transparent)]
     Records(#[from] RecordsError),
+    /// What was handed over cannot be remembered.
+    #[error(transparent)]
+    Fences(#[from] FenceError),
     /// What is on disk of volumes cannot be looked at.
     #[error(transparent)]
     Volumes(#[from] VolumesError),
@@ -130,8 +134,9 @@ impl Agent {
     pub async fn start(config: Config, launcher: Launcher) -> Result<Self, AgentError> {
         let lock = StateLock::take(&config.state_dir)?;
         let records = Records::open(&config.state_dir)?;
+        let fences = Fences::open(&config.state_dir)?;
         let credentials = config.tls.as_deref().map(Credentials::load).transpose()?;
-        let core = Arc::new(Core::new(config, records.clone(), launcher, credentials)?);
+        let core = Arc::new(Core::new(config, records.clone(), fences, launcher, credentials)?);
         let mut chores = JoinSet::new();
         chores.spawn(Arc::clone(&core).dispatch(core.records.touched()));
         core.volumes.keep_all().await?;

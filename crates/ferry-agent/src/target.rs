@@ -8,6 +8,7 @@
 
 use crate::clock::now_ms;
 use crate::drivers::ProcessDriver;
+use crate::fences::Fences;
 use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::records::{Change, CrossingRecord, Records, Standing};
@@ -28,6 +29,7 @@ type Answer<T> = Result<T, ApiError>;
 /// Moves to this worker.
 pub struct Target {
     records: Records,
+    fences: Fences,
     volumes: Volumes,
     machines: Machines<ProcessDriver>,
     peers: Peers,
@@ -40,8 +42,14 @@ pub struct Target {
 impl Target {
     /// The moves in the records.
     #[must_use]
-    pub fn new(records: Records, volumes: Volumes, machines: Machines<ProcessDriver>, peers: Peers) -> Self {
-        Self { records, volumes, machines, peers, turns: Mutex::default(), names: Turn::default() }
+    pub fn new(
+        records: Records,
+        fences: Fences,
+        volumes: Volumes,
+        machines: Machines<ProcessDriver>,
+        peers: Peers,
+    ) -> Self {
+        Self { records, fences, volumes, machines, peers, turns: Mutex::default(), names: Turn::default() }
     }
 
     /// Removes what is left of moves whose release was cut off. What cannot be deleted is left for the next time.
@@ -88,7 +96,8 @@ impl Target {
     /// See [`ferry_api::AgentApi::peer_reserve`].
     ///
     /// # Errors
-    /// There is no room, the machine cannot run here, or its name or id is in use.
+    /// There is no room, the machine cannot run here, its name or id is in use, or this worker has handed it over already
+    /// at that generation.
     pub async fn reserve(&self, reserve: Reserve) -> Answer<Crossing> {
         let turn = self.turn(reserve.job);
         let _turn = turn.lock().await;
@@ -105,6 +114,7 @@ impl Target {
 
     async fn check(&self, reserve: &Reserve) -> Answer<()> {
         target::check_version(reserve)?;
+        self.check_fences(reserve)?;
         target::check_direct(reserve, self.volumes.has_direct_io().await)?;
         // The clones will have to ask the source's agent where their source is.
         self.peers.client(&reserve.from)?;
@@ -112,10 +122,15 @@ impl Target {
         target::check_machine(self.records.machine(reserve.machine).await?.as_ref(), reserve)
     }
 
+    fn check_fences(&self, reserve: &Reserve) -> Answer<()> {
+        let subjects = target::subjects_of(reserve).into_iter().map(|(subject, _)| subject);
+        target::check_fences(reserve, &self.fences.of_all(subjects)?)
+    }
+
     /// See [`ferry_api::AgentApi::peer_prepare`].
     ///
     /// # Errors
-    /// The job is not reserved here; a source cannot be reached; a clone cannot be made or its server does not start.
+    /// The job is not reserved here; what it brings was handed over again since; a source cannot be reached; a clone cannot be made or its server does not start.
     pub async fn prepare(&self, prepare: Prepare) -> Answer<Crossing> {
         let turn = self.turn(prepare.job);
         let _turn = turn.lock().await;
@@ -123,6 +138,7 @@ impl Target {
         let Some((prepared, changes)) = target::prepare(&crossing, &reserve, &prepare)? else {
             return self.view(crossing).await;
         };
+        self.check_fences(&reserve)?;
         for volume in &prepare.volumes {
             self.reach(&reserve.from, volume.source.clone()).await?;
         }
@@ -144,7 +160,7 @@ impl Target {
     /// See [`ferry_api::AgentApi::peer_activate`].
     ///
     /// # Errors
-    /// The job is not prepared here.
+    /// The job is not prepared here, or what it brings was handed over again since.
     pub async fn activate(&self, activate: Activate) -> Answer<Crossing> {
         let turn = self.turn(activate.job);
         let _turn = turn.lock().await;
@@ -152,6 +168,7 @@ impl Target {
         let Some((activated, changes)) = target::activate(&crossing, &reserve, &activate, now_ms())? else {
             return self.view(crossing).await;
         };
+        self.check_fences(&reserve)?;
         self.records.change(changes).await?;
         // They are ours now, whatever becomes of this: their keepers and the minder go on.
         self.machines.poke(reserve.machine);

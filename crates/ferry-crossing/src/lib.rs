@@ -4,7 +4,8 @@
 //! ```text
 //!   source   Standing ──decide──▶ step ──moving──▶ requests, changes of the records
 //!   target   request + record ──target──▶ refusal · done already · changes of the records
-//!   both     ownership ──service──▶ what a volume server is to do, what may be done with a copy
+//!   both     Fence: what was handed over stays so, whatever the records say
+//!            ownership ──service──▶ what a volume server is to do, what may be done with a copy
 //!            record + what runs ──minding──▶ start or stop the machine
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! This crate is a pure heart: no I/O, no clock, no randomness. Of `ferry-api` it uses the words only, never the door.
 
 mod change;
+mod fence;
 mod line;
 pub mod minding;
 pub mod moving;
@@ -24,6 +26,7 @@ pub mod service;
 pub mod target;
 
 pub use change::{Change, Rows, Touched};
+pub use fence::{Fence, Subject};
 pub use line::{
     Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
     Retired, VolumeReceipt,

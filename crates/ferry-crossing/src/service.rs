@@ -1,7 +1,7 @@
-//! What a volume server is to do, and what may be done with a copy, decided from the records and from what lies beside
-//! the copy: its phase, and the mark of a hand-over.
+//! What a volume server is to do, and what may be done with a copy, decided from the records and from what lies on the
+//! disk beside them: the phase of the copy, and the fence of its volume ([`crate::Fence`]).
 //!
-//! Invariant: a copy is opened for writing only if it is ours and carries no mark.
+//! Invariant: a copy is opened for writing only if it is ours and no fence bars it.
 
 use ferry_api::{Ownership, VolumePhase as Phase};
 
@@ -113,13 +113,13 @@ pub enum Deletion {
     Astray(&'static str),
 }
 
-/// Whether a copy may be deleted whose map says that it was last in `phase` (none: it was never made), and that carries
-/// the mark of a hand-over or does not.
+/// Whether a copy may be deleted whose map says that it was last in `phase` (none: it was never made), and which the
+/// fence of its volume bars or does not.
 #[must_use]
-pub fn deletion(ownership: &Ownership, phase: Option<Phase>, marked: bool) -> Deletion {
+pub fn deletion(ownership: &Ownership, phase: Option<Phase>, barred: bool) -> Deletion {
     match (ownership, phase) {
         (Ownership::Sealed { .. } | Ownership::HandedOver { .. }, _) => Deletion::Refused,
-        (Ownership::Ours, _) if marked => {
+        (Ownership::Ours, Some(_)) if barred => {
             Deletion::Astray("it was handed over, and its owner may still read it")
         }
         // What was set aside for a move was never open; what was holds the writes of a machine.
@@ -131,9 +131,9 @@ pub fn deletion(ownership: &Ownership, phase: Option<Phase>, marked: bool) -> De
     }
 }
 
-/// Whether a copy that carries the mark of a hand-over may be served as its ownership says: only to be read.
+/// Whether a copy that the fence of its volume bars may be served as its ownership says: only to be read.
 #[must_use]
-pub fn is_served_when_marked(ownership: &Ownership) -> bool {
+pub fn is_served_when_barred(ownership: &Ownership) -> bool {
     match wanted(ownership) {
         Service::Sealed => true,
         Service::None | Service::Standby | Service::Open | Service::Sealing => false,

@@ -10,10 +10,11 @@
 //! released is never activated: a release of an unknown job is remembered.
 
 use crate::change::Change;
+use crate::fence::{Fence, Subject};
 use crate::records::{CrossingRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
 use ferry_api::{
-    API_VERSION, Activate, ApiError, CrossingState, Desired, ErrorCode, JobId, JobState, MachineVolume,
-    Ownership, Prepare, Reserve, VolumeKey, VolumeName,
+    API_VERSION, Activate, ApiError, CrossingState, Desired, ErrorCode, Generation, JobId, JobState,
+    MachineVolume, Ownership, Prepare, Reserve, VolumeKey, VolumeName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,6 +88,33 @@ pub fn check_machine(here: Option<&MachineRecord>, reserve: &Reserve) -> Result<
             Err(ApiError::new(ErrorCode::AlreadyExists, message))
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+/// What a move would bring here.
+#[must_use]
+pub fn subjects_of(reserve: &Reserve) -> Vec<(Subject, Generation)> {
+    let volumes = reserve.volumes.iter().map(|volume| (Subject::Volume(volume.id), volume.generation));
+    [(Subject::Machine(reserve.machine), reserve.machine_generation)].into_iter().chain(volumes).collect()
+}
+
+/// Refuses what this worker, by its `fences`, has handed over already at that generation or a later one. Its records may
+/// be from a backup and not know of that, and the call may be one that arrives late for the second time.
+///
+/// # Errors
+/// `HandedOver`.
+pub fn check_fences(reserve: &Reserve, fences: &BTreeMap<Subject, Fence>) -> Result<(), ApiError> {
+    let barred = |(subject, generation)| {
+        fences.get(&subject).filter(|fence| fence.bars(generation)).map(|fence| (subject, generation, fence))
+    };
+    match subjects_of(reserve).into_iter().find_map(barred) {
+        None => Ok(()),
+        Some((subject, generation, fence)) => {
+            let message = format!(
+                "{subject} cannot come here at generation {generation}: here {fence}; find out which copy is the real one"
+            );
+            Err(ApiError::new(ErrorCode::HandedOver, message))
+        }
     }
 }
 

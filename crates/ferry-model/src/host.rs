@@ -9,12 +9,12 @@ use crate::scope::{Bug, Cost, Scope};
 use crate::source::Task;
 use crate::target::Call;
 use ferry_api::{
-    ErrorCode, Hydration, JobId, MachineId, ServerState, Volume, VolumeId, VolumeKey, VolumePhase,
-    VolumeSource,
+    ErrorCode, Generation, Hydration, JobId, MachineId, ServerState, Volume, VolumeId, VolumeKey,
+    VolumePhase, VolumeSource,
 };
 use ferry_crossing::minding::{Care, care};
 use ferry_crossing::service::{self, Correction, Deletion, Service, Wish};
-use ferry_crossing::{Change, ProcessMark, VolumeRecord, target};
+use ferry_crossing::{Change, Fence, ProcessMark, Subject, VolumeRecord, target};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -34,6 +34,8 @@ pub(crate) struct Host {
     pub(crate) backup: Option<Rc<Books>>,
     /// Directories of volumes. No backup is made of them.
     pub(crate) copies: BTreeMap<VolumeKey, Copy>,
+    /// What it remembers of what it handed over. No backup is made of it either.
+    pub(crate) fences: BTreeMap<Subject, Fence>,
     /// Machines that run.
     pub(crate) processes: Vec<Process>,
     /// Jobs that the agent is at: gone when it dies.
@@ -47,8 +49,6 @@ pub(crate) struct Host {
 pub(crate) struct Copy {
     /// As its map says.
     pub(crate) phase: VolumePhase,
-    /// To whom it was handed over, if it carries the mark.
-    pub(crate) mark: Option<usize>,
     /// The block: the number of the write it holds, or remote.
     pub(crate) block: Option<u8>,
 }
@@ -221,9 +221,9 @@ impl Host {
     /// Has a server for a copy, which is made first if it never was. Answers whether it was made now.
     pub(crate) fn serving(&mut self, scope: &Scope, record: &VolumeRecord) -> Result<bool, ErrorCode> {
         let key = record.key();
-        let marked = self.copies.get(&key).is_some_and(|copy| copy.mark.is_some());
-        let heeded = scope.bug != Some(Bug::IgnoresMark);
-        if marked && heeded && !service::is_served_when_marked(&record.ownership) {
+        if self.bars(scope, Subject::Volume(key.id), key.generation)
+            && !service::is_served_when_barred(&record.ownership)
+        {
             return Err(ErrorCode::HandedOver);
         }
         if record.made {
@@ -236,7 +236,7 @@ impl Host {
         };
         let block = if record.source.is_some() { None } else { Some(0) };
         // One that lies there already is taken as it is.
-        self.copies.entry(key).or_insert(Copy { phase, mark: None, block });
+        self.copies.entry(key).or_insert(Copy { phase, block });
         self.change(&[Change::Made(key)])?;
         Ok(true)
     }
@@ -264,11 +264,14 @@ impl Host {
     pub(crate) fn delete(&mut self, scope: &Scope, key: VolumeKey) -> Option<()> {
         let record = self.books.volumes.get(&key)?;
         let copy = self.copies.get(&key).filter(|_| scope.bug != Some(Bug::DeletesUnseen));
-        let marked = copy.is_some_and(|copy| copy.mark.is_some());
-        if service::deletion(&record.ownership, copy.map(|copy| copy.phase), marked) != Deletion::Fits {
+        let phase = copy.map(|copy| copy.phase);
+        if service::deletion(&record.ownership, phase, self.is_handed_over(key)) != Deletion::Fits {
             return None;
         }
         self.copies.remove(&key);
+        if scope.bug == Some(Bug::ForgetsMark) {
+            self.fences.clear();
+        }
         self.change(&[Change::RemoveVolume(key)]).ok()
     }
 
@@ -290,12 +293,14 @@ impl Host {
                 }
                 self.change(&[ended(id)]).ok()
             }
+            (Care::Start, _) if self.bars(scope, Subject::Machine(id), record.generation) => None,
             (Care::Start, _) => {
                 let keys: Vec<VolumeKey> = record.volume_keys().collect();
                 for &key in &keys {
                     self.keep(scope, key);
                     let copy = self.copies.get(&key);
-                    if copy.is_none_or(|copy| copy.phase != VolumePhase::Open) || self.is_barred(scope, key) {
+                    let barred = self.bars(scope, Subject::Volume(key.id), key.generation);
+                    if barred || copy.is_none_or(|copy| copy.phase != VolumePhase::Open) {
                         return None;
                     }
                 }
@@ -308,8 +313,25 @@ impl Host {
         }
     }
 
-    fn is_barred(&self, scope: &Scope, key: VolumeKey) -> bool {
-        scope.bug != Some(Bug::IgnoresMark) && self.copies.get(&key).is_some_and(|copy| copy.mark.is_some())
+    /// What is heeded of what was handed over.
+    pub(crate) fn heeded(&self, scope: &Scope) -> BTreeMap<Subject, Fence> {
+        if scope.bug == Some(Bug::IgnoresMark) { BTreeMap::new() } else { self.fences.clone() }
+    }
+
+    fn bars(&self, scope: &Scope, subject: Subject, generation: Generation) -> bool {
+        self.heeded(scope).get(&subject).is_some_and(|fence| fence.bars(generation))
+    }
+
+    /// Whether a copy is of a generation that was handed over, by what is remembered of that.
+    pub(crate) fn is_handed_over(&self, key: VolumeKey) -> bool {
+        self.fences.get(&Subject::Volume(key.id)).is_some_and(|fence| fence.bars(key.generation))
+    }
+
+    /// Remembers that something was handed over.
+    pub(crate) fn raise(&mut self, subject: Subject, fence: Fence) {
+        if fence.rises_above(self.fences.get(&subject)) {
+            self.fences.insert(subject, fence);
+        }
     }
 
     fn writes(&mut self, volume: VolumeId, number: u8) -> Option<()> {

@@ -5,7 +5,7 @@ use crate::names;
 use crate::scope::Scope;
 use crate::world::World;
 use ferry_api::{Generation, Ownership, VolumeId, VolumeKey, VolumePhase};
-use ferry_crossing::Standing;
+use ferry_crossing::{Standing, Subject};
 
 /// The first promise that is broken in a world.
 pub(crate) fn broken(scope: &Scope, world: &World, hosts: &[&Host]) -> Option<String> {
@@ -60,18 +60,16 @@ fn left_behind(host: &Host) -> Option<VolumeId> {
     left.map(|record| record.id)
 }
 
-/// Which copy is the real one, by what lies on the workers' disks alone: of all that their records, and the marks beside
-/// their copies, say of who owns the volume at which generation, the highest generation.
+/// Which copy is the real one, by what lies on the workers' disks alone: of all that their records, and what they remember
+/// of hand-overs, say of who owns the volume at which generation, the highest generation.
 pub(crate) fn truth(hosts: &[&Host], volume: VolumeId) -> Result<(usize, VolumeKey), String> {
     let mut claims: Vec<(Generation, usize)> = Vec::new();
     for host in hosts {
-        for (key, copy) in host.copies.iter().filter(|(key, _)| key.id == volume) {
-            claims.extend(copy.mark.map(|to| (key.generation.next(), to)));
-        }
+        let fence = host.fences.get(&Subject::Volume(volume));
+        claims.extend(fence.map(|fence| (fence.generation.next(), names::index_of(&fence.to))));
         for record in host.books.volumes.values().filter(|record| record.id == volume) {
-            let marked = host.copies.get(&record.key()).is_some_and(|copy| copy.mark.is_some());
             match &record.ownership {
-                Ownership::Ours | Ownership::Sealed { .. } if !marked => {
+                Ownership::Ours | Ownership::Sealed { .. } if !host.is_handed_over(record.key()) => {
                     claims.push((record.generation, host.index));
                 }
                 Ownership::HandedOver { to, .. } | Ownership::Retired { to, .. } => {
@@ -133,5 +131,5 @@ pub(crate) fn is_over(scope: &Scope, hosts: &[&Host]) -> bool {
     let home: Vec<usize> =
         hosts.iter().filter(|host| !host.processes.is_empty()).map(|host| host.index).collect();
     let true_home = |v| truth(hosts, names::volume(v)).is_ok_and(|(at, _)| home == [at]);
-    idle && !hosts.iter().any(|host| left(host)) && (0..scope.volumes).all(true_home)
+    idle && home.len() == 1 && !hosts.iter().any(|host| left(host)) && (0..scope.volumes).all(true_home)
 }

@@ -69,8 +69,10 @@ impl Budget {
 pub enum Bug {
     /// The source tells the target of the hand-over before its copies carry the mark.
     TellsBeforeMark,
-    /// The mark of a hand-over is not looked at when a copy is opened.
+    /// The mark of a hand-over is not looked at when something is opened, started or taken in.
     IgnoresMark,
+    /// The mark of a hand-over is deleted with the copy that was handed over.
+    ForgetsMark,
     /// An agent acts on a journal entry that is not durable.
     ActsBeforeDurable,
     /// A machine is taken for stopped as soon as it was asked to stop.
@@ -117,6 +119,12 @@ pub const THERE_AND_BACK: Scope = Scope::new(2, 1, Budget { moves: 2, crashes: 1
 pub const THREE_WORKERS: Scope = Scope::new(3, 1, Budget { moves: 2, ..CALM });
 /// One move, and records of either worker that come back from a backup.
 pub const BACKUP: Scope = Scope::new(2, 1, Budget { cancels: 1, backups: 1, restores: 1, ..CALM });
+/// Two moves, there and back, and records from a backup; nothing is written.
+pub const BACKUP_OF_THERE_AND_BACK: Scope =
+    Scope::new(2, 1, Budget { moves: 2, backups: 1, restores: 1, writes: 0, ..CALM });
+/// One move of a machine without volumes, and records of either worker from a backup.
+pub const BACKUP_WITHOUT_VOLUMES: Scope =
+    Scope::new(2, 0, Budget { cancels: 1, backups: 1, restores: 1, writes: 0, ..CALM });
 /// Two moves, one of them cancelled, and records from a backup: more than tests search whole.
 pub const BACKUP_OF_TWO_MOVES: Scope =
     Scope::new(2, 1, Budget { moves: 2, cancels: 1, backups: 1, restores: 1, ..CALM });
@@ -141,6 +149,8 @@ pub const ALL: &[(&str, Scope)] = &[
         "two moves among three workers, one cancelled; agents die",
         Scope::new(3, 1, Budget { moves: 2, cancels: 1, crashes: 1, writes: 2, ..CALM }),
     ),
+    ("one move without volumes, cancelled or not; records from a backup", BACKUP_WITHOUT_VOLUMES),
+    ("two moves, there and back, nothing written; records from a backup", BACKUP_OF_THERE_AND_BACK),
     ("two moves, one cancelled; records from a backup", BACKUP_OF_TWO_MOVES),
     (
         "two moves among three workers; records from a backup",

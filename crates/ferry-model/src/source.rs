@@ -6,11 +6,13 @@ use crate::host::{Host, Stepped};
 use crate::names;
 use crate::scope::{Bug, Scope};
 use crate::target::{Asks, Call};
-use ferry_api::{ApiError, Crossing, CrossingVolume, ErrorCode, JobId, JobKind, Prepare, PrepareVolume};
+use ferry_api::{
+    ApiError, Crossing, CrossingVolume, ErrorCode, JobId, JobKind, Prepare, PrepareVolume, VolumeKey,
+};
 use ferry_crossing::service::Wish;
 use ferry_crossing::{
-    Activated, Booted, Change, ChangeRefused, JobRecord, MoveInput, MoveStep, Plan, Prepared, Receipt,
-    Retired, minding, moving, reckoning,
+    Activated, Booted, Change, ChangeRefused, Fence, JobRecord, MoveInput, MoveStep, Plan, Prepared, Receipt,
+    Retired, Subject, minding, moving, reckoning,
 };
 use ferry_fsm::{Act, Answer, Entry, Event, Outcome, Standing, Step, StepError, conclude};
 use serde_json::Value;
@@ -41,6 +43,7 @@ pub(crate) enum Task {
 enum Moment {
     Wish(Wish, usize),
     Mark(usize),
+    MarkMachine,
     Down,
     Up,
     Ask,
@@ -58,11 +61,11 @@ fn moments(scope: &Scope, act: &Act<MoveStep>) -> Vec<Moment> {
             MoveStep::Stop => vec![Moment::Down],
             MoveStep::Seal => each(|v| Moment::Wish(Wish::Seal, v)).collect(),
             MoveStep::Activate if scope.bug == Some(Bug::TellsBeforeMark) => {
-                [Moment::Ask].into_iter().chain(each(Moment::Mark)).collect()
+                [Moment::Ask, Moment::MarkMachine].into_iter().chain(each(Moment::Mark)).collect()
             }
             MoveStep::Activate => {
                 let seal = each(|v| Moment::Wish(Wish::Seal, v));
-                seal.chain(each(Moment::Mark)).chain([Moment::Ask]).collect()
+                seal.chain(each(Moment::Mark)).chain([Moment::MarkMachine, Moment::Ask]).collect()
             }
             MoveStep::Hydrate | MoveStep::Verify if scope.bug == Some(Bug::RetiresEarly) => Vec::new(),
             MoveStep::Hydrate | MoveStep::Verify => vec![Moment::Whole],
@@ -136,6 +139,7 @@ impl Host {
                 Some(Moment::Down) => format!("in {}: sees the machine down", step(act)),
                 Some(Moment::Up) => format!("in {}: sees the machine up", step(act)),
                 Some(Moment::Ask) => format!("in {}: asks the target", step(act)),
+                Some(Moment::MarkMachine) => format!("in {}: marks the machine", step(act)),
                 Some(Moment::Whole) | None => format!("is through with {}", step(act)),
             },
             Some(Task::Ended { act, result: Ok(()) }) => format!("writes that {} is done", step(act)),
@@ -189,8 +193,14 @@ impl Host {
             }
             Moment::Wish(wish, volume) => self.wish(scope, plan.volumes[volume].key(), wish),
             Moment::Mark(volume) => {
-                let copy = self.copies.get_mut(&plan.volumes[volume].key());
-                copy.map(|copy| copy.mark = Some(names::index_of(&input.to))).ok_or(ErrorCode::Internal)
+                let VolumeKey { id, generation } = plan.volumes[volume].key();
+                self.raise(Subject::Volume(id), Fence { generation, to: input.to.clone(), job });
+                Ok(())
+            }
+            Moment::MarkMachine => {
+                let fence = Fence { generation: plan.generation, to: input.to.clone(), job };
+                self.raise(Subject::Machine(input.machine), fence);
+                Ok(())
             }
         };
         self.passed(scope, job, standing, act, moment, done)?;

@@ -51,7 +51,7 @@ impl Host {
     pub(crate) fn arrives(mut self, scope: &Scope, call: &Call, cut: bool) -> Option<Stepped> {
         let before = self.books.clone();
         let answer = match &call.asks {
-            Asks::Reserve(reserve) => self.reserve(reserve),
+            Asks::Reserve(reserve) => self.reserve(scope, reserve),
             Asks::Prepare(prepare) => self.prepare(scope, prepare, cut),
             Asks::Activate(activate) => self.activate(scope, activate, cut),
             Asks::Boot => self.boot(scope, call.job),
@@ -74,11 +74,12 @@ impl Host {
         target::reserved(self.books.crossings.get(&job).cloned(), job).map_err(code)
     }
 
-    fn reserve(&mut self, reserve: &Reserve) -> Answer {
+    fn reserve(&mut self, scope: &Scope, reserve: &Reserve) -> Answer {
         if target::reserved_before(self.books.crossings.get(&reserve.job), reserve).map_err(code)? {
             return Ok(());
         }
         target::check_version(reserve).map_err(code)?;
+        target::check_fences(reserve, &self.heeded(scope)).map_err(code)?;
         target::check_machine(self.books.machines.get(&reserve.machine), reserve).map_err(code)?;
         let expected = |crossing: &CrossingRecord| {
             target::is_expected(crossing)
@@ -98,6 +99,7 @@ impl Host {
         let Some((_, changes)) = target::prepare(&crossing, &reserve, prepare).map_err(code)? else {
             return Ok(());
         };
+        target::check_fences(&reserve, &self.heeded(scope)).map_err(code)?;
         self.change(&changes)?;
         if cut {
             return Ok(());
@@ -117,6 +119,7 @@ impl Host {
         let Some((_, changes)) = target::activate(&crossing, &reserve, activate, 0).map_err(code)? else {
             return Ok(());
         };
+        target::check_fences(&reserve, &self.heeded(scope)).map_err(code)?;
         self.change(&changes)?;
         if !cut {
             for key in target::keys_of(&reserve) {

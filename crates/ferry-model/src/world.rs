@@ -388,6 +388,7 @@ fn first_host(scope: &Scope, index: usize) -> Host {
         durable: None,
         backup: None,
         copies: BTreeMap::new(),
+        fences: BTreeMap::new(),
         processes: Vec::new(),
         tasks: BTreeMap::new(),
         was_down: false,
@@ -418,7 +419,7 @@ fn first_host(scope: &Scope, index: usize) -> Host {
         };
         debug_assert_eq!(service::wanted(&record.ownership), service::Service::Open);
         books.volumes.insert(key, record);
-        let copy = crate::host::Copy { phase: VolumePhase::Open, mark: None, block: Some(0) };
+        let copy = crate::host::Copy { phase: VolumePhase::Open, block: Some(0) };
         host.copies.insert(key, copy);
     }
     let process = ProcessMark { pid: 1, start_ticks: 0, boot_id: String::new(), started_at_ms: 0 };

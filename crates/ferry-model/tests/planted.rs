@@ -30,6 +30,19 @@ fn a_mark_that_is_not_looked_at_lets_two_write() {
 }
 
 #[test]
+fn a_mark_that_goes_with_its_copy_lets_two_write() {
+    let (last, promise) = found(scope::BACKUP_OF_THERE_AND_BACK, Bug::ForgetsMark);
+    assert!(last.contains("`activate` of job 1 arrives"), "{last}");
+    assert_eq!(promise, "volume 1 is open for writing 2 times");
+}
+
+#[test]
+fn a_mark_that_is_not_looked_at_lets_a_machine_without_volumes_run_twice() {
+    let (_, promise) = found(scope::BACKUP_WITHOUT_VOLUMES, Bug::IgnoresMark);
+    assert_eq!(promise, "the machine runs 2 times");
+}
+
+#[test]
 fn an_agent_that_acts_before_its_journal_is_durable_runs_the_machine_twice() {
     let (_, promise) = found(scope::ONE_MOVE, Bug::ActsBeforeDurable);
     assert_eq!(promise, "the machine runs 2 times");

@@ -43,3 +43,13 @@ fn a_machine_moves_on_to_a_third_worker() {
 fn records_from_a_backup_break_no_promise() {
     every_promise_holds(scope::BACKUP);
 }
+
+#[test]
+fn a_machine_that_moved_there_and_back_is_not_opened_again_by_records_from_a_backup() {
+    every_promise_holds(scope::BACKUP_OF_THERE_AND_BACK);
+}
+
+#[test]
+fn a_machine_without_volumes_is_not_started_again_by_records_from_a_backup() {
+    every_promise_holds(scope::BACKUP_WITHOUT_VOLUMES);
+}

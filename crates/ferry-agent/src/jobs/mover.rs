@@ -115,7 +115,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
     }
 
     async fn activate(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Activated, ApiError> {
-        // The target hears of it when every copy carries the mark: from then on it may write, and nothing else keeps
+        // The target hears of it when machine and copies are marked: from then on it may write, and nothing else keeps
         // records from a backup, made before the hand-over, from having this worker write as well.
         let fence = self.each(plan.keys(), |home, key| {
             let to = input.to.clone();
@@ -125,8 +125,9 @@ impl<H: Home, C: Clock> Mover<H, C> {
                 home.fence(key, &to, job).await
             }
         });
-        let (fenced, sources) = tokio::join!(fence, self.export_all(plan));
-        fenced?;
+        let machine = self.home.fence_machine(input.machine, plan.generation, &input.to, job);
+        let (fenced, barred, sources) = tokio::join!(fence, machine, self.export_all(plan));
+        fenced.and(barred)?;
         let desired = self.home.machine(input.machine).await?.desired;
         let activate = moving::activate(job, desired, plan, sources?);
         let crossing = self.home.target(&input.to)?.activate(activate).await?;

@@ -6,8 +6,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use ferry_api::{
-    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, JobId, Machine, MachineId, Prepare, Reserve,
-    Volume, VolumeKey, WorkerInfo, WorkerName,
+    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Generation, JobId, Machine, MachineId,
+    Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
 };
 
 type Answer<T> = Result<T, ApiError>;
@@ -53,9 +53,18 @@ pub trait Home: Send + Sync + 'static {
     /// was fenced.
     fn unseal(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
 
-    /// Leaves a durable mark beside the copy that it was handed over, which outlives a restored backup of the
-    /// records: from then on the copy is never unsealed or opened.
+    /// Leaves a durable mark that the copy was handed over, which outlives the copy and a restored backup of the records:
+    /// from then on it is never unsealed, opened or made again.
     fn fence(&self, copy: VolumeKey, to: &WorkerName, job: JobId) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Leaves the like mark for the machine: it is not started here again at that generation or below.
+    fn fence_machine(
+        &self,
+        machine: MachineId,
+        generation: Generation,
+        to: &WorkerName,
+        job: JobId,
+    ) -> impl Future<Output = Answer<()>> + Send;
 
     /// What the sealed copy knows of its checksums.
     fn root(&self, copy: VolumeKey, of: AskRoot) -> impl Future<Output = Answer<CopyRoot>> + Send;

@@ -8,6 +8,7 @@ use crate::clock::now_ms;
 use crate::drivers::{Driver, Ended, HeldMachine, Watch};
 use crate::records::{Change, MachineRecord};
 use ferry_api::{ApiError, ErrorCode, Exit, MachineId, MachineState};
+use ferry_crossing::Subject;
 use ferry_crossing::minding::{Care, care};
 use ferry_volume::control::Phase;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -238,6 +239,9 @@ impl<D: Driver> Inner<D> {
 
     /// Opens a machine's volumes and starts it; its process is recorded before it runs.
     async fn start(&self, record: &MachineRecord) -> Result<Watch, MachinesError> {
+        if let Some(fence) = self.fences.barring(Subject::Machine(record.id), record.generation)? {
+            return Err(MachinesError::Fenced { name: record.name.clone(), fence });
+        }
         self.driver.check(&record.spec)?;
         for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
             let name = || volume.name.clone();

@@ -11,16 +11,19 @@
 mod minder;
 mod policy;
 
+use crate::config::Config;
 use crate::drivers::{Driver, DriverError, Launch};
+use crate::fences::{FenceError, Fences};
 use crate::records::{Change, MachineRecord, Records, RecordsError, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    ApiError, ErrorCode, Machine, MachineId, MachineRef, MachineSpec, MachineState, VolumeName, WorkerName,
+    ApiError, ErrorCode, Machine, MachineId, MachineName, MachineRef, MachineSpec, MachineState, VolumeName,
+    WorkerName,
 };
-use ferry_crossing::minding;
+use ferry_crossing::{Fence, Subject, minding};
 use minder::Minder;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 /// Name of the file a machine's output goes to.
@@ -35,6 +38,17 @@ pub enum MachinesError {
     /// No such machine.
     #[error("there is no machine {0} here; `ferry machine list` shows those there are")]
     NotHere(String),
+    /// The mark of a hand-over bars it.
+    #[error("machine {name} is never started here again: {fence}; ask the agent of that worker")]
+    Fenced {
+        /// Its name.
+        name: MachineName,
+        /// What the mark says.
+        fence: Fence,
+    },
+    /// The mark of a hand-over cannot be read or left.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
     /// A volume of it is not ready.
     #[error("volume {name} is not ready")]
     Volume {
@@ -85,6 +99,7 @@ impl From<MachinesError> for ApiError {
         let code = match error {
             MachinesError::Records(records) => return records.into(),
             MachinesError::NotHere(_) => ErrorCode::NotFound,
+            MachinesError::Fenced { .. } => ErrorCode::HandedOver,
             MachinesError::Driver(DriverError::NoProgram { .. } | DriverError::NoWorkdir { .. }) => {
                 ErrorCode::InvalidRequest
             }
@@ -92,7 +107,9 @@ impl From<MachinesError> for ApiError {
             | MachinesError::VolumeNotOpen { .. }
             | MachinesError::DoesNotStop { .. }
             | MachinesError::DoesNotRun { .. } => ErrorCode::Unavailable,
-            MachinesError::Driver(DriverError::Io { .. }) | MachinesError::Io { .. } => ErrorCode::Internal,
+            MachinesError::Driver(DriverError::Io { .. })
+            | MachinesError::Fence(_)
+            | MachinesError::Io { .. } => ErrorCode::Internal,
         };
         Self::because(code, &error)
     }
@@ -113,17 +130,18 @@ struct Inner<D> {
     worker: WorkerName,
     state_dir: PathBuf,
     records: Records,
+    fences: Fences,
     volumes: Volumes,
     driver: D,
     minders: Mutex<BTreeMap<MachineId, Arc<Minder>>>,
 }
 
 impl<D: Driver> Machines<D> {
-    /// The machines of `worker`, run by `driver`. Nothing is looked at yet.
+    /// The machines of the worker that `config` describes, run by `driver`. Nothing is looked at yet.
     #[must_use]
-    pub fn new(worker: WorkerName, state_dir: &Path, records: Records, volumes: Volumes, driver: D) -> Self {
-        let state_dir = state_dir.to_owned();
-        let inner = Inner { worker, state_dir, records, volumes, driver, minders: Mutex::default() };
+    pub fn new(config: &Config, records: Records, fences: Fences, volumes: Volumes, driver: D) -> Self {
+        let (worker, state_dir) = (config.name.clone(), config.state_dir.clone());
+        let inner = Inner { worker, state_dir, records, fences, volumes, driver, minders: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -149,6 +167,17 @@ impl<D: Driver> Machines<D> {
     /// Its program is not there.
     pub fn check(&self, spec: &MachineSpec) -> Result<(), MachinesError> {
         Ok(self.inner.driver.check(spec)?)
+    }
+
+    /// Leaves a durable mark that a machine was handed over. From then on it is not started here at that generation,
+    /// whatever the records say.
+    ///
+    /// # Errors
+    /// The mark cannot be written.
+    pub async fn fence(&self, machine: MachineId, fence: Fence) -> Result<(), MachinesError> {
+        let fences = self.inner.fences.clone();
+        let fencing = tokio::task::spawn_blocking(move || fences.raise(Subject::Machine(machine), &fence));
+        Ok(fencing.await.expect("writing a mark does not panic")?)
     }
 
     /// Returns when everything was tried once that the records ask for a machine: when it has stopped, runs, or

@@ -1,20 +1,18 @@
-//! What the agent does to the directory of a volume: make it, mark it, delete it.
+//! What the agent does to the directory of a volume: make it, look what it is, delete it.
 
 use super::VolumesError;
 use super::view::phase as phase_of;
 use crate::config::volume_dir;
 use crate::records::VolumeRecord;
-use ferry_api::{JobId, Ownership, WorkerName};
+use ferry_api::Ownership;
 use ferry_crossing::service::{self, Deletion};
 use ferry_volume::control::Phase;
 use ferry_volume::directory::SERVER_LOG;
 use ferry_volume::{CreateOptions, SourceUri};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Name of the mark that a copy was handed over.
-const FENCE: &str = "handed-over";
 /// What the name of a directory that is being deleted ends with.
 const LEFTOVER: &str = ".deleted";
 /// How much of the end of a log is read to quote it, in bytes.
@@ -48,32 +46,11 @@ pub(super) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), Volume
     ferry_volume::create(&options).map_err(|cause| VolumesError::Make { key: record.key(), cause })
 }
 
-/// Leaves the mark of a hand-over in `dir`, durably.
-pub(super) fn fence(dir: &Path, to: &WorkerName, job: JobId) -> Result<(), VolumesError> {
-    let path = dir.join(FENCE);
-    // That it is there is the mark; what it says is for people.
-    let mut file = File::create(&path).map_err(io("make", &path))?;
-    writeln!(file, "to worker {to} by job {job}")
-        .and_then(|()| file.sync_all())
-        .map_err(io("write", &path))?;
-    File::open(dir).and_then(|d| d.sync_all()).map_err(io("make durable", dir))
-}
-
-/// What the mark of a hand-over in `dir` says, if there is one.
-pub(super) fn fenced(dir: &Path) -> Result<Option<String>, VolumesError> {
-    let path = dir.join(FENCE);
-    match fs::read_to_string(&path) {
-        Ok(mark) => Ok(Some(mark.trim().to_owned())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io("read", &path)(e)),
-    }
-}
-
-/// Whether a copy may be deleted, by its record and by what lies in its directory.
-pub(super) fn deletion(dir: &Path, record: &VolumeRecord) -> Result<Deletion, VolumesError> {
+/// Whether a copy may be deleted, by its record, by what lies in its directory, and by whether a fence bars it.
+pub(super) fn deletion(dir: &Path, record: &VolumeRecord, barred: bool) -> Result<Deletion, VolumesError> {
     let unreadable = |cause| VolumesError::Make { key: record.key(), cause };
     let phase = ferry_volume::last_phase(dir).map_err(unreadable)?;
-    Ok(service::deletion(&record.ownership, phase.map(phase_of), fenced(dir)?.is_some()))
+    Ok(service::deletion(&record.ownership, phase.map(phase_of), barred))
 }
 
 /// Takes the directory out of the way, so that nothing finds it any more, durably. Tells where it is now.

@@ -6,7 +6,8 @@ use crate::config::volume_dir;
 use crate::drivers::Watch;
 use crate::records::{Change, SourceRecord, VolumeRecord};
 use ferry_api::{AgentApi, Generation, VolumeKey};
-use ferry_crossing::service::{Correction, Service, correction, in_words, is_served_when_marked, wanted};
+use ferry_crossing::Subject;
+use ferry_crossing::service::{Correction, Service, correction, in_words, is_served_when_barred, wanted};
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -238,11 +239,10 @@ impl Inner {
     /// that would be written although it is fenced. The caller holds the keeper's lock.
     pub(super) async fn serving(&self, record: &VolumeRecord) -> Result<Status, VolumesError> {
         let key = record.key();
-        let dir = volume_dir(&self.state_dir, key);
-        if !is_served_when_marked(&record.ownership)
-            && let Some(mark) = files::fenced(&dir)?
+        if !is_served_when_barred(&record.ownership)
+            && let Some(fence) = self.fences.barring(Subject::Volume(key.id), key.generation)?
         {
-            return Err(VolumesError::Fenced { key, mark });
+            return Err(VolumesError::Fenced { key, fence });
         }
         if !record.made {
             let (state_dir, record) = (self.state_dir.clone(), record.clone());

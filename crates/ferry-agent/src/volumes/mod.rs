@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants: what a server may do follows from the records, never the other way round. A copy that was handed
-//! over, or fenced (a mark beside its data that outlives a restored backup of the records), is never opened for
+//! over, by the records or by the mark that outlives a restored backup of them ([`crate::fences`]), is never opened for
 //! writing. Everything done to one copy is done under its keeper's lock, with the record read under that lock.
 
 mod attach;
@@ -25,10 +25,12 @@ pub use room::NoRoom;
 
 use crate::config::{Config, volume_dir};
 use crate::drivers::{LaunchError, Launcher};
+use crate::fences::{FenceError, Fences};
 use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
 use ferry_api::{ApiError, ErrorCode, JobId, PaceVolume, Room, VolumeKey, VolumeName, WorkerName};
 use ferry_crossing::service::{self, Deletion, Wish};
+use ferry_crossing::{Fence, Subject};
 use ferry_volume::Credentials;
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use keeper::{Doomed, Keeper};
@@ -56,14 +58,17 @@ pub enum VolumesError {
         /// What the records say it is.
         is: String,
     },
-    /// The copy carries the mark of a hand-over.
-    #[error("the copy {key} of a volume was handed over ({mark}); it is never written here again")]
+    /// The mark of a hand-over bars the copy.
+    #[error("the copy {key} of a volume is never written here again: {fence}; ask the agent of that worker")]
     Fenced {
         /// The copy.
         key: VolumeKey,
         /// What the mark says.
-        mark: String,
+        fence: Fence,
     },
+    /// The mark of a hand-over cannot be read or left.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
     /// The server and the records disagree in a way that only a person can judge.
     #[error(
         "the volume server of {key} is {phase:?}, which the records do not allow ({is}); ask for help before you change anything"
@@ -191,6 +196,7 @@ impl From<VolumesError> for ApiError {
             } => ErrorCode::InvalidRequest,
             VolumesError::Astray { .. }
             | VolumesError::Precious { .. }
+            | VolumesError::Fence(_)
             | VolumesError::Lost { .. }
             | VolumesError::Make { .. }
             | VolumesError::Io { .. }
@@ -215,6 +221,7 @@ struct Inner {
     advertise: String,
     room_bytes: Option<u64>,
     records: Records,
+    fences: Fences,
     peers: Peers,
     launcher: Launcher,
     credentials: Option<Credentials>,
@@ -233,6 +240,7 @@ impl Volumes {
     pub fn new(
         config: &Config,
         records: Records,
+        fences: Fences,
         peers: Peers,
         launcher: Launcher,
         credentials: Option<Credentials>,
@@ -244,6 +252,7 @@ impl Volumes {
             advertise: config.advertise.clone(),
             room_bytes: config.room_bytes,
             records,
+            fences,
             peers,
             launcher: launcher.with_tls(config.tls.clone()),
             credentials,
@@ -386,17 +395,18 @@ impl Volumes {
         self.inner.ask(key, Client::unseal).await
     }
 
-    /// Leaves a durable mark beside a copy that it was handed over. From then on it is never opened here for
-    /// writing, whatever the records say.
+    /// Leaves a durable mark that a copy was handed over. From then on neither it nor an earlier one is ever opened here
+    /// for writing, or made, whatever the records say.
     ///
     /// # Errors
     /// The mark cannot be written.
     pub async fn fence(&self, key: VolumeKey, to: &WorkerName, job: JobId) -> Result<(), VolumesError> {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
-        let (dir, to) = (volume_dir(&self.inner.state_dir, key), to.clone());
-        let fencing = tokio::task::spawn_blocking(move || files::fence(&dir, &to, job));
-        fencing.await.expect("writing a mark does not panic")
+        let fence = Fence { generation: key.generation, to: to.clone(), job };
+        let fences = self.inner.fences.clone();
+        let fencing = tokio::task::spawn_blocking(move || fences.raise(Subject::Volume(key.id), &fence));
+        Ok(fencing.await.expect("writing a mark does not panic")?)
     }
 
     /// Ends export and server of a copy that nobody reads any more; the copy stays. The records must say it is
@@ -457,7 +467,8 @@ impl Volumes {
         let _held = keeper.lock().await;
         let Some(record) = self.inner.records.volume(key).await? else { return Ok(()) };
         let dir = volume_dir(&self.inner.state_dir, key);
-        match files::deletion(&dir, &record)? {
+        let barred = self.inner.fences.barring(Subject::Volume(key.id), key.generation)?.is_some();
+        match files::deletion(&dir, &record, barred)? {
             Deletion::Fits => {}
             Deletion::Refused => return Err(not_allowed(&record, "deleted")),
             Deletion::Astray(why) => {

@@ -20,7 +20,14 @@ async fn worker(
     let records = Records::open(dir).unwrap();
     let peers = Peers::new(&config.peers).unwrap();
     // No server is to be started by these tests.
-    let volumes = Volumes::new(&config, records.clone(), peers, Launcher::new("/bin/false"), None);
+    let volumes = Volumes::new(
+        &config,
+        records.clone(),
+        Fences::open(dir).unwrap(),
+        peers,
+        Launcher::new("/bin/false"),
+        None,
+    );
     let record = VolumeRecord {
         id: VolumeId::fresh(),
         generation: Generation(2),
@@ -80,8 +87,41 @@ async fn a_reservation_that_nobody_has_written_is_deleted() {
 async fn a_copy_that_was_handed_over_is_not_deleted_though_the_records_say_it_is_ours() {
     let dir = tempfile::tempdir().unwrap();
     let (volumes, record, copy) = worker(dir.path(), Ownership::Ours, Phase::Sealed).await;
-    files::fence(&copy, &"w1".parse().unwrap(), JobId::fresh()).unwrap();
+    volumes.fence(record.key(), &"w1".parse().unwrap(), JobId::fresh()).await.unwrap();
     let refused = volumes.delete(record.key()).await.unwrap_err();
     assert!(matches!(refused, VolumesError::Precious { .. }), "{refused}");
     assert!(copy.join("data").exists());
+}
+
+#[tokio::test]
+async fn a_copy_that_was_handed_over_and_deleted_is_not_made_again_though_the_records_say_it_is_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let to: WorkerName = "w1".parse().unwrap();
+    let retired = Ownership::Retired { to: to.clone(), until_ms: 0 };
+    let (volumes, record, copy) = worker(dir.path(), retired, Phase::Sealed).await;
+    volumes.fence(record.key(), &to, JobId::fresh()).await.unwrap();
+    volumes.delete(record.key()).await.unwrap();
+    assert!(!copy.exists());
+    // From a backup of before, and by a call that came for the second time.
+    for ownership in [prepared(), Ownership::Ours] {
+        let back = VolumeRecord { ownership, made: false, ..record.clone() };
+        volumes.inner.records.change(vec![Change::AddVolume(Box::new(back))]).await.unwrap();
+        let refused = volumes.converge(record.key()).await.unwrap_err();
+        assert!(matches!(refused, VolumesError::Fenced { .. }) && !copy.exists(), "{refused}");
+        // What is not there may go from the records.
+        volumes.delete(record.key()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_comes_back_is_not_barred_by_the_mark_of_when_it_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (volumes, record, copy) = worker(dir.path(), Ownership::Ours, Phase::Open).await;
+    let left = VolumeKey { id: record.id, generation: Generation(1) };
+    volumes.fence(left, &"w1".parse().unwrap(), JobId::fresh()).await.unwrap();
+    // Its server cannot be started in this test, which is all that is wrong with it.
+    let refused = volumes.converge(record.key()).await.unwrap_err();
+    assert!(!matches!(refused, VolumesError::Fenced { .. }), "{refused}");
+    volumes.delete(record.key()).await.unwrap();
+    assert!(!copy.exists());
 }

@@ -15,4 +15,6 @@ mod house;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod restored;
+#[cfg(test)]
 mod secured;

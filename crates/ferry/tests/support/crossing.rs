@@ -280,7 +280,7 @@ impl Crossing {
         assert_eq!(self.machine(Source).state, gone);
         let kept = self.volume(Source);
         assert!(matches!(kept.ownership, Ownership::Retired { .. }), "{kept:#?}");
-        assert!(self.volume_dir(Source).join("handed-over").is_file(), "the source's copy is not fenced");
+        assert_eq!(self.marks(Source), 2, "machine and volume are not marked as handed over");
         let here = self.volume(Target);
         assert!(here.hydration.is_some_and(|counted| counted.complete), "{here:#?}");
         assert_eq!((&here.source, &here.ownership), (&None, &Ownership::Ours));
@@ -294,7 +294,7 @@ impl Crossing {
         let here = self.volume(Source);
         assert_eq!((here.export_uri, here.ownership), (None, Ownership::Ours));
         assert_eq!(here.phase, Some(VolumePhase::Open));
-        assert!(!self.volume_dir(Source).join("handed-over").exists(), "the copy at home is fenced");
+        assert_eq!(self.marks(Source), 0, "what is at home is marked as handed over");
         self.assert_lives_on(Source);
         let there = self.ask(Target, |agent| async move { agent.volumes().await }).expect("it answers");
         assert_eq!(there, [], "the target still has records of volumes");
@@ -399,6 +399,11 @@ impl Crossing {
     fn volume_dirs(&self, side: Side) -> Vec<PathBuf> {
         let dirs = std::fs::read_dir(self.state_dir(side).join("volumes")).into_iter().flatten().flatten();
         dirs.map(|entry| entry.path()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// How much a worker remembers to have handed over.
+    fn marks(&self, side: Side) -> usize {
+        std::fs::read_dir(self.state_dir(side).join("handed-over")).into_iter().flatten().count()
     }
 
     fn volume_dir(&self, side: Side) -> PathBuf {

@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) desired: Option<Desired>,
     /// The hand-over is in the journal.
     pub(super) handed_over: bool,
+    /// The machine is marked as handed over.
+    pub(super) machine_fenced: bool,
     /// The target answers nobody.
     pub(super) target_away: bool,
     /// The target's volumes claim fewer checked bytes than arrived.
@@ -132,6 +134,8 @@ impl State {
             .is_some_and(|state| (CrossingState::Activated..CrossingState::Released).contains(&state));
         assert!(!owned_there || self.handed_over, "the target owns what was not handed over: {self:?}");
         assert!(!self.target_runs || owned_there, "the target runs what it does not own: {self:?}");
+        assert!(self.machine_fenced || !owned_there, "owned elsewhere and not fenced: {self:?}");
+        assert!(!self.machine_fenced || self.handed_over, "fenced and not handed over: {self:?}");
         for volume in self.home.values() {
             assert!(volume.sealed || !owned_there, "owned elsewhere and still writable: {self:?}");
             assert!(volume.sealed || !self.target_runs, "two may write: {self:?}");
@@ -445,6 +449,21 @@ impl Home for Alpha {
             Ok(())
         })
         .await
+    }
+
+    async fn fence_machine(
+        &self,
+        _machine: MachineId,
+        _generation: Generation,
+        _to: &WorkerName,
+        _job: JobId,
+    ) -> Result<(), ApiError> {
+        self.0
+            .call(|state| {
+                state.machine_fenced = true;
+                Ok(())
+            })
+            .await
     }
 
     async fn root(&self, copy: VolumeKey, of: AskRoot) -> Result<CopyRoot, ApiError> {

@@ -79,7 +79,7 @@ fn help_goes_to_stdout_and_documents_the_exit_codes() {
     assert!(!stdout.contains("demo-writer"));
     let (code, stdout, _) = ferry("machine create --help");
     assert_eq!(code, 0);
-    assert!(stdout.contains("NAME=SIZE|VOLUME"));
+    assert!(stdout.contains("NAME=SIZE[,store=DEVICE][,direct]|VOLUME"));
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub mod machines;
 pub mod peers;
 pub mod records;
 mod service;
+mod stopping;
 mod target;
 pub mod volumes;
 

@@ -10,14 +10,15 @@ use crate::fences::{FenceError, Fences};
 use crate::jobs::{Executor, MoveInput, Mover, SystemClock, begin_move, reap, sweep};
 use crate::machines::MachinesError;
 use crate::records::{Change, Records, RecordsError, StateLock, VolumeRecord};
+use crate::stopping;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend,
     ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode,
     EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef,
-    OnSourceLoss, Ownership, PaceVolume, PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, Volume,
-    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    OnSourceLoss, Ownership, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, StartMove, VerifyVolume,
+    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
@@ -219,6 +220,12 @@ impl AgentApi for Agent {
     async fn worker_pace(&self, pace: PaceWorker) -> Answer<WorkerInfo> {
         self.core.volumes.set_budget(pace.budget_bytes_per_s).await?;
         self.worker().await
+    }
+
+    async fn worker_safe_to_stop(&self) -> Answer<SafeToStop> {
+        let crossings = self.core.records.crossings().await?;
+        let jobs = self.moves.jobs().await?;
+        stopping::safe_to_stop(&self.core, crossings, jobs).await
     }
 
     async fn machine_create(&self, create: CreateMachine) -> Answer<Machine> {

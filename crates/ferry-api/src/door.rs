@@ -4,7 +4,8 @@ use crate::{
     AbandonSource, Activate, ApiError, AskRoot, AttachVolume, AttachedFrontend, ChangeSources, CopyRoot,
     CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume, ImportVolume,
     Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare,
-    Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    Reserve, SafeToStop, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
+    WorkerInfo,
 };
 use std::future::Future;
 
@@ -21,6 +22,9 @@ pub trait AgentApi: Send + Sync + 'static {
     fn worker(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;
     /// Sets the budget that all hydrations of the worker share.
     fn worker_pace(&self, pace: PaceWorker) -> impl Future<Output = Answer<WorkerInfo>> + Send;
+    /// What keeps the host of this worker from being stopped. Asks the workers that still copy from here how far they are;
+    /// one that does not answer is told as unknown.
+    fn worker_safe_to_stop(&self) -> impl Future<Output = Answer<SafeToStop>> + Send;
 
     /// Creates a machine with its volumes, and starts it if asked. All or nothing.
     fn machine_create(&self, create: CreateMachine) -> impl Future<Output = Answer<Machine>> + Send;

@@ -18,6 +18,7 @@ mod names;
 mod pace;
 mod peer;
 mod proof;
+mod stop;
 mod volume;
 mod worker;
 
@@ -41,6 +42,7 @@ pub use peer::{
     ReserveVolume, VolumeExport,
 };
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
+pub use stop::{SafeToStop, StillToCopy, StopReason};
 pub use volume::{
     ForkVolume, GrowVolume, Hydration, ImportVolume, Ownership, REGION_BYTES_DEFAULT, ServerState, Volume,
     VolumeFork, VolumePhase, VolumeSource,

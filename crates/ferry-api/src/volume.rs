@@ -122,6 +122,9 @@ pub struct Volume {
     pub direct: bool,
     /// Bytes the store occupies, on a block device all of the volume's; none while its server does not answer.
     pub store_bytes_allocated: Option<u64>,
+    /// Connections that read it over the network; none while its server does not answer.
+    #[serde(default)]
+    pub readers: Option<u32>,
     /// Clones that read a snapshot of it and are not whole yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forks: Vec<VolumeFork>,

@@ -7,6 +7,7 @@
 //!   both     Fence: what was handed over stays so, whatever the records say
 //!            ownership ──service──▶ what a volume server is to do, what may be done with a copy
 //!            record + what runs ──minding──▶ start or stop the machine
+//!            what is under way, runs and is read here ──stopping──▶ what keeps the host from being stopped
 //! ```
 //!
 //! Everything that decides who may write a volume and where a machine runs is here, so that the agent and the model
@@ -23,6 +24,7 @@ pub mod reckoning;
 mod records;
 mod refusal;
 pub mod service;
+pub mod stopping;
 pub mod target;
 
 pub use change::{Change, Rows, Touched};

@@ -407,6 +407,7 @@ impl Host {
             store: None,
             direct: false,
             store_bytes_allocated: copy.map(|_| 0),
+            readers: copy.map(|_| 0),
             forks: Vec::new(),
             created_at_ms: 0,
         })

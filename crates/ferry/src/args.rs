@@ -18,6 +18,7 @@ Exit codes:
   3    the agent cannot be reached
   4    the job that was followed did not succeed (failed, cancelled, or parked)
   5    data is not there, or not what it should be (demo, volume verify)
+  6    the worker is not safe to stop (worker safe-to-stop)
   130  interrupted by ctrl-C; a job that was followed goes on
 
 With --json a command prints its facts on stdout as JSON: one value, the resource as the agent's API gives it
@@ -82,7 +83,7 @@ pub enum Command {
     /// Jobs: look at, watch, cancel, resume
     #[command(subcommand)]
     Job(Job),
-    /// This worker: look at it
+    /// This worker: look at it, pace it, ask whether its host may be stopped
     #[command(subcommand)]
     Worker(Worker),
     /// The machine of the demo
@@ -493,6 +494,18 @@ pub enum Job {
 pub enum Worker {
     /// Show the worker, its room and the workers it knows
     Show {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Tell whether the host of the worker may be stopped now, and if not, what keeps it and for how long
+    ///
+    /// Exits with 0 if nothing does, else with 6. What keeps it: volumes that other workers or forks still copy from here,
+    /// other readers, jobs that this worker leads, machines on their way here, and machines that run here. A worker
+    /// that cannot be asked how far it is counts as not done
+    SafeToStop {
+        /// Machines that run here may go down with the host: tell only what else keeps it
+        #[arg(long)]
+        machines_may_stop: bool,
         #[command(flatten)]
         asking: Asking,
     },

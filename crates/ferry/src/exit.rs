@@ -19,6 +19,8 @@ pub enum Exit {
     JobFailed,
     /// Data is missing or is not what it should be.
     DataMissing,
+    /// The worker is not safe to stop.
+    NotSafe,
     /// Ctrl-C.
     Interrupted,
 }
@@ -50,6 +52,7 @@ impl From<Exit> for ExitCode {
             Exit::Unreachable => 3,
             Exit::JobFailed => 4,
             Exit::DataMissing => 5,
+            Exit::NotSafe => 6,
             Exit::Interrupted => 130,
         })
     }

@@ -143,6 +143,11 @@ pub enum Question {
     JobResume(JobId),
     /// `worker show`
     WorkerShow,
+    /// `worker safe-to-stop`
+    WorkerSafeToStop {
+        /// Whether machines that run here do not count.
+        machines_may_stop: bool,
+    },
     /// `worker pace`
     WorkerPace(PaceWorker),
 }
@@ -172,6 +177,9 @@ impl Meant {
             args::Command::Move(wish) => move_question(wish),
             args::Command::Job(job) => job_question(job),
             args::Command::Worker(args::Worker::Show { asking }) => ask(&asking, Question::WorkerShow),
+            args::Command::Worker(args::Worker::SafeToStop { machines_may_stop, asking }) => {
+                ask(&asking, Question::WorkerSafeToStop { machines_may_stop })
+            }
             args::Command::Worker(args::Worker::Pace { max, asking }) => {
                 let pace = PaceWorker { budget_bytes_per_s: pace::budget(&max)? };
                 ask(&asking, Question::WorkerPace(pace))

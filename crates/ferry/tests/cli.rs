@@ -62,7 +62,15 @@ fn an_agent_that_is_not_there_ends_with_3_and_one_sentence() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let watch = "job watch 01JD2V6M5X8Y3Q4R5S6T7V8W9X";
-    for line in ["machine list", "volume list --json", "job list", watch, "worker show", "move web --to w2"] {
+    for line in [
+        "machine list",
+        "volume list --json",
+        "job list",
+        watch,
+        "worker show",
+        "worker safe-to-stop",
+        "move web --to w2",
+    ] {
         let (code, stdout, stderr) = ferry(&format!("{line} --agent http://{address}"));
         assert_eq!(code, 3, "{line}: {stderr}");
         assert_is_one_sentence(line, &stderr);

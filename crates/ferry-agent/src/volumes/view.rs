@@ -98,6 +98,7 @@ impl Volumes {
             store: record.store.clone(),
             direct: record.direct,
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),
+            readers: status.map(|s| s.readers),
             forks: self.forks(&record, status),
             created_at_ms: record.created_at_ms,
             name: record.name,

@@ -18,3 +18,5 @@ mod killed;
 mod restored;
 #[cfg(test)]
 mod secured;
+#[cfg(test)]
+mod stopped;

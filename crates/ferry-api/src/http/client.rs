@@ -4,8 +4,8 @@ use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend, ChangeSources,
     CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
     GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume,
-    PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
-    VolumeRef, WorkerInfo,
+    PaceWorker, Prepare, Reserve, SafeToStop, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -147,6 +147,10 @@ impl AgentApi for Client {
 
     async fn worker_pace(&self, pace: PaceWorker) -> Result<WorkerInfo, ApiError> {
         self.post(&["worker", "pace"], &pace).await
+    }
+
+    async fn worker_safe_to_stop(&self) -> Result<SafeToStop, ApiError> {
+        self.get(&["worker", "safe-to-stop"]).await
     }
 
     async fn machine_create(&self, create: CreateMachine) -> Result<Machine, ApiError> {

@@ -22,6 +22,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
     Router::new()
         .route("/v1/worker", get(worker::<A>))
         .route("/v1/worker/pace", post(worker_pace::<A>))
+        .route("/v1/worker/safe-to-stop", get(worker_safe_to_stop::<A>))
         .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
         .route("/v1/machines/{machine}", get(machine::<A>))
         .route("/v1/machines/{machine}/start", post(machine_start::<A>))
@@ -149,6 +150,7 @@ macro_rules! plain {
 }
 
 plain!(worker);
+plain!(worker_safe_to_stop);
 plain!(machines);
 plain!(volumes);
 plain!(jobs);

@@ -9,6 +9,7 @@ pub mod mv;
 pub mod pace;
 pub mod proof;
 pub mod sources;
+pub mod stop;
 pub mod volume;
 pub mod volume_server;
 pub mod worker;
@@ -53,6 +54,9 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::JobWatch(job) => job::watch(&agent, json, job).await,
         Question::JobCancel(job) => job::cancel(&agent, json, job).await,
         Question::JobResume(job) => job::resume(&agent, json, job).await,
+        Question::WorkerSafeToStop { machines_may_stop } => {
+            stop::check(&agent, json, machines_may_stop).await
+        }
         Question::WorkerPace(wanted) => pace::worker(&agent, json, wanted).await,
         Question::WorkerShow => worker::show(&agent, json).await,
     }

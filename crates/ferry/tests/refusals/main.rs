@@ -7,6 +7,7 @@ mod support;
 
 mod agents;
 mod loss;
+mod stop;
 
 use ferry_api::{Job, JobState, Machine, MachineState, ServerState, Volume, VolumeKey, WorkerInfo};
 use rustix::process::{Pid, Signal, kill_process};

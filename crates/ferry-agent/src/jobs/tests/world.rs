@@ -315,6 +315,7 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         store: None,
         direct: false,
         store_bytes_allocated: Some(SIZE_BYTES / 2),
+        readers: Some(0),
         forks: Vec::new(),
         created_at_ms: 1,
     }

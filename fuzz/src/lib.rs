@@ -8,6 +8,7 @@ pub mod heat;
 pub mod journal;
 pub mod map;
 pub mod nbd;
+pub mod notes;
 pub mod sums;
 pub mod ublk;
 pub mod virtio_blk;

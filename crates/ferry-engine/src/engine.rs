@@ -27,6 +27,7 @@ mod guard;
 mod hot;
 mod hydration;
 mod loss;
+mod notes;
 mod phases;
 mod reads;
 mod sick;
@@ -179,6 +180,11 @@ enum Op {
     },
     Sync,
     Persist,
+    /// Notes that blocks which a write touched are local; the write is answered then.
+    Note {
+        request: RequestId,
+        blocks: Blocks,
+    },
 }
 
 /// A piece of a request that waits for something other than a fetch.
@@ -415,6 +421,7 @@ impl Engine {
             Op::SnapshotPiece { ticket } => self.snapshot_piece_read(op, ticket, result, out),
             Op::Sync => self.synced(result, out),
             Op::Persist => self.persisted(result, out),
+            Op::Note { request, blocks } => self.note_ended(request, blocks, result, out),
             Op::Fetch(_) => panic!("a fetch is completed by `Fetched`"),
             Op::Query { .. } => panic!("a query is completed by `Extents`"),
         }

@@ -13,6 +13,7 @@
 //! | [`heat`] | what the guest touches often, and how another volume learns it |
 //! | [`map`] | the same on disk: the map file, encoded and decoded |
 //! | [`marks`] | what may have changed since certain moments |
+//! | [`notes`] | the file of what is local and not in the map yet, for the next server on the same host |
 //! | [`sums`] | the checksums of regions, as they arrived, and their file |
 //! | [`event`], [`operation`] | the two vocabularies |
 //! | [`engine`] | the decisions |
@@ -32,6 +33,7 @@ pub mod heat;
 pub mod limits;
 pub mod map;
 pub mod marks;
+pub mod notes;
 pub mod operation;
 mod slab;
 pub mod status;

@@ -10,7 +10,7 @@
 
 use crate::engine::SnapshotId;
 use crate::event::{Command, Errno, FetchFailure, RequestId};
-use crate::geometry::ByteRange;
+use crate::geometry::{Blocks, ByteRange};
 use crate::map::MapRecord;
 use crate::marks::MarkId;
 
@@ -184,6 +184,15 @@ pub enum Operation {
         op: OpId,
         /// What to append; never empty.
         records: Vec<MapRecord>,
+    },
+    /// Note that these blocks are local, so that the next engine of this volume can be told
+    /// ([`crate::Engine::take_up_note`]) if this process ends without a word. The note must outlive the process, not the
+    /// host; it is needed while [`crate::Engine::noted`] names its blocks. → `Event::Done`
+    Note {
+        /// Completed by this.
+        op: OpId,
+        /// Which blocks; some may be in the map already.
+        blocks: Blocks,
     },
     /// Answer the guest. The request and its buffer are over.
     Reply {

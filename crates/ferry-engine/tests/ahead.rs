@@ -50,6 +50,7 @@ impl Clone {
                     Operation::ReadLocal { op, .. }
                     | Operation::WriteLocal { op, .. }
                     | Operation::SyncLocal { op }
+                    | Operation::Note { op, .. }
                     | Operation::Persist { op, .. } => events.push(Event::Done { op, result: Ok(()) }),
                     _ => {}
                 }

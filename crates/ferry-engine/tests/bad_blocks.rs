@@ -63,6 +63,7 @@ impl House {
                     | Operation::WriteLocal { op, .. }
                     | Operation::ZeroLocal { op, .. }
                     | Operation::SyncLocal { op }
+                    | Operation::Note { op, .. }
                     | Operation::Persist { op, .. } => events.push_back(Event::Done { op, result: Ok(()) }),
                     _ => {}
                 }

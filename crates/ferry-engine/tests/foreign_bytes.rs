@@ -6,6 +6,8 @@
 mod heat;
 #[path = "../../../fuzz/src/map.rs"]
 mod map;
+#[path = "../../../fuzz/src/notes.rs"]
+mod notes;
 #[path = "../../../fuzz/src/smoke.rs"]
 mod smoke;
 #[path = "../../../fuzz/src/sums.rs"]
@@ -87,6 +89,24 @@ fn a_file_of_checksums_that_is_understood_means_the_same_when_it_is_written_anew
         ("anew", [&[sums::MENDED][..], &codec::compact(of, &known).0].concat()),
     ];
     smoke::smoke("sums_decode", &seeds, sums::run);
+}
+
+#[test]
+fn notes_that_are_understood_mean_the_same_when_they_are_written_anew() {
+    let (mut file, mut log) = ferry_engine::notes::compact(notes::OF, &[blocks(0, 10), blocks(20, 21)]);
+    file.extend(log.append(&[blocks(900, 1_001)]));
+    file.extend(log.append(&[blocks(30, 31), blocks(0, 1_001)]));
+    let later = ferry_engine::notes::NotesOf { boot: 8, ..notes::OF };
+    let seeds = [
+        ("as_it_is", [&[notes::AS_IT_IS][..], &file].concat()),
+        ("mended", [&[notes::MENDED][..], &file].concat()),
+        ("torn", [&[notes::AS_IT_IS][..], &file[..file.len() - 9]].concat()),
+        (
+            "of_another_boot",
+            [&[notes::AS_IT_IS][..], &ferry_engine::notes::compact(later, &[blocks(1, 2)]).0].concat(),
+        ),
+    ];
+    smoke::smoke("notes_decode", &seeds, notes::run);
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn ops(operations: &[Operation]) -> Vec<OpId> {
         | Operation::ZeroLocal { op, .. }
         | Operation::Fetch { op, .. }
         | Operation::SyncLocal { op }
+        | Operation::Note { op, .. }
         | Operation::Persist { op, .. } => Some(*op),
         _ => None,
     };
@@ -98,7 +99,8 @@ fn a_read_that_has_waited_as_long_as_the_policy_says_fails_and_the_next_one_wait
     assert_eq!(tick(&mut engine, 159_900), [eio(2)]);
     let (written, partial) = (write(&mut engine, 3, BLOCK, BLOCK), write(&mut engine, 4, 0, 512));
     assert_eq!((ops(&written).len(), partial), (1, vec![]));
-    assert!(done(&mut engine, ops(&written)[0]).contains(&ok(3)), "whole blocks need no source");
+    let noted = done(&mut engine, ops(&written)[0]);
+    assert!(done(&mut engine, ops(&noted)[0]).contains(&ok(3)), "whole blocks need no source");
     assert!(tick(&mut engine, 189_900).contains(&eio(4)), "a part of a block needs it");
     assert_eq!(read(&mut engine, 5, 0, BLOCK), []);
     let fetch = tell(&mut engine, Event::SourceUp);

@@ -70,6 +70,7 @@ impl Bench {
                     todo.extend(self.done(op));
                 }
                 Operation::WriteLocal { op, .. }
+                | Operation::Note { op, .. }
                 | Operation::ZeroLocal { op, .. }
                 | Operation::SyncLocal { op } => todo.extend(self.done(op)),
                 other => said.push(other),

@@ -4,8 +4,9 @@
 
 use ferry_engine::limits::FETCH_ATTEMPTS_MAX;
 use ferry_engine::{
-    Arrival, ByteRange, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits, MapState,
-    Notice, OpId, Operation, Phase, Refusal, RequestId, RequestKind, SourceExtent, Urgency,
+    Arrival, Blocks, ByteRange, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits,
+    MapRecord, MapState, Notice, OpId, Operation, Phase, Refusal, RequestId, RequestKind, SourceExtent,
+    Urgency,
 };
 
 use std::collections::VecDeque;
@@ -36,6 +37,17 @@ fn ask(engine: &mut Engine, id: u64, kind: RequestKind) -> Vec<Operation> {
 
 fn done(engine: &mut Engine, op: OpId) -> Vec<Operation> {
     tell(engine, Event::Done { op, result: Ok(()) })
+}
+
+/// A write of what the map does not know is done, and noted; gives what came of both.
+fn written(engine: &mut Engine, op: OpId) -> Vec<Operation> {
+    let mut came = done(engine, op);
+    let note = came.iter().position(|operation| matches!(operation, Operation::Note { .. }));
+    let Operation::Note { op, .. } = came.remove(note.expect("it is noted before it is answered")) else {
+        unreachable!("it was looked for")
+    };
+    came.extend(done(engine, op));
+    came
 }
 
 fn arrive(engine: &mut Engine, op: OpId) -> Vec<Operation> {
@@ -71,6 +83,7 @@ fn op(operations: &[Operation]) -> OpId {
         | Operation::Fetch { op, .. }
         | Operation::QuerySource { op, .. }
         | Operation::SyncLocal { op }
+        | Operation::Note { op, .. }
         | Operation::Persist { op, .. } => Some(*op),
         _ => None,
     });
@@ -99,7 +112,7 @@ fn a_write_of_whole_blocks_and_reading_it_need_no_source() {
     let mut engine = quiet_clone(4 * MIB);
     let started = ask(&mut engine, 1, write(4096, 8192));
     assert!(matches!(started[..], [Operation::WriteLocal { .. }]), "{started:?}");
-    assert_eq!(done(&mut engine, op(&started)), [ok(1)]);
+    assert_eq!(written(&mut engine, op(&started)), [ok(1)]);
     let started = ask(&mut engine, 2, read(5000, 100));
     assert!(matches!(started[..], [Operation::ReadLocal { .. }]), "{started:?}");
 }
@@ -117,7 +130,7 @@ fn a_write_of_a_part_of_a_remote_block_fetches_that_block_alone_and_first() {
     let data = DataRef::Request { id: RequestId(1), at: 0 };
     assert_eq!(went_on[0], Operation::DropFetch { fetch });
     assert!(matches!(went_on[1], Operation::WriteLocal { data: given, .. } if given == data), "{went_on:?}");
-    assert_eq!(done(&mut engine, op(&went_on)), [ok(1)]);
+    assert_eq!(written(&mut engine, op(&went_on)), [ok(1)]);
 }
 
 #[test]
@@ -149,7 +162,7 @@ fn a_copy_in_loses_against_a_write() {
         matches!(arrived[..], [Operation::CopyFetched { .. }, _, Operation::DropFetch { .. }]),
         "{arrived:?}"
     );
-    assert_eq!(done(&mut engine, op(&written)), [ok(2)]);
+    assert_eq!(self::written(&mut engine, op(&written)), [ok(2)]);
 }
 
 #[test]
@@ -225,7 +238,7 @@ fn a_trim_of_everything_ends_although_the_background_never_stops() {
     assert!(arrive(&mut engine, ops[1]).iter().all(|next| !matches!(next, Operation::WriteLocal { .. })));
     let copied = done(&mut engine, op(&kept[..1]));
     let zero = copied.iter().find(|next| matches!(next, Operation::ZeroLocal { .. })).unwrap();
-    assert!(done(&mut engine, op(std::slice::from_ref(zero))).contains(&ok(1)));
+    assert!(written(&mut engine, op(std::slice::from_ref(zero))).contains(&ok(1)));
     assert_eq!(engine.status().bytes_remote, 0);
 }
 
@@ -339,4 +352,47 @@ fn fetches(operations: &[Operation]) -> Vec<OpId> {
         _ => None,
     });
     ops.collect()
+}
+
+#[test]
+fn a_write_that_the_map_does_not_know_is_noted_once_before_it_is_answered() {
+    let mut engine = quiet_clone(4 * MIB);
+    let started = ask(&mut engine, 1, write(4096, 8192));
+    let noting = done(&mut engine, op(&started));
+    let [Operation::Note { op: note, blocks }] = noting[..] else { panic!("{noting:?}") };
+    assert_eq!((blocks.first(), blocks.end()), (1, 3));
+    assert_eq!(done(&mut engine, note), [ok(1)]);
+    let again = ask(&mut engine, 2, write(4096 + 512, 512));
+    assert_eq!(done(&mut engine, op(&again)), [ok(2)], "it is noted already");
+    assert_eq!(engine.noted().map(|run| (run.first(), run.end())).collect::<Vec<_>>(), [(1, 3)]);
+    let sync = ask(&mut engine, 3, RequestKind::Flush);
+    let persist = done(&mut engine, op(&sync));
+    assert_eq!(done(&mut engine, op(&persist)), [ok(3)]);
+    assert_eq!(engine.noted().count(), 0, "the map knows");
+    let known = ask(&mut engine, 4, write(4096, 4096));
+    assert_eq!(done(&mut engine, op(&known)), [ok(4)]);
+}
+
+#[test]
+fn a_write_that_cannot_be_noted_is_durable_before_it_is_answered() {
+    let mut engine = quiet_clone(4 * MIB);
+    let started = ask(&mut engine, 1, write(4096, 8192));
+    let noting = done(&mut engine, op(&started));
+    let sync = tell(&mut engine, Event::Done { op: op(&noting), result: Err(Errno::ENOSPC) });
+    assert!(matches!(sync[..], [Operation::SyncLocal { .. }]), "{sync:?}");
+    let persist = done(&mut engine, op(&sync));
+    assert!(matches!(persist[..], [Operation::Persist { .. }]), "{persist:?}");
+    assert_eq!(done(&mut engine, op(&persist)), [ok(1)]);
+}
+
+#[test]
+fn what_was_noted_is_local_at_once_and_the_map_is_told_by_the_next_flush() {
+    let mut engine = quiet_clone(4 * MIB);
+    engine.take_up_note(Blocks::between(1, 3).unwrap());
+    let read = ask(&mut engine, 1, read(4096, 8192));
+    assert!(matches!(read[..], [Operation::ReadLocal { .. }]), "{read:?}");
+    let sync = ask(&mut engine, 2, RequestKind::Flush);
+    let persist = done(&mut engine, op(&sync));
+    let [Operation::Persist { records, .. }] = &persist[..] else { panic!("{persist:?}") };
+    assert_eq!(records[..], [MapRecord::Local(Blocks::between(1, 3).unwrap())]);
 }

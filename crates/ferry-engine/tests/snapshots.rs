@@ -118,6 +118,7 @@ fn a_volume_whose_snapshot_is_owed_something_is_not_complete_and_is_when_that_is
             Some(
                 Operation::WriteLocal { op, .. }
                 | Operation::SyncLocal { op }
+                | Operation::Note { op, .. }
                 | Operation::Persist { op, .. },
             ) => work.extend(done(&mut engine, op)),
             Some(Operation::Notice(notice)) => notices.push(notice),

@@ -3,6 +3,7 @@
 //! ```text
 //! <id>/  data          the bytes, sparse
 //!        map           which blocks are local; phase and generation (crash-safe, see docs/formats.md)
+//!        unflushed     which blocks are local and not in the map yet; holds for one boot of the host
 //!        volume.json   what the volume is: id, sizes, source, export, budget (replaced whole, never edited in place)
 //!        lock          held by the one server that has the volume open
 //!        control.sock  for the agent        guest.sock  for the guest        server.log
@@ -35,6 +36,8 @@ pub const SERVER_LOG: &str = "server.log";
 pub const ABANDONED: &str = "abandoned.json";
 pub(crate) const DATA: &str = "data";
 pub(crate) const MAP: &str = "map";
+/// Name of the file that notes what is local and not in the map yet.
+pub(crate) const UNFLUSHED: &str = "unflushed";
 pub(crate) const CONFIG: &str = "volume.json";
 /// What the names of the side files of snapshots begin with.
 pub(crate) const SIDE_FILE: &str = "snapshot-";

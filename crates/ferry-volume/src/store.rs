@@ -1,13 +1,14 @@
 //! The store of one volume: its bytes in a sparse file, and the map that says which of them are the truth.
 //!
 //! Invariant: whatever the data file holds in ranges that are remote is punched out before the engine sees the
-//! store, so a remote range of the file is always a hole. (After a crash it may hold a write whose bit never became
-//! durable; such a write was never acknowledged as flushed.) A block device cannot tell its holes: there the engine is
+//! store, so a remote range of the file is always a hole. (After a power loss it may hold a write whose bit never became
+//! durable; such a write was never acknowledged as flushed. What a killed server had answered is noted, see [`notes`].) A block device cannot tell its holes: there the engine is
 //! told that remote ranges may hold anything, see [`device`].
 
 mod device;
 mod direct;
 mod growth;
+mod notes;
 
 use crate::SourceUri;
 use crate::buffer::Pool;
@@ -18,7 +19,9 @@ use crate::ring::Descriptor;
 pub use device::discard;
 pub use direct::check_direct_io;
 pub(crate) use direct::{DirectIo, UNIT_BYTES, whole_units};
-use ferry_engine::{Geometry, GeometryError, MapError, MapLog, MapState, Residence, map};
+use ferry_engine::notes::NotesError;
+use ferry_engine::{Blocks, Geometry, GeometryError, MapError, MapLog, MapState, Residence, Truth, map};
+use notes::Notes;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -50,6 +53,15 @@ pub enum StoreError {
         /// What is wrong with it.
         #[source]
         cause: MapError,
+    },
+    /// The notes of unflushed writes hold and cannot be read.
+    #[error("the notes {} are refused: {cause}", path.display())]
+    Notes {
+        /// The file of notes.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: NotesError,
     },
     /// Size or region size cannot be.
     #[error("the volume cannot be made: {0}")]
@@ -198,6 +210,9 @@ pub(crate) struct Store {
     pub(crate) map: Descriptor,
     pub(crate) log: MapLog,
     pub(crate) map_has_durable_name: bool,
+    pub(crate) notes: Notes,
+    /// What a server before this one noted: it is local, too.
+    pub(crate) noted: Vec<Blocks>,
     _lock: DirectoryLock,
 }
 
@@ -231,6 +246,9 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     let (state, log) =
         map::decode(&bytes).map_err(|cause| StoreError::Map { path: map_path.clone(), cause })?;
     check_pair(&map_path, &state, &config)?;
+    let (notes, noted) = Notes::open(dir, &state)?;
+    let mut truth = state.truth.clone();
+    noted.iter().for_each(|&blocks| drop(truth.mark_local(blocks)));
     let (data_path, data, direct) = match &config.store.device {
         Some(device) => {
             let (data, direct) = device::open(device, state.geometry().size_bytes(), &config.store)?;
@@ -243,7 +261,7 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
             let data = open_rw(&path)?;
             let direct = config.store.direct.then(|| direct::switch(&data, &path)).transpose()?;
             growth::settle(dir, state.geometry().size_bytes(), &data, &mut config)?;
-            punch_remote(&data, &state, &config.store)
+            punch_remote(&data, &truth, &config.store)
                 .map_err(DirectoryError::io("clear the remote ranges of", &path))?;
             (path, data, direct)
         }
@@ -258,7 +276,19 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
     };
     let dir = dir.to_owned();
     Ok((
-        Store { dir, config, data, copies, direct, map, log, map_has_durable_name: true, _lock: lock },
+        Store {
+            dir,
+            config,
+            data,
+            copies,
+            direct,
+            map,
+            log,
+            map_has_durable_name: true,
+            notes,
+            noted,
+            _lock: lock,
+        },
         state,
     ))
 }
@@ -291,8 +321,8 @@ fn check_pair(path: &Path, state: &MapState, config: &VolumeConfig) -> Result<()
 }
 
 /// Makes every remote range of the data file a hole.
-fn punch_remote(data: &File, state: &MapState, store: &StoreConfig) -> io::Result<()> {
-    for (range, residence) in state.truth.byte_runs(state.geometry().all_bytes()) {
+fn punch_remote(data: &File, truth: &Truth, store: &StoreConfig) -> io::Result<()> {
+    for (range, residence) in truth.byte_runs(truth.geometry().all_bytes()) {
         if residence == Residence::Local {
             continue;
         }

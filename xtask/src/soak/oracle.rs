@@ -1,8 +1,8 @@
 //! What each block of the soak's volume may hold. A block holds a stamp: 0 is zeroes, any other number fills the block with
 //! words that follow from it and from the place.
 //!
-//! Invariant: a block's first candidate is what was last flushed, and the last one is what the guest reads now; after a
-//! crash the block may hold any of them, and what is found then becomes the only one.
+//! Invariant: a block's first candidate is what was last answered, and the last one is what the guest reads now; after a
+//! kill the block may hold either, and what is found then becomes the only one.
 
 use anyhow::{bail, ensure};
 
@@ -14,7 +14,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// All blocks are zero, durably.
+    /// All blocks are zero.
     pub fn new(blocks: usize) -> Self {
         Self { blocks: vec![vec![0]; blocks], newest: 0 }
     }
@@ -37,24 +37,24 @@ impl Oracle {
         }
     }
 
-    /// A flush was answered.
-    pub fn flushed(&mut self) {
-        for block in &mut self.blocks {
+    /// The last attempt at these blocks was answered: no kill takes it back, flushed or not.
+    pub fn answered(&mut self, first: usize, count: usize) {
+        for block in &mut self.blocks[first..first + count] {
             block.drain(..block.len() - 1);
         }
     }
 
-    /// The blocks that a crash left in doubt.
+    /// The blocks that a kill left in doubt.
     pub fn doubtful(&self) -> Vec<usize> {
         (0..self.blocks.len()).filter(|block| self.blocks[*block].len() > 1).collect()
     }
 
-    /// A block was read after a crash: it must hold one of its candidates.
+    /// A block was read after a kill: it must hold one of its candidates.
     pub fn settle(&mut self, block: usize, bytes: &[u8]) -> anyhow::Result<()> {
         let candidates = &mut self.blocks[block];
         let found = candidates.iter().rev().copied().find(|stamp| holds(bytes, block, *stamp));
         let Some(found) = found else {
-            bail!("block {block} holds {} after a crash, none of {candidates:?}", told(bytes, block));
+            bail!("block {block} holds {} after a kill, none of {candidates:?}", told(bytes, block));
         };
         *candidates = vec![found];
         Ok(())
@@ -109,21 +109,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flushed_write_that_is_missing_after_a_crash_is_found() {
+    fn an_answered_write_that_is_missing_after_a_kill_is_found() {
         let mut oracle = Oracle::new(2);
         oracle.attempt(1, 1, 1);
-        oracle.flushed();
+        oracle.answered(1, 1);
         assert!(oracle.settle(1, &content(1, 1, 0)).is_err());
         assert!(oracle.settle(1, &content(0, 1, 1)).is_err(), "the bytes of another place");
         oracle.settle(1, &content(1, 1, 1)).expect("it is there");
     }
 
     #[test]
-    fn an_unflushed_write_may_be_there_or_not_but_then_it_stays_so() {
+    fn an_unanswered_write_may_be_there_or_not_but_then_it_stays_so() {
         let mut oracle = Oracle::new(1);
         oracle.attempt(0, 1, 1);
         assert_eq!(oracle.doubtful(), [0]);
-        oracle.settle(0, &content(0, 1, 0)).expect("it was not flushed");
+        oracle.settle(0, &content(0, 1, 0)).expect("it was not answered");
         oracle.check(0, &content(0, 1, 0)).expect("as it was found");
         assert!(oracle.check(0, &content(0, 1, 1)).is_err());
     }

@@ -1,7 +1,6 @@
 //! A client that outlives its server, for guests that do not (fio): it takes requests on a socket of its own, passes them
-//! on, and makes those again that a killed server left unanswered. What was answered and not yet flushed is made
-//! again, too, in its order: a killed server may have lost that, as a disk may that lost power. Nothing that was flushed
-//! ever is, so that a guest which verifies all it wrote finds every flushed write that is missing.
+//! on, and makes those again that a killed server left unanswered. What was answered never is, flushed or not: a killed
+//! server loses nothing of that, and a guest which verifies all it wrote finds every answered write that is missing.
 //!
 //! ```text
 //! fio -- NBD, oldstyle, simple replies --> reader --> lanes -- a connection each --> guest.sock
@@ -53,19 +52,10 @@ struct State {
     /// The server is killed or not there yet: nobody begins, and who fails tries again.
     is_away: bool,
     under_way: usize,
-    unflushed: Vec<Written>,
-    /// How many writes were answered.
-    writes: u64,
     answered: u64,
     answered_bytes: u64,
     /// Why no guest is served any more.
     finding: Option<String>,
-}
-
-struct Written {
-    number: u64,
-    offset: u64,
-    bytes: Vec<u8>,
 }
 
 /// A request as it came, and as it is made again.
@@ -124,24 +114,19 @@ impl Steady {
     pub fn lead_to(&self, socket: &Path) {
         let mut state = self.shared.state();
         assert_eq!(state.under_way, 0, "a server is replaced between two guests");
-        state.unflushed.clear();
         socket.clone_into(&mut state.server);
         state.life += 1;
         state.is_away = false;
         self.shared.changed.notify_all();
     }
 
-    /// Kills the server while requests are under way, starts it, and makes again what it may have lost.
+    /// Kills the server while requests are under way, and starts it; what was not answered is made again.
     pub fn outlive(&self, kill_and_start: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
         self.shared.state().is_away = true;
         kill_and_start()?;
         let mut state = self.shared.state();
         while state.under_way > 0 {
             state = self.shared.changed.wait(state).expect("nobody panics with it");
-        }
-        let mut client = guest_at(&state.server)?;
-        for Written { offset, bytes, .. } in &state.unflushed {
-            client.write_at(*offset, bytes).context("cannot make an unflushed write again")?;
         }
         state.life += 1;
         state.is_away = false;
@@ -176,9 +161,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until there is a server; answers its life, where it listens, and how many writes were answered so far. None
-    /// after a finding.
-    fn begin(&self) -> Option<(u64, PathBuf, u64)> {
+    /// Waits until there is a server; answers its life and where it listens. None after a finding.
+    fn begin(&self) -> Option<(u64, PathBuf)> {
         let mut state = self.state();
         while state.is_away && state.finding.is_none() {
             state = self.changed.wait(state).expect("nobody panics with it");
@@ -187,11 +171,11 @@ impl Shared {
             return None;
         }
         state.under_way += 1;
-        Some((state.life, state.server.clone(), state.writes))
+        Some((state.life, state.server.clone()))
     }
 
-    /// What came of a request that began after `writes_before` writes; whether that is an answer for the guest.
-    fn end(&self, command: &Command, writes_before: u64, outcome: Result<(), anyhow::Error>) -> bool {
+    /// What came of a request; whether that is an answer for the guest.
+    fn end(&self, command: &Command, outcome: Result<(), anyhow::Error>) -> bool {
         let mut state = self.state();
         state.under_way -= 1;
         self.changed.notify_all();
@@ -206,13 +190,8 @@ impl Shared {
         state.answered += 1;
         match command {
             Command::Read { len, .. } => state.answered_bytes += *len as u64,
-            Command::Write { offset, bytes } => {
-                state.answered_bytes += bytes.len() as u64;
-                let written = Written { number: state.writes, offset: *offset, bytes: bytes.clone() };
-                state.unflushed.push(written);
-                state.writes += 1;
-            }
-            Command::Flush => state.unflushed.retain(|written| written.number >= writes_before),
+            Command::Write { bytes, .. } => state.answered_bytes += bytes.len() as u64,
+            Command::Flush => {}
         }
         true
     }
@@ -246,10 +225,10 @@ impl Lane {
     /// The reply, however many lives of the server that takes; none after a finding.
     fn answer(&mut self, request: &Request) -> Option<Vec<u8>> {
         loop {
-            let (life, server, writes_before) = self.shared.begin()?;
+            let (life, server) = self.shared.begin()?;
             let mut reply = [&REPLY_MAGIC.to_be_bytes()[..], &[0; 4], &request.cookie].concat();
             let outcome = self.make(&request.command, life, &server, &mut reply);
-            if self.shared.end(&request.command, writes_before, outcome) {
+            if self.shared.end(&request.command, outcome) {
                 return Some(reply);
             }
         }

@@ -137,8 +137,8 @@ impl Soak {
                 self.tally.bytes += bytes.len() as u64;
                 match request {
                     Request::Read => self.oracle.check(first, &bytes)?,
-                    Request::Flush => self.oracle.flushed(),
-                    Request::Write(_) | Request::Zeroes | Request::Trim => {}
+                    Request::Write(_) | Request::Zeroes | Request::Trim => self.oracle.answered(first, count),
+                    Request::Flush => {}
                 }
             }
             Err(_) if is_killed => {}
@@ -200,8 +200,6 @@ impl Soak {
             elder.retire()?;
         }
         self.open.seal()?;
-        // A seal makes durable what was written before it.
-        self.oracle.flushed();
         self.link.lead_to(Some(self.open.export()?));
         self.tally.moves += 1;
         let generation = self.tally.moves + 1;

@@ -227,7 +227,8 @@ impl Engine {
                 | Op::KeepFetched { .. }
                 | Op::SnapshotPiece { .. }
                 | Op::Sync
-                | Op::Persist => {}
+                | Op::Persist
+                | Op::Note { .. } => {}
             }
         }
         self.dirty.making = Some(Making { changed, listed: None });

@@ -25,6 +25,8 @@ use super::{Engine, Op, reply};
 pub(super) struct Durability {
     unsynced: BlockSet,
     synced: BlockSet,
+    /// Of all these and those in the commit: what the shell has noted, see [`super::notes`].
+    pub(super) noted: BlockSet,
     blocks_waiting: u64,
     /// The guest wrote to a block that is in neither the map nor the commit that runs.
     guest_dirty: bool,
@@ -63,6 +65,7 @@ impl Durability {
         Durability {
             unsynced: BlockSet::new(),
             synced: BlockSet::new(),
+            noted: BlockSet::new(),
             blocks_waiting: 0,
             guest_dirty: false,
             waiters: Vec::new(),
@@ -100,12 +103,18 @@ impl Durability {
         self.since_ms.get_or_insert(now_ms);
     }
 
-    /// The guest's bytes in these blocks are in the store.
-    pub(super) fn guest_wrote(&mut self, blocks: Blocks) {
+    /// The guest's bytes in these blocks are in the store. Tells whether the map lacks any of them.
+    pub(super) fn guest_wrote(&mut self, blocks: Blocks) -> bool {
         let in_commit = self.commit.as_ref().is_some_and(|commit| commit.blocks.intersects(blocks));
-        if in_commit || self.unsynced.intersects(blocks) || self.synced.intersects(blocks) {
-            self.guest_dirty = true;
-        }
+        let is_news = in_commit || self.unsynced.intersects(blocks) || self.synced.intersects(blocks);
+        self.guest_dirty |= is_news;
+        is_news
+    }
+
+    /// Those of these blocks that are local but not in the map.
+    pub(super) fn unpersisted(&self, blocks: Blocks) -> impl Iterator<Item = Blocks> {
+        let in_commit = self.commit.as_ref().map(|commit| &commit.blocks);
+        [&self.unsynced, &self.synced].into_iter().chain(in_commit).flat_map(move |set| set.within(blocks))
     }
 
     fn is_empty(&self) -> bool {
@@ -221,8 +230,9 @@ impl Engine {
         match result {
             Ok(()) => {
                 self.durability.persist_failures = 0;
-                self.durability.commit.as_mut().expect("a persist belongs to a commit").blocks =
-                    BlockSet::new();
+                let commit = self.durability.commit.as_mut().expect("a persist belongs to a commit");
+                let told = std::mem::take(&mut commit.blocks);
+                told.runs().for_each(|run| self.durability.noted.remove(run));
             }
             Err(_) => {
                 self.durability.persist_failures += 1;

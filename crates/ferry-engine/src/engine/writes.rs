@@ -303,8 +303,12 @@ impl Engine {
     }
 
     fn written(&mut self, request: RequestId, blocks: Blocks, fua: bool, out: &mut Vec<Operation>) {
-        self.durability.guest_wrote(blocks);
-        if fua { self.start_flush(request, out) } else { reply(request, Ok(()), out) }
+        let is_news = self.durability.guest_wrote(blocks);
+        match (fua, is_news) {
+            (true, _) => self.start_flush(request, out),
+            (false, true) => self.note_and_reply(request, blocks, out),
+            (false, false) => reply(request, Ok(()), out),
+        }
     }
 
     fn waiting_puts(&self) -> impl Iterator<Item = (Ticket, &Put)> {

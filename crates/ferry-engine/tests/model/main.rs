@@ -1,7 +1,7 @@
 //! The engine against a model of every byte: any requests, any order of completions, any failures, the source coming
-//! and going, snapshots, and crashes that keep any part of what was not synced.
+//! and going, snapshots, processes that are killed, and crashes that keep any part of what was not synced.
 //!
-//! What is asserted: every read returns a value it may; every acknowledged flush survives every crash; nothing is
+//! What is asserted: every read returns a value it may; every acknowledged flush survives every crash, and every acknowledged write a kill; nothing is
 //! fetched twice unless something failed; what has changed since a mark is known (exactly, until there is a crash); no budget is exceeded; in the end everything is local, and the store holds what the model says.
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
@@ -51,6 +51,7 @@ enum Act {
     Cancel(usize),
     Snapshot(snapshots::Act),
     Crash,
+    Kill,
 }
 
 #[derive(Clone, Debug)]
@@ -145,6 +146,7 @@ fn wild_act() -> impl Strategy<Value = Act> {
         // A last block that was short and becomes whole may be wanted once more, so it is no quiet act.
         1 => (0_u64..20).prop_map(Act::Grow),
         1 => Just(Act::Crash),
+        1 => Just(Act::Kill),
     ]
 }
 
@@ -232,6 +234,7 @@ fn act(world: &mut World, act: &Act) {
         }
         Act::Snapshot(act) => world.act_on_snapshots(act),
         Act::Crash => world.crash(),
+        Act::Kill => world.kill(),
     }
 }
 

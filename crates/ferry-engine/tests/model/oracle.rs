@@ -164,6 +164,13 @@ impl Oracle {
         self.now.clone_from(&self.durable);
     }
 
+    /// The process was killed: all that was answered is there, and of all that was under way any part.
+    pub fn killed(&mut self) {
+        self.writes.clear();
+        self.reads.clear();
+        self.flushes.clear();
+    }
+
     pub fn is_quiet(&self) -> bool {
         self.writes.is_empty() && self.reads.is_empty() && self.flushes.is_empty()
     }

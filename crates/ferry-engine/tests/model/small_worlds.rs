@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ferry_engine::{
-    Arrival, ByteRange, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits, MapLog,
-    MapState, Notice, OpId, Operation, Phase, RequestId, RequestKind, Residence, SnapshotId, SourceExtent,
-    map,
+    Arrival, Blocks, ByteRange, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits,
+    MapLog, MapState, Notice, OpId, Operation, Phase, RequestId, RequestKind, Residence, SnapshotId,
+    SourceExtent, map,
 };
 
 use crate::oracle::{Failed, GUEST_VALUE_MIN, Oracle};
@@ -56,6 +56,7 @@ struct Luck {
     failures: u32,
     cuts: u32,
     crashes: u32,
+    kills: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +67,8 @@ enum Choice {
     Cut,
     /// What was not durable is lost, kept, or a bit of each.
     Crash(usize),
+    /// The process is killed, and what it was about to do is done, or not, or a bit of each.
+    Kill(usize),
 }
 
 struct Guest {
@@ -96,6 +99,8 @@ struct Small<'a> {
     broken: bool,
     map_bytes: Vec<u8>,
     map_log: MapLog,
+    /// Holds until power is lost.
+    notes: Vec<Blocks>,
     pending: Vec<Pending>,
     guests: BTreeMap<RequestId, Guest>,
     fetched: BTreeMap<OpId, Vec<u8>>,
@@ -134,6 +139,7 @@ impl<'a> Small<'a> {
             broken: false,
             map_bytes,
             map_log,
+            notes: Vec::new(),
             pending: Vec::new(),
             guests: BTreeMap::new(),
             fetched: BTreeMap::new(),
@@ -163,6 +169,9 @@ impl<'a> Small<'a> {
         if self.luck.crashes > 0 && !self.cells.is_empty() {
             choices.extend((0..3).map(Choice::Crash));
         }
+        if self.luck.kills > 0 {
+            choices.extend((0..3).map(Choice::Kill));
+        }
         choices
     }
 
@@ -186,6 +195,10 @@ impl<'a> Small<'a> {
             Choice::Crash(how) => {
                 self.luck.crashes -= 1;
                 self.crash(how);
+            }
+            Choice::Kill(how) => {
+                self.luck.kills -= 1;
+                self.kill(how);
             }
         }
     }
@@ -239,8 +252,14 @@ impl<'a> Small<'a> {
     fn tell(&mut self, event: Event) {
         let mut out = Vec::new();
         self.engine.handle(event, &mut out);
+        let mut noted = Vec::new();
         for operation in out {
             match operation {
+                // Where nothing can come of when a note is taken, there are fewer orders to try.
+                Operation::Note { op, blocks } if self.luck.kills + self.luck.failures == 0 => {
+                    self.notes.push(blocks);
+                    noted.push(op);
+                }
                 Operation::ZeroBuffer { request, at, len } => self.buffer(request, at, len).fill(0),
                 Operation::CopyFetched { fetch, at, request, request_at, len } => {
                     let bytes = self.fetched[&fetch][cell(at)..cell(at + len)].to_vec();
@@ -260,6 +279,7 @@ impl<'a> Small<'a> {
                 operation => self.start(operation),
             }
         }
+        noted.into_iter().for_each(|op| self.tell(Event::Done { op, result: Ok(()) }));
     }
 
     fn start(&mut self, operation: Operation) {
@@ -301,13 +321,11 @@ impl<'a> Small<'a> {
                 self.tell(Event::Done { op, result: outcome });
             }
             Operation::KeepFetched { op, range, data, .. } => {
-                let content = self.content(data, range);
-                self.keep(range, &content, ok);
+                self.keep(range, &self.content(data, range), ok);
                 self.tell(Event::Done { op, result: outcome });
             }
             Operation::WriteLocal { op, range, data } => {
-                let content = self.content(data, range);
-                self.put(range, &content, ok);
+                self.put(range, &self.content(data, range), ok);
                 self.tell(Event::Done { op, result: outcome });
             }
             Operation::ZeroLocal { op, range, .. } => {
@@ -327,6 +345,11 @@ impl<'a> Small<'a> {
                 if ok {
                     self.map_bytes.extend(self.map_log.append(&records));
                 }
+                self.tell(Event::Done { op, result: outcome });
+                self.notes = self.engine.noted().collect();
+            }
+            Operation::Note { op, blocks } => {
+                self.notes.extend(ok.then_some(blocks));
                 self.tell(Event::Done { op, result: outcome });
             }
             Operation::Fetch { op, range, .. } => {
@@ -406,6 +429,30 @@ impl<'a> Small<'a> {
 
     fn crash(&mut self, how: usize) {
         let keeps = |at: usize| how == 1 || (how == 2 && at.is_multiple_of(2));
+        self.give_to_kernel(how);
+        for (at, versions) in self.cells.iter_mut().enumerate() {
+            let left = if keeps(at) { *versions.last().unwrap() } else { versions[0] };
+            *versions = vec![left];
+        }
+        self.broken = false;
+        self.notes.clear();
+        self.oracle.crashed();
+        self.reopen();
+    }
+
+    /// The store has all that was given to it. After a failed sync what the map does not know is not trusted.
+    fn kill(&mut self, how: usize) {
+        if self.engine.status().store_failed {
+            return self.crash(how);
+        }
+        self.give_to_kernel(how);
+        self.oracle.killed();
+        self.reopen();
+    }
+
+    /// What is under way ends without anybody hearing of it.
+    fn give_to_kernel(&mut self, how: usize) {
+        let keeps = |at: usize| how == 1 || (how == 2 && at.is_multiple_of(2));
         for (number, pending) in std::mem::take(&mut self.pending).into_iter().enumerate() {
             let (range, content) = match pending.operation {
                 Operation::WriteLocal { range, data, .. } => (range, self.content(data, range)),
@@ -416,41 +463,39 @@ impl<'a> Small<'a> {
                     self.map_bytes.extend(&frame[..torn]);
                     continue;
                 }
+                Operation::Note { blocks, .. } => {
+                    self.notes.extend(keeps(number).then_some(blocks));
+                    continue;
+                }
                 _ => continue,
             };
             for (at, value) in span(range).zip(content).filter(|(at, _)| keeps(at + number)) {
                 self.cells[at].push(value);
             }
         }
-        for (at, versions) in self.cells.iter_mut().enumerate() {
-            let left = if keeps(at) { *versions.last().unwrap() } else { versions[0] };
-            *versions = vec![left];
-        }
-        self.broken = false;
-        self.taken = None;
-        self.guests.clear();
-        self.fetched.clear();
-        self.oracle.crashed();
-        self.reopen();
     }
 
     fn reopen(&mut self) {
+        self.taken = None;
+        self.guests.clear();
+        self.fetched.clear();
         let (state, log) = map::decode(&self.map_bytes).expect("a torn tail is no damage");
         self.map_bytes.truncate(usize::try_from(log.bytes_valid()).unwrap());
         self.map_log = log;
         assert!(!self.sealed || state.phase == Phase::Sealed, "a seal is for good");
-        for (range, residence) in state.truth.byte_runs(self.geometry.all_bytes()) {
+        self.engine = Engine::new(state, LIMITS);
+        self.notes.iter().for_each(|&blocks| self.engine.take_up_note(blocks));
+        for (range, residence) in self.engine.truth(self.geometry.all_bytes()) {
             if residence == Residence::Remote {
                 span(range).for_each(|at| self.cells[at].push(0));
             }
         }
-        self.engine = Engine::new(state, LIMITS);
         self.tell(Event::SourceUp);
     }
 
     /// From here on all goes well.
     fn run_out(&mut self) {
-        self.luck = Luck { failures: 0, cuts: 0, crashes: 0 };
+        self.luck = NO_LUCK_NEEDED;
         if self.engine.status().store_failed {
             self.crash(2);
         }
@@ -485,6 +530,9 @@ impl<'a> Small<'a> {
         let mut hasher = DefaultHasher::new();
         (self.done, self.luck, &self.cells, &self.map_bytes, &self.oracle.now, &self.oracle.durable)
             .hash(&mut hasher);
+        let is_noted =
+            |block| self.notes.iter().any(|blocks| (blocks.first()..blocks.end()).contains(&block));
+        (0..self.geometry.block_count()).for_each(|block| is_noted(block).hash(&mut hasher));
         self.taken.as_ref().map(|taken| (&taken.content, &taken.side)).hash(&mut hasher);
         format!("{:?}{:?}", self.engine, self.pending).hash(&mut hasher);
         hasher.finish()
@@ -533,9 +581,11 @@ fn search(deeds: &[Deed], luck: Luck) -> usize {
     seen.len()
 }
 
-const FAILURE: Luck = Luck { failures: 1, cuts: 0, crashes: 0 };
-const CUT: Luck = Luck { failures: 0, cuts: 1, crashes: 0 };
-const CRASH: Luck = Luck { failures: 0, cuts: 0, crashes: 1 };
+const NO_LUCK_NEEDED: Luck = Luck { failures: 0, cuts: 0, crashes: 0, kills: 0 };
+const FAILURE: Luck = Luck { failures: 1, ..NO_LUCK_NEEDED };
+const CUT: Luck = Luck { cuts: 1, ..NO_LUCK_NEEDED };
+const CRASH: Luck = Luck { crashes: 1, ..NO_LUCK_NEEDED };
+const KILL: Luck = Luck { kills: 1, ..NO_LUCK_NEEDED };
 
 /// Pairs of requests that meet on the same blocks.
 const MEETINGS: [&[Deed]; 9] = [
@@ -568,4 +618,9 @@ fn a_connection_that_breaks_at_any_point_of_any_order_costs_nothing() {
 #[test]
 fn power_lost_at_any_point_of_any_order_costs_only_what_was_not_flushed() {
     search_all(&MEETINGS, CRASH);
+}
+
+#[test]
+fn a_kill_at_any_point_of_any_order_costs_nothing_that_was_answered() {
+    search_all(&MEETINGS, KILL);
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use ferry_engine::{
-    Arrival, ByteRange, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits, LossPolicy,
-    MapLog, MapRecord, MapState, Notice, OpId, Operation, Phase, RequestId, RequestKind, Residence,
-    SourceExtent, Urgency, limits::BUDGET_BURST_MS, map,
+    Arrival, Blocks, ByteRange, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits,
+    LossPolicy, MapLog, MapRecord, MapState, Notice, OpId, Operation, Phase, RequestId, RequestKind,
+    Residence, SourceExtent, Urgency, limits::BUDGET_BURST_MS, map,
 };
 
 use crate::marks::MarksSeen;
@@ -48,6 +48,8 @@ pub struct World {
     pub store: Store,
     map_bytes: Vec<u8>,
     map_log: MapLog,
+    /// Hold until power is lost.
+    notes: Vec<Blocks>,
     pub snapshots: Snapshots,
     pub pending: Vec<Pending>,
     pub requests: BTreeMap<RequestId, Guest>,
@@ -108,6 +110,7 @@ impl World {
             now_ms: 0,
             map_bytes,
             map_log,
+            notes: Vec::new(),
             snapshots: Snapshots::default(),
             pending: Vec::new(),
             marks: MarksSeen::default(),
@@ -237,6 +240,7 @@ impl World {
             | Operation::KeepLocal { .. }
             | Operation::KeepFetched { .. }
             | Operation::ReadKept { .. }
+            | Operation::Note { .. }
             | Operation::Persist { .. } => self.start(operation),
         }
     }
@@ -321,12 +325,14 @@ impl World {
                 self.store.sync_ends(pending.sync_point.unwrap(), ok);
                 self.tell(Event::Done { op, result: if ok { Ok(()) } else { Err(Errno::EIO) } });
             }
-            Operation::Persist { op, records } => {
-                assert!(!records.is_empty());
-                if fails(&mut self.dice, self.luck.local_fails) {
-                    return self.tell(Event::Done { op, result: Err(Errno::ENOSPC) });
-                }
-                self.map_bytes.extend(self.map_log.append(&records));
+            Operation::Persist { op, .. } | Operation::Note { op, .. }
+                if fails(&mut self.dice, self.luck.local_fails) =>
+            {
+                self.tell(Event::Done { op, result: Err(Errno::ENOSPC) });
+            }
+            Operation::Persist { op, records } => self.persist(op, &records),
+            Operation::Note { op, blocks } => {
+                self.notes.push(blocks);
                 self.tell(Event::Done { op, result: Ok(()) });
             }
             Operation::Fetch { op, range, .. } => {
@@ -348,6 +354,15 @@ impl World {
                 self.tell(Event::Extents { op, result });
             }
             _ => unreachable!("only what has an id is under way"),
+        }
+    }
+
+    fn persist(&mut self, op: OpId, records: &[MapRecord]) {
+        assert!(!records.is_empty());
+        self.map_bytes.extend(self.map_log.append(records));
+        self.tell(Event::Done { op, result: Ok(()) });
+        if self.dice.roll(2) == 0 {
+            self.notes = self.engine.noted().collect();
         }
     }
 
@@ -480,6 +495,28 @@ impl World {
     /// Power is lost and comes back: all that was not durable is gone or not, piece by piece.
     pub fn crash(&mut self) {
         self.check_marks();
+        self.give_to_kernel();
+        let dice = &mut self.dice;
+        self.store.crash(|versions| dice.roll(versions));
+        self.notes.clear();
+        self.oracle.crashed();
+        self.reopen();
+    }
+
+    /// The process is killed. The store has all that it was given; but after a failed sync what the map does not know is
+    /// not trusted.
+    pub fn kill(&mut self) {
+        if self.engine.status().store_failed {
+            return self.crash();
+        }
+        self.check_marks();
+        self.give_to_kernel();
+        self.oracle.killed();
+        self.reopen();
+    }
+
+    /// What is under way ends, in part, without anybody hearing of it.
+    fn give_to_kernel(&mut self) {
         for pending in std::mem::take(&mut self.pending) {
             match pending.operation {
                 Operation::WriteLocal { range, data, .. } => {
@@ -496,17 +533,16 @@ impl World {
                     let torn = self.dice.roll(frame.len() + 1);
                     self.map_bytes.extend(&frame[..torn]);
                 }
+                Operation::Note { blocks, .. } => {
+                    self.notes.extend((self.dice.roll(2) == 0).then_some(blocks))
+                }
                 _ => {}
             }
         }
-        let dice = &mut self.dice;
-        self.store.crash(|versions| dice.roll(versions));
         self.unseals_asked = 0;
         self.requests.clear();
         self.snapshots = Snapshots::default();
         self.fetched.clear();
-        self.oracle.crashed();
-        self.reopen();
     }
 
     fn reopen(&mut self) {
@@ -525,12 +561,11 @@ impl World {
         // What the shell owes the engine: remote ranges are holes (not synced: that is the engine's to do). Or it says
         // that they are not, as on a device.
         let filling = if self.dice.roll(3) == 0 { GARBAGE } else { 0 };
-        for (range, residence) in state.truth.byte_runs(self.geometry.all_bytes()) {
-            if residence == Residence::Remote {
-                self.store.write(range, &vec![filling; span(range).len()], |_| true);
-            }
-        }
         self.engine = Engine::new(state, self.limits);
+        self.notes.iter().for_each(|&blocks| self.engine.take_up_note(blocks));
+        for range in self.engine.remote_ranges() {
+            self.store.write(range, &vec![filling; span(range).len()], |_| true);
+        }
         if filling == GARBAGE {
             self.engine.store_may_hold_anything();
         }

@@ -110,6 +110,7 @@ impl Clone {
             | Operation::WriteLocal { op, .. }
             | Operation::ZeroLocal { op, .. }
             | Operation::SyncLocal { op }
+            | Operation::Note { op, .. }
             | Operation::Persist { op, .. } => Some(Event::Done { op, result: Ok(()) }),
             _ => None,
         }

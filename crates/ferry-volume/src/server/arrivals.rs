@@ -52,7 +52,7 @@ impl Arrivals {
         let mut file = SumsFile::open(dir, ARRIVED, of, geometry)?;
         if file.is_none() && state.has_source {
             let mut sums = Sums::new(geometry);
-            if state.truth.bytes_local() > 0 {
+            if state.truth.bytes_local() > 0 || !store.noted.is_empty() {
                 sums.make_gappy();
             }
             file = Some(SumsFile::make(dir, ARRIVED, of, sums)?);

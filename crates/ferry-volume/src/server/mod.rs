@@ -28,6 +28,7 @@ mod loss;
 mod mailbox;
 mod marks;
 mod more_sources;
+mod notes;
 mod operations;
 mod pace;
 #[cfg(test)]
@@ -57,7 +58,7 @@ use connection::Connection;
 use direct::{Direct, Turns};
 use disk::DiskJob;
 use doors::{Door, listen_unix};
-use ferry_engine::{Command, Engine, Event, Limits, MapState, OpId, Operation, SnapshotId};
+use ferry_engine::{Blocks, Command, Engine, Event, Limits, MapState, OpId, Operation, SnapshotId};
 use frontends::Frontends;
 pub use frontends::{UblkDriver, clear_devices, probe_ublk};
 use growth::Clearing;
@@ -190,6 +191,8 @@ struct Server {
     /// Events that wait until the engine's last wishes are fulfilled.
     inbox: VecDeque<Event>,
     feeding: bool,
+    /// What is to be noted in this turn.
+    noting: Vec<(OpId, Blocks)>,
     /// Connections that got replies in this turn.
     lately_answered: Vec<u64>,
     mailbox: Mailbox,
@@ -226,6 +229,7 @@ pub fn serve_impatiently(options: &ServeOptions, silence_max: Duration) -> Resul
 
 fn engine_of(state: MapState, store: &Store, options: &ServeOptions) -> Engine {
     let mut engine = Engine::new(state, Limits { count_heat: options.count_heat, ..Limits::default() });
+    store.noted.iter().for_each(|&blocks| engine.take_up_note(blocks));
     if store.may_hold_anything() {
         engine.store_may_hold_anything();
     }
@@ -292,6 +296,7 @@ impl Server {
             share: Share::default(),
             inbox: VecDeque::new(),
             feeding: false,
+            noting: Vec::new(),
             lately_answered: Vec::new(),
             lately_mailed: Vec::new(),
             frontends,
@@ -390,14 +395,16 @@ impl Server {
     /// Sends the replies of this turn together, goes on with what waited behind them, and then keeps what came.
     fn flow_on(&mut self) {
         loop {
+            self.write_notes_down();
             while !self.lately_answered.is_empty() {
                 let mut answered = std::mem::take(&mut self.lately_answered);
                 answered.sort_unstable();
                 answered.dedup();
                 answered.into_iter().for_each(|id| self.with_connection(id, |_| {}));
+                self.write_notes_down();
             }
             self.settle_mail();
-            if self.to_keep.is_empty() {
+            if self.to_keep.is_empty() && self.noting.is_empty() {
                 break;
             }
             self.keep_what_came();

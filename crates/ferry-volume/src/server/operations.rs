@@ -109,6 +109,7 @@ impl Server {
             Operation::QuerySource { op, range } => {
                 self.sources.query(op, range, &self.pool, &mut self.ring);
             }
+            Operation::Note { op, blocks } => self.note(op, blocks),
             Operation::Reply { request, result } => self.reply(request, result),
             Operation::Notice(notice) => self.notice(notice),
         }
@@ -149,10 +150,8 @@ impl Server {
             }
             Notice::Marked { .. } | Notice::MarkForgotten { .. } => {}
             Notice::SourceBad { range } => self.say_bad(range),
-            Notice::SourceFailed { .. }
-            | Notice::KeepFailed { .. }
-            | Notice::PersistFailed { .. }
-            | Notice::StoreFailed { .. } => {}
+            Notice::SourceFailed { .. } | Notice::KeepFailed { .. } | Notice::PersistFailed { .. } => {}
+            Notice::StoreFailed { .. } => self.store.notes.forsake(),
         }
         self.follow_snapshots(&notice);
         self.follow_growth(&notice);

@@ -4,10 +4,11 @@
 
 use crate::client::BlockClient;
 use crate::control::{Client, Phase};
-use crate::directory::{DATA, MAP};
+use crate::directory::{DATA, MAP, UNFLUSHED};
 use crate::ring::recorder::{Asked, Recorded, Recording, record};
 use crate::{CreateOptions, IoBackend, ServeOptions, SourceUri, create, serve, store};
-use ferry_engine::Residence;
+use ferry_engine::notes::{self, NotesOf};
+use ferry_engine::{Blocks, Residence};
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU64;
@@ -237,6 +238,7 @@ fn check(dir: &Path, source: &fs::File, diary: &Diary, flushed: u64, what: &str)
             assert!(fresh, "{what}: sector {number} holds {found:#x}, flushed was {must:?} ({residence:?})");
         }
     }
+    assert!(store.noted.is_empty(), "{what}: the notes are of the boot before");
     drop(store);
 }
 
@@ -270,11 +272,17 @@ fn every_power_loss_leaves_what_was_flushed(io: IoBackend, direct: bool) {
     let (recording, source) = (recording.lock().unwrap(), fs::File::open(&source).unwrap());
     fs::create_dir(&image).unwrap();
     fs::copy(dir.join("volume.json"), image.join("volume.json")).unwrap();
+    let volume_id = ID.parse::<ulid::Ulid>().unwrap().to_bytes();
+    let of = NotesOf { volume_id, generation: 1, boot: crate::sums_file::boot() ^ 1 };
+    let (notes_before, _) = notes::compact(of, &[Blocks::between(0, SIZE_BYTES / 4096).unwrap()]);
     let (mut dice, mut images) = (Dice(11), 0);
     for (at, recorded) in recording.iter().enumerate() {
         replay.step(recorded);
         fs::write(image.join(DATA), replay.lose_power(data_inode, &mut dice)).unwrap();
         fs::write(image.join(MAP), replay.lose_power(map_inode, &mut dice)).unwrap();
+        // Notes are never synced: any part of them may be there, or nothing.
+        let left = &notes_before[..dice.roll(notes_before.len() + 1)];
+        fs::write(image.join(UNFLUSHED), left).unwrap();
         check(&image, &source, &diary, replay.flushed, &format!("after event {at} of {}", recording.len()));
         images += 1;
     }

@@ -7,6 +7,7 @@ mod finish;
 mod frontends;
 mod grow;
 mod heat;
+mod killed;
 mod live;
 mod share;
 mod snapshots;

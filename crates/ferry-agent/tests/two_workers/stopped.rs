@@ -1,8 +1,9 @@
 //! Whether the host of a worker may be stopped, while others copy from it and after.
 
-use crate::house::{Worker, machine, workers};
-use ferry_api::{AgentApi, ForkVolume, JobState, PaceVolume, PaceWorker, StartMove, StillToCopy, StopReason};
+use crate::house::{Worker, machine, server_pid, workers};
+use ferry_api::{AgentApi, ForkVolume, JobId, JobState, PaceVolume, StartMove, StillToCopy, StopReason};
 use ferry_volume::client::BlockClient;
+use rustix::process::{Pid, Signal, kill_process};
 use std::num::NonZeroU64;
 
 /// So slow that nothing of what is tested here ends by itself.
@@ -60,8 +61,16 @@ fn is_hydrating(reasons: &[StopReason]) -> bool {
     reasons.iter().any(at)
 }
 
-async fn pace_all(worker: &Worker, budget_bytes_per_s: Option<NonZeroU64>) {
-    worker.door().worker_pace(PaceWorker { budget_bytes_per_s }).await.unwrap();
+/// Sets how fast the disk of `web` hydrates: on a worker that it leaves, where it goes to.
+async fn pace(worker: &Worker, budget_bytes_per_s: Option<NonZeroU64>) {
+    let pace =
+        PaceVolume { budget_bytes_per_s: Some(budget_bytes_per_s), guard_us: None, finish_by_ms: None };
+    worker.door().volume_pace(&"data".parse().unwrap(), pace).await.unwrap();
+}
+
+async fn move_web(from: &Worker, to: &str) -> JobId {
+    let start = StartMove { machine: "web".parse().unwrap(), to: to.parse().unwrap(), retention_hours: None };
+    from.door().move_start(start).await.unwrap().id
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,11 +80,8 @@ async fn a_worker_is_not_safe_to_stop_while_its_copy_is_hydrated_from_and_safe_a
     assert_eq!(kinds(&reasons(&w1).await), ["machine"]);
     assert_eq!(reasons(&w2).await, []);
 
-    let pace = PaceVolume { budget_bytes_per_s: Some(SLOW), guard_us: None, finish_by_ms: None };
-    w1.door().volume_pace(&"data".parse().unwrap(), pace).await.unwrap();
-    let start =
-        StartMove { machine: "web".parse().unwrap(), to: "w2".parse().unwrap(), retention_hours: None };
-    let job = w1.door().move_start(start).await.unwrap();
+    pace(&w1, SLOW).await;
+    let job = move_web(&w1, "w2").await;
     // Whenever it is asked on the way there, something keeps it.
     let found = loop {
         let found = reasons(&w1).await;
@@ -99,9 +105,8 @@ async fn a_worker_is_not_safe_to_stop_while_its_copy_is_hydrated_from_and_safe_a
     assert!(unknown.unknown.as_ref().unwrap().contains("cannot be reached"), "{unknown:?}");
     w2.start().await;
 
-    let pace = PaceVolume { budget_bytes_per_s: Some(None), guard_us: None, finish_by_ms: None };
-    w2.door().volume_pace(&"data".parse().unwrap(), pace).await.unwrap();
-    assert_eq!(w1.finished(job.id).await.state, JobState::Succeeded);
+    pace(&w2, None).await;
+    assert_eq!(w1.finished(job).await.state, JobState::Succeeded);
     assert_eq!(reasons(&w1).await, []);
     assert_eq!(kinds(&reasons(&w2).await), ["machine"]);
     w1.end().await;
@@ -109,25 +114,45 @@ async fn a_worker_is_not_safe_to_stop_while_its_copy_is_hydrated_from_and_safe_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_is_not_safe_to_stop_while_a_fork_here_or_there_is_not_whole() {
-    let [w1, w2] = workers(["", ""]).await;
-    with_data(&w1).await;
-    w1.door().machine_stop(&"web".parse().unwrap()).await.unwrap();
+async fn a_worker_is_not_safe_to_stop_while_forks_here_and_there_are_not_whole() {
+    let [w1, w2, mut w3] = workers(["", "", ""]).await;
+    // No fork of this disk is whole before w3 is back, which has nearly all of it.
+    with_data(&w3).await;
+    w3.door().machine_stop(&"web".parse().unwrap()).await.unwrap();
+    pace(&w3, SLOW).await;
+    let job = move_web(&w3, "w1").await;
+    while !is_hydrating(&reasons(&w3).await) {
+        tokio::task::yield_now().await;
+    }
+    let server = server_pid(&w3.volume("data").await);
+    w3.kill().await;
+    kill_process(Pid::from_raw(server.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+
     assert_eq!(reasons(&w1).await, []);
-    for (other, to) in [(&w1, None), (&w2, Some("w2".parse().unwrap()))] {
-        pace_all(other, SLOW).await;
-        let fork = ForkVolume { name: "copy".parse().unwrap(), to };
+    for (name, to) in [("here", None), ("there", Some("w2".parse().unwrap()))] {
+        let fork = ForkVolume { name: name.parse().unwrap(), to };
         w1.door().volume_fork(&"data".parse().unwrap(), fork).await.unwrap();
-        let found = reasons(&w1).await;
-        assert_eq!(kinds(&found), ["fork"]);
-        assert!(left(&found).bytes.is_some() && left(&found).unknown.is_none(), "{found:?}");
-        assert_eq!(reasons(&w2).await, []);
-        pace_all(other, None).await;
-        w1.volume_when("data", |volume| volume.forks.is_empty() && volume.readers == Some(0)).await;
-        assert_eq!(reasons(&w1).await, []);
+    }
+    let found = reasons(&w1).await;
+    let fork = |reason: &StopReason| {
+        let StopReason::Fork { fork_name, to, left, .. } = reason else { panic!("{reason:?}") };
+        assert!(left.bytes.is_some() && left.unknown.is_none(), "{left:?}");
+        (fork_name.to_string(), to.to_string())
+    };
+    let expected = [("here", "w1"), ("there", "w2")].map(|(fork, to)| (fork.to_owned(), to.to_owned()));
+    assert_eq!(found.iter().map(fork).collect::<Vec<_>>(), expected);
+    assert_eq!(reasons(&w2).await, [], "nobody needs a fork but who has it");
+
+    w3.start().await;
+    pace(&w1, None).await;
+    assert_eq!(w3.finished(job).await.state, JobState::Succeeded);
+    w1.volume_when("data", |volume| volume.forks.is_empty() && volume.readers == Some(0)).await;
+    for worker in [&w1, &w2, &w3] {
+        assert_eq!(reasons(worker).await, []);
     }
     w1.end().await;
     w2.end().await;
+    w3.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

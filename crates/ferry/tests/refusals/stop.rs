@@ -2,7 +2,8 @@
 
 use super::create;
 use super::support::cluster::{Cluster, Worker};
-use ferry_api::{SafeToStop, StopReason, Volume, WorkerInfo};
+use super::support::until;
+use ferry_api::{Job, SafeToStop, StopReason, Volume};
 use ferry_volume::client::BlockClient;
 
 /// Asks in both ways; it must not be safe. Answers the table and what a script reads.
@@ -40,26 +41,46 @@ fn a_worker_that_others_need_is_not_safe_to_stop_and_says_who_and_for_how_long()
     for mib in 0..48 {
         guest.write_at(mib << 20, &[7; 1 << 20]).unwrap();
     }
-    let _: WorkerInfo = w2.ask(&["worker", "pace", "--max", "64KiB"]);
-    let _: Volume = w1.ask(&["volume", "fork", "data", "copy", "--to", "w2"]);
-    let (table, told) = not_safe(w1, &["--machines-may-stop"], one);
-    let who = format!("volume data ({}@1)   its fork copy on w2 still copies ", disk.id);
-    assert!(table.starts_with("WHAT") && table.contains(&who), "{table}");
-    assert!(matches!(told.reasons[..], [StopReason::Fork { .. }]), "{told:?}");
+    drop(guest);
+    // So slow that it does not end while we look.
+    let _: Volume = w1.ask(&["volume", "pace", "data", "--max", "64KiB"]);
+    let job: Job = w1.ask(&["move", "web", "--to", "w2", "--detach"]);
+    until("w2 has begun to copy", || {
+        let said = w1.ferry(&["worker", "safe-to-stop", "--json"]);
+        assert_eq!(said.code, Some(6), "{said:?}");
+        let told: SafeToStop = serde_json::from_str(&said.stdout).unwrap();
+        is_hydrating(&told.reasons).then_some(())
+    });
     let two = "worker w1 is not safe to stop: 2 things keep it; try again when they are done";
-    assert_eq!(not_safe(w1, &[], two).1.reasons.len(), 2);
+    let (table, _) = not_safe(w1, &[], two);
+    let lines: Vec<&str> = table.lines().collect();
+    let copy = format!("volume data ({}@1)   w2 still copies ", disk.id);
+    assert!(lines[0].starts_with("WHAT") && lines[0].ends_with("ETA"), "{table}");
+    assert!(lines[1].starts_with(&copy) && lines[1].contains("MiB from here"), "{table}");
+    assert!(
+        lines[2].starts_with(&format!("job {}", job.id))
+            && lines[2].contains("it moves web to w2, at Hydrate"),
+        "{table}"
+    );
 
     // A worker that cannot be asked never makes another one safe to stop.
     w2.kill();
-    let (table, _) = not_safe(w1, &["--machines-may-stop"], one);
-    assert!(
-        table.contains("its fork copy on w2 may still copy from here: ") && table.contains("unknown"),
-        "{table}"
-    );
+    let (table, _) = not_safe(w1, &["--machines-may-stop"], two);
+    let copy = table.lines().nth(1).unwrap();
+    assert!(copy.contains("w2 may still copy from here: ") && copy.ends_with("unknown"), "{table}");
     w2.start();
-    let _: WorkerInfo = w2.ask(&["worker", "pace", "--max", "none"]);
-    w1.wait_for_volume("data", "is read by nobody", |volume| {
-        volume.forks.is_empty() && volume.readers == Some(0)
-    });
-    safe(w1, &["--machines-may-stop"]);
+    let _: Volume = w2.ask(&["volume", "pace", "data", "--max", "none"]);
+    let watched = w1.ferry(&["job", "watch", &job.id.to_string()]);
+    assert_eq!(watched.code, Some(0), "{watched:?}");
+    safe(w1, &[]);
+}
+
+/// Whether only the disk and its job are left, and it is known how much of the disk.
+fn is_hydrating(reasons: &[StopReason]) -> bool {
+    match reasons {
+        [StopReason::Copy { left, .. }, StopReason::Job { step: Some(step), .. }] => {
+            step == "Hydrate" && left.bytes.is_some_and(|bytes| bytes > 0)
+        }
+        _ => false,
+    }
 }

@@ -13,7 +13,7 @@ type Backup = Vec<(PathBuf, Vec<u8>)>;
 
 /// A backup of a worker's records as they are now.
 async fn backup(worker: &mut Worker) -> Backup {
-    worker.kill().await;
+    kill(worker).await;
     let files =
         record_files(worker).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
     worker.start().await;
@@ -22,10 +22,19 @@ async fn backup(worker: &mut Worker) -> Backup {
 
 /// Puts a backup in the place of a worker's records.
 async fn restore(worker: &mut Worker, backup: Backup) {
-    worker.kill().await;
+    kill(worker).await;
     record_files(worker).into_iter().for_each(|path| fs::remove_file(path).unwrap());
     backup.into_iter().for_each(|(path, content)| fs::write(path, content).unwrap());
     worker.start().await;
+}
+
+/// Kills an agent and waits until its records are closed, which is a thread's work: the last one to close them removes
+/// their log.
+async fn kill(worker: &mut Worker) {
+    worker.kill().await;
+    while worker.config().state_dir.join("records.db-wal").exists() {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn record_files(worker: &Worker) -> Vec<PathBuf> {

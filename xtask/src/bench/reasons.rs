@@ -2,7 +2,7 @@
 //! the rest is judgement.
 
 /// The beginning of a cell's name, and what was found.
-const REASONS: [(&str, &str); 5] = [
+const REASONS: [(&str, &str); 6] = [
     (
         "first read of a remote",
         "Profiled: the read makes two hops, guest to target and target to source, where the comparison makes one. Without a network \
@@ -29,7 +29,13 @@ const REASONS: [(&str, &str); 5] = [
     (
         "hydration",
         "Profiled: the disk and the copying of bytes by the kernel (to the socket, from it, to the page cache) are what is left; \
-         both sides also make a checksum of every byte, which nbdcopy does not.",
+         both sides also make a checksum of every byte, which nbdcopy does not. With a cold page cache the source reads its disk, \
+         the same one that the target writes, which plain copying here does not.",
+    ),
+    (
+        "128 KiB sequential read",
+        "Not profiled: all of it comes from the page cache by two copies, on whichever processor the guest leaves free; \
+         the range says how much of it is the machine.",
     ),
 ];
 

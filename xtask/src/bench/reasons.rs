@@ -53,6 +53,6 @@ mod tests {
         assert!(
             of("first read of a remote 4 KiB block, p50").is_some_and(|reason| reason.contains("two hops"))
         );
-        assert_eq!(of("memory of a volume server, idle"), None);
+        assert_eq!(of("4 KiB random read, qd 1, 1 connection"), None);
     }
 }

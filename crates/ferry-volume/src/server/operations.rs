@@ -81,11 +81,8 @@ impl Server {
             }
             Operation::KeepLocal { op, snapshot, range } => self.keep(op, snapshot, range),
             Operation::KeepFetched { op, snapshot, range, data } => {
-                let DataRef::Fetch { op: fetch, at } = data else {
-                    unreachable!("a snapshot is given what came from the source")
-                };
-                let Fetched { buffer, lead, .. } = self.fetched(fetch);
-                self.keep_fetched(op, snapshot, range, buffer, lead + at as usize);
+                let (buffer, at) = self.bytes_of(data);
+                self.keep_fetched(op, snapshot, range, buffer, at);
             }
             Operation::ReadKept { op, snapshot, range, request, at } => {
                 let buffer = self.request_buffer(request);
@@ -172,6 +169,17 @@ impl Server {
     fn request_buffer(&self, request: RequestId) -> Buffer {
         let asked = self.requests.get(&request.0).expect("the engine names requests until it replied");
         asked.buffer.clone().expect("the engine touches buffers of reads and writes only")
+    }
+
+    /// Where the bytes are, and from which of the buffer on.
+    fn bytes_of(&self, data: DataRef) -> (Buffer, usize) {
+        match data {
+            DataRef::Request { id, at } => (self.request_buffer(id), at as usize),
+            DataRef::Fetch { op, at } => {
+                let Fetched { buffer, lead, .. } = self.fetched(op);
+                (buffer, lead + at as usize)
+            }
+        }
     }
 
     fn fetched(&self, fetch: OpId) -> Fetched {

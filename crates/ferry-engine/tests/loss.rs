@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
+mod support;
+
 use ferry_engine::{
     Arrival, ByteRange, Command, Engine, Errno, Event, FetchFailure, Geometry, Limits, LossPolicy, MapRecord,
     MapState, Notice, OpId, Operation, Phase, Refusal, RequestId, RequestKind,
 };
 use std::num::NonZeroU64;
+use support::{ask, done, tell};
 
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -19,32 +22,22 @@ fn clone(phase: Phase) -> Engine {
     engine
 }
 
-fn tell(engine: &mut Engine, event: Event) -> Vec<Operation> {
-    let mut out = Vec::new();
-    engine.handle(event, &mut out);
-    out
-}
-
 fn range(offset: u64, len: u64) -> ByteRange {
     ByteRange::new(offset, len).unwrap()
 }
 
 fn read(engine: &mut Engine, id: u64, offset: u64, len: u64) -> Vec<Operation> {
     let kind = RequestKind::Read { range: range(offset, len) };
-    tell(engine, Event::Request { id: RequestId(id), kind })
+    ask(engine, id, kind)
 }
 
 fn write(engine: &mut Engine, id: u64, offset: u64, len: u64) -> Vec<Operation> {
     let kind = RequestKind::Write { range: range(offset, len), fua: false };
-    tell(engine, Event::Request { id: RequestId(id), kind })
+    ask(engine, id, kind)
 }
 
 fn tick(engine: &mut Engine, now_ms: u64) -> Vec<Operation> {
     tell(engine, Event::Tick { now_ms })
-}
-
-fn done(engine: &mut Engine, op: OpId) -> Vec<Operation> {
-    tell(engine, Event::Done { op, result: Ok(()) })
 }
 
 fn fail_after(ms: u64) -> Event {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
+mod support;
+
 use ferry_engine::limits::FETCH_ATTEMPTS_MAX;
 use ferry_engine::{
     Arrival, Blocks, ByteRange, Command, DataRef, Engine, Errno, Event, FetchFailure, Geometry, Limits,
@@ -10,6 +12,7 @@ use ferry_engine::{
 };
 
 use std::collections::VecDeque;
+use support::{ask, done, tell};
 
 const MIB: u64 = 1 << 20;
 
@@ -23,20 +26,6 @@ fn quiet_clone(size_bytes: u64) -> Engine {
     let mut engine = engine(size_bytes, Phase::Open, true);
     tell(&mut engine, Event::Command(Command::PauseHydration));
     engine
-}
-
-fn tell(engine: &mut Engine, event: Event) -> Vec<Operation> {
-    let mut out = Vec::new();
-    engine.handle(event, &mut out);
-    out
-}
-
-fn ask(engine: &mut Engine, id: u64, kind: RequestKind) -> Vec<Operation> {
-    tell(engine, Event::Request { id: RequestId(id), kind })
-}
-
-fn done(engine: &mut Engine, op: OpId) -> Vec<Operation> {
-    tell(engine, Event::Done { op, result: Ok(()) })
 }
 
 /// A write of what the map does not know is done, and noted; gives what came of both.

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
+mod support;
+
 use ferry_engine::{
     Arrival, ByteRange, Command, Engine, Event, Geometry, Limits, MapState, Notice, OpId, Operation, Phase,
     Refusal, RequestId, RequestKind, SnapshotId, Urgency,
 };
 use std::collections::VecDeque;
+use support::{ask, done, tell};
 
 const REGION_BYTES: u64 = 1 << 20;
 const SNAPSHOT: SnapshotId = SnapshotId(7);
@@ -14,20 +17,6 @@ const SNAPSHOT: SnapshotId = SnapshotId(7);
 fn engine(size_bytes: u64, has_source: bool) -> Engine {
     let geometry = Geometry::new(size_bytes, REGION_BYTES).unwrap();
     Engine::new(MapState::fresh([1; 16], geometry, 1, Phase::Open, has_source), Limits::default())
-}
-
-fn tell(engine: &mut Engine, event: Event) -> Vec<Operation> {
-    let mut out = Vec::new();
-    engine.handle(event, &mut out);
-    out
-}
-
-fn ask(engine: &mut Engine, id: u64, kind: RequestKind) -> Vec<Operation> {
-    tell(engine, Event::Request { id: RequestId(id), kind })
-}
-
-fn done(engine: &mut Engine, op: OpId) -> Vec<Operation> {
-    tell(engine, Event::Done { op, result: Ok(()) })
 }
 
 fn range(offset: u64, len: u64) -> ByteRange {

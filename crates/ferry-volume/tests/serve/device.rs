@@ -71,6 +71,25 @@ impl Drop for Loop {
     }
 }
 
+/// A raw image that is away for a while.
+struct Away<'a> {
+    path: &'a Path,
+    meanwhile: PathBuf,
+}
+
+impl<'a> Away<'a> {
+    fn take(source: &'a SourceUri) -> Self {
+        let SourceUri::File(path) = source else { unreachable!("it is a file") };
+        let meanwhile = path.with_extension("away");
+        std::fs::rename(path, &meanwhile).unwrap();
+        Self { path, meanwhile }
+    }
+
+    fn bring_back(self) {
+        std::fs::rename(&self.meanwhile, self.path).unwrap();
+    }
+}
+
 /// A raw image with two stretches of data, and what it holds.
 fn image(dir: &Path) -> (SourceUri, Vec<u8>) {
     let mut bytes = vec![0; SIZE_BYTES as usize];
@@ -115,9 +134,7 @@ fn garbage_that_a_crash_left_on_a_device_where_all_is_still_remote_is_never_read
     let tmp = tempfile::tempdir().unwrap();
     let Some(disk) = Loop::on_garbage(tmp.path()) else { return };
     let (source, mut oracle) = image(tmp.path());
-    let SourceUri::File(path) = &source else { unreachable!("it is a file") };
-    let away = path.with_extension("away");
-    std::fs::rename(path, &away).unwrap();
+    let away = Away::take(&source);
     let mut volume = disk.volume(tmp.path().join(B), Some(source.clone()));
     let mut guest = volume.guest();
     guest.write_at(8 * MIB, &[3; 8192]).unwrap();
@@ -128,7 +145,7 @@ fn garbage_that_a_crash_left_on_a_device_where_all_is_still_remote_is_never_read
     torn.write_all_at(&[GARBAGE; 65536], 7 * MIB).unwrap();
     torn.sync_all().unwrap();
     drop(torn);
-    std::fs::rename(&away, path).unwrap();
+    away.bring_back();
     volume.start();
     volume.until(|status| status.hydration.complete);
     assert_eq!(read(&mut volume.guest(), 0, oracle.len()), oracle);
@@ -196,13 +213,11 @@ fn a_clone_on_a_device_grows_beyond_its_source_while_all_is_still_remote() {
     let tmp = tempfile::tempdir().unwrap();
     let Some(disk) = Loop::on_garbage(tmp.path()) else { return };
     let (source, mut oracle) = image(tmp.path());
-    let SourceUri::File(path) = &source else { unreachable!("it is a file") };
-    let away = path.with_extension("away");
-    std::fs::rename(path, &away).unwrap();
+    let away = Away::take(&source);
     let mut volume = disk.volume(tmp.path().join(B), Some(source.clone()));
     volume.control().grow(DEVICE_BYTES).unwrap();
     oracle.resize(DEVICE_BYTES as usize, 0);
-    std::fs::rename(&away, path).unwrap();
+    away.bring_back();
     volume.stop();
     volume.start();
     volume.until(|status| status.hydration.complete);

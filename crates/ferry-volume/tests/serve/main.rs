@@ -318,15 +318,21 @@ fn a_source_is_forgotten_only_when_nothing_is_remote() {
     assert_eq!(clone.control().status().unwrap().source, None);
 }
 
-#[test]
-fn a_budget_holds_the_background_alone_and_is_remembered() {
-    let tmp = tempfile::tempdir().unwrap();
-    let mut home = Volume::create(tmp.path().join("home"), A, 16 * MIB, 1, None);
+/// A sealed volume of 16 MiB whose server has ended, an open clone of it, and what both hold.
+fn clone_of_a_stopped_home(tmp: &Path) -> (Volume, Volume, Vec<u8>) {
+    let mut home = Volume::create(tmp.join("home"), A, 16 * MIB, 1, None);
     let bytes = pattern(1, 16 * MIB as usize);
     home.guest().write_at(0, &bytes).unwrap();
     let source = home.seal_and_export();
     home.stop();
-    let mut clone = Volume::create(tmp.path().join("away"), A, 16 * MIB, 2, Some(source));
+    let clone = Volume::create(tmp.join("away"), A, 16 * MIB, 2, Some(source));
+    (home, clone, bytes)
+}
+
+#[test]
+fn a_budget_holds_the_background_alone_and_is_remembered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (mut home, mut clone, bytes) = clone_of_a_stopped_home(tmp.path());
     // Twelve days for each region after the first.
     let slow = NonZeroU64::new(1);
     clone.control().set_budget(slow).unwrap();

@@ -1,17 +1,12 @@
 //! A volume's share of the worker's budget.
 
-use super::{A, MIB, Volume, pattern};
+use super::{MIB, clone_of_a_stopped_home};
 use std::num::NonZeroU64;
 
 #[test]
 fn the_smaller_one_of_budget_and_share_holds_and_only_the_budget_is_remembered() {
     let tmp = tempfile::tempdir().unwrap();
-    let mut home = Volume::create(tmp.path().join("home"), A, 16 * MIB, 1, None);
-    let bytes = pattern(1, 16 * MIB as usize);
-    home.guest().write_at(0, &bytes).unwrap();
-    let source = home.seal_and_export();
-    home.stop();
-    let mut clone = Volume::create(tmp.path().join("away"), A, 16 * MIB, 2, Some(source));
+    let (mut home, mut clone, _) = clone_of_a_stopped_home(tmp.path());
     // Twelve days for each region after the first.
     let slow = NonZeroU64::new(1);
     clone.control().set_budget(NonZeroU64::new(100 * MIB)).unwrap();

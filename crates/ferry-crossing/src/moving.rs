@@ -68,9 +68,14 @@ pub fn reserve(job: JobId, input: &MoveInput, plan: &Plan) -> Reserve {
     }
 }
 
-/// What the target is told of when it owns machine and volumes; `sources` in the order of the plan.
+/// What the target is told of when it owns machine and volumes; `sources` in the order of the plan, `here` what is wanted
+/// of the machine by the source's records.
+///
+/// They know it no longer when it came back and was destroyed here: the target was told long ago then, and it does not
+/// matter what it hears once more.
 #[must_use]
-pub fn activate(job: JobId, desired: Desired, plan: &Plan, sources: Vec<String>) -> Activate {
+pub fn activate(job: JobId, here: Option<Desired>, plan: &Plan, sources: Vec<String>) -> Activate {
+    let desired = here.unwrap_or(Desired::Stopped);
     let volumes = plan.volumes.iter().zip(sources).map(|(planned, source)| ActivateVolume {
         id: planned.id,
         generation: planned.generation.next(),

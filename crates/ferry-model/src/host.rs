@@ -9,7 +9,7 @@ use crate::scope::{Bug, Cost, Scope};
 use crate::source::Task;
 use crate::target::Call;
 use ferry_api::{
-    ErrorCode, Generation, Hydration, JobId, MachineId, ServerState, Volume, VolumeId, VolumeKey,
+    Desired, ErrorCode, Generation, Hydration, JobId, MachineId, ServerState, Volume, VolumeId, VolumeKey,
     VolumePhase, VolumeSource,
 };
 use ferry_crossing::minding::{Care, care};
@@ -91,6 +91,12 @@ pub(crate) enum Input {
     Begin(JobId, usize),
     /// A person cancels one.
     Cancel(JobId),
+    /// Its owner stops the machine, or starts it again.
+    Desire(bool),
+    /// Its owner destroys the machine: no job takes it any more, and it stops.
+    Doom,
+    /// What is left of a machine that is being destroyed is deleted.
+    Bury,
     /// The agent dies and starts again.
     Crash,
     /// The host does.
@@ -110,6 +116,8 @@ impl Input {
             Self::Begin(..) => Some(Cost::Move),
             Self::Cancel(_) => Some(Cost::Cancel),
             Self::Crash | Self::Arrives { cut: true, .. } => Some(Cost::Crash),
+            Self::Desire(_) => Some(Cost::Desire),
+            Self::Doom => Some(Cost::Destroy),
             Self::Reboot => Some(Cost::Reboot),
             Self::Backup => Some(Cost::Backup),
             Self::Restore => Some(Cost::Restore),
@@ -122,7 +130,8 @@ impl Input {
             | Self::Fetched(..)
             | Self::Reap(_)
             | Self::Undone(_)
-            | Self::CleanUp => None,
+            | Self::CleanUp
+            | Self::Bury => None,
         }
     }
 }
@@ -164,6 +173,9 @@ impl Host {
             Input::CleanUp => host.clean_up(scope)?,
             Input::Begin(job, to) => host.begin(job, to)?,
             Input::Cancel(job) => host.cancel(job)?,
+            Input::Desire(up) => host.desire(up)?,
+            Input::Doom => host.change(&[Change::Doom(names::machine())]).ok()?,
+            Input::Bury => host.bury(scope)?,
             Input::Crash => host.crash(),
             Input::Reboot => {
                 host.go_down();
@@ -346,6 +358,25 @@ impl Host {
         keys.find(|key| {
             key.id == volume && self.copies.get(key).is_some_and(|copy| copy.phase == VolumePhase::Open)
         })
+    }
+
+    fn desire(&mut self, up: bool) -> Option<()> {
+        let desired = if up { Desired::Running } else { Desired::Stopped };
+        self.change(&[Change::Desire { machine: names::machine(), desired }]).ok()
+    }
+
+    /// The rest of a destruction (`create::destroy` in the agent), which its owner asks for again until it is done.
+    fn bury(&mut self, scope: &Scope) -> Option<()> {
+        let machine = self.books.machines.get(&names::machine())?.clone();
+        if !machine.doomed || !ferry_crossing::minding::is_down(&machine) {
+            return None;
+        }
+        for key in
+            machine.volume_keys().filter(|key| self.books.volumes.contains_key(key)).collect::<Vec<_>>()
+        {
+            self.delete(scope, key)?;
+        }
+        self.change(&[Change::RemoveMachine(machine.id)]).ok()
     }
 
     fn clean_up(&mut self, scope: &Scope) -> Option<()> {

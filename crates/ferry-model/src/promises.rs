@@ -26,27 +26,33 @@ pub(crate) fn broken(scope: &Scope, world: &World, hosts: &[&Host]) -> Option<St
         if writers > 1 {
             return Some(format!("volume {} is open for writing {writers} times", v + 1));
         }
-        let (at, key) = match truth(hosts, volume) {
-            Ok(found) => found,
-            Err(why) => {
-                return Some(format!(
-                    "nobody can tell which copy of volume {} is the real one: {why}",
-                    v + 1
-                ));
-            }
-        };
-        let holds = read_truth(hosts, at, key);
-        if holds != Some(world.told[v]) {
-            let holds = holds.map_or_else(|| "nothing that can be read".to_owned(), |n| format!("write {n}"));
-            return Some(format!(
-                "volume {} should hold write {}, which the machine was told is durable, and holds {holds} ({key} on {})",
-                v + 1,
-                world.told[v],
-                names::worker(at)
-            ));
-        }
     }
-    None
+    if world.is_doomed {
+        // Its owner has given up what it wrote.
+        return None;
+    }
+    (0..scope.volumes).find_map(|v| lost(world, hosts, v))
+}
+
+/// What is lost of a volume, if the real copy cannot be told or does not hold what the machine was told is durable.
+fn lost(world: &World, hosts: &[&Host], v: usize) -> Option<String> {
+    let (at, key) = match truth(hosts, names::volume(v)) {
+        Ok(found) => found,
+        Err(why) => {
+            return Some(format!("nobody can tell which copy of volume {} is the real one: {why}", v + 1));
+        }
+    };
+    let holds = read_truth(hosts, at, key);
+    if holds == Some(world.told[v]) {
+        return None;
+    }
+    let holds = holds.map_or_else(|| "nothing that can be read".to_owned(), |n| format!("write {n}"));
+    Some(format!(
+        "volume {} should hold write {}, which the machine was told is durable, and holds {holds} ({key} on {})",
+        v + 1,
+        world.told[v],
+        names::worker(at)
+    ))
 }
 
 /// A volume that a worker still has though it has handed its machine over: they cross together or not at all.
@@ -124,12 +130,23 @@ pub(crate) fn read(hosts: &[&Host], at: usize, key: VolumeKey) -> Option<u8> {
     read(hosts, from.index, source)
 }
 
-/// Whether everything has come to its end: no job is under way, and the machine runs where the truth is.
-pub(crate) fn is_over(scope: &Scope, hosts: &[&Host]) -> bool {
-    let idle = hosts.iter().all(|host| host.tasks.is_empty());
-    let left = |host: &Host| host.books.crossings.values().any(ferry_crossing::target::is_expected);
-    let home: Vec<usize> =
+/// Whether everything has come to its end: no job is under way, and the machine runs where the truth is, if its owner
+/// wants it to run; of one that was destroyed nothing is left.
+pub(crate) fn is_over(scope: &Scope, world: &World, hosts: &[&Host]) -> bool {
+    let left = |host: &&&Host| host.books.crossings.values().any(ferry_crossing::target::is_expected);
+    if hosts.iter().any(|host| !host.tasks.is_empty()) || hosts.iter().find(left).is_some() {
+        return false;
+    }
+    let runs: Vec<usize> =
         hosts.iter().filter(|host| !host.processes.is_empty()).map(|host| host.index).collect();
-    let true_home = |v| truth(hosts, names::volume(v)).is_ok_and(|(at, _)| home == [at]);
-    idle && home.len() == 1 && !hosts.iter().any(|host| left(host)) && (0..scope.volumes).all(true_home)
+    let has = |host: &&&Host| {
+        host.books.machines.get(&names::machine()).is_some_and(|here| here.standing == Standing::Ours)
+    };
+    let homes: Vec<usize> = hosts.iter().filter(has).map(|host| host.index).collect();
+    if world.is_doomed {
+        return runs.is_empty() && homes.is_empty();
+    }
+    let true_home = |v| truth(hosts, names::volume(v)).is_ok_and(|(at, _)| homes == [at]);
+    let runs_as_wanted = if world.is_stopped { runs.is_empty() } else { runs == homes };
+    homes.len() == 1 && runs_as_wanted && (0..scope.volumes).all(true_home)
 }

@@ -33,6 +33,10 @@ pub struct Budget {
     pub restores: u8,
     /// Writes of the machine, each flushed and acknowledged.
     pub writes: u8,
+    /// Times that its owner stops the machine, or starts it again.
+    pub desires: u8,
+    /// Times that its owner destroys the machine.
+    pub destroys: u8,
 }
 
 /// What is counted.
@@ -46,6 +50,8 @@ pub(crate) enum Cost {
     Backup,
     Restore,
     Write,
+    Desire,
+    Destroy,
 }
 
 impl Budget {
@@ -60,6 +66,8 @@ impl Budget {
             Cost::Backup => &mut self.backups,
             Cost::Restore => &mut self.restores,
             Cost::Write => &mut self.writes,
+            Cost::Desire => &mut self.desires,
+            Cost::Destroy => &mut self.destroys,
         }
     }
 }
@@ -89,6 +97,8 @@ pub enum Bug {
     HandsOverOne,
     /// A reservation is deleted without a look at what lies in it.
     DeletesUnseen,
+    /// What becomes of a machine that was stopped is forgotten when it moves: the target starts it.
+    StartsWhatWasStopped,
 }
 
 impl Scope {
@@ -104,8 +114,18 @@ impl Scope {
 }
 
 /// A world in which one move is begun and one write is made, and nothing goes wrong.
-const CALM: Budget =
-    Budget { moves: 1, cancels: 0, crashes: 0, reboots: 0, timeouts: 0, backups: 0, restores: 0, writes: 1 };
+const CALM: Budget = Budget {
+    moves: 1,
+    cancels: 0,
+    crashes: 0,
+    reboots: 0,
+    timeouts: 0,
+    backups: 0,
+    restores: 0,
+    writes: 1,
+    desires: 0,
+    destroys: 0,
+};
 
 /// One move, cancelled or not, while agents die and calls go astray.
 pub const ONE_MOVE: Scope = Scope::new(2, 1, Budget { cancels: 1, crashes: 1, timeouts: 1, ..CALM });
@@ -125,6 +145,11 @@ pub const BACKUP_OF_THERE_AND_BACK: Scope =
 /// One move of a machine without volumes, and records of either worker from a backup.
 pub const BACKUP_WITHOUT_VOLUMES: Scope =
     Scope::new(2, 0, Budget { cancels: 1, backups: 1, restores: 1, writes: 0, ..CALM });
+/// One move, cancelled or not, of a machine that its owner stops and starts.
+pub const STOPPED_AND_STARTED: Scope =
+    Scope::new(2, 1, Budget { cancels: 1, crashes: 1, desires: 2, ..CALM });
+/// Two moves, there and back, of a machine that its owner destroys at some time.
+pub const DESTROYED: Scope = Scope::new(2, 1, Budget { moves: 2, crashes: 1, destroys: 1, ..CALM });
 /// Two moves, one of them cancelled, and records from a backup: more than tests search whole.
 pub const BACKUP_OF_TWO_MOVES: Scope =
     Scope::new(2, 1, Budget { moves: 2, cancels: 1, backups: 1, restores: 1, ..CALM });
@@ -136,6 +161,8 @@ pub const ALL: &[(&str, Scope)] = &[
     ("one move of two volumes, cancelled or not; agents die", TWO_VOLUMES),
     ("two moves, there and back; agents die", THERE_AND_BACK),
     ("two moves among three workers", THREE_WORKERS),
+    ("one move, cancelled or not; the machine is stopped and started, agents die", STOPPED_AND_STARTED),
+    ("two moves, there and back; the machine is destroyed, agents die", DESTROYED),
     ("one move, cancelled or not; records from a backup", BACKUP),
     (
         "two moves of two volumes, one cancelled; calls go astray",

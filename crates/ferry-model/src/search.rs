@@ -129,7 +129,7 @@ impl Search {
     fn endless(&mut self) -> Option<Counterexample> {
         self.kind_ways.sort_unstable();
         let scope = &self.worlds.scope;
-        let over = |seen: &Seen| promises::is_over(scope, &self.worlds.hosts(&seen.world));
+        let over = |seen: &Seen| promises::is_over(scope, &seen.world, &self.worlds.hosts(&seen.world));
         let mut ends: Vec<bool> = self.seen.iter().map(over).collect();
         let mut open: Vec<u32> = (0..).zip(&ends).filter(|(_, ends)| **ends).map(|(at, _)| at).collect();
         while let Some(at) = open.pop() {
@@ -141,7 +141,7 @@ impl Search {
             }
         }
         let stuck = self.seen.iter().zip(&ends).position(|(seen, ends)| !ends && !seen.world.restored)?;
-        let promise = "from here on nothing goes wrong, and yet the move never ends".to_owned();
+        let promise = "from here on nothing goes wrong, and yet the move never ends as it should".to_owned();
         Some(Counterexample { promise, trace: self.trace(stuck) })
     }
 

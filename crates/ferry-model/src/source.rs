@@ -7,7 +7,7 @@ use crate::names;
 use crate::scope::{Bug, Scope};
 use crate::target::{Asks, Call};
 use ferry_api::{
-    ApiError, Crossing, CrossingVolume, ErrorCode, JobId, JobKind, Prepare, PrepareVolume, VolumeKey,
+    ApiError, Crossing, CrossingVolume, Desired, ErrorCode, JobId, JobKind, Prepare, PrepareVolume, VolumeKey,
 };
 use ferry_crossing::service::Wish;
 use ferry_crossing::{
@@ -176,7 +176,7 @@ impl Host {
         let plan: Plan = moving::memo_of(standing, MoveStep::Plan).expect("the plan is made first");
         let done = match now {
             Moment::Ask => {
-                let asks = self.asks(job, &input, &plan, &act);
+                let asks = self.asks(scope, job, &input, &plan, &act);
                 let (from, to) = (self.index, names::index_of(&input.to));
                 self.tasks.insert(job, Task::Asking { act, moment });
                 let call = Call { job, from, to, asks };
@@ -304,7 +304,7 @@ impl Host {
         })
     }
 
-    fn asks(&self, job: JobId, input: &MoveInput, plan: &Plan, act: &Act<MoveStep>) -> Asks {
+    fn asks(&self, scope: &Scope, job: JobId, input: &MoveInput, plan: &Plan, act: &Act<MoveStep>) -> Asks {
         let source =
             |planned: &ferry_crossing::PlannedVolume| format!("nbd://{}/{}", input.from, planned.key());
         let sources: Vec<String> = plan.volumes.iter().map(source).collect();
@@ -319,8 +319,11 @@ impl Host {
                 Asks::Prepare(Prepare { job, volumes: volumes.collect() })
             }
             Some((MoveStep::Activate, false)) => {
-                let desired = self.books.machines[&input.machine].desired;
-                Asks::Activate(moving::activate(job, desired, plan, sources))
+                let here = self.books.machines.get(&input.machine).map(|here| match scope.bug {
+                    Some(Bug::StartsWhatWasStopped) => Desired::Running,
+                    _ => here.desired,
+                });
+                Asks::Activate(moving::activate(job, here, plan, sources))
             }
             Some((MoveStep::Boot, false)) => Asks::Boot,
             Some((MoveStep::Retire, false)) => Asks::Settle,
@@ -468,8 +471,10 @@ impl Host {
             .steps
             .iter()
             .any(|step| step.step == Some(MoveStep::Stop) && step.state != ferry_fsm::StepState::Ahead);
-        let home = self.was_down || !stopped || record.process.as_ref().is_some_and(|mark| runs(mark.pid));
-        (!home || !record.shall_run())
+        let is_up = record.process.as_ref().is_some_and(|mark| runs(mark.pid));
+        let home = self.was_down || !stopped || is_up || record.desired == Desired::Stopped;
+        let is_kept_down = record.standing != ferry_crossing::Standing::Ours || record.halted;
+        (!home || is_kept_down)
             .then_some("a move was reported as undone while its machine did not run at home")
     }
 

@@ -40,6 +40,10 @@ pub(crate) struct World {
     moves: u8,
     /// Whether an older state of some worker's records is in force.
     pub(crate) restored: bool,
+    /// Whether its owner wants the machine down.
+    pub(crate) is_stopped: bool,
+    /// Whether its owner has given up the machine, and what it wrote.
+    pub(crate) is_doomed: bool,
 }
 
 /// What happens, and where.
@@ -111,7 +115,16 @@ impl Worlds {
         for (index, host) in hosts.iter_mut().enumerate() {
             *host = self.known(first_host(&self.scope, index));
         }
-        World { hosts, sent: 0, told: [0; VOLUMES_MAX], left: self.scope.budget, moves: 0, restored: false }
+        World {
+            hosts,
+            sent: 0,
+            told: [0; VOLUMES_MAX],
+            left: self.scope.budget,
+            moves: 0,
+            restored: false,
+            is_stopped: false,
+            is_doomed: false,
+        }
     }
 
     /// How many different workers there are so far.
@@ -251,6 +264,10 @@ impl Worlds {
         }
         to.moves += u8::from(matches!(action.input, Input::Begin(..)));
         to.restored |= action.input == Input::Restore;
+        to.is_doomed |= action.input == Input::Doom;
+        if let Input::Desire(up) = action.input {
+            to.is_stopped = !up;
+        }
         if let (true, Input::Arrives { call, .. }, Some(answer)) =
             (action.answer, action.input, outcome.answers)
         {
@@ -315,7 +332,11 @@ impl Worlds {
         }
         let volumes = (0..self.scope.volumes).map(names::volume);
         inputs.extend(volumes.filter(|v| state.writable(*v).is_some()).map(|v| Input::Writes(v, 0)));
-        if state.books.machines.get(&names::machine()).is_some_and(|here| here.standing == Standing::Ours) {
+        if let Some(here) = state.books.machines.get(&names::machine())
+            && here.standing == Standing::Ours
+        {
+            inputs.push(Input::Desire(here.desired == Desired::Stopped));
+            inputs.extend([Input::Doom, Input::Bury]);
             let others = (0..self.scope.workers).filter(|to| *to != state.index);
             inputs.extend(others.map(|to| Input::Begin(names::job(0), to)));
         }
@@ -359,6 +380,10 @@ impl Worlds {
                 format!("{at}: a person begins job {}, to {}", names::short(job), names::worker(to))
             }
             Input::Cancel(job) => format!("{at}: a person cancels job {}", names::short(job)),
+            Input::Desire(true) => format!("{at}: its owner starts the machine"),
+            Input::Desire(false) => format!("{at}: its owner stops the machine"),
+            Input::Doom => format!("{at}: its owner destroys the machine"),
+            Input::Bury => format!("{at}: what is left of the machine is deleted"),
             Input::Crash => format!("{at}: the agent dies and starts again"),
             Input::Reboot => format!("{at}: the host goes down and comes back"),
             Input::Backup => format!("{at}: a backup is made of the records"),

@@ -80,13 +80,19 @@ fn a_cancelled_move_that_is_reported_before_the_machine_is_up_is_found() {
 #[test]
 fn a_call_that_is_not_made_again_leaves_a_move_that_never_ends() {
     let (_, promise) = found(scope::ONE_MOVE, Bug::ForgetsToRetry);
-    assert_eq!(promise, "from here on nothing goes wrong, and yet the move never ends");
+    assert_eq!(promise, "from here on nothing goes wrong, and yet the move never ends as it should");
 }
 
 #[test]
 fn a_target_that_gives_up_what_is_still_to_come_is_found() {
     let (_, promise) = found(scope::THERE_AND_BACK, Bug::SweepsTooMuch);
-    assert_eq!(promise, "from here on nothing goes wrong, and yet the move never ends");
+    assert_eq!(promise, "from here on nothing goes wrong, and yet the move never ends as it should");
+}
+
+#[test]
+fn a_machine_that_its_owner_stopped_and_the_target_starts_is_found() {
+    let (_, promise) = found(scope::STOPPED_AND_STARTED, Bug::StartsWhatWasStopped);
+    assert_eq!(promise, "from here on nothing goes wrong, and yet the move never ends as it should");
 }
 
 #[test]

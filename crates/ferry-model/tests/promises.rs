@@ -40,6 +40,16 @@ fn a_machine_moves_on_to_a_third_worker() {
 }
 
 #[test]
+fn a_machine_that_is_stopped_and_started_by_its_owner_moves_as_it_is_wanted() {
+    every_promise_holds(scope::STOPPED_AND_STARTED);
+}
+
+#[test]
+fn a_machine_that_is_destroyed_leaves_nothing_on_any_worker() {
+    every_promise_holds(scope::DESTROYED);
+}
+
+#[test]
 fn records_from_a_backup_break_no_promise() {
     every_promise_holds(scope::BACKUP);
 }

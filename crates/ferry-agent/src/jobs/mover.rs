@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use ferry_api::{ApiError, Job, JobId, JobKind, Prepare, PrepareVolume, VolumeKey, WorkerName};
+use ferry_api::{ApiError, ErrorCode, Job, JobId, JobKind, Prepare, PrepareVolume, VolumeKey, WorkerName};
 use ferry_crossing::moving::{later, refusal};
 use ferry_crossing::reckoning::{
     check_direct, check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress,
@@ -128,8 +128,12 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let machine = self.home.fence_machine(input.machine, plan.generation, &input.to, job);
         let (fenced, barred, sources) = tokio::join!(fence, machine, self.export_all(plan));
         fenced.and(barred)?;
-        let desired = self.home.machine(input.machine).await?.desired;
-        let activate = moving::activate(job, desired, plan, sources?);
+        let here = match self.home.machine(input.machine).await {
+            Ok(here) => Some(here.desired),
+            Err(error) if error.code == ErrorCode::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let activate = moving::activate(job, here, plan, sources?);
         let crossing = self.home.target(&input.to)?.activate(activate).await?;
         Ok(Activated { activated_at_ms: crossing.activated_at_ms })
     }

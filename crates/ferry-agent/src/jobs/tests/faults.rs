@@ -191,6 +191,17 @@ async fn a_call_that_is_lost_once_or_whose_answer_is_lost_does_not_fail_a_move()
 }
 
 #[tokio::test]
+async fn a_move_whose_machine_came_back_and_was_destroyed_ends_also_when_a_call_is_lost() {
+    for point in 2..calm_points().await {
+        let mut worker = Worker::new(Desired::Running, &[(point, Fault::Unreachable)]).await;
+        worker.world.state().destroyed_at_home = true;
+        let job = worker.begin().await.unwrap();
+        let job = worker.run_to_the_end(job.id).await;
+        assert_eq!(job.state, JobState::Succeeded, "lost at point {point}");
+    }
+}
+
+#[tokio::test]
 async fn a_move_that_is_cancelled_at_any_point_is_undone_or_done_but_nothing_between() {
     let mut ends = Vec::new();
     for point in 2..calm_points().await {

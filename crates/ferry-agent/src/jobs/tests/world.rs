@@ -76,6 +76,8 @@ pub(super) struct State {
     pub(super) root_is_lost: bool,
     /// The volumes are gone from the target.
     pub(super) gone: Option<Gone>,
+    /// As soon as the machine is the target's it comes back with another move, and is destroyed at home.
+    pub(super) destroyed_at_home: bool,
     /// The machine does not start on the target.
     pub(super) does_not_boot: bool,
     /// The target's room, in bytes.
@@ -374,7 +376,13 @@ impl Home for Alpha {
             log: "log".into(),
             created_at_ms: 1,
         };
-        self.0.call(|_| Ok(machine)).await
+        let known = |state: &mut State| match state.crossing {
+            Some(crossing) if state.destroyed_at_home && crossing >= CrossingState::Activated => {
+                Err(error(ErrorCode::NotFound, "there is no such machine here"))
+            }
+            Some(_) | None => Ok(machine),
+        };
+        self.0.call(known).await
     }
 
     async fn volume(&self, copy: VolumeKey) -> Result<Volume, ApiError> {

@@ -7,19 +7,22 @@ use crate::crash_point::{self, When};
 use crate::create;
 use crate::drivers::{LaunchError, Launcher};
 use crate::fences::{FenceError, Fences};
-use crate::jobs::{Executor, MoveInput, Mover, SystemClock, begin_move, reap, sweep};
+use crate::jobs::{Executor, MoveInput, MoveStep, Mover, SystemClock, begin_move, reap, sweep};
 use crate::machines::MachinesError;
-use crate::records::{Change, Records, RecordsError, StateLock, VolumeRecord};
+use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
 use crate::stopping;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend,
-    ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode,
-    EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef,
-    OnSourceLoss, Ownership, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, StartMove, VerifyVolume,
-    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume,
+    ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobKind, JobState,
+    Losses, Machine, MachineId, MachineRef, OnSourceLoss, Ownership, PaceVolume, PaceWorker, Prepare,
+    Reserve, SafeToStop, StartMove, StepState, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo, WorkerName,
 };
+use ferry_crossing::back;
+use ferry_fsm::Step;
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
 use std::net::SocketAddr;
@@ -160,6 +163,47 @@ impl Agent {
         }
     }
 
+    async fn begin_move(
+        &self,
+        record: MachineRecord,
+        to: WorkerName,
+        retention_hours: Option<u64>,
+    ) -> Answer<Job> {
+        let config = &self.core.config;
+        if to == config.name {
+            let message = format!("machine {} is already on {to}; choose another worker", record.name);
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        }
+        self.core.peers.client(&to)?;
+        let hours = retention_hours.unwrap_or(config.retention_hours);
+        let input = MoveInput {
+            machine: record.id,
+            machine_name: record.name,
+            from: config.name.clone(),
+            to,
+            retention_ms: hours.saturating_mul(HOUR_MS),
+        };
+        Ok(begin_move(&self.moves, input).await?)
+    }
+
+    /// Lets the moves go on that a machine which is back here has overtaken: one that waited for a person because the
+    /// machine did not start over there has nothing to wait for any more.
+    async fn resume_overtaken(&self, machine: MachineId) -> Answer<()> {
+        let holder = self.core.records.machine(machine).await?.and_then(|record| record.job);
+        for record in self.core.records.unfinished_jobs().await? {
+            let JobKind::Move { machine: moved, .. } = record.kind;
+            if moved != machine || holder == Some(record.id) {
+                continue;
+            }
+            let job = self.moves.job(record.id).await?;
+            if job.state == JobState::Parked && is_at(&job, MoveStep::Boot) {
+                tracing::info!(job = %job.id, "its machine is back; the job goes on");
+                self.moves.resume(job.id).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn find_volume(&self, reference: &VolumeRef) -> Answer<VolumeRecord> {
         let missing = || {
             let message =
@@ -186,6 +230,12 @@ impl Agent {
         }
         named.pop().ok_or_else(missing)
     }
+}
+
+/// Whether a job has not done this step yet, and all before it.
+fn is_at(job: &Job, step: MoveStep) -> bool {
+    let at = job.steps.iter().find(|step| step.state != StepState::Done);
+    at.is_some_and(|at| at.step == step.name())
 }
 
 /// Answers a peer, with a crash point on either side.
@@ -360,22 +410,18 @@ impl AgentApi for Agent {
 
     async fn move_start(&self, start: StartMove) -> Answer<Job> {
         let record = self.core.machines.find(&start.machine).await?;
-        let config = &self.core.config;
-        if start.to == config.name {
-            let message =
-                format!("machine {} is already on {}; choose another worker", record.name, start.to);
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
-        }
-        self.core.peers.client(&start.to)?;
-        let hours = start.retention_hours.unwrap_or(config.retention_hours);
-        let input = MoveInput {
-            machine: record.id,
-            machine_name: record.name,
-            from: config.name.clone(),
-            to: start.to,
-            retention_ms: hours.saturating_mul(HOUR_MS),
-        };
-        Ok(begin_move(&self.moves, input).await?)
+        self.begin_move(record, start.to, start.retention_hours).await
+    }
+
+    async fn move_undo(&self, undo: UndoMove) -> Answer<Job> {
+        let record = self.core.machines.find(&undo.machine).await?;
+        let (_, from) = back::came_from(&record, &self.core.records.crossings().await?, undo.of)?;
+        self.begin_move(record, from, undo.retention_hours).await
+    }
+
+    async fn move_cancel(&self, cancel: CancelMove) -> Answer<Job> {
+        let record = self.core.machines.find(&cancel.machine).await?;
+        self.moves.cancel(back::cancellable(&record)?).await
     }
 
     async fn jobs(&self) -> Answer<Vec<Job>> {
@@ -407,7 +453,11 @@ impl AgentApi for Agent {
     }
 
     async fn peer_activate(&self, activate: Activate) -> Answer<Crossing> {
-        answering("activate", self.core.target.activate(activate)).await
+        let activated = answering("activate", self.core.target.activate(activate)).await?;
+        if let Err(error) = self.resume_overtaken(activated.machine).await {
+            tracing::warn!(machine = %activated.machine, %error, "a move that the machine has overtaken does not go on");
+        }
+        Ok(activated)
     }
 
     async fn peer_boot(&self, job: JobId) -> Answer<Crossing> {

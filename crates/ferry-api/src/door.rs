@@ -1,11 +1,11 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskRoot, AttachVolume, AttachedFrontend, ChangeSources, CopyRoot,
-    CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume, ImportVolume,
-    Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare,
-    Reserve, SafeToStop, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
-    WorkerInfo,
+    AbandonSource, Activate, ApiError, AskRoot, AttachVolume, AttachedFrontend, CancelMove, ChangeSources,
+    CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume,
+    ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker,
+    Prepare, Reserve, SafeToStop, StartMove, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -111,6 +111,11 @@ pub trait AgentApi: Send + Sync + 'static {
 
     /// Takes on the move of a machine to another worker; answers as soon as the job is durable.
     fn move_start(&self, start: StartMove) -> impl Future<Output = Answer<Job>> + Send;
+    /// Takes on the move of a machine back to where its last move brought it from. Refused with `HandedOver` where the
+    /// machine no longer is, and for one that never came here or is about to move.
+    fn move_undo(&self, undo: UndoMove) -> impl Future<Output = Answer<Job>> + Send;
+    /// Cancels the move that a machine is about to make; answers when that is durable. Refused after the hand-over.
+    fn move_cancel(&self, cancel: CancelMove) -> impl Future<Output = Answer<Job>> + Send;
     /// All jobs of this worker, the latest first.
     fn jobs(&self) -> impl Future<Output = Answer<Vec<Job>>> + Send;
     /// One job.

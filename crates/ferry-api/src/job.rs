@@ -16,6 +16,28 @@ pub struct StartMove {
     pub retention_hours: Option<u64>,
 }
 
+/// Asks for a machine to be taken back to the worker that it came here from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UndoMove {
+    /// The machine.
+    pub machine: MachineRef,
+    /// The move that is meant; refused if the machine has moved on since. None: the one that brought it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<JobId>,
+    /// As in [`StartMove`], for the copy that the way back leaves here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_hours: Option<u64>,
+}
+
+/// Asks for the move that a machine is about to make to be undone before it is handed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelMove {
+    /// The machine.
+    pub machine: MachineRef,
+}
+
 /// A job as its journal tells it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {

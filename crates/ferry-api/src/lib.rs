@@ -27,8 +27,8 @@ pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
 pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey};
 pub use job::{
-    EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobKind, JobState, JobStep, Progress, StartMove,
-    StepState,
+    CancelMove, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobKind, JobState, JobStep, Progress,
+    StartMove, StepState, UndoMove,
 };
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{

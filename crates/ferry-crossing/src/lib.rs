@@ -4,6 +4,7 @@
 //! ```text
 //!   source   Standing ──decide──▶ step ──moving──▶ requests, changes of the records
 //!   target   request + record ──target──▶ refusal · done already · changes of the records
+//!   owner    machine + moves that came here ──back──▶ where an undo takes it, which job a cancel means
 //!   both     Fence: what was handed over stays so, whatever the records say
 //!            ownership ──service──▶ what a volume server is to do, what may be done with a copy
 //!            record + what runs ──minding──▶ start or stop the machine
@@ -15,6 +16,7 @@
 //!
 //! This crate is a pure heart: no I/O, no clock, no randomness. Of `ferry-api` it uses the words only, never the door.
 
+pub mod back;
 mod change;
 mod fence;
 mod line;

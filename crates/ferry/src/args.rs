@@ -429,11 +429,17 @@ pub enum VolumeSources {
 /// `ferry move`
 #[derive(Debug, Args)]
 pub struct Move {
-    /// Name or id of the machine
+    /// Name or id of the machine; with --undo also the id of the move
     pub machine: String,
     /// Name of the worker it goes to
-    #[arg(long, value_name = "WORKER")]
-    pub to: String,
+    #[arg(long, value_name = "WORKER", required_unless_present_any = ["undo", "cancel"])]
+    pub to: Option<String>,
+    /// Take it back to where its last move brought it from, with all that it wrote since; only what changed is copied
+    #[arg(long, conflicts_with_all = ["to", "cancel"])]
+    pub undo: bool,
+    /// Cancel the move it is about to make, before it is handed over, and wait until it runs here as before
+    #[arg(long, conflicts_with_all = ["to", "retention"])]
+    pub cancel: bool,
     /// How long the source's copy is kept after nobody needs it, in whole hours, as in 24h [default: the worker's]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub retention: Option<Duration>,

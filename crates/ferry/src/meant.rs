@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    AbandonSource, AttachVolume, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, Driver,
-    ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss,
-    PaceVolume, PaceWorker, RestartPolicy, StartMove, VolumeName, VolumeOrigin, VolumeRef,
+    AbandonSource, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume,
+    Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss,
+    PaceVolume, PaceWorker, RestartPolicy, StartMove, UndoMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -128,6 +128,20 @@ pub enum Question {
         /// The wish.
         start: StartMove,
         /// Whether to watch it.
+        follow: bool,
+    },
+    /// `move --undo`
+    MoveUndo {
+        /// The wish; instead of a machine it may name the move.
+        undo: UndoMove,
+        /// Whether to watch it.
+        follow: bool,
+    },
+    /// `move --cancel`
+    MoveCancel {
+        /// The wish.
+        cancel: CancelMove,
+        /// Whether to wait for its end.
         follow: bool,
     },
     /// `job list`
@@ -420,8 +434,15 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
         Some(span) => Some(span.as_secs() / HOUR.as_secs()),
         None => None,
     };
-    let start = StartMove { machine: parsed(&wish.machine)?, to: parsed(&wish.to)?, retention_hours };
-    ask(&wish.asking, Question::Move { start, follow: !wish.detach })
+    let (machine, follow) = (parsed(&wish.machine)?, !wish.detach);
+    let question = match wish.to {
+        Some(to) => {
+            Question::Move { start: StartMove { machine, to: parsed(&to)?, retention_hours }, follow }
+        }
+        None if wish.cancel => Question::MoveCancel { cancel: CancelMove { machine }, follow },
+        None => Question::MoveUndo { undo: UndoMove { machine, of: None, retention_hours }, follow },
+    };
+    ask(&wish.asking, question)
 }
 
 fn job_question(job: args::Job) -> Result<Meant, Misuse> {

@@ -38,7 +38,7 @@ pub enum JobRefusal {
     },
     /// It cannot be cancelled any more.
     #[error(
-        "job {job} is past its point of no return and only goes forward; move the machine back when it is done"
+        "job {job} is past its point of no return and only goes forward; take the machine back with `ferry move --undo {job}`"
     )]
     PastNoReturn {
         /// The job.

@@ -1,11 +1,11 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend, ChangeSources,
-    CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
-    GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume,
-    PaceWorker, Prepare, Reserve, SafeToStop, StartMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo,
+    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend, CancelMove,
+    ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter,
+    ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss,
+    PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, StartMove, UndoMove, VerifyVolume, Volume,
+    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use reqwest::{Method, Url};
 use serde::Serialize;
@@ -248,6 +248,14 @@ impl AgentApi for Client {
 
     async fn move_start(&self, start: StartMove) -> Result<Job, ApiError> {
         self.post(&["moves"], &start).await
+    }
+
+    async fn move_undo(&self, undo: UndoMove) -> Result<Job, ApiError> {
+        self.post(&["moves", "undo"], &undo).await
+    }
+
+    async fn move_cancel(&self, cancel: CancelMove) -> Result<Job, ApiError> {
+        self.post(&["moves", "cancel"], &cancel).await
     }
 
     async fn jobs(&self) -> Result<Vec<Job>, ApiError> {

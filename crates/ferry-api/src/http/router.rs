@@ -1,9 +1,10 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, ChangeSources, CreateMachine,
-    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume,
-    OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, StartMove, VerifyVolume, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, CancelMove, ChangeSources,
+    CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume,
+    ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, StartMove, UndoMove, VerifyVolume,
+    VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -40,6 +41,8 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/volumes/{volume}/sources", post(volume_change_sources::<A>))
         .route("/v1/volumes/{volume}/abandon-source", post(volume_abandon_source::<A>))
         .route("/v1/moves", post(move_start::<A>))
+        .route("/v1/moves/undo", post(move_undo::<A>))
+        .route("/v1/moves/cancel", post(move_cancel::<A>))
         .route("/v1/jobs", get(jobs::<A>))
         .route("/v1/jobs/{job}", get(job::<A>))
         .route("/v1/jobs/{job}/events", get(job_events::<A>))
@@ -169,6 +172,8 @@ by_path!(peer_release);
 by_body!(machine_create, CreateMachine);
 by_body!(volume_import, ImportVolume);
 by_body!(move_start, StartMove);
+by_body!(move_undo, UndoMove);
+by_body!(move_cancel, CancelMove);
 by_body!(peer_reserve, Reserve);
 by_body!(peer_prepare, Prepare);
 by_body!(peer_activate, Activate);

@@ -48,6 +48,8 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeAbandonSource(volume, abandon) => loss::abandon(&agent, json, &volume, abandon).await,
         Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
         Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,
+        Question::MoveUndo { undo, follow } => mv::undo(&agent, json, undo, follow).await,
+        Question::MoveCancel { cancel, follow } => mv::cancel(&agent, json, cancel, follow).await,
         Question::JobList => job::list(&agent, json).await,
         Question::JobReceipt(job) => proof::receipt(&agent, json, job).await,
         Question::JobShow(job) => job::show(&agent, json, job).await,

@@ -6,6 +6,7 @@
 mod support;
 
 mod agents;
+mod back;
 mod loss;
 mod stop;
 

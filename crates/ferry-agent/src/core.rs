@@ -1,15 +1,15 @@
 //! What the rooms of an agent share, and what jobs may do with it (see [`crate::jobs`]).
 
 use crate::config::Config;
-use crate::drivers::{Launcher, ProcessDriver};
 use crate::fences::Fences;
+use crate::host::Host;
 use crate::jobs::{Attic, Guests, Home};
 use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::records::{Records, RecordsError, Touched};
 use crate::target::Target;
 use crate::volumes::Volumes;
-use ferry_api::http::{Client, ClientError};
+use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, ApiError, AskRoot, CopyRoot, Generation, JobId, JobState, Machine, MachineId, Ownership,
     Volume, VolumeKey, WorkerName,
@@ -22,6 +22,18 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 type Answer<T> = Result<T, ApiError>;
 
+/// What an agent stands on.
+pub struct Ground {
+    /// The host it runs on.
+    pub host: Arc<dyn Host>,
+    /// What its worker owns.
+    pub records: Records,
+    /// What its worker handed over.
+    pub fences: Fences,
+    /// The other workers.
+    pub peers: Peers,
+}
+
 /// One worker: records, and the rooms that do what they say.
 pub struct Core {
     /// How the agent is set up.
@@ -31,34 +43,40 @@ pub struct Core {
     /// Its volumes.
     pub volumes: Volumes,
     /// Its machines.
-    pub machines: Machines<ProcessDriver>,
+    pub machines: Machines,
     /// The other workers.
     pub peers: Peers,
     /// Moves to this worker.
     pub target: Target,
+    /// Where it runs.
+    pub host: Arc<dyn Host>,
     /// Told when a copy was retired.
     retired: Notify,
 }
 
 impl Core {
     /// Puts the rooms together. Nothing is started yet.
-    ///
-    /// # Errors
-    /// The URL of a peer is not one.
-    pub fn new(
-        config: Config,
-        records: Records,
-        fences: Fences,
-        launcher: Launcher,
-        credentials: Option<Credentials>,
-    ) -> Result<Self, ClientError> {
-        let peers = Peers::new(&config.peers)?;
-        let volumes =
-            Volumes::new(&config, records.clone(), fences.clone(), peers.clone(), launcher, credentials);
-        let driver = ProcessDriver::default();
-        let machines = Machines::new(&config, records.clone(), fences.clone(), volumes.clone(), driver);
-        let target = Target::new(records.clone(), fences, volumes.clone(), machines.clone(), peers.clone());
-        Ok(Self { config, records, volumes, machines, peers, target, retired: Notify::new() })
+    pub fn new(config: Config, ground: Ground, credentials: Option<Credentials>) -> Self {
+        let Ground { host, records, fences, peers } = ground;
+        let volumes = Volumes::new(
+            &config,
+            records.clone(),
+            fences.clone(),
+            peers.clone(),
+            Arc::clone(&host),
+            credentials,
+        );
+        let machines =
+            Machines::new(&config, records.clone(), fences.clone(), volumes.clone(), Arc::clone(&host));
+        let target = Target::new(
+            records.clone(),
+            fences,
+            volumes.clone(),
+            machines.clone(),
+            peers.clone(),
+            host.clone(),
+        );
+        Self { config, records, volumes, machines, peers, target, host, retired: Notify::new() }
     }
 
     /// Has whoever keeps or minds something look at the records again each time they change, for ever.

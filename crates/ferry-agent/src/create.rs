@@ -1,6 +1,5 @@
 //! Making and destroying machines and volumes at a person's wish: all or nothing.
 
-use crate::clock::now_ms;
 use crate::core::Core;
 use crate::records::{Change, ForkRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
 use ferry_api::{
@@ -37,7 +36,7 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
                     check_device(core, device, None).await?;
                     check_other_devices(&added, device)?;
                 }
-                let fresh = fresh_volume(new.name.clone(), shape, None);
+                let fresh = fresh_volume(core, new.name.clone(), shape, None);
                 let record = VolumeRecord { machine: Some(id), store, direct, ..fresh };
                 added.push(record.clone());
                 record.key()
@@ -66,7 +65,7 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
         doomed: false,
         process: None,
         last_exit: None,
-        created_at_ms: now_ms(),
+        created_at_ms: core.host.now_ms(),
     };
     let made: Vec<VolumeKey> = added.iter().map(VolumeRecord::key).collect();
     {
@@ -153,7 +152,7 @@ pub(crate) async fn import(core: &Core, import: ImportVolume) -> Answer<Volume> 
         bytes_expected: if import.store.is_some() { 0 } else { found.bytes_in_use.min(size_bytes) },
         store: import.store,
         direct: import.direct,
-        ..fresh_volume(import.name, shape, Some(source))
+        ..fresh_volume(core, import.name, shape, Some(source))
     };
     let key = record.key();
     core.volumes.add(vec![record], Vec::new()).await?;
@@ -258,7 +257,7 @@ impl Shape {
     }
 }
 
-fn fresh_volume(name: VolumeName, shape: Shape, source: Option<SourceRecord>) -> VolumeRecord {
+fn fresh_volume(core: &Core, name: VolumeName, shape: Shape, source: Option<SourceRecord>) -> VolumeRecord {
     VolumeRecord {
         id: VolumeId::fresh(),
         generation: Generation::FIRST,
@@ -273,7 +272,7 @@ fn fresh_volume(name: VolumeName, shape: Shape, source: Option<SourceRecord>) ->
         store: None,
         direct: false,
         forks: Vec::new(),
-        created_at_ms: now_ms(),
+        created_at_ms: core.host.now_ms(),
     }
 }
 

@@ -9,6 +9,7 @@
 //! ([`ferry_crossing::Fence`]); it is never deleted, also not with the copy that was handed over. One that cannot be read
 //! bars everything.
 
+use crate::host::{Doing, blocking};
 use ferry_api::{ApiError, ErrorCode, Generation, JobId, WorkerName};
 use ferry_crossing::{Fence, Subject};
 use serde::{Deserialize, Serialize};
@@ -58,12 +59,76 @@ impl From<FenceError> for ApiError {
     }
 }
 
+/// Something that waits for the disk.
+pub type Raising = Box<dyn FnOnce() -> Result<(), FenceError> + Send>;
+
+/// Where the marks of a worker lie.
+pub trait Shelf: Send + Sync + std::fmt::Debug {
+    /// Name of a mark, for people.
+    fn path(&self, subject: Subject) -> PathBuf;
+
+    /// A mark as it lies there, if it does; of one that is too long only its beginning.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn read(&self, subject: Subject) -> Result<Option<Vec<u8>>, FenceError>;
+
+    /// Puts a mark in the place of the former one, whole or not at all; without one, only makes durable what is there.
+    /// Durable when it returns.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn replace(&self, subject: Subject, mark: Option<Vec<u8>>) -> Result<(), FenceError>;
+
+    /// Does what waits for the disk beside everything else.
+    fn aside(&self, act: Raising) -> Doing<'static, Result<(), FenceError>>;
+}
+
 /// The marks of this worker.
 #[derive(Clone, Debug)]
 pub struct Fences {
-    dir: PathBuf,
+    shelf: Arc<dyn Shelf>,
     /// Held while a mark is compared and replaced.
     turn: Arc<Mutex<()>>,
+}
+
+/// Marks in files.
+#[derive(Debug)]
+struct Directory(PathBuf);
+
+impl Shelf for Directory {
+    fn path(&self, subject: Subject) -> PathBuf {
+        self.0.join(match subject {
+            Subject::Machine(id) => format!("machine-{id}"),
+            Subject::Volume(id) => format!("volume-{id}"),
+        })
+    }
+
+    fn read(&self, subject: Subject) -> Result<Option<Vec<u8>>, FenceError> {
+        let path = self.path(subject);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io("open", &path)(e)),
+        };
+        let mut mark = Vec::new();
+        file.take(MARK_BYTES_MAX).read_to_end(&mut mark).map_err(io("read", &path))?;
+        Ok(Some(mark))
+    }
+
+    fn replace(&self, subject: Subject, mark: Option<Vec<u8>>) -> Result<(), FenceError> {
+        if let Some(mark) = mark {
+            let (path, fresh) = (self.path(subject), self.path(subject).with_extension("new"));
+            let mut file = File::create(&fresh).map_err(io("make", &fresh))?;
+            file.write_all(&mark).and_then(|()| file.sync_all()).map_err(io("write", &fresh))?;
+            fs::rename(&fresh, &path).map_err(io("replace", &path))?;
+        }
+        sync(&self.0)
+    }
+
+    fn aside(&self, act: Raising) -> Doing<'static, Result<(), FenceError>> {
+        blocking(act)
+    }
 }
 
 impl Fences {
@@ -75,7 +140,13 @@ impl Fences {
         let dir = state_dir.join(DIRECTORY);
         fs::create_dir_all(&dir).map_err(io("make", &dir))?;
         sync(state_dir)?;
-        Ok(Self { dir, turn: Arc::default() })
+        Ok(Self::on(Arc::new(Directory(dir))))
+    }
+
+    /// The marks that lie somewhere else than in files.
+    #[must_use]
+    pub fn on(shelf: Arc<dyn Shelf>) -> Self {
+        Self { shelf, turn: Arc::default() }
     }
 
     /// What is remembered of something, if it was ever handed over.
@@ -83,15 +154,9 @@ impl Fences {
     /// # Errors
     /// Its mark cannot be read or understood: it is to be taken for handed over.
     pub fn of(&self, subject: Subject) -> Result<Option<Fence>, FenceError> {
-        let path = self.path(subject);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io("open", &path)(e)),
-        };
-        let mut mark = Vec::new();
-        file.take(MARK_BYTES_MAX).read_to_end(&mut mark).map_err(io("read", &path))?;
-        decode(&mark).map(Some).map_err(|reason| FenceError::Bad { path, reason })
+        let Some(mark) = self.shelf.read(subject)? else { return Ok(None) };
+        let bad = |reason| FenceError::Bad { path: self.shelf.path(subject), reason };
+        decode(&mark).map(Some).map_err(bad)
     }
 
     /// The fence that bars something of this generation, if one does.
@@ -117,27 +182,20 @@ impl Fences {
         known.collect()
     }
 
-    /// Remembers that something was handed over. Durable when it returns; waits for the disk meanwhile.
+    /// Remembers that something was handed over. Durable when it answers.
     ///
     /// # Errors
     /// The mark cannot be written, or what it says so far not understood.
-    pub fn raise(&self, subject: Subject, fence: &Fence) -> Result<(), FenceError> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if fence.rises_above(self.of(subject)?.as_ref()) {
-            let (path, fresh) = (self.path(subject), self.path(subject).with_extension("new"));
-            let mut file = File::create(&fresh).map_err(io("make", &fresh))?;
-            file.write_all(&encode(fence)).and_then(|()| file.sync_all()).map_err(io("write", &fresh))?;
-            fs::rename(&fresh, &path).map_err(io("replace", &path))?;
-        }
-        // Also when it says so already: whoever wrote that may have died before it was durable.
-        sync(&self.dir)
+    pub async fn raise(&self, subject: Subject, fence: Fence) -> Result<(), FenceError> {
+        let this = self.clone();
+        self.shelf.aside(Box::new(move || this.raise_now(subject, &fence))).await
     }
 
-    fn path(&self, subject: Subject) -> PathBuf {
-        self.dir.join(match subject {
-            Subject::Machine(id) => format!("machine-{id}"),
-            Subject::Volume(id) => format!("volume-{id}"),
-        })
+    fn raise_now(&self, subject: Subject, fence: &Fence) -> Result<(), FenceError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let rises = fence.rises_above(self.of(subject)?.as_ref());
+        // Also when it says so already: whoever wrote that may have died before it was durable.
+        self.shelf.replace(subject, rises.then(|| encode(fence)))
     }
 }
 
@@ -195,17 +253,16 @@ mod tests {
         Fence { generation: Generation(generation), to: "w2".parse().unwrap(), job: JobId::fresh() }
     }
 
-    #[test]
-    fn a_mark_outlives_the_agent_and_only_rises() {
+    #[tokio::test]
+    async fn a_mark_outlives_the_agent_and_only_rises() {
         let dir = tempfile::tempdir().unwrap();
         let subject = Subject::Volume(VolumeId::fresh());
         let (first, third) = (fence(1), fence(3));
         let fences = Fences::open(dir.path()).unwrap();
         assert_eq!(fences.of(subject).unwrap(), None);
-        fences.raise(subject, &first).unwrap();
-        fences.raise(subject, &third).unwrap();
-        fences.raise(subject, &fence(2)).unwrap();
-        fences.raise(subject, &fence(3)).unwrap();
+        for raised in [first, third.clone(), fence(2), fence(3)] {
+            fences.raise(subject, raised).await.unwrap();
+        }
         let again = Fences::open(dir.path()).unwrap();
         assert_eq!(again.of(subject).unwrap(), Some(third));
         assert!(again.barring(subject, Generation(3)).unwrap().is_some());
@@ -239,13 +296,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_mark_that_cannot_be_understood_is_not_taken_for_none() {
+    #[tokio::test]
+    async fn a_mark_that_cannot_be_understood_is_not_taken_for_none() {
         let dir = tempfile::tempdir().unwrap();
         let subject = Subject::Volume(VolumeId::fresh());
         let fences = Fences::open(dir.path()).unwrap();
-        fs::write(fences.path(subject), "").unwrap();
+        fs::write(fences.shelf.path(subject), "").unwrap();
         assert!(matches!(fences.of(subject), Err(FenceError::Bad { .. })));
-        assert!(matches!(fences.raise(subject, &fence(1)), Err(FenceError::Bad { .. })));
+        assert!(matches!(fences.raise(subject, fence(1)).await, Err(FenceError::Bad { .. })));
     }
 }

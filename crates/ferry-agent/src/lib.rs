@@ -12,13 +12,13 @@
 //! Invariant: the records are the only truth. Whoever wants something changes them, durably; keepers and minders
 //! then make the world follow, however often the agent is killed in between.
 
-pub mod clock;
 pub mod config;
 mod core;
 mod crash_point;
 mod create;
 pub mod drivers;
-mod fences;
+pub mod fences;
+pub mod host;
 pub mod jobs;
 pub mod machines;
 pub mod peers;
@@ -29,4 +29,5 @@ mod target;
 pub mod volumes;
 
 pub use config::{Config, ConfigError};
+pub use core::Ground;
 pub use service::{Agent, AgentError, run};

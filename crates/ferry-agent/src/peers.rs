@@ -22,6 +22,12 @@ impl Peers {
         Ok(Self { clients: Arc::new(clients?) })
     }
 
+    /// The workers as they are reached by those clients.
+    #[must_use]
+    pub fn by(clients: BTreeMap<WorkerName, Client>) -> Self {
+        Self { clients: Arc::new(clients) }
+    }
+
     /// The agent of the worker `name`.
     ///
     /// # Errors

@@ -1,14 +1,15 @@
 //! The agent: the door's other side, and the life of the process.
 
-use crate::clock::now_ms;
 use crate::config::Config;
-use crate::core::Core;
+use crate::core::{Core, Ground};
 use crate::crash_point::{self, When};
 use crate::create;
 use crate::drivers::{LaunchError, Launcher};
 use crate::fences::{FenceError, Fences};
-use crate::jobs::{Executor, MoveInput, MoveStep, Mover, SystemClock, begin_move, reap, sweep};
+use crate::host::ThisHost;
+use crate::jobs::{Executor, HostClock, MoveInput, MoveStep, Mover, begin_move, reap, sweep};
 use crate::machines::MachinesError;
+use crate::peers::Peers;
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
 use crate::stopping;
 use crate::volumes::VolumesError;
@@ -35,7 +36,7 @@ use tokio::task::JoinSet;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
 type Answer<T> = Result<T, ApiError>;
-type Moves = Executor<Records, SystemClock, Mover<Core, SystemClock>>;
+type Moves = Executor<Records, HostClock, Mover<Core, HostClock>>;
 
 /// Why an agent does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +96,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let failing = Arc::clone(&agent);
     let closing = async move {
         tokio::select! {
+            biased;
             () = told => {}
             _ = failing.failure() => {}
         }
@@ -114,6 +116,7 @@ fn told_to_end() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
         tokio::select! {
+            biased;
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
@@ -127,7 +130,7 @@ pub struct Agent {
     moves: Moves,
     started_at_ms: u64,
     _chores: JoinSet<()>,
-    _lock: StateLock,
+    _lock: Option<StateLock>,
 }
 
 impl Agent {
@@ -137,27 +140,49 @@ impl Agent {
     /// Another agent has the state directory; the records cannot be opened.
     pub async fn start(config: Config, launcher: Launcher) -> Result<Self, AgentError> {
         let lock = StateLock::take(&config.state_dir)?;
-        let records = Records::open(&config.state_dir)?;
-        let fences = Fences::open(&config.state_dir)?;
         let credentials = config.tls.as_deref().map(Credentials::load).transpose()?;
-        let core = Arc::new(Core::new(config, records.clone(), fences, launcher, credentials)?);
+        let launcher = launcher.with_tls(config.tls.clone());
+        let ground = Ground {
+            host: Arc::new(ThisHost::new(&config.state_dir, launcher, credentials.clone())),
+            records: Records::open(&config.state_dir)?,
+            fences: Fences::open(&config.state_dir)?,
+            peers: Peers::new(&config.peers)?,
+        };
+        let agent = Self::start_on(config, ground, credentials).await?;
+        Ok(Self { _lock: Some(lock), ..agent })
+    }
+
+    /// Goes on with what the records say, on ground that nobody else uses.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn start_on(
+        config: Config,
+        ground: Ground,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, AgentError> {
+        let (host, records) = (Arc::clone(&ground.host), ground.records.clone());
+        let clock = HostClock(Arc::clone(&host));
+        let core = Arc::new(Core::new(config, ground, credentials));
         let mut chores = JoinSet::new();
         chores.spawn(Arc::clone(&core).dispatch(core.records.touched()));
         core.volumes.keep_all().await?;
         core.machines.mind_all().await?;
-        let mover = Arc::new(Mover::new(Arc::clone(&core), SystemClock));
-        let moves = Executor::start(Arc::new(records), SystemClock, mover).await?;
-        let (attic, guests) = (Arc::clone(&core), Arc::clone(&core));
-        chores.spawn(async move { reap(&*attic, &SystemClock).await });
+        let mover = Arc::new(Mover::new(Arc::clone(&core), clock.clone()));
+        let moves = Executor::start(Arc::new(records), clock.clone(), mover).await?;
+        let (attic, looks) = (Arc::clone(&core), clock.clone());
+        chores.spawn(async move { reap(&*attic, &looks).await });
         let volumes = core.volumes.clone();
         chores.spawn(async move { volumes.share_budget().await });
-        chores.spawn(async move { sweep(&*guests, &SystemClock).await });
-        Ok(Self { core, moves, started_at_ms: now_ms(), _chores: chores, _lock: lock })
+        let guests = Arc::clone(&core);
+        chores.spawn(async move { sweep(&*guests, &clock).await });
+        Ok(Self { core, moves, started_at_ms: host.now_ms(), _chores: chores, _lock: None })
     }
 
     /// Resolves with the reason when the journal cannot be kept and the agent must stop.
     pub async fn failure(&self) -> String {
         tokio::select! {
+            biased;
             reason = self.core.records.failure() => reason,
             reason = self.moves.failure() => reason,
         }

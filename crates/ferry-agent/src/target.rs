@@ -6,9 +6,8 @@
 //! not before; from then on their keepers and their minder serve and boot them after any restart, whether the
 //! source asks again or not.
 
-use crate::clock::now_ms;
-use crate::drivers::ProcessDriver;
 use crate::fences::Fences;
+use crate::host::Host;
 use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::records::{Change, CrossingRecord, Records, Standing};
@@ -31,8 +30,9 @@ pub struct Target {
     records: Records,
     fences: Fences,
     volumes: Volumes,
-    machines: Machines<ProcessDriver>,
+    machines: Machines,
     peers: Peers,
+    host: Arc<dyn Host>,
     /// One call at a time for each job.
     turns: Mutex<BTreeMap<JobId, Arc<Turn<()>>>>,
     /// Held while a machine's name is checked and taken.
@@ -46,10 +46,20 @@ impl Target {
         records: Records,
         fences: Fences,
         volumes: Volumes,
-        machines: Machines<ProcessDriver>,
+        machines: Machines,
         peers: Peers,
+        host: Arc<dyn Host>,
     ) -> Self {
-        Self { records, fences, volumes, machines, peers, turns: Mutex::default(), names: Turn::default() }
+        Self {
+            records,
+            fences,
+            volumes,
+            machines,
+            peers,
+            host,
+            turns: Mutex::default(),
+            names: Turn::default(),
+        }
     }
 
     /// Removes what is left of moves whose release was cut off. What cannot be deleted is left for the next time.
@@ -107,7 +117,7 @@ impl Target {
         }
         self.check(&reserve).await?;
         let _name = self.claim_name(&reserve.machine_name).await?;
-        let (crossing, volumes) = target::reservation(reserve, now_ms());
+        let (crossing, volumes) = target::reservation(reserve, self.host.now_ms());
         self.volumes.add(volumes, vec![Change::Crossing(Box::new(crossing.clone()))]).await?;
         self.view(crossing).await
     }
@@ -165,7 +175,9 @@ impl Target {
         let turn = self.turn(activate.job);
         let _turn = turn.lock().await;
         let (crossing, reserve) = self.reserved(activate.job).await?;
-        let Some((activated, changes)) = target::activate(&crossing, &reserve, &activate, now_ms())? else {
+        let Some((activated, changes)) =
+            target::activate(&crossing, &reserve, &activate, self.host.now_ms())?
+        else {
             return self.view(crossing).await;
         };
         self.check_fences(&reserve)?;
@@ -299,10 +311,7 @@ impl Target {
     /// Checks that this worker can come to where it will have to read from, while the machine still runs on the source.
     async fn reach(&self, from: &WorkerName, uri: String) -> Answer<()> {
         let source: SourceUri = uri.parse().map_err(|e| ApiError::because(ErrorCode::InvalidRequest, &e))?;
-        let credentials = self.volumes.credentials();
-        let reaching = move || ferry_volume::client::reach(&source, credentials.as_ref());
-        let reached = tokio::task::spawn_blocking(reaching).await;
-        reached.expect("asking for a source does not panic").map_err(|cause| {
+        self.host.reach(source).await.map_err(|cause| {
             let message = format!(
                 "this worker cannot come to the volume of worker {from}: {cause}; check `advertise`, `export_listen` \
                  and `tls` there, and what is between"

@@ -1,6 +1,7 @@
 //! Ids that never change, and generations that only rise.
 
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::fmt;
 use std::str::FromStr;
 use ulid::Ulid;
@@ -11,6 +12,27 @@ use ulid::Ulid;
 pub struct IdError {
     /// What was given.
     pub text: String,
+}
+
+thread_local! {
+    /// The next id that this thread makes, if they are to be repeatable.
+    static NEXT: Cell<Option<u128>> = const { Cell::new(None) };
+}
+
+/// From now on the ids that this thread makes are this number and those that follow it, so that what a simulation does
+/// can be repeated. Never for real machines: their ids must differ from those of all other workers.
+pub fn count_from(first: u128) {
+    NEXT.set(Some(first));
+}
+
+fn fresh() -> Ulid {
+    match NEXT.get() {
+        None => Ulid::generate(),
+        Some(next) => {
+            NEXT.set(Some(next + 1));
+            Ulid(next)
+        }
+    }
 }
 
 macro_rules! id {
@@ -24,7 +46,7 @@ macro_rules! id {
             /// A fresh id, unlike all others (from the time and randomness).
             #[must_use]
             pub fn fresh() -> Self {
-                Self(Ulid::generate())
+                Self(fresh())
             }
         }
 

@@ -25,7 +25,7 @@ mod worker;
 pub use door::AgentApi;
 pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
-pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey};
+pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_from};
 pub use job::{
     CancelMove, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobKind, JobState, JobStep, Progress,
     StartMove, StepState, UndoMove,

@@ -7,14 +7,14 @@ mod process;
 mod server;
 mod watch;
 
-pub use process::{Held, ProcessDriver};
+pub use process::ProcessDriver;
 pub use server::{LaunchError, Launcher};
-pub use watch::{Ended, Watch, boot_id, mark_of};
+pub use watch::{Ended, Watch, Watched, boot_id, mark_of};
 
+use crate::host::Doing;
 use crate::records::ProcessMark;
 use ferry_api::MachineSpec;
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::path::PathBuf;
 
 /// Everything a driver must know to start a machine.
@@ -58,9 +58,6 @@ pub enum DriverError {
 
 /// What runs machines of one kind.
 pub trait Driver: Send + Sync + 'static {
-    /// A machine that exists and is held back until its mark is durable.
-    type Held: HeldMachine;
-
     /// Says why a machine with this spec cannot run here, if it cannot.
     ///
     /// # Errors
@@ -72,7 +69,7 @@ pub trait Driver: Send + Sync + 'static {
     ///
     /// # Errors
     /// The program is not there, or the system refuses.
-    fn start(&self, launch: &Launch) -> impl Future<Output = Result<Self::Held, DriverError>> + Send;
+    fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>>;
 
     /// The machine with this mark, if it still runs. If it ended unseen, nothing of it runs any more after this.
     ///
@@ -81,7 +78,7 @@ pub trait Driver: Send + Sync + 'static {
     fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError>;
 }
 
-/// A machine whose first process exists and waits.
+/// A machine whose first process exists, and waits until its mark is durable.
 pub trait HeldMachine: Send {
     /// How to recognise it.
     fn mark(&self) -> &ProcessMark;
@@ -90,8 +87,8 @@ pub trait HeldMachine: Send {
     ///
     /// # Errors
     /// It has died meanwhile.
-    fn release(self) -> Result<Watch, DriverError>;
+    fn release(self: Box<Self>) -> Result<Watch, DriverError>;
 
     /// Ends it; it has never run.
-    fn abandon(self) -> impl Future<Output = ()> + Send;
+    fn abandon(self: Box<Self>) -> Doing<'static, ()>;
 }

@@ -7,6 +7,7 @@
 
 use super::watch::{Watch, mark_of};
 use super::{Driver, DriverError, HeldMachine, Launch};
+use crate::host::Doing;
 use crate::records::ProcessMark;
 use ferry_api::{Driver as Kind, MachineSpec};
 use std::fs::{File, OpenOptions};
@@ -34,15 +35,13 @@ pub struct ProcessDriver {
 
 /// A machine behind its gate.
 #[derive(Debug)]
-pub struct Held {
+struct Held {
     mark: ProcessMark,
     watch: Watch,
     gate: ChildStdin,
 }
 
 impl Driver for ProcessDriver {
-    type Held = Held;
-
     fn check(&self, spec: &MachineSpec) -> Result<(), DriverError> {
         let Kind::Process { command, workdir, .. } = &spec.driver;
         find_program(command)?;
@@ -52,7 +51,22 @@ impl Driver for ProcessDriver {
         }
     }
 
-    async fn start(&self, launch: &Launch) -> Result<Held, DriverError> {
+    fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>> {
+        Box::pin(async { Ok(Box::new(self.hold(launch).await?) as Box<dyn HeldMachine>) })
+    }
+
+    fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
+        let failed = |cause| DriverError::Io { doing: format!("look for process {}", mark.pid), cause };
+        let found = Watch::find(mark).map_err(failed)?;
+        if found.is_none() {
+            Watch::kill_orphans(mark).map_err(failed)?;
+        }
+        Ok(found)
+    }
+}
+
+impl ProcessDriver {
+    async fn hold(&self, launch: &Launch) -> Result<Held, DriverError> {
         let Kind::Process { command, args, env, workdir } = &launch.spec.driver;
         let program = find_program(command)?;
         let log = open_log(&launch.log)?;
@@ -83,15 +97,6 @@ impl Driver for ProcessDriver {
         let mark = mark_of(child.id()).and_then(|m| m.ok_or_else(gone)).map_err(failed("watch"))?;
         Ok(Held { mark, watch, gate })
     }
-
-    fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
-        let failed = |cause| DriverError::Io { doing: format!("look for process {}", mark.pid), cause };
-        let found = Watch::find(mark).map_err(failed)?;
-        if found.is_none() {
-            Watch::kill_orphans(mark).map_err(failed)?;
-        }
-        Ok(found)
-    }
 }
 
 impl HeldMachine for Held {
@@ -99,16 +104,18 @@ impl HeldMachine for Held {
         &self.mark
     }
 
-    fn release(mut self) -> Result<Watch, DriverError> {
+    fn release(mut self: Box<Self>) -> Result<Watch, DriverError> {
         let doing = || format!("let process {} run", self.mark.pid);
         self.gate.write_all(OPEN).map_err(|cause| DriverError::Io { doing: doing(), cause })?;
         Ok(self.watch)
     }
 
-    async fn abandon(self) {
-        let Self { watch, gate, .. } = self;
+    fn abandon(self: Box<Self>) -> Doing<'static, ()> {
+        let Self { watch, gate, .. } = *self;
         drop(gate);
-        watch.ended().await;
+        Box::pin(async move {
+            watch.ended().await;
+        })
     }
 }
 

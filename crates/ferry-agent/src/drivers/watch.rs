@@ -3,7 +3,7 @@
 //! A pidfd is taken first and the process's start time is compared after, so that a number that was given to
 //! another process meanwhile is noticed.
 
-use crate::clock::now_ms;
+use crate::host::{Doing, now_ms};
 use crate::records::ProcessMark;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -40,26 +40,43 @@ impl fmt::Display for Ended {
     }
 }
 
-/// A process that is watched.
-#[derive(Debug)]
-pub struct Watch {
-    fd: AsyncFd<OwnedFd>,
-    pid: Pid,
-    /// When it started; none if it had ended before that could be seen.
-    start_ticks: Option<u64>,
+/// What can be watched: a process, or what stands for one in a simulation.
+pub trait Watched: Send + Sync + fmt::Debug {
+    /// Its number.
+    fn pid(&self) -> u32;
+    /// Resolves when it has ended, and nothing of its process group runs any more.
+    fn ended(&self) -> Doing<'_, Ended>;
+    /// Sends a signal to the first process of the group. Nothing happens if it has ended.
+    fn signal(&self, number: i32);
+    /// Kills the whole process group.
+    fn kill_group(&self);
 }
 
+/// A process that is watched.
+#[derive(Debug)]
+pub struct Watch(Box<dyn Watched>);
+
 impl Watch {
+    /// Watches something.
+    #[must_use]
+    pub fn over(watched: impl Watched + 'static) -> Self {
+        Self(Box::new(watched))
+    }
+
     /// Watches the process with this mark, if it still runs. Must be called within the tokio runtime.
     ///
     /// # Errors
     /// The system refuses.
     pub fn find(mark: &ProcessMark) -> io::Result<Option<Self>> {
-        if mark.boot_id != boot_id()? {
-            return Ok(None);
-        }
-        let watch = Self::open(mark.pid)?;
-        Ok(watch.filter(|watch| watch.start_ticks == Some(mark.start_ticks)))
+        Ok(Process::find(mark)?.map(Self::over))
+    }
+
+    /// Watches whatever process has this number now. Must be called within the tokio runtime.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn open(pid: u32) -> io::Result<Option<Self>> {
+        Ok(Process::open(pid)?.map(Self::over))
     }
 
     /// Kills what is left of the process group of a first process that has ended while nobody watched. Nothing
@@ -76,57 +93,25 @@ impl Watch {
         Ok(())
     }
 
-    /// Watches whatever process has this number now. Must be called within the tokio runtime.
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub fn open(pid: u32) -> io::Result<Option<Self>> {
-        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
-        match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
-            Ok(fd) => {
-                let start_ticks = start_ticks(pid.as_raw_nonzero().get().unsigned_abs())?;
-                Ok(Some(Self { fd: registered(fd)?, pid, start_ticks }))
-            }
-            Err(Errno::SRCH) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
-    }
-
     /// Its number.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
+        self.0.pid()
     }
 
     /// Resolves when the process has ended; kills what is left of its process group and reaps it if it is ours.
     pub async fn ended(&self) -> Ended {
-        // A pidfd becomes readable once, when the process ends, and stays so.
-        while self.fd.readable().await.is_err() {
-            tokio::time::sleep(READABLE_RETRY).await;
-        }
-        if self.group_is_ours() {
-            self.kill_group();
-        }
-        self.reap()
-    }
-
-    /// Whether the number still belongs to the ended process, which keeps it until its parent has reaped it, or to no
-    /// process: then only what is left of the group can have it.
-    fn group_is_ours(&self) -> bool {
-        start_ticks(self.pid()).is_ok_and(|ticks| ticks.is_none() || ticks == self.start_ticks)
+        self.0.ended().await
     }
 
     /// Sends a signal to the first process of the group. Nothing happens if it has ended.
     pub fn signal(&self, number: i32) {
-        let signal = Signal::from_named_raw(number).unwrap_or(Signal::KILL);
-        // The only failure is that it has ended already, which is what whoever signals wants.
-        let _ = rustix::process::pidfd_send_signal(&self.fd, signal);
+        self.0.signal(number);
     }
 
     /// Kills the whole process group.
     pub fn kill_group(&self) {
-        // As in `signal`.
-        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+        self.0.kill_group();
     }
 
     /// Asks the process to end with `signal` and kills its whole group after `grace`. Returns as soon as it ended.
@@ -140,6 +125,43 @@ impl Watch {
             }
         }
     }
+}
+
+/// A process of this host.
+#[derive(Debug)]
+struct Process {
+    fd: AsyncFd<OwnedFd>,
+    pid: Pid,
+    /// When it started; none if it had ended before that could be seen.
+    start_ticks: Option<u64>,
+}
+
+impl Process {
+    fn find(mark: &ProcessMark) -> io::Result<Option<Self>> {
+        if mark.boot_id != boot_id()? {
+            return Ok(None);
+        }
+        let watch = Self::open(mark.pid)?;
+        Ok(watch.filter(|watch| watch.start_ticks == Some(mark.start_ticks)))
+    }
+
+    fn open(pid: u32) -> io::Result<Option<Self>> {
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(fd) => {
+                let start_ticks = start_ticks(pid.as_raw_nonzero().get().unsigned_abs())?;
+                Ok(Some(Self { fd: registered(fd)?, pid, start_ticks }))
+            }
+            Err(Errno::SRCH) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether the number still belongs to the ended process, which keeps it until its parent has reaped it, or to no
+    /// process: then only what is left of the group can have it.
+    fn group_is_ours(&self) -> bool {
+        start_ticks(self.pid()).is_ok_and(|ticks| ticks.is_none() || ticks == self.start_ticks)
+    }
 
     fn reap(&self) -> Ended {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
@@ -147,6 +169,36 @@ impl Watch {
             Ok(Some(status)) => Ended { code: status.exit_status(), signal: status.terminating_signal() },
             Ok(None) | Err(_) => Ended { code: None, signal: None },
         }
+    }
+}
+
+impl Watched for Process {
+    fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    fn ended(&self) -> Doing<'_, Ended> {
+        Box::pin(async {
+            // A pidfd becomes readable once, when the process ends, and stays so.
+            while self.fd.readable().await.is_err() {
+                tokio::time::sleep(READABLE_RETRY).await;
+            }
+            if self.group_is_ours() {
+                self.kill_group();
+            }
+            self.reap()
+        })
+    }
+
+    fn signal(&self, number: i32) {
+        let signal = Signal::from_named_raw(number).unwrap_or(Signal::KILL);
+        // The only failure is that it has ended already, which is what whoever signals wants.
+        let _ = rustix::process::pidfd_send_signal(&self.fd, signal);
+    }
+
+    fn kill_group(&self) {
+        // As in `signal`.
+        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
     }
 }
 

@@ -1,7 +1,10 @@
 //! The time, as something that is handed in: jobs pause, and tests do not wait.
 
 use std::future::Future;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::host::Host;
 
 /// Tells the time and wakes up at a time, both in milliseconds since 1970.
 pub trait Clock: Clone + Send + Sync + 'static {
@@ -11,14 +14,13 @@ pub trait Clock: Clone + Send + Sync + 'static {
     fn sleep_until(&self, at_ms: u64) -> impl Future<Output = ()> + Send;
 }
 
-/// The worker's own clock.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
+/// The clock of the worker's host.
+#[derive(Clone)]
+pub struct HostClock(pub Arc<dyn Host>);
 
-impl Clock for SystemClock {
+impl Clock for HostClock {
     fn now_ms(&self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        self.0.now_ms()
     }
 
     async fn sleep_until(&self, at_ms: u64) {

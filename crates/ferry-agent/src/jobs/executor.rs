@@ -310,6 +310,7 @@ impl Crew {
         let _alarm = Alarm { crew: self, id };
         let mut failure = self.failure.subscribe();
         let ended = tokio::select! {
+            biased;
             ended = task => ended,
             _ = failure.wait_for(Option::is_some) => return,
         };

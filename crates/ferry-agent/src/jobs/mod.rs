@@ -27,7 +27,7 @@ mod verify;
 mod view;
 mod world;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, HostClock};
 pub use executor::{Executor, JobRefusal};
 pub use ferry_crossing::{
     Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,

@@ -35,6 +35,7 @@ pub async fn reap<A: Attic, C: Clock>(attic: &A, clock: &C) {
         };
         let look_ms = clock.now_ms().saturating_add(LOOK_MS);
         tokio::select! {
+            biased;
             () = clock.sleep_until(next_ms.map_or(look_ms, |next_ms| next_ms.min(look_ms))) => {}
             () = attic.news() => {}
         }

@@ -181,6 +181,7 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
     async fn pause(&mut self, until_ms: Option<u64>) -> Result<(), TaskError> {
         let clock = self.clock.clone();
         let command = tokio::select! {
+            biased;
             command = self.commands.recv() => command,
             () = async {
                 match until_ms {
@@ -201,6 +202,7 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         let mut shown = self.progress.subscribe();
         loop {
             tokio::select! {
+                biased;
                 ended = &mut doing => return Ok(ended),
                 Some(command) = self.commands.recv() => self.answer(command).await?,
                 Ok(()) = shown.changed() => self.show(),

@@ -4,8 +4,7 @@
 
 use super::policy::{RAN_WELL, stays_down, wait};
 use super::{Inner, MachinesError};
-use crate::clock::now_ms;
-use crate::drivers::{Driver, Ended, HeldMachine, Watch};
+use crate::drivers::{Ended, Watch};
 use crate::records::{Change, MachineRecord};
 use ferry_api::{ApiError, ErrorCode, Exit, MachineId, MachineState};
 use ferry_crossing::Subject;
@@ -100,7 +99,7 @@ impl Minder {
     }
 
     /// The minder's task; ends when the machine is gone from the records.
-    async fn run<D: Driver>(self: Arc<Self>, inner: Arc<Inner<D>>) {
+    async fn run(self: Arc<Self>, inner: Arc<Inner>) {
         let mut running = None;
         let mut failures = 0;
         loop {
@@ -130,12 +129,14 @@ impl Minder {
                 Next::Down => self.poked.notified().await,
                 Next::Later(wait) => {
                     tokio::select! {
+                        biased;
                         () = self.poked.notified() => {}
                         () = tokio::time::sleep(wait) => {}
                     }
                 }
                 Next::Up(watch) => {
                     let ended = tokio::select! {
+                        biased;
                         ended = watch.ended() => Some(ended),
                         () = self.poked.notified() => None,
                     };
@@ -149,12 +150,12 @@ impl Minder {
     }
 
     /// Does what is to be done.
-    async fn pass<D: Driver>(&self, inner: &Inner<D>, running: Option<Watch>) -> Result<Next, MachinesError> {
+    async fn pass(&self, inner: &Inner, running: Option<Watch>) -> Result<Next, MachinesError> {
         let Some(record) = inner.records.machine(self.id).await? else { return Ok(Next::Gone) };
         let running = match (running, &record.process) {
             (Some(watch), _) => Some(watch),
             (None, Some(mark)) => {
-                let found = inner.driver.find(mark)?;
+                let found = inner.host.driver().find(mark)?;
                 if found.is_none() {
                     self.note_end(inner, Ended { code: None, signal: None }).await;
                     return Ok(Next::Later(Duration::ZERO));
@@ -169,7 +170,7 @@ impl Minder {
             (Care::Stop, Some(watch)) => {
                 let grace = Duration::from_millis(record.spec.stop_grace_ms);
                 let ended = watch.stop(record.spec.stop_signal.number(), grace).await;
-                inner.records.change(vec![process_ended(self.id, Some(ended), false)]).await?;
+                inner.records.change(vec![inner.process_ended(self.id, Some(ended), false)]).await?;
                 Ok(Next::Down)
             }
             (Care::Leave | Care::Stop, None) => unreachable!("only what runs is left alone or stopped"),
@@ -185,7 +186,7 @@ impl Minder {
     }
 
     /// Records that the process ended by itself, and decides what follows.
-    async fn note_end<D: Driver>(&self, inner: &Inner<D>, ended: Ended) {
+    async fn note_end(&self, inner: &Inner, ended: Ended) {
         tracing::info!(machine = %self.id, %ended, "a machine ended");
         let record = match inner.records.machine(self.id).await {
             Ok(Some(record)) => record,
@@ -194,8 +195,10 @@ impl Minder {
                 return tracing::warn!(machine = %self.id, %error, "cannot read the record of a machine");
             }
         };
-        let ran_ms =
-            record.process.as_ref().map_or(0, |process| now_ms().saturating_sub(process.started_at_ms));
+        let ran_ms = record
+            .process
+            .as_ref()
+            .map_or(0, |process| inner.host.now_ms().saturating_sub(process.started_at_ms));
         // An end that was asked for (by somebody else's signal) is not held against a machine that shall be down.
         let stays_down = record.shall_run() && stays_down(record.spec.restart, ended);
         {
@@ -203,16 +206,17 @@ impl Minder {
             seen.restarts = if Duration::from_millis(ran_ms) >= RAN_WELL { 0 } else { seen.restarts + 1 };
             let pause = if seen.restarts == 0 { Duration::ZERO } else { wait(seen.restarts) };
             let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            seen.not_before = Some((Instant::now() + pause, now_ms().saturating_add(pause_ms)));
+            seen.not_before = Some((Instant::now() + pause, inner.host.now_ms().saturating_add(pause_ms)));
         }
-        if let Err(error) = inner.records.change(vec![process_ended(self.id, Some(ended), stays_down)]).await
+        if let Err(error) =
+            inner.records.change(vec![inner.process_ended(self.id, Some(ended), stays_down)]).await
         {
             tracing::warn!(machine = %self.id, %error, "cannot record that a machine ended");
         }
     }
 }
 
-impl<D: Driver> Inner<D> {
+impl Inner {
     /// The minder of a machine; begins to mind it if nobody does yet.
     pub(super) fn minder(inner: &Arc<Self>, id: MachineId) -> Arc<Minder> {
         let mut minders = inner.minders.lock().unwrap_or_else(PoisonError::into_inner);
@@ -242,7 +246,7 @@ impl<D: Driver> Inner<D> {
         if let Some(fence) = self.fences.barring(Subject::Machine(record.id), record.generation)? {
             return Err(MachinesError::Fenced { name: record.name.clone(), fence });
         }
-        self.driver.check(&record.spec)?;
+        self.host.driver().check(&record.spec)?;
         for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
             let name = || volume.name.clone();
             let status = self.volumes.converge(key).await;
@@ -252,7 +256,7 @@ impl<D: Driver> Inner<D> {
                 return Err(MachinesError::VolumeNotOpen { name: name() });
             }
         }
-        let held = self.driver.start(&self.launch(record)?).await?;
+        let held = self.host.driver().start(&self.launch(record)?).await?;
         let process = held.mark().clone();
         let recorded = self.records.change(vec![Change::ProcessStarts { machine: record.id, process }]).await;
         if let Err(error) = recorded {
@@ -262,15 +266,15 @@ impl<D: Driver> Inner<D> {
         match held.release() {
             Ok(watch) => Ok(watch),
             Err(error) => {
-                self.records.change(vec![process_ended(record.id, None, false)]).await?;
+                self.records.change(vec![self.process_ended(record.id, None, false)]).await?;
                 Err(error.into())
             }
         }
     }
-}
 
-fn process_ended(machine: MachineId, ended: Option<Ended>, stays_down: bool) -> Change {
-    let at_ms = now_ms();
-    let exit = ended.map(|ended| Exit { code: ended.code, signal: ended.signal, at_ms });
-    Change::ProcessEnded { machine, exit, stays_down }
+    fn process_ended(&self, machine: MachineId, ended: Option<Ended>, stays_down: bool) -> Change {
+        let at_ms = self.host.now_ms();
+        let exit = ended.map(|ended| Exit { code: ended.code, signal: ended.signal, at_ms });
+        Change::ProcessEnded { machine, exit, stays_down }
+    }
 }

@@ -12,8 +12,9 @@ mod minder;
 mod policy;
 
 use crate::config::Config;
-use crate::drivers::{Driver, DriverError, Launch};
+use crate::drivers::{DriverError, Launch};
 use crate::fences::{FenceError, Fences};
+use crate::host::Host;
 use crate::records::{Change, MachineRecord, Records, RecordsError, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
@@ -116,32 +117,33 @@ impl From<MachinesError> for ApiError {
 }
 
 /// The machines of this worker.
-pub struct Machines<D> {
-    inner: Arc<Inner<D>>,
+#[derive(Clone)]
+pub struct Machines {
+    inner: Arc<Inner>,
 }
 
-impl<D> Clone for Machines<D> {
-    fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner) }
-    }
-}
-
-struct Inner<D> {
+struct Inner {
     worker: WorkerName,
     state_dir: PathBuf,
     records: Records,
     fences: Fences,
     volumes: Volumes,
-    driver: D,
+    host: Arc<dyn Host>,
     minders: Mutex<BTreeMap<MachineId, Arc<Minder>>>,
 }
 
-impl<D: Driver> Machines<D> {
-    /// The machines of the worker that `config` describes, run by `driver`. Nothing is looked at yet.
+impl Machines {
+    /// The machines of the worker that `config` describes, run by the drivers of `host`. Nothing is looked at yet.
     #[must_use]
-    pub fn new(config: &Config, records: Records, fences: Fences, volumes: Volumes, driver: D) -> Self {
+    pub fn new(
+        config: &Config,
+        records: Records,
+        fences: Fences,
+        volumes: Volumes,
+        host: Arc<dyn Host>,
+    ) -> Self {
         let (worker, state_dir) = (config.name.clone(), config.state_dir.clone());
-        let inner = Inner { worker, state_dir, records, fences, volumes, driver, minders: Mutex::default() };
+        let inner = Inner { worker, state_dir, records, fences, volumes, host, minders: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -166,7 +168,7 @@ impl<D: Driver> Machines<D> {
     /// # Errors
     /// Its program is not there.
     pub fn check(&self, spec: &MachineSpec) -> Result<(), MachinesError> {
-        Ok(self.inner.driver.check(spec)?)
+        Ok(self.inner.host.driver().check(spec)?)
     }
 
     /// Leaves a durable mark that a machine was handed over. From then on it is not started here at that generation,
@@ -175,9 +177,7 @@ impl<D: Driver> Machines<D> {
     /// # Errors
     /// The mark cannot be written.
     pub async fn fence(&self, machine: MachineId, fence: Fence) -> Result<(), MachinesError> {
-        let fences = self.inner.fences.clone();
-        let fencing = tokio::task::spawn_blocking(move || fences.raise(Subject::Machine(machine), &fence));
-        Ok(fencing.await.expect("writing a mark does not panic")?)
+        Ok(self.inner.fences.raise(Subject::Machine(machine), fence).await?)
     }
 
     /// Returns when everything was tried once that the records ask for a machine: when it has stopped, runs, or
@@ -229,13 +229,9 @@ impl<D: Driver> Machines<D> {
     /// # Errors
     /// A file operation failed; the records cannot be written.
     pub async fn forget(&self, machine: MachineId) -> Result<(), MachinesError> {
-        let path = self.inner.dir(machine);
-        match tokio::fs::remove_dir_all(&path).await {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                return Err(MachinesError::Io { doing: "remove", path, cause });
-            }
-            Ok(()) | Err(_) => {}
-        }
+        let removed = self.inner.host.remove_machine_dir(machine).await;
+        let failed = |cause| MachinesError::Io { doing: "remove", path: self.inner.dir(machine), cause };
+        removed.map_err(failed)?;
         Ok(self.inner.records.change(vec![Change::RemoveMachine(machine)]).await?)
     }
 
@@ -293,7 +289,7 @@ impl<D: Driver> Machines<D> {
     }
 }
 
-impl<D> Inner<D> {
+impl Inner {
     /// The machine's own directory.
     fn dir(&self, machine: MachineId) -> PathBuf {
         self.state_dir.join("machines").join(machine.to_string())
@@ -301,12 +297,8 @@ impl<D> Inner<D> {
 
     /// What the driver must know; the machine's directory exists then.
     fn launch(&self, record: &MachineRecord) -> Result<Launch, MachinesError> {
-        let dir = self.dir(record.id);
-        std::fs::create_dir_all(&dir).map_err(|cause| MachinesError::Io {
-            doing: "make",
-            path: dir.clone(),
-            cause,
-        })?;
+        let failed = |cause| MachinesError::Io { doing: "make", path: self.dir(record.id), cause };
+        let dir = self.host.machine_dir(record.id).map_err(failed)?;
         let mut env = BTreeMap::from([
             ("FERRY_MACHINE_ID".to_owned(), record.id.to_string()),
             ("FERRY_MACHINE_NAME".to_owned(), record.name.to_string()),

@@ -10,6 +10,7 @@
 //! [`RecordsError::Lost`] and [`Records::failure`] resolves, upon which the agent must stop: nothing may act on a
 //! decision that is not in the journal. A state directory is held by one agent only ([`StateLock`]).
 
+mod inline;
 mod lock;
 mod read;
 mod rows;
@@ -20,13 +21,14 @@ pub use ferry_crossing::{
     Change, ChangeRefused, CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark,
     SourceRecord, Standing, Touched, VolumeRecord, WorkerRecord,
 };
+pub use inline::Gate;
 pub use lock::StateLock;
 
 use crate::crash_point::{self, When};
 use ferry_api::{ApiError, ErrorCode, JobId};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Name of the file in the state directory.
@@ -140,10 +142,20 @@ struct NewEntries {
     entries: Vec<String>,
 }
 
+/// A worker's records in memory.
+#[derive(Clone, Debug)]
+pub struct Book(Arc<Mutex<Connection>>);
+
+#[derive(Clone, Debug)]
+enum Access {
+    Thread(mpsc::UnboundedSender<Command>),
+    Inline(Arc<inline::Inline>),
+}
+
 /// A handle on the worker's records.
 #[derive(Clone, Debug)]
 pub struct Records {
-    commands: mpsc::UnboundedSender<Command>,
+    access: Access,
     failure: watch::Receiver<Option<String>>,
     touched: broadcast::Sender<Touched>,
 }
@@ -167,7 +179,7 @@ impl Records {
                 path: state_dir.join(FILE),
                 cause,
             })?;
-        Ok(Self { commands, failure, touched })
+        Ok(Self { access: Access::Thread(commands), failure, touched })
     }
 
     /// Resolves with the reason when a write has failed and the agent must stop.
@@ -212,8 +224,12 @@ impl Records {
     }
 
     async fn write(&self, entries: Option<NewEntries>, changes: Vec<Change>) -> Result<(), RecordsError> {
+        let commands = match &self.access {
+            Access::Inline(inline) => return inline.write(entries, &changes, &self.touched).await,
+            Access::Thread(commands) => commands,
+        };
         let (answer, answered) = oneshot::channel();
-        self.commands.send(Command::Write { entries, changes, answer }).map_err(|_| self.lost())?;
+        commands.send(Command::Write { entries, changes, answer }).map_err(|_| self.lost())?;
         answered.await.map_err(|_| self.lost())?
     }
 
@@ -222,12 +238,16 @@ impl Records {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, RecordsError> + Send + 'static,
     ) -> Result<T, RecordsError> {
+        let commands = match &self.access {
+            Access::Inline(inline) => return inline.read(read).await,
+            Access::Thread(commands) => commands,
+        };
         let (answer, answered) = oneshot::channel();
         let command = Command::Read(Box::new(move |connection| {
             // Whoever asked may have gone away meanwhile.
             let _ = answer.send(read(connection));
         }));
-        self.commands.send(command).map_err(|_| self.lost())?;
+        commands.send(command).map_err(|_| self.lost())?;
         answered.await.map_err(|_| self.lost())?
     }
 
@@ -263,15 +283,20 @@ fn run(
                     failed.send_replace(Some(reason.clone()));
                 }
                 if result.is_ok() {
-                    for change in &changes {
-                        // Nobody need listen.
-                        let _ = change.touches().map(|what| touched.send(what));
-                    }
+                    tell(touched, &changes);
                 }
                 // Whoever asked may have gone away meanwhile; what was written stays written.
                 let _ = answer.send(result);
             }
         }
+    }
+}
+
+/// Tells whoever listens what these changes are about.
+fn tell(touched: &broadcast::Sender<Touched>, changes: &[Change]) {
+    for what in changes.iter().filter_map(Change::touches) {
+        // Nobody need listen.
+        let _ = touched.send(what);
     }
 }
 

@@ -51,7 +51,12 @@ const MIGRATIONS: [&str; 2] = [
 /// Opens the file and brings it to the format of this version.
 pub(super) fn open(path: &Path) -> Result<Connection, RecordsError> {
     let failed = |cause| RecordsError::Open { path: path.to_owned(), cause };
-    let mut connection = Connection::open(path).map_err(failed)?;
+    prepare(Connection::open(path).map_err(failed)?, path)
+}
+
+/// Brings what was opened at `path` to the format of this version.
+pub(super) fn prepare(mut connection: Connection, path: &Path) -> Result<Connection, RecordsError> {
+    let failed = |cause| RecordsError::Open { path: path.to_owned(), cause };
     connection.busy_timeout(std::time::Duration::from_millis(BUSY_TIMEOUT_MS)).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;

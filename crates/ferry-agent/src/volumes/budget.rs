@@ -49,6 +49,7 @@ impl Volumes {
                 }
             };
             tokio::select! {
+                biased;
                 () = again => {}
                 () = self.inner.budget_news.notified() => {}
             }

@@ -3,6 +3,7 @@
 use super::VolumesError;
 use super::view::phase as phase_of;
 use crate::config::volume_dir;
+use crate::host::Host;
 use crate::records::VolumeRecord;
 use ferry_api::Ownership;
 use ferry_crossing::service::{self, Deletion};
@@ -11,15 +12,18 @@ use ferry_volume::directory::SERVER_LOG;
 use ferry_volume::{CreateOptions, SourceUri};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What the name of a directory that is being deleted ends with.
 const LEFTOVER: &str = ".deleted";
+/// Unit in which the system counts the space of a file, in bytes.
+const STAT_BLOCK_BYTES: u64 = 512;
 /// How much of the end of a log is read to quote it, in bytes.
 const LOG_TAIL_BYTES: u64 = 4096;
 
 /// Makes the directory of a copy; done already if a complete one is there.
-pub(super) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), VolumesError> {
+pub(crate) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), VolumesError> {
     let dir = volume_dir(state_dir, record.key());
     let parent = dir.parent().expect("a volume's directory lies in the state directory");
     fs::create_dir_all(parent).map_err(io("make", parent))?;
@@ -47,14 +51,18 @@ pub(super) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), Volume
 }
 
 /// Whether a copy may be deleted, by its record, by what lies in its directory, and by whether a fence bars it.
-pub(super) fn deletion(dir: &Path, record: &VolumeRecord, barred: bool) -> Result<Deletion, VolumesError> {
+pub(super) fn deletion(
+    host: &dyn Host,
+    record: &VolumeRecord,
+    barred: bool,
+) -> Result<Deletion, VolumesError> {
     let unreadable = |cause| VolumesError::Make { key: record.key(), cause };
-    let phase = ferry_volume::last_phase(dir).map_err(unreadable)?;
+    let phase = host.last_phase(record.key()).map_err(unreadable)?;
     Ok(service::deletion(&record.ownership, phase.map(phase_of), barred))
 }
 
 /// Takes the directory out of the way, so that nothing finds it any more, durably. Tells where it is now.
-pub(super) fn set_aside(dir: &Path) -> Result<PathBuf, VolumesError> {
+pub(crate) fn set_aside(dir: &Path) -> Result<PathBuf, VolumesError> {
     let mut leftover = dir.as_os_str().to_owned();
     leftover.push(LEFTOVER);
     let leftover = PathBuf::from(leftover);
@@ -80,14 +88,8 @@ pub(super) async fn give_back_device(record: &VolumeRecord) {
     }
 }
 
-/// Removes a directory that was set aside.
-pub(super) async fn remove(leftover: PathBuf) -> Result<(), VolumesError> {
-    let removing = tokio::task::spawn_blocking(move || remove_tree(&leftover));
-    removing.await.expect("removing files does not panic")
-}
-
 /// Removes what deletions that were cut off left behind.
-pub(super) fn remove_leftovers(state_dir: &Path) -> Result<(), VolumesError> {
+pub(crate) fn remove_leftovers(state_dir: &Path) -> Result<(), VolumesError> {
     let volumes = state_dir.join("volumes");
     fs::create_dir_all(&volumes).map_err(io("make", &volumes))?;
     for entry in fs::read_dir(&volumes).map_err(io("read", &volumes))? {
@@ -100,7 +102,7 @@ pub(super) fn remove_leftovers(state_dir: &Path) -> Result<(), VolumesError> {
 }
 
 /// The last line of a server's log, to be quoted.
-pub(super) fn last_words(dir: &Path) -> String {
+pub(crate) fn last_words(dir: &Path) -> String {
     let read = || {
         let mut file = File::open(dir.join(SERVER_LOG))?;
         let length = file.seek(SeekFrom::End(0))?;
@@ -116,7 +118,8 @@ pub(super) fn last_words(dir: &Path) -> String {
     last.map_or_else(|| "it said nothing".to_owned(), sentence)
 }
 
-fn remove_tree(dir: &Path) -> Result<(), VolumesError> {
+/// Removes the directory of a copy, if it is there.
+pub(crate) fn remove_tree(dir: &Path) -> Result<(), VolumesError> {
     if dir.exists()
         && let Err(reason) = ferry_volume::clear_devices(dir)
     {
@@ -131,4 +134,22 @@ fn remove_tree(dir: &Path) -> Result<(), VolumesError> {
 
 fn io<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> VolumesError + 'a {
     move |cause| VolumesError::Io { doing, path: path.to_owned(), cause }
+}
+
+/// Bytes that the files of a volume occupy; 0 if there are none.
+pub(crate) fn occupied_bytes(dir: &Path) -> io::Result<u64> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    let mut blocks = 0;
+    for entry in entries {
+        match entry?.metadata() {
+            Ok(found) => blocks += found.blocks(),
+            // Replaced by its next version meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(blocks * STAT_BLOCK_BYTES)
 }

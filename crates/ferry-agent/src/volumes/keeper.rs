@@ -1,7 +1,7 @@
 //! The keeper of one copy: compares what its server does with what the records say, whenever one of them changed.
 
 use super::view::phase;
-use super::{Inner, VolumesError, files};
+use super::{Inner, VolumesError};
 use crate::config::volume_dir;
 use crate::drivers::Watch;
 use crate::records::{Change, SourceRecord, VolumeRecord};
@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{MutexGuard, Notify};
+use tokio::sync::{MutexGuard, Notify, oneshot};
 use tokio::time::Instant;
 
 /// How long a server that was started may take until it answers.
@@ -127,6 +127,7 @@ impl Keeper {
     async fn pause(&self, failures: u32) {
         let wait = BACKOFF.0.saturating_mul(1 << failures.min(10)).min(BACKOFF.1);
         tokio::select! {
+            biased;
             () = self.poked.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
@@ -134,7 +135,7 @@ impl Keeper {
 
     /// Waits until there is something to do for a server that does what it should. Tells whether it ended.
     async fn watch(&self, inner: &Inner, status: &Status) -> bool {
-        let watch = match Watch::open(status.pid) {
+        let watch = match inner.host.watch(status.pid) {
             Ok(Some(watch)) => watch,
             Ok(None) => return true,
             Err(error) => {
@@ -145,33 +146,42 @@ impl Keeper {
         };
         loop {
             tokio::select! {
+                biased;
                 ended = watch.ended() => {
                     tracing::info!(volume = %self.key, pid = status.pid, %ended, "a volume server ended");
                     return true;
                 }
                 () = self.poked.notified() => return false,
-                () = tokio::time::sleep(SOURCE_POLL), if !status.snapshots.is_empty() => {
-                    match inner.tend_forks(self).await {
-                        Ok(true) => {}
-                        Ok(false) => return false,
-                        Err(error) => {
-                            let error = ferry_api::ApiError::from(error);
-                            tracing::debug!(volume = %self.key, %error, "cannot look after the forks of a volume");
-                        }
-                    }
-                }
-                () = tokio::time::sleep(SOURCE_POLL), if status.source.is_some() => {
-                    match inner.follow_source(self).await {
-                        Ok(true) => {}
-                        Ok(false) => return false,
-                        Err(error) => {
-                            let error = ferry_api::ApiError::from(error);
-                            tracing::debug!(volume = %self.key, %error, "cannot follow the source of a volume");
-                        }
+                () = tokio::time::sleep(SOURCE_POLL), if !status.snapshots.is_empty() || status.source.is_some() => {
+                    if !self.look_after(inner, status).await {
+                        return false;
                     }
                 }
             }
         }
+    }
+
+    /// Sees how forks and source of a copy stand. Tells whether it still has those that it had.
+    async fn look_after(&self, inner: &Inner, status: &Status) -> bool {
+        let forks = match status.snapshots.is_empty() {
+            true => Ok(true),
+            false => inner.tend_forks(self).await,
+        };
+        let source = match status.source.is_none() {
+            true => Ok(true),
+            false => inner.follow_source(self).await,
+        };
+        for (looked, what) in [(forks, "the forks"), (source, "the source")] {
+            match looked {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => {
+                    let error = ferry_api::ApiError::from(error);
+                    tracing::debug!(volume = %self.key, %error, "cannot look after {what} of a volume");
+                }
+            }
+        }
+        true
     }
 }
 
@@ -245,9 +255,7 @@ impl Inner {
             return Err(VolumesError::Fenced { key, fence });
         }
         if !record.made {
-            let (state_dir, record) = (self.state_dir.clone(), record.clone());
-            let making = tokio::task::spawn_blocking(move || files::make(&state_dir, &record));
-            making.await.expect("making a directory does not panic")?;
+            self.host.make(record.clone()).await?;
             self.records.change(vec![Change::Made(key)]).await?;
         }
         let status = match self.status(key).await {
@@ -270,17 +278,17 @@ impl Inner {
     /// Starts the server of a copy and waits until it answers.
     async fn launch(&self, key: VolumeKey) -> Result<Status, VolumesError> {
         let dir = volume_dir(&self.state_dir, key);
-        if !dir.is_dir() {
+        if !self.host.is_made(key) {
             return Err(VolumesError::Lost { path: dir });
         }
-        let pid = self.launcher.launch(&dir).map_err(|cause| VolumesError::Launch { key, cause })?;
+        let pid = self.host.launch(key).map_err(|cause| VolumesError::Launch { key, cause })?;
         let not_serving = |what| VolumesError::NotServing {
             key,
             what,
-            said: files::last_words(&dir),
+            said: self.host.last_words(key),
             log: dir.join(ferry_volume::directory::SERVER_LOG),
         };
-        let watch = Watch::open(pid).map_err(|cause| VolumesError::Io {
+        let watch = self.host.watch(pid).map_err(|cause| VolumesError::Io {
             doing: "watch",
             path: dir.clone(),
             cause,
@@ -298,6 +306,7 @@ impl Inner {
                 }
             }
             tokio::select! {
+                biased;
                 _ = &mut ended => return Err(not_serving("ended at once")),
                 () = tokio::time::sleep(START_POLL) => {}
             }
@@ -319,9 +328,11 @@ impl Inner {
         key: VolumeKey,
         request: impl FnOnce(&mut Client) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<T, VolumesError> {
-        let dir = volume_dir(&self.state_dir, key);
-        let asking = tokio::task::spawn_blocking(move || request(&mut Client::connect(&dir)?));
-        Ok(asking.await.expect("asking a volume server does not panic")?)
+        let (tell, told) = oneshot::channel();
+        // Whoever asked may have gone away meanwhile.
+        let question = move |client: &mut Client| drop(tell.send(request(client)));
+        self.host.ask(key, Box::new(question)).await?;
+        Ok(told.await.expect("whoever is asked tells")?)
     }
 
     /// Ends the server of a copy if it runs, and waits until it has ended. If it cannot make its last writes
@@ -341,8 +352,11 @@ impl Inner {
             other => other?,
         };
         let dir = volume_dir(&self.state_dir, key);
-        let watch =
-            Watch::open(status.pid).map_err(|cause| VolumesError::Io { doing: "watch", path: dir, cause })?;
+        let watch = self.host.watch(status.pid).map_err(|cause| VolumesError::Io {
+            doing: "watch",
+            path: dir,
+            cause,
+        })?;
         match self.ask(key, Client::shutdown).await {
             // It may be gone before its answer is.
             Ok(())

@@ -11,7 +11,7 @@
 
 mod attach;
 mod budget;
-mod files;
+pub(crate) mod files;
 mod fork;
 mod grow;
 mod keeper;
@@ -24,8 +24,9 @@ mod view;
 pub use room::NoRoom;
 
 use crate::config::{Config, volume_dir};
-use crate::drivers::{LaunchError, Launcher};
+use crate::drivers::LaunchError;
 use crate::fences::{FenceError, Fences};
+use crate::host::Host;
 use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
 use ferry_api::{ApiError, ErrorCode, JobId, PaceVolume, Room, VolumeKey, VolumeName, WorkerName};
@@ -223,7 +224,7 @@ struct Inner {
     records: Records,
     fences: Fences,
     peers: Peers,
-    launcher: Launcher,
+    host: Arc<dyn Host>,
     credentials: Option<Credentials>,
     keepers: Mutex<BTreeMap<VolumeKey, Arc<Keeper>>>,
     /// Checks of copies that nobody serves.
@@ -242,7 +243,7 @@ impl Volumes {
         records: Records,
         fences: Fences,
         peers: Peers,
-        launcher: Launcher,
+        host: Arc<dyn Host>,
         credentials: Option<Credentials>,
     ) -> Self {
         let inner = Inner {
@@ -254,7 +255,7 @@ impl Volumes {
             records,
             fences,
             peers,
-            launcher: launcher.with_tls(config.tls.clone()),
+            host,
             credentials,
             keepers: Mutex::default(),
             at_rest: proof::AtRest::default(),
@@ -274,7 +275,7 @@ impl Volumes {
     /// # Errors
     /// The records cannot be read, or what is left of deleted volumes cannot be removed.
     pub async fn keep_all(&self) -> Result<(), VolumesError> {
-        files::remove_leftovers(&self.inner.state_dir)?;
+        self.inner.host.remove_leftovers()?;
         for record in self.inner.records.volumes().await? {
             self.poke(record.key());
         }
@@ -308,7 +309,7 @@ impl Volumes {
     /// The records or the filesystem cannot be read.
     pub async fn room(&self) -> Result<Room, VolumesError> {
         let volumes = self.inner.records.volumes().await?;
-        room::measure(&self.inner.state_dir, self.inner.room_bytes, &volumes)
+        room::measure(&*self.inner.host, &self.inner.state_dir, self.inner.room_bytes, &volumes)
     }
 
     /// Does now what the records say is to be done for a copy, and tells whether it worked.
@@ -404,9 +405,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let fence = Fence { generation: key.generation, to: to.clone(), job };
-        let fences = self.inner.fences.clone();
-        let fencing = tokio::task::spawn_blocking(move || fences.raise(Subject::Volume(key.id), &fence));
-        Ok(fencing.await.expect("writing a mark does not panic")?)
+        Ok(self.inner.fences.raise(Subject::Volume(key.id), fence).await?)
     }
 
     /// Ends export and server of a copy that nobody reads any more; the copy stays. The records must say it is
@@ -468,7 +467,7 @@ impl Volumes {
         let Some(record) = self.inner.records.volume(key).await? else { return Ok(()) };
         let dir = volume_dir(&self.inner.state_dir, key);
         let barred = self.inner.fences.barring(Subject::Volume(key.id), key.generation)?.is_some();
-        match files::deletion(&dir, &record, barred)? {
+        match files::deletion(&*self.inner.host, &record, barred)? {
             Deletion::Fits => {}
             Deletion::Refused => return Err(not_allowed(&record, "deleted")),
             Deletion::Astray(why) => {
@@ -477,11 +476,11 @@ impl Volumes {
             }
         }
         self.inner.end_server(key, Doomed::Yes).await?;
-        let leftover = files::set_aside(&dir)?;
+        let leftover = self.inner.host.set_aside(key)?;
         files::give_back_device(&record).await;
         self.inner.records.change(vec![Change::RemoveVolume(key)]).await?;
         keeper.poke();
-        files::remove(leftover).await
+        self.inner.host.remove(leftover).await
     }
 }
 

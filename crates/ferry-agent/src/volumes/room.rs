@@ -7,15 +7,10 @@
 //! - with a configured limit, no single volume may be larger than the limit, since it could never be filled.
 
 use super::{Volumes, VolumesError};
-use crate::config::volume_dir;
+use crate::host::Host;
 use crate::records::VolumeRecord;
 use ferry_api::{Room, VolumeName};
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-/// Unit in which the system counts the space of a file, in bytes.
-const STAT_BLOCK_BYTES: u64 = 512;
 
 /// Why there is no room for a volume.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,9 +44,7 @@ pub enum NoRoom {
 impl Volumes {
     /// Whether volumes in files of this worker can have direct I/O.
     pub async fn has_direct_io(&self) -> bool {
-        let dir = self.inner.state_dir.clone();
-        let looking = tokio::task::spawn_blocking(move || ferry_volume::check_direct_io(&dir).is_ok());
-        looking.await.expect("looking does not panic")
+        self.inner.host.has_direct_io().await
     }
 }
 
@@ -84,6 +77,7 @@ pub(super) fn check_limit(
 
 /// Measures the room there is beside `volumes`.
 pub(super) fn measure(
+    host: &dyn Host,
     state_dir: &Path,
     limit_bytes: Option<u64>,
     volumes: &[VolumeRecord],
@@ -91,12 +85,11 @@ pub(super) fn measure(
     let failed = |cause| VolumesError::Io { doing: "measure the room in", path: state_dir.to_owned(), cause };
     let (mut used, mut promised) = (0_u64, 0_u64);
     for volume in volumes {
-        let occupied = occupied_bytes(&volume_dir(state_dir, volume.key())).map_err(failed)?;
+        let occupied = host.occupied_bytes(volume.key()).map_err(failed)?;
         used = used.saturating_add(occupied);
         promised = promised.saturating_add(volume.bytes_expected.saturating_sub(occupied));
     }
-    let filesystem = rustix::fs::statvfs(state_dir).map_err(|e| failed(e.into()))?;
-    let available = filesystem.f_bavail.saturating_mul(filesystem.f_frsize);
+    let available = host.available_bytes().map_err(failed)?;
     let left = limit_bytes.map_or(available, |limit| available.min(limit.saturating_sub(used)));
     Ok(Room {
         limit_bytes,
@@ -104,22 +97,4 @@ pub(super) fn measure(
         promised_bytes: promised,
         free_bytes: left.saturating_sub(promised),
     })
-}
-
-/// Bytes that the files of a volume occupy; 0 if there are none.
-fn occupied_bytes(dir: &Path) -> io::Result<u64> {
-    let entries = match std::fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-        other => other?,
-    };
-    let mut blocks = 0;
-    for entry in entries {
-        match entry?.metadata() {
-            Ok(found) => blocks += found.blocks(),
-            // Replaced by its next version meanwhile.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(blocks * STAT_BLOCK_BYTES)
 }

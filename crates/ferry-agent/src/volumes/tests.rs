@@ -1,6 +1,8 @@
 //! What is done to the copies of a worker whose records and directories disagree.
 
 use super::*;
+use crate::drivers::Launcher;
+use crate::host::ThisHost;
 use ferry_api::{Generation, Ownership, VolumeId};
 use ferry_volume::{CreateOptions, create};
 
@@ -25,7 +27,7 @@ async fn worker(
         records.clone(),
         Fences::open(dir).unwrap(),
         peers,
-        Launcher::new("/bin/false"),
+        Arc::new(ThisHost::new(dir, Launcher::new("/bin/false"), None)),
         None,
     );
     let record = VolumeRecord {

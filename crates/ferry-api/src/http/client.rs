@@ -7,10 +7,18 @@ use crate::{
     PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, StartMove, UndoMove, VerifyVolume, Volume,
     VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
+use tower_service::Service;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,11 +41,52 @@ pub enum ClientError {
     Start(#[source] reqwest::Error),
 }
 
+/// One call as it goes over a wire.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// `GET`, `POST` or `DELETE`.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// JSON, or nothing.
+    pub body: Vec<u8>,
+}
+
+impl Call {
+    /// Has a router answer it, without any wire: status and body.
+    ///
+    /// # Panics
+    /// The call is none that a [`Client`] makes.
+    pub async fn answered_by(self, mut router: Router) -> (u16, Vec<u8>) {
+        let request = axum::http::Request::builder().method(self.method.as_str()).uri(&self.path);
+        let request = request.body(Body::from(self.body)).expect("a client makes whole requests");
+        let Ok(response) = router.call(request).await;
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), usize::MAX).await.expect("the answer lies in memory");
+        (status, body.to_vec())
+    }
+}
+
+/// An answer on its way: status and body, or why there is none.
+pub type Carried<'a> = Pin<Box<dyn Future<Output = Result<(u16, Vec<u8>), String>> + Send + 'a>>;
+
+/// Carries calls some other way than over HTTP.
+pub trait Courier: Send + Sync + fmt::Debug {
+    /// Takes a call to the agent and brings its answer.
+    fn carry(&self, call: Call) -> Carried<'_>;
+}
+
+#[derive(Clone, Debug)]
+enum Wire {
+    Http(reqwest::Client),
+    Other(Arc<dyn Courier>),
+}
+
 /// An agent at a URL.
 #[derive(Clone, Debug)]
 pub struct Client {
     base: Url,
-    http: reqwest::Client,
+    wire: Wire,
 }
 
 impl Client {
@@ -60,7 +109,17 @@ impl Client {
             .tcp_keepalive_retries(3)
             .build()
             .map_err(ClientError::Start)?;
-        Ok(Self { base, http })
+        Ok(Self { base, wire: Wire::Http(http) })
+    }
+
+    /// An agent to which `courier` takes what is asked; it is called `name` where its URL would be told.
+    ///
+    /// # Panics
+    /// The name cannot be that of a host.
+    #[must_use]
+    pub fn by_courier(name: &str, courier: Arc<dyn Courier>) -> Self {
+        let base = Url::parse(&format!("http://{name}")).expect("the name of a worker can be that of a host");
+        Self { base, wire: Wire::Other(courier) }
     }
 
     /// Where the agent is.
@@ -84,14 +143,9 @@ impl Client {
         body: Option<&impl Serialize>,
         timeout: Option<Duration>,
     ) -> Result<T, ApiError> {
-        let mut request = self.http.request(method, self.url_of(path));
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        if let Some(timeout) = timeout {
-            request = request.timeout(timeout);
-        }
-        self.send(request).await
+        let body =
+            body.map(|body| serde_json::to_vec(body).expect("requests are plain data and always encode"));
+        self.send(method, self.url_of(path), body, timeout).await
     }
 
     fn url_of(&self, path: &[&str]) -> Url {
@@ -102,11 +156,18 @@ impl Client {
         url
     }
 
-    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, ApiError> {
-        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
-        let status = response.status();
-        let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
-        if status.is_success() {
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<Vec<u8>>,
+        timeout: Option<Duration>,
+    ) -> Result<T, ApiError> {
+        let (status, bytes) = match &self.wire {
+            Wire::Http(http) => self.send_http(http, method, url, body, timeout).await?,
+            Wire::Other(courier) => self.send_by(&**courier, method, url, body, timeout).await?,
+        };
+        if (200..300).contains(&status) {
             return serde_json::from_slice(&bytes)
                 .map_err(|e| self.strange(&format!("its answer is not understood, {e}")));
         }
@@ -114,6 +175,46 @@ impl Client {
             Ok(refusal) => Err(refusal),
             Err(_) => Err(self.strange(&format!("it answers with HTTP {status}"))),
         }
+    }
+
+    async fn send_http(
+        &self,
+        http: &reqwest::Client,
+        method: Method,
+        url: Url,
+        body: Option<Vec<u8>>,
+        timeout: Option<Duration>,
+    ) -> Result<(u16, Vec<u8>), ApiError> {
+        let mut request = http.request(method, url);
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        if let Some(timeout) = timeout {
+            request = request.timeout(timeout);
+        }
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        let status = response.status().as_u16();
+        let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        Ok((status, bytes.to_vec()))
+    }
+
+    async fn send_by(
+        &self,
+        courier: &dyn Courier,
+        method: Method,
+        url: Url,
+        body: Option<Vec<u8>>,
+        timeout: Option<Duration>,
+    ) -> Result<(u16, Vec<u8>), ApiError> {
+        let path =
+            url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+        let call = Call { method: method.to_string(), path, body: body.unwrap_or_default() };
+        let carried = tokio::time::timeout(timeout.unwrap_or(Duration::MAX), courier.carry(call)).await;
+        let carried = carried.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
+        carried.map_err(|why| {
+            let message = format!("the agent at {} went away before it answered ({why})", self.url());
+            ApiError::new(ErrorCode::Unreachable, message)
+        })
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ApiError {
@@ -270,7 +371,7 @@ impl AgentApi for Client {
         let mut url = self.url_of(&["jobs", &job.to_string(), "events"]);
         url.set_query(Some(&format!("after={}&wait_ms={}", events.after, events.wait_ms)));
         let wait = Duration::from_millis(events.wait_ms.min(EventsAfter::WAIT_MS_MAX));
-        self.send(self.http.get(url).timeout(CALL_TIMEOUT + wait)).await
+        self.send(Method::GET, url, None, Some(CALL_TIMEOUT + wait)).await
     }
 
     async fn job_cancel(&self, job: JobId) -> Result<Job, ApiError> {

@@ -6,7 +6,7 @@ mod client;
 mod router;
 mod serve;
 
-pub use client::{Client, ClientError};
+pub use client::{Call, Carried, Client, ClientError, Courier};
 pub use router::router;
 pub use serve::serve;
 

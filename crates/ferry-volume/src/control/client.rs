@@ -54,11 +54,24 @@ pub enum ControlError {
     },
 }
 
+/// Brings what is asked to a volume server and its answer back, some other way than over its socket.
+pub trait Courier: Send {
+    /// One line there, one line back.
+    ///
+    /// # Errors
+    /// The server went away before it answered.
+    fn carry(&mut self, line: &str) -> std::io::Result<String>;
+}
+
+enum Wire {
+    Socket(BufReader<UnixStream>),
+    Other(Box<dyn Courier>),
+}
+
 /// A connection to one volume server.
-#[derive(Debug)]
 pub struct Client {
     path: PathBuf,
-    stream: BufReader<UnixStream>,
+    wire: Wire,
 }
 
 impl Client {
@@ -71,7 +84,13 @@ impl Client {
         let not_running = |cause| ControlError::NotRunning { path: path.clone(), cause };
         let stream = UnixStream::connect(&path).map_err(not_running)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT)).map_err(not_running)?;
-        Ok(Self { path, stream: BufReader::new(stream) })
+        Ok(Self { path, wire: Wire::Socket(BufReader::new(stream)) })
+    }
+
+    /// A connection by `courier` to the server of the volume in `volume_dir`.
+    #[must_use]
+    pub fn by_courier(volume_dir: &Path, courier: Box<dyn Courier>) -> Self {
+        Self { path: volume_dir.join(directory::CONTROL_SOCKET), wire: Wire::Other(courier) }
     }
 
     /// How the volume stands.
@@ -79,11 +98,9 @@ impl Client {
     /// # Errors
     /// As every request: the server is gone, or refuses.
     pub fn status(&mut self) -> Result<Status, ControlError> {
-        let path = self.path.clone();
-        let gone = move |cause| ControlError::Gone { path: path.clone(), cause };
-        self.stream.get_ref().set_read_timeout(Some(STATUS_TIMEOUT)).map_err(&gone)?;
+        self.answer_within(Some(STATUS_TIMEOUT))?;
         let answer = self.ask(&Request::Status)?;
-        self.stream.get_ref().set_read_timeout(None).map_err(&gone)?;
+        self.answer_within(None)?;
         let Answer::Status(status) = answer else { return Err(self.strange(&answer)) };
         Ok(*status)
     }
@@ -352,6 +369,15 @@ impl Client {
         self.done(&Request::Shutdown)
     }
 
+    fn answer_within(&self, limit: Option<Duration>) -> Result<(), ControlError> {
+        match &self.wire {
+            Wire::Socket(stream) => {
+                stream.get_ref().set_read_timeout(limit).map_err(|cause| self.gone(cause))
+            }
+            Wire::Other(_) => Ok(()),
+        }
+    }
+
     fn done(&mut self, request: &Request) -> Result<(), ControlError> {
         let answer = self.ask(request)?;
         let Answer::Done = answer else { return Err(self.strange(&answer)) };
@@ -361,14 +387,11 @@ impl Client {
     fn ask(&mut self, request: &Request) -> Result<Answer, ControlError> {
         let mut line = serde_json::to_string(request).expect("requests are plain data and always encode");
         line.push('\n');
-        let path = self.path.clone();
-        let gone = move |cause| ControlError::Gone { path: path.clone(), cause };
-        self.stream.get_mut().write_all(line.as_bytes()).map_err(&gone)?;
-        let mut answer = String::new();
-        let n = self.stream.read_line(&mut answer).map_err(&gone)?;
-        if n == 0 {
-            return Err(gone(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)));
-        }
+        let answer = match &mut self.wire {
+            Wire::Socket(stream) => over_socket(stream, &line),
+            Wire::Other(courier) => courier.carry(&line),
+        };
+        let answer = answer.map_err(|cause| self.gone(cause))?;
         match serde_json::from_str(&answer) {
             Ok(Answer::Refused { reason }) => Err(ControlError::Refused { reason }),
             Ok(other) => Ok(other),
@@ -376,7 +399,20 @@ impl Client {
         }
     }
 
+    fn gone(&self, cause: std::io::Error) -> ControlError {
+        ControlError::Gone { path: self.path.clone(), cause }
+    }
+
     fn strange(&self, answer: &Answer) -> ControlError {
         ControlError::Strange { path: self.path.clone(), line: format!("{answer:?}") }
+    }
+}
+
+fn over_socket(stream: &mut BufReader<UnixStream>, line: &str) -> std::io::Result<String> {
+    stream.get_mut().write_all(line.as_bytes())?;
+    let mut answer = String::new();
+    match stream.read_line(&mut answer)? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(answer),
     }
 }

@@ -10,7 +10,7 @@ mod loss;
 mod marks;
 
 pub use checks::{Check, CheckState, DIFFERING_MAX, Mismatch, Receipt, RootState};
-pub use client::{Client, ControlError};
+pub use client::{Client, ControlError, Courier};
 pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, LOSSES_LISTED_MAX, LossPolicy, Losses, Span, StandIn};
 pub use marks::MarkStatus;
 

@@ -1,0 +1,233 @@
+//! The host as its agent sees it: the clock on the wall, the directories and servers of volumes, machines.
+//!
+//! ```text
+//!   agent ──▶ Host ──▶ ThisHost    files, processes, control sockets
+//!                 └──▶ a simulation of all that, with every mishap that a host may have
+//! ```
+//!
+//! Invariant: nothing of the agent that decides who may write, or what runs where, comes to files, processes or the clock
+//! by another way; so what a simulation tries is what real hosts run.
+
+use crate::drivers::{Driver, LaunchError, Launcher, ProcessDriver, Watch};
+use crate::records::VolumeRecord;
+use crate::volumes::VolumesError;
+use ferry_api::{MachineId, VolumeKey};
+use ferry_volume::client::{self, BlockError};
+use ferry_volume::control::{Client, ControlError, Phase};
+use ferry_volume::{Credentials, SourceUri, StoreError};
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::config::volume_dir;
+use crate::volumes::files;
+
+/// Something a host does for its agent.
+pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What is asked of a volume server once somebody has come to it.
+pub type Question = Box<dyn FnOnce(&mut Client) + Send>;
+
+/// A host. What waits for a disk, a process or the network is [`Doing`]; everything may be repeated.
+pub trait Host: Send + Sync + 'static {
+    /// Milliseconds since 1970 by the clock on the wall, which may be wrong and may jump. For records and people.
+    fn now_ms(&self) -> u64;
+
+    /// What runs machines.
+    fn driver(&self) -> &dyn Driver;
+
+    /// The directory of a machine, made if it is not there.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn machine_dir(&self, machine: MachineId) -> io::Result<PathBuf>;
+
+    /// Removes the directory of a machine, if there is one.
+    fn remove_machine_dir(&self, machine: MachineId) -> Doing<'_, io::Result<()>>;
+
+    /// Makes the directory of a copy; done already if a complete one is there.
+    fn make(&self, record: VolumeRecord) -> Doing<'_, Result<(), VolumesError>>;
+
+    /// Whether a copy has a directory.
+    fn is_made(&self, copy: VolumeKey) -> bool;
+
+    /// What a copy last was, by the map in its directory; none if it has none.
+    ///
+    /// # Errors
+    /// The map cannot be read or is damaged.
+    fn last_phase(&self, copy: VolumeKey) -> Result<Option<Phase>, StoreError>;
+
+    /// Takes the directory of a copy out of the way, so that nothing finds it any more, durably. Tells where it is now.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn set_aside(&self, copy: VolumeKey) -> Result<PathBuf, VolumesError>;
+
+    /// Removes a directory that was set aside.
+    fn remove(&self, leftover: PathBuf) -> Doing<'_, Result<(), VolumesError>>;
+
+    /// Removes what deletions that were cut off left behind.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn remove_leftovers(&self) -> Result<(), VolumesError>;
+
+    /// Bytes that the files of a copy occupy; 0 if there are none.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn occupied_bytes(&self, copy: VolumeKey) -> io::Result<u64>;
+
+    /// Bytes that are free where volumes lie.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn available_bytes(&self) -> io::Result<u64>;
+
+    /// Whether volumes in files can have direct I/O.
+    fn has_direct_io(&self) -> Doing<'_, bool>;
+
+    /// Starts the server of a copy, which is to be asked until it answers.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    fn launch(&self, copy: VolumeKey) -> Result<u32, LaunchError>;
+
+    /// Watches the volume server with this process number, if it still runs.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn watch(&self, pid: u32) -> io::Result<Option<Watch>>;
+
+    /// Goes to the server of a copy and has `question` ask it.
+    fn ask(&self, copy: VolumeKey, question: Question) -> Doing<'_, Result<(), ControlError>>;
+
+    /// The last thing that the server of a copy said, to be quoted.
+    fn last_words(&self, copy: VolumeKey) -> String;
+
+    /// Asks whether a source is there, also one that is not to be read yet.
+    fn reach(&self, source: SourceUri) -> Doing<'_, Result<(), BlockError>>;
+}
+
+/// Where an agent really runs.
+#[derive(Debug)]
+pub struct ThisHost {
+    state_dir: PathBuf,
+    launcher: Launcher,
+    credentials: Option<Credentials>,
+    driver: ProcessDriver,
+}
+
+impl ThisHost {
+    /// This host with the state directory of an agent, which starts volume servers by `launcher`.
+    #[must_use]
+    pub fn new(state_dir: &Path, launcher: Launcher, credentials: Option<Credentials>) -> Self {
+        Self { state_dir: state_dir.to_owned(), launcher, credentials, driver: ProcessDriver::default() }
+    }
+
+    fn dir(&self, copy: VolumeKey) -> PathBuf {
+        volume_dir(&self.state_dir, copy)
+    }
+}
+
+/// Does something that waits for the system beside everything else.
+pub(crate) fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Doing<'static, T> {
+    Box::pin(async move {
+        match tokio::task::spawn_blocking(act).await {
+            Ok(done) => done,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    })
+}
+
+impl Host for ThisHost {
+    fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+
+    fn driver(&self) -> &dyn Driver {
+        &self.driver
+    }
+
+    fn machine_dir(&self, machine: MachineId) -> io::Result<PathBuf> {
+        let dir = self.state_dir.join("machines").join(machine.to_string());
+        std::fs::create_dir_all(&dir).map(|()| dir)
+    }
+
+    fn remove_machine_dir(&self, machine: MachineId) -> Doing<'_, io::Result<()>> {
+        let dir = self.state_dir.join("machines").join(machine.to_string());
+        blocking(move || match std::fs::remove_dir_all(dir) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        })
+    }
+
+    fn make(&self, record: VolumeRecord) -> Doing<'_, Result<(), VolumesError>> {
+        let state_dir = self.state_dir.clone();
+        blocking(move || files::make(&state_dir, &record))
+    }
+
+    fn is_made(&self, copy: VolumeKey) -> bool {
+        self.dir(copy).is_dir()
+    }
+
+    fn last_phase(&self, copy: VolumeKey) -> Result<Option<Phase>, StoreError> {
+        ferry_volume::last_phase(&self.dir(copy))
+    }
+
+    fn set_aside(&self, copy: VolumeKey) -> Result<PathBuf, VolumesError> {
+        files::set_aside(&self.dir(copy))
+    }
+
+    fn remove(&self, leftover: PathBuf) -> Doing<'_, Result<(), VolumesError>> {
+        blocking(move || files::remove_tree(&leftover))
+    }
+
+    fn remove_leftovers(&self) -> Result<(), VolumesError> {
+        files::remove_leftovers(&self.state_dir)
+    }
+
+    fn occupied_bytes(&self, copy: VolumeKey) -> io::Result<u64> {
+        files::occupied_bytes(&self.dir(copy))
+    }
+
+    fn available_bytes(&self) -> io::Result<u64> {
+        let filesystem = rustix::fs::statvfs(&self.state_dir)?;
+        Ok(filesystem.f_bavail.saturating_mul(filesystem.f_frsize))
+    }
+
+    fn has_direct_io(&self) -> Doing<'_, bool> {
+        let dir = self.state_dir.clone();
+        blocking(move || ferry_volume::check_direct_io(&dir).is_ok())
+    }
+
+    fn launch(&self, copy: VolumeKey) -> Result<u32, LaunchError> {
+        self.launcher.launch(&self.dir(copy))
+    }
+
+    fn watch(&self, pid: u32) -> io::Result<Option<Watch>> {
+        Watch::open(pid)
+    }
+
+    fn ask(&self, copy: VolumeKey, question: Question) -> Doing<'_, Result<(), ControlError>> {
+        let dir = self.dir(copy);
+        blocking(move || Client::connect(&dir).map(|mut client| question(&mut client)))
+    }
+
+    fn last_words(&self, copy: VolumeKey) -> String {
+        files::last_words(&self.dir(copy))
+    }
+
+    fn reach(&self, source: SourceUri) -> Doing<'_, Result<(), BlockError>> {
+        let credentials = self.credentials.clone();
+        blocking(move || client::reach(&source, credentials.as_ref()))
+    }
+}
+
+/// Milliseconds since 1970, by the system.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -213,6 +213,7 @@ struct Source {
 #[derive(Debug, Default)]
 struct Tally {
     bytes_fetched: u64,
+    bytes_from_base: u64,
     bytes_zero_skipped: u64,
     bytes_claimed_by_guest: u64,
     bytes_verified: u64,
@@ -336,6 +337,7 @@ impl Engine {
             bytes_remote: bytes_total - bytes_local,
             bytes_unpersisted: self.durability.blocks_unpersisted() * BLOCK_BYTES,
             bytes_fetched: self.tally.bytes_fetched,
+            bytes_from_base: self.tally.bytes_from_base,
             bytes_zero_skipped: self.tally.bytes_zero_skipped,
             bytes_claimed_by_guest: self.tally.bytes_claimed_by_guest,
             bytes_verified: self.tally.bytes_verified,

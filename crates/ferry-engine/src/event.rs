@@ -162,13 +162,16 @@ pub struct Arrival {
     /// Whether a checksum made by the source was checked and right (counted, not judged: a wrong one is
     /// [`FetchFailure::Checksum`]).
     pub verified: bool,
+    /// How much of it did not cross from the source, but came from another copy that is the same there, in bytes (counted, not
+    /// judged).
+    pub bytes_from_base: u64,
 }
 
 impl Arrival {
     /// Data without a checksum.
-    pub const DATA: Arrival = Arrival { content: Content::Data, verified: false };
+    pub const DATA: Arrival = Arrival { content: Content::Data, verified: false, bytes_from_base: 0 };
     /// Zeroes without a checksum.
-    pub const ZEROES: Arrival = Arrival { content: Content::Zeroes, verified: false };
+    pub const ZEROES: Arrival = Arrival { content: Content::Zeroes, verified: false, bytes_from_base: 0 };
 }
 
 /// The kind of content that arrived.

@@ -123,6 +123,17 @@ impl MapState {
         }
     }
 
+    /// The same with a mark of its birth ([`MarkId::BIRTH`]): from the first write on it is known in what it may differ from
+    /// its source.
+    ///
+    /// # Panics
+    /// If it is not fresh.
+    #[must_use]
+    pub fn born(mut self) -> MapState {
+        assert!(self.marks.set(MarkId::BIRTH), "a copy is born before anything else happens to it");
+        self
+    }
+
     /// The volume's geometry.
     #[must_use]
     pub const fn geometry(&self) -> Geometry {

@@ -11,6 +11,12 @@ use crate::limits::MARKS_MAX;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct MarkId(pub u64);
 
+impl MarkId {
+    /// The mark of a copy that was set when it was made, before anybody could write to it: what has changed since is all in
+    /// which the copy may differ from what it was made from. Only [`crate::MapState::born`] sets it.
+    pub const BIRTH: MarkId = MarkId(1);
+}
+
 impl std::fmt::Display for MarkId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)

@@ -18,6 +18,8 @@ pub struct EngineStatus {
     pub bytes_unpersisted: u64,
     /// Data that crossed the wire.
     pub bytes_fetched: u64,
+    /// Bytes that came from another copy, since the source does not differ from it there.
+    pub bytes_from_base: u64,
     /// Made local because the source said that it is zero.
     pub bytes_zero_skipped: u64,
     /// Made local by the guest's own writes, trims and zeroes.

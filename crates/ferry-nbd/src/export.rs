@@ -18,7 +18,11 @@ pub const CONTEXT_HEAT: &str = "ferry:heat";
 /// runs of the volume that may have changed since the mark ([`STATE_CHANGED`]) or have not (0).
 pub const CONTEXT_DIRTY: &str = "ferry:dirty:";
 
-/// The status flag of [`CONTEXT_DIRTY`]: this may have changed since the mark.
+/// The beginning of our contexts of what a sealed copy was made from, which a generation ends: `ferry:base:1`. A block status
+/// answers the runs of the volume that may differ from the copy of that generation ([`STATE_CHANGED`]) or do not (0).
+pub const CONTEXT_BASE: &str = "ferry:base:";
+
+/// The status flag of [`CONTEXT_DIRTY`] and [`CONTEXT_BASE`]: this may be another than it was.
 pub const STATE_CHANGED: u64 = 1;
 
 /// Everything both ends know about an export when the handshake is over.

@@ -37,7 +37,7 @@ pub use command::{ByteRange, Command, HeaderStyle};
 pub use errno::Errno;
 pub use error::ProtocolError;
 pub use export::{
-    BlockSizes, CONTEXT_ALLOCATION, CONTEXT_CRC32C, CONTEXT_DIRTY, CONTEXT_HEAT, Context, ExportInfo,
-    ExportRefusal, Exports, Extent, STATE_CHANGED,
+    BlockSizes, CONTEXT_ALLOCATION, CONTEXT_BASE, CONTEXT_CRC32C, CONTEXT_DIRTY, CONTEXT_HEAT, Context,
+    ExportInfo, ExportRefusal, Exports, Extent, STATE_CHANGED,
 };
 pub use uri::{Address, Uri, UriError};

@@ -5,7 +5,7 @@ use crate::dial::{DialError, Dialled, dial};
 use crate::tls::{Credentials, Wire};
 use ferry_nbd::client::{Event, HandshakeError, RequestError, Session};
 use ferry_nbd::limits::REPLY_BUFFER_BYTES;
-use ferry_nbd::{ByteRange, CONTEXT_DIRTY, Command, Extent, STATE_CHANGED, Uri};
+use ferry_nbd::{ByteRange, CONTEXT_BASE, CONTEXT_DIRTY, Command, Extent, STATE_CHANGED, Uri};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileTypeExt;
@@ -137,6 +137,18 @@ impl BlockClient {
         Self::connect_for(uri, &format!("{CONTEXT_DIRTY}{mark}"), credentials)
     }
 
+    /// Connects to a sealed volume of another worker's to ask in what it differs from the copy that it was made from.
+    ///
+    /// # Errors
+    /// As [`BlockClient::connect`].
+    pub fn connect_for_base(
+        uri: &Uri,
+        generation: u64,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, BlockError> {
+        Self::connect_for(uri, &format!("{CONTEXT_BASE}{generation}"), credentials)
+    }
+
     fn over(dialled: Dialled) -> Self {
         let Dialled { wire, session } = dialled;
         Self { wire, session, input: Vec::new(), cookie: 0 }
@@ -231,23 +243,40 @@ impl BlockClient {
     /// # Errors
     /// The connection broke or the server refuses.
     pub fn changes(&mut self, mark: u64) -> Result<Option<Vec<ByteRange>>, BlockError> {
-        let context = format!("{CONTEXT_DIRTY}{mark}");
-        let mut changes: Vec<ByteRange> = Vec::new();
+        let mut changes = Vec::new();
+        let is_told = self.each_change(&format!("{CONTEXT_DIRTY}{mark}"), |range| changes.push(range))?;
+        Ok(is_told.then_some(changes))
+    }
+
+    /// Tells each range in which the export may differ from the copy of a generation that it was made from, in order; false if
+    /// it does not know. The client was connected by [`BlockClient::connect_for_base`].
+    ///
+    /// # Errors
+    /// The connection broke or the server refuses.
+    pub fn each_difference(
+        &mut self,
+        generation: u64,
+        tell: impl FnMut(ByteRange),
+    ) -> Result<bool, BlockError> {
+        self.each_change(&format!("{CONTEXT_BASE}{generation}"), tell)
+    }
+
+    fn each_change(&mut self, context: &str, mut tell: impl FnMut(ByteRange)) -> Result<bool, BlockError> {
         let mut at = 0;
         while at < self.size_bytes() {
-            let Some(extents) = self.block_status(&context, at)? else { return Ok(None) };
+            let Some(extents) = self.block_status(context, at)? else { return Ok(false) };
             let from = at;
             for extent in extents {
                 let len = extent.len_bytes.min(self.size_bytes() - at);
                 let range = ByteRange::new(at, len).filter(|_| extent.flags & STATE_CHANGED != 0);
-                changes.extend(range);
+                range.into_iter().for_each(&mut tell);
                 at += len;
             }
             if at == from {
                 return Err(io::Error::from(io::ErrorKind::InvalidData).into());
             }
         }
-        Ok(Some(changes))
+        Ok(true)
     }
 
     /// Writes `bytes` at `offset`. Durable only after a [`BlockClient::flush`].

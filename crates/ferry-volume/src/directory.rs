@@ -13,6 +13,7 @@
 //! Invariant: a directory with a `volume.json` is complete; one without is a creation that did not finish.
 
 use crate::SourceUri;
+use crate::base::Base;
 use crate::control::LossPolicy;
 use crate::frontend::Frontend;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -165,6 +166,12 @@ pub struct VolumeConfig {
     /// Where its bytes lie, and how they get there.
     #[serde(default, skip_serializing_if = "StoreConfig::is_usual")]
     pub store: StoreConfig,
+    /// The generation of the copy that it was made from, exactly; the map has a mark of that moment. None if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born_from: Option<u64>,
+    /// What its source was itself made from, if that can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
 }
 
 impl StoreConfig {
@@ -190,6 +197,8 @@ impl VolumeConfig {
             guard_us: None,
             finish_by_ms: None,
             store: StoreConfig::default(),
+            born_from: None,
+            base: None,
         }
     }
 

@@ -14,6 +14,7 @@
 //! [`client`] a small blocking NBD client · [`Credentials`] TLS · [`SourceUri`] where a clone reads from.
 
 mod abandoned;
+mod base;
 mod buffer;
 pub mod client;
 pub mod control;
@@ -33,6 +34,7 @@ mod tls;
 pub mod ublk;
 pub mod virtio_blk;
 
+pub use base::Base;
 pub use dial::DialError;
 pub use frontend::{Frontend, FrontendKind, FrontendStatus};
 pub use rest::check_at_rest;

@@ -11,6 +11,7 @@ mod growth;
 mod notes;
 
 use crate::SourceUri;
+use crate::base::Base;
 use crate::buffer::Pool;
 use crate::control::Phase;
 use crate::directory::{self, DATA, DirectoryError, DirectoryLock, MAP, StoreConfig, VolumeConfig};
@@ -119,6 +120,11 @@ pub struct CreateOptions {
     pub phase: Phase,
     /// Where its blocks come from. Without one it is all local, and zero.
     pub source: Option<SourceUri>,
+    /// The generation that its source is sealed at, if it shall be known for as long as the copy lives in what it differs
+    /// from that. Without a source there is no such thing.
+    pub born_from: Option<u64>,
+    /// What its source was itself made from, if that can be read, too.
+    pub base: Option<Base>,
     /// The block device that shall hold its bytes, all for itself. Without one they lie in a file of the directory.
     pub device: Option<PathBuf>,
     /// Whether its bytes pass by the page cache.
@@ -131,8 +137,8 @@ pub struct CreateOptions {
 /// # Errors
 /// Something else is there, the options cannot be, or a file operation failed.
 pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
-    let CreateOptions { dir, id, size_bytes, region_bytes, generation, phase, source, device, direct } =
-        options;
+    let CreateOptions { dir, id, size_bytes, region_bytes, generation, phase, source, .. } = options;
+    let CreateOptions { born_from, base, device, direct, .. } = options;
     directory::check_socket_paths(dir)?;
     let volume_id = parse_id(id)?;
     if *region_bytes > REGION_BYTES_MAX {
@@ -143,6 +149,8 @@ pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
     let geometry = Geometry::new(*size_bytes, u64::from(*region_bytes))?;
     let mut config = VolumeConfig::new(id.clone(), *size_bytes, *region_bytes, *generation);
     config.source.clone_from(source);
+    config.born_from = born_from.filter(|_| source.is_some());
+    config.base = base.clone().filter(|base| source.is_some() && base.is_plausible(id));
     config.store = StoreConfig { device: device.clone(), direct: *direct };
     fs::create_dir_all(dir).map_err(DirectoryError::io("create", dir))?;
     let _lock = directory::lock(dir)?;
@@ -169,6 +177,7 @@ pub fn create(options: &CreateOptions) -> Result<(), StoreError> {
         None => make_data(dir, *size_bytes, &config.store)?,
     }
     let state = MapState::fresh(volume_id, geometry, *generation, phase.to_map(), source.is_some());
+    let state = if config.born_from.is_some() { state.born() } else { state };
     directory::replace_file(dir, MAP, &map::compact(&state).0)?;
     config.write(dir)?;
     directory::sync_dir(dir.parent().unwrap_or(dir))?;

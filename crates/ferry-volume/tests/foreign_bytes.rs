@@ -12,10 +12,10 @@ mod virtio_blk;
 mod volume;
 
 use ferry_volume::control::{
-    Answer, BadRanges, Hydration, LossPolicy, Losses, MarkStatus, Mismatch, Phase, Request, SnapshotStatus,
-    SourceStatus, Span, StandIn, Status,
+    Answer, BadRanges, BaseStatus, Hydration, LossPolicy, Losses, MarkStatus, Mismatch, Phase, Request,
+    SnapshotStatus, SourceStatus, Span, StandIn, Status,
 };
-use ferry_volume::{Frontend, FrontendKind, FrontendStatus};
+use ferry_volume::{Base, Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
 
 fn line<T: serde::Serialize>(value: &T) -> Vec<u8> {
@@ -71,6 +71,16 @@ fn status() -> Status {
             readers: 5,
         }],
         marks: vec![MarkStatus { mark: 3, bytes_changed: 8192 }],
+        born_from: Some(2),
+        bytes_changed: Some(4096),
+        base: Some(BaseStatus {
+            uri: "nbd://h/V@2".into(),
+            generation: 2,
+            connected: true,
+            is_used: true,
+            last_error: None,
+        }),
+        hydration_held: true,
         store_failed: false,
         store_bytes_allocated: 4096,
     }
@@ -100,6 +110,12 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
             })),
         ),
         ("set_finish_by", line(&Request::SetFinishBy { at_ms: Some(1_800_000_000_000) })),
+        ("set_base", {
+            let uri = "nbd://h/01J9ZZZZZZZZZZZZZZZZZZZZZZ@1".parse().unwrap();
+            line(&Request::SetBase { base: Some(Base { uri, generation: 1 }) })
+        }),
+        ("no_base", line(&Request::SetBase { base: None })),
+        ("hold_hydration", line(&Request::HoldHydration { held: true })),
         ("no_budget", line(&Request::SetBudget { bytes_per_s: None })),
         ("attach", line(&Request::Attach { frontend: Frontend::Fuse {} })),
         ("detach", line(&Request::Detach { frontend: FrontendKind::VhostUserBlk })),
@@ -137,6 +153,11 @@ fn a_volume_json_that_is_understood_survives_being_replaced() {
         ),
         ("guarded", config(r#","guard_us":5000,"finish_by_ms":1800000000000"#).into_bytes()),
         ("impatient", config(r#","loss_policy":{"fail_after_ms":30000}"#).into_bytes()),
+        (
+            "moved",
+            config(r#","source":"nbd://h/V@3","born_from":3,"base":{"uri":"nbd://h/V@2","generation":2}"#)
+                .into_bytes(),
+        ),
         ("image", config(r#","source":"file:///srv/disk.raw""#).into_bytes()),
     ];
     smoke::smoke("volume_json", &seeds, volume::volume_json);

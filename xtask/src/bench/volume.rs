@@ -57,6 +57,8 @@ impl Volume {
             generation: GENERATION,
             phase,
             source,
+            born_from: None,
+            base: None,
             device: None,
             direct: false,
         })

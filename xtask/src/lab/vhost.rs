@@ -74,6 +74,8 @@ pub fn run(ferry: PathBuf, kept: &Path) -> anyhow::Result<()> {
         generation: 1,
         phase: Phase::Open,
         source: None,
+        born_from: None,
+        base: None,
         device: None,
         direct: false,
     })

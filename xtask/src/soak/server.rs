@@ -47,6 +47,8 @@ impl Server {
             generation,
             phase: Phase::Open,
             source: source.transpose().context("a source of the soak's own making")?,
+            born_from: None,
+            base: None,
             device: None,
             direct: false,
         })

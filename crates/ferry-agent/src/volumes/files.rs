@@ -44,6 +44,8 @@ pub(crate) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), Volume
         generation: record.generation.0,
         phase,
         source,
+        born_from: None,
+        base: None,
         device: record.store.clone(),
         direct: record.direct,
     };

@@ -56,6 +56,8 @@ async fn worker(
         generation: 2,
         phase,
         source: None,
+        born_from: None,
+        base: None,
         device: None,
         direct: false,
     };

@@ -333,7 +333,8 @@ impl Engine {
         }
         match arrival.content {
             Content::Data => {
-                self.tally.bytes_fetched += bytes;
+                self.tally.bytes_fetched += bytes - arrival.bytes_from_base;
+                self.tally.bytes_from_base += arrival.bytes_from_base;
                 self.keep(op, out);
             }
             Content::Zeroes => {

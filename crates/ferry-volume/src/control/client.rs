@@ -1,6 +1,7 @@
 //! The agent's side of the control socket: blocking, one request at a time.
 
 use super::{Answer, Check, LossPolicy, Losses, Receipt, Request, Status};
+use crate::base::Base;
 use crate::directory;
 use crate::frontend::{Frontend, FrontendKind};
 use std::io::{BufRead, BufReader, Write};
@@ -180,6 +181,22 @@ impl Client {
     /// Refused while blocks are still remote.
     pub fn detach_source(&mut self) -> Result<(), ControlError> {
         self.done(&Request::DetachSource)
+    }
+
+    /// Reads what the source does not differ in from `base`, from there; none: from the source only.
+    ///
+    /// # Errors
+    /// Refused for what is another volume or generation than it says, and without a source.
+    pub fn set_base(&mut self, base: Option<Base>) -> Result<(), ControlError> {
+        self.done(&Request::SetBase { base })
+    }
+
+    /// Fetches only what is read, or as usual again, whatever a person has paused; a restart or an unseal forgets this.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn hold_hydration(&mut self, held: bool) -> Result<(), ControlError> {
+        self.done(&Request::HoldHydration { held })
     }
 
     /// Fetches only what the guest needs from now on; a restart of the server forgets this.

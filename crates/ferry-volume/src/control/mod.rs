@@ -4,16 +4,19 @@
 //! Requests are few and small; bytes of the volume never travel here. The socket is only reachable for the user
 //! that runs the agent (mode 0600).
 
+mod base;
 mod checks;
 mod client;
 mod loss;
 mod marks;
 
+pub use base::BaseStatus;
 pub use checks::{Check, CheckState, DIFFERING_MAX, Mismatch, Receipt, RootState};
 pub use client::{Client, ControlError, Courier};
 pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, LOSSES_LISTED_MAX, LossPolicy, Losses, Span, StandIn};
 pub use marks::MarkStatus;
 
+use crate::base::Base;
 use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -62,6 +65,13 @@ pub enum Request {
         /// The URI as it was added.
         uri: String,
     },
+    /// Read from here what the source does not differ in from what it was made from (durable). The source is asked for the
+    /// rest, and for all when the base is away, fails, or the source cannot tell.
+    SetBase {
+        /// None (`null`, never left out): from the source only.
+        #[serde(deserialize_with = "Option::deserialize")]
+        base: Option<Base>,
+    },
     /// Forget the source (durable). Refused while blocks are still remote.
     DetachSource,
     /// Give up the source for good (durable): what only it has reads as zeroes from then on.
@@ -79,8 +89,14 @@ pub enum Request {
     },
     /// Fetch only what the guest needs, until resumed or restarted.
     PauseHydration,
-    /// Fetch in the background again.
+    /// Fetch in the background again, unless it is held.
     ResumeHydration,
+    /// Fetch only what is read, until told otherwise, unsealed or restarted: an agent's wish beside that of a person who
+    /// pauses, for a sealed copy whose reader has a base for what the copy lacks.
+    HoldHydration {
+        /// Whether it is held.
+        held: bool,
+    },
     /// Fetch at most so much in the background from now on, over restarts, too (durable). What the guest needs is
     /// never held back, but counts.
     SetBudget {
@@ -279,6 +295,18 @@ pub struct Status {
     /// The marks that are kept, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<MarkStatus>,
+    /// The generation of the copy that this one was made from, while it is known in what they may differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born_from: Option<u64>,
+    /// Bytes in which they may differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_changed: Option<u64>,
+    /// What is read where the source does not differ from it, if there is such a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseStatus>,
+    /// An agent holds hydration: only what is read is fetched.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hydration_held: bool,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.
@@ -340,6 +368,9 @@ pub struct Hydration {
     pub bytes_remote: u64,
     /// Bytes that crossed from the source.
     pub bytes_fetched: u64,
+    /// Bytes that came from the base instead.
+    #[serde(default)]
+    pub bytes_from_base: u64,
     /// Bytes that never crossed because the source knows them to be zero.
     pub bytes_zero: u64,
     /// Bytes that became local because the guest wrote, trimmed or zeroed them.

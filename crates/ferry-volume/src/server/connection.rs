@@ -323,6 +323,7 @@ mod tests {
             phase,
             is_live: false,
             marks: Vec::new(),
+            born_from: None,
         };
         let mut completed = Vec::new();
         connection.flow(&mut ring);

@@ -5,7 +5,8 @@ use crate::dial::notice_dead_peers;
 use crate::directory::DirectoryError;
 use crate::ring::Descriptor;
 use ferry_nbd::{
-    CONTEXT_ALLOCATION, CONTEXT_CRC32C, CONTEXT_DIRTY, CONTEXT_HEAT, ExportInfo, ExportRefusal, Exports,
+    CONTEXT_ALLOCATION, CONTEXT_BASE, CONTEXT_CRC32C, CONTEXT_DIRTY, CONTEXT_HEAT, ExportInfo, ExportRefusal,
+    Exports,
 };
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -65,6 +66,8 @@ pub(crate) struct Offer {
     pub(crate) is_live: bool,
     /// The marks that are kept.
     pub(crate) marks: Vec<u64>,
+    /// The generation of the copy that it was made from, if it is known in what it differs from that.
+    pub(crate) born_from: Option<u64>,
 }
 
 /// Whether an export's name is that of a snapshot of a volume of ours (see [`Offer::snapshot_name`]).
@@ -109,6 +112,9 @@ impl Offer {
             // Of what a snapshot holds nothing changes.
             let marks = self.marks.iter().filter(|_| !name.contains('~'));
             contexts.extend(marks.map(|mark| format!("{CONTEXT_DIRTY}{mark}")));
+            // What is not sealed may differ in more a moment later.
+            let born_from = self.born_from.filter(|_| name == self.export_name());
+            contexts.extend(born_from.map(|generation| format!("{CONTEXT_BASE}{generation}")));
         }
         ExportInfo {
             description: format!("Ferry volume {} at generation {}", self.id, self.generation),
@@ -180,6 +186,7 @@ mod tests {
             phase,
             is_live: false,
             marks: Vec::new(),
+            born_from: None,
         }
     }
 
@@ -200,6 +207,18 @@ mod tests {
         }
         let early = Offer { is_live: true, ..offer(Door::Reader, Phase::Standby) };
         assert!(early.find("V@3+live").is_err());
+    }
+
+    #[test]
+    fn only_what_is_sealed_tells_what_it_differs_in_from_what_it_was_made_from() {
+        let born = Offer { born_from: Some(2), is_live: true, ..offer(Door::Reader, Phase::Sealed) };
+        let tells = |offer: &Offer, name| {
+            offer.find(name).unwrap().contexts.iter().any(|context| context == "ferry:base:2")
+        };
+        assert!(tells(&born, "V@3"));
+        assert!(!tells(&born, "V@3+live") && !tells(&born, "V@3~S"));
+        assert!(!tells(&offer(Door::Reader, Phase::Sealed), "V@3"));
+        assert!(!tells(&Offer { door: Door::Guest, ..born }, "V"));
     }
 
     #[test]

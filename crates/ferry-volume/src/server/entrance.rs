@@ -109,7 +109,8 @@ impl Server {
             snapshots: self.snapshot_exports(),
             phase: self.phase(),
             is_live: self.is_live,
-            marks: self.engine.marks().iter().map(|(mark, _)| mark.0).collect(),
+            marks: self.marks_of_agents().map(|(mark, _)| mark.0).collect(),
+            born_from: self.born_from(),
         }
     }
 

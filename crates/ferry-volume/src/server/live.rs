@@ -8,7 +8,7 @@
 use super::Server;
 use super::doors::Door;
 use ferry_engine::{ByteRange, MarkId};
-use ferry_nbd::{CONTEXT_DIRTY, Extent, STATE_CHANGED};
+use ferry_nbd::{CONTEXT_BASE, CONTEXT_DIRTY, Extent, STATE_CHANGED};
 
 impl Server {
     /// Offers the live export, or takes it back.
@@ -20,9 +20,13 @@ impl Server {
         }
     }
 
-    /// What has changed of a range since the mark that the context names; none for a context of another kind.
+    /// What has changed of a range since the mark that the context names, or since the copy was made; none for a context of
+    /// another kind.
     pub(super) fn changes(&self, context: &str, range: ByteRange, limit: usize) -> Option<Vec<Extent>> {
-        let mark = MarkId(context.strip_prefix(CONTEXT_DIRTY)?.parse().ok()?);
+        let mark = match context.strip_prefix(CONTEXT_DIRTY) {
+            Some(mark) => MarkId(mark.parse().ok()?),
+            None => context.strip_prefix(CONTEXT_BASE).map(|_| MarkId::BIRTH)?,
+        };
         let extent =
             |len_bytes, changed| Extent { len_bytes, flags: if changed { STATE_CHANGED } else { 0 } };
         // Forgotten since the handshake: then anything may have changed.

@@ -12,6 +12,7 @@
 
 mod arrivals;
 mod asks;
+mod base;
 mod command;
 mod connection;
 mod direct;
@@ -54,6 +55,7 @@ use crate::ring::{Completion, Descriptor, IoBackend, Ring};
 use crate::store::{self, Store, StoreError, say_ready};
 use crate::tls::{Credentials, CredentialsError};
 use asks::Asker;
+use base::Rest;
 use connection::Connection;
 use direct::{Direct, Turns};
 use disk::DiskJob;
@@ -169,6 +171,7 @@ struct Server {
     /// Who waits for a command of the engine.
     commanded: Vec<(u64, Command)>,
     losing: Losing,
+    rest: Rest,
     sources: Sources,
     silence_max: Duration,
     guest_door: Descriptor,
@@ -275,6 +278,7 @@ impl Server {
             askers: HashMap::new(),
             commanded: Vec::new(),
             losing,
+            rest: Rest::default(),
             sources: Sources::default(),
             silence_max: SILENCE_MAX,
             guest_door,

@@ -4,13 +4,12 @@ use super::Server;
 use super::command::{refused, whole_story};
 use super::source::Source;
 use crate::SourceUri;
+use crate::base::ferry_export;
 use crate::control::{Answer, StandIn};
 use crate::directory::VolumeConfig;
 
 /// Sources that a volume has at a time, with the first.
 const SOURCES_MAX: usize = 4;
-/// Length of a volume's id in an export's name.
-const ID_LEN: usize = 26;
 
 impl VolumeConfig {
     /// All sources, the preferred one first.
@@ -18,15 +17,21 @@ impl VolumeConfig {
         self.source.iter().chain(&self.more_sources)
     }
 
-    /// Another first source. Those that cannot stand beside it go.
+    /// Another first source. Those that cannot stand beside it go; and if it is another copy than the first, what was known
+    /// of that one goes, too: what it was made from, and what this copy is.
     pub(crate) fn set_source(&mut self, uri: SourceUri) {
         self.more_sources.retain(|more| *more != uri && may_stand_beside(more, &uri));
+        if self.source.as_ref().is_some_and(|first| ferry_export(first) != ferry_export(&uri)) {
+            self.base = None;
+            self.born_from = None;
+        }
         self.source = Some(uri);
     }
 
     pub(crate) fn forget_sources(&mut self) {
         self.source = None;
         self.more_sources.clear();
+        self.base = None;
     }
 }
 
@@ -94,17 +99,6 @@ impl Server {
 /// or it is a foreign one, for which whoever adds it vouches.
 fn may_stand_beside(uri: &SourceUri, first: &SourceUri) -> bool {
     ferry_export(uri).is_none_or(|export| ferry_export(first) == Some(export))
-}
-
-/// The export's name, if it is one that a Ferry volume server gives: `ULID@GENERATION` or `ULID@GENERATION~SNAPSHOT`.
-fn ferry_export(uri: &SourceUri) -> Option<&str> {
-    let SourceUri::Nbd(uri) = uri else { return None };
-    let (id, version) = uri.export.split_once('@')?;
-    let generation = version.split_once('~').map_or(version, |(generation, _)| generation);
-    let is_ours = id.len() == ID_LEN
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        && generation.parse::<u64>().is_ok();
-    is_ours.then_some(uri.export.as_str())
 }
 
 #[cfg(test)]

@@ -131,6 +131,8 @@ impl Server {
         match notice {
             Notice::Opened => self.follow_source(),
             Notice::Unsealed => {
+                // Its guest is back, and whoever reads it is not.
+                self.hold_hydration(false);
                 // What they read would change under them from now on.
                 self.close_connections(Door::Reader);
                 self.forget_sealed_sums();
@@ -231,13 +233,13 @@ impl Server {
             FetchEnd::Zeroes { verified } => {
                 self.ledger.suspects.forget(range);
                 self.note_zeroes(range);
-                Ok(Arrival { content: Content::Zeroes, verified })
+                Ok(Arrival { content: Content::Zeroes, verified, bytes_from_base: 0 })
             }
             FetchEnd::Data { buffer, lead, crc32c, verified, urgency } => {
                 self.ledger.suspects.forget(range);
                 self.note_arrival(range, &buffer, lead, crc32c);
                 self.fetched.insert(op.as_u64(), Fetched { buffer, lead, urgency });
-                Ok(Arrival { content: Content::Data, verified })
+                Ok(Arrival { content: Content::Data, verified, bytes_from_base: 0 })
             }
         };
         Event::Fetched { op, result }

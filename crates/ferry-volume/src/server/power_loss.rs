@@ -255,6 +255,8 @@ fn every_power_loss_leaves_what_was_flushed(io: IoBackend, direct: bool) {
         generation: 1,
         phase: Phase::Open,
         source: Some(SourceUri::File(source.clone())),
+        born_from: None,
+        base: None,
         device: None,
         direct,
     })

@@ -160,6 +160,8 @@ mod between_servers {
                 generation,
                 phase: Phase::Open,
                 source,
+                born_from: None,
+                base: None,
                 device: None,
                 direct: false,
             };

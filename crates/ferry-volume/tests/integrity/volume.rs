@@ -28,6 +28,8 @@ impl Volume {
             generation,
             phase: Phase::Open,
             source,
+            born_from: None,
+            base: None,
             device: None,
             direct: false,
         };

@@ -41,6 +41,8 @@ impl Volume {
             generation,
             phase,
             source,
+            born_from: None,
+            base: None,
             device: None,
             direct: false,
         };

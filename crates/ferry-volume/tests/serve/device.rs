@@ -54,6 +54,8 @@ impl Loop {
             generation: 1,
             phase: Phase::Open,
             source,
+            born_from: None,
+            base: None,
             device: Some(self.device.clone()),
             direct: stores_are_direct(),
         }

@@ -29,6 +29,8 @@ fn options(dir: PathBuf, size_bytes: u64, source: Option<SourceUri>) -> CreateOp
         generation: 1,
         phase: Phase::Open,
         source,
+        born_from: None,
+        base: None,
         device: None,
         direct: true,
     }

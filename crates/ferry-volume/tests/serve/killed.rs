@@ -19,6 +19,8 @@ fn quiet_clone(dir: &Path) -> (Volume, Volume) {
         generation: 2,
         phase: Phase::Standby,
         source: Some(home.seal_and_export()),
+        born_from: None,
+        base: None,
         device: None,
         direct: stores_are_direct(),
     };

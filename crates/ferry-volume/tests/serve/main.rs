@@ -63,6 +63,8 @@ impl Volume {
             generation,
             phase: Phase::Open,
             source,
+            born_from: None,
+            base: None,
             device: None,
             direct: stores_are_direct(),
         };
@@ -171,6 +173,8 @@ fn a_volume_that_stands_by_ends_when_it_is_told_to() {
         generation: 2,
         phase: Phase::Standby,
         source: None,
+        born_from: None,
+        base: None,
         device: None,
         direct: stores_are_direct(),
     };

@@ -43,6 +43,8 @@ impl Volume {
             generation: 1,
             phase: Phase::Open,
             source,
+            born_from: None,
+            base: None,
             device,
             direct: false,
         })

@@ -22,6 +22,8 @@ fn store(dir: &Path) -> Store {
         generation: 1,
         phase,
         source,
+        born_from: None,
+        base: None,
         device: None,
         direct: false,
     };

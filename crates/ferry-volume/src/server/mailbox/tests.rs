@@ -22,6 +22,8 @@ fn served(dir: &Path, source: Option<SourceUri>) -> (Mailbox, JoinHandle<()>) {
         generation: 1,
         phase: crate::control::Phase::Open,
         source,
+        born_from: None,
+        base: None,
         device: None,
         direct: false,
     };

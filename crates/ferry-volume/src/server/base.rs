@@ -1,0 +1,79 @@
+//! What this copy was made from, and what its source was: the copy tells others in what it differs from the one, and may be
+//! read from the other where its source does not differ.
+
+use super::Server;
+use super::command::{refused, whole_story};
+use crate::base::Base;
+use crate::control::{Answer, BaseStatus};
+use ferry_engine::{BlockMap, Command, MarkId};
+
+/// Who wants hydration to rest. Reads go on all the same.
+#[derive(Default)]
+pub(super) struct Rest {
+    /// A person.
+    is_paused: bool,
+    /// An agent, since whoever reads this copy has another base for what it lacks.
+    pub(super) is_held: bool,
+}
+
+impl Server {
+    /// The generation of the copy that this one was made from, while it is known in what they may differ.
+    pub(super) fn born_from(&self) -> Option<u64> {
+        self.changed_since_birth().and(self.store.config.born_from)
+    }
+
+    fn changed_since_birth(&self) -> Option<&BlockMap> {
+        self.store.config.born_from.and(self.engine.marks().since(MarkId::BIRTH))
+    }
+
+    /// Bytes in which this copy may differ from what it was made from.
+    pub(super) fn bytes_changed_since_birth(&self) -> Option<u64> {
+        self.changed_since_birth().map(BlockMap::bytes)
+    }
+
+    pub(super) fn set_base(&mut self, base: Option<Base>) -> Answer {
+        let config = &self.store.config;
+        if let Some(base) = &base {
+            if config.source.is_none() {
+                return refused("the volume has no source, so it needs no base".to_owned());
+            }
+            if !base.is_plausible(&config.id) {
+                return refused(format!(
+                    "{} is not volume {} at generation {}; name the copy that the source was made from",
+                    base.uri, config.id, base.generation
+                ));
+            }
+        }
+        if let Err(e) = self.store.describe(|config| config.base = base) {
+            return refused(whole_story(&e));
+        }
+        self.follow_source();
+        Answer::Done
+    }
+
+    pub(super) fn base_status(&self) -> Option<BaseStatus> {
+        let base = self.store.config.base.as_ref()?;
+        Some(BaseStatus {
+            uri: base.uri.to_string(),
+            generation: base.generation,
+            connected: false,
+            is_used: false,
+            last_error: None,
+        })
+    }
+
+    pub(super) fn pause_hydration(&mut self, is_paused: bool) -> Answer {
+        self.rest.is_paused = is_paused;
+        self.rest_or_hydrate()
+    }
+
+    pub(super) fn hold_hydration(&mut self, is_held: bool) -> Answer {
+        self.rest.is_held = is_held;
+        self.rest_or_hydrate()
+    }
+
+    fn rest_or_hydrate(&mut self) -> Answer {
+        let rests = self.rest.is_paused || self.rest.is_held;
+        self.command_at_once(if rests { Command::PauseHydration } else { Command::ResumeHydration })
+    }
+}

@@ -1,0 +1,5 @@
+//! Copies that are read from two others: the source, and a base that the source was itself made from.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod copy;
+mod told;

@@ -249,9 +249,7 @@ impl Server {
         // The control door last: whoever reaches it finds the other.
         let guest_door = Rc::new(listen_unix(&options.dir.join(GUEST_SOCKET))?);
         let control_door = Rc::new(listen_unix(&options.dir.join(CONTROL_SOCKET))?);
-        let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| ServeError::Ring { cause: e.into() })?;
-        let wake = Arc::new(wake);
-        let wake_door = wake.try_clone().map_err(|cause| ServeError::Ring { cause })?;
+        let (wake, wake_door) = bell().map_err(|cause| ServeError::Ring { cause })?;
         let (dialled_sender, dialled) = channel();
         let now = Instant::now();
         let open = Phase::of_map(state.phase) == Phase::Open;
@@ -475,6 +473,13 @@ impl Server {
     fn phase(&self) -> Phase {
         Phase::of_map(self.engine.status().phase)
     }
+}
+
+/// What wakes the loop: the end that threads ring, and the one that it listens to.
+fn bell() -> io::Result<(Arc<OwnedFd>, OwnedFd)> {
+    let wake = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let door = wake.try_clone()?;
+    Ok((Arc::new(wake), door))
 }
 
 fn ring_the_bell(wake: &OwnedFd) {

@@ -4,8 +4,8 @@
 //! not.
 
 use ferry_fsm::{
-    Act, Backoff, Body, ENTRY_VERSION, Entry, Event, OnFailure, Outcome, Policy, Standing, Step, StepError,
-    Undo, UnwindReason, decide, replay,
+    Act, Backoff, Body, ENTRY_VERSION, Entry, Event, JOURNAL_FORMAT, OnFailure, Outcome, Policy, Standing,
+    Step, StepError, Terms, Undo, UnwindReason, decide, replay,
 };
 use serde_json::Value;
 
@@ -22,6 +22,8 @@ pub enum Errand {
 }
 
 impl Step for Errand {
+    const NAME: &'static str = "errand";
+    const VERSION: u16 = 1;
     const LINE: &'static [Self] = &[Self::Look, Self::Pack, Self::Leave, Self::Greet, Self::Unpack];
 
     fn name(self) -> &'static str {
@@ -116,7 +118,20 @@ fn opening(line: u8) -> Entry {
         6 => names.swap(1, 3),
         _ => {}
     }
-    Entry::new(1_000, Event::Started { line: names, input: Value::Null })
+    let job = if line < 248 { Errand::NAME } else { "" }.to_owned();
+    let (format, line_version) = (JOURNAL_FORMAT, Errand::VERSION);
+    let terms = Box::new(terms(line / 8));
+    Entry::new(1_000, Event::Started { format, job, line_version, line: names, input: Value::Null, terms })
+}
+
+/// Any of the terms a job can have.
+fn terms(which: u8) -> Terms {
+    Terms {
+        not_before_ms: (which & 1 != 0).then_some(1_400),
+        queue: (which & 2 != 0).then(|| "errands".to_owned()),
+        within_ms: (which & 4 != 0).then_some(2_000),
+        parent: None,
+    }
 }
 
 /// What a shell appends when it does what is decided, and that ends well or badly.
@@ -140,12 +155,13 @@ fn due(standing: &Standing<Errand>, now_ms: u64, chance: u8) -> Option<Event> {
     let act = decide(standing, now_ms);
     match act {
         Act::Commit { step, attempt } => Some(ended(step.name(), attempt, fails.then_some(error))),
+        Act::Admit { .. } => Some(Event::Admitted),
         Act::Begin { .. }
         | Act::Unwind { .. }
         | Act::Undo { .. }
         | Act::WaitUntil { .. }
         | Act::Park { .. }
-        | Act::WaitForPerson
+        | Act::WaitForPerson { .. }
         | Act::Finish { .. }
         | Act::Rest => act.announce(),
     }
@@ -165,8 +181,8 @@ fn any(kind: u8, detail: u8) -> Event {
     };
     let attempt = u32::from(detail / 8 % 8);
     let error = if detail >= 128 { StepError::fatal("no") } else { StepError::retry("not yet") };
-    match kind % 13 {
-        0 => Event::Started { line: vec![step], input: Value::Null },
+    match kind % 14 {
+        0 => opening(detail).event,
         1 => Event::Begun { step, attempt },
         2 => Event::Done { step, memo: Value::Null },
         3 => Event::Failed { step, attempt, error },
@@ -178,6 +194,7 @@ fn any(kind: u8, detail: u8) -> Event {
         9 => Event::CancelAsked,
         10 => Event::Parked { reason: "a person is needed".to_owned() },
         11 => Event::Resumed,
+        12 => Event::Admitted,
         _ if detail == 255 => Event::Unknown,
         _ => Event::Finished {
             outcome: if detail.is_multiple_of(2) { Outcome::Succeeded } else { Outcome::Cancelled },
@@ -200,6 +217,12 @@ fn check_decision(standing: &Standing<Errand>, now_ms: u64) {
     };
     let error = || StepError::retry("not yet");
     match &act {
+        Act::Admit { until_ms } => {
+            assert!(until_ms.is_none_or(|at_ms| at_ms > now_ms), "a wait for the past");
+            follow(&announced, Event::Admitted);
+            let reason = UnwindReason::Failed { step: "look".to_owned(), message: "held".to_owned() };
+            follow(&announced, Event::UnwindBegun { reason });
+        }
         Act::Begin { step, attempt } | Act::Commit { step, attempt } => {
             follow(&announced, ended(step.name(), *attempt, None));
             follow(&announced, ended(step.name(), *attempt, Some(error())));
@@ -211,7 +234,7 @@ fn check_decision(standing: &Standing<Errand>, now_ms: u64) {
         }
         Act::WaitUntil { at_ms } => assert!(*at_ms > now_ms, "a wait for the past"),
         Act::Rest => assert!(standing.outcome.is_some()),
-        Act::WaitForPerson => assert!(standing.parked.is_some()),
+        Act::WaitForPerson { .. } => assert!(standing.parked.is_some()),
         Act::Unwind { .. } => assert!(!standing.past_no_return(), "the deed cannot be taken back"),
         Act::Park { .. } | Act::Finish { .. } => {}
     }

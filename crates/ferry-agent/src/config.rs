@@ -7,6 +7,7 @@
 //! advertise = "10.0.0.1"          # where other workers reach this host
 //! room_bytes = 500_000_000_000    # for all volumes together; without it, what the filesystem has free
 //! retention_hours = 24
+//! moves_at_once = 64              # moves away from this worker; further ones wait in line
 //!
 //! [peers]
 //! w2 = "http://10.0.0.2:7433"
@@ -19,12 +20,15 @@ use ferry_volume::directory;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// Where an agent listens if nothing is said.
 const LISTEN_DEFAULT: &str = "127.0.0.1:7433";
 /// How long a source's copy is kept if nothing is said, in hours.
 const RETENTION_HOURS_DEFAULT: u64 = 24;
+/// How many moves away from a worker are under way at once if nothing is said.
+const MOVES_AT_ONCE_DEFAULT: NonZeroUsize = NonZeroUsize::new(64).expect("it is not 0");
 /// Longest generation in the name of a volume's directory that a state directory must leave room for.
 const GENERATION_RESERVED: Generation = Generation(9_999_999);
 
@@ -47,6 +51,8 @@ pub struct Config {
     pub room_bytes: Option<u64>,
     /// How long a source's copy is kept after nobody needs it, in hours.
     pub retention_hours: u64,
+    /// How many moves away from this worker are under way at once; further ones wait in line.
+    pub moves_at_once: NonZeroUsize,
     /// Directory of certificates (see [`ferry_volume::Credentials`]); an absolute path. With it, volumes are read by
     /// other workers, and read from them, over mutual TLS only.
     pub tls: Option<PathBuf>,
@@ -90,6 +96,7 @@ struct File {
     peers: BTreeMap<WorkerName, toml::Spanned<String>>,
     room_bytes: Option<u64>,
     retention_hours: Option<u64>,
+    moves_at_once: Option<NonZeroUsize>,
     tls: Option<toml::Spanned<PathBuf>>,
 }
 
@@ -124,6 +131,7 @@ impl Config {
             peers: peers(&place, file.peers)?,
             room_bytes: file.room_bytes,
             retention_hours: file.retention_hours.unwrap_or(RETENTION_HOURS_DEFAULT),
+            moves_at_once: file.moves_at_once.unwrap_or(MOVES_AT_ONCE_DEFAULT),
             tls: file.tls.map(|dir| beside(&place, &dir)).transpose()?,
         })
     }
@@ -167,7 +175,8 @@ fn for_people(what: &str) -> String {
         _ => what
             .replace("expected path string", "expected a path in quotes")
             .replace("expected a string", "expected text in quotes")
-            .replace("expected u64", "expected a whole number, 0 or more"),
+            .replace("expected u64", "expected a whole number, 0 or more")
+            .replace("expected a nonzero usize", "expected a whole number, 1 or more"),
     }
 }
 
@@ -304,6 +313,7 @@ mod tests {
             ("listen = \"here\"", ":3: listen: not an address with a port; write it like"),
             ("room_bytes = -1", ":3: room_bytes: invalid value: integer `-1`, expected a whole number"),
             ("retention_hours = \"1d\"", "expected a whole number"),
+            ("moves_at_once = 0", "expected a whole number, 1 or more"),
             ("name = \"w2\"", ":3: name: is there a second time"),
         ] {
             let said = refusal(&format!("{begin}{line}\n"));

@@ -7,7 +7,9 @@ use crate::create;
 use crate::drivers::{LaunchError, Launcher};
 use crate::fences::{FenceError, Fences};
 use crate::host::ThisHost;
-use crate::jobs::{Executor, HostClock, MoveInput, MoveStep, Mover, begin_move, reap, sweep};
+use crate::jobs::{
+    Clock, Executor, HostClock, MOVES, MoveInput, MoveStep, Mover, Queues, begin_move, reap, sweep,
+};
 use crate::machines::MachinesError;
 use crate::peers::Peers;
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
@@ -23,7 +25,7 @@ use ferry_api::{
     VolumeKey, VolumeRef, WorkerInfo, WorkerName,
 };
 use ferry_crossing::back;
-use ferry_fsm::Step;
+use ferry_fsm::{Step, Terms};
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
 use std::net::SocketAddr;
@@ -128,6 +130,7 @@ fn told_to_end() -> io::Result<impl Future<Output = ()> + Send + 'static> {
 pub struct Agent {
     core: Arc<Core>,
     moves: Moves,
+    clock: HostClock,
     started_at_ms: u64,
     _chores: JoinSet<()>,
     _lock: Option<StateLock>,
@@ -169,14 +172,16 @@ impl Agent {
         core.volumes.keep_all().await?;
         core.machines.mind_all().await?;
         let mover = Arc::new(Mover::new(Arc::clone(&core), clock.clone()));
-        let moves = Executor::start(Arc::new(records), clock.clone(), mover).await?;
+        let queues = Arc::new(Queues::new([(MOVES.to_owned(), core.config.moves_at_once.get())]));
+        let moves = Executor::start(Arc::new(records), clock.clone(), mover, queues).await?;
         let (attic, looks) = (Arc::clone(&core), clock.clone());
         chores.spawn(async move { reap(&*attic, &looks).await });
         let volumes = core.volumes.clone();
         chores.spawn(async move { volumes.share_budget().await });
         let guests = Arc::clone(&core);
-        chores.spawn(async move { sweep(&*guests, &clock).await });
-        Ok(Self { core, moves, started_at_ms: host.now_ms(), _chores: chores, _lock: None })
+        let sweeps = clock.clone();
+        chores.spawn(async move { sweep(&*guests, &sweeps).await });
+        Ok(Self { core, moves, clock, started_at_ms: host.now_ms(), _chores: chores, _lock: None })
     }
 
     /// Resolves with the reason when the journal cannot be kept and the agent must stop.
@@ -193,6 +198,7 @@ impl Agent {
         record: MachineRecord,
         to: WorkerName,
         retention_hours: Option<u64>,
+        terms: Terms,
     ) -> Answer<Job> {
         let config = &self.core.config;
         if to == config.name {
@@ -208,7 +214,18 @@ impl Agent {
             to,
             retention_ms: hours.saturating_mul(HOUR_MS),
         };
-        Ok(begin_move(&self.moves, input).await?)
+        Ok(begin_move(&self.moves, input, terms).await?)
+    }
+
+    /// The first move of a machine that is to begin later, and does not hold it yet.
+    async fn move_for_later(&self, machine: MachineId) -> Answer<Option<JobId>> {
+        for record in self.core.records.unfinished_jobs().await? {
+            let JobKind::Move { machine: moves, .. } = record.kind;
+            if moves == machine && self.moves.job(record.id).await?.state == JobState::Waiting {
+                return Ok(Some(record.id));
+            }
+        }
+        Ok(None)
     }
 
     /// Lets the moves go on that a machine which is back here has overtaken: one that waited for a person because the
@@ -435,18 +452,25 @@ impl AgentApi for Agent {
 
     async fn move_start(&self, start: StartMove) -> Answer<Job> {
         let record = self.core.machines.find(&start.machine).await?;
-        self.begin_move(record, start.to, start.retention_hours).await
+        let after_ms = start.after_ms.map(|after_ms| self.clock.now_ms().saturating_add(after_ms));
+        let terms =
+            Terms { not_before_ms: start.at_ms.or(after_ms), within_ms: start.within_ms, ..Terms::default() };
+        self.begin_move(record, start.to, start.retention_hours, terms).await
     }
 
     async fn move_undo(&self, undo: UndoMove) -> Answer<Job> {
         let record = self.core.machines.find(&undo.machine).await?;
         let (_, from) = back::came_from(&record, &self.core.records.crossings().await?, undo.of)?;
-        self.begin_move(record, from, undo.retention_hours).await
+        self.begin_move(record, from, undo.retention_hours, Terms::default()).await
     }
 
     async fn move_cancel(&self, cancel: CancelMove) -> Answer<Job> {
         let record = self.core.machines.find(&cancel.machine).await?;
-        self.moves.cancel(back::cancellable(&record)?).await
+        let job = match (record.job, self.move_for_later(record.id).await?) {
+            (None, Some(later)) => later,
+            (Some(_), _) | (None, None) => back::cancellable(&record)?,
+        };
+        self.moves.cancel(job).await
     }
 
     async fn jobs(&self) -> Answer<Vec<Job>> {

@@ -14,6 +14,23 @@ pub struct StartMove {
     /// How long the copy on the source is kept after nobody needs it, in hours; as configured there if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_hours: Option<u64>,
+    /// It does not begin before that time, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
+    /// It does not begin before so many milliseconds have passed by the source's clock; `at_ms` goes before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_ms: Option<u64>,
+    /// What is not handed over so many milliseconds after the move is due is undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within_ms: Option<u64>,
+}
+
+impl StartMove {
+    /// A move at once, with all the time it needs.
+    #[must_use]
+    pub fn new(machine: MachineRef, to: WorkerName) -> Self {
+        Self { machine, to, retention_hours: None, at_ms: None, after_ms: None, within_ms: None }
+    }
 }
 
 /// Asks for a machine to be taken back to the worker that it came here from.
@@ -53,6 +70,15 @@ pub struct Job {
     pub reason: Option<String>,
     /// How far the bytes are, while they follow.
     pub progress: Option<Progress>,
+    /// What it waits for before it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// When it is undone unless it is handed over, in milliseconds since 1970; none when nothing is to be undone any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_at_ms: Option<u64>,
+    /// The job whose child it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobId>,
     /// When it was asked for, in milliseconds since 1970.
     pub created_at_ms: u64,
     /// When it ended, in milliseconds since 1970.
@@ -78,10 +104,23 @@ pub enum JobKind {
     },
 }
 
+/// What a job waits for before it begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// A time, in milliseconds since 1970.
+    pub until_ms: Option<u64>,
+    /// Its turn in this queue.
+    pub queue: Option<String>,
+    /// Its place in the queue, from 1; none while it is not due.
+    pub place: Option<u64>,
+}
+
 /// How a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
+    /// It has not begun: it waits for its time or its turn.
+    Waiting,
     /// It goes forward.
     Running,
     /// It undoes what it did, in reverse.
@@ -101,7 +140,7 @@ impl JobState {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::Running | Self::Unwinding | Self::Parked => false,
+            Self::Waiting | Self::Running | Self::Unwinding | Self::Parked => false,
             Self::Succeeded | Self::Failed | Self::Cancelled => true,
         }
     }
@@ -179,6 +218,8 @@ pub struct JobEvent {
 pub enum JobEventKind {
     /// The job was taken on.
     Started,
+    /// Its time and its turn have come.
+    Admitted,
     /// A step begins.
     Begun {
         /// The step.

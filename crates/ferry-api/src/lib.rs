@@ -28,7 +28,7 @@ pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFro
 pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_from};
 pub use job::{
     CancelMove, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobKind, JobState, JobStep, Progress,
-    StartMove, StepState, UndoMove,
+    StartMove, StepState, UndoMove, Waiting,
 };
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{

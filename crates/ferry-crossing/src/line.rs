@@ -46,6 +46,8 @@ pub enum MoveStep {
 }
 
 impl Step for MoveStep {
+    const NAME: &'static str = "move";
+    const VERSION: u16 = 1;
     const LINE: &'static [Self] = &[
         Self::Plan,
         Self::Reserve,

@@ -106,6 +106,8 @@ pub fn changes(job: JobId, standing: &Standing<MoveStep>, event: &Event) -> Vec<
         keys.into_iter().map(|key| Change::Own { key, ownership: ownership.clone() }).collect()
     };
     match event {
+        // Taken on for later, it does not hold the machine until it begins.
+        Event::Admitted => vec![Change::Claim { machine, job }],
         Event::Finished { .. } => vec![Change::Unclaim { machine, job }, Change::FinishJob(job)],
         Event::Begun { step, .. } if is(step, MoveStep::Stop) => {
             vec![Change::Halt { machine, job, halted: true }]

@@ -261,6 +261,9 @@ mod tests {
             steps: Vec::new(),
             reason: None,
             progress: Some(Progress { eta_ms: Some(7), ..Progress::default() }),
+            waiting: None,
+            deadline_at_ms: None,
+            parent: None,
             created_at_ms: 0,
             finished_at_ms: None,
             last_seq: 1,
@@ -384,6 +387,7 @@ mod tests {
     #[test]
     fn jobs_that_have_not_ended_keep_it_also_those_that_wait_for_a_person() {
         for (state, keeps) in [
+            (JobState::Waiting, true),
             (JobState::Running, true),
             (JobState::Unwinding, true),
             (JobState::Parked, true),

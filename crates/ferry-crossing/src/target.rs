@@ -311,7 +311,11 @@ pub fn is_expected(crossing: &CrossingRecord) -> bool {
 pub fn is_undone(job: JobState) -> bool {
     match job {
         JobState::Failed | JobState::Cancelled => true,
-        JobState::Running | JobState::Unwinding | JobState::Parked | JobState::Succeeded => false,
+        JobState::Waiting
+        | JobState::Running
+        | JobState::Unwinding
+        | JobState::Parked
+        | JobState::Succeeded => false,
     }
 }
 

@@ -10,6 +10,12 @@ use crate::step::{Body, OnFailure, Step};
 /// The next act of a job that is doing nothing at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act<S> {
+    /// Append `admitted` as soon as it is the job's turn in its queue, if it has one. If the records do not allow it,
+    /// append `unwind_begun`: there is nothing to undo.
+    Admit {
+        /// Decide again at that time if the turn has not come, in milliseconds since the Unix epoch.
+        until_ms: Option<u64>,
+    },
     /// Append `begun`, do the step, append `done` or `failed`.
     Begin {
         /// The step.
@@ -47,8 +53,11 @@ pub enum Act<S> {
         /// Why, in one sentence.
         reason: String,
     },
-    /// Decide again when a person has resumed or cancelled the job.
-    WaitForPerson,
+    /// Decide again when a person has resumed or cancelled the job, or at that time.
+    WaitForPerson {
+        /// Milliseconds since the Unix epoch.
+        until_ms: Option<u64>,
+    },
     /// Append `finished`.
     Finish {
         /// How the job ends.
@@ -59,8 +68,8 @@ pub enum Act<S> {
 }
 
 impl<S: Step> Act<S> {
-    /// The entry that must be durable before the shell acts. None for acts that are waiting, and for a deed,
-    /// whose entry is the act.
+    /// The entry that must be durable before the shell acts. None for acts that are waiting, and for those whose
+    /// entry is the act: a deed, and letting a job in.
     pub fn announce(&self) -> Option<Event> {
         match self {
             Self::Begin { step, attempt } => {
@@ -72,7 +81,11 @@ impl<S: Step> Act<S> {
             }
             Self::Park { reason } => Some(Event::Parked { reason: reason.clone() }),
             Self::Finish { outcome } => Some(Event::Finished { outcome: outcome.clone() }),
-            Self::Commit { .. } | Self::WaitUntil { .. } | Self::WaitForPerson | Self::Rest => None,
+            Self::Admit { .. }
+            | Self::Commit { .. }
+            | Self::WaitUntil { .. }
+            | Self::WaitForPerson { .. }
+            | Self::Rest => None,
         }
     }
 }
@@ -85,20 +98,47 @@ pub fn decide<S: Step>(standing: &Standing<S>, now_ms: u64) -> Act<S> {
     }
     if let Some(foreign) = &standing.foreign {
         return match standing.parked {
-            Some(_) => Act::WaitForPerson,
+            Some(_) => Act::WaitForPerson { until_ms: None },
             None => Act::Park { reason: foreign.to_string() },
         };
     }
     if standing.cancel_asked && standing.can_cancel() && standing.turn().is_some() {
         return Act::Unwind { reason: UnwindReason::Cancelled };
     }
+    let deadline_ms = standing.deadline_ms();
+    if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms)
+        && let Some(turn) = standing.turn()
+    {
+        return Act::Unwind { reason: too_late(standing, &standing.steps[turn]) };
+    }
     if standing.parked.is_some() {
-        return Act::WaitForPerson;
+        return Act::WaitForPerson { until_ms: deadline_ms };
     }
     match &standing.unwinding {
         Some(reason) => decide_unwinding(standing, reason, now_ms),
+        None if standing.is_waiting() => decide_waiting(standing, now_ms),
         None => decide_forward(standing, now_ms),
     }
+}
+
+fn decide_waiting<S: Step>(standing: &Standing<S>, now_ms: u64) -> Act<S> {
+    match standing.waits_until_ms() {
+        Some(at_ms) if now_ms < at_ms => Act::WaitUntil { at_ms },
+        Some(_) | None => Act::Admit { until_ms: standing.deadline_ms() },
+    }
+}
+
+/// What a job that is not past its deed in time fails with.
+fn too_late<S: Step>(standing: &Standing<S>, turn: &StepStanding<S>) -> UnwindReason {
+    let within = standing.terms.within();
+    let mut message = match standing.deed() {
+        Some(deed) => format!("the job was to be past {} within {within} and was not", deed.name),
+        None => format!("the job was to be done within {within} and was not"),
+    };
+    if let Some(error) = &turn.error {
+        message = format!("{message}; what failed last: {}", error.message);
+    }
+    UnwindReason::Failed { step: turn.name.clone(), message }
 }
 
 /// What a job appends when something has happened: that, and the announcement of what follows from it, as one.
@@ -138,7 +178,12 @@ fn decide_forward<S: Step>(standing: &Standing<S>, now_ms: u64) -> Act<S> {
                 return give_up;
             }
             let delay_ms = policy.backoff.delay_ms(found.failures_since_resume);
-            pause_or(go, at_ms, delay_ms, now_ms)
+            match (pause_or(go, at_ms, delay_ms, now_ms), standing.deadline_ms()) {
+                (Act::WaitUntil { at_ms }, Some(deadline_ms)) => {
+                    Act::WaitUntil { at_ms: at_ms.min(deadline_ms) }
+                }
+                (act, _) => act,
+            }
         }
         StepState::Ahead
         | StepState::Running

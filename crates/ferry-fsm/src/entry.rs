@@ -6,8 +6,19 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::terms::Terms;
+
 /// The version this crate writes. Entries of a higher version are kept, and park the job.
 pub const ENTRY_VERSION: u16 = 1;
+
+/// The version of the journal's form as a whole that this crate writes. Journals of an earlier one go on; those of a
+/// later one are kept, and park the job.
+pub const JOURNAL_FORMAT: u16 = 2;
+
+/// The form of journals that do not say theirs.
+fn first_format() -> u16 {
+    1
+}
 
 /// One line of a journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,11 +45,25 @@ impl Entry {
 pub enum Event {
     /// The job exists. Always the first entry, and only that.
     Started {
+        /// The form of the journal, see [`JOURNAL_FORMAT`].
+        #[serde(default = "first_format")]
+        format: u16,
+        /// The name of the line, like `move`; empty in the first form.
+        #[serde(default)]
+        job: String,
+        /// The version of that line; 0 in the first form.
+        #[serde(default)]
+        line_version: u16,
         /// The names of the steps, in order. The job keeps this line, whatever later versions do.
         line: Vec<String>,
         /// What was asked for.
         input: Value,
+        /// When it begins and by when it must be across.
+        #[serde(default)]
+        terms: Box<Terms>,
     },
+    /// The job's time has come, and its turn: it begins. Only for jobs whose terms ask for it, and once.
+    Admitted,
     /// The step is about to be done. Repeated with the same attempt after a crash.
     Begun {
         /// The step.
@@ -112,6 +137,7 @@ impl Event {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Started { .. } => "started",
+            Self::Admitted => "admitted",
             Self::Begun { .. } => "begun",
             Self::Done { .. } => "done",
             Self::Failed { .. } => "failed",
@@ -137,6 +163,7 @@ impl Event {
             | Self::Undone { step }
             | Self::UndoFailed { step, .. } => Some(step),
             Self::Started { .. }
+            | Self::Admitted
             | Self::UnwindBegun { .. }
             | Self::CancelAsked
             | Self::Parked { .. }

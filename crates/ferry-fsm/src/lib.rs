@@ -7,8 +7,11 @@
 //! ```
 //!
 //! ```text
+//!   waiting    until its time, then for its turn  ─admitted─▶ forward
+//!                ▼ cancel, deadline: nothing to undo
 //!   forward    step … step  DEED  step … step  ─▶ Finished(succeeded)
-//!                │ failure or cancel   │ failure: retry, or park for a person
+//!                │ failure, cancel,    │
+//!                │ deadline            │ failure: retry, or park for a person
 //!                ▼                     ▼
 //!   unwinding  undo in reverse       Parked ──Resumed──▶ forward
 //!                ▼
@@ -25,12 +28,18 @@
 
 mod decide;
 mod entry;
+mod queue;
 mod refusal;
 mod standing;
 mod step;
+mod terms;
 
 pub use decide::{Act, conclude, decide};
-pub use entry::{ENTRY_VERSION, Entry, Event, FailureClass, Outcome, StepError, UnwindReason};
+pub use entry::{
+    ENTRY_VERSION, Entry, Event, FailureClass, JOURNAL_FORMAT, Outcome, StepError, UnwindReason,
+};
+pub use queue::Queue;
 pub use refusal::{Foreign, Illegal, ReplayError};
 pub use standing::{Answer, Standing, StepStanding, StepState, replay};
 pub use step::{Backoff, Body, LineError, OnFailure, Policy, Step, Undo, check_line};
+pub use terms::Terms;

@@ -3,6 +3,26 @@
 /// What this version of the program does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Foreign {
+    /// A form of journals.
+    #[error(
+        "the journal has form {found}, this version of ferry knows up to {known}; resume the job with a version that does"
+    )]
+    Format {
+        /// The journal's.
+        found: u16,
+        /// The last one known here.
+        known: u16,
+    },
+    /// Another kind of job, or a later line of the same.
+    #[error(
+        "the journal is of line {found}, this version of ferry knows {known}; resume the job with a version that does"
+    )]
+    Line {
+        /// The journal's, with its version.
+        found: String,
+        /// The one known here.
+        known: String,
+    },
     /// A step.
     #[error("this version of ferry does not know the step {0}; resume the job with a version that does")]
     Step(String),
@@ -23,6 +43,12 @@ pub enum Illegal {
     /// Nothing follows `finished`.
     #[error("the job is over")]
     Over,
+    /// A job that waits for its time or its turn begins nothing.
+    #[error("the job was not let in yet")]
+    NotAdmitted,
+    /// A job is let in once, before its first step.
+    #[error("the job has begun already, or does not wait to be let in")]
+    NotWaiting,
     /// The line has no step of that name.
     #[error("the line has no step {0}")]
     NotInLine(String),
@@ -33,7 +59,7 @@ pub enum Illegal {
     #[error("the job is parked")]
     IsParked,
     /// Only a parked or waiting job can be resumed.
-    #[error("the job is neither parked nor waiting to retry")]
+    #[error("the job is neither parked nor waiting for a time")]
     NotParked,
     /// Steps are done in order, and the turn is another step's.
     #[error("it is the turn of {0}")]

@@ -13,15 +13,24 @@
 
 use serde_json::Value;
 
-use crate::entry::{ENTRY_VERSION, Entry, Event, FailureClass, Outcome, StepError, UnwindReason};
+use crate::entry::{
+    ENTRY_VERSION, Entry, Event, FailureClass, JOURNAL_FORMAT, Outcome, StepError, UnwindReason,
+};
 use crate::refusal::{Foreign, Illegal, ReplayError};
 use crate::step::{Body, Step, Undo};
+use crate::terms::Terms;
 
 /// Where a job stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Standing<S> {
     /// What was asked for.
     pub input: Value,
+    /// When it begins and by when it must be across.
+    pub terms: Terms,
+    /// Set when it was let in, for jobs whose terms ask for that.
+    pub admitted: bool,
+    /// Set when a person had it begin before its time.
+    pub is_time_waived: bool,
     /// The steps in order.
     pub steps: Vec<StepStanding<S>>,
     /// Set while the job unwinds, and kept after.
@@ -59,6 +68,9 @@ pub struct StepStanding<S> {
     pub undo_failures_since_resume: u32,
     /// When it was first begun, in milliseconds since the Unix epoch.
     pub started_ms: Option<u64>,
+    /// When its latest attempt, or attempt at undoing, was begun, in milliseconds since the Unix epoch. Being repeated
+    /// after a crash does not make it another attempt.
+    pub begun_ms: Option<u64>,
     /// When it was done, or undone, in milliseconds since the Unix epoch.
     pub finished_ms: Option<u64>,
     /// The latest failure, of the step or of its undo.
@@ -121,9 +133,16 @@ pub fn replay<'a, S: Step>(entries: impl IntoIterator<Item = &'a Entry>) -> Resu
 
 impl<S: Step> Standing<S> {
     /// The entry that starts a job of this kind with its whole line.
-    pub fn opening(at_ms: u64, input: Value) -> Entry {
-        let line = S::LINE.iter().map(|step| step.name().to_owned()).collect();
-        Entry::new(at_ms, Event::Started { line, input })
+    pub fn opening(at_ms: u64, input: Value, terms: Terms) -> Entry {
+        let started = Event::Started {
+            format: JOURNAL_FORMAT,
+            job: S::NAME.to_owned(),
+            line_version: S::VERSION,
+            line: S::LINE.iter().map(|step| step.name().to_owned()).collect(),
+            input,
+            terms: Box::new(terms),
+        };
+        Entry::new(at_ms, started)
     }
 
     /// Where a job stands after its first entry.
@@ -131,7 +150,9 @@ impl<S: Step> Standing<S> {
     /// # Errors
     /// The entry is not `started`, or its line is no line.
     pub fn start(entry: &Entry) -> Result<Self, Illegal> {
-        let Event::Started { line, input } = &entry.event else { return Err(Illegal::NotStartedOnce) };
+        let Event::Started { format, job, line_version, line, input, terms } = &entry.event else {
+            return Err(Illegal::NotStartedOnce);
+        };
         if line.is_empty() {
             return Err(Illegal::BadLine(String::new()));
         }
@@ -139,13 +160,22 @@ impl<S: Step> Standing<S> {
             return Err(Illegal::BadLine(twice.1.clone()));
         }
         let steps: Vec<_> = line.iter().map(|name| StepStanding::ahead(name)).collect();
-        let mut foreign =
-            steps.iter().find(|step| step.step.is_none()).map(|step| Foreign::Step(step.name.clone()));
-        if entry.v > ENTRY_VERSION {
-            foreign = Some(Foreign::Entry { index: 0 });
-        }
+        let unknown = steps.iter().find(|step| step.step.is_none());
+        let foreign = if entry.v > ENTRY_VERSION {
+            Some(Foreign::Entry { index: 0 })
+        } else if *format > JOURNAL_FORMAT {
+            Some(Foreign::Format { found: *format, known: JOURNAL_FORMAT })
+        } else if (!job.is_empty() && job != S::NAME) || *line_version > S::VERSION {
+            let name = |job: &str, version: u16| format!("{job} {version}");
+            Some(Foreign::Line { found: name(job, *line_version), known: name(S::NAME, S::VERSION) })
+        } else {
+            unknown.map(|step| Foreign::Step(step.name.clone()))
+        };
         Ok(Self {
             input: input.clone(),
+            terms: terms.as_ref().clone(),
+            admitted: false,
+            is_time_waived: false,
             steps,
             unwinding: None,
             cancel_asked: false,
@@ -192,9 +222,35 @@ impl<S: Step> Standing<S> {
         if self.can_resume() { Answer::Append(Event::Resumed) } else { Answer::Refuse }
     }
 
-    /// Whether `Resumed` is allowed now: the job is parked, or pauses between two attempts.
+    /// Whether `Resumed` is allowed now: the job is parked, pauses between two attempts, or waits for its time.
     pub fn can_resume(&self) -> bool {
-        self.outcome.is_none() && (self.parked.is_some() || self.is_pausing())
+        let waits = self.waits_until_ms().is_some() && self.unwinding.is_none();
+        self.outcome.is_none() && (self.parked.is_some() || self.is_pausing() || waits)
+    }
+
+    /// Whether the job waits to be let in: for its time, or for its turn in a queue.
+    pub fn is_waiting(&self) -> bool {
+        self.terms.ask_for_admission() && !self.admitted
+    }
+
+    /// The time for which the job waits, in milliseconds since the Unix epoch; none when nothing keeps it but its turn.
+    pub fn waits_until_ms(&self) -> Option<u64> {
+        self.terms.not_before_ms.filter(|_| self.is_waiting() && !self.is_time_waived)
+    }
+
+    /// Since when the job is due, in milliseconds since the Unix epoch: what orders a queue.
+    pub fn due_ms(&self) -> u64 {
+        self.terms.due_ms(self.started_ms)
+    }
+
+    /// By when the job must be past its deed, in milliseconds since the Unix epoch, while that still matters.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        self.terms.deadline_ms(self.started_ms).filter(|_| self.can_cancel())
+    }
+
+    /// The step behind which the job cannot be undone, if its line has one.
+    pub(crate) fn deed(&self) -> Option<&StepStanding<S>> {
+        self.steps.iter().find(|step| step.is_deed())
     }
 
     /// What the step found out, if it is done.
@@ -254,6 +310,7 @@ impl<S: Step> Standing<S> {
                 }
             }
             Event::Started { .. }
+            | Event::Admitted
             | Event::Begun { .. }
             | Event::Failed { .. }
             | Event::UnwindBegun { .. }
@@ -267,11 +324,12 @@ impl<S: Step> Standing<S> {
     fn apply_judged(&mut self, at_ms: u64, event: &Event) -> Result<(), Illegal> {
         match event {
             Event::Started { .. } => return Err(Illegal::NotStartedOnce),
+            Event::Admitted => self.admit()?,
             Event::Begun { step, attempt } => self.begin(step, *attempt, at_ms)?,
             Event::Done { step, memo } => self.finish_step(step, memo, at_ms)?,
             Event::Failed { step, attempt, error } => self.fail_step(step, *attempt, error, at_ms)?,
             Event::UnwindBegun { reason } => self.begin_unwinding(reason)?,
-            Event::UndoBegun { step, attempt } => self.begin_undo(step, *attempt)?,
+            Event::UndoBegun { step, attempt } => self.begin_undo(step, *attempt, at_ms)?,
             Event::Undone { step } => {
                 let found = self.undoing(step)?;
                 (found.state, found.finished_ms) = (StepState::Undone, Some(at_ms));
@@ -294,6 +352,23 @@ impl<S: Step> Standing<S> {
         Ok(())
     }
 
+    fn admit(&mut self) -> Result<(), Illegal> {
+        if self.parked.is_some() {
+            return Err(Illegal::IsParked);
+        }
+        if self.cancel_asked {
+            return Err(Illegal::Cancelled);
+        }
+        if self.unwinding.is_some() {
+            return Err(Illegal::Unwinding);
+        }
+        if !self.is_waiting() {
+            return Err(Illegal::NotWaiting);
+        }
+        self.admitted = true;
+        Ok(())
+    }
+
     fn begin(&mut self, name: &str, attempt: u32, at_ms: u64) -> Result<(), Illegal> {
         if self.cancel_asked && !self.past_no_return() {
             return Err(Illegal::Cancelled);
@@ -303,6 +378,9 @@ impl<S: Step> Standing<S> {
             return Err(Illegal::DeedHasNoBody);
         }
         found.expect_attempt(found.failures, attempt)?;
+        if found.state != StepState::Running {
+            found.begun_ms = Some(at_ms);
+        }
         found.state = StepState::Running;
         found.started_ms.get_or_insert(at_ms);
         Ok(())
@@ -316,6 +394,7 @@ impl<S: Step> Standing<S> {
                 return Err(Illegal::Cancelled);
             }
             found.started_ms.get_or_insert(at_ms);
+            found.begun_ms = Some(at_ms);
         } else if found.state != StepState::Running {
             return Err(Illegal::NotBegun);
         }
@@ -353,9 +432,12 @@ impl<S: Step> Standing<S> {
         Ok(())
     }
 
-    fn begin_undo(&mut self, name: &str, attempt: u32) -> Result<(), Illegal> {
+    fn begin_undo(&mut self, name: &str, attempt: u32, at_ms: u64) -> Result<(), Illegal> {
         let found = self.in_undo_turn(name)?;
         found.expect_attempt(found.undo_failures, attempt)?;
+        if found.state != StepState::Undoing {
+            found.begun_ms = Some(at_ms);
+        }
         found.state = StepState::Undoing;
         Ok(())
     }
@@ -364,6 +446,7 @@ impl<S: Step> Standing<S> {
         if !self.can_resume() {
             return Err(Illegal::NotParked);
         }
+        self.is_time_waived |= self.parked.is_none() && self.is_waiting();
         self.parked = None;
         for step in &mut self.steps {
             (step.failures_since_resume, step.undo_failures_since_resume) = (0, 0);
@@ -391,6 +474,9 @@ impl<S: Step> Standing<S> {
     fn in_turn(&mut self, name: &str) -> Result<&mut StepStanding<S>, Illegal> {
         if self.unwinding.is_some() {
             return Err(Illegal::Unwinding);
+        }
+        if self.is_waiting() {
+            return Err(Illegal::NotAdmitted);
         }
         let turn = self.turn().ok_or(Illegal::NothingLeft);
         self.claim(name, turn)
@@ -433,6 +519,7 @@ impl<S: Step> StepStanding<S> {
             undo_failures: 0,
             undo_failures_since_resume: 0,
             started_ms: None,
+            begun_ms: None,
             finished_ms: None,
             error: None,
             memo: None,

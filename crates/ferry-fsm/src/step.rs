@@ -7,6 +7,13 @@ use std::fmt::Debug;
 /// The steps of one kind of job. Implemented by an enum, so that a step has exactly one name and a name that
 /// is not among them cannot be run.
 pub trait Step: Copy + Eq + Debug + Send + Sync + 'static {
+    /// The name under which the line stands in journals. Never changes once released.
+    const NAME: &'static str;
+
+    /// Rises when the meaning of a step or of its memo changes so that earlier versions must not go on with it. Jobs of
+    /// earlier lines go on; those of later ones park.
+    const VERSION: u16;
+
     /// All steps in the order in which they are done.
     const LINE: &'static [Self];
 

@@ -7,11 +7,11 @@ mod journal;
 #[path = "../../../fuzz/src/smoke.rs"]
 mod smoke;
 
-use ferry_fsm::{Entry, Event, Standing, StepError, UnwindReason, check_line};
+use ferry_fsm::{Entry, Event, Standing, StepError, Terms, UnwindReason, check_line};
 use serde_json::json;
 
 fn text(events: Vec<Event>) -> Vec<u8> {
-    let opening = Standing::<journal::Errand>::opening(1_000, json!({"who": "me"}));
+    let opening = Standing::<journal::Errand>::opening(1_000, json!({"who": "me"}), Terms::default());
     let entries = events.into_iter().map(|event| Entry::new(1_001, event));
     let lines: Vec<String> =
         std::iter::once(opening).chain(entries).map(|entry| serde_json::to_string(&entry).unwrap()).collect();

@@ -1,8 +1,9 @@
 //! Journals of a made-up job: thousands written by chance, and one for each rule that can be broken.
 
 use ferry_fsm::{
-    Act, Backoff, Body, Entry, Event, FailureClass, Illegal, LineError, OnFailure, Outcome, Policy,
-    ReplayError, Standing, Step, StepError, StepState, Undo, UnwindReason, check_line, decide, replay,
+    Act, Backoff, Body, Entry, Event, FailureClass, Illegal, JOURNAL_FORMAT, LineError, OnFailure, Outcome,
+    Policy, ReplayError, Standing, Step, StepError, StepState, Terms, Undo, UnwindReason, check_line, decide,
+    replay,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -22,6 +23,8 @@ enum Trip {
 }
 
 impl Step for Trip {
+    const NAME: &'static str = "trip";
+    const VERSION: u16 = 2;
     const LINE: &'static [Self] =
         &[Self::Look, Self::Pack, Self::Lock, Self::Leave, Self::Greet, Self::Unpack];
 
@@ -58,6 +61,8 @@ enum ShortTrip {
 }
 
 impl Step for ShortTrip {
+    const NAME: &'static str = "trip";
+    const VERSION: u16 = 2;
     const LINE: &'static [Self] = &[Self::Look, Self::Pack];
 
     fn name(self) -> &'static str {
@@ -105,8 +110,8 @@ struct Writer {
 }
 
 impl Writer {
-    fn new() -> Self {
-        let opening = Standing::<Trip>::opening(1_000, json!({"who": "me"}));
+    fn new(terms: Terms) -> Self {
+        let opening = Standing::<Trip>::opening(1_000, json!({"who": "me"}), terms);
         let standing = Standing::start(&opening).expect("an opening opens");
         Self { journal: vec![opening], standing, now_ms: 1_000 }
     }
@@ -128,6 +133,15 @@ impl Writer {
             self.append(Event::CancelAsked);
         }
         match act {
+            Act::Admit { until_ms } => match chance {
+                Chance::FailRetry => self.now_ms = until_ms.unwrap_or(self.now_ms),
+                Chance::FailFatal => {
+                    let reason = UnwindReason::Failed { step: "look".into(), message: "held".into() };
+                    self.append(Event::UnwindBegun { reason });
+                }
+                Chance::Crash | Chance::CancelThenSucceed => {}
+                Chance::Succeed | Chance::Resume => self.append(Event::Admitted),
+            },
             Act::Begin { step, attempt } => self.end_step(step, attempt, chance),
             Act::Commit { step, attempt } => match chance {
                 Chance::Crash => {}
@@ -152,7 +166,7 @@ impl Writer {
                 self.append(Event::Resumed);
             }
             Act::WaitUntil { at_ms } => self.now_ms = at_ms,
-            Act::WaitForPerson => self.append(Event::Resumed),
+            Act::WaitForPerson { .. } => self.append(Event::Resumed),
             Act::Unwind { .. } | Act::Park { .. } | Act::Finish { .. } => {}
             Act::Rest => return false,
         }
@@ -183,8 +197,24 @@ fn failure(chance: Chance) -> StepError {
     }
 }
 
-fn journal_by(chances: &[Chance]) -> Writer {
-    let mut writer = Writer::new();
+fn any_terms() -> impl Strategy<Value = Terms> {
+    let not_before_ms = proptest::option::of(0u64..3_000);
+    let within_ms = proptest::option::of(0u64..2_000);
+    let queue = proptest::option::of(Just("roads".to_owned()));
+    (not_before_ms, within_ms, queue).prop_map(|(not_before_ms, within_ms, queue)| Terms {
+        not_before_ms,
+        within_ms,
+        queue,
+        parent: None,
+    })
+}
+
+fn any_chances() -> impl Strategy<Value = (Terms, Vec<Chance>)> {
+    (any_terms(), proptest::collection::vec(chance(), 0..ACTS_MAX))
+}
+
+fn journal_by(terms: Terms, chances: &[Chance]) -> Writer {
+    let mut writer = Writer::new(terms);
     for chance in chances {
         if !writer.act(*chance) {
             break;
@@ -194,7 +224,7 @@ fn journal_by(chances: &[Chance]) -> Writer {
 }
 
 fn any_journal() -> impl Strategy<Value = Vec<Entry>> {
-    proptest::collection::vec(chance(), 1..ACTS_MAX).prop_map(|chances| journal_by(&chances).journal)
+    any_chances().prop_map(|(terms, chances)| journal_by(terms, &chances).journal)
 }
 
 fn position(journal: &[Entry], wanted: impl Fn(&Event) -> bool) -> Option<usize> {
@@ -221,8 +251,8 @@ proptest! {
     }
 
     #[test]
-    fn a_replayed_job_stands_where_the_running_one_stood(chances in proptest::collection::vec(chance(), 1..ACTS_MAX)) {
-        let writer = journal_by(&chances);
+    fn a_replayed_job_stands_where_the_running_one_stood((terms, chances) in any_chances()) {
+        let writer = journal_by(terms, &chances);
         prop_assert_eq!(replay::<Trip>(&writer.journal).unwrap(), writer.standing);
     }
 
@@ -252,6 +282,34 @@ proptest! {
     }
 
     #[test]
+    fn nothing_begins_before_its_time_or_before_it_is_let_in(journal in any_journal()) {
+        let standing = replay::<Trip>(&journal).unwrap();
+        let admitted = position(&journal, |event| *event == Event::Admitted);
+        let begun = position(&journal, |event| matches!(event, Event::Begun { .. }));
+        if standing.terms.ask_for_admission() && begun.is_some() {
+            prop_assert!(admitted < begun && admitted.is_some());
+        }
+        if let (Some(at), Some(not_before_ms)) = (admitted, standing.terms.not_before_ms) {
+            prop_assert!(journal[at].at_ms >= not_before_ms || standing.is_time_waived);
+        }
+    }
+
+    #[test]
+    fn whatever_the_clock_shows_a_job_is_never_undone_for_being_late_behind_its_deed(
+        journal in any_journal(),
+        now_ms in any::<u64>(),
+    ) {
+        for end in 1..=journal.len() {
+            let standing = replay::<Trip>(&journal[..end]).unwrap();
+            let unwinds = matches!(decide(&standing, now_ms), Act::Unwind { .. });
+            prop_assert!(!(unwinds && standing.past_no_return()));
+            let is_late = standing.deadline_ms().is_some_and(|deadline_ms| deadline_ms <= now_ms);
+            let all_done = standing.steps.iter().all(|step| step.state == StepState::Done);
+            prop_assert!(unwinds || !is_late || all_done, "{standing:?}");
+        }
+    }
+
+    #[test]
     fn a_job_that_failed_or_was_cancelled_has_undone_all_it_began(journal in any_journal()) {
         let standing = replay::<Trip>(&journal).unwrap();
         let ended_badly = matches!(standing.outcome, Some(Outcome::Failed { .. } | Outcome::Cancelled));
@@ -262,8 +320,8 @@ proptest! {
     }
 
     #[test]
-    fn a_job_that_is_left_alone_ends(chances in proptest::collection::vec(chance(), 0..ACTS_MAX)) {
-        let mut writer = journal_by(&chances);
+    fn a_job_that_is_left_alone_ends((terms, chances) in any_chances()) {
+        let mut writer = journal_by(terms, &chances);
         let calm = (0..ACTS_MAX).find(|_| !writer.act(Chance::Succeed));
         prop_assert!(calm.is_some(), "{:?}", writer.standing);
         let succeeded = writer.standing.outcome == Some(Outcome::Succeeded);
@@ -315,8 +373,18 @@ fn failed(step: Trip, attempt: u32, class: FailureClass) -> Event {
 }
 
 fn journal(events: Vec<Event>) -> Vec<Entry> {
-    let opening = Standing::<Trip>::opening(0, json!(null));
+    let opening = Standing::<Trip>::opening(0, json!(null), Terms::default());
     std::iter::once(opening).chain(events.into_iter().map(|event| Entry::new(0, event))).collect()
+}
+
+/// A job that waits for its turn in a queue.
+fn queued(events: Vec<Event>) -> Vec<Entry> {
+    with_terms(Terms { queue: Some("roads".into()), ..Terms::default() }, events)
+}
+
+fn with_terms(terms: Terms, events: Vec<Event>) -> Vec<Entry> {
+    let opening = Standing::<Trip>::opening(1_000, json!(null), terms);
+    std::iter::once(opening).chain(events.into_iter().map(|event| Entry::new(1_000, event))).collect()
 }
 
 /// Everything up to the deed, then `rest`.
@@ -368,7 +436,12 @@ fn each_illegal_entry_is_refused_with_its_own_reason() {
         ),
         (departed(vec![unwind]), Illegal::PastNoReturn),
         (departed(vec![undo]), Illegal::NotUnwinding),
-        (journal(vec![Standing::<Trip>::opening(0, json!(null)).event]), Illegal::NotStartedOnce),
+        (journal(vec![journal(vec![]).remove(0).event]), Illegal::NotStartedOnce),
+        (journal(vec![Event::Admitted]), Illegal::NotWaiting),
+        (queued(vec![begun(Trip::Look, 1)]), Illegal::NotAdmitted),
+        (queued(vec![Event::Admitted, Event::Admitted]), Illegal::NotWaiting),
+        (queued(vec![Event::CancelAsked, Event::Admitted]), Illegal::Cancelled),
+        (queued(vec![Event::Resumed]), Illegal::NotParked),
     ];
     for (entries, reason) in cases {
         assert_eq!(refusal(&entries), reason);
@@ -429,7 +502,10 @@ fn a_parked_job_goes_on_with_all_its_attempts_when_it_is_resumed() {
     let spent = replay::<Trip>(&departed(events.clone())).unwrap();
     assert!(matches!(decide(&spent, 0), Act::Park { .. }));
     events.extend([Event::Parked { reason: "spent".into() }]);
-    assert_eq!(decide(&replay::<Trip>(&departed(events.clone())).unwrap(), 0), Act::WaitForPerson);
+    assert_eq!(
+        decide(&replay::<Trip>(&departed(events.clone())).unwrap(), 0),
+        Act::WaitForPerson { until_ms: None }
+    );
     events.push(Event::Resumed);
     let resumed = replay::<Trip>(&departed(events)).unwrap();
     assert_eq!(decide(&resumed, 0), Act::Begin { step: Trip::Greet, attempt: ATTEMPTS_MAX + 1 });
@@ -441,7 +517,7 @@ fn a_step_this_version_does_not_know_parks_the_job_and_is_never_skipped() {
     let Act::Park { reason } = decide(&standing, 0) else { panic!("not parked") };
     assert!(reason.contains("lock"), "{reason}");
     let parked = replay::<ShortTrip>(&journal(vec![Event::Parked { reason }])).unwrap();
-    assert_eq!(decide(&parked, 0), Act::WaitForPerson);
+    assert_eq!(decide(&parked, 0), Act::WaitForPerson { until_ms: None });
     let resumed = vec![Event::Parked { reason: "unknown".into() }, Event::Resumed];
     assert!(matches!(decide(&replay::<ShortTrip>(&journal(resumed)).unwrap(), 0), Act::Park { .. }));
 }
@@ -471,6 +547,78 @@ fn a_clock_that_was_set_back_does_not_stretch_a_pause() {
 }
 
 #[test]
+fn a_job_waits_for_its_time_then_for_its_turn_and_begins_at_once_when_a_person_says_so() {
+    let terms = Terms { not_before_ms: Some(5_000), queue: Some("roads".into()), ..Terms::default() };
+    let waiting = replay::<Trip>(&with_terms(terms.clone(), vec![])).unwrap();
+    assert_eq!(decide(&waiting, 4_999), Act::WaitUntil { at_ms: 5_000 });
+    assert_eq!(decide(&waiting, 5_000), Act::Admit { until_ms: None });
+    assert_eq!(decide(&waiting, 0), Act::WaitUntil { at_ms: 5_000 }, "the clock was set back");
+    let waived = replay::<Trip>(&with_terms(terms, vec![Event::Resumed])).unwrap();
+    assert_eq!(decide(&waived, 1_001), Act::Admit { until_ms: None });
+    assert!(!waived.can_resume(), "a turn in a queue is not jumped");
+}
+
+#[test]
+fn a_job_that_is_cancelled_while_it_waits_ends_with_nothing_begun() {
+    let standing = replay::<Trip>(&queued(vec![Event::CancelAsked])).unwrap();
+    let unwind = decide(&standing, 0).announce().unwrap();
+    let standing = replay::<Trip>(&queued(vec![Event::CancelAsked, unwind])).unwrap();
+    assert_eq!(decide(&standing, 0), Act::Finish { outcome: Outcome::Cancelled });
+}
+
+#[test]
+fn a_job_that_is_late_undoes_what_it_began_and_says_what_it_missed() {
+    let terms = Terms { within_ms: Some(60_000), ..Terms::default() };
+    let events = vec![begun(Trip::Look, 1), failed(Trip::Look, 1, FailureClass::Retry)];
+    let standing = replay::<Trip>(&with_terms(terms.clone(), events)).unwrap();
+    assert!(matches!(decide(&standing, 60_999), Act::Begin { .. }));
+    let Act::Unwind { reason: UnwindReason::Failed { step, message } } = decide(&standing, 61_000) else {
+        panic!("not late");
+    };
+    assert_eq!(step, "look");
+    assert_eq!(message, "the job was to be past leave within 1 min and was not; what failed last: it rains");
+    let across: Vec<_> = departed(vec![]).into_iter().skip(1).map(|entry| entry.event).collect();
+    let across = replay::<Trip>(&with_terms(terms, across)).unwrap();
+    assert_eq!(decide(&across, u64::MAX), Act::Begin { step: Trip::Greet, attempt: 1 });
+}
+
+#[test]
+fn a_pause_ends_with_the_deadline() {
+    let terms = Terms { within_ms: Some(50), ..Terms::default() };
+    let events = vec![begun(Trip::Look, 1), failed(Trip::Look, 1, FailureClass::Retry)];
+    let standing = replay::<Trip>(&with_terms(terms, events)).unwrap();
+    assert_eq!(decide(&standing, 1_001), Act::WaitUntil { at_ms: 1_050 });
+}
+
+#[test]
+fn a_delayed_job_has_all_its_time_from_when_it_is_due() {
+    let terms = Terms { not_before_ms: Some(9_000), within_ms: Some(1_000), ..Terms::default() };
+    let standing = replay::<Trip>(&with_terms(terms, vec![])).unwrap();
+    assert_eq!(standing.deadline_ms(), Some(10_000));
+}
+
+#[test]
+fn a_journal_of_a_later_form_or_line_parks_the_job_and_an_earlier_one_goes_on() {
+    let opening = |format: u16, job: &str, line_version: u16| {
+        let Event::Started { line, input, terms, .. } = journal(vec![]).remove(0).event else { panic!() };
+        let job = job.to_owned();
+        Entry::new(7, Event::Started { format, job, line_version, line, input, terms })
+    };
+    for (entry, part) in [
+        (opening(JOURNAL_FORMAT + 1, "trip", 2), "has form 3"),
+        (opening(JOURNAL_FORMAT, "trip", 3), "is of line trip 3"),
+        (opening(JOURNAL_FORMAT, "cruise", 1), "is of line cruise 1"),
+    ] {
+        let Act::Park { reason } = decide(&replay::<Trip>(&[entry]).unwrap(), 0) else { panic!("{part}") };
+        assert!(reason.contains(part), "{reason}");
+    }
+    for entry in [opening(1, "", 0), opening(JOURNAL_FORMAT, "trip", 1)] {
+        let standing = replay::<Trip>(&[entry]).unwrap();
+        assert_eq!(decide(&standing, 0), Act::Begin { step: Trip::Look, attempt: 1 });
+    }
+}
+
+#[test]
 fn a_line_keeps_the_rules_of_the_deed() {
     assert_eq!(check_line::<Trip>(), Ok(()));
     assert_eq!(check_line::<ShortTrip>(), Ok(()));
@@ -485,6 +633,8 @@ enum Regret {
 }
 
 impl Step for Regret {
+    const NAME: &'static str = "regret";
+    const VERSION: u16 = 1;
     const LINE: &'static [Self] = &[Self::Leave, Self::Regret];
 
     fn name(self) -> &'static str {

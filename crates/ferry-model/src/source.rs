@@ -14,7 +14,7 @@ use ferry_crossing::{
     Activated, Booted, Change, ChangeRefused, Fence, JobRecord, MoveInput, MoveStep, Plan, Prepared, Receipt,
     Retired, Subject, minding, moving, reckoning,
 };
-use ferry_fsm::{Act, Answer, Entry, Event, Outcome, Standing, Step, StepError, conclude};
+use ferry_fsm::{Act, Answer, Entry, Event, Outcome, Standing, Step, StepError, Terms, conclude};
 use serde_json::Value;
 use std::rc::Rc;
 
@@ -90,11 +90,12 @@ fn moments(scope: &Scope, act: &Act<MoveStep>) -> Vec<Moment> {
             | MoveStep::Verify
             | MoveStep::Retire => Vec::new(),
         },
-        Act::Commit { .. }
+        Act::Admit { .. }
+        | Act::Commit { .. }
         | Act::Unwind { .. }
         | Act::WaitUntil { .. }
         | Act::Park { .. }
-        | Act::WaitForPerson
+        | Act::WaitForPerson { .. }
         | Act::Finish { .. }
         | Act::Rest => Vec::new(),
     }
@@ -105,10 +106,11 @@ pub(crate) fn step_of(act: &Act<MoveStep>) -> Option<(MoveStep, bool)> {
     match act {
         Act::Begin { step, .. } | Act::Commit { step, .. } => Some((*step, false)),
         Act::Undo { step, .. } => Some((*step, true)),
-        Act::Unwind { .. }
+        Act::Admit { .. }
+        | Act::Unwind { .. }
         | Act::WaitUntil { .. }
         | Act::Park { .. }
-        | Act::WaitForPerson
+        | Act::WaitForPerson { .. }
         | Act::Finish { .. }
         | Act::Rest => None,
     }
@@ -394,7 +396,8 @@ impl Host {
         let task = match act {
             Act::Begin { .. } | Act::Undo { .. } | Act::Commit { .. } => Some(at(scope, act, 0)),
             Act::Unwind { .. } | Act::Park { .. } => Some(Task::Deciding),
-            Act::WaitForPerson | Act::Finish { .. } | Act::Rest => None,
+            Act::WaitForPerson { .. } | Act::Finish { .. } | Act::Rest => None,
+            Act::Admit { .. } => unreachable!("moves of the model begin at once"),
             Act::WaitUntil { .. } => unreachable!("it is later than any pause"),
         };
         match task {
@@ -484,7 +487,7 @@ impl Host {
         let (from, to) = (names::worker(self.index), names::worker(to));
         let kind = JobKind::Move { machine, machine_name: name.clone(), from: from.clone(), to: to.clone() };
         let input = MoveInput { machine, machine_name: name, from, to, retention_ms: 0 };
-        let opening = Standing::<MoveStep>::opening(0, moving::memo(input));
+        let opening = Standing::<MoveStep>::opening(0, moving::memo(input), Terms::default());
         let record = JobRecord { id: job, kind, created_at_ms: 0, finished: false };
         let changes = [Change::AddJob(Box::new(record)), Change::Claim { machine, job }];
         self.books = self.books.transact(&changes, Some((job, vec![opening]))).ok()?;

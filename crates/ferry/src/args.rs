@@ -443,6 +443,15 @@ pub struct Move {
     /// How long the source's copy is kept after nobody needs it, in whole hours, as in 24h [default: the worker's]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub retention: Option<Duration>,
+    /// Begin at that time, by this computer's time zone: 2026-03-01 03:00, or 03:00 for the next time it is that late
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["after", "undo", "cancel"])]
+    pub at: Option<String>,
+    /// Begin after that span, as in 10min
+    #[arg(long, conflicts_with_all = ["undo", "cancel"], value_name = "SPAN", value_parser = parse_span)]
+    pub after: Option<Duration>,
+    /// Undo the move, with the machine running where it was, if it is not handed over that long after it was to begin
+    #[arg(long, conflicts_with_all = ["undo", "cancel"], value_name = "SPAN", value_parser = parse_span)]
+    pub deadline: Option<Duration>,
     /// Do not watch: print the job and leave
     #[arg(long)]
     pub detach: bool,

@@ -37,7 +37,7 @@ impl Exit {
     /// The code for a followed job that stands like this.
     pub fn of_job(state: JobState) -> Self {
         match state {
-            JobState::Succeeded | JobState::Running | JobState::Unwinding => Self::Done,
+            JobState::Succeeded | JobState::Waiting | JobState::Running | JobState::Unwinding => Self::Done,
             JobState::Failed | JobState::Cancelled | JobState::Parked => Self::JobFailed,
         }
     }

@@ -4,6 +4,7 @@
 mod pace;
 
 mod loss;
+mod when;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -437,7 +438,15 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
     let (machine, follow) = (parsed(&wish.machine)?, !wish.detach);
     let question = match wish.to {
         Some(to) => {
-            Question::Move { start: StartMove { machine, to: parsed(&to)?, retention_hours }, follow }
+            let at_ms = wish.at.as_deref().map(|at| when::at_ms(at, &jiff::Zoned::now())).transpose()?;
+            let start = StartMove {
+                retention_hours,
+                at_ms,
+                after_ms: wish.after.map(when::span_ms),
+                within_ms: wish.deadline.map(when::span_ms),
+                ..StartMove::new(machine, parsed(&to)?)
+            };
+            Question::Move { start, follow }
         }
         None if wish.cancel => Question::MoveCancel { cancel: CancelMove { machine }, follow },
         None => Question::MoveUndo { undo: UndoMove { machine, of: None, retention_hours }, follow },

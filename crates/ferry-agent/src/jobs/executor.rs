@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ferry_api::{ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobEvents, JobId, JobKind, JobState};
-use ferry_fsm::{Standing, replay};
+use ferry_fsm::{Standing, Step, Terms, replay};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tracing::{Instrument, info_span};
 
 use super::journal::{Journal, entries};
+use super::queues::{Place, Queues};
 use super::task::{Command, Task, TaskError, Work};
 use super::{Clock, view};
 use crate::records::{Change, JobRecord, RecordsError};
@@ -45,7 +47,7 @@ pub enum JobRefusal {
         job: JobId,
     },
     /// It does not wait for anybody.
-    #[error("job {job} is neither parked nor waiting to try again; there is nothing to resume")]
+    #[error("job {job} is neither parked nor waiting for a time; there is nothing to resume")]
     NotParked {
         /// The job.
         job: JobId,
@@ -82,6 +84,7 @@ pub struct Executor<J, C, W: Work> {
     journal: Arc<J>,
     clock: C,
     work: Arc<W>,
+    queues: Arc<Queues>,
     crew: Arc<Crew>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -104,21 +107,34 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn start(journal: Arc<J>, clock: C, work: Arc<W>) -> Result<Self, RecordsError> {
+    pub async fn start(
+        journal: Arc<J>,
+        clock: C,
+        work: Arc<W>,
+        queues: Arc<Queues>,
+    ) -> Result<Self, RecordsError> {
         let (failure, _) = watch::channel(None);
-        let crew = Crew { at_work: Mutex::default(), unreadable: Mutex::default(), failure };
-        let executor = Self { journal, clock, work, crew: Arc::new(crew), tasks: Mutex::default() };
+        let crew = Arc::new(Crew { at_work: Mutex::default(), unreadable: Mutex::default(), failure });
+        let executor = Self { journal, clock, work, queues, crew, tasks: Mutex::default() };
+        let mut found = Vec::new();
         for record in executor.journal.unfinished_jobs().await? {
             let rows = executor.journal.journal(record.id, 0).await?;
             let last_seq = rows.last().map_or(0, |row| row.seq);
             match replay::<W::Step>(&entries(&rows)) {
-                Ok(standing) => executor.spawn(record.id, record.kind, standing, last_seq),
+                Ok(standing) => found.push((record, standing, last_seq)),
                 Err(error) => {
                     tracing::error!(job = %record.id, %error, "a job's journal is refused; the job waits for a person");
                     let job = view::unreadable(&record, &error, last_seq);
                     locked(&executor.crew.unreadable).insert(record.id, job);
                 }
             }
+        }
+        // Who was at work is counted before anybody is let in, and the others come in the order in which they were due.
+        found.sort_by_key(|(record, standing, _)| (!standing.admitted, standing.due_ms(), record.id));
+        let places: Vec<_> =
+            found.iter().map(|(record, standing, _)| executor.place(record.id, standing)).collect();
+        for ((record, standing, last_seq), place) in found.into_iter().zip(places) {
+            executor.spawn(record.id, record.kind, standing, last_seq, place);
         }
         Ok(executor)
     }
@@ -133,10 +149,11 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         id: JobId,
         kind: JobKind,
         input: Value,
+        terms: Terms,
         changes: Vec<Change>,
     ) -> Result<Job, RecordsError> {
         let created_at_ms = self.clock.now_ms();
-        let opening = Standing::<W::Step>::opening(created_at_ms, input);
+        let opening = Standing::<W::Step>::opening(created_at_ms, input, terms);
         let standing = Standing::start(&opening).expect("an opening opens");
         let record = JobRecord { id, kind: kind.clone(), created_at_ms, finished: false };
         let mut all = vec![Change::AddJob(Box::new(record))];
@@ -148,8 +165,19 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         }
         appended?;
         let job = view::job(id, &kind, &standing, None, 1);
-        self.spawn(id, kind, standing, 1);
+        let place = self.place(id, &standing);
+        self.spawn(id, kind, standing, 1, place);
         Ok(job)
+    }
+
+    /// The place of a job in the queue of its terms, if it works or waits for its turn at the moment.
+    fn place(&self, id: JobId, standing: &Standing<W::Step>) -> Option<Place> {
+        let queue = standing.terms.queue.as_deref().filter(|_| standing.parked.is_none())?;
+        let is_due = standing.waits_until_ms().is_none_or(|at_ms| at_ms <= self.clock.now_ms());
+        match standing.admitted {
+            true => Some(self.queues.come_back(queue, id)),
+            false => is_due.then(|| self.queues.join(queue, id, standing.due_ms())),
+        }
     }
 
     /// Resolves with the reason when a journal could not be kept and the agent must stop.
@@ -276,11 +304,21 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
 
     /// The job as it is shown while it runs, with progress.
     fn present(&self, id: JobId) -> Option<Job> {
-        let shown = self.handle(id).map(|handle| handle.shown.borrow().clone());
+        let mut shown = self.handle(id).map(|handle| handle.shown.borrow().clone());
+        if let Some(waiting) = shown.as_mut().and_then(|job| job.waiting.as_mut()) {
+            waiting.place = waiting.queue.as_deref().and_then(|queue| self.queues.place(queue, id));
+        }
         shown.or_else(|| locked(&self.crew.unreadable).get(&id).cloned())
     }
 
-    fn spawn(&self, id: JobId, kind: JobKind, standing: Standing<W::Step>, last_seq: u64) {
+    fn spawn(
+        &self,
+        id: JobId,
+        kind: JobKind,
+        standing: Standing<W::Step>,
+        last_seq: u64,
+        place: Option<Place>,
+    ) {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (shown, watched) = watch::channel(view::job(id, &kind, &standing, None, last_seq));
         let (progress, _) = watch::channel(None);
@@ -295,12 +333,16 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
             commands: inbox,
             shown,
             progress,
+            queues: self.queues.clone(),
+            place,
         };
         locked(&self.crew.at_work).insert(id, Handle { commands, shown: watched });
         let crew = self.crew.clone();
         let mut tasks = locked(&self.tasks);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(async move { crew.oversee(id, task.run()).await });
+        // The id of a job is that of its span in every life of the agent.
+        let span = info_span!("job", job = %id, line = W::Step::NAME);
+        tasks.spawn(async move { crew.oversee(id, task.run()).await }.instrument(span));
     }
 }
 

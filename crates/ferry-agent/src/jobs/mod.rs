@@ -7,8 +7,8 @@
 //!  the door (AgentApi)
 //! ```
 //!
-//! - `executor`, `task` run jobs of any kind and know nothing of machines; `journal` is what they need of the
-//!   records, `view` how a job looks from outside.
+//! - `executor`, `task` run jobs of any kind and know nothing of machines; `queues` is who waits for whom, `journal`
+//!   what they need of the records, `view` how a job looks from outside.
 //! - `mover` does the steps of a move (`verify` the one that proves what arrived), `world` is what it needs of both
 //!   workers. What the steps are and what may be done when is decided in [`ferry_crossing`].
 //! - `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
@@ -20,6 +20,7 @@ mod clock;
 mod executor;
 mod journal;
 mod mover;
+mod queues;
 mod reaper;
 mod sweep;
 mod task;
@@ -34,7 +35,8 @@ pub use ferry_crossing::{
     Retired, VolumeReceipt,
 };
 pub use journal::Journal;
-pub use mover::{Mover, begin_move};
+pub use mover::{MOVES, Mover, begin_move};
+pub use queues::Queues;
 pub use reaper::{Attic, reap};
 pub use sweep::{Guests, sweep};
 pub use task::{StepContext, Work};

@@ -12,11 +12,12 @@ use ferry_crossing::reckoning::{
     check_direct, check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress,
 };
 use ferry_crossing::{Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Retired, moving};
-use ferry_fsm::{Event, Outcome, StepError};
+use ferry_fsm::{Event, Outcome, StepError, Terms};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::task::{StepContext, Work};
 use super::world::{Home, Target};
@@ -28,6 +29,9 @@ pub(super) const LOOK_MS: std::ops::RangeInclusive<u64> = 20..=500;
 /// Attempts to tell a target that does not answer that a move was undone; after that it finds out by itself.
 const RELEASE_ATTEMPTS_MAX: u32 = 3;
 
+/// The queue of all moves away from this worker.
+pub const MOVES: &str = "moves";
+
 pub(super) type Context = StepContext<MoveStep>;
 
 /// Moves machines from this worker to others.
@@ -37,13 +41,15 @@ pub struct Mover<H, C> {
     pub(super) clock: C,
 }
 
-/// Takes on a move. Answers as soon as it is durable; from then on the job holds the machine.
+/// Takes on a move, in the queue of all moves. Answers as soon as it is durable. From then on the job holds the
+/// machine; if it is to begin later, from when it begins.
 ///
 /// # Errors
 /// Another job holds the machine, or it is not ours; the records cannot be written.
 pub async fn begin_move<J: Journal, H: Home, C: Clock>(
     executor: &Executor<J, C, Mover<H, C>>,
     input: MoveInput,
+    terms: Terms,
 ) -> Result<Job, RecordsError> {
     let job = JobId::fresh();
     let kind = JobKind::Move {
@@ -52,9 +58,11 @@ pub async fn begin_move<J: Journal, H: Home, C: Clock>(
         from: input.from.clone(),
         to: input.to.clone(),
     };
-    let claim = Change::Claim { machine: input.machine, job };
+    let is_now = terms.not_before_ms.is_none();
+    let claim = is_now.then_some(Change::Claim { machine: input.machine, job });
     let input = serde_json::to_value(input).expect("an input is plain data and always encodes");
-    executor.begin(job, kind, input, vec![claim]).await
+    let terms = Terms { queue: Some(MOVES.to_owned()), ..terms };
+    executor.begin(job, kind, input, terms, claim.into_iter().collect()).await
 }
 
 impl<H: Home, C: Clock> Mover<H, C> {
@@ -198,7 +206,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let mut acting = JoinSet::new();
         for (index, key) in keys.into_iter().enumerate() {
             let done = act(self.home.clone(), key);
-            acting.spawn(async move { done.await.map(|answer| (index, answer)) });
+            acting.spawn(async move { done.await.map(|answer| (index, answer)) }.in_current_span());
         }
         let mut answers = Vec::with_capacity(acting.len());
         while let Some(ended) = acting.join_next().await {

@@ -7,12 +7,16 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use ferry_api::{Job, JobId, JobKind, Progress};
-use ferry_fsm::{Act, Answer, Entry, Event, Illegal, Standing, Step, StepError, conclude};
+use ferry_fsm::{
+    Act, Answer, Entry, Event, Illegal, Standing, Step, StepError, UnwindReason, conclude, decide,
+};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{Instrument, info_span};
 
 use super::executor::JobRefusal;
 use super::journal::Journal;
+use super::queues::{Place, Queues};
 use super::{Clock, view};
 use crate::crash_point;
 use crate::records::{Change, RecordsError};
@@ -40,7 +44,8 @@ pub trait Work: Send + Sync + 'static {
     fn deed(&self, step: Self::Step, context: &StepContext<Self::Step>) -> Result<Value, StepError>;
 
     /// The changes of the records that come with an entry, in the same transaction. The entry is not yet applied
-    /// to the standing. The records may refuse those of a deed; all others must fit also when repeated.
+    /// to the standing. The records may refuse those of a deed and of `admitted`; all others must fit also when
+    /// repeated.
     fn changes(&self, context: &StepContext<Self::Step>, event: &Event) -> Vec<Change>;
 }
 
@@ -96,6 +101,9 @@ pub(super) struct Task<J, C, W: Work> {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) shown: watch::Sender<Job>,
     pub(super) progress: watch::Sender<Option<Progress>>,
+    pub(super) queues: Arc<Queues>,
+    /// Where it stands in the queue that its terms name.
+    pub(super) place: Option<Place>,
 }
 
 impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
@@ -110,21 +118,69 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
                 Some(act) => act,
                 None => self.announce(Vec::new()).await?,
             };
+            self.keep_place(&act);
             match act {
+                Act::Admit { until_ms } => announced = self.admit(until_ms).await?,
                 Act::Begin { step, attempt } => announced = Some(self.perform(step, attempt).await?),
                 Act::Commit { step, attempt } => announced = Some(self.commit(step, attempt).await?),
                 Act::Undo { step, attempt } => announced = Some(self.undo(step, attempt).await?),
                 Act::WaitUntil { at_ms } => self.pause(Some(at_ms)).await?,
-                Act::WaitForPerson => self.pause(None).await?,
+                Act::WaitForPerson { until_ms } => self.pause(until_ms).await?,
                 Act::Unwind { .. } | Act::Park { .. } => {}
                 Act::Finish { .. } | Act::Rest => return Ok(()),
             }
         }
     }
 
+    /// A job that waits for a person holds nobody up; one that goes on has its place again.
+    fn keep_place(&mut self, act: &Act<W::Step>) {
+        if matches!(act, Act::WaitForPerson { .. }) {
+            self.place = None;
+        } else if self.place.is_none()
+            && let Some(queue) = &self.standing.terms.queue
+        {
+            if self.standing.admitted {
+                self.place = Some(self.queues.come_back(queue, self.id));
+            } else if matches!(act, Act::Admit { .. }) {
+                self.place = Some(self.queues.join(queue, self.id, self.standing.due_ms()));
+            }
+        }
+    }
+
+    /// Waits for the job's turn, then lets it in. None: something else happened, decide again.
+    async fn admit(&mut self, until_ms: Option<u64>) -> Result<Option<Act<W::Step>>, TaskError> {
+        self.show();
+        let clock = self.clock.clone();
+        if let Some(place) = &mut self.place {
+            let command = tokio::select! {
+                biased;
+                command = self.commands.recv() => command,
+                () = place.turn() => None,
+                () = sleep_until(&clock, until_ms) => return Ok(None),
+            };
+            if let Some(command) = command {
+                self.answer(command).await?;
+                return Ok(None);
+            }
+        }
+        self.answer_all().await?;
+        if !matches!(decide(&self.standing, self.clock.now_ms()), Act::Admit { .. }) {
+            return Ok(None);
+        }
+        match self.append_with_next(vec![Event::Admitted]).await {
+            Err(TaskError::Records(RecordsError::Refused(refused))) => {
+                let step = W::Step::LINE[0].name().to_owned();
+                let reason = UnwindReason::Failed { step, message: refused.to_string() };
+                self.append_with_next(vec![Event::UnwindBegun { reason }]).await.map(Some)
+            }
+            other => other.map(Some),
+        }
+    }
+
     async fn perform(&mut self, step: W::Step, attempt: u32) -> Result<Act<W::Step>, TaskError> {
         let (work, context) = (self.work.clone(), self.context(&self.standing, attempt));
-        let ended = self.while_answering(work.perform(step, &context)).await?;
+        let span = info_span!("step", step = step.name(), attempt);
+        let ended = self.while_answering(work.perform(step, &context).instrument(span)).await?;
         let name = step.name().to_owned();
         let event = match crash_point::spoil(&name, ended) {
             Ok(memo) => Event::Done { step: name, memo },
@@ -135,7 +191,7 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
 
     async fn commit(&mut self, step: W::Step, attempt: u32) -> Result<Act<W::Step>, TaskError> {
         self.answer_all().await?;
-        if self.standing.cancel_asked {
+        if !matches!(decide(&self.standing, self.clock.now_ms()), Act::Commit { .. }) {
             return self.announce(Vec::new()).await;
         }
         // From here to the append nobody is answered: a cancel comes before the deed, or too late.
@@ -155,7 +211,8 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
 
     async fn undo(&mut self, step: W::Step, attempt: u32) -> Result<Act<W::Step>, TaskError> {
         let (work, context) = (self.work.clone(), self.context(&self.standing, attempt));
-        let ended = self.while_answering(work.undo(step, &context)).await?;
+        let span = info_span!("undo", step = step.name(), attempt);
+        let ended = self.while_answering(work.undo(step, &context).instrument(span)).await?;
         let name = step.name().to_owned();
         let event = match ended {
             Ok(()) => Event::Undone { step: name },
@@ -183,12 +240,7 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         let command = tokio::select! {
             biased;
             command = self.commands.recv() => command,
-            () = async {
-                match until_ms {
-                    Some(at_ms) => clock.sleep_until(at_ms).await,
-                    None => std::future::pending().await,
-                }
-            } => None,
+            () = sleep_until(&clock, until_ms) => None,
         };
         match command {
             Some(command) => self.answer(command).await,
@@ -269,5 +321,13 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
     fn show(&self) {
         let progress = *self.progress.borrow();
         self.shown.send_replace(view::job(self.id, &self.kind, &self.standing, progress, self.last_seq));
+    }
+}
+
+/// Returns at that time; never, if there is none.
+async fn sleep_until(clock: &impl Clock, at_ms: Option<u64>) {
+    match at_ms {
+        Some(at_ms) => clock.sleep_until(at_ms).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,6 +1,8 @@
 //! How a job and its journal look from outside: the words of the API for the words of the journal.
 
-use ferry_api::{Job, JobEvent, JobEventKind, JobId, JobKind, JobState, JobStep, Progress, StepState};
+use ferry_api::{
+    Job, JobEvent, JobEventKind, JobId, JobKind, JobState, JobStep, Progress, StepState, Waiting,
+};
 use ferry_fsm::{Entry, Event, FailureClass, Outcome, ReplayError, Standing, Step, UnwindReason};
 use serde_json::Value;
 
@@ -18,6 +20,7 @@ pub(super) fn job<S: Step>(
         (Some(outcome), _, _) => state_of(outcome),
         (None, Some(_), _) => JobState::Parked,
         (None, None, Some(_)) => JobState::Unwinding,
+        (None, None, None) if standing.is_waiting() => JobState::Waiting,
         (None, None, None) => JobState::Running,
     };
     Job {
@@ -27,6 +30,13 @@ pub(super) fn job<S: Step>(
         steps: standing.steps.iter().map(|found| step(found, standing.unwinding.is_some())).collect(),
         reason: reason_of(standing),
         progress,
+        waiting: (state == JobState::Waiting).then(|| Waiting {
+            until_ms: standing.waits_until_ms(),
+            queue: standing.terms.queue.clone(),
+            place: None,
+        }),
+        deadline_at_ms: standing.deadline_ms(),
+        parent: standing.terms.parent.as_ref().and_then(|id| id.parse().ok()),
         created_at_ms: standing.started_ms,
         finished_at_ms: standing.outcome.as_ref().map(|_| standing.last_ms),
         last_seq,
@@ -42,6 +52,9 @@ pub(super) fn unreadable(record: &JobRecord, error: &ReplayError, last_seq: u64)
         steps: Vec::new(),
         reason: Some(error.to_string()),
         progress: None,
+        waiting: None,
+        deadline_at_ms: None,
+        parent: None,
         created_at_ms: record.created_at_ms,
         finished_at_ms: None,
         last_seq,
@@ -52,6 +65,7 @@ pub(super) fn unreadable(record: &JobRecord, error: &ReplayError, last_seq: u64)
 pub(super) fn event(job: JobId, seq: u64, entry: &Entry) -> Option<JobEvent> {
     let what = match &entry.event {
         Event::Started { .. } => JobEventKind::Started,
+        Event::Admitted => JobEventKind::Admitted,
         Event::Begun { step, attempt } => JobEventKind::Begun { step: step.clone(), attempt: *attempt },
         Event::Done { step, memo } => JobEventKind::Done { step: step.clone(), memo: present(memo) },
         Event::Failed { step, attempt, error } => JobEventKind::Failed {

@@ -9,7 +9,7 @@ use ferry_api::{
 use std::num::NonZeroU64;
 
 fn to(name: &str, worker: &str) -> StartMove {
-    StartMove { machine: name.parse().unwrap(), to: worker.parse().unwrap(), retention_hours: None }
+    StartMove::new(name.parse().unwrap(), worker.parse().unwrap())
 }
 
 fn reserve(name: &str) -> Reserve {

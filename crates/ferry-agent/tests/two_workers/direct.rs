@@ -19,7 +19,7 @@ fn disk(name: &str, store: Option<PathBuf>, direct: bool) -> CreateMachine {
 }
 
 fn move_to(worker: &str) -> StartMove {
-    StartMove { machine: "web".parse().unwrap(), to: worker.parse().unwrap(), retention_hours: None }
+    StartMove::new("web".parse().unwrap(), worker.parse().unwrap())
 }
 
 fn described(worker: &Worker, volume: &Volume) -> VolumeConfig {

@@ -87,8 +87,7 @@ async fn a_volume_that_a_fork_reads_is_neither_moved_nor_deleted() {
     assert!(refusal.message.contains("its fork copy"), "{refusal}");
     w2.start().await;
     until_nobody_reads(&w1).await;
-    let start =
-        StartMove { machine: "web".parse().unwrap(), to: "w2".parse().unwrap(), retention_hours: None };
+    let start = StartMove::new("web".parse().unwrap(), "w2".parse().unwrap());
     let job = w1.door().move_start(start).await.unwrap();
     assert_eq!(w1.finished(job.id).await.state, JobState::Succeeded);
     assert_eq!(fork(&w1, "again", None).await.unwrap_err().code, ErrorCode::Conflict);

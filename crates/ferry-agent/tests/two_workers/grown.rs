@@ -16,7 +16,7 @@ fn guest(volume: &Volume) -> BlockClient {
 }
 
 async fn move_over(from: &Worker, to: &str) {
-    let start = StartMove { machine: "web".parse().unwrap(), to: to.parse().unwrap(), retention_hours: None };
+    let start = StartMove::new("web".parse().unwrap(), to.parse().unwrap());
     let job = from.door().move_start(start).await.unwrap();
     let job = from.finished(job.id).await;
     assert_eq!(job.state, JobState::Succeeded, "{job:#?}");

@@ -20,6 +20,7 @@ async fn begun(worker: &Worker, job: JobId, wanted: &str) {
             JobEventKind::Begun { step, .. } | JobEventKind::Done { step, .. } => step == wanted,
             JobEventKind::Finished { .. } => true,
             JobEventKind::Started
+            | JobEventKind::Admitted
             | JobEventKind::Failed { .. }
             | JobEventKind::UnwindBegun { .. }
             | JobEventKind::Undone { .. }
@@ -49,7 +50,11 @@ async fn check(workers: &[Worker; 2], state: JobState) {
             assert!(matches!(workers[0].volume("data").await.ownership, Ownership::Retired { .. }));
         }
         JobState::Failed => assert_eq!(workers[1].door().machines().await.unwrap(), []),
-        JobState::Running | JobState::Unwinding | JobState::Parked | JobState::Cancelled => {
+        JobState::Waiting
+        | JobState::Running
+        | JobState::Unwinding
+        | JobState::Parked
+        | JobState::Cancelled => {
             panic!("the move ended as {state:?}")
         }
     }
@@ -59,8 +64,7 @@ async fn a_move_goes_on_after(victim: usize) {
     for step in STEPS {
         let mut workers = workers(["", ""]).await;
         workers[0].door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
-        let start =
-            StartMove { machine: "web".parse().unwrap(), to: "w2".parse().unwrap(), retention_hours: None };
+        let start = StartMove::new("web".parse().unwrap(), "w2".parse().unwrap());
         let job = workers[0].door().move_start(start).await.unwrap().id;
         begun(&workers[0], job, step).await;
         workers[victim].kill().await;

@@ -20,3 +20,5 @@ mod restored;
 mod secured;
 #[cfg(test)]
 mod stopped;
+#[cfg(test)]
+mod waiting;

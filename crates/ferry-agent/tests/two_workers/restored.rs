@@ -44,7 +44,7 @@ fn record_files(worker: &Worker) -> Vec<PathBuf> {
 
 async fn moves(from: &Worker, to: &str) {
     let start =
-        StartMove { machine: "web".parse().unwrap(), to: to.parse().unwrap(), retention_hours: Some(0) };
+        StartMove { retention_hours: Some(0), ..StartMove::new("web".parse().unwrap(), to.parse().unwrap()) };
     let job = from.door().move_start(start).await.unwrap().id;
     let ended = from.finished(job).await;
     assert_eq!(ended.state, JobState::Succeeded, "{ended:?}");

@@ -8,7 +8,7 @@ use ferry_volume::client::BlockClient;
 mod authority;
 
 fn to(name: &str, worker: &str) -> StartMove {
-    StartMove { machine: name.parse().unwrap(), to: worker.parse().unwrap(), retention_hours: None }
+    StartMove::new(name.parse().unwrap(), worker.parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,7 +69,7 @@ async fn pace(worker: &Worker, budget_bytes_per_s: Option<NonZeroU64>) {
 }
 
 async fn move_web(from: &Worker, to: &str) -> JobId {
-    let start = StartMove { machine: "web".parse().unwrap(), to: to.parse().unwrap(), retention_hours: None };
+    let start = StartMove::new("web".parse().unwrap(), to.parse().unwrap());
     from.door().move_start(start).await.unwrap().id
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState, StepState,
+    AgentApi, ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState, StepState, Waiting,
 };
 
 use super::{proof, utc};
@@ -126,6 +126,9 @@ pub async fn follow(
             also(event)?;
             after = after.max(event.seq);
         }
+        if let Some(waiting) = &news.job.waiting {
+            live.now("waiting", &waiting_text(waiting));
+        }
         if let Some(progress) = &news.job.progress
             && live.current_step() == Some(HYDRATE)
         {
@@ -156,6 +159,7 @@ pub fn say_ending(json: bool, job: &Job) -> std::io::Result<()> {
         JobState::Failed
         | JobState::Cancelled
         | JobState::Parked
+        | JobState::Waiting
         | JobState::Running
         | JobState::Unwinding => {
             complain(&ending(job));
@@ -178,7 +182,9 @@ pub fn ending(job: &Job) -> String {
         JobState::Parked => {
             format!("{what} waits for you{reason}; when that is mended: ferry job resume {}", job.id)
         }
-        JobState::Running | JobState::Unwinding => format!("{what} is {}{reason}", state_text(job.state)),
+        JobState::Waiting | JobState::Running | JobState::Unwinding => {
+            format!("{what} is {}{reason}", state_text(job.state))
+        }
     }
 }
 
@@ -190,8 +196,22 @@ fn kind_text(kind: &JobKind) -> String {
     }
 }
 
+/// `until 2026-03-01 03:00:00Z`, or `for its turn among the moves, place 3`
+pub fn waiting_text(waiting: &Waiting) -> String {
+    match waiting {
+        Waiting { until_ms: Some(until_ms), .. } => format!("until {}", utc(*until_ms)),
+        Waiting { queue: Some(queue), place: Some(place), .. } => {
+            format!("for its turn among the {queue}, place {place}")
+        }
+        Waiting { .. } => "for its turn".to_owned(),
+    }
+}
+
 /// `running Hydrate`
 fn standing(job: &Job) -> String {
+    if let Some(waiting) = &job.waiting {
+        return format!("{} {}", state_text(job.state), waiting_text(waiting));
+    }
     let step = job.steps.iter().find(|step| matches!(step.state, StepState::Running));
     match step {
         Some(step) if !job.state.is_final() => format!("{} {}", state_text(job.state), step.step),
@@ -206,6 +226,7 @@ fn sheet(job: &Job) -> String {
         ("state", standing(job)),
         ("began", utc(job.created_at_ms)),
     ];
+    facts.extend(job.deadline_at_ms.map(|at_ms| ("handed over by", utc(at_ms))));
     facts.extend(job.finished_at_ms.map(|at_ms| ("ended", utc(at_ms))));
     facts.extend(job.reason.as_ref().map(|reason| ("reason", reason.clone())));
     facts.extend(job.progress.as_ref().map(|progress| ("bytes", hydration_text(progress))));
@@ -252,6 +273,9 @@ mod tests {
             steps: Vec::new(),
             reason: reason.map(str::to_owned),
             progress: None,
+            waiting: None,
+            deadline_at_ms: None,
+            parent: None,
             created_at_ms: 1000,
             finished_at_ms: state.is_final().then_some(1019),
             last_seq: 1,

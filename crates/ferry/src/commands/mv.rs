@@ -100,6 +100,7 @@ pub async fn cancel(agent: &Client, json: bool, cancel: CancelMove, follow_it: b
         JobState::Failed
         | JobState::Succeeded
         | JobState::Parked
+        | JobState::Waiting
         | JobState::Running
         | JobState::Unwinding => {
             complain(&ending(&job));

@@ -207,8 +207,7 @@ impl Stage {
 
     async fn cross(&self, live: &mut Live) -> Result<Job> {
         live.line(&format!("\nferry move {MACHINE} --to {}", self.target.name))?;
-        let start =
-            StartMove { machine: machine_ref()?, to: self.target.name.parse()?, retention_hours: None };
+        let start = StartMove::new(machine_ref()?, self.target.name.parse()?);
         let job = self.source.client.move_start(start).await?;
         match follow(&self.source.client, job.id, live, |_| Ok(())).await? {
             Followed::Ended(job) if job.state == JobState::Succeeded => Ok(*job),

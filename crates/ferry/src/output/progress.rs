@@ -60,7 +60,7 @@ impl Story {
     pub fn tell(&mut self, event: &JobEvent) -> Option<Line> {
         let line = |mark, step: Option<&String>, text: String| Some(Line { mark, step: step.cloned(), text });
         match &event.what {
-            JobEventKind::Started | JobEventKind::Finished { .. } => None,
+            JobEventKind::Started | JobEventKind::Admitted | JobEventKind::Finished { .. } => None,
             JobEventKind::Begun { step, attempt } => {
                 self.begun_at_ms.entry(step.clone()).or_insert(event.at_ms);
                 self.current = Some((step.clone(), *attempt));
@@ -110,6 +110,7 @@ pub fn journal_span(span_ms: u64) -> String {
 /// `succeeded`, as people say it.
 pub fn state_text(state: JobState) -> &'static str {
     match state {
+        JobState::Waiting => "waiting",
         JobState::Running => "running",
         JobState::Unwinding => "unwinding",
         JobState::Parked => "parked",

@@ -125,7 +125,9 @@ impl Soak {
             }
             JobState::Failed => self.tally.failed += 1,
             JobState::Cancelled => self.tally.cancelled += 1,
-            JobState::Running | JobState::Unwinding | JobState::Parked => panic!("that is no end: {job:#?}"),
+            JobState::Waiting | JobState::Running | JobState::Unwinding | JobState::Parked => {
+                panic!("that is no end: {job:#?}")
+            }
         }
     }
 

@@ -120,8 +120,7 @@ impl Crossing {
 
     /// Asks the source to move the machine. An agent that dies over it may leave that without an answer.
     pub fn start_move(&self) {
-        let start =
-            StartMove { machine: machine(), to: self.name(Target).parse().unwrap(), retention_hours: None };
+        let start = StartMove::new(machine(), self.name(Target).parse().unwrap());
         match self.ask(Source, |agent| async move { agent.move_start(start).await }) {
             Ok(_) => {}
             Err(error) if error.code == ErrorCode::Unreachable => {}
@@ -268,7 +267,7 @@ impl Crossing {
         match job.state {
             JobState::Succeeded => self.assert_moved(),
             JobState::Failed | JobState::Cancelled => self.assert_at_home(),
-            JobState::Running | JobState::Unwinding | JobState::Parked => {
+            JobState::Waiting | JobState::Running | JobState::Unwinding | JobState::Parked => {
                 panic!("it has not ended: {job:#?}")
             }
         }

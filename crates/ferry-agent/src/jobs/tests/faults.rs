@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use ferry_api::{CrossingState, Desired, EventsAfter, Job, JobId, JobState, Ownership};
+use ferry_fsm::Terms;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::records::{FaultyJournal, Hourglass, furnish};
 use super::world::{Alpha, Fault, World, fresh_keys, worker};
-use crate::jobs::{Executor, MoveInput, Mover, begin_move};
+use crate::jobs::{Executor, MOVES, MoveInput, Mover, Queues, begin_move};
 use crate::records::{Records, RecordsError, Standing};
 
+/// Moves at once.
+const MOVES_AT_ONCE: usize = 1;
 /// More points than any move of these tests passes.
 const POINTS_MAX: u64 = 400;
 /// How often a test looks for the end of a job before it gives up.
@@ -38,7 +41,7 @@ impl Worker {
     }
 
     pub(super) async fn begin(&self) -> Result<Job, RecordsError> {
-        begin_move(self.moves(), self.input("beta")).await
+        begin_move(self.moves(), self.input("beta"), Terms::default()).await
     }
 
     pub(super) fn input(&self, to: &str) -> MoveInput {
@@ -130,7 +133,8 @@ async fn start(records: &Records, world: &Arc<World>) -> Moves {
     let journal = FaultyJournal { records: records.clone(), world: world.clone() };
     let clock = Hourglass(world.clone());
     let mover = Mover::new(Arc::new(Alpha(world.clone())), clock.clone());
-    Executor::start(Arc::new(journal), clock, Arc::new(mover)).await.unwrap()
+    let queues = Arc::new(Queues::new([(MOVES.to_owned(), MOVES_AT_ONCE)]));
+    Executor::start(Arc::new(journal), clock, Arc::new(mover), queues).await.unwrap()
 }
 
 /// One whole move with these faults; answers how it ended and how many points it passed.

@@ -4,4 +4,5 @@ mod faults;
 mod records;
 mod requests;
 mod target;
+mod waits;
 mod world;

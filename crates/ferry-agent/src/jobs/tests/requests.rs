@@ -1,7 +1,7 @@
 //! What a person may ask of moves, and what they are told.
 
 use ferry_api::{CrossingState, Desired, ErrorCode, EventsAfter, JobEventKind, JobState, StepState};
-use ferry_fsm::{Entry, Event};
+use ferry_fsm::{Entry, Event, Terms};
 
 use super::faults::Worker;
 use super::world::Gone;
@@ -84,7 +84,7 @@ async fn a_machine_that_failed_to_move_can_be_moved_again() {
 #[tokio::test]
 async fn an_unknown_worker_is_refused_before_anything_stops() {
     let mut worker = Worker::new(Desired::Running, &[]).await;
-    let id = begin_move(worker.moves(), worker.input("gamma")).await.unwrap().id;
+    let id = begin_move(worker.moves(), worker.input("gamma"), Terms::default()).await.unwrap().id;
     let job = worker.run_to_the_end(id).await;
     assert_eq!(job.state, JobState::Failed);
     assert_eq!(job.steps[0].attempts, 1, "a refusal is not repeated");

@@ -1,0 +1,57 @@
+//! Times and spans as people type them.
+
+use std::time::Duration;
+
+use jiff::civil::{DateTime, Time};
+use jiff::{Timestamp, ToSpan, Zoned};
+
+use super::Misuse;
+
+/// A point in time, in milliseconds since 1970: with its own offset, or by the time zone of `now`; a time of day is the
+/// next one.
+pub fn at_ms(typed: &str, now: &Zoned) -> Result<u64, Misuse> {
+    let wrong = || {
+        Misuse(format!("'{typed}' is not a time; write it like 03:00, 2026-03-01 03:00 or 2026-03-01T03:00Z"))
+    };
+    let at = match (typed.parse::<Timestamp>(), typed.parse::<DateTime>(), typed.parse::<Time>()) {
+        (Ok(at), _, _) => at,
+        (_, Ok(at), _) => at.to_zoned(now.time_zone().clone()).map_err(|_| wrong())?.timestamp(),
+        (_, _, Ok(time)) => {
+            let today = now.with().time(time).build().map_err(|_| wrong())?;
+            let next = if today > *now { today } else { today.checked_add(1.day()).map_err(|_| wrong())? };
+            next.timestamp()
+        }
+        _ => return Err(wrong()),
+    };
+    u64::try_from(at.as_millisecond()).map_err(|_| wrong())
+}
+
+/// A span in milliseconds.
+pub fn span_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_day_is_the_next_one_and_an_offset_is_kept() {
+        let now: Zoned = "2026-03-01T12:00:00+00:00[UTC]".parse().unwrap();
+        let meant = |typed: &str| {
+            Timestamp::from_millisecond(at_ms(typed, &now).unwrap() as i64).unwrap().to_string()
+        };
+        assert_eq!(meant("13:30"), "2026-03-01T13:30:00Z");
+        assert_eq!(meant("11:59"), "2026-03-02T11:59:00Z");
+        assert_eq!(meant("2026-04-01 03:00"), "2026-04-01T03:00:00Z");
+        assert_eq!(meant("2026-04-01T03:00+02:00"), "2026-04-01T01:00:00Z");
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused_with_examples() {
+        for typed in ["soon", "25:00", "2026-13-01 00:00", ""] {
+            let Misuse(said) = at_ms(typed, &Zoned::now()).unwrap_err();
+            assert!(said.contains("write it like 03:00"), "{said}");
+        }
+    }
+}

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
+/// About a minute of it: of everything at each moment a fixed part, that has some of each.
+const SOME_ROWS: &[&str] = &["--all", "--every", "9"];
 /// About half a minute of it, with the program that the demo has built.
 const SHORT_SOAK: &[&str] = &["--kills", "10", "--seed", "1"];
 const SHORT_SOAK_WITH_FIO: &[&str] = &["--what", "fio", "--kills", "10", "--seed", "1"];
@@ -29,6 +31,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     dependencies(root)?;
     let tally = tests(root)?;
     step(root, "demo", &["run", "--release", "--locked", "--", "demo"])?;
+    step(root, "drill", &[&["run", "--release", "--locked", "--", "drill"], SOME_ROWS].concat())?;
     announce("soak");
     crate::soak::run(root, SHORT_SOAK)?;
     soak_with_fio(root)?;

@@ -14,13 +14,13 @@
 
 pub mod config;
 mod core;
-mod crash_point;
 mod create;
 pub mod drivers;
 pub mod fences;
 pub mod host;
 pub mod jobs;
 pub mod machines;
+pub mod moments;
 pub mod peers;
 pub mod records;
 mod service;

@@ -2,7 +2,6 @@
 
 use crate::config::Config;
 use crate::core::{Core, Ground};
-use crate::crash_point::{self, When};
 use crate::create;
 use crate::drivers::{LaunchError, Launcher};
 use crate::fences::{FenceError, Fences};
@@ -11,6 +10,7 @@ use crate::jobs::{
     Clock, Executor, HostClock, MOVES, MoveInput, MoveStep, Mover, Queues, begin_move, reap, sweep,
 };
 use crate::machines::MachinesError;
+use crate::moments::{self, When};
 use crate::peers::Peers;
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
 use crate::stopping;
@@ -280,11 +280,11 @@ fn is_at(job: &Job, step: MoveStep) -> bool {
     at.is_some_and(|at| at.step == step.name())
 }
 
-/// Answers a peer, with a crash point on either side.
+/// Answers a peer, with a moment on either side.
 async fn answering<T>(call: &str, answer: impl Future<Output = Answer<T>>) -> Answer<T> {
-    crash_point::call(When::Before, call);
+    moments::call(When::Before, call).await;
     let answer = answer.await;
-    crash_point::call(When::After, call);
+    moments::call(When::After, call).await;
     answer
 }
 
@@ -526,10 +526,11 @@ impl AgentApi for Agent {
     }
 
     async fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> Answer<CopyRoot> {
-        Ok(self.core.volumes.root(copy, of).await?)
+        answering("root", async { Ok(self.core.volumes.root(copy, of).await?) }).await
     }
 
     async fn peer_export(&self, copy: VolumeKey) -> Answer<VolumeExport> {
-        Ok(VolumeExport { key: copy, uri: self.core.volumes.export(copy).await? })
+        let export = async { Ok(VolumeExport { key: copy, uri: self.core.volumes.export(copy).await? }) };
+        answering("export", export).await
     }
 }

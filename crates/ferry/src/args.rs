@@ -17,7 +17,7 @@ Exit codes:
   2    the command line is wrong
   3    the agent cannot be reached
   4    the job that was followed did not succeed (failed, cancelled, or parked)
-  5    data is not there, or not what it should be (demo, volume verify)
+  5    data is not there, or not what it should be (demo, drill, volume verify)
   6    the worker is not safe to stop (worker safe-to-stop)
   130  interrupted by ctrl-C; a job that was followed goes on
 
@@ -55,6 +55,8 @@ pub struct VolumeServer {
 pub enum Command {
     /// Show the whole path on this computer: two workers, a machine that keeps writing, a move, a check
     Demo(Demo),
+    /// Kill agents, volume servers and the machine, and cut the link, in the middle of moves, and check what comes of it
+    Drill(Drill),
     /// Tell what this host offers a worker, and what is missing for what
     Doctor {
         /// Where the worker keeps, or is to keep, its volumes
@@ -69,6 +71,9 @@ pub enum Command {
         /// Configuration file (TOML)
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Ask at this socket before and after everything that becomes durable (only a drill does that)
+        #[arg(long, value_name = "SOCKET", hide = true)]
+        drill: Option<PathBuf>,
     },
     /// Serve one volume (started by the agent, and outlives it)
     VolumeServer(VolumeServer),
@@ -130,6 +135,46 @@ pub struct Demo {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["keep", "json", "size", "used"])]
     pub end: Option<PathBuf>,
     /// Print nothing but the summary, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ferry drill`
+///
+/// Each row is a move of a throw-away machine between two workers on this host, in which one thing goes wrong at one
+/// moment: right before or right after an entry of a journal, or a call of the other worker, kill -9 of one or two of
+/// source agent, target agent, source volume server, target volume server and machine, or an outage of the link. After
+/// each the machine must run once, on the right side, with every record that it was promised
+#[derive(Debug, Args)]
+pub struct Drill {
+    /// Each single thing once in each step, which is the default
+    #[arg(long, conflicts_with_all = ["pairs", "all"])]
+    pub quick: bool,
+    /// Each two at each moment
+    #[arg(long, conflicts_with = "all")]
+    pub pairs: bool,
+    /// Everything at each moment
+    #[arg(long)]
+    pub all: bool,
+    /// Only rows whose name contains this, as in "call boot" or "kill machine"
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Of these only each Nth
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub every: u32,
+    /// Tell the names of the rows, and play none
+    #[arg(long, conflicts_with = "json")]
+    pub list: bool,
+    /// How many rows are played at once [default: two for each processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(crate::drill::AT_ONCE_MAX)))]
+    pub at_once: Option<u8>,
+    /// Where the workers and their volumes are made, and removed again [default: TMPDIR]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Leave the directories of all workers, not only of rows that went wrong
+    #[arg(long)]
+    pub keep: bool,
+    /// Print nothing but the report, as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -1,7 +1,7 @@
 //! The program: one binary for people, agents and volume servers.
 //!
 //! ```text
-//!  words ──args──▶ typed ──meant──▶ meant ──▶ commands (ask an agent) · demo · doctor · agent · volume server
+//!  words ──args──▶ typed ──meant──▶ meant ──▶ commands (ask an agent) · demo · drill · doctor · agent · volume server
 //!                                                 │
 //!                                               output ──▶ stdout, stderr
 //! ```
@@ -12,6 +12,7 @@ mod args;
 mod commands;
 mod demo;
 mod doctor;
+mod drill;
 mod exit;
 mod meant;
 mod output;
@@ -65,6 +66,7 @@ fn run(meant: Meant) -> Result<Exit> {
     match meant {
         Meant::Demo(options) => in_runtime(demo::run(options)),
         Meant::DemoEnd { dir } => demo::end_kept(&dir),
+        Meant::Drill(options) => in_runtime(drill::run(options)),
         Meant::Ask(asked) => in_runtime(commands::ask(*asked)),
         Meant::DemoWriter(options) => {
             log_to_stderr();
@@ -74,9 +76,9 @@ fn run(meant: Meant) -> Result<Exit> {
         Meant::DemoFill(piece) => piece.fill(),
         Meant::DemoCheck { piece, diary } => piece.check(&diary),
         Meant::Doctor { state_dir, json } => doctor::run(&state_dir, json),
-        Meant::Agent { config } => {
+        Meant::Agent { config, drill } => {
             log_to_stderr();
-            in_runtime(commands::agent::run(&config))
+            in_runtime(commands::agent::run(&config, drill))
         }
         Meant::VolumeServer(server) => {
             log_to_stderr();

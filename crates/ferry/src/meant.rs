@@ -24,6 +24,7 @@ use crate::demo::pieces::Piece;
 use crate::demo::records::Ring;
 use crate::demo::writer::WriterOptions;
 use crate::demo::{self, DemoOptions};
+use crate::drill::{AT_ONCE_MAX, Choice, DrillOptions};
 use crate::output::bytes::parse_size;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -42,6 +43,8 @@ pub enum Meant {
         /// Its directory.
         dir: PathBuf,
     },
+    /// Drill moves.
+    Drill(DrillOptions),
     /// Be the demo's machine.
     DemoWriter(WriterOptions),
     /// Fill a volume as the demo does.
@@ -64,6 +67,8 @@ pub enum Meant {
     Agent {
         /// Its configuration file.
         config: PathBuf,
+        /// The socket of a drill.
+        drill: Option<PathBuf>,
     },
     /// Be a volume server.
     VolumeServer(args::VolumeServer),
@@ -176,6 +181,7 @@ impl Meant {
         match typed.command {
             args::Command::Demo(args::Demo { end: Some(dir), .. }) => Ok(Self::DemoEnd { dir }),
             args::Command::Demo(demo) => Ok(Self::Demo(demo_options(&demo)?)),
+            args::Command::Drill(drill) => Ok(Self::Drill(drill_options(drill))),
             args::Command::DemoWriter(writer) => Ok(Self::DemoWriter(writer_options(writer)?)),
             args::Command::DemoFill(piece) => Ok(Self::DemoFill(demo_piece(piece))),
             args::Command::DemoCheck { piece, acks } => {
@@ -185,7 +191,7 @@ impl Meant {
                 let state_dir = std::path::absolute(state_dir).map_err(|e| Misuse(e.to_string()))?;
                 Ok(Self::Doctor { state_dir, json })
             }
-            args::Command::Agent { config } => Ok(Self::Agent { config }),
+            args::Command::Agent { config, drill } => Ok(Self::Agent { config, drill }),
             args::Command::VolumeServer(server) => Ok(Self::VolumeServer(server)),
             args::Command::Machine(machine) => machine_question(machine),
             args::Command::Volume(volume) => volume_question(volume),
@@ -206,6 +212,27 @@ impl Meant {
 fn ask(asking: &args::Asking, question: Question) -> Result<Meant, Misuse> {
     let agent = Client::new(&asking.agent).map_err(|error| Misuse(error.to_string()))?;
     Ok(Meant::Ask(Box::new(Asked { agent, json: asking.json, question })))
+}
+
+fn drill_options(drill: args::Drill) -> DrillOptions {
+    let choice = match (drill.pairs, drill.all) {
+        (_, true) => Choice::All,
+        (true, false) => Choice::Pairs,
+        (false, false) => Choice::Quick,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let at_once =
+        drill.at_once.unwrap_or_else(|| u8::try_from(2 * cores).unwrap_or(u8::MAX).min(AT_ONCE_MAX));
+    DrillOptions {
+        choice,
+        only: drill.only,
+        every: usize::try_from(drill.every).unwrap_or(usize::MAX),
+        list: drill.list,
+        at_once,
+        dir: drill.dir,
+        keep: drill.keep,
+        json: drill.json,
+    }
 }
 
 fn demo_options(demo: &args::Demo) -> Result<DemoOptions, Misuse> {

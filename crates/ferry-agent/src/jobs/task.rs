@@ -18,7 +18,7 @@ use super::executor::JobRefusal;
 use super::journal::Journal;
 use super::queues::{Place, Queues};
 use super::{Clock, view};
-use crate::crash_point;
+use crate::moments;
 use crate::records::{Change, RecordsError};
 
 /// How the steps of one kind of job are done.
@@ -182,7 +182,7 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         let span = info_span!("step", step = step.name(), attempt);
         let ended = self.while_answering(work.perform(step, &context).instrument(span)).await?;
         let name = step.name().to_owned();
-        let event = match crash_point::spoil(&name, ended) {
+        let event = match moments::end(&name, ended).await {
             Ok(memo) => Event::Done { step: name, memo },
             Err(error) => Event::Failed { step: name, attempt, error },
         };
@@ -196,8 +196,8 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         }
         // From here to the append nobody is answered: a cancel comes before the deed, or too late.
         let name = step.name().to_owned();
-        let memo = crash_point::spoil(&name, self.work.deed(step, &self.context(&self.standing, attempt)));
-        let refused = match memo {
+        let memo = self.work.deed(step, &self.context(&self.standing, attempt));
+        let refused = match moments::end(&name, memo).await {
             Ok(memo) => match self.append_with_next(vec![Event::Done { step: name.clone(), memo }]).await {
                 Err(TaskError::Records(RecordsError::Refused(refused))) => {
                     StepError::fatal(refused.to_string())

@@ -24,7 +24,7 @@ pub use ferry_crossing::{
 pub use inline::Gate;
 pub use lock::StateLock;
 
-use crate::crash_point::{self, When};
+use crate::moments::{self, When};
 use ferry_api::{ApiError, ErrorCode, JobId};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -270,13 +270,13 @@ fn run(
             Command::Write { entries, changes, answer } => {
                 let lost = failed.borrow().clone();
                 let lines = entries.as_ref().map_or(&[][..], |new| &new.entries);
-                crash_point::write(When::Before, lines, &changes);
+                moments::write(When::Before, lines, &changes);
                 let result = match lost {
                     Some(reason) => Err(RecordsError::Lost { reason }),
                     None => transact(&mut connection, entries.as_ref(), &changes),
                 };
                 if result.is_ok() {
-                    crash_point::write(When::After, lines, &changes);
+                    moments::write(When::After, lines, &changes);
                 }
                 if let Err(RecordsError::Lost { reason }) = &result {
                     tracing::error!(%reason, "the records could not be written");

@@ -8,6 +8,7 @@
 //! start <ns> <pid> <writer>     the process began            connected <ns>   it reached its volume
 //! found <ns> <next number>      it knows where it left off   lost <ns>        the volume went away
 //! ack <ns> <number> <offset> <checksum>                      stop <ns>        it is about to exit
+//! clash <ns> <pid>              another one was at it when the process began, which must never be
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -15,6 +16,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
 
 /// A record the volume said was durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,13 @@ pub enum Entry {
         /// When.
         at_ns: u64,
     },
+    /// Another writer was at the diary when this one began: the machine ran twice.
+    Clash {
+        /// When.
+        at_ns: u64,
+        /// The process that came second.
+        pid: u32,
+    },
 }
 
 impl Entry {
@@ -76,6 +85,7 @@ impl Entry {
             Self::Ack(ack) => format!("ack {} {} {} {}", ack.at_ns, ack.number, ack.offset, ack.checksum),
             Self::Lost { at_ns } => format!("lost {at_ns}"),
             Self::Stop { at_ns } => format!("stop {at_ns}"),
+            Self::Clash { at_ns, pid } => format!("clash {at_ns} {pid}"),
         };
         let checksum = crc32c::crc32c(facts.as_bytes());
         format!("{facts} {checksum:08x}\n")
@@ -100,15 +110,17 @@ impl Entry {
             }
             ("lost", &[at_ns]) => Some(Self::Lost { at_ns }),
             ("stop", &[at_ns]) => Some(Self::Stop { at_ns }),
+            ("clash", &[at_ns, pid]) => Some(Self::Clash { at_ns, pid: u32::try_from(pid).ok()? }),
             _ => None,
         }
     }
 }
 
-/// The diary, open for appending by one incarnation.
+/// The diary, open for appending by one incarnation, which has a lock on it.
 #[derive(Debug)]
 pub struct Diary {
     file: File,
+    is_alone: bool,
 }
 
 impl Diary {
@@ -128,7 +140,13 @@ impl Diary {
                 file.write_all(b"\n").with_context(context)?;
             }
         }
-        Ok(Self { file })
+        let is_alone = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        Ok(Self { file, is_alone })
+    }
+
+    /// Whether no other incarnation was at it when it was opened.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// Appends one entry in one write.
@@ -194,6 +212,7 @@ mod tests {
             Entry::Ack(Ack { at_ns: 4, number: 12, offset: 49152, checksum: u32::MAX }),
             Entry::Lost { at_ns: 5 },
             Entry::Stop { at_ns: 6 },
+            Entry::Clash { at_ns: 7, pid },
         ]
     }
 
@@ -229,6 +248,17 @@ mod tests {
             life(2).into_iter().for_each(|entry| diary.append(entry).unwrap());
             assert_eq!(read(&path).unwrap(), [&life(1)[..kept_after], &life(2)].concat(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_second_writer_at_the_same_diary_is_not_alone_until_the_first_has_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("acks");
+        let first = Diary::open(&path).unwrap();
+        assert!(first.is_alone());
+        assert!(!Diary::open(&path).unwrap().is_alone());
+        drop(first);
+        assert!(Diary::open(&path).unwrap().is_alone());
     }
 
     #[test]

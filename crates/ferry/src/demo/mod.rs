@@ -7,16 +7,16 @@
 //! `layout` what is where on the volume · `records`, `writer`, `acks` the machine and its diary · `fill`, `check`
 //! before and after · `workers`, `processes` the household · `summary` what came of it · `pieces` filling and verdict as hidden commands.
 
-mod acks;
-mod check;
+pub mod acks;
+pub mod check;
 mod disk;
-mod fill;
+pub mod fill;
 pub mod layout;
 pub mod pieces;
-mod processes;
+pub mod processes;
 pub mod records;
 mod summary;
-mod workers;
+pub mod workers;
 pub mod writer;
 
 use std::path::{Path, PathBuf};
@@ -107,8 +107,8 @@ pub fn end_kept(dir: &Path) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Whoever is in front of it wants the demo to end.
-async fn interrupted() {
+/// Resolves when whoever is in front of this program wants it to end.
+pub async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else {
@@ -151,26 +151,7 @@ struct Stage {
 impl Stage {
     /// A machine that is not started yet, so that its volume can be filled first.
     async fn create(&self) -> Result<Machine> {
-        let program = std::env::current_exe().context("the demo cannot find its own program")?;
-        let program = text_of(&program)?;
-        let layout = self.options.layout;
-        let (offset, len) = (layout.ring_offset().to_string(), layout.ring_bytes.to_string());
-        let diary = text_of(&self.diary)?;
-        let args = ["demo-writer", "--acks", &diary, "--ring-offset", &offset, "--ring-bytes", &len];
-        let create = CreateMachine {
-            name: MACHINE.parse()?,
-            spec: MachineSpec::process(program, args),
-            volumes: vec![NewVolume {
-                name: VOLUME.parse()?,
-                origin: VolumeOrigin::Empty {
-                    size_bytes: self.options.layout.size_bytes,
-                    region_bytes: None,
-                    store: None,
-                    direct: false,
-                },
-            }],
-            start: false,
-        };
+        let create = writer_machine(self.options.layout, &self.diary, &[])?;
         Ok(self.source.client.machine_create(create).await?)
     }
 
@@ -257,13 +238,36 @@ impl Stage {
     }
 }
 
+/// A machine that is not started yet, and writes records to an empty volume of its own.
+///
+/// # Errors
+/// The program does not find its own file, or a path is not UTF-8.
+pub fn writer_machine(layout: Layout, diary: &Path, more: &[&str]) -> Result<CreateMachine> {
+    let program = std::env::current_exe().context("this program cannot find its own file")?;
+    let (diary, program) = (text_of(diary)?, text_of(&program)?);
+    let (offset, len) = (layout.ring_offset().to_string(), layout.ring_bytes.to_string());
+    let args = ["demo-writer", "--acks", &diary, "--ring-offset", &offset, "--ring-bytes", &len];
+    let origin =
+        VolumeOrigin::Empty { size_bytes: layout.size_bytes, region_bytes: None, store: None, direct: false };
+    Ok(CreateMachine {
+        name: MACHINE.parse()?,
+        spec: MachineSpec::process(program, args.iter().chain(more).copied()),
+        volumes: vec![NewVolume { name: VOLUME.parse()?, origin }],
+        start: false,
+    })
+}
+
 async fn volume_of(worker: &Worker, machine: &Machine) -> Result<Volume> {
     let volume =
         machine.volumes.first().ok_or_else(|| anyhow!("the machine was created without its volume"))?;
     Ok(worker.client.volume(&VolumeRef::Id(volume.volume)).await?)
 }
 
-fn machine_ref() -> Result<MachineRef> {
+/// The machine of the demo.
+///
+/// # Errors
+/// None: its name is one.
+pub fn machine_ref() -> Result<MachineRef> {
     Ok(MachineRef::Name(MACHINE.parse()?))
 }
 

@@ -1,4 +1,4 @@
-//! The processes of the demo: none of them may be left behind.
+//! The processes of the demo, and of a drill: none of them may be left behind.
 //!
 //! Volume servers and machines outlive their agents on purpose, so ending the agents is not enough. The demo makes
 //! itself the *subreaper* of all it starts (prctl(2)): whatever loses its parent becomes its child, is seen in
@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_send_signal};
 
 /// How long processes may take to end when asked, before they are killed.
 const END_GRACE: Duration = Duration::from_secs(5);
@@ -32,10 +33,11 @@ impl Ended {
     /// Takes note of children as they end. Their agents look for them by process id, so the dead must not linger.
     ///
     /// # Errors
-    /// The demo cannot see its children end.
+    /// This program cannot see its children end.
     pub async fn reap_for_ever(&self) -> Result<std::convert::Infallible> {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut child_ended = signal(SignalKind::child()).context("the demo cannot see its children end")?;
+        let mut child_ended =
+            signal(SignalKind::child()).context("this program cannot see its children end")?;
         loop {
             self.reap();
             child_ended.recv().await;
@@ -58,19 +60,20 @@ impl Ended {
 /// The kernel refuses.
 pub fn become_subreaper() -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .context("the demo cannot adopt the processes it starts")
+        .context("this program cannot adopt the processes it starts")
 }
 
 /// Starts this program again with `args` in a process group of its own, so that ctrl-C reaches only the demo itself.
-/// Its output goes to `log`.
+/// Its output goes to the end of `log`.
 ///
 /// # Errors
 /// The program cannot be started.
 pub fn start_self(args: &[&std::ffi::OsStr], log: &Path) -> Result<u32> {
     use std::os::unix::process::CommandExt;
 
-    let program = std::env::current_exe().context("the demo cannot find its own program")?;
-    let output = std::fs::File::create(log).with_context(|| format!("{} cannot be made", log.display()))?;
+    let program = std::env::current_exe().context("this program cannot find its own file")?;
+    let output = std::fs::OpenOptions::new().create(true).append(true).open(log);
+    let output = output.with_context(|| format!("{} cannot be made", log.display()))?;
     let errors = output.try_clone().context("a file cannot be opened twice")?;
     let child = Command::new(&program)
         .args(args)
@@ -89,7 +92,34 @@ pub fn end_all(first: &[u32], ended: &Ended) {
     end(&|| descendants().into_iter().collect(), ended);
 }
 
-/// Ends everything of the kept demo in `dir`, agents first.
+/// The living processes with a command line (as in /proc: each word ends in a NUL) that `is_wanted`.
+pub fn find(is_wanted: impl Fn(&[u8]) -> bool) -> Vec<u32> {
+    let is_found = |pid: &u32| is_wanted(&command_line(*pid)) && parent_of_living(*pid).is_some();
+    all_pids().into_iter().filter(is_found).collect()
+}
+
+/// Kills the processes that [`find`] gives, as `kill -9` does, and returns when they are gone. Tells how many there were.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn kill(is_wanted: impl Fn(&[u8]) -> bool) -> Result<usize> {
+    let mut dying = Vec::new();
+    for pid in find(&is_wanted) {
+        let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+        let Ok(process) = rustix::process::pidfd_open(id, PidfdFlags::empty()) else { continue };
+        // The number may have become another one's between the look and the descriptor.
+        if is_wanted(&command_line(pid)) && pidfd_send_signal(&process, Signal::KILL).is_ok() {
+            dying.push(process);
+        }
+    }
+    for process in &dying {
+        let mut ended = [PollFd::new(process, PollFlags::IN)];
+        poll(&mut ended, None).context("a process that was killed cannot be waited for")?;
+    }
+    Ok(dying.len())
+}
+
+/// Ends everything of the kept demo or drill in `dir`, agents first.
 pub fn end_kept(dir: &Path) {
     let ended = Ended::default();
     for part in [&["agent"][..], &["agent", "volume-server", "demo-writer"]] {
@@ -99,12 +129,16 @@ pub fn end_kept(dir: &Path) {
 
 /// Whether `pid` runs one of `parts` of this program on something in `dir`.
 fn is_part(pid: u32, parts: &[&str], dir: &Path) -> bool {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    parent_of_living(pid).is_some() && runs_part(&line, parts, dir)
+    parent_of_living(pid).is_some() && runs_part(&command_line(pid), parts, dir)
 }
 
-/// `line` is a command line as in /proc: each word ends in a NUL.
-fn runs_part(line: &[u8], parts: &[&str], dir: &Path) -> bool {
+/// Empty for what is gone or only waits to be noticed as dead.
+fn command_line(pid: u32) -> Vec<u8> {
+    std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+}
+
+/// Whether this command line (as in /proc) is that of one of `parts` of this program on something in `dir`.
+pub fn runs_part(line: &[u8], parts: &[&str], dir: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     let mut words = line.split(|byte| *byte == 0).map(std::ffi::OsStr::from_bytes);
     let part = words.nth(1);
@@ -158,6 +192,11 @@ fn send(pid: u32, signal: Signal) {
 fn all_pids() -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether `pid` is a process that has not ended.
+pub fn is_living(pid: u32) -> bool {
+    parent_of_living(pid).is_some()
 }
 
 /// The parent of `pid`, unless it is gone or only waits to be noticed as dead.

@@ -83,7 +83,7 @@ impl Marks {
             // The first connection: what a lost one costs is not the machine's doing.
             Entry::Connected { at_ns } => self.connected = self.connected.or(Some(*at_ns)),
             Entry::Found { at_ns, .. } => self.found = Some(*at_ns),
-            Entry::Ack(_) | Entry::Lost { .. } | Entry::Stop { .. } => {}
+            Entry::Ack(_) | Entry::Lost { .. } | Entry::Stop { .. } | Entry::Clash { .. } => {}
         }
     }
 }

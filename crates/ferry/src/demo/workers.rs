@@ -58,7 +58,7 @@ impl Household {
     pub fn found() -> Result<Self> {
         processes::become_subreaper()?;
         Ok(Self {
-            dir: fresh_directory()?,
+            dir: fresh_directory(&std::env::temp_dir(), DIRECTORY_PREFIX, "w1")?,
             agents: Vec::new(),
             workers: Vec::new(),
             ended: Ended::default(),
@@ -213,17 +213,19 @@ fn free_addresses() -> Result<[SocketAddr; 2]> {
     Ok([address(first).context(context)?, address(second).context(context)?])
 }
 
-/// A directory of this demo's own with a short path: sockets in it may have 107 bytes.
-fn fresh_directory() -> Result<PathBuf> {
-    let parent = std::env::temp_dir();
-    let parent = std::path::absolute(&parent).unwrap_or(parent);
+/// A directory of this process's own in `parent`, with a short path: sockets below `worker` in it may have 107 bytes.
+///
+/// # Errors
+/// It cannot be made, or its path is too long.
+pub fn fresh_directory(parent: &Path, prefix: &str, worker: &str) -> Result<PathBuf> {
+    let parent = std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned());
     for number in 0..DIRECTORY_TRIES_MAX {
-        let dir = parent.join(format!("{DIRECTORY_PREFIX}{}-{number}", std::process::id()));
-        let deepest = dir.join("w1").join("volumes").join(LONGEST_VOLUME);
+        let dir = parent.join(format!("{prefix}{}-{number}", std::process::id()));
+        let deepest = dir.join(worker).join("volumes").join(LONGEST_VOLUME);
         if directory::check_socket_paths(&deepest).is_err() {
             bail!(
-                "the path of the temporary directory {} leaves no room for the sockets in it; set TMPDIR to a shorter \
-                 one, such as /tmp",
+                "the path of the directory {} leaves no room for the sockets in it; choose a shorter one, such as \
+                 TMPDIR=/tmp",
                 parent.display()
             );
         }
@@ -232,10 +234,13 @@ fn fresh_directory() -> Result<PathBuf> {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => {
                 return Err(error).with_context(|| {
-                    format!("{} cannot be made; set TMPDIR to a directory that can be written", dir.display())
+                    format!(
+                        "{} cannot be made; choose a directory that can be written (TMPDIR)",
+                        dir.display()
+                    )
                 });
             }
         }
     }
-    bail!("{} is full of directories of former demos; delete ferry-demo-* in it", parent.display())
+    bail!("{} is full of directories of former runs; delete {prefix}* in it", parent.display())
 }

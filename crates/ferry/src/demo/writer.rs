@@ -47,6 +47,9 @@ pub fn run<D: Disk>(options: &WriterOptions, connect: impl Fn(&str) -> Result<D>
     let mut diary = Diary::open(&options.acks)?;
     let writer = begun_ns ^ u64::from(std::process::id()).rotate_left(48);
     diary.append(Entry::Start { at_ns: begun_ns, pid: std::process::id(), writer })?;
+    if !diary.is_alone() {
+        diary.append(Entry::Clash { at_ns: now_ns(), pid: std::process::id() })?;
+    }
     let should_stop = || stop.load(Ordering::Relaxed);
     let mut away = false;
     while !should_stop() {

@@ -1,11 +1,10 @@
 //! kill -9 between real processes: whatever dies, when it is back the move goes on or unwinds, the machine has all it
 //! ever wrote, and never runs twice.
 //!
-//! `agents` die at exact moments, which only debug builds know (`FERRY_CRASH_AT`); `hydration` is when agents, volume
+//! `agents` die at exact moments (`ferry agent --drill`); `hydration` is when agents, volume
 //! servers and the machine die while the disk follows; `forks` is the same while a fork follows.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
-#[cfg(debug_assertions)]
 mod agents;
 mod forks;
 mod hydration;

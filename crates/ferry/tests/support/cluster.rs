@@ -5,6 +5,7 @@
 //! Each worker listens on a loopback address of its own (127.0.0.0/8 is all this host's), so no other test and no
 //! outgoing connection can take its port, and peers are known before they run.
 
+use super::moments::{self, Wish};
 use super::until;
 use ferry_api::{Job, JobState, Machine, Volume, VolumeKey, WorkerInfo};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -111,12 +112,12 @@ pub struct Worker {
 impl Worker {
     /// Starts the agent and returns when it listens.
     pub fn start(&self) {
-        self.start_with(&[]);
+        self.start_wishing(&[]);
     }
 
-    /// The same with more in the agent's environment.
-    pub fn start_with(&self, env: &[(&str, &str)]) {
-        let mut agent = self.spawn_with(env);
+    /// The same with wishes for when it dies and what fails.
+    pub fn start_wishing(&self, wishes: &[Wish<'_>]) {
+        let mut agent = self.spawn_wishing(wishes);
         until(&format!("the agent of {} listens", self.name), || {
             if let Some(status) = agent.try_wait().unwrap() {
                 panic!("the agent of {} ended with {status}:\n{}", self.name, self.log());
@@ -129,16 +130,21 @@ impl Worker {
 
     /// Starts an agent that may end at once; the caller waits for it.
     pub fn spawn(&self) -> Child {
-        self.spawn_with(&[])
+        self.spawn_wishing(&[])
     }
 
-    fn spawn_with(&self, env: &[(&str, &str)]) -> Child {
+    fn spawn_wishing(&self, wishes: &[Wish<'_>]) -> Child {
+        let socket = self.dir.with_extension("drill");
+        if !wishes.is_empty() {
+            moments::grant(&socket, wishes);
+        }
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         Command::new(env!("CARGO_BIN_EXE_ferry"))
             .args(["agent", "--config"])
             .arg(self.config())
+            .args((!wishes.is_empty()).then_some("--drill"))
+            .args((!wishes.is_empty()).then_some(socket))
             .env(MARK, &self.dir)
-            .envs(env.iter().copied())
             .env_remove("FERRY_LOG")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

@@ -4,6 +4,7 @@
 //! The machine takes a lock while it lives, so two of it at once never pass unseen, whenever it happens.
 
 use super::cluster::{Cluster, Worker};
+use super::moments::Wish;
 use super::until;
 
 use ferry_api::http::Client;
@@ -82,9 +83,9 @@ impl Crossing {
         crossing
     }
 
-    /// Starts the agent of a worker with more environment, and returns when it answers.
-    pub fn run(&self, side: Side, env: &[(&str, &str)]) {
-        self.worker(side).start_with(env);
+    /// Starts the agent of a worker with wishes for when it dies and what fails, and returns when it answers.
+    pub fn run(&self, side: Side, wishes: &[Wish<'_>]) {
+        self.worker(side).start_wishing(wishes);
     }
 
     /// Creates the machine on the source, fills its volume, starts it and waits for its first records.
@@ -157,7 +158,7 @@ impl Crossing {
         })
     }
 
-    /// Waits until an agent has died of its crash point.
+    /// Waits until an agent has died at the moment that was wished.
     pub fn wait_for_crash(&self, side: Side) {
         let ended = self.worker(side).wait_for_end();
         assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()), "the agent ended by itself: {ended}");

@@ -1,0 +1,203 @@
+//! One move as an operator sees it: asked for, followed to its end, whoever dies meanwhile.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use ferry_api::http::Client;
+use ferry_api::{
+    AgentApi, ApiError, ErrorCode, EventsAfter, Job, JobId, JobState, PaceVolume, StartMove, StepState,
+    VolumeRef, WorkerName,
+};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::lane::{LOOK_EVERY, Lane, PATIENCE};
+use super::row::Kind;
+use crate::commands::job::HYDRATE;
+use crate::demo::machine_ref;
+
+/// How fast a disk follows that is held back, in bytes a second: too slow to arrive before anything else happens.
+const HELD_BACK: NonZeroU64 = NonZeroU64::new(64 * 1024).expect("not zero");
+/// How long a disk is held back in a rehearsal, so that all has been heard that comes before it arrives.
+const HELD_BACK_FOR: Duration = Duration::from_millis(200);
+/// How long one question for news waits, in milliseconds.
+const NEWS_WAIT_MS: u64 = 200;
+
+/// A move that is under way.
+pub struct Crossing {
+    source: Client,
+    target: Client,
+    to: WorkerName,
+    volume: VolumeRef,
+    /// The last job that the source had before.
+    before: Option<JobId>,
+    asking: Option<JoinHandle<Result<Job, ApiError>>>,
+    job: Option<JobId>,
+    /// Whether the disk may arrive.
+    may_arrive: bool,
+    /// How long it is held back when it begins to follow.
+    held_back_for: Duration,
+    was_let_go: Arc<AtomicBool>,
+}
+
+/// What the source says of the move.
+enum Seen {
+    /// Nothing, now.
+    Nothing,
+    /// There is none, and there will be none.
+    Never,
+    Job(Box<Job>),
+}
+
+impl Crossing {
+    /// Gets ready for a move of this kind from where the machine is.
+    ///
+    /// # Errors
+    /// An agent does not answer.
+    pub async fn prepare(lane: &Lane, kind: Kind) -> Result<Self> {
+        let (source, target) = (&lane.seats[lane.home], &lane.seats[1 - lane.home]);
+        let volume = VolumeRef::Id(lane.volume);
+        source.client.volume_pace(&volume, paced(Some(HELD_BACK))).await?;
+        lane.gate.fail(kind.fails_at());
+        Ok(Self {
+            before: source.client.jobs().await?.iter().map(|job| job.id).max(),
+            source: source.client.clone(),
+            target: target.client.clone(),
+            to: target.name.parse()?,
+            volume,
+            asking: None,
+            job: None,
+            may_arrive: false,
+            held_back_for: Duration::ZERO,
+            was_let_go: Arc::default(),
+        })
+    }
+
+    /// Asks for it. An agent that dies over it may leave that without an answer.
+    ///
+    /// # Errors
+    /// None: the name of the machine is one.
+    pub fn start(&mut self) -> Result<()> {
+        let start = StartMove { retention_hours: Some(0), ..StartMove::new(machine_ref()?, self.to.clone()) };
+        let source = self.source.clone();
+        self.asking = Some(tokio::spawn(async move { source.move_start(start).await }));
+        Ok(())
+    }
+
+    /// From now on the disk may arrive.
+    pub fn let_disk_go(&mut self) {
+        self.may_arrive = true;
+    }
+
+    /// The disk may arrive some time after it has begun to follow.
+    pub fn let_disk_go_later(&mut self) {
+        (self.may_arrive, self.held_back_for) = (true, HELD_BACK_FOR);
+    }
+
+    /// Whether the disk is held back no longer.
+    pub fn disk_was_let_go(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.was_let_go)
+    }
+
+    /// Follows it to its end; none if it was never taken on. May be dropped and called again.
+    ///
+    /// # Errors
+    /// It is refused, it is parked, or it does not end.
+    pub async fn ended(&mut self) -> Result<Option<Job>> {
+        let mut last = None;
+        match timeout(PATIENCE, self.follow(&mut last)).await {
+            Ok(ended) => ended,
+            Err(_) => bail!("the move has not ended after {PATIENCE:?} ({})", in_words(last.as_ref())),
+        }
+    }
+
+    async fn follow(&mut self, last: &mut Option<Job>) -> Result<Option<Job>> {
+        loop {
+            let job = match self.look().await? {
+                Seen::Nothing => {
+                    sleep(LOOK_EVERY).await;
+                    continue;
+                }
+                Seen::Never => return Ok(None),
+                Seen::Job(job) => *job,
+            };
+            if job.state.is_final() {
+                return Ok(Some(job));
+            }
+            if job.state == JobState::Parked {
+                bail!("the move waits for a person ({})", in_words(Some(&job)));
+            }
+            if self.may_arrive && is_hydrating(&job) && !self.was_let_go.load(Ordering::Relaxed) {
+                self.release_disk().await;
+            }
+            let news = EventsAfter { after: job.last_seq, wait_ms: NEWS_WAIT_MS };
+            // Only to wait: what it tells is asked for again.
+            let _ = self.source.job_events(job.id, news).await;
+            *last = Some(job);
+        }
+    }
+
+    async fn look(&mut self) -> Result<Seen> {
+        if let Some(asking) = self.asking.take_if(|asking| asking.is_finished()) {
+            match asking.await? {
+                Ok(job) => self.job = Some(job.id),
+                // Who was asked is dead: the next one knows what is durable.
+                Err(refusal) if is_away(&refusal) => {}
+                Err(refusal) => bail!("the move is refused: {refusal}"),
+            }
+        }
+        let job = match self.job {
+            Some(job) => self.source.job(job).await.map(Some),
+            None => self.source.jobs().await.map(|jobs| {
+                jobs.into_iter()
+                    .filter(|job| self.before.is_none_or(|before| job.id > before))
+                    .max_by_key(|job| job.id)
+            }),
+        };
+        match job {
+            Ok(Some(job)) => {
+                self.job = Some(job.id);
+                Ok(Seen::Job(Box::new(job)))
+            }
+            Ok(None) if self.asking.is_none() => Ok(Seen::Never),
+            Ok(None) => Ok(Seen::Nothing),
+            Err(refusal) if is_away(&refusal) => Ok(Seen::Nothing),
+            Err(refusal) => bail!("the move cannot be followed: {refusal}"),
+        }
+    }
+
+    /// An agent that is dead or a server that is just started again is asked again later.
+    async fn release_disk(&mut self) {
+        sleep(std::mem::take(&mut self.held_back_for)).await;
+        self.was_let_go.store(true, Ordering::Relaxed);
+        if self.target.volume_pace(&self.volume, paced(None)).await.is_err() {
+            self.was_let_go.store(false, Ordering::Relaxed);
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// A move in one sentence.
+pub fn in_words(job: Option<&Job>) -> String {
+    let Some(job) = job else { return "nobody knows of it".to_owned() };
+    let step = job.steps.iter().find(|step| step.state == StepState::Running);
+    let step = step.map_or_else(String::new, |step| format!(" at {}, attempt {}", step.step, step.attempts));
+    let why = job.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    format!("job {} is {:?}{step}{why}", job.id, job.state)
+}
+
+fn is_hydrating(job: &Job) -> bool {
+    job.steps.iter().any(|step| step.step == HYDRATE && step.state == StepState::Running)
+}
+
+fn paced(budget_bytes_per_s: Option<NonZeroU64>) -> PaceVolume {
+    PaceVolume { budget_bytes_per_s: Some(budget_bytes_per_s), ..PaceVolume::default() }
+}
+
+/// Nobody knows more than that the agent does not answer now.
+fn is_away(refusal: &ApiError) -> bool {
+    matches!(refusal.code, ErrorCode::Unreachable | ErrorCode::Unavailable)
+}

@@ -1,0 +1,82 @@
+//! The drill as a process: a few of its rows, and nothing left behind.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// `ferry drill`, with everything it makes below `dir`.
+fn drill(dir: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ferry"));
+    command.arg("drill").args(words).arg("--dir").arg(dir).env("TMPDIR", dir).stdin(Stdio::null());
+    command
+}
+
+fn report(output: &Output) -> Value {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {complaint}"))
+}
+
+/// Every process whose command line names `dir`, as all of a drill's do.
+fn processes_of(dir: &Path) -> Vec<u32> {
+    let name = dir.to_str().expect("temporary directories have plain names");
+    let pids = std::fs::read_dir("/proc").expect("/proc can be listed").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(name)
+    })
+    .collect()
+}
+
+fn assert_nothing_is_left(dir: &Path) {
+    assert_eq!(processes_of(dir), [] as [u32; 0]);
+    let left = std::fs::read_dir(dir).expect("the test's own directory can be listed");
+    let left: Vec<_> = left.flatten().map(|entry| entry.path()).collect();
+    assert_eq!(left, [] as [&Path; 0]);
+}
+
+#[test]
+fn whoever_dies_at_the_hand_over_the_machine_runs_once_with_every_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = ["--all", "--only", "done:HandOver", "--every", "3", "--json"];
+    let report = report(&drill(dir.path(), &words).output().unwrap());
+    assert_eq!(report["ok"], true, "{report:#}");
+    let rows = report["rows"].as_array().unwrap();
+    assert!(rows.len() >= 8, "{report:#}");
+    assert!(report["kills"].as_u64() >= Some(8) && report["outages"].as_u64() >= Some(1), "{report:#}");
+    assert!(rows.iter().all(|row| row["point"].as_str().unwrap().contains("done:HandOver")), "{report:#}");
+    assert_nothing_is_left(dir.path());
+}
+
+#[test]
+fn the_rows_of_a_drill_are_told_and_a_name_that_none_has_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = drill(dir.path(), &["--all", "--list", "--only", "call boot"]).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.contains("move: target after call boot: kill source agent + target server\n"), "{told}");
+    assert!(told.contains("move: target before call boot: cut link\n"), "{told}");
+    assert!(told.lines().all(|line| line.contains("call boot")), "{told}");
+
+    let refused = drill(dir.path(), &["--only", "no such row"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--all --list"), "{refused:?}");
+    assert_nothing_is_left(dir.path());
+}
+
+#[test]
+fn a_drill_that_is_interrupted_ends_and_removes_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = drill(dir.path(), &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let estimate = said.next().unwrap().unwrap();
+    assert!(estimate.contains("rows") && estimate.contains("about"), "{estimate}");
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    // Who reads must read on: what is still told must not meet a closed pipe.
+    said.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_nothing_is_left(dir.path());
+}

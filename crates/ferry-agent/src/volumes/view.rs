@@ -120,7 +120,7 @@ fn pace(status: &Status) -> VolumePace {
 }
 
 /// A phase as others hear of it.
-pub(super) fn phase(phase: Phase) -> VolumePhase {
+pub(crate) fn phase(phase: Phase) -> VolumePhase {
     match phase {
         Phase::Standby => VolumePhase::Standby,
         Phase::Open => VolumePhase::Open,

@@ -13,6 +13,7 @@
 //! | [`heat`] | what the guest touches often, and how another volume learns it |
 //! | [`map`] | the same on disk: the map file, encoded and decoded |
 //! | [`marks`] | what may have changed since certain moments |
+//! | [`differences`] | what a source differs in from a base, and who is asked for what |
 //! | [`notes`] | the file of what is local and not in the map yet, for the next server on the same host |
 //! | [`sums`] | the checksums of regions, as they arrived, and their file |
 //! | [`event`], [`operation`] | the two vocabularies |
@@ -25,6 +26,7 @@
 
 pub mod blockmap;
 mod blockset;
+pub mod differences;
 pub mod engine;
 pub mod event;
 mod frame;
@@ -41,6 +43,7 @@ pub mod sums;
 pub mod truth;
 
 pub use blockmap::BlockMap;
+pub use differences::{Differences, Holder};
 pub use engine::{Engine, Keeping, SnapshotId};
 pub use event::{
     Arrival, Command, Content, Errno, Event, FetchFailure, LossPolicy, RequestId, RequestKind, SourceExtent,

@@ -54,6 +54,8 @@ pub const AHEAD_REGIONS_MAX: u64 = 2;
 pub const RUNS_MAX: usize = 8;
 /// The most of a cache request that is heeded, in bytes.
 pub const CACHE_BYTES_MAX: u64 = 64 << 20;
+/// Ranges in which a source differs from a base that are remembered at most (16 bytes each); with more they become coarser.
+pub const DIFFERENCES_MAX: usize = 1 << 20;
 /// Marks of one volume at a time.
 pub const MARKS_MAX: usize = 8;
 /// The most that the map is told of at once of where a guest that writes in sequence may change something, in bytes. Any

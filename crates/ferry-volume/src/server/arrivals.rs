@@ -16,7 +16,7 @@ use crate::directory::DirectoryError;
 use crate::store::Store;
 use crate::sums_file::{ARRIVED, SumsFile, boot};
 use ferry_engine::sums::codec::SumsOf;
-use ferry_engine::{Blocks, ByteRange, Errno, MapState, OpId, RequestKind, Sums};
+use ferry_engine::{Blocks, ByteRange, Errno, Geometry, MapState, OpId, RequestKind, SourceExtent, Sums};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
@@ -184,13 +184,13 @@ impl Server {
     }
 
     /// The source says which bytes from `offset` on are zero.
-    pub(super) fn note_extents(&mut self, offset: u64, extents: &[(u64, bool)]) {
+    pub(super) fn note_extents(&mut self, offset: u64, extents: &[SourceExtent]) {
         let size_bytes = self.store.config.size_bytes;
         let mut at = offset;
         // Neighbours of one kind are one run: an edge within a block is none.
         let mut zero_from = None;
-        for &(len, zero) in extents {
-            let end = at.saturating_add(len).min(size_bytes);
+        for &SourceExtent { len_bytes, zero } in extents {
+            let end = at.saturating_add(len_bytes).min(size_bytes);
             match (zero, zero_from) {
                 (true, None) => zero_from = Some(at),
                 (false, Some(start)) => {
@@ -255,17 +255,29 @@ impl Server {
             self.ledger.arrivals.refusal = Some("its source does not tell checksums".to_owned());
             return self.leave_source();
         }
-        let Some(source) = self.sources.teller() else { return };
+        if !self.sources.has_teller() {
+            return;
+        }
         while self.ledger.arrivals.asked.len() < ASKED_MAX
             && let Some(gap) = self.ledger.arrivals.next_gap()
         {
             let Some(file) = &self.ledger.arrivals.file else { return };
+            let geometry = file.sums.geometry();
+            let gap = self.at_once(geometry, gap);
             let op = OpId::from_u64(OURS | self.ledger.arrivals.next_op);
-            let range = file.sums.geometry().bytes_of(gap);
+            let range = geometry.bytes_of(gap);
             self.ledger.arrivals.next_op += 1;
             self.ledger.arrivals.asked.insert(op, gap);
-            source.sum(op, range, &self.pool, &mut self.ring);
+            self.sources.sum(op, range, &self.pool, &mut self.ring);
         }
+    }
+
+    /// The part of a gap that one answer tells of; the rest is looked up again.
+    fn at_once(&mut self, geometry: Geometry, gap: Blocks) -> Blocks {
+        let part = geometry.blocks_touched(self.sources.summed_at_once(geometry.bytes_of(gap)));
+        let rest = Blocks::between(part.end(), gap.end());
+        rest.into_iter().for_each(|rest| self.ledger.arrivals.gaps.push_front(rest));
+        part
     }
 
     /// The source told the checksum of something that never arrived, or failed to.

@@ -3,6 +3,7 @@
 
 use super::Server;
 use super::command::{refused, whole_story};
+use super::source::Source;
 use crate::base::Base;
 use crate::control::{Answer, BaseStatus};
 use ferry_engine::{BlockMap, Command, MarkId};
@@ -14,6 +15,8 @@ pub(super) struct Rest {
     is_paused: bool,
     /// An agent, since whoever reads this copy has another base for what it lacks.
     pub(super) is_held: bool,
+    /// We ourselves, since the base may be there in a moment.
+    waits_for_base: bool,
 }
 
 impl Server {
@@ -53,12 +56,13 @@ impl Server {
 
     pub(super) fn base_status(&self) -> Option<BaseStatus> {
         let base = self.store.config.base.as_ref()?;
+        let link = self.sources.base();
         Some(BaseStatus {
             uri: base.uri.to_string(),
             generation: base.generation,
-            connected: false,
-            is_used: false,
-            last_error: None,
+            connected: link.is_some_and(Source::is_connected),
+            is_used: self.sources.knows_differences(),
+            last_error: link.and_then(Source::last_error).map(str::to_owned),
         })
     }
 
@@ -72,8 +76,17 @@ impl Server {
         self.rest_or_hydrate()
     }
 
+    /// Lets the background wait for a base that is away, or go on.
+    pub(super) fn wait_for_base(&mut self, waits: bool) {
+        if waits != self.rest.waits_for_base {
+            self.rest.waits_for_base = waits;
+            self.rest_or_hydrate();
+        }
+    }
+
     fn rest_or_hydrate(&mut self) -> Answer {
-        let rests = self.rest.is_paused || self.rest.is_held;
+        let Rest { is_paused, is_held, waits_for_base } = self.rest;
+        let rests = is_paused || is_held || waits_for_base;
         self.command_at_once(if rests { Command::PauseHydration } else { Command::ResumeHydration })
     }
 }

@@ -15,11 +15,13 @@ mod asks;
 mod base;
 mod command;
 mod connection;
+mod dialling;
 mod direct;
 mod disk;
 mod doors;
 mod entrance;
 mod frontends;
+mod gather;
 mod growth;
 mod inline;
 mod latency;
@@ -57,6 +59,7 @@ use crate::tls::{Credentials, CredentialsError};
 use asks::Asker;
 use base::Rest;
 use connection::Connection;
+use dialling::DialResult;
 use direct::{Direct, Turns};
 use disk::DiskJob;
 use doors::{Door, listen_unix};
@@ -75,7 +78,7 @@ use requests::{Asked, JustRead};
 use rustix::event::{EventfdFlags, eventfd};
 use share::Share;
 use snapshots::KeptJob;
-use source::{DialResult, SILENCE_MAX};
+use source::SILENCE_MAX;
 use sources::{Serial, Sources};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -456,9 +459,9 @@ impl Server {
                 self.hear_of_frontends();
                 while let Ok((serial, found)) = self.dialled.try_recv() {
                     let pool = self.pool.clone();
-                    self.with_sources(|sources, _| {
+                    self.with_sources(|sources, ring| {
                         if let Some(source) = sources.of(serial) {
-                            source.dialled(found, &pool);
+                            source.dialled(found, &pool, ring);
                         }
                     });
                 }

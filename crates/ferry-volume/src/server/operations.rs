@@ -14,6 +14,7 @@ use ferry_engine::{
     Arrival, ByteRange, Command, Content, DataRef, Errno, Event, FetchFailure, Notice, OpId, Operation,
     RequestId, SourceExtent, Urgency,
 };
+use std::time::Instant;
 
 /// What arrived from the source and is not dropped yet.
 #[derive(Clone)]
@@ -191,7 +192,13 @@ impl Server {
     /// Lets something happen at the sources and tells the engine what came of it.
     pub(super) fn with_sources(&mut self, act: impl FnOnce(&mut Sources, &mut Ring<super::Purpose>)) {
         act(&mut self.sources, &mut self.ring);
-        for outcome in self.sources.settle(&self.pool, &mut self.ring) {
+        let outcomes = self.sources.settle(&self.pool, &mut self.ring);
+        // The background stops before it hears of a source, and goes on when all else has been heard.
+        let waits = self.sources.wait_for_base(Instant::now());
+        if waits {
+            self.wait_for_base(waits);
+        }
+        for outcome in outcomes {
             match outcome {
                 Outcome::Summed { op, end } => self.gap_told(op, end),
                 Outcome::Up => {
@@ -200,6 +207,8 @@ impl Server {
                 }
                 Outcome::Joined => self.ask_for_gaps(),
                 Outcome::Down => self.feed(Event::SourceDown),
+                // They are the sources' own affair.
+                Outcome::Differences(_) => {}
                 Outcome::Heat(hot) => self.feed(Event::SourceHeat { hot }),
                 Outcome::Extents { op, offset, end } => {
                     let event = self.extents_found(op, offset, end);
@@ -211,16 +220,16 @@ impl Server {
                 }
             }
         }
+        if !waits {
+            self.wait_for_base(waits);
+        }
     }
 
-    fn extents_found(&mut self, op: OpId, offset: u64, end: Result<Vec<(u64, bool)>, Failure>) -> Event {
+    fn extents_found(&mut self, op: OpId, offset: u64, end: Result<Vec<SourceExtent>, Failure>) -> Event {
         if let Ok(extents) = &end {
             self.note_extents(offset, extents);
         }
-        let extents = |all: Vec<(u64, bool)>| {
-            all.into_iter().map(|(len_bytes, zero)| SourceExtent { len_bytes, zero }).collect()
-        };
-        Event::Extents { op, result: end.map(extents).map_err(failure) }
+        Event::Extents { op, result: end.map_err(failure) }
     }
 
     fn fetch_ended(&mut self, op: OpId, range: ByteRange, end: FetchEnd) -> Event {
@@ -235,11 +244,11 @@ impl Server {
                 self.note_zeroes(range);
                 Ok(Arrival { content: Content::Zeroes, verified, bytes_from_base: 0 })
             }
-            FetchEnd::Data { buffer, lead, crc32c, verified, urgency } => {
+            FetchEnd::Data { buffer, lead, crc32c, verified, urgency, bytes_from_base } => {
                 self.ledger.suspects.forget(range);
                 self.note_arrival(range, &buffer, lead, crc32c);
                 self.fetched.insert(op.as_u64(), Fetched { buffer, lead, urgency });
-                Ok(Arrival { content: Content::Data, verified, bytes_from_base: 0 })
+                Ok(Arrival { content: Content::Data, verified, bytes_from_base })
             }
         };
         Event::Fetched { op, result }
@@ -253,12 +262,13 @@ impl Server {
         }
         let uris: Vec<SourceUri> = self.store.config.sources().cloned().collect();
         let wanted_bytes = self.engine.source_bytes();
-        self.with_sources(|sources, _| sources.follow(&uris, wanted_bytes));
+        let base = self.store.config.base.clone();
+        self.with_sources(|sources, _| sources.follow(&uris, base.as_ref(), wanted_bytes));
     }
 
     /// Disconnects from all sources.
     pub(super) fn leave_source(&mut self) {
-        self.with_sources(|sources, _| sources.follow(&[], 0));
+        self.with_sources(|sources, _| sources.follow(&[], None, 0));
     }
 }
 

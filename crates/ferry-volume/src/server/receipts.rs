@@ -152,6 +152,9 @@ impl Server {
         // What is still remote is a hole in the store, and no zeroes.
         if self.engine.status().complete {
             self.begin_walk(Errand::Sum);
+        } else if self.rest.is_held {
+            let reason = "the copy is not whole, and what it lacks is not copied to it any more".to_owned();
+            return RootState::Unknown { reason };
         }
         RootState::Summing
     }

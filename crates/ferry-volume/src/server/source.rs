@@ -9,31 +9,23 @@
 //! told to the engine as disconnected; it asks again when the source is back.
 
 use super::Purpose;
-use super::doors::is_snapshot;
+use super::dialling::{DialResult, FETCH_LINKS, Found, Unreached, Wishes, begin_to_dial};
 use super::link::{Link, LinkEvent};
 use super::sources::Serial;
 use super::task::{Standing, Task};
 use crate::SourceUri;
 use crate::buffer::{Buffer, Pool};
-use crate::dial::{DialError, Dialled, dial};
-use crate::extents::file_extents;
-use crate::heat;
+use crate::extents::{FileExtent, file_extents};
 use crate::ring::{Descriptor, Ring};
 use crate::tls::Credentials;
-use ferry_engine::{Hot, OpId, Urgency};
-use ferry_nbd::client::HandshakeError;
-use ferry_nbd::{ByteRange, CONTEXT_ALLOCATION, CONTEXT_CRC32C, Command, Uri};
+use ferry_engine::{Differences, Hot, OpId, SourceExtent, Urgency};
+use ferry_nbd::{ByteRange, CONTEXT_CRC32C, Command};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// Connections that fetch, beside the one that asks for block status: one for the guest, one for what is read ahead of
-/// it, the others for the background.
-const FETCH_LINKS: usize = 4;
 /// Connections after which a source is asked for its heat at most, unless it has told it: each may take a thread that waits.
 const HEAT_ASKS_MAX: u32 = 3;
 /// A link's number is its source's serial and, in the lower bits, a number that no other link of that source has had.
@@ -51,32 +43,6 @@ const SECTOR_BYTES: u64 = 512;
 /// Stretches that one look at a raw file gives at most.
 const FILE_EXTENTS_MAX: usize = 4096;
 
-/// What a dialling thread found.
-pub(crate) struct DialResult {
-    attempt: u64,
-    found: Result<Found, Unreached>,
-}
-
-/// Why a source cannot be used.
-struct Unreached {
-    reason: String,
-    /// It will not come back.
-    is_gone: bool,
-}
-
-impl From<String> for Unreached {
-    fn from(reason: String) -> Self {
-        Self { reason, is_gone: false }
-    }
-}
-
-enum Found {
-    Links(Vec<Dialled>),
-    File(OwnedFd, u64),
-    /// After the links: how hot the source is.
-    Heat(Vec<Hot>),
-}
-
 /// What the engine must be told.
 pub(super) enum Outcome {
     Up,
@@ -85,6 +51,8 @@ pub(super) enum Outcome {
     Down,
     /// How hot it is.
     Heat(Vec<Hot>),
+    /// In what it differs from the generation that it was asked about.
+    Differences(Differences),
     Fetched {
         op: OpId,
         range: ferry_engine::ByteRange,
@@ -94,7 +62,7 @@ pub(super) enum Outcome {
     Extents {
         op: OpId,
         offset: u64,
-        end: Result<Vec<(u64, bool)>, Failure>,
+        end: Result<Vec<SourceExtent>, Failure>,
     },
     /// A checksum that the source was asked for by itself.
     Summed {
@@ -112,6 +80,8 @@ pub(super) enum FetchEnd {
         crc32c: u32,
         verified: bool,
         urgency: Urgency,
+        /// How much of it the base gave.
+        bytes_from_base: u64,
     },
     /// All of it is zero.
     Zeroes {
@@ -144,6 +114,8 @@ pub(super) struct Source {
     serial: Serial,
     /// What is wanted of it; the volume may have grown beyond.
     wanted_bytes: u64,
+    /// What it must have.
+    least_bytes: u64,
     state: State,
     attempt: u64,
     heat_asks_left: u32,
@@ -163,6 +135,7 @@ impl Source {
             uri,
             serial,
             wanted_bytes,
+            least_bytes: wanted_bytes,
             state: State::Resting { until: Instant::now() },
             attempt: 0,
             heat_asks_left: HEAT_ASKS_MAX,
@@ -176,12 +149,26 @@ impl Source {
         }
     }
 
+    /// One that only stands in for another: how hot it is does not matter, and what it does not have the other has.
+    pub(super) fn base(uri: SourceUri, wanted_bytes: u64, serial: Serial) -> Self {
+        Self { least_bytes: 0, heat_asks_left: 0, ..Self::new(uri, wanted_bytes, serial) }
+    }
+
     pub(super) fn uri(&self) -> &SourceUri {
         &self.uri
     }
 
     pub(super) fn is_connected(&self) -> bool {
         matches!(self.state, State::Links(_) | State::File { .. })
+    }
+
+    /// How long it is, while it is connected.
+    pub(super) fn size_bytes(&self) -> Option<u64> {
+        match &self.state {
+            State::Links(links) => links.first().map(|link| link.session.export().size_bytes),
+            State::File { size_bytes, .. } => Some(*size_bytes),
+            State::Resting { .. } | State::Dialling => None,
+        }
     }
 
     pub(super) fn last_error(&self) -> Option<&str> {
@@ -214,9 +201,11 @@ impl Source {
         }
     }
 
-    /// Begins to connect if it is time; `results` gets the outcome and `wake` is called after.
+    /// Begins to connect if it is time; `results` gets the outcome and `wake` is called after. `differs_from`: a generation,
+    /// if it shall tell in what it differs from that before it is used.
     pub(super) fn begin(
         &mut self,
+        differs_from: Option<u64>,
         credentials: Option<&Credentials>,
         results: &Sender<(Serial, DialResult)>,
         wake: impl Fn() + Send + 'static,
@@ -226,30 +215,19 @@ impl Source {
         }
         self.state = State::Dialling;
         self.attempt += 1;
-        let (serial, attempt) = (self.serial, self.attempt);
-        let (uri, results) = (self.uri.clone(), results.clone());
-        let credentials = credentials.cloned();
-        let asks_heat = self.heat_asks_left > 0;
-        let dialling = std::thread::Builder::new().name("dial".to_owned()).spawn(move || {
+        let wishes = Wishes { differs_from, heat: self.heat_asks_left > 0 };
+        let (attempt, serial, results) = (self.attempt, self.serial, results.clone());
+        let tell = move |found| {
             // Fails only when the server is ending.
-            let tell = |found| {
-                let _ = results.send((serial, DialResult { attempt, found }));
-                wake();
-            };
-            let found = dial_source(&uri, credentials.as_ref());
-            let has_heat = asks_heat && matches!(&found, Ok(Found::Links(links)) if links.len() > 1);
-            tell(found);
-            if has_heat && let SourceUri::Nbd(uri) = &uri {
-                // Without it all comes in order.
-                heat::ask(uri, credentials.as_ref()).into_iter().for_each(|hot| tell(Ok(Found::Heat(hot))));
-            }
-        });
-        if let Err(e) = dialling {
+            let _ = results.send((serial, DialResult { attempt, found }));
+            wake();
+        };
+        if let Err(e) = begin_to_dial(self.uri.clone(), wishes, credentials.cloned(), tell) {
             self.rest(format!("no thread to connect with is to be had: {e}").into());
         }
     }
 
-    pub(super) fn dialled(&mut self, result: DialResult, pool: &Pool) {
+    pub(super) fn dialled(&mut self, result: DialResult, pool: &Pool, ring: &mut Ring<Purpose>) {
         if let Ok(Found::Heat(hot)) = result.found {
             self.heat_asks_left = 0;
             return self.outcomes.push(Outcome::Heat(hot));
@@ -267,14 +245,17 @@ impl Source {
                 self.last_error = None;
                 self.outcomes.push(Outcome::Up);
             }
-            Ok(Found::Links(dialled)) => {
+            Ok(Found::Links(dialled, differences)) => {
                 let links = dialled.into_iter().map(|d| {
                     self.next_link += 1;
                     Link::new(self.next_link, d, pool)
                 });
                 self.state = State::Links(links.collect());
                 self.heat_asks_left = self.heat_asks_left.saturating_sub(1);
+                self.outcomes.extend(differences.map(Outcome::Differences));
                 self.outcomes.push(Outcome::Up);
+                // One that goes away is noticed, though nobody has asked it for anything.
+                self.flow(ring);
             }
         }
     }
@@ -283,10 +264,10 @@ impl Source {
         let size_bytes = match &found {
             Found::File(_, size_bytes) => *size_bytes,
             Found::Heat(_) => self.wanted_bytes,
-            Found::Links(links) => links.first().map_or(0, |l| l.session.export().size_bytes),
+            Found::Links(links, _) => links.first().map_or(0, |l| l.session.export().size_bytes),
         };
-        if size_bytes.next_multiple_of(SECTOR_BYTES) < self.wanted_bytes {
-            let wanted = self.wanted_bytes;
+        if size_bytes.next_multiple_of(SECTOR_BYTES) < self.least_bytes {
+            let wanted = self.least_bytes;
             let uri = &self.uri;
             let reason =
                 format!("{uri} has {size_bytes} bytes, the volume wants {wanted}: it is another disk");
@@ -393,7 +374,11 @@ impl Source {
             State::File { fd, .. } => {
                 let found = file_extents(&**fd, offset, offset + len, FILE_EXTENTS_MAX);
                 let end = found
-                    .map(|all| all.into_iter().map(|e| (e.end - e.start, !e.data)).collect())
+                    .map(|all| {
+                        let extent =
+                            |e: FileExtent| SourceExtent { len_bytes: e.end - e.start, zero: !e.data };
+                        all.into_iter().map(extent).collect()
+                    })
                     .map_err(|e| Failure::Errno(e.raw_os_error().unwrap_or(libc::EIO)));
                 self.outcomes.push(Outcome::Extents { op, offset, end });
             }
@@ -401,7 +386,11 @@ impl Source {
                 let link = &mut links[0];
                 let Some((mut task, range)) = Task::query(offset, len, &link.session, pool) else {
                     // A server that cannot tell: all of it may be data.
-                    self.outcomes.push(Outcome::Extents { op, offset, end: Ok(vec![(len, false)]) });
+                    self.outcomes.push(Outcome::Extents {
+                        op,
+                        offset,
+                        end: Ok(vec![SourceExtent { len_bytes: len, zero: false }]),
+                    });
                     return;
                 };
                 self.next_cookie += 2;
@@ -554,37 +543,6 @@ fn ask_part(
         task.asked_checksum(checksum, part);
         link.ask(urgency, checksum, op, Command::BlockStatus { range: part, only_one: true });
     }
-}
-
-/// Connects all links of a source, or opens its file.
-fn dial_source(uri: &SourceUri, credentials: Option<&Credentials>) -> Result<Found, Unreached> {
-    match uri {
-        SourceUri::Nbd(uri) => dial_links(uri, credentials).map(Found::Links).map_err(|e| {
-            let is_unknown =
-                matches!(&e, DialError::Handshake { cause: HandshakeError::ExportUnknown { .. }, .. });
-            Unreached { reason: e.to_string(), is_gone: is_unknown && is_snapshot(&uri.export) }
-        }),
-        SourceUri::File(path) => {
-            open_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()).into())
-        }
-    }
-}
-
-fn dial_links(uri: &Uri, credentials: Option<&Credentials>) -> Result<Vec<Dialled>, DialError> {
-    let mut links = vec![dial(uri, &[CONTEXT_ALLOCATION], credentials)?];
-    // A server that does not offer several connections may make the second one wait for the first to go.
-    if links[0].session.export().can_multi_conn {
-        for _ in 0..FETCH_LINKS {
-            links.push(dial(uri, &[CONTEXT_CRC32C], credentials)?);
-        }
-    }
-    Ok(links)
-}
-
-fn open_file(path: &std::path::Path) -> std::io::Result<Found> {
-    let mut file = File::open(path)?;
-    let size_bytes = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
-    Ok(Found::File(file.into(), size_bytes))
 }
 
 #[cfg(test)]

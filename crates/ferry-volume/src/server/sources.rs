@@ -2,17 +2,22 @@
 //!
 //! ```text
 //!  engine ── question ──▶ first connected, in order ──fails it, or goes away──▶ the next ──▶ ... ──▶ engine
+//!                    └──▶ base, where the source does not differ from it ──fails it──▶ first connected ...
 //! ```
-//! All are kept connected, so that another can be asked at once. Invariant: the engine sees a source while any is
-//! connected, and hears that a question failed only when each of those that are connected has failed it.
+//! All are kept connected, so that another can be asked at once. Invariants: the engine sees a source while any is
+//! connected, and hears that a question failed only when each of those that are connected has failed it. A base is asked only
+//! for what a source has said not to differ, only while there is a source, and without it nothing is missing.
 
 use super::Purpose;
-use super::source::{DialResult, Failure, FetchEnd, Outcome, Source};
+use super::dialling::DialResult;
+use super::gather::Gathers;
+use super::source::{Failure, FetchEnd, Outcome, Source};
 use crate::SourceUri;
+use crate::base::Base;
 use crate::buffer::Pool;
 use crate::ring::Ring;
 use crate::tls::Credentials;
-use ferry_engine::{ByteRange, OpId, Urgency};
+use ferry_engine::{ByteRange, Differences, Holder, OpId, Urgency};
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -20,6 +25,13 @@ use std::time::{Duration, Instant};
 /// How often one of several sources is asked for bytes that come with a wrong checksum before another is. Alone it is
 /// asked once: the engine itself asks again.
 const CHECKSUM_TRIES: u32 = 2;
+/// Questions in a row that the base has failed, after which it is not asked until it was connected to anew.
+const BASE_FAILURES_MAX: u32 = 8;
+/// How long a base that was asked may send nothing: less than a source, since there is somebody else to ask.
+const BASE_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long the background waits for a base that is away before it copies from the source what both have. The guest never waits
+/// for it.
+const BASE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Which source of this process; never used twice.
 pub(super) type Serial = u64;
@@ -28,8 +40,17 @@ pub(super) type Serial = u64;
 pub(super) struct Sources {
     /// The preferred one first.
     all: Vec<Source>,
+    base: Option<Source>,
+    /// Which generation of the volume the base is.
+    base_generation: Option<u64>,
+    /// In what the source differs from that, for good: it is sealed.
+    differences: Option<Differences>,
+    base_failures: u32,
+    /// Since when it is not connected.
+    base_away_since: Option<Instant>,
     last_serial: Serial,
     asked: BTreeMap<OpId, Asked>,
+    gathers: Gathers,
     /// What came of sources that are gone, and of questions that nobody could be asked.
     left: Vec<(Serial, Outcome)>,
     /// Whether the engine was told that there is a source.
@@ -40,11 +61,22 @@ pub(super) struct Sources {
 enum Question {
     Fetch { range: ByteRange, urgency: Urgency },
     Query { offset: u64, len: u64 },
+    Sum { range: ByteRange },
+}
+
+/// Who may be asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    Sources,
+    /// The base, and the sources if it is away or fails.
+    BaseFirst,
+    BaseOnly,
 }
 
 /// A question of the engine that is not answered.
 struct Asked {
     question: Question,
+    whom: Whom,
     /// Which source has failed it, and how often.
     failures: BTreeMap<Serial, u32>,
     /// How, the last time that it was no lost connection.
@@ -52,23 +84,53 @@ struct Asked {
 }
 
 impl Sources {
-    /// From now on these, in this order; connections to those that were there before stay.
-    pub(super) fn follow<'a>(&mut self, uris: impl IntoIterator<Item = &'a SourceUri>, wanted_bytes: u64) {
+    /// From now on these, in this order, and this base; connections to those that were there before stay.
+    pub(super) fn follow<'a>(
+        &mut self,
+        uris: impl IntoIterator<Item = &'a SourceUri>,
+        base: Option<&Base>,
+        wanted_bytes: u64,
+    ) {
+        let generation = base.map(|base| base.generation);
+        if generation != self.base_generation {
+            self.base_generation = generation;
+            self.differences = None;
+            if generation.is_some() {
+                // They are asked in what they differ from it when they are connected to.
+                self.all.iter_mut().for_each(Source::close);
+            }
+        }
         let mut before = std::mem::take(&mut self.all);
         for uri in uris {
             let known = before.iter().position(|source| source.uri() == uri);
-            self.all.push(match known {
+            let source = match known {
                 Some(at) => before.remove(at),
-                None => {
-                    self.last_serial += 1;
-                    Source::new(uri.clone(), wanted_bytes, self.last_serial)
-                }
-            });
+                None => Source::new(uri.clone(), wanted_bytes, self.new_serial()),
+            };
+            self.all.push(source);
         }
+        self.follow_base(base, wanted_bytes, &mut before);
         for mut gone in before {
             gone.close();
             self.left.extend(gone.take_outcomes().into_iter().map(|outcome| (gone.serial(), outcome)));
         }
+    }
+
+    fn follow_base(&mut self, base: Option<&Base>, wanted_bytes: u64, before: &mut Vec<Source>) {
+        if self.base.as_ref().map(Source::uri) == base.map(|base| &base.uri) {
+            return;
+        }
+        before.extend(self.base.take());
+        self.base_failures = 0;
+        self.base_away_since = base.map(|_| Instant::now());
+        if let Some(base) = base {
+            self.base = Some(Source::base(base.uri.clone(), wanted_bytes, self.new_serial()));
+        }
+    }
+
+    fn new_serial(&mut self) -> Serial {
+        self.last_serial += 1;
+        self.last_serial
     }
 
     /// The one that serves: the first that is connected.
@@ -85,9 +147,24 @@ impl Sources {
         self.all.iter().find(|source| source.uri() == uri)
     }
 
-    /// The first that is connected and tells checksums.
-    pub(super) fn teller(&mut self) -> Option<&mut Source> {
-        self.all.iter_mut().find(|source| source.tells_checksums())
+    pub(super) fn base(&self) -> Option<&Source> {
+        self.base.as_ref()
+    }
+
+    /// Whether a source has said in what it differs from the base.
+    pub(super) fn knows_differences(&self) -> bool {
+        self.differences.is_some()
+    }
+
+    /// Whether the background should wait: the base has most of what it would copy, and may be there in a moment.
+    pub(super) fn wait_for_base(&self, now: Instant) -> bool {
+        let is_recent = |since| now.saturating_duration_since(since) < BASE_PATIENCE;
+        self.knows_differences() && self.base_away_since.is_some_and(is_recent)
+    }
+
+    /// Whether one that tells checksums is connected.
+    pub(super) fn has_teller(&self) -> bool {
+        self.all.iter().any(Source::tells_checksums)
     }
 
     /// Whether all are connected and none tells checksums.
@@ -97,7 +174,7 @@ impl Sources {
 
     /// When [`Sources::turn`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.all.iter().filter_map(Source::due).min()
+        self.everybody().filter_map(Source::due).min()
     }
 
     /// What time alone brings: silence is noticed, and who is away is connected to when it is time.
@@ -109,15 +186,47 @@ impl Sources {
         wake: impl Fn() + Clone + Send + 'static,
     ) {
         let now = Instant::now();
+        let differs_from = self.base_generation.filter(|_| self.differences.is_none());
         for source in &mut self.all {
             source.notice_silence(silence_max, now);
-            source.begin(credentials, results, wake.clone());
+            source.begin(differs_from, credentials, results, wake.clone());
+        }
+        if let Some(base) = &mut self.base {
+            base.notice_silence(silence_max.min(BASE_SILENCE_MAX), now);
+            base.begin(None, credentials, results, wake);
         }
     }
 
-    /// The source with this serial, unless it was left meanwhile.
+    fn everybody(&self) -> impl Iterator<Item = &Source> {
+        self.all.iter().chain(&self.base)
+    }
+
+    /// The source (or base) with this serial, unless it was left meanwhile.
     pub(super) fn of(&mut self, serial: Serial) -> Option<&mut Source> {
-        self.all.iter_mut().find(|source| source.serial() == serial)
+        self.all.iter_mut().chain(&mut self.base).find(|source| source.serial() == serial)
+    }
+
+    fn is_base(&self, serial: Serial) -> bool {
+        self.base.as_ref().is_some_and(|base| base.serial() == serial)
+    }
+
+    /// What is used of the base: it is connected and does not fail, and it is known what it is good for. Its length in bytes.
+    fn usable_base(&self) -> Option<(&Differences, u64)> {
+        let size_bytes = self.base.as_ref()?.size_bytes()?;
+        let is_good = self.base_failures < BASE_FAILURES_MAX;
+        self.differences.as_ref().filter(|_| is_good).map(|differences| (differences, size_bytes))
+    }
+
+    /// A range in parts by who is asked for them.
+    fn parts(&self, range: ByteRange) -> Vec<(ByteRange, Whom)> {
+        let Some((differences, base_bytes)) = self.usable_base() else {
+            return vec![(range, Whom::Sources)];
+        };
+        let whom = |holder| match holder {
+            Holder::Source => Whom::Sources,
+            Holder::Both => Whom::BaseFirst,
+        };
+        differences.cut(range, base_bytes).map(|(part, holder)| (part, whom(holder))).collect()
     }
 
     /// The source of a link, unless it was left meanwhile.
@@ -134,13 +243,37 @@ impl Sources {
         pool: &Pool,
         ring: &mut Ring<Purpose>,
     ) {
-        self.ask(op, Asked::new(Question::Fetch { range, urgency }), pool, ring);
+        let parts = self.parts(range);
+        let question = |range| Question::Fetch { range, urgency };
+        if let [(range, whom)] = parts[..] {
+            return self.ask(op, Asked::new(question(range), whom), pool, ring);
+        }
+        for (op, (part, whom)) in self.gathers.fetch(op, range, urgency, parts.len()).zip(parts) {
+            self.ask(op, Asked::new(question(part), whom), pool, ring);
+        }
     }
 
     /// Asks which parts of a range hold data.
     pub(super) fn query(&mut self, op: OpId, range: ByteRange, pool: &Pool, ring: &mut Ring<Purpose>) {
         let (offset, len) = (range.offset(), range.len_bytes());
-        self.ask(op, Asked::new(Question::Query { offset, len }), pool, ring);
+        let question = Question::Query { offset, len };
+        let Some((_, base_bytes)) = self.usable_base() else {
+            return self.ask(op, Asked::new(question, Whom::Sources), pool, ring);
+        };
+        let (source, base) = self.gathers.query(op, offset, base_bytes);
+        self.ask(base, Asked::new(question, Whom::BaseOnly), pool, ring);
+        self.ask(source, Asked::new(question, Whom::Sources), pool, ring);
+    }
+
+    /// The first part of a range of which one checksum can be asked for.
+    pub(super) fn summed_at_once(&self, range: ByteRange) -> ByteRange {
+        self.parts(range)[0].0
+    }
+
+    /// Asks for the checksum of a range that [`Sources::summed_at_once`] gave, without its bytes.
+    pub(super) fn sum(&mut self, op: OpId, range: ByteRange, pool: &Pool, ring: &mut Ring<Purpose>) {
+        let whom = self.parts(range)[0].1;
+        self.ask(op, Asked::new(Question::Sum { range }, whom), pool, ring);
     }
 
     /// What the engine must be told. What another source can still answer is asked of that one instead.
@@ -148,7 +281,7 @@ impl Sources {
         let mut told = Vec::new();
         loop {
             let mut found = std::mem::take(&mut self.left);
-            for source in &mut self.all {
+            for source in self.all.iter_mut().chain(&mut self.base) {
                 let serial = source.serial();
                 found.extend(source.take_outcomes().into_iter().map(|outcome| (serial, outcome)));
             }
@@ -169,21 +302,40 @@ impl Sources {
         ring: &mut Ring<Purpose>,
     ) -> Option<Outcome> {
         match outcome {
+            Outcome::Up if self.is_base(serial) => {
+                self.base_failures = 0;
+                self.base_away_since = None;
+                None
+            }
+            Outcome::Down if self.is_base(serial) => {
+                self.base_away_since = Some(Instant::now());
+                None
+            }
+            Outcome::Down if self.serving().is_some() => None,
             Outcome::Up if self.is_up => Some(Outcome::Joined),
             Outcome::Up => {
                 self.is_up = true;
                 Some(Outcome::Up)
             }
-            Outcome::Down if self.serving().is_some() => None,
             Outcome::Down => std::mem::take(&mut self.is_up).then_some(Outcome::Down),
             Outcome::Heat(_) => (self.serving()?.serial() == serial).then_some(outcome),
-            Outcome::Joined | Outcome::Summed { .. } => Some(outcome),
+            Outcome::Differences(found) => {
+                if self.base_generation.is_some() {
+                    self.differences.get_or_insert(found);
+                }
+                None
+            }
+            Outcome::Joined => Some(outcome),
             Outcome::Fetched { op, end: FetchEnd::Failed(_) | FetchEnd::Mismatch { .. }, .. }
-            | Outcome::Extents { op, end: Err(_), .. } => self.failed(serial, op, outcome, pool, ring),
+            | Outcome::Extents { op, end: Err(_), .. }
+            | Outcome::Summed { op, end: Err(_) } => self.failed(serial, op, outcome, pool, ring),
             Outcome::Fetched { op, end: FetchEnd::Data { .. } | FetchEnd::Zeroes { .. }, .. }
-            | Outcome::Extents { op, end: Ok(_), .. } => {
+            | Outcome::Extents { op, end: Ok(_), .. }
+            | Outcome::Summed { op, end: Ok(_) } => {
                 self.asked.remove(&op);
-                Some(outcome)
+                let is_base = self.is_base(serial);
+                self.base_failures = if is_base { 0 } else { self.base_failures };
+                self.gathers.ended(outcome, is_base, self.differences.as_ref(), pool)
             }
         }
     }
@@ -198,53 +350,80 @@ impl Sources {
         ring: &mut Ring<Purpose>,
     ) -> Option<Outcome> {
         let mut asked = self.asked.remove(&op)?;
-        let is_lost = matches!(
-            outcome,
-            Outcome::Fetched { end: FetchEnd::Failed(Failure::Disconnected), .. }
-                | Outcome::Extents { end: Err(Failure::Disconnected), .. }
-        );
-        if !is_lost {
+        if self.is_base(serial) {
+            self.base_failures += u32::from(!is_lost(&outcome));
+            asked.failures.insert(serial, CHECKSUM_TRIES);
+        } else if !is_lost(&outcome) {
             let is_mismatch = matches!(outcome, Outcome::Fetched { end: FetchEnd::Mismatch { .. }, .. });
             *asked.failures.entry(serial).or_default() += if is_mismatch { 1 } else { CHECKSUM_TRIES };
             asked.failure = Some(outcome);
-        } else if asked.failure.is_none() && self.serving().is_none() {
-            return Some(outcome);
         }
         if self.next_for(&asked).is_some() {
             self.ask(op, asked, pool, ring);
             return None;
         }
-        asked.failure
+        let told = asked.failure.unwrap_or_else(|| asked.question.lost(op));
+        self.gathers.ended(told, false, self.differences.as_ref(), pool)
     }
 
     /// The first in order that is connected and has not failed it too often.
     fn next_for(&mut self, asked: &Asked) -> Option<&mut Source> {
         let most = if self.all.len() > 1 { CHECKSUM_TRIES } else { 1 };
         let failures = |source: &Source| asked.failures.get(&source.serial()).copied().unwrap_or(0);
-        self.all.iter_mut().find(|source| source.is_connected() && failures(source) < most)
+        let can = |source: &Source| match asked.question {
+            Question::Sum { .. } => source.tells_checksums(),
+            Question::Fetch { .. } | Question::Query { .. } => source.is_connected(),
+        };
+        let base = self.base.iter_mut().filter(|base| {
+            asked.whom != Whom::Sources
+                && can(base)
+                && failures(base) == 0
+                && self.base_failures < BASE_FAILURES_MAX
+        });
+        let sources = self
+            .all
+            .iter_mut()
+            .filter(|source| asked.whom != Whom::BaseOnly && can(source) && failures(source) < most);
+        base.chain(sources).next()
     }
 
     fn ask(&mut self, op: OpId, asked: Asked, pool: &Pool, ring: &mut Ring<Purpose>) {
-        let lost = Failure::Disconnected;
         match (self.next_for(&asked), asked.question) {
             (Some(source), Question::Fetch { range, urgency }) => {
                 source.fetch(op, range, urgency, pool, ring)
             }
             (Some(source), Question::Query { offset, len }) => source.query(op, offset, len, pool, ring),
+            (Some(source), Question::Sum { range }) => source.sum(op, range, pool, ring),
             // The last one has just gone, which the engine is about to hear.
-            (None, Question::Fetch { range, .. }) => {
-                self.left.push((0, Outcome::Fetched { op, range, end: FetchEnd::Failed(lost) }));
-            }
-            (None, Question::Query { offset, .. }) => {
-                self.left.push((0, Outcome::Extents { op, offset, end: Err(lost) }));
-            }
+            (None, question) => self.left.push((0, question.lost(op))),
         }
         self.asked.insert(op, asked);
     }
 }
 
+impl Question {
+    /// Nobody is there to answer it.
+    fn lost(self, op: OpId) -> Outcome {
+        let lost = Failure::Disconnected;
+        match self {
+            Question::Fetch { range, .. } => Outcome::Fetched { op, range, end: FetchEnd::Failed(lost) },
+            Question::Query { offset, .. } => Outcome::Extents { op, offset, end: Err(lost) },
+            Question::Sum { .. } => Outcome::Summed { op, end: Err(lost) },
+        }
+    }
+}
+
+fn is_lost(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Fetched { end: FetchEnd::Failed(Failure::Disconnected), .. }
+            | Outcome::Extents { end: Err(Failure::Disconnected), .. }
+            | Outcome::Summed { end: Err(Failure::Disconnected), .. }
+    )
+}
+
 impl Asked {
-    fn new(question: Question) -> Self {
-        Self { question, failures: BTreeMap::new(), failure: None }
+    fn new(question: Question, whom: Whom) -> Self {
+        Self { question, whom, failures: BTreeMap::new(), failure: None }
     }
 }

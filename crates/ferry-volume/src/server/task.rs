@@ -2,7 +2,7 @@
 
 use super::source::{Failure, FetchEnd, Outcome};
 use crate::buffer::{BUFFER_BYTES_MAX, Buffer, Pool};
-use ferry_engine::{OpId, Urgency};
+use ferry_engine::{OpId, SourceExtent, Urgency};
 use ferry_nbd::client::Session;
 use ferry_nbd::wire::STATE_ZERO;
 use ferry_nbd::{BlockSizes, ByteRange, CONTEXT_ALLOCATION, Extent};
@@ -20,7 +20,7 @@ enum Kind {
     /// Bytes of a raw file into a buffer: so many are there already.
     File { done: usize },
     /// Which parts are zero.
-    Query { extents: Vec<(u64, bool)> },
+    Query { extents: Vec<SourceExtent> },
     /// The checksum of a range, without its bytes.
     Sum { crc32c: Option<u32> },
 }
@@ -179,7 +179,8 @@ impl Task {
                 }
             }
             Kind::Query { extents } => {
-                extents.extend(found.iter().map(|e| (e.len_bytes, e.flags & u64::from(STATE_ZERO) != 0)));
+                let zero = |e: &Extent| e.flags & u64::from(STATE_ZERO) != 0;
+                extents.extend(found.iter().map(|e| SourceExtent { len_bytes: e.len_bytes, zero: zero(e) }));
             }
             Kind::Sum { crc32c } => {
                 if let [one] = found
@@ -283,20 +284,21 @@ impl Task {
             true => FetchEnd::Zeroes { verified },
             false => {
                 let crc32c = crc32c.unwrap_or_else(sum);
-                FetchEnd::Data { buffer: self.buffer, lead, crc32c, verified, urgency: self.urgency }
+                let (buffer, urgency) = (self.buffer, self.urgency);
+                FetchEnd::Data { buffer, lead, crc32c, verified, urgency, bytes_from_base: 0 }
             }
         }
     }
 }
 
 /// Drops the first `lead` bytes of a list of stretches.
-fn skip_lead(extents: Vec<(u64, bool)>, mut lead: u64) -> Vec<(u64, bool)> {
+fn skip_lead(extents: Vec<SourceExtent>, mut lead: u64) -> Vec<SourceExtent> {
     let mut kept = Vec::with_capacity(extents.len());
-    for (len, zero) in extents {
-        let dropped = lead.min(len);
+    for SourceExtent { len_bytes, zero } in extents {
+        let dropped = lead.min(len_bytes);
         lead -= dropped;
-        if len > dropped {
-            kept.push((len - dropped, zero));
+        if len_bytes > dropped {
+            kept.push(SourceExtent { len_bytes: len_bytes - dropped, zero });
         }
     }
     kept
@@ -378,7 +380,8 @@ mod tests {
 
     #[test]
     fn the_part_before_the_wanted_range_is_dropped_from_the_extents() {
-        let extents = vec![(4096, true), (8192, false), (4096, true)];
-        assert_eq!(skip_lead(extents, 8192), [(4096, false), (4096, true)]);
+        let extent = |(len_bytes, zero)| SourceExtent { len_bytes, zero };
+        let extents = [(4096, true), (8192, false), (4096, true)].map(extent);
+        assert_eq!(skip_lead(extents.to_vec(), 8192), [(4096, false), (4096, true)].map(extent));
     }
 }

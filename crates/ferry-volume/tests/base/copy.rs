@@ -1,7 +1,7 @@
 //! A copy of one volume with a server on a thread, as a move makes it.
 
 use ferry_volume::client::BlockClient;
-use ferry_volume::control::{Client, Phase, Status};
+use ferry_volume::control::{Client, Phase, RootState, Status};
 use ferry_volume::{Base, CreateOptions, IoBackend, ServeError, ServeOptions, SourceUri, create, serve};
 use std::fs;
 use std::net::SocketAddr;
@@ -30,7 +30,25 @@ impl Copy {
 
     /// The next copy after the one that `source` is an export of.
     pub fn next(dir: &Path, generation: u64, source: &SourceUri, base: Option<Base>) -> Copy {
-        Copy::create(dir, SIZE, generation, Some(source.clone()), base)
+        Copy::sized(dir, SIZE, generation, source, base)
+    }
+
+    pub fn sized(
+        dir: &Path,
+        size_bytes: u64,
+        generation: u64,
+        source: &SourceUri,
+        base: Option<Base>,
+    ) -> Copy {
+        Copy::create(dir, size_bytes, generation, Some(source.clone()), base)
+    }
+
+    /// One that fetches only what is read.
+    pub fn next_held(dir: &Path, generation: u64, source: &SourceUri, base: Option<Base>) -> Copy {
+        let copy = Copy::made(dir, SIZE, generation, Phase::Standby, Some(source.clone()), base);
+        copy.control().hold_hydration(true).unwrap();
+        copy.control().open().unwrap();
+        copy
     }
 
     fn create(
@@ -40,6 +58,18 @@ impl Copy {
         source: Option<SourceUri>,
         base: Option<Base>,
     ) -> Copy {
+        Copy::made(dir, size_bytes, generation, Phase::Open, source, base)
+    }
+
+    fn made(
+        dir: &Path,
+        size_bytes: u64,
+        generation: u64,
+        phase: Phase,
+        source: Option<SourceUri>,
+        base: Option<Base>,
+    ) -> Copy {
+        fs::create_dir_all(dir).unwrap();
         let dir = dir.join(format!("copy{generation}"));
         let options = CreateOptions {
             dir: dir.clone(),
@@ -47,7 +77,7 @@ impl Copy {
             size_bytes,
             region_bytes: 256 * KIB as u32,
             generation,
-            phase: Phase::Open,
+            phase,
             born_from: source.as_ref().map(|_| generation - 1),
             source,
             base,
@@ -137,6 +167,18 @@ impl Copy {
         self.until(|status| status.hydration.complete)
     }
 
+    /// The receipt of what was sealed at a generation, when it is known whether there is one.
+    pub fn receipt(&self, of_generation: u64) -> RootState {
+        let mut control = self.control();
+        loop {
+            let root = control.receipt(of_generation, 0, None).unwrap().root;
+            if root != RootState::Summing {
+                return root;
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// All that the guest reads.
     pub fn bytes(&self) -> Vec<u8> {
         let mut guest = self.guest();
@@ -154,6 +196,36 @@ impl Drop for Copy {
             self.stop();
         }
     }
+}
+
+/// The first copy of a volume, sealed: six MiB of data, and nothing behind them.
+pub struct Origin {
+    pub copy: Copy,
+    pub uri: SourceUri,
+    /// All that it holds.
+    pub bytes: Vec<u8>,
+}
+
+impl Origin {
+    pub fn new(dir: &Path) -> Origin {
+        Origin::with(dir, &[])
+    }
+
+    /// With other bytes at some offsets.
+    pub fn with(dir: &Path, others: &[(u64, &[u8])]) -> Origin {
+        let mut bytes = pattern(1, 6 * MIB);
+        others.iter().for_each(|(at, other)| bytes[*at as usize..][..other.len()].copy_from_slice(other));
+        let copy = Copy::first(dir, SIZE);
+        copy.guest().write_at(0, &bytes).unwrap();
+        bytes.resize(SIZE as usize, 0);
+        let uri = copy.seal();
+        Origin { copy, uri, bytes }
+    }
+}
+
+/// What is read where the source does not differ from it.
+pub fn as_base(uri: &SourceUri, generation: u64) -> Base {
+    Base { uri: uri.clone(), generation }
 }
 
 /// Bytes of which none is zero, others for each seed.

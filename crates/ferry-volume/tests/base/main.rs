@@ -1,5 +1,9 @@
 //! Copies that are read from two others: the source, and a base that the source was itself made from.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod back;
+#[path = "../support/wire.rs"]
+mod bad_wire;
 mod copy;
 mod told;
+mod trouble;

@@ -1,6 +1,8 @@
 //! Receipts and checks: what arrived is what was sealed, and stays so.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../support/wire.rs"]
+mod bad_wire;
 mod volume;
 mod wire;
 

@@ -11,8 +11,8 @@ use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskRoot, CopyRoot, Generation, JobId, JobState, Machine, MachineId, Ownership,
-    Volume, VolumeKey, WorkerName,
+    AgentApi, ApiError, AskRoot, CopyRoot, Generation, JobId, JobState, Machine, MachineId, Volume,
+    VolumeKey, WorkerName,
 };
 use ferry_crossing::{Fence, target};
 use ferry_volume::Credentials;
@@ -50,8 +50,6 @@ pub struct Core {
     pub target: Target,
     /// Where it runs.
     pub host: Arc<dyn Host>,
-    /// What it handed over.
-    pub fences: Fences,
     /// Told when a copy was retired.
     retired: Notify,
 }
@@ -72,13 +70,13 @@ impl Core {
             Machines::new(&config, records.clone(), fences.clone(), volumes.clone(), Arc::clone(&host));
         let target = Target::new(
             records.clone(),
-            fences.clone(),
+            fences,
             volumes.clone(),
             machines.clone(),
             peers.clone(),
             host.clone(),
         );
-        Self { config, records, volumes, machines, peers, target, host, fences, retired: Notify::new() }
+        Self { config, records, volumes, machines, peers, target, host, retired: Notify::new() }
     }
 
     /// Has whoever keeps or minds something look at the records again each time they change, for ever.
@@ -92,6 +90,7 @@ impl Core {
                 Ok(Touched::MachineWithVolumes(machine)) => self.poke_with_volumes(machine).await,
                 Ok(Touched::Volume(key)) => {
                     self.volumes.poke(key);
+                    self.volumes.poke_copies(key.id);
                     self.retired.notify_one();
                     Ok(())
                 }
@@ -189,16 +188,7 @@ impl Home for Core {
 
 impl Attic for Core {
     async fn retired(&self) -> Answer<Vec<(VolumeKey, u64)>> {
-        let volumes = self.records.volumes().await?;
-        let until = volumes.iter().filter_map(|record| match record.ownership {
-            Ownership::Retired { until_ms, .. } => Some((record.key(), until_ms)),
-            Ownership::Reserved { .. }
-            | Ownership::Prepared { .. }
-            | Ownership::Ours
-            | Ownership::Sealed { .. }
-            | Ownership::HandedOver { .. } => None,
-        });
-        Ok(until.collect())
+        Ok(self.volumes.retired().await?)
     }
 
     async fn delete(&self, copy: VolumeKey) -> Answer<()> {

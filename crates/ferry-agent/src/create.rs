@@ -267,6 +267,8 @@ fn fresh_volume(core: &Core, name: VolumeName, shape: Shape, source: Option<Sour
         region_bytes: shape.region_bytes,
         ownership: Ownership::Ours,
         source,
+        base: None,
+        rests: false,
         made: false,
         bytes_expected: 0,
         store: None,

@@ -117,7 +117,8 @@ impl Target {
         }
         self.check(&reserve).await?;
         let _name = self.claim_name(&reserve.machine_name).await?;
-        let (crossing, volumes) = target::reservation(reserve, self.host.now_ms());
+        let bases = self.volumes.bases(&reserve).await?;
+        let (crossing, volumes) = target::reservation(reserve, &bases, self.host.now_ms());
         self.volumes.add(volumes, vec![Change::Crossing(Box::new(crossing.clone()))]).await?;
         self.view(crossing).await
     }
@@ -156,10 +157,11 @@ impl Target {
         let paces: BTreeMap<_, _> = prepare.volumes.iter().map(|v| (v.id, v.pace)).collect();
         for key in keys_of(&reserve) {
             let status = self.volumes.converge(key).await?;
-            if status.is_none_or(|status| status.phase != Phase::Standby) {
+            let Some(status) = status.filter(|status| status.phase == Phase::Standby) else {
                 let message = format!("the clone {key} does not stand by; see its server.log");
                 return Err(ApiError::new(ErrorCode::Internal, message));
-            }
+            };
+            self.volumes.take_base(key, &status).await;
             if let Some(&pace) = paces.get(&key.id).filter(|pace| !pace.changes_nothing()) {
                 self.volumes.pace(key, pace).await?;
             }

@@ -186,8 +186,11 @@ pub enum StepState {
 pub struct Progress {
     /// Bytes that have to cross, as far as is known.
     pub bytes_total: u64,
-    /// Bytes that have crossed.
+    /// Bytes that have crossed, or came from a base.
     pub bytes_done: u64,
+    /// Bytes of these that never crossed from the source: a base had them.
+    #[serde(default)]
+    pub bytes_from_base: u64,
     /// Bytes a second, lately.
     pub rate_bytes_per_s: u64,
     /// Milliseconds until all has crossed at that rate, if it can be told.

@@ -49,6 +49,13 @@ pub struct ReserveVolume {
     /// Whether its bytes pass by the page cache, there as here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub direct: bool,
+    /// The generation that the source's copy was made from, while that knows exactly what has changed since. A copy of that
+    /// generation that is still kept somewhere gives all the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born_from: Option<Generation>,
+    /// The worker that serves that generation, as long as the source's copy still reads from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<WorkerName>,
 }
 
 /// Asks a target to make the clones and start their servers; they stand by and serve nobody.

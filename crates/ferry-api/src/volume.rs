@@ -128,8 +128,44 @@ pub struct Volume {
     /// Clones that read a snapshot of it and are not whole yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forks: Vec<VolumeFork>,
+    /// How it differs from the copies before it.
+    #[serde(flatten)]
+    pub lineage: Lineage,
     /// Since when this copy exists, in milliseconds since 1970.
     pub created_at_ms: u64,
+}
+
+/// How a copy differs from those before it: what a move of it needs not copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The generation that it was made from, while it is known exactly what has changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born_from: Option<Generation>,
+    /// Bytes that may have changed since: what the way back copies at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_changed: Option<u64>,
+    /// A copy that gives what has not changed between that generation and its source's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<VolumeBase>,
+    /// Its hydration rests: whoever reads it needs from it only what has changed here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rests: bool,
+}
+
+/// A copy of an earlier generation that a clone reads beside its source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeBase {
+    /// The generation of that copy.
+    pub generation: Generation,
+    /// The worker that has it; none: the clone's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerName>,
+    /// Whether it is asked for what has not changed; none while the clone's server does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_used: Option<bool>,
+    /// The last thing that went wrong with it, if anything did since the last connection. Its source gives all that it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 /// What a worker may do with its copy of a volume.
@@ -254,6 +290,9 @@ pub struct Hydration {
     pub bytes_to_copy: u64,
     /// Bytes that crossed from the source.
     pub bytes_fetched: u64,
+    /// Bytes that came from its base instead.
+    #[serde(default)]
+    pub bytes_from_base: u64,
     /// Bytes that never crossed because they are zero.
     pub bytes_zero: u64,
     /// Fetched bytes whose checksum was compared with the source's.

@@ -158,13 +158,16 @@ pub enum Change {
         /// Its name.
         name: VolumeName,
     },
-    /// The remote blocks of a copy come from elsewhere, or none are left (`None`: nothing more is expected either).
+    /// The remote blocks of a copy come from elsewhere, or none are left (`None`: nothing more is expected either, and its
+    /// base is let go).
     Source {
         /// The copy.
         key: VolumeKey,
         /// From where.
         source: Option<SourceRecord>,
     },
+    /// The hydration of a copy that was handed over rests from now on.
+    Rest(VolumeKey),
     /// A clone is about to read a snapshot of a copy that is ours.
     AddFork {
         /// The copy.
@@ -239,6 +242,7 @@ impl Change {
             | Self::Attach { key, .. }
             | Self::Detach { key, .. }
             | Self::Source { key, .. }
+            | Self::Rest(key)
             | Self::Size { key, .. }
             | Self::AddFork { key, .. }
             | Self::RemoveFork { key, .. }
@@ -299,6 +303,10 @@ impl Change {
                 Ok(())
             }),
             Self::Source { key, source } => change_volume(t, *key, |v| reads_from(v, source.as_ref())),
+            Self::Rest(key) => change_volume(t, *key, |v| {
+                v.rests = true;
+                Ok(())
+            }),
             Self::AddFork { key, fork } => change_volume(t, *key, |v| add_fork(v, fork)),
             Self::RemoveFork { key, fork } => change_volume(t, *key, |v| remove_fork(v, *fork)),
             Self::Size { key, size_bytes } => change_volume(t, *key, |v| {
@@ -410,6 +418,9 @@ fn own(volume: &mut VolumeRecord, becomes: &Ownership) -> Result<(), ChangeRefus
         return Err(ChangeRefused::Ownership { key: volume.key(), is, becomes });
     }
     volume.ownership = becomes.clone();
+    if let Retired { .. } = becomes {
+        volume.base = None;
+    }
     Ok(())
 }
 
@@ -432,6 +443,7 @@ fn reads_from(volume: &mut VolumeRecord, source: Option<&SourceRecord>) -> Resul
     volume.source = source.cloned();
     if source.is_none() {
         volume.bytes_expected = 0;
+        volume.base = None;
     }
     Ok(())
 }

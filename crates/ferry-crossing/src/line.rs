@@ -4,7 +4,8 @@
 //! deed. Before it failures unwind, behind it the move only goes forward.
 
 use ferry_api::{
-    Generation, Hydration, MachineId, MachineName, MachineSpec, VolumeId, VolumeKey, VolumeName, WorkerName,
+    Generation, Hydration, MachineId, MachineName, MachineSpec, VolumeBase, VolumeId, VolumeKey, VolumeName,
+    WorkerName,
 };
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
 use serde::{Deserialize, Serialize};
@@ -155,6 +156,12 @@ pub struct PlannedVolume {
     /// Whether its bytes pass by the page cache.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub direct: bool,
+    /// The generation that this copy was made from, while it knows exactly what has changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born_from: Option<Generation>,
+    /// The worker that this copy still reads that generation from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<WorkerName>,
 }
 
 impl PlannedVolume {
@@ -162,6 +169,22 @@ impl PlannedVolume {
     pub fn key(&self) -> VolumeKey {
         VolumeKey { id: self.id, generation: self.generation }
     }
+}
+
+/// Memo of `Reserve`: what the target has of the volumes already.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// In the order of the plan's volumes.
+    pub volumes: Vec<ReservedVolume>,
+}
+
+/// What there is of a volume beside its copy on the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservedVolume {
+    /// The copy on the target.
+    pub key: VolumeKey,
+    /// What the target reads that the source says has not changed since; none: all that is in use crosses.
+    pub base: Option<VolumeBase>,
 }
 
 /// Memo of `Prepare`: where the target reads from.

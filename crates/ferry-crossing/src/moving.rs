@@ -5,10 +5,11 @@
 //! for the deed, is it.
 
 use crate::change::Change;
-use crate::line::{HandedOver, MoveInput, MoveStep, Plan, Retired};
+use crate::line::{HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Reserved, ReservedVolume, Retired};
 use crate::reckoning::target_key;
 use ferry_api::{
-    API_VERSION, Activate, ActivateVolume, ApiError, Desired, JobId, Ownership, Reserve, ReserveVolume,
+    API_VERSION, Activate, ActivateVolume, ApiError, Crossing, Desired, JobId, Ownership, Reserve,
+    ReserveVolume, VolumeKey,
 };
 use ferry_fsm::{Event, Standing, Step, StepError};
 use serde::Serialize;
@@ -54,6 +55,8 @@ pub fn reserve(job: JobId, input: &MoveInput, plan: &Plan) -> Reserve {
         region_bytes: planned.region_bytes,
         bytes_in_use: planned.bytes_in_use,
         direct: planned.direct,
+        born_from: planned.born_from,
+        origin: planned.origin.clone(),
     });
     Reserve {
         job,
@@ -66,6 +69,27 @@ pub fn reserve(job: JobId, input: &MoveInput, plan: &Plan) -> Reserve {
         created_at_ms: plan.created_at_ms,
         volumes: volumes.collect(),
     }
+}
+
+/// What the target has of the volumes, by its answer to that.
+#[must_use]
+pub fn reserved(crossing: &Crossing) -> Reserved {
+    let volumes = crossing.volumes.iter().map(|reserved| ReservedVolume {
+        key: reserved.key,
+        base: reserved.volume.as_ref().and_then(|volume| volume.lineage.base.clone()),
+    });
+    Reserved { volumes: volumes.collect() }
+}
+
+/// The source's copies whose readers have a base: they need of them only what has changed there.
+fn read_beside_a_base(standing: &Standing<MoveStep>) -> Vec<VolumeKey> {
+    let Ok(plan) = memo_of::<Plan>(standing, MoveStep::Plan) else { return Vec::new() };
+    // A journal of before there were bases says nothing.
+    let reserved: Reserved = memo_of(standing, MoveStep::Reserve).unwrap_or_default();
+    let has_base =
+        |key: VolumeKey| reserved.volumes.iter().any(|volume| volume.key == key && volume.base.is_some());
+    let planned = plan.volumes.iter().filter(|planned| has_base(target_key(planned)));
+    planned.map(PlannedVolume::key).collect()
 }
 
 /// What the target is told of when it owns machine and volumes; `sources` in the order of the plan, `here` what is wanted
@@ -118,7 +142,8 @@ pub fn changes(job: JobId, standing: &Standing<MoveStep>, event: &Event) -> Vec<
         Event::Begun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Sealed { job }),
         Event::UndoBegun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Ours),
         Event::Done { step, .. } if is(step, MoveStep::HandOver) => {
-            vec![Change::HandOver { job, machine, to }]
+            let rest = read_beside_a_base(standing).into_iter().map(Change::Rest);
+            [Change::HandOver { job, machine, to }].into_iter().chain(rest).collect()
         }
         Event::Done { step, memo } if is(step, MoveStep::Retire) => {
             match serde_json::from_value::<Retired>(memo.clone()) {

@@ -63,6 +63,9 @@ pub fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
             hydration.bytes_remote, source.uri
         )));
     }
+    let origin = source.and_then(|source| source.worker.clone());
+    // What was lost with a source is not as it was there, whatever else is known.
+    let born_from = volume.lineage.born_from.filter(|_| hydration.bytes_abandoned == 0);
     Ok(PlannedVolume {
         id: volume.id,
         name: name.clone(),
@@ -75,6 +78,8 @@ pub fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
             None => allocated.saturating_add(hydration.bytes_to_copy),
         },
         direct: volume.direct,
+        born_from,
+        origin: origin.filter(|_| born_from.is_some()),
     })
 }
 
@@ -143,10 +148,12 @@ pub fn progress(plan: &Plan, crossing: &Crossing) -> Progress {
             sum.bytes_total = sum.bytes_total.saturating_add(planned.bytes_in_use);
             continue;
         };
-        let unseen = planned.bytes_in_use.saturating_sub(counted.bytes_fetched).min(counted.bytes_remote);
+        let arrived_bytes = counted.bytes_fetched.saturating_add(counted.bytes_from_base);
+        let unseen = planned.bytes_in_use.saturating_sub(arrived_bytes).min(counted.bytes_remote);
         let left = if counted.complete { 0 } else { unseen.max(counted.bytes_to_copy) };
-        sum.bytes_done = sum.bytes_done.saturating_add(counted.bytes_fetched);
-        sum.bytes_total = sum.bytes_total.saturating_add(counted.bytes_fetched).saturating_add(left);
+        sum.bytes_done = sum.bytes_done.saturating_add(arrived_bytes);
+        sum.bytes_from_base = sum.bytes_from_base.saturating_add(counted.bytes_from_base);
+        sum.bytes_total = sum.bytes_total.saturating_add(arrived_bytes).saturating_add(left);
         sum.rate_bytes_per_s = sum.rate_bytes_per_s.saturating_add(counted.rate_bytes_per_s);
         sum.cold_reads = sum.cold_reads.saturating_add(counted.cold_reads);
         sum.bytes_verified = sum.bytes_verified.saturating_add(counted.bytes_verified);
@@ -178,7 +185,8 @@ pub fn receipt(
     }
     let counted = counted(arrived).ok_or_else(silent)?;
     let bytes_in_use_on_target = arrived.volume.as_ref().and_then(|volume| volume.store_bytes_allocated);
-    let source_is_whole = sealed.hydration.is_some_and(|counted| counted.complete);
+    // One that rests never will be: its reader has the rest from elsewhere, each block checked as it came.
+    let source_is_whole = sealed.hydration.is_some_and(|counted| counted.complete) || sealed.lineage.rests;
     if counted.bytes_abandoned > 0 {
         // A person gave up the source: there is nothing to hold what arrived against, and the receipt says so.
         return Ok(VolumeReceipt {
@@ -200,10 +208,11 @@ pub fn receipt(
             planned.size_bytes, counted.bytes_local, counted.bytes_remote
         )));
     }
-    if counted.bytes_verified < counted.bytes_fetched {
+    if counted.bytes_verified < counted.bytes_fetched.saturating_add(counted.bytes_from_base) {
         return Err(StepError::fatal(format!(
             "of volume {name} {} bytes crossed, but only {} were checked against the source; the source keeps its copy",
-            counted.bytes_fetched, counted.bytes_verified
+            counted.bytes_fetched.saturating_add(counted.bytes_from_base),
+            counted.bytes_verified
         )));
     }
     Ok(VolumeReceipt {

@@ -109,6 +109,12 @@ pub struct VolumeRecord {
     pub ownership: Ownership,
     /// Where its remote blocks come from, as long as it needs that.
     pub source: Option<SourceRecord>,
+    /// A copy of an earlier generation that gives what its source says has not changed since, as long as it needs that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseRecord>,
+    /// Whether its own hydration rests, since its reader has a base: it would copy for nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rests: bool,
     /// Whether its directory was made. Only one that was not may be made: a directory that is missing later is
     /// a loss, which no empty one may hide.
     pub made: bool,
@@ -153,6 +159,16 @@ pub struct SourceRecord {
     /// Its URI, as last known.
     pub uri: String,
     /// The worker that serves it; that one's agent knows where it is now.
+    pub worker: Option<WorkerName>,
+}
+
+/// A copy of an earlier generation beside the source of a clone. Nothing depends on it: its source gives all that it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// The generation of that copy.
+    pub generation: Generation,
+    /// The worker that has it; none: this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerName>,
 }
 

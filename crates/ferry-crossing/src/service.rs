@@ -3,7 +3,8 @@
 //!
 //! Invariant: a copy is opened for writing only if it is ours and no fence bars it.
 
-use ferry_api::{Ownership, VolumePhase as Phase};
+use crate::records::{BaseRecord, VolumeRecord};
+use ferry_api::{Ownership, VolumeKey, VolumePhase as Phase};
 
 /// What a copy's server is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +38,18 @@ pub enum Correction {
     Astray(&'static str),
 }
 
-/// What the server of a copy is to do.
+/// Whether another copy here reads this one beside its source. `copies` are those of the same volume here.
 #[must_use]
-pub fn wanted(ownership: &Ownership) -> Service {
+pub fn is_base(copy: VolumeKey, copies: &[VolumeRecord]) -> bool {
+    let reads = |base: &BaseRecord| base.worker.is_none() && base.generation == copy.generation;
+    copies.iter().any(|other| other.id == copy.id && other.base.as_ref().is_some_and(reads))
+}
+
+/// What the server of a copy is to do, which may be the base of another copy here.
+#[must_use]
+pub fn wanted(ownership: &Ownership, is_base: bool) -> Service {
     match ownership {
+        Ownership::Retired { .. } if is_base => Service::Sealed,
         Ownership::Reserved { .. } | Ownership::Retired { .. } => Service::None,
         Ownership::Prepared { .. } => Service::Standby,
         Ownership::Ours => Service::Open,
@@ -82,16 +91,17 @@ pub enum Wish {
     Retire,
 }
 
-/// Whether the records allow what is asked for a copy.
+/// Whether the records allow what is asked for a copy, which may be the base of another copy here.
 #[must_use]
-pub fn may(ownership: &Ownership, wish: Wish) -> bool {
+pub fn may(ownership: &Ownership, is_base: bool, wish: Wish) -> bool {
     use Ownership::{HandedOver, Ours, Prepared, Reserved, Retired, Sealed};
     match (wish, ownership) {
+        (Wish::Export, Retired { .. }) => is_base,
         (Wish::Export, Ours | Sealed { .. } | HandedOver { .. })
         | (Wish::Seal, Sealed { .. } | HandedOver { .. })
         | (Wish::Unseal, Ours)
         | (Wish::Retire, HandedOver { .. } | Retired { .. }) => true,
-        (Wish::Export, Reserved { .. } | Prepared { .. } | Retired { .. })
+        (Wish::Export, Reserved { .. } | Prepared { .. })
         | (Wish::Seal, Ours | Reserved { .. } | Prepared { .. } | Retired { .. })
         | (
             Wish::Unseal,
@@ -113,11 +123,12 @@ pub enum Deletion {
     Astray(&'static str),
 }
 
-/// Whether a copy may be deleted whose map says that it was last in `phase` (none: it was never made), and which the
-/// fence of its volume bars or does not.
+/// Whether a copy may be deleted whose map says that it was last in `phase` (none: it was never made), which the fence of
+/// its volume bars or does not, and which is or is not the base of another copy here.
 #[must_use]
-pub fn deletion(ownership: &Ownership, phase: Option<Phase>, barred: bool) -> Deletion {
+pub fn deletion(ownership: &Ownership, phase: Option<Phase>, barred: bool, is_base: bool) -> Deletion {
     match (ownership, phase) {
+        (Ownership::Retired { .. }, _) if is_base => Deletion::Refused,
         (Ownership::Sealed { .. } | Ownership::HandedOver { .. }, _) => Deletion::Refused,
         (Ownership::Ours, Some(_)) if barred => {
             Deletion::Astray("it was handed over, and its owner may still read it")
@@ -131,10 +142,35 @@ pub fn deletion(ownership: &Ownership, phase: Option<Phase>, barred: bool) -> De
     }
 }
 
-/// Whether a copy that the fence of its volume bars may be served as its ownership says: only to be read.
+/// How long a copy that was retired is kept, in milliseconds since 1970; none as long as another copy here reads it. One
+/// that a later copy here has made useless goes at once: the way back needs the latest generation that left here, and a
+/// volume that is here again, and `is_whole`, does not come back.
 #[must_use]
-pub fn is_served_when_barred(ownership: &Ownership) -> bool {
-    match wanted(ownership) {
+pub fn kept_until(
+    copy: VolumeKey,
+    until_ms: u64,
+    copies: &[VolumeRecord],
+    is_whole: impl Fn(VolumeKey) -> bool,
+) -> Option<u64> {
+    let supersedes = |other: &VolumeRecord| match other.ownership {
+        Ownership::Retired { .. } => true,
+        Ownership::Ours | Ownership::Sealed { .. } | Ownership::HandedOver { .. } => {
+            other.source.is_none() && is_whole(other.key())
+        }
+        Ownership::Reserved { .. } | Ownership::Prepared { .. } => false,
+    };
+    let mut later = copies.iter().filter(|c| c.id == copy.id && c.generation > copy.generation);
+    match is_base(copy, copies) {
+        true => None,
+        false if later.any(supersedes) => Some(0),
+        false => Some(until_ms),
+    }
+}
+
+/// Whether a copy that the fence of its volume bars may be served as its server is to do: only to be read.
+#[must_use]
+pub fn is_served_when_barred(service: Service) -> bool {
+    match service {
         Service::Sealed => true,
         Service::None | Service::Standby | Service::Open | Service::Sealing => false,
     }
@@ -171,7 +207,7 @@ mod tests {
         for ownership in others {
             for phase in [Phase::Standby, Phase::Open, Phase::Sealed] {
                 for exported in [false, true] {
-                    let correction = correction(wanted(&ownership), phase, exported);
+                    let correction = correction(wanted(&ownership, true), phase, exported);
                     assert!(
                         !matches!(correction, Correction::Open | Correction::Unseal),
                         "{ownership:?} {phase:?}"
@@ -179,27 +215,27 @@ mod tests {
                 }
             }
         }
-        assert_eq!(correction(wanted(&Ownership::Ours), Phase::Standby, false), Correction::Open);
+        assert_eq!(correction(wanted(&Ownership::Ours, false), Phase::Standby, false), Correction::Open);
     }
 
     #[test]
     fn what_may_hold_the_only_writes_of_a_machine_is_never_deleted_at_the_word_of_the_records_alone() {
         let (job, from) = (JobId::fresh(), "w1".parse::<ferry_api::WorkerName>().unwrap());
         let prepared = Ownership::Prepared { job, from };
-        assert_eq!(deletion(&prepared, None, false), Deletion::Fits);
-        assert_eq!(deletion(&prepared, Some(Phase::Standby), false), Deletion::Fits);
+        assert_eq!(deletion(&prepared, None, false, false), Deletion::Fits);
+        assert_eq!(deletion(&prepared, Some(Phase::Standby), false, false), Deletion::Fits);
         for phase in [Phase::Open, Phase::Sealed] {
-            assert!(matches!(deletion(&prepared, Some(phase), false), Deletion::Astray(_)));
+            assert!(matches!(deletion(&prepared, Some(phase), false, false), Deletion::Astray(_)));
         }
-        assert!(matches!(deletion(&Ownership::Ours, Some(Phase::Sealed), true), Deletion::Astray(_)));
-        assert_eq!(deletion(&Ownership::Ours, Some(Phase::Open), false), Deletion::Fits);
-        assert_eq!(deletion(&Ownership::Sealed { job }, None, false), Deletion::Refused);
+        assert!(matches!(deletion(&Ownership::Ours, Some(Phase::Sealed), true, false), Deletion::Astray(_)));
+        assert_eq!(deletion(&Ownership::Ours, Some(Phase::Open), false, false), Deletion::Fits);
+        assert_eq!(deletion(&Ownership::Sealed { job }, None, false, false), Deletion::Refused);
     }
 
     #[test]
     fn a_handed_over_copy_is_sealed_and_exported_again_after_a_crash() {
         let handed_over = Ownership::HandedOver { to: "w2".parse().unwrap(), job: JobId::fresh() };
-        assert_eq!(correction(wanted(&handed_over), Phase::Sealed, false), Correction::Export);
-        assert_eq!(correction(wanted(&handed_over), Phase::Open, true), Correction::Seal);
+        assert_eq!(correction(wanted(&handed_over, false), Phase::Sealed, false), Correction::Export);
+        assert_eq!(correction(wanted(&handed_over, false), Phase::Open, true), Correction::Seal);
     }
 }

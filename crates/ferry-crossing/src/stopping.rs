@@ -207,6 +207,7 @@ mod tests {
             store_bytes_allocated: Some(0),
             readers: Some(0),
             forks: Vec::new(),
+            lineage: ferry_api::Lineage::default(),
             created_at_ms: 0,
         }
     }

@@ -11,10 +11,10 @@
 
 use crate::change::Change;
 use crate::fence::{Fence, Subject};
-use crate::records::{CrossingRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
+use crate::records::{BaseRecord, CrossingRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
 use ferry_api::{
     API_VERSION, Activate, ApiError, CrossingState, Desired, ErrorCode, Generation, JobId, JobState,
-    MachineVolume, Ownership, Prepare, Reserve, VolumeKey, VolumeName,
+    MachineVolume, Ownership, Prepare, Reserve, ReserveVolume, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -118,9 +118,35 @@ pub fn check_fences(reserve: &Reserve, fences: &BTreeMap<Subject, Fence>) -> Res
     }
 }
 
-/// What is recorded of a reservation: the move, and copies that are not made yet.
+/// What a volume that is to come needs not bring from its source: a copy of the generation that the source's was made
+/// from. `kept` is the copy of that generation here, if its directory is as it was when it was retired; a worker that
+/// cannot be `reached` gives nothing.
 #[must_use]
-pub fn reservation(reserve: Reserve, now_ms: u64) -> (CrossingRecord, Vec<VolumeRecord>) {
+pub fn base(
+    volume: &ReserveVolume,
+    kept: Option<&VolumeRecord>,
+    reached: impl Fn(&WorkerName) -> bool,
+) -> Option<BaseRecord> {
+    let generation = volume.born_from.filter(|generation| *generation < volume.generation)?;
+    let fits = |record: &&VolumeRecord| {
+        let is_sealed = matches!(record.ownership, Ownership::HandedOver { .. } | Ownership::Retired { .. });
+        let is_that = record.key() == VolumeKey { id: volume.id, generation };
+        is_sealed && is_that && record.size_bytes == volume.size_bytes
+    };
+    if kept.filter(fits).is_some() {
+        return Some(BaseRecord { generation, worker: None });
+    }
+    let origin = volume.origin.as_ref().filter(|origin| reached(origin))?;
+    Some(BaseRecord { generation, worker: Some(origin.clone()) })
+}
+
+/// What is recorded of a reservation: the move, and copies that are not made yet, each with its base, if it has one.
+#[must_use]
+pub fn reservation(
+    reserve: Reserve,
+    bases: &BTreeMap<VolumeId, BaseRecord>,
+    now_ms: u64,
+) -> (CrossingRecord, Vec<VolumeRecord>) {
     let volumes = reserve.volumes.iter().map(|volume| VolumeRecord {
         id: volume.id,
         generation: volume.generation,
@@ -130,6 +156,8 @@ pub fn reservation(reserve: Reserve, now_ms: u64) -> (CrossingRecord, Vec<Volume
         region_bytes: volume.region_bytes,
         ownership: Ownership::Reserved { job: reserve.job, from: reserve.from.clone() },
         source: None,
+        base: bases.get(&volume.id).cloned(),
+        rests: false,
         made: false,
         bytes_expected: volume.bytes_in_use,
         store: None,

@@ -7,10 +7,10 @@ use crate::books::Books;
 use crate::names;
 use crate::scope::{Bug, Cost, Scope};
 use crate::source::Task;
-use crate::target::Call;
+use crate::target::{Based, Call};
 use ferry_api::{
-    Desired, ErrorCode, Generation, Hydration, JobId, MachineId, ServerState, Volume, VolumeId, VolumeKey,
-    VolumePhase, VolumeSource,
+    Desired, ErrorCode, Generation, Hydration, JobId, Lineage, MachineId, ServerState, Volume, VolumeId,
+    VolumeKey, VolumePhase, VolumeSource,
 };
 use ferry_crossing::minding::{Care, care};
 use ferry_crossing::service::{self, Correction, Deletion, Service, Wish};
@@ -51,6 +51,8 @@ pub(crate) struct Copy {
     pub(crate) phase: VolumePhase,
     /// The block: the number of the write it holds, or remote.
     pub(crate) block: Option<u8>,
+    /// Whether a machine has written it since it was made.
+    pub(crate) changed: bool,
 }
 
 /// A machine that runs, with the copies it writes.
@@ -66,7 +68,7 @@ pub(crate) enum Input {
     /// The task of a job goes on by one act or one moment of a step.
     Tick(JobId),
     /// The call that a job waits for is answered.
-    Answered(JobId, Result<(), ErrorCode>),
+    Answered(JobId, Result<Based, ErrorCode>),
     /// The call that a job waits for is given up.
     TimedOut(JobId),
     /// The job has looked at the target and found what it waits for.
@@ -143,7 +145,7 @@ pub(crate) struct Stepped {
     /// A call that goes out.
     pub(crate) sends: Option<Call>,
     /// What a call that arrived is answered; none if the agent died over it.
-    pub(crate) answers: Option<Result<(), ErrorCode>>,
+    pub(crate) answers: Option<Result<Based, ErrorCode>>,
     /// A promise that was broken by the act itself.
     pub(crate) broken: Option<&'static str>,
 }
@@ -169,7 +171,7 @@ impl Host {
             Input::Writes(volume, number) => host.writes(volume, number)?,
             Input::Fetched(key, number) => host.copies.get_mut(&key)?.block = Some(number),
             Input::Reap(key) => host.delete(scope, key)?,
-            Input::Undone(job) => host.release(scope, job, false).ok()?,
+            Input::Undone(job) => host.release(scope, job, false).map(drop).ok()?,
             Input::CleanUp => host.clean_up(scope)?,
             Input::Begin(job, to) => host.begin(job, to)?,
             Input::Cancel(job) => host.cancel(job)?,
@@ -215,7 +217,7 @@ impl Host {
     /// What the keeper of a copy does about it (`converge` in the agent). Answers whether anything changed.
     pub(crate) fn keep(&mut self, scope: &Scope, key: VolumeKey) -> bool {
         let Some(record) = self.books.volumes.get(&key).cloned() else { return false };
-        let service = service::wanted(&record.ownership);
+        let service = self.service(&record);
         if service == Service::None {
             return false;
         }
@@ -234,7 +236,7 @@ impl Host {
     pub(crate) fn serving(&mut self, scope: &Scope, record: &VolumeRecord) -> Result<bool, ErrorCode> {
         let key = record.key();
         if self.bars(scope, Subject::Volume(key.id), key.generation)
-            && !service::is_served_when_barred(&record.ownership)
+            && !service::is_served_when_barred(self.service(record))
         {
             return Err(ErrorCode::HandedOver);
         }
@@ -242,13 +244,13 @@ impl Host {
             // A directory that is missing is a loss, which no empty one may hide.
             return self.copies.contains_key(&key).then_some(false).ok_or(ErrorCode::Internal);
         }
-        let phase = match service::wanted(&record.ownership) {
+        let phase = match self.service(record) {
             Service::Open => VolumePhase::Open,
             Service::None | Service::Standby | Service::Sealing | Service::Sealed => VolumePhase::Standby,
         };
         let block = if record.source.is_some() { None } else { Some(0) };
         // One that lies there already is taken as it is.
-        self.copies.entry(key).or_insert(Copy { phase, block });
+        self.copies.entry(key).or_insert(Copy { phase, block, changed: false });
         self.change(&[Change::Made(key)])?;
         Ok(true)
     }
@@ -256,7 +258,7 @@ impl Host {
     /// Does what a job asks for a copy whose records must allow it.
     pub(crate) fn wish(&mut self, scope: &Scope, key: VolumeKey, wish: Wish) -> Result<(), ErrorCode> {
         let record = self.books.volumes.get(&key).cloned().ok_or(ErrorCode::NotFound)?;
-        if !service::may(&record.ownership, wish) {
+        if !service::may(&record.ownership, self.is_base(key), wish) {
             return Err(ErrorCode::Conflict);
         }
         if wish == Wish::Retire {
@@ -272,12 +274,23 @@ impl Host {
         Ok(())
     }
 
+    /// Whether another copy here reads this one beside its source.
+    fn is_base(&self, key: VolumeKey) -> bool {
+        let copies: Vec<VolumeRecord> = self.books.volumes.values().cloned().collect();
+        service::is_base(key, &copies)
+    }
+
+    fn service(&self, record: &VolumeRecord) -> Service {
+        service::wanted(&record.ownership, self.is_base(record.key()))
+    }
+
     /// Deletes a copy and its record, if the records allow it.
     pub(crate) fn delete(&mut self, scope: &Scope, key: VolumeKey) -> Option<()> {
         let record = self.books.volumes.get(&key)?;
         let copy = self.copies.get(&key).filter(|_| scope.bug != Some(Bug::DeletesUnseen));
         let phase = copy.map(|copy| copy.phase);
-        if service::deletion(&record.ownership, phase, self.is_handed_over(key)) != Deletion::Fits {
+        let is_base = self.is_base(key) && scope.bug != Some(Bug::DeletesBase);
+        if service::deletion(&record.ownership, phase, self.is_handed_over(key), is_base) != Deletion::Fits {
             return None;
         }
         self.copies.remove(&key);
@@ -348,7 +361,8 @@ impl Host {
 
     fn writes(&mut self, volume: VolumeId, number: u8) -> Option<()> {
         let key = self.writable(volume)?;
-        self.copies.get_mut(&key)?.block = Some(number);
+        let copy = self.copies.get_mut(&key)?;
+        (copy.block, copy.changed) = (Some(number), true);
         Some(())
     }
 
@@ -389,10 +403,21 @@ impl Host {
         (self.books.volumes.len() < before).then_some(())
     }
 
+    fn lineage(&self, record: &VolumeRecord) -> Lineage {
+        // What was made for a move was made from the generation before.
+        let born_from = Generation(record.generation.0 - 1);
+        Lineage {
+            born_from: self.copies.get(&record.key()).and(Some(born_from)).filter(|born| born.0 > 0),
+            bytes_changed: None,
+            base: None,
+            rests: record.rests,
+        }
+    }
+
     /// A copy as the agent shows it.
     pub(crate) fn view(&self, key: VolumeKey) -> Option<Volume> {
         let record = self.books.volumes.get(&key)?;
-        let copy = self.copies.get(&key).filter(|_| service::wanted(&record.ownership) != Service::None);
+        let copy = self.copies.get(&key).filter(|_| self.service(record) != Service::None);
         let whole = |copy: &Copy| copy.block.is_some();
         let hydration = |copy: &Copy| {
             let local = if whole(copy) { SIZE_BYTES } else { 0 };
@@ -440,6 +465,7 @@ impl Host {
             store_bytes_allocated: copy.map(|_| 0),
             readers: copy.map(|_| 0),
             forks: Vec::new(),
+            lineage: self.lineage(record),
             created_at_ms: 0,
         })
     }

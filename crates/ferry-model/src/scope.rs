@@ -11,9 +11,6 @@ pub struct Scope {
     pub budget: Budget,
     /// A mistake, or none.
     pub bug: Option<Bug>,
-    /// Whether somebody asks which machine and which copy is the real one after each thing that happens, and how sure that
-    /// is. Without that a mistake is found only when it does harm.
-    pub is_asked: bool,
 }
 
 /// How often each thing may happen, in all workers together. What is not here (deliveries, repetitions, work of agents,
@@ -98,6 +95,10 @@ pub enum Bug {
     SweepsTooMuch,
     /// Of several volumes the first alone is handed over.
     HandsOverOne,
+    /// A base is asked also for what the source says has changed.
+    IgnoresChanges,
+    /// A retired copy is deleted though another one reads it.
+    DeletesBase,
     /// A reservation is deleted without a look at what lies in it.
     DeletesUnseen,
     /// What becomes of a machine that was stopped is forgotten when it moves: the target starts it.
@@ -106,19 +107,13 @@ pub enum Bug {
 
 impl Scope {
     const fn new(workers: usize, volumes: usize, budget: Budget) -> Self {
-        Self { workers, volumes, budget, bug: None, is_asked: true }
+        Self { workers, volumes, budget, bug: None }
     }
 
-    /// The same with a mistake in it, which is to do harm.
+    /// The same with a mistake in it.
     #[must_use]
     pub fn with(self, bug: Bug) -> Self {
-        Self { bug: Some(bug), is_asked: false, ..self }
-    }
-
-    /// The same while somebody asks which is the real one.
-    #[must_use]
-    pub fn asked(self) -> Self {
-        Self { is_asked: true, ..self }
+        Self { bug: Some(bug), ..self }
     }
 }
 

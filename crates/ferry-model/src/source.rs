@@ -5,14 +5,15 @@
 use crate::host::{Host, Stepped};
 use crate::names;
 use crate::scope::{Bug, Scope};
-use crate::target::{Asks, Call};
+use crate::target::{Asks, Based, Call};
 use ferry_api::{
-    ApiError, Crossing, CrossingVolume, Desired, ErrorCode, JobId, JobKind, Prepare, PrepareVolume, VolumeKey,
+    ApiError, Crossing, CrossingVolume, Desired, ErrorCode, JobId, JobKind, Prepare, PrepareVolume,
+    VolumeBase, VolumeKey,
 };
 use ferry_crossing::service::Wish;
 use ferry_crossing::{
     Activated, Booted, Change, ChangeRefused, Fence, JobRecord, MoveInput, MoveStep, Plan, Prepared, Receipt,
-    Retired, Subject, minding, moving, reckoning,
+    Reserved, ReservedVolume, Retired, Subject, minding, moving, reckoning,
 };
 use ferry_fsm::{Act, Answer, Entry, Event, Outcome, Standing, Step, StepError, Terms, conclude};
 use serde_json::Value;
@@ -33,7 +34,7 @@ pub(crate) enum Task {
     /// It waits for the answer to what it asked at that moment.
     Asking { act: Act<MoveStep>, moment: usize },
     /// The step has ended, which is not durable yet.
-    Ended { act: Act<MoveStep>, result: Result<(), StepError> },
+    Ended { act: Act<MoveStep>, result: Result<Based, StepError> },
     /// It does nothing any more, though it should (see [`Bug::ForgetsToRetry`]).
     Stuck,
 }
@@ -119,7 +120,7 @@ pub(crate) fn step_of(act: &Act<MoveStep>) -> Option<(MoveStep, bool)> {
 /// A task at a moment of a step, or at its end if there is no such moment.
 fn at(scope: &Scope, act: Act<MoveStep>, moment: usize) -> Task {
     let is_through = !matches!(act, Act::Commit { .. }) && moment >= moments(scope, &act).len();
-    if is_through { Task::Ended { act, result: Ok(()) } } else { Task::At { act, moment } }
+    if is_through { Task::Ended { act, result: Ok(0) } } else { Task::At { act, moment } }
 }
 
 impl Host {
@@ -144,7 +145,7 @@ impl Host {
                 Some(Moment::MarkMachine) => format!("in {}: marks the machine", step(act)),
                 Some(Moment::Whole) | None => format!("is through with {}", step(act)),
             },
-            Some(Task::Ended { act, result: Ok(()) }) => format!("writes that {} is done", step(act)),
+            Some(Task::Ended { act, result: Ok(_) }) => format!("writes that {} is done", step(act)),
             Some(Task::Ended { act, result: Err(_) }) => format!("writes that {} failed", step(act)),
             Some(Task::Asking { .. } | Task::Stuck) | None => "waits".to_owned(),
         }
@@ -242,11 +243,16 @@ impl Host {
         &mut self,
         scope: &Scope,
         job: JobId,
-        answer: Result<(), ErrorCode>,
+        answer: Result<Based, ErrorCode>,
     ) -> Option<()> {
         let Task::Asking { act, moment } = self.tasks.get(&job)?.clone() else { return None };
         let standing = self.books.standing(job)?;
-        self.passed(scope, job, &standing, act, moment, answer);
+        self.passed(scope, job, &standing, act, moment, answer.map(drop));
+        if let (Some(Task::Ended { result: result @ Ok(_), .. }), Ok(based)) =
+            (self.tasks.get_mut(&job), answer)
+        {
+            *result = Ok(based);
+        }
         Some(())
     }
 
@@ -259,7 +265,7 @@ impl Host {
         }
         let gives_up = matches!(act, Act::Undo { step: MoveStep::Reserve, attempt }
             if attempt >= RELEASE_ATTEMPTS_MAX);
-        let result = if gives_up { Ok(()) } else { Err(StepError::retry("no answer")) };
+        let result = if gives_up { Ok(0) } else { Err(StepError::retry("no answer")) };
         self.tasks.insert(job, Task::Ended { act, result });
         Some(())
     }
@@ -339,17 +345,17 @@ impl Host {
         &self,
         standing: &Standing<MoveStep>,
         act: &Act<MoveStep>,
-        result: Result<(), StepError>,
+        result: Result<Based, StepError>,
     ) -> Event {
         match (act, result) {
             (Act::Begin { step, attempt }, result) => {
                 let name = step.name().to_owned();
-                match result.and_then(|()| self.memo(standing, *step)) {
+                match result.and_then(|based| self.memo(standing, *step, based)) {
                     Ok(memo) => Event::Done { step: name, memo },
                     Err(error) => Event::Failed { step: name, attempt: *attempt, error },
                 }
             }
-            (Act::Undo { step, .. }, Ok(())) => Event::Undone { step: step.name().to_owned() },
+            (Act::Undo { step, .. }, Ok(_)) => Event::Undone { step: step.name().to_owned() },
             (Act::Undo { step, attempt }, Err(error)) => {
                 Event::UndoFailed { step: step.name().to_owned(), attempt: *attempt, error }
             }
@@ -357,17 +363,16 @@ impl Host {
         }
     }
 
-    fn memo(&self, standing: &Standing<MoveStep>, step: MoveStep) -> Result<Value, StepError> {
+    fn memo(&self, standing: &Standing<MoveStep>, step: MoveStep, based: Based) -> Result<Value, StepError> {
         Ok(match step {
+            MoveStep::Reserve => moving::memo(reserved(standing, based)?),
             MoveStep::Plan => moving::memo(self.plan(standing)?),
             MoveStep::Prepare => moving::memo(Prepared { sources: Vec::new() }),
             MoveStep::Activate => moving::memo(Activated { activated_at_ms: None }),
             MoveStep::Boot => moving::memo(Booted { booted_at_ms: None }),
             MoveStep::Verify => moving::memo(Receipt { volumes: Vec::new() }),
             MoveStep::Retire => moving::memo(Retired { until_ms: 0 }),
-            MoveStep::Reserve | MoveStep::Stop | MoveStep::Seal | MoveStep::HandOver | MoveStep::Hydrate => {
-                Value::Null
-            }
+            MoveStep::Stop | MoveStep::Seal | MoveStep::HandOver | MoveStep::Hydrate => Value::Null,
         })
     }
 
@@ -508,4 +513,20 @@ impl Host {
             Answer::Already | Answer::Refuse => None,
         }
     }
+}
+
+/// What the target is remembered to have of the volumes already.
+fn reserved(standing: &Standing<MoveStep>, based: Based) -> Result<Reserved, StepError> {
+    let plan: Plan = moving::memo_of(standing, MoveStep::Plan)?;
+    let volumes = plan.volumes.iter().enumerate().map(|(bit, planned)| {
+        let generation = planned.born_from.filter(|_| based & (1 << bit) != 0);
+        let base = generation.map(|generation| VolumeBase {
+            generation,
+            worker: None,
+            is_used: None,
+            last_error: None,
+        });
+        ReservedVolume { key: reckoning::target_key(planned), base }
+    });
+    Ok(Reserved { volumes: volumes.collect() })
 }

@@ -3,9 +3,12 @@
 use crate::host::{Host, Stepped};
 use crate::names;
 use crate::scope::Scope;
-use ferry_api::{Activate, ApiError, CrossingState, ErrorCode, JobId, Prepare, Reserve, VolumePhase};
+use ferry_api::{
+    Activate, ApiError, CrossingState, ErrorCode, JobId, Ownership, Prepare, Reserve, ReserveVolume,
+    VolumeKey, VolumePhase,
+};
 use ferry_crossing::service::{self, Service};
-use ferry_crossing::{Change, CrossingRecord, target};
+use ferry_crossing::{BaseRecord, Change, CrossingRecord, VolumeRecord, target};
 
 /// A call on its way. The network may deliver it late, again, out of order, or never.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +43,10 @@ impl Asks {
     }
 }
 
-type Answer = Result<(), ErrorCode>;
+/// Which volumes of a reservation have a base, a bit each; of other calls nothing.
+pub(crate) type Based = u8;
+
+type Answer = Result<Based, ErrorCode>;
 
 fn code(error: ApiError) -> ErrorCode {
     error.code
@@ -76,7 +82,7 @@ impl Host {
 
     fn reserve(&mut self, scope: &Scope, reserve: &Reserve) -> Answer {
         if target::reserved_before(self.books.crossings.get(&reserve.job), reserve).map_err(code)? {
-            return Ok(());
+            return Ok(self.based(reserve));
         }
         target::check_version(reserve).map_err(code)?;
         target::check_fences(reserve, &self.heeded(scope)).map_err(code)?;
@@ -88,21 +94,40 @@ impl Host {
         if self.books.crossings.values().any(expected) {
             return Err(ErrorCode::AlreadyExists);
         }
-        let (crossing, volumes) = target::reservation(reserve.clone(), 0);
+        let bases = reserve.volumes.iter().filter_map(|volume| Some((volume.id, self.base(volume)?)));
+        let (crossing, volumes) = target::reservation(reserve.clone(), &bases.collect(), 0);
         let mut changes: Vec<Change> = volumes.into_iter().map(|v| Change::AddVolume(Box::new(v))).collect();
         changes.push(Change::Crossing(Box::new(crossing)));
-        self.change(&changes)
+        self.change(&changes)?;
+        Ok(self.based(reserve))
+    }
+
+    /// What there is already of a volume that is to come. All workers know each other.
+    fn base(&self, volume: &ReserveVolume) -> Option<BaseRecord> {
+        let key = VolumeKey { id: volume.id, generation: volume.born_from? };
+        let lies_whole = |record: &&VolumeRecord| {
+            let copy = self.copies.get(&key);
+            !matches!(record.ownership, Ownership::Retired { .. })
+                || copy.is_some_and(|copy| copy.phase == VolumePhase::Sealed && copy.block.is_some())
+        };
+        target::base(volume, self.books.volumes.get(&key).filter(lies_whole), |_| true)
+    }
+
+    fn based(&self, reserve: &Reserve) -> Based {
+        let keys = target::keys_of(reserve).into_iter().enumerate();
+        let has = |key| self.books.volumes.get(&key).is_some_and(|record| record.base.is_some());
+        keys.filter(|(_, key)| has(*key)).map(|(bit, _)| 1 << bit).sum()
     }
 
     fn prepare(&mut self, scope: &Scope, prepare: &Prepare, cut: bool) -> Answer {
         let (crossing, reserve) = self.crossing(prepare.job)?;
         let Some((_, changes)) = target::prepare(&crossing, &reserve, prepare).map_err(code)? else {
-            return Ok(());
+            return Ok(0);
         };
         target::check_fences(&reserve, &self.heeded(scope)).map_err(code)?;
         self.change(&changes)?;
         if cut {
-            return Ok(());
+            return Ok(0);
         }
         for key in target::keys_of(&reserve) {
             self.keep(scope, key);
@@ -111,13 +136,13 @@ impl Host {
                 return Err(ErrorCode::Internal);
             }
         }
-        Ok(())
+        Ok(0)
     }
 
     fn activate(&mut self, scope: &Scope, activate: &Activate, cut: bool) -> Answer {
         let (crossing, reserve) = self.crossing(activate.job)?;
         let Some((_, changes)) = target::activate(&crossing, &reserve, activate, 0).map_err(code)? else {
-            return Ok(());
+            return Ok(0);
         };
         target::check_fences(&reserve, &self.heeded(scope)).map_err(code)?;
         self.change(&changes)?;
@@ -126,13 +151,13 @@ impl Host {
                 self.keep(scope, key);
             }
         }
-        Ok(())
+        Ok(0)
     }
 
     fn boot(&mut self, scope: &Scope, job: JobId) -> Answer {
         let (crossing, reserve) = self.crossing(job)?;
         if !target::boots(&crossing).map_err(code)? {
-            return Ok(());
+            return Ok(0);
         }
         let here = self.books.machines.get(&names::machine());
         if here.is_some_and(|here| target::is_still_here(here, &reserve)) {
@@ -143,20 +168,21 @@ impl Host {
             }
         }
         let booted = CrossingRecord { state: CrossingState::Booted, ..crossing };
-        self.change(&[Change::Crossing(Box::new(booted))])
+        self.change(&[Change::Crossing(Box::new(booted))])?;
+        Ok(0)
     }
 
     fn settle(&mut self, scope: &Scope, job: JobId) -> Answer {
         let (crossing, reserve) = self.crossing(job)?;
         if !target::settles(&crossing).map_err(code)? {
-            return Ok(());
+            return Ok(0);
         }
         for key in target::keys_of(&reserve) {
             let Some(record) = self.books.volumes.get(&key).cloned() else { continue };
             if record.source.is_none() {
                 continue;
             }
-            if service::wanted(&record.ownership) != Service::None {
+            if service::wanted(&record.ownership, false) != Service::None {
                 self.serving(scope, &record)?;
                 if self.copies[&key].block.is_none() {
                     return Err(ErrorCode::Internal);
@@ -165,7 +191,8 @@ impl Host {
             self.change(&[Change::Source { key, source: None }])?;
         }
         let settled = CrossingRecord { state: CrossingState::Settled, ..crossing };
-        self.change(&[Change::Crossing(Box::new(settled))])
+        self.change(&[Change::Crossing(Box::new(settled))])?;
+        Ok(0)
     }
 
     /// Undoes what was reserved, as the source asks or as the sweep found out.
@@ -177,7 +204,7 @@ impl Host {
         if !cut {
             self.drop_clones(scope, job);
         }
-        Ok(())
+        Ok(0)
     }
 
     /// Deletes what a released job reserved.

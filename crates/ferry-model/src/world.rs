@@ -9,12 +9,12 @@ use crate::names;
 use crate::quick::QuickMap;
 use crate::scope::{Budget, Scope};
 use crate::source::Task;
-use crate::target::Call;
+use crate::target::{Based, Call};
 use ferry_api::{
-    Desired, Generation, MachineSpec, MachineVolume, Ownership, Testimony, VolumeId, VolumeKey, VolumePhase,
+    Desired, Generation, MachineSpec, MachineVolume, Ownership, VolumeId, VolumeKey, VolumePhase,
 };
 use ferry_crossing::{MachineRecord, ProcessMark, Standing, VolumeRecord, service, target};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
@@ -66,7 +66,7 @@ impl Action {
 struct Outcome {
     host: u32,
     sends: Option<u8>,
-    answers: Option<Result<(), ferry_api::ErrorCode>>,
+    answers: Option<Result<Based, ferry_api::ErrorCode>>,
     broken: Option<&'static str>,
 }
 
@@ -74,8 +74,6 @@ struct Outcome {
 pub(crate) struct Worlds {
     pub(crate) scope: Scope,
     hosts: Vec<Host>,
-    /// What each of them tells of what lies on its disk.
-    testimonies: Vec<Testimony>,
     known: QuickMap<[u64; 2], u32>,
     calls: Vec<Call>,
     outcomes: QuickMap<(u32, Input), Option<Outcome>>,
@@ -102,7 +100,6 @@ impl Worlds {
         Self {
             scope,
             hosts: Vec::new(),
-            testimonies: Vec::new(),
             known: QuickMap::default(),
             calls: Vec::new(),
             outcomes: QuickMap::default(),
@@ -128,11 +125,6 @@ impl Worlds {
             is_stopped: false,
             is_doomed: false,
         }
-    }
-
-    /// What the workers of a world tell of what lies on their disks.
-    pub(crate) fn testimonies(&self, world: &World) -> Vec<&Testimony> {
-        world.hosts[..self.scope.workers].iter().map(|host| &self.testimonies[*host as usize]).collect()
     }
 
     /// How many different workers there are so far.
@@ -214,7 +206,10 @@ impl Worlds {
         let host = index as u8;
         let looks = self.looks(world.hosts[index]);
         for &key in &looks.remote {
-            if let Some(number) = crate::promises::read(&self.hosts(world), index, key) {
+            let hosts = self.hosts(world);
+            let from_source = crate::promises::read(&hosts, index, key);
+            let from_base = crate::promises::read_base(&self.scope, &hosts, index, key);
+            for number in from_source.into_iter().chain(from_base).collect::<BTreeSet<_>>() {
                 actions.push(Action { host, input: Input::Fetched(key, number), answer: false });
             }
         }
@@ -242,7 +237,9 @@ impl Worlds {
         let state = &self.hosts[host as usize];
         let mut looks = Looks::default();
         let served = |copy: &crate::host::Copy| copy.block.is_none() && copy.phase != VolumePhase::Standby;
-        looks.remote.extend(state.copies.iter().filter(|(_, copy)| served(copy)).map(|(key, _)| *key));
+        let rests = |key| state.books.volumes.get(key).is_some_and(|record| record.rests);
+        let remote = state.copies.iter().filter(|(key, copy)| served(copy) && !rests(key));
+        looks.remote.extend(remote.map(|(key, _)| *key));
         for &job in state.tasks.keys() {
             if let Some(to) = state.books.standing(job).and_then(|s| ferry_crossing::moving::input(&s).ok()) {
                 looks.at_others.push((Input::Found(job), names::index_of(&to.to)));
@@ -315,7 +312,6 @@ impl Worlds {
         let mut print = Fingerprint::new();
         write!(print, "{host:?}").expect("hashing does not fail");
         *self.known.entry(print.digest()).or_insert_with(|| {
-            self.testimonies.push(crate::promises::testimony(&host));
             self.hosts.push(host);
             u32::try_from(self.hosts.len() - 1).expect("small worlds have few workers")
         })
@@ -380,7 +376,7 @@ impl Worlds {
                 format!("{at}: the machine writes {number} to volume {}, durably", names::short(volume))
             }
             Input::Fetched(key, number) => {
-                format!("{at}: {} fetches {number} from its source", names::short(key))
+                format!("{at}: {} fetches {number} from its source or base", names::short(key))
             }
             Input::Reap(key) => format!("{at}: the retired copy {} is deleted", names::short(key)),
             Input::Undone(job) => format!("{at}: the sweep hears that job {} was undone", names::short(job)),
@@ -444,6 +440,8 @@ fn first_host(scope: &Scope, index: usize) -> Host {
             region_bytes: ferry_api::REGION_BYTES_DEFAULT,
             ownership: Ownership::Ours,
             source: None,
+            base: None,
+            rests: false,
             made: true,
             bytes_expected: 0,
             store: None,
@@ -451,9 +449,9 @@ fn first_host(scope: &Scope, index: usize) -> Host {
             forks: Vec::new(),
             created_at_ms: 0,
         };
-        debug_assert_eq!(service::wanted(&record.ownership), service::Service::Open);
+        debug_assert_eq!(service::wanted(&record.ownership, false), service::Service::Open);
         books.volumes.insert(key, record);
-        let copy = crate::host::Copy { phase: VolumePhase::Open, block: Some(0) };
+        let copy = crate::host::Copy { phase: VolumePhase::Open, block: Some(0), changed: false };
         host.copies.insert(key, copy);
     }
     let process = ProcessMark { pid: 1, start_ticks: 0, boot_id: String::new(), started_at_ms: 0 };

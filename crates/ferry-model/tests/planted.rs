@@ -24,17 +24,6 @@ fn a_target_that_is_told_before_the_copies_are_marked_is_a_second_writer() {
 }
 
 #[test]
-fn who_asks_is_misled_by_a_target_that_is_told_before_the_copies_are_marked() {
-    let report = search(scope::BACKUP.with(Bug::TellsBeforeMark).asked(), WORLDS_MAX);
-    let found = report.broken.expect("the mistake is found");
-    println!("{found}");
-    assert_eq!(
-        found.promise,
-        "nobody can tell which machine is the real one: those who hear w1 alone are told something else for sure"
-    );
-}
-
-#[test]
 fn a_mark_that_is_not_looked_at_lets_two_write() {
     let (_, promise) = found(scope::BACKUP, Bug::IgnoresMark);
     assert_eq!(promise, "volume 1 is open for writing 2 times");
@@ -73,6 +62,20 @@ fn a_source_that_retires_before_all_has_arrived_loses_writes() {
         promise.ends_with("holds nothing that can be read (00000000000000000000000001@2 on w2)"),
         "{promise}"
     );
+}
+
+#[test]
+fn a_base_that_is_asked_for_what_has_changed_loses_writes() {
+    let (last, promise) = found(scope::THERE_AND_BACK, Bug::IgnoresChanges);
+    assert!(last.contains("1@3 fetches 0 from its source or base"), "{last}");
+    assert!(promise.contains("should hold write 1, which the machine was told is durable"), "{promise}");
+}
+
+#[test]
+fn a_base_that_is_deleted_while_it_is_read_is_found() {
+    let (last, promise) = found(scope::THERE_AND_BACK, Bug::DeletesBase);
+    assert!(last.contains("the retired copy 1@1 is deleted"), "{last}");
+    assert_eq!(promise, "the copy of generation 1 is gone while another one reads it");
 }
 
 #[test]

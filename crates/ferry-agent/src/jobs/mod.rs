@@ -32,7 +32,7 @@ pub use clock::{Clock, HostClock};
 pub use executor::{Executor, JobRefusal};
 pub use ferry_crossing::{
     Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
-    Retired, VolumeReceipt,
+    Reserved, ReservedVolume, Retired, VolumeReceipt,
 };
 pub use journal::Journal;
 pub use mover::{MOVES, Mover, begin_move};

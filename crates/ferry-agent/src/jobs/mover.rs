@@ -11,7 +11,7 @@ use ferry_crossing::moving::{later, refusal};
 use ferry_crossing::reckoning::{
     check_direct, check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress,
 };
-use ferry_crossing::{Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Retired, moving};
+use ferry_crossing::{Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, moving};
 use ferry_fsm::{Event, Outcome, StepError, Terms};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -97,10 +97,10 @@ impl<H: Home, C: Clock> Mover<H, C> {
         })
     }
 
-    async fn reserve(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<(), ApiError> {
+    async fn reserve(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Reserved, ApiError> {
         let reserve = moving::reserve(job, input, plan);
         let reserved = self.home.target(&input.to)?.reserve(reserve).await;
-        reserved.map(drop).map_err(|error| said_by(&input.to, error))
+        reserved.map(|crossing| moving::reserved(&crossing)).map_err(|error| said_by(&input.to, error))
     }
 
     async fn prepare(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Prepared, ApiError> {

@@ -67,6 +67,15 @@ impl Records {
         self.read(move |c| volume(c, key)).await
     }
 
+    /// The copies of a volume here, by generation.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn copies(&self, id: VolumeId) -> Result<Vec<VolumeRecord>, RecordsError> {
+        let sql = "SELECT id || '@' || generation, record FROM volumes WHERE id = ?1 ORDER BY generation";
+        self.read(move |c| many(c, "volumes", sql, [id.to_string()])).await
+    }
+
     /// The copy of a volume with the highest generation here.
     ///
     /// # Errors
@@ -173,7 +182,7 @@ fn one<T: DeserializeOwned>(
     row.map(|(key, text)| decode(table, &key, &text)).transpose()
 }
 
-pub(super) fn many<T: DeserializeOwned>(
+fn many<T: DeserializeOwned>(
     c: &Connection,
     table: &'static str,
     sql: &str,
@@ -196,6 +205,6 @@ fn decode<T: DeserializeOwned>(table: &'static str, key: &str, text: &str) -> Re
     })
 }
 
-pub(super) fn unreadable(cause: rusqlite::Error) -> RecordsError {
+fn unreadable(cause: rusqlite::Error) -> RecordsError {
     RecordsError::Read(Arc::new(cause))
 }

@@ -21,6 +21,8 @@ fn volume(machine: Option<MachineId>) -> VolumeRecord {
         region_bytes: 1 << 20,
         ownership: Ownership::Ours,
         source: None,
+        base: None,
+        rests: false,
         made: false,
         bytes_expected: 0,
         store: None,

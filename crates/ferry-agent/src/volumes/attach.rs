@@ -42,7 +42,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        if service::wanted(&record.ownership) == service::Service::None {
+        if service::wanted(&record.ownership, false) == service::Service::None {
             return Err(not_allowed(&record, "detached"));
         }
         let status = self.inner.serving(&record).await?;

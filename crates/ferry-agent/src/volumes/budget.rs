@@ -98,7 +98,7 @@ fn shares(budget: NonZeroU64, unfinished: &[(VolumeKey, Status)]) -> Vec<(Volume
 async fn unfinished(inner: &Arc<Inner>) -> Result<Vec<(VolumeKey, Status)>, VolumesError> {
     let mut asking = JoinSet::new();
     for record in inner.records.volumes().await? {
-        if record.source.is_some() && service::wanted(&record.ownership) != service::Service::None {
+        if record.source.is_some() && service::wanted(&record.ownership, false) != service::Service::None {
             let (key, inner) = (record.key(), Arc::clone(inner));
             asking.spawn(async move { Some((key, inner.status(key).await.ok()?)) });
         }

@@ -5,7 +5,7 @@ use super::view::phase as phase_of;
 use crate::config::volume_dir;
 use crate::host::Host;
 use crate::records::VolumeRecord;
-use ferry_api::{Ownership, VolumeKey};
+use ferry_api::Ownership;
 use ferry_crossing::service::{self, Deletion};
 use ferry_volume::control::Phase;
 use ferry_volume::directory::SERVER_LOG;
@@ -36,6 +36,8 @@ pub(crate) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), Volume
         | Ownership::HandedOver { .. }
         | Ownership::Retired { .. } => Phase::Standby,
     };
+    // Only a move makes a copy of a later generation, and always from the one before.
+    let born_from = record.generation.0.checked_sub(1).filter(|before| *before > 0 && source.is_some());
     let options = CreateOptions {
         dir,
         id: record.id.to_string(),
@@ -44,7 +46,7 @@ pub(crate) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), Volume
         generation: record.generation.0,
         phase,
         source,
-        born_from: None,
+        born_from,
         base: None,
         device: record.store.clone(),
         direct: record.direct,
@@ -52,28 +54,17 @@ pub(crate) fn make(state_dir: &Path, record: &VolumeRecord) -> Result<(), Volume
     ferry_volume::create(&options).map_err(|cause| VolumesError::Make { key: record.key(), cause })
 }
 
-/// Whether a copy may be deleted, by its record, by what lies in its directory, and by whether a fence bars it.
+/// Whether a copy may be deleted, by its record, by what lies in its directory, by whether a fence bars it,
+/// and by whether another copy here reads it.
 pub(super) fn deletion(
     host: &dyn Host,
     record: &VolumeRecord,
     barred: bool,
+    is_base: bool,
 ) -> Result<Deletion, VolumesError> {
     let unreadable = |cause| VolumesError::Make { key: record.key(), cause };
-    let last = host.last_state(record.key()).map_err(unreadable)?;
-    Ok(service::deletion(&record.ownership, last.map(|last| phase_of(last.phase)), barred))
-}
-
-/// The copies whose directories lie in a state directory.
-pub(crate) fn copies(state_dir: &Path) -> io::Result<Vec<VolumeKey>> {
-    let entries = match fs::read_dir(state_dir.join("volumes")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut keys = Vec::new();
-    for entry in entries {
-        keys.extend(entry?.file_name().to_str().and_then(|name| name.parse::<VolumeKey>().ok()));
-    }
-    Ok(keys)
+    let phase = host.last_phase(record.key()).map_err(unreadable)?;
+    Ok(service::deletion(&record.ownership, phase.map(phase_of), barred, is_base))
 }
 
 /// Takes the directory out of the way, so that nothing finds it any more, durably. Tells where it is now.

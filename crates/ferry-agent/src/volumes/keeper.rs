@@ -5,9 +5,9 @@ use super::{Inner, VolumesError};
 use crate::config::volume_dir;
 use crate::drivers::Watch;
 use crate::records::{Change, SourceRecord, VolumeRecord};
-use ferry_api::{AgentApi, Generation, VolumeKey};
+use ferry_api::{AgentApi, Generation, Ownership, VolumeKey};
 use ferry_crossing::Subject;
-use ferry_crossing::service::{Correction, Service, correction, in_words, is_served_when_barred, wanted};
+use ferry_crossing::service::{Correction, Service, correction, in_words, is_served_when_barred};
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,7 +61,8 @@ impl Keeper {
         self.lock.lock().await
     }
 
-    /// From now on no server is started for it, whatever the records say. The caller holds the lock.
+    /// From now on no server is started for it as long as the records say that it was handed over: they are about to say
+    /// that it is retired. The caller holds the lock.
     pub(super) fn give_up(&self) {
         self.unread.store(true, Ordering::Relaxed);
     }
@@ -76,8 +77,10 @@ impl Keeper {
         let result = {
             let _held = self.lock().await;
             match inner.records.volume(self.key).await {
-                Ok(Some(record)) if self.unread.load(Ordering::Relaxed) => {
-                    inner.end_server(record.key(), Doomed::No).await.map(|()| None)
+                Ok(Some(VolumeRecord { ownership: Ownership::HandedOver { .. }, .. }))
+                    if self.unread.load(Ordering::Relaxed) =>
+                {
+                    inner.end_server(self.key, Doomed::No).await.map(|()| None)
                 }
                 Ok(Some(record)) => inner.pass(&record).await,
                 Ok(None) => Err(VolumesError::NotHere(self.key)),
@@ -134,7 +137,7 @@ impl Keeper {
     }
 
     /// Waits until there is something to do for a server that does what it should. Tells whether it ended.
-    async fn watch(&self, inner: &Inner, status: &Status) -> bool {
+    async fn watch(&self, inner: &Arc<Inner>, status: &Status) -> bool {
         let watch = match inner.host.watch(status.pid) {
             Ok(Some(watch)) => watch,
             Ok(None) => return true,
@@ -162,7 +165,7 @@ impl Keeper {
     }
 
     /// Sees how forks and source of a copy stand. Tells whether it still has those that it had.
-    async fn look_after(&self, inner: &Inner, status: &Status) -> bool {
+    async fn look_after(&self, inner: &Arc<Inner>, status: &Status) -> bool {
         let forks = match status.snapshots.is_empty() {
             true => Ok(true),
             false => inner.tend_forks(self).await,
@@ -225,14 +228,14 @@ impl Inner {
     /// Does what is to be done for a copy. The caller holds its keeper's lock.
     async fn pass(&self, record: &VolumeRecord) -> Result<Option<Status>, VolumesError> {
         let key = record.key();
-        let service = wanted(&record.ownership);
+        let service = self.service(record).await?;
         if service == Service::None {
             self.end_server(key, Doomed::No).await?;
             return Ok(None);
         }
         let status = self.serving(record).await?;
         match correction(service, phase(status.phase), status.export.is_some()) {
-            Correction::Nothing => return Ok(Some(status)),
+            Correction::Nothing => return self.resting(record, status).await.map(Some),
             Correction::Open => self.ask(key, Client::open).await?,
             Correction::Unseal => self.ask(key, Client::unseal).await?,
             Correction::Seal => self.ask(key, Client::seal).await?,
@@ -242,14 +245,15 @@ impl Inner {
             }
             Correction::Astray(is) => return Err(VolumesError::Astray { key, phase: status.phase, is }),
         }
-        self.status(key).await.map(Some)
+        let status = self.status(key).await?;
+        self.resting(record, status).await.map(Some)
     }
 
     /// A server for the copy that reads from the right source, started if none runs. It is refused for a copy
     /// that would be written although it is fenced. The caller holds the keeper's lock.
     pub(super) async fn serving(&self, record: &VolumeRecord) -> Result<Status, VolumesError> {
         let key = record.key();
-        if !is_served_when_barred(&record.ownership)
+        if !is_served_when_barred(self.service(record).await?)
             && let Some(fence) = self.fences.barring(Subject::Volume(key.id), key.generation)?
         {
             return Err(VolumesError::Fenced { key, fence });
@@ -376,7 +380,7 @@ impl Inner {
     /// Sees how a clone gets on with its source. If it has lost one that another worker serves, that worker's
     /// agent is asked where it is now; a clone of something foreign that is whole is detached from it. Tells
     /// whether the copy still has a source.
-    async fn follow_source(&self, keeper: &Keeper) -> Result<bool, VolumesError> {
+    async fn follow_source(self: &Arc<Self>, keeper: &Keeper) -> Result<bool, VolumesError> {
         let key = keeper.key;
         let status = self.status(key).await?;
         let record = self.record(key).await?;
@@ -386,6 +390,7 @@ impl Inner {
             // a source listen again that has just undone the move.
             return Ok(true);
         }
+        self.follow_base(keeper, &status).await;
         match (&source.worker, status.hydration.complete) {
             (None, true) => {
                 let _held = keeper.lock().await;

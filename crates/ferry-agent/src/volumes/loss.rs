@@ -16,7 +16,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        if service::wanted(&record.ownership) == service::Service::None {
+        if service::wanted(&record.ownership, false) == service::Service::None {
             return Err(not_allowed(&record, "given another policy"));
         }
         self.inner.serving(&record).await?;
@@ -35,7 +35,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        if service::wanted(&record.ownership) == service::Service::None {
+        if service::wanted(&record.ownership, false) == service::Service::None {
             return Err(not_allowed(&record, "given other sources"));
         }
         self.inner.serving(&record).await?;
@@ -58,7 +58,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        if service::wanted(&record.ownership) == service::Service::None {
+        if service::wanted(&record.ownership, false) == service::Service::None {
             return Err(not_allowed(&record, "separated from its source"));
         }
         self.inner.serving(&record).await?;

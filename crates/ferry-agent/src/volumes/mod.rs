@@ -10,6 +10,7 @@
 //! writing. Everything done to one copy is done under its keeper's lock, with the record read under that lock.
 
 mod attach;
+mod base;
 mod budget;
 pub(crate) mod files;
 mod fork;
@@ -21,8 +22,6 @@ mod room;
 mod shares;
 mod view;
 
-pub(crate) use view::phase;
-
 pub use room::NoRoom;
 
 use crate::config::{Config, volume_dir};
@@ -31,7 +30,7 @@ use crate::fences::{FenceError, Fences};
 use crate::host::Host;
 use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
-use ferry_api::{ApiError, ErrorCode, JobId, PaceVolume, Room, VolumeKey, VolumeName, WorkerName};
+use ferry_api::{ApiError, ErrorCode, JobId, PaceVolume, Room, VolumeId, VolumeKey, VolumeName, WorkerName};
 use ferry_crossing::service::{self, Deletion, Wish};
 use ferry_crossing::{Fence, Subject};
 use ferry_volume::Credentials;
@@ -40,7 +39,7 @@ use keeper::{Doomed, Keeper};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why something could not be done with a volume.
 #[derive(Debug, thiserror::Error)]
@@ -289,6 +288,13 @@ impl Volumes {
         Inner::keeper(&self.inner, key).poke();
     }
 
+    /// Has the keepers of all copies of a volume look at the records again: one may be the base of another.
+    pub fn poke_copies(&self, id: VolumeId) {
+        let keepers = self.inner.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        let copies = keepers.iter().filter(|(key, _)| key.id == id);
+        copies.for_each(|(_, keeper)| keeper.poke());
+    }
+
     /// Adds copies to the records together with `more` changes, if there is room for them. They are made and
     /// served from then on, as their ownership says.
     ///
@@ -338,7 +344,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        permit(&record, Wish::Export, "exported")?;
+        self.inner.permit(&record, Wish::Export, "exported").await?;
         let status = self.inner.serving(&record).await?;
         let address = match status.export {
             Some(address) => address,
@@ -378,7 +384,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        permit(&record, Wish::Seal, "sealed")?;
+        self.inner.permit(&record, Wish::Seal, "sealed").await?;
         self.inner.serving(&record).await?;
         self.inner.ask(key, Client::seal).await
     }
@@ -391,7 +397,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        permit(&record, Wish::Unseal, "opened again")?;
+        self.inner.permit(&record, Wish::Unseal, "opened again").await?;
         self.inner.serving(&record).await?;
         // Also when it is open: a seal that somebody asked for and did not wait for may still be under way, and the
         // server does one after the other.
@@ -419,7 +425,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        permit(&record, Wish::Retire, "retired")?;
+        self.inner.permit(&record, Wish::Retire, "retired").await?;
         keeper.give_up();
         ignore_absent(self.inner.ask(key, Client::withdraw).await)?;
         self.inner.end_server(key, Doomed::No).await
@@ -437,7 +443,7 @@ impl Volumes {
             return Ok(());
         }
         // One that has moved on and was retired is served by nobody, and reads from nobody.
-        if service::wanted(&record.ownership) != service::Service::None {
+        if service::wanted(&record.ownership, false) != service::Service::None {
             self.inner.serving(&record).await?;
             self.inner.ask(key, Client::detach_source).await?;
         }
@@ -452,7 +458,7 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        if service::wanted(&record.ownership) == service::Service::None {
+        if service::wanted(&record.ownership, false) == service::Service::None {
             return Err(not_allowed(&record, "given another pace"));
         }
         self.inner.serving(&record).await?;
@@ -469,7 +475,8 @@ impl Volumes {
         let Some(record) = self.inner.records.volume(key).await? else { return Ok(()) };
         let dir = volume_dir(&self.inner.state_dir, key);
         let barred = self.inner.fences.barring(Subject::Volume(key.id), key.generation)?.is_some();
-        match files::deletion(&*self.inner.host, &record, barred)? {
+        let is_base = self.inner.is_base(key).await?;
+        match files::deletion(&*self.inner.host, &record, barred, is_base)? {
             Deletion::Fits => {}
             Deletion::Refused => return Err(not_allowed(&record, "deleted")),
             Deletion::Astray(why) => {
@@ -488,10 +495,6 @@ impl Volumes {
 
 fn not_allowed(record: &VolumeRecord, what: &'static str) -> VolumesError {
     VolumesError::NotAllowed { key: record.key(), what, is: service::in_words(&record.ownership) }
-}
-
-fn permit(record: &VolumeRecord, wish: Wish, what: &'static str) -> Result<(), VolumesError> {
-    if service::may(&record.ownership, wish) { Ok(()) } else { Err(not_allowed(record, what)) }
 }
 
 /// A server that is not there needs not be told to stop doing something.

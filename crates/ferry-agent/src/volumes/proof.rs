@@ -3,7 +3,7 @@
 use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use ferry_api::{AskRoot, CheckState, CopyRoot, Mismatch, Root, Span, VolumeCheck, VolumeKey};
-use ferry_crossing::service::{Service, wanted};
+use ferry_crossing::service::Service;
 use ferry_volume::control::{self, ControlError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +50,7 @@ impl Volumes {
     /// There is nothing to hold it against, or its server does not run.
     pub async fn verify(&self, key: VolumeKey, anew: bool) -> Result<VolumeCheck, VolumesError> {
         let record = self.inner.record(key).await?;
-        if wanted(&record.ownership) != Service::None {
+        if self.inner.service(&record).await? != Service::None {
             let check = self.inner.ask(key, move |client| client.verify(anew)).await?;
             return Ok(volume_check(check));
         }

@@ -39,6 +39,8 @@ async fn worker(
         region_bytes: 1 << 20,
         ownership,
         source: None,
+        base: None,
+        rests: false,
         made: true,
         bytes_expected: 0,
         store: None,

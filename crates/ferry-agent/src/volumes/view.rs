@@ -5,8 +5,8 @@ use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use crate::records::{ForkRecord, VolumeRecord};
 use ferry_api::{
-    BadRanges, Hydration, LossPolicy, ServerState, Span, StandIn, Volume, VolumeFork, VolumeKey, VolumePace,
-    VolumePhase, VolumeSource,
+    BadRanges, Generation, Hydration, Lineage, LossPolicy, ServerState, Span, StandIn, Volume, VolumeBase,
+    VolumeFork, VolumeKey, VolumePace, VolumePhase, VolumeSource,
 };
 use ferry_crossing::service::{Service, wanted};
 use ferry_volume::control::{self, Phase, Status};
@@ -58,7 +58,8 @@ impl Volumes {
 
     async fn view(&self, record: VolumeRecord) -> Volume {
         let key = record.key();
-        let status = match wanted(&record.ownership) {
+        let service = self.inner.service(&record).await.unwrap_or(wanted(&record.ownership, false));
+        let status = match service {
             Service::None => None,
             Service::Standby | Service::Open | Service::Sealing | Service::Sealed => {
                 Some(self.inner.status(key).await)
@@ -100,6 +101,7 @@ impl Volumes {
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),
             readers: status.map(|s| s.readers),
             forks: self.forks(&record, status),
+            lineage: lineage(&record, status),
             created_at_ms: record.created_at_ms,
             name: record.name,
             ownership: record.ownership,
@@ -119,8 +121,26 @@ fn pace(status: &Status) -> VolumePace {
     }
 }
 
+fn lineage(record: &VolumeRecord, status: Option<&Status>) -> Lineage {
+    let base = record.base.as_ref().map(|base| {
+        let link = status.and_then(|s| s.base.as_ref());
+        VolumeBase {
+            generation: base.generation,
+            worker: base.worker.clone(),
+            is_used: status.map(|_| link.is_some_and(|link| link.is_used)),
+            last_error: link.and_then(|link| link.last_error.clone()),
+        }
+    });
+    Lineage {
+        born_from: status.and_then(|s| s.born_from).map(Generation),
+        bytes_changed: status.and_then(|s| s.bytes_changed),
+        base,
+        rests: record.rests,
+    }
+}
+
 /// A phase as others hear of it.
-pub(crate) fn phase(phase: Phase) -> VolumePhase {
+pub(super) fn phase(phase: Phase) -> VolumePhase {
     match phase {
         Phase::Standby => VolumePhase::Standby,
         Phase::Open => VolumePhase::Open,
@@ -174,6 +194,7 @@ fn hydration(h: &control::Hydration, bytes_expected: u64) -> Hydration {
         bytes_remote: h.bytes_remote,
         bytes_to_copy,
         bytes_fetched: h.bytes_fetched,
+        bytes_from_base: h.bytes_from_base,
         bytes_zero: h.bytes_zero,
         bytes_verified: h.bytes_verified,
         bytes_abandoned: h.bytes_abandoned,

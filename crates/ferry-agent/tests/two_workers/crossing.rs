@@ -21,6 +21,8 @@ fn reserve(name: &str) -> Reserve {
         region_bytes: 1 << 20,
         bytes_in_use: 4096,
         direct: false,
+        born_from: None,
+        origin: None,
     };
     Reserve {
         job: JobId::fresh(),

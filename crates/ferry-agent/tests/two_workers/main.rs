@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod alone;
 #[cfg(test)]
+mod back;
+#[cfg(test)]
 mod crossing;
 #[cfg(test)]
 mod direct;

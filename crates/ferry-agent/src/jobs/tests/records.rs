@@ -120,6 +120,8 @@ pub(super) async fn furnish(records: &Records, world: &World) {
             region_bytes: 1 << 16,
             ownership: Ownership::Ours,
             source: None,
+            base: None,
+            rests: false,
             bytes_expected: 0,
             store: None,
             direct: false,

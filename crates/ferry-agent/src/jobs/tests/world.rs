@@ -319,6 +319,7 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         store_bytes_allocated: Some(SIZE_BYTES / 2),
         readers: Some(0),
         forks: Vec::new(),
+        lineage: ferry_api::Lineage::default(),
         created_at_ms: 1,
     }
 }

@@ -46,6 +46,7 @@ mod sources;
 mod stream;
 mod suspects;
 mod task;
+mod trust;
 mod walk;
 mod writeback;
 
@@ -373,7 +374,8 @@ impl Server {
     fn turn(&mut self, now: Instant) {
         if now >= self.next_tick {
             if self.rate.is_due(now) {
-                self.rate.observe(self.engine.status().bytes_fetched, now);
+                let status = self.engine.status();
+                self.rate.observe(status.bytes_fetched + status.bytes_from_base, now);
             }
             self.keep_to_budget();
             let now_ms = self.now_ms();

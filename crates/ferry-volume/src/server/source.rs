@@ -305,12 +305,14 @@ impl Source {
         self.state = State::Resting { until: Instant::now() };
     }
 
-    /// Gives up connections on which a question has been answered by nothing for too long.
-    pub(super) fn notice_silence(&mut self, silence_max: Duration, now: Instant) {
-        let State::Links(links) = &self.state else { return };
-        if links.iter().any(|link| link.is_silent(silence_max, now)) {
+    /// Gives up connections on which a question has been answered by nothing for too long; tells whether it did.
+    pub(super) fn notice_silence(&mut self, silence_max: Duration, now: Instant) -> bool {
+        let State::Links(links) = &self.state else { return false };
+        let is_silent = links.iter().any(|link| link.is_silent(silence_max, now));
+        if is_silent {
             self.fail(format!("{} was asked and has answered nothing for {silence_max:?}", self.uri));
         }
+        is_silent
     }
 
     /// Fetches a range.

@@ -12,6 +12,7 @@ use super::Purpose;
 use super::dialling::DialResult;
 use super::gather::Gathers;
 use super::source::{Failure, FetchEnd, Outcome, Source};
+use super::trust::Trust;
 use crate::SourceUri;
 use crate::base::Base;
 use crate::buffer::Pool;
@@ -25,8 +26,6 @@ use std::time::{Duration, Instant};
 /// How often one of several sources is asked for bytes that come with a wrong checksum before another is. Alone it is
 /// asked once: the engine itself asks again.
 const CHECKSUM_TRIES: u32 = 2;
-/// Questions in a row that the base has failed, after which it is not asked until it was connected to anew.
-const BASE_FAILURES_MAX: u32 = 8;
 /// How long a base that was asked may send nothing: less than a source, since there is somebody else to ask.
 const BASE_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long the background waits for a base that is away before it copies from the source what both have. The guest never waits
@@ -45,7 +44,7 @@ pub(super) struct Sources {
     base_generation: Option<u64>,
     /// In what the source differs from that, for good: it is sealed.
     differences: Option<Differences>,
-    base_failures: u32,
+    base_trust: Trust,
     /// Since when it is not connected.
     base_away_since: Option<Instant>,
     last_serial: Serial,
@@ -121,7 +120,7 @@ impl Sources {
             return;
         }
         before.extend(self.base.take());
-        self.base_failures = 0;
+        self.base_trust = Trust::default();
         self.base_away_since = base.map(|_| Instant::now());
         if let Some(base) = base {
             self.base = Some(Source::base(base.uri.clone(), wanted_bytes, self.new_serial()));
@@ -192,7 +191,9 @@ impl Sources {
             source.begin(differs_from, credentials, results, wake.clone());
         }
         if let Some(base) = &mut self.base {
-            base.notice_silence(silence_max.min(BASE_SILENCE_MAX), now);
+            if base.notice_silence(silence_max.min(BASE_SILENCE_MAX), now) {
+                self.base_trust.was_silent(now);
+            }
             base.begin(None, credentials, results, wake);
         }
     }
@@ -213,7 +214,7 @@ impl Sources {
     /// What is used of the base: it is connected and does not fail, and it is known what it is good for. Its length in bytes.
     fn usable_base(&self) -> Option<(&Differences, u64)> {
         let size_bytes = self.base.as_ref()?.size_bytes()?;
-        let is_good = self.base_failures < BASE_FAILURES_MAX;
+        let is_good = self.base_trust.is_worth_asking(Instant::now());
         self.differences.as_ref().filter(|_| is_good).map(|differences| (differences, size_bytes))
     }
 
@@ -303,7 +304,6 @@ impl Sources {
     ) -> Option<Outcome> {
         match outcome {
             Outcome::Up if self.is_base(serial) => {
-                self.base_failures = 0;
                 self.base_away_since = None;
                 None
             }
@@ -334,7 +334,9 @@ impl Sources {
             | Outcome::Summed { op, end: Ok(_) } => {
                 self.asked.remove(&op);
                 let is_base = self.is_base(serial);
-                self.base_failures = if is_base { 0 } else { self.base_failures };
+                if is_base {
+                    self.base_trust.answered();
+                }
                 self.gathers.ended(outcome, is_base, self.differences.as_ref(), pool)
             }
         }
@@ -351,7 +353,7 @@ impl Sources {
     ) -> Option<Outcome> {
         let mut asked = self.asked.remove(&op)?;
         if self.is_base(serial) {
-            self.base_failures += u32::from(!is_lost(&outcome));
+            self.base_trust.failed(Instant::now());
             asked.failures.insert(serial, CHECKSUM_TRIES);
         } else if !is_lost(&outcome) {
             let is_mismatch = matches!(outcome, Outcome::Fetched { end: FetchEnd::Mismatch { .. }, .. });
@@ -374,12 +376,10 @@ impl Sources {
             Question::Sum { .. } => source.tells_checksums(),
             Question::Fetch { .. } | Question::Query { .. } => source.is_connected(),
         };
-        let base = self.base.iter_mut().filter(|base| {
-            asked.whom != Whom::Sources
-                && can(base)
-                && failures(base) == 0
-                && self.base_failures < BASE_FAILURES_MAX
-        });
+        let base = self
+            .base
+            .iter_mut()
+            .filter(|base| asked.whom != Whom::Sources && can(base) && failures(base) == 0);
         let sources = self
             .all
             .iter_mut()

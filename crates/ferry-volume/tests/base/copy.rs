@@ -2,11 +2,14 @@
 
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{Client, Phase, RootState, Status};
-use ferry_volume::{Base, CreateOptions, IoBackend, ServeError, ServeOptions, SourceUri, create, serve};
+use ferry_volume::{
+    Base, CreateOptions, IoBackend, ServeError, ServeOptions, SourceUri, create, serve_impatiently,
+};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
@@ -14,11 +17,15 @@ pub const BLOCK: u64 = 4096;
 pub const SIZE: u64 = 16 * MIB;
 pub const ID: &str = "01JD9Z6M4Q5R6S7T8V9WAXBYCZ";
 
+/// How long a source or base that was asked may say nothing: never what a test is about, but for those that are.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// Files that a server which is killed leaves behind.
 const LEFT: [&str; 5] = ["data", "map", "volume.json", "unflushed", "arrived.sums"];
 
 pub struct Copy {
     pub dir: PathBuf,
+    silence_max: Duration,
     server: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
@@ -46,9 +53,28 @@ impl Copy {
     /// One that fetches only what is read.
     pub fn next_held(dir: &Path, generation: u64, source: &SourceUri, base: Option<Base>) -> Copy {
         let copy = Copy::made(dir, SIZE, generation, Phase::Standby, Some(source.clone()), base);
-        copy.control().hold_hydration(true).unwrap();
-        copy.control().open().unwrap();
-        copy
+        copy.open_held()
+    }
+
+    /// The same, and it takes whoever says nothing for so long for dead.
+    pub fn next_impatient(
+        dir: &Path,
+        generation: u64,
+        source: &SourceUri,
+        base: Option<Base>,
+        silence_max: Duration,
+    ) -> Copy {
+        let mut copy = Copy::made(dir, SIZE, generation, Phase::Standby, Some(source.clone()), base);
+        copy.stop();
+        copy.silence_max = silence_max;
+        copy.start();
+        copy.open_held()
+    }
+
+    fn open_held(self) -> Copy {
+        self.control().hold_hydration(true).unwrap();
+        self.control().open().unwrap();
+        self
     }
 
     fn create(
@@ -89,7 +115,7 @@ impl Copy {
     }
 
     fn started(dir: PathBuf) -> Copy {
-        let mut copy = Copy { dir, server: None };
+        let mut copy = Copy { dir, silence_max: SILENCE_MAX, server: None };
         copy.start();
         copy
     }
@@ -97,7 +123,8 @@ impl Copy {
     pub fn start(&mut self) {
         let options =
             ServeOptions { dir: self.dir.clone(), io: IoBackend::Auto, tls: None, count_heat: true };
-        let server = std::thread::spawn(move || serve(&options));
+        let silence_max = self.silence_max;
+        let server = std::thread::spawn(move || serve_impatiently(&options, silence_max));
         while Client::connect(&self.dir).is_err() {
             assert!(!server.is_finished(), "the server ended: {:?}", server.join());
             std::thread::yield_now();

@@ -5,5 +5,8 @@ mod back;
 #[path = "../support/wire.rs"]
 mod bad_wire;
 mod copy;
+#[path = "../support/proxy.rs"]
+#[expect(dead_code, reason = "the tests of lost sources do more with it")]
+mod proxy;
 mod told;
 mod trouble;

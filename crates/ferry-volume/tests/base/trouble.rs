@@ -2,9 +2,11 @@
 
 use super::bad_wire::{MARK, Wire};
 use super::copy::{BLOCK, Copy, KIB, MIB, Origin, SIZE, as_base, pattern};
+use super::proxy::Proxy;
 use ferry_volume::SourceUri;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// A copy of which the guest changed a little, sealed, and all that it holds.
 fn changed(dir: &Path, origin: &Origin) -> (Copy, SourceUri, Vec<u8>) {
@@ -107,6 +109,30 @@ fn what_comes_wrong_from_the_base_is_asked_of_the_source() {
     assert_eq!(hydration.checksum_errors, 0, "nothing is wrong with the source");
     assert!(hydration.bytes_from_base < 2 * MIB - 200 * KIB, "{hydration:?}");
     wire.breaks.store(false, Ordering::SeqCst);
+    back.control().hold_hydration(false).unwrap();
+    back.until_whole();
+    assert!(back.bytes() == expected);
+}
+
+#[test]
+fn a_base_that_takes_questions_and_answers_nothing_is_left_alone() {
+    let tmp = tempfile::tempdir().unwrap();
+    let origin = Origin::new(tmp.path());
+    let (_away, uri, expected) = changed(tmp.path(), &origin);
+    let listen = origin.copy.status().export.unwrap();
+    let proxy = Proxy::before(listen);
+    let through = origin.uri.to_string().replace(&listen.to_string(), &proxy.address.to_string());
+    let base = as_base(&through.parse().unwrap(), 1);
+    let back = Copy::next_impatient(tmp.path(), 3, &uri, Some(base), Duration::from_millis(500));
+    back.until(|status| status.base.as_ref().is_some_and(|base| base.connected && base.is_used));
+    proxy.hang();
+    let mut bytes = vec![0; MIB as usize];
+    back.guest().read_at(MIB, &mut bytes).unwrap();
+    assert!(bytes == expected[MIB as usize..][..bytes.len()]);
+    proxy.go_on();
+    back.until(|status| status.base.as_ref().is_some_and(|base| base.connected));
+    back.guest().read_at(2 * MIB, &mut bytes).unwrap();
+    assert_eq!(back.status().hydration.bytes_from_base, 0, "nobody waits for it twice");
     back.control().hold_hydration(false).unwrap();
     back.until_whole();
     assert!(back.bytes() == expected);

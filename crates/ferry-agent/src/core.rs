@@ -50,6 +50,8 @@ pub struct Core {
     pub target: Target,
     /// Where it runs.
     pub host: Arc<dyn Host>,
+    /// What it handed over.
+    pub fences: Fences,
     /// Told when a copy was retired.
     retired: Notify,
 }
@@ -70,13 +72,13 @@ impl Core {
             Machines::new(&config, records.clone(), fences.clone(), volumes.clone(), Arc::clone(&host));
         let target = Target::new(
             records.clone(),
-            fences,
+            fences.clone(),
             volumes.clone(),
             machines.clone(),
             peers.clone(),
             host.clone(),
         );
-        Self { config, records, volumes, machines, peers, target, host, retired: Notify::new() }
+        Self { config, records, volumes, machines, peers, target, host, fences, retired: Notify::new() }
     }
 
     /// Has whoever keeps or minds something look at the records again each time they change, for ever.

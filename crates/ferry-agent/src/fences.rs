@@ -149,6 +149,12 @@ impl Fences {
         Self { shelf, turn: Arc::default() }
     }
 
+    /// The marks in a state directory that are only to be read: nothing is made there.
+    #[must_use]
+    pub(crate) fn of_state_dir(state_dir: &Path) -> Self {
+        Self::on(Arc::new(Directory(state_dir.join(DIRECTORY))))
+    }
+
     /// What is remembered of something, if it was ever handed over.
     ///
     /// # Errors

@@ -13,8 +13,8 @@ use crate::records::VolumeRecord;
 use crate::volumes::VolumesError;
 use ferry_api::{MachineId, VolumeKey};
 use ferry_volume::client::{self, BlockError};
-use ferry_volume::control::{Client, ControlError, Phase};
-use ferry_volume::{Credentials, SourceUri, StoreError};
+use ferry_volume::control::{Client, ControlError};
+use ferry_volume::{Credentials, LastState, SourceUri, StoreError};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,19 +53,17 @@ pub trait Host: Send + Sync + 'static {
     /// Whether a copy has a directory.
     fn is_made(&self, copy: VolumeKey) -> bool;
 
+    /// The copies that have directories, also those of which no record tells.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn copies(&self) -> io::Result<Vec<VolumeKey>>;
+
     /// What a copy last was, by the map in its directory; none if it has none.
     ///
     /// # Errors
     /// The map cannot be read or is damaged.
-    fn last_phase(&self, copy: VolumeKey) -> Result<Option<Phase>, StoreError>;
-
-    /// Whether a copy that nobody serves can be read as it lies there, without a source. A host that cannot tell says no.
-    ///
-    /// # Errors
-    /// The map cannot be read or is damaged.
-    fn is_sealed_whole(&self, _copy: VolumeKey) -> Result<bool, StoreError> {
-        Ok(false)
-    }
+    fn last_state(&self, copy: VolumeKey) -> Result<Option<LastState>, StoreError>;
 
     /// Takes the directory of a copy out of the way, so that nothing finds it any more, durably. Tells where it is now.
     ///
@@ -181,12 +179,12 @@ impl Host for ThisHost {
         self.dir(copy).is_dir()
     }
 
-    fn last_phase(&self, copy: VolumeKey) -> Result<Option<Phase>, StoreError> {
-        ferry_volume::last_phase(&self.dir(copy))
+    fn copies(&self) -> io::Result<Vec<VolumeKey>> {
+        files::copies(&self.state_dir)
     }
 
-    fn is_sealed_whole(&self, copy: VolumeKey) -> Result<bool, StoreError> {
-        ferry_volume::is_sealed_whole(&self.dir(copy))
+    fn last_state(&self, copy: VolumeKey) -> Result<Option<LastState>, StoreError> {
+        ferry_volume::last_state(&self.dir(copy))
     }
 
     fn set_aside(&self, copy: VolumeKey) -> Result<PathBuf, VolumesError> {

@@ -18,6 +18,7 @@ mod create;
 pub mod drivers;
 pub mod fences;
 pub mod host;
+mod identity;
 pub mod jobs;
 pub mod machines;
 pub mod moments;
@@ -26,8 +27,10 @@ pub mod records;
 mod service;
 mod stopping;
 mod target;
+mod truth;
 pub mod volumes;
 
 pub use config::{Config, ConfigError};
 pub use core::Ground;
 pub use service::{Agent, AgentError, run};
+pub use truth::{StateDir, truth_at_rest};

@@ -6,6 +6,7 @@ use crate::create;
 use crate::drivers::{LaunchError, Launcher};
 use crate::fences::{FenceError, Fences};
 use crate::host::ThisHost;
+use crate::identity::{self, IdentityError};
 use crate::jobs::{
     Clock, Executor, HostClock, MOVES, MoveInput, MoveStep, Mover, Queues, begin_move, reap, sweep,
 };
@@ -14,15 +15,16 @@ use crate::moments::{self, When};
 use crate::peers::Peers;
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
 use crate::stopping;
+use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend,
-    CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume,
-    ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobKind, JobState,
-    Losses, Machine, MachineId, MachineRef, OnSourceLoss, Ownership, PaceVolume, PaceWorker, Prepare,
-    Reserve, SafeToStop, StartMove, StepState, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskRoot, AskTestimony, AttachVolume,
+    AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine,
+    DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId,
+    JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss, Ownership, PaceVolume,
+    PaceWorker, Prepare, Reserve, SafeToStop, StartMove, StepState, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
 };
 use ferry_crossing::back;
 use ferry_fsm::{Step, Terms};
@@ -49,6 +51,9 @@ pub enum AgentError {
     /// What was handed over cannot be remembered.
     #[error(transparent)]
     Fences(#[from] FenceError),
+    /// Whose the state directory is cannot be noted.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// What is on disk of volumes cannot be looked at.
     #[error(transparent)]
     Volumes(#[from] VolumesError),
@@ -143,6 +148,7 @@ impl Agent {
     /// Another agent has the state directory; the records cannot be opened.
     pub async fn start(config: Config, launcher: Launcher) -> Result<Self, AgentError> {
         let lock = StateLock::take(&config.state_dir)?;
+        identity::note(&config.state_dir, &config.name)?;
         let credentials = config.tls.as_deref().map(Credentials::load).transpose()?;
         let launcher = launcher.with_tls(config.tls.clone());
         let ground = Ground {
@@ -318,6 +324,10 @@ impl AgentApi for Agent {
         let crossings = self.core.records.crossings().await?;
         let jobs = self.moves.jobs().await?;
         stopping::safe_to_stop(&self.core, crossings, jobs).await
+    }
+
+    async fn truth(&self, of: &TruthRef) -> Answer<Truth> {
+        truth::truth(&self.core, of).await
     }
 
     async fn machine_create(&self, create: CreateMachine) -> Answer<Machine> {
@@ -523,6 +533,10 @@ impl AgentApi for Agent {
 
     async fn peer_release(&self, job: JobId) -> Answer<()> {
         answering("release", self.core.target.release(job)).await
+    }
+
+    async fn peer_testimony(&self, ask: AskTestimony) -> Answer<Testimony> {
+        truth::testimony(&self.core, ask).await
     }
 
     async fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> Answer<CopyRoot> {

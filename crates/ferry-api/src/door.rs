@@ -1,11 +1,11 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskRoot, AttachVolume, AttachedFrontend, CancelMove, ChangeSources,
-    CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume,
-    ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker,
-    Prepare, Reserve, SafeToStop, StartMove, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo,
+    AbandonSource, Activate, ApiError, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove,
+    ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume,
+    GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume,
+    PaceWorker, Prepare, Reserve, SafeToStop, StartMove, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
+    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use std::future::Future;
 
@@ -25,6 +25,10 @@ pub trait AgentApi: Send + Sync + 'static {
     /// What keeps the host of this worker from being stopped. Asks the workers that still copy from here how far they are;
     /// one that does not answer is told as unknown.
     fn worker_safe_to_stop(&self) -> impl Future<Output = Answer<SafeToStop>> + Send;
+
+    /// Which copy of a volume, or which worker's machine, is the real one. Asks all other workers what lies on their disks;
+    /// one that does not answer is told as silent.
+    fn truth(&self, of: &TruthRef) -> impl Future<Output = Answer<Truth>> + Send;
 
     /// Creates a machine with its volumes, and starts it if asked. All or nothing.
     fn machine_create(&self, create: CreateMachine) -> impl Future<Output = Answer<Machine>> + Send;
@@ -145,6 +149,8 @@ pub trait AgentApi: Send + Sync + 'static {
     fn peer_release(&self, job: JobId) -> impl Future<Output = Answer<()>> + Send;
     /// Source: where a sealed copy can be read now.
     fn peer_export(&self, copy: VolumeKey) -> impl Future<Output = Answer<VolumeExport>> + Send;
+    /// What lies on this worker's disk about machines and volumes; answers also for what it does not know.
+    fn peer_testimony(&self, ask: AskTestimony) -> impl Future<Output = Answer<Testimony>> + Send;
     /// What a copy knows of the volume as it was sealed; answers at once.
     fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> impl Future<Output = Answer<CopyRoot>> + Send;
 }

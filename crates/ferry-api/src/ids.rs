@@ -144,6 +144,18 @@ impl fmt::Display for VolumeKey {
     }
 }
 
+impl FromStr for VolumeKey {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let wrong = || IdError { text: text.to_owned() };
+        let (id, generation) = text.split_once('@').ok_or_else(wrong)?;
+        let key = Self { id: id.parse()?, generation: Generation(generation.parse().map_err(|_| wrong())?) };
+        // There is one way to write a copy: `@01` names none.
+        if key.to_string() == text { Ok(key) } else { Err(wrong()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +178,11 @@ mod tests {
     #[test]
     fn a_copy_is_written_as_its_export_is_named() {
         let id = VolumeId::fresh();
-        assert_eq!(VolumeKey { id, generation: Generation::FIRST.next() }.to_string(), format!("{id}@2"));
+        let key = VolumeKey { id, generation: Generation::FIRST.next() };
+        assert_eq!(key.to_string(), format!("{id}@2"));
+        assert_eq!(format!("{id}@2").parse(), Ok(key));
+        for bad in [format!("{id}"), format!("{id}@"), format!("{id}@02"), format!("{id}@2.deleted")] {
+            assert!(bad.parse::<VolumeKey>().is_err(), "{bad}");
+        }
     }
 }

@@ -19,6 +19,7 @@ mod pace;
 mod peer;
 mod proof;
 mod stop;
+mod truth;
 mod volume;
 mod worker;
 
@@ -43,6 +44,10 @@ pub use peer::{
 };
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
 pub use stop::{SafeToStop, StillToCopy, StopReason};
+pub use truth::{
+    AskTestimony, Claim, CopyTold, CopyWorth, Evidence, MachineStanding, MachineTold, MachineWorth, OnDisk,
+    SilentWorker, Stands, Subject, SubjectTruth, Testimony, Truth, TruthRef, Verdict, Worth,
+};
 pub use volume::{
     ForkVolume, GrowVolume, Hydration, ImportVolume, Lineage, Ownership, REGION_BYTES_DEFAULT, ServerState,
     Volume, VolumeBase, VolumeFork, VolumePhase, VolumeSource,

@@ -4,26 +4,9 @@
 //! Invariant: a fence only rises. At its generation and below, what it is about is never written, started or taken in
 //! here again, whatever the records say and however late a call arrives; above it, it has come back and is ours.
 
-use ferry_api::{Generation, JobId, MachineId, VolumeId, WorkerName};
+pub use ferry_api::Subject;
+use ferry_api::{Generation, JobId, WorkerName};
 use std::fmt;
-
-/// What may be handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subject {
-    /// A machine.
-    Machine(MachineId),
-    /// A volume.
-    Volume(VolumeId),
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Machine(id) => write!(f, "machine {id}"),
-            Self::Volume(id) => write!(f, "volume {id}"),
-        }
-    }
-}
 
 /// The last hand-over of something by this worker.
 #[derive(Clone, Debug, PartialEq, Eq)]

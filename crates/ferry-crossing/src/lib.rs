@@ -9,6 +9,7 @@
 //!            ownership ──service──▶ what a volume server is to do, what may be done with a copy
 //!            record + what runs ──minding──▶ start or stop the machine
 //!            what is under way, runs and is read here ──stopping──▶ what keeps the host from being stopped
+//!   all      what lies on every disk ──truth──▶ which copy is the real one
 //! ```
 //!
 //! Everything that decides who may write a volume and where a machine runs is here, so that the agent and the model
@@ -28,6 +29,7 @@ mod refusal;
 pub mod service;
 pub mod stopping;
 pub mod target;
+pub mod truth;
 
 pub use change::{Change, Rows, Touched};
 pub use fence::{Fence, Subject};

@@ -1,14 +1,17 @@
 //! What must hold in every world that can be reached: the invariants behind DESIGN's promises (docs/guarantees.md).
 
-use crate::host::Host;
+use crate::host::{Host, SIZE_BYTES};
 use crate::names;
 use crate::scope::{Bug, Scope};
 use crate::world::World;
-use ferry_api::{Generation, Ownership, VolumeId, VolumeKey, VolumePhase};
+use ferry_api::{
+    Generation, OnDisk, Ownership, Testimony, Verdict, VolumeId, VolumeKey, VolumePhase, WorkerName,
+};
+use ferry_crossing::truth::{self, OnOneDisk};
 use ferry_crossing::{Standing, Subject};
 
 /// The first promise that is broken in a world.
-pub(crate) fn broken(scope: &Scope, world: &World, hosts: &[&Host]) -> Option<String> {
+pub(crate) fn broken(scope: &Scope, world: &World, hosts: &[&Host], told: &[&Testimony]) -> Option<String> {
     let running: usize = hosts.iter().map(|host| host.processes.len()).sum();
     if running > 1 {
         return Some(format!("the machine runs {running} times"));
@@ -34,17 +37,20 @@ pub(crate) fn broken(scope: &Scope, world: &World, hosts: &[&Host]) -> Option<St
         // Its owner has given up what it wrote.
         return None;
     }
-    (0..scope.volumes).find_map(|v| lost(world, hosts, v))
+    if let Some(why) = untold(scope, world, told, Subject::Machine(names::machine())) {
+        return Some(format!("nobody can tell which machine is the real one: {why}"));
+    }
+    (0..scope.volumes).find_map(|v| lost(scope, world, hosts, told, v))
 }
 
 /// What is lost of a volume, if the real copy cannot be told or does not hold what the machine was told is durable.
-fn lost(world: &World, hosts: &[&Host], v: usize) -> Option<String> {
-    let (at, key) = match truth(hosts, names::volume(v)) {
-        Ok(found) => found,
-        Err(why) => {
-            return Some(format!("nobody can tell which copy of volume {} is the real one: {why}", v + 1));
-        }
-    };
+fn lost(scope: &Scope, world: &World, hosts: &[&Host], told: &[&Testimony], v: usize) -> Option<String> {
+    let subject = Subject::Volume(names::volume(v));
+    if let Some(why) = untold(scope, world, told, subject) {
+        return Some(format!("nobody can tell which copy of volume {} is the real one: {why}", v + 1));
+    }
+    let Ok((at, generation, _)) = real(told, subject) else { unreachable!("that was told") };
+    let key = VolumeKey { id: names::volume(v), generation };
     let holds = read_truth(hosts, at, key);
     if holds == Some(world.told[v]) {
         return None;
@@ -69,44 +75,55 @@ fn left_behind(host: &Host) -> Option<VolumeId> {
     left.map(|record| record.id)
 }
 
-/// Which copy is the real one, by what lies on the workers' disks alone: of all that their records, and what they remember
-/// of hand-overs, say of who owns the volume at which generation, the highest generation.
-pub(crate) fn truth(hosts: &[&Host], volume: VolumeId) -> Result<(usize, VolumeKey), String> {
-    let mut claims: Vec<(Generation, usize)> = Vec::new();
-    for host in hosts {
-        let fence = host.fences.get(&Subject::Volume(volume));
-        claims.extend(fence.map(|fence| (fence.generation.next(), names::index_of(&fence.to))));
-        for record in host.books.volumes.values().filter(|record| record.id == volume) {
-            match &record.ownership {
-                Ownership::Ours | Ownership::Sealed { .. } if !host.is_handed_over(record.key()) => {
-                    claims.push((record.generation, host.index));
-                }
-                Ownership::HandedOver { to, .. } | Ownership::Retired { to, .. } => {
-                    claims.push((record.generation.next(), names::index_of(to)));
-                }
-                Ownership::Ours
-                | Ownership::Sealed { .. }
-                | Ownership::Reserved { .. }
-                | Ownership::Prepared { .. } => {}
-            }
-        }
-        for machine in host.books.machines.values() {
-            if let Standing::HandedOver { to, .. } = &machine.standing {
-                let of = machine.volumes.iter().filter(|disk| disk.volume == volume);
-                claims.extend(of.map(|disk| (disk.generation.next(), names::index_of(to))));
-            }
-        }
-    }
-    let Some(&(generation, at)) = claims.iter().max() else { return Err("no worker claims it".to_owned()) };
-    let mut others = claims.iter().filter(|(g, other)| *g == generation && *other != at);
-    match others.next() {
-        None => Ok((at, VolumeKey { id: volume, generation })),
-        Some((_, other)) => Err(format!(
-            "{} and {} both do at generation {generation}",
-            names::worker(*other),
-            names::worker(at)
+/// What a worker tells of what lies on its disk, as the product's agents do.
+pub(crate) fn testimony(host: &Host) -> Testimony {
+    let on_disk = |copy: &crate::host::Copy| {
+        let bytes_remote = if copy.block.is_some() { 0 } else { SIZE_BYTES };
+        OnDisk { phase: Some(copy.phase), bytes_total: SIZE_BYTES, bytes_remote }
+    };
+    let disk = OnOneDisk {
+        machines: host.books.machines.values().collect(),
+        volumes: host.books.volumes.values().collect(),
+        crossings: host.books.crossings.values().collect(),
+        fences: host.fences.clone(),
+        directories: host.copies.iter().map(|(key, copy)| (*key, on_disk(copy))).collect(),
+        ..OnOneDisk::default()
+    };
+    truth::testimony(&names::worker(host.index), &disk)
+}
+
+/// Which copy is the real one, by what lies on the workers' disks alone, with the verdict that people are given.
+pub(crate) fn real(told: &[&Testimony], subject: Subject) -> Result<(usize, Generation, bool), String> {
+    match truth::verdict(subject, told, &[]) {
+        Verdict::Known { owner, generation, .. } => Ok((names::index_of(&owner), generation, true)),
+        Verdict::Likely { owner, generation, .. } => Ok((names::index_of(&owner), generation, false)),
+        Verdict::Nobody => Err("no worker claims it".to_owned()),
+        Verdict::Disputed { generation, owners } => Err(format!(
+            "{} do at generation {generation}",
+            owners.iter().map(WorkerName::as_str).collect::<Vec<_>>().join(" and ")
         )),
     }
+}
+
+/// Why it cannot be told which is the real one: nobody or several are, or it is not sure though no records came from a
+/// backup, or what is sure to those who hear one worker alone is something else.
+fn untold(scope: &Scope, world: &World, told: &[&Testimony], subject: Subject) -> Option<String> {
+    let (at, generation, is_sure) = match real(told, subject) {
+        Ok(found) => found,
+        Err(why) => return Some(why),
+    };
+    if !scope.is_asked {
+        return None;
+    }
+    if !is_sure && !world.restored {
+        return Some(format!("it is not sure that it is {}'s", names::worker(at)));
+    }
+    let wrong = |alone: &&Testimony| match truth::verdict(subject, &[*alone], &[]) {
+        Verdict::Known { owner, generation: of, .. } => owner != names::worker(at) || of != generation,
+        Verdict::Likely { .. } | Verdict::Disputed { .. } | Verdict::Nobody => false,
+    };
+    let misled = told.iter().copied().find(|alone| wrong(alone))?;
+    Some(format!("those who hear {} alone are told something else for sure", misled.worker))
 }
 
 /// What the real copy holds. One that was handed over and not yet activated holds what the sealed one does.
@@ -160,7 +177,7 @@ fn lost_base(host: &Host) -> Option<VolumeKey> {
 
 /// Whether everything has come to its end: no job is under way, and the machine runs where the truth is, if its owner
 /// wants it to run; of one that was destroyed nothing is left.
-pub(crate) fn is_over(scope: &Scope, world: &World, hosts: &[&Host]) -> bool {
+pub(crate) fn is_over(scope: &Scope, world: &World, hosts: &[&Host], told: &[&Testimony]) -> bool {
     let left = |host: &&&Host| host.books.crossings.values().any(ferry_crossing::target::is_expected);
     if hosts.iter().any(|host| !host.tasks.is_empty()) || hosts.iter().find(left).is_some() {
         return false;
@@ -174,7 +191,7 @@ pub(crate) fn is_over(scope: &Scope, world: &World, hosts: &[&Host]) -> bool {
     if world.is_doomed {
         return runs.is_empty() && homes.is_empty();
     }
-    let true_home = |v| truth(hosts, names::volume(v)).is_ok_and(|(at, _)| homes == [at]);
+    let true_home = |v| real(told, Subject::Volume(names::volume(v))).is_ok_and(|(at, ..)| homes == [at]);
     let runs_as_wanted = if world.is_stopped { runs.is_empty() } else { runs == homes };
     homes.len() == 1 && runs_as_wanted && (0..scope.volumes).all(true_home)
 }

@@ -11,6 +11,9 @@ pub struct Scope {
     pub budget: Budget,
     /// A mistake, or none.
     pub bug: Option<Bug>,
+    /// Whether somebody asks which machine and which copy is the real one after each thing that happens, and how sure that
+    /// is. Without that a mistake is found only when it does harm.
+    pub is_asked: bool,
 }
 
 /// How often each thing may happen, in all workers together. What is not here (deliveries, repetitions, work of agents,
@@ -107,13 +110,19 @@ pub enum Bug {
 
 impl Scope {
     const fn new(workers: usize, volumes: usize, budget: Budget) -> Self {
-        Self { workers, volumes, budget, bug: None }
+        Self { workers, volumes, budget, bug: None, is_asked: true }
     }
 
-    /// The same with a mistake in it.
+    /// The same with a mistake in it, which is to do harm.
     #[must_use]
     pub fn with(self, bug: Bug) -> Self {
-        Self { bug: Some(bug), ..self }
+        Self { bug: Some(bug), is_asked: false, ..self }
+    }
+
+    /// The same while somebody asks which is the real one.
+    #[must_use]
+    pub fn asked(self) -> Self {
+        Self { is_asked: true, ..self }
     }
 }
 

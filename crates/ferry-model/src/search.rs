@@ -114,7 +114,9 @@ impl Search {
             self.seen.push(Seen { world: to, parent: number(at), by: Some(action) });
             let promise = broken.map(str::to_owned);
             let scope = &self.worlds.scope;
-            let promise = promise.or_else(|| promises::broken(scope, &to, &self.worlds.hosts(&to)));
+            let promise = promise.or_else(|| {
+                promises::broken(scope, &to, &self.worlds.hosts(&to), &self.worlds.testimonies(&to))
+            });
             if let Some(promise) = promise {
                 *found = Some(Counterexample { promise, trace: self.trace(self.seen.len() - 1) });
                 break;
@@ -129,7 +131,10 @@ impl Search {
     fn endless(&mut self) -> Option<Counterexample> {
         self.kind_ways.sort_unstable();
         let scope = &self.worlds.scope;
-        let over = |seen: &Seen| promises::is_over(scope, &seen.world, &self.worlds.hosts(&seen.world));
+        let over = |seen: &Seen| {
+            let world = &seen.world;
+            promises::is_over(scope, world, &self.worlds.hosts(world), &self.worlds.testimonies(world))
+        };
         let mut ends: Vec<bool> = self.seen.iter().map(over).collect();
         let mut open: Vec<u32> = (0..).zip(&ends).filter(|(_, ends)| **ends).map(|(at, _)| at).collect();
         while let Some(at) = open.pop() {

@@ -11,7 +11,7 @@ use crate::scope::{Budget, Scope};
 use crate::source::Task;
 use crate::target::{Based, Call};
 use ferry_api::{
-    Desired, Generation, MachineSpec, MachineVolume, Ownership, VolumeId, VolumeKey, VolumePhase,
+    Desired, Generation, MachineSpec, MachineVolume, Ownership, Testimony, VolumeId, VolumeKey, VolumePhase,
 };
 use ferry_crossing::{MachineRecord, ProcessMark, Standing, VolumeRecord, service, target};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +74,8 @@ struct Outcome {
 pub(crate) struct Worlds {
     pub(crate) scope: Scope,
     hosts: Vec<Host>,
+    /// What each of them tells of what lies on its disk.
+    testimonies: Vec<Testimony>,
     known: QuickMap<[u64; 2], u32>,
     calls: Vec<Call>,
     outcomes: QuickMap<(u32, Input), Option<Outcome>>,
@@ -100,6 +102,7 @@ impl Worlds {
         Self {
             scope,
             hosts: Vec::new(),
+            testimonies: Vec::new(),
             known: QuickMap::default(),
             calls: Vec::new(),
             outcomes: QuickMap::default(),
@@ -125,6 +128,11 @@ impl Worlds {
             is_stopped: false,
             is_doomed: false,
         }
+    }
+
+    /// What the workers of a world tell of what lies on their disks.
+    pub(crate) fn testimonies(&self, world: &World) -> Vec<&Testimony> {
+        world.hosts[..self.scope.workers].iter().map(|host| &self.testimonies[*host as usize]).collect()
     }
 
     /// How many different workers there are so far.
@@ -312,6 +320,7 @@ impl Worlds {
         let mut print = Fingerprint::new();
         write!(print, "{host:?}").expect("hashing does not fail");
         *self.known.entry(print.digest()).or_insert_with(|| {
+            self.testimonies.push(crate::promises::testimony(&host));
             self.hosts.push(host);
             u32::try_from(self.hosts.len() - 1).expect("small worlds have few workers")
         })

@@ -24,6 +24,17 @@ fn a_target_that_is_told_before_the_copies_are_marked_is_a_second_writer() {
 }
 
 #[test]
+fn who_asks_is_misled_by_a_target_that_is_told_before_the_copies_are_marked() {
+    let report = search(scope::BACKUP.with(Bug::TellsBeforeMark).asked(), WORLDS_MAX);
+    let found = report.broken.expect("the mistake is found");
+    println!("{found}");
+    assert_eq!(
+        found.promise,
+        "nobody can tell which machine is the real one: those who hear w1 alone are told something else for sure"
+    );
+}
+
+#[test]
 fn a_mark_that_is_not_looked_at_lets_two_write() {
     let (_, promise) = found(scope::BACKUP, Bug::IgnoresMark);
     assert_eq!(promise, "volume 1 is open for writing 2 times");

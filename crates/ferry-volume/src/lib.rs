@@ -44,7 +44,7 @@ pub use server::serve_impatiently;
 pub use server::{ServeError, ServeOptions, UblkDriver, clear_devices, probe_ublk, serve};
 pub use source_uri::{SourceUri, SourceUriError};
 pub use store::{
-    CreateOptions, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, check_direct_io, create, discard,
-    is_sealed_whole, last_phase,
+    CreateOptions, LastState, REGION_BYTES_DEFAULT, REGION_BYTES_MAX, StoreError, check_direct_io, create,
+    discard, last_state,
 };
 pub use tls::{Credentials, CredentialsError, TlsError};

@@ -225,33 +225,33 @@ pub(crate) struct Store {
     _lock: DirectoryLock,
 }
 
-/// What the volume in `dir` last was, by its map; none if no volume was made there. Whoever asks sees to it that no
-/// server changes it meanwhile.
+/// What the map of a volume says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastState {
+    /// How the volume last stood.
+    pub phase: Phase,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Bytes that are only at its source, at most: what arrived lately may not be in the map yet.
+    pub bytes_remote: u64,
+}
+
+/// What the volume in `dir` last was, by its map; none if no volume was made there. Changes nothing. Where that matters
+/// whoever asks sees to it that no server changes it meanwhile.
 ///
 /// # Errors
 /// The map cannot be read or is damaged.
-pub fn last_phase(dir: &Path) -> Result<Option<Phase>, StoreError> {
-    Ok(read_map(dir)?.map(|state| Phase::of_map(state.phase)))
-}
-
-/// Whether the volume in `dir` is sealed and, by its map, needs no source: it can be read as it lies there. Whoever asks
-/// sees to it that no server changes it meanwhile.
-///
-/// # Errors
-/// The map cannot be read or is damaged.
-pub fn is_sealed_whole(dir: &Path) -> Result<bool, StoreError> {
-    let is_whole = |state: &MapState| state.truth.bytes_local() == state.geometry().size_bytes();
-    Ok(read_map(dir)?.is_some_and(|state| state.phase == ferry_engine::Phase::Sealed && is_whole(&state)))
-}
-
-fn read_map(dir: &Path) -> Result<Option<MapState>, StoreError> {
+pub fn last_state(dir: &Path) -> Result<Option<LastState>, StoreError> {
     let path = dir.join(MAP);
     let bytes = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(DirectoryError::io("read", &path))?,
     };
     let (state, _) = map::decode(&bytes).map_err(|cause| StoreError::Map { path, cause })?;
-    Ok(Some(state))
+    let size_bytes = state.geometry().size_bytes();
+    // The last block of a volume may be a part of one.
+    let bytes_remote = size_bytes - state.truth.bytes_local().min(size_bytes);
+    Ok(Some(LastState { phase: Phase::of_map(state.phase), size_bytes, bytes_remote }))
 }
 
 /// Opens the store in `dir` for this process alone.

@@ -1,5 +1,7 @@
 //! What was typed. Clap knows names and shapes only; what the words mean is found out in [`crate::meant`].
 
+pub mod truth;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ Exit codes:
   4    the job that was followed did not succeed (failed, cancelled, or parked)
   5    data is not there, or not what it should be (demo, drill, volume verify)
   6    the worker is not safe to stop (worker safe-to-stop)
+  7    it is not certain which copy is the real one (truth)
   130  interrupted by ctrl-C; a job that was followed goes on
 
 With --json a command prints its facts on stdout as JSON: one value, the resource as the agent's API gives it
@@ -91,6 +94,10 @@ pub enum Command {
     /// This worker: look at it, pace it, ask whether its host may be stopped
     #[command(subcommand)]
     Worker(Worker),
+    /// Tell which copy of a volume, or which worker's machine, is the real one, and what the others are worth
+    ///
+    /// Exits with 0 if that is known for sure, else with 7. Asks all workers; with --state-dir the files of workers alone
+    Truth(truth::Truth),
     /// The machine of the demo
     #[command(hide = true)]
     DemoWriter(DemoWriter),

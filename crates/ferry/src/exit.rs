@@ -21,6 +21,8 @@ pub enum Exit {
     DataMissing,
     /// The worker is not safe to stop.
     NotSafe,
+    /// Nobody can tell for sure which copy is the real one.
+    NotCertain,
     /// Ctrl-C.
     Interrupted,
 }
@@ -53,6 +55,7 @@ impl From<Exit> for ExitCode {
             Exit::JobFailed => 4,
             Exit::DataMissing => 5,
             Exit::NotSafe => 6,
+            Exit::NotCertain => 7,
             Exit::Interrupted => 130,
         })
     }

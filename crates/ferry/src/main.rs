@@ -76,6 +76,7 @@ fn run(meant: Meant) -> Result<Exit> {
         Meant::DemoFill(piece) => piece.fill(),
         Meant::DemoCheck { piece, diary } => piece.check(&diary),
         Meant::Doctor { state_dir, json } => doctor::run(&state_dir, json),
+        Meant::TruthAtRest { dirs, of, json } => commands::truth::at_rest(json, &dirs, &of),
         Meant::Agent { config, drill } => {
             log_to_stderr();
             in_runtime(commands::agent::run(&config, drill))

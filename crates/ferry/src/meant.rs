@@ -4,6 +4,7 @@
 mod pace;
 
 mod loss;
+mod truth;
 mod when;
 
 use std::collections::BTreeMap;
@@ -11,11 +12,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ferry_agent::StateDir;
 use ferry_api::http::Client;
 use ferry_api::{
     AbandonSource, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume,
     Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss,
-    PaceVolume, PaceWorker, RestartPolicy, StartMove, UndoMove, VolumeName, VolumeOrigin, VolumeRef,
+    PaceVolume, PaceWorker, RestartPolicy, StartMove, TruthRef, UndoMove, VolumeName, VolumeOrigin,
+    VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -60,6 +63,15 @@ pub enum Meant {
     Doctor {
         /// Where volumes are to be.
         state_dir: PathBuf,
+        /// As JSON.
+        json: bool,
+    },
+    /// Tell which is the real one by the files of workers alone.
+    TruthAtRest {
+        /// Their state directories.
+        dirs: Vec<StateDir>,
+        /// What is asked about.
+        of: TruthRef,
         /// As JSON.
         json: bool,
     },
@@ -161,6 +173,8 @@ pub enum Question {
     JobCancel(JobId),
     /// `job resume`
     JobResume(JobId),
+    /// `truth`
+    Truth(TruthRef),
     /// `worker show`
     WorkerShow,
     /// `worker safe-to-stop`
@@ -197,6 +211,7 @@ impl Meant {
             args::Command::Volume(volume) => volume_question(volume),
             args::Command::Move(wish) => move_question(wish),
             args::Command::Job(job) => job_question(job),
+            args::Command::Truth(typed) => truth::question(typed),
             args::Command::Worker(args::Worker::Show { asking }) => ask(&asking, Question::WorkerShow),
             args::Command::Worker(args::Worker::SafeToStop { machines_may_stop, asking }) => {
                 ask(&asking, Question::WorkerSafeToStop { machines_may_stop })

@@ -10,6 +10,8 @@
 //! [`RecordsError::Lost`] and [`Records::failure`] resolves, upon which the agent must stop: nothing may act on a
 //! decision that is not in the journal. A state directory is held by one agent only ([`StateLock`]).
 
+pub(crate) mod about;
+mod at_rest;
 mod inline;
 mod lock;
 mod read;
@@ -17,6 +19,7 @@ mod rows;
 mod schema;
 
 // What the records hold and how they may change is decided in the heart; here is where they lie.
+pub(crate) use at_rest::RecordsAtRest;
 pub use ferry_crossing::{
     Change, ChangeRefused, CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark,
     SourceRecord, Standing, Touched, VolumeRecord, WorkerRecord,
@@ -249,6 +252,14 @@ impl Records {
         }));
         commands.send(command).map_err(|_| self.lost())?;
         answered.await.map_err(|_| self.lost())?
+    }
+
+    /// Runs `look` as [`Records::read`] does, for rooms that know what they look for better than the records do.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> Result<T, RecordsError> + Send + 'static,
+    ) -> Result<T, RecordsError> {
+        self.read(look).await
     }
 
     fn lost(&self) -> RecordsError {

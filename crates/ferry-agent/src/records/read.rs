@@ -182,7 +182,7 @@ fn one<T: DeserializeOwned>(
     row.map(|(key, text)| decode(table, &key, &text)).transpose()
 }
 
-fn many<T: DeserializeOwned>(
+pub(super) fn many<T: DeserializeOwned>(
     c: &Connection,
     table: &'static str,
     sql: &str,
@@ -205,6 +205,6 @@ fn decode<T: DeserializeOwned>(table: &'static str, key: &str, text: &str) -> Re
     })
 }
 
-fn unreadable(cause: rusqlite::Error) -> RecordsError {
+pub(super) fn unreadable(cause: rusqlite::Error) -> RecordsError {
     RecordsError::Read(Arc::new(cause))
 }

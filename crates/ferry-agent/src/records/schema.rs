@@ -5,9 +5,10 @@
 use super::RecordsError;
 use rusqlite::Connection;
 use std::path::Path;
+use std::time::Duration;
 
-/// How long SQLite waits for a lock somebody else holds (a person with `sqlite3`), in milliseconds.
-const BUSY_TIMEOUT_MS: u64 = 5_000;
+/// How long SQLite waits for a lock somebody else holds (a person with `sqlite3`).
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MIGRATIONS: [&str; 2] = [
     "
@@ -57,15 +58,11 @@ pub(super) fn open(path: &Path) -> Result<Connection, RecordsError> {
 /// Brings what was opened at `path` to the format of this version.
 pub(super) fn prepare(mut connection: Connection, path: &Path) -> Result<Connection, RecordsError> {
     let failed = |cause| RecordsError::Open { path: path.to_owned(), cause };
-    connection.busy_timeout(std::time::Duration::from_millis(BUSY_TIMEOUT_MS)).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
-    let known = i64::try_from(MIGRATIONS.len()).expect("there are few migrations");
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
-    if found > known {
-        return Err(RecordsError::TooNew { path: path.to_owned(), found, known });
-    }
+    let found = check_known(&connection, path)?;
     let transaction = connection.transaction().map_err(failed)?;
     for (migration, number) in MIGRATIONS.iter().zip(1_i64..).skip_while(|(_, number)| *number <= found) {
         transaction.execute_batch(migration).map_err(failed)?;
@@ -73,4 +70,15 @@ pub(super) fn prepare(mut connection: Connection, path: &Path) -> Result<Connect
     }
     transaction.commit().map_err(failed)?;
     Ok(connection)
+}
+
+/// The format of the records, if this version knows it.
+pub(super) fn check_known(connection: &Connection, path: &Path) -> Result<i64, RecordsError> {
+    let failed = |cause| RecordsError::Open { path: path.to_owned(), cause };
+    let known = i64::try_from(MIGRATIONS.len()).expect("there are few migrations");
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    match found > known {
+        true => Err(RecordsError::TooNew { path: path.to_owned(), found, known }),
+        false => Ok(found),
+    }
 }

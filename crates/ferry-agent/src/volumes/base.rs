@@ -9,7 +9,8 @@ use crate::records::VolumeRecord;
 use ferry_api::{AgentApi, ApiError, Ownership, Reserve, ReserveVolume, VolumeId, VolumeKey};
 use ferry_crossing::service::{self, Service, Wish};
 use ferry_crossing::{BaseRecord, target};
-use ferry_volume::control::Status;
+use ferry_volume::LastState;
+use ferry_volume::control::{Phase, Status};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,8 +37,11 @@ impl Volumes {
         if !matches!(record.ownership, Ownership::Retired { .. }) {
             return Ok(Some(record));
         }
-        match self.inner.host.is_sealed_whole(key) {
-            Ok(is_whole) => Ok(is_whole.then_some(record)),
+        match self.inner.host.last_state(key) {
+            Ok(last) => {
+                let is_whole = |last: &LastState| last.phase == Phase::Sealed && last.bytes_remote == 0;
+                Ok(last.filter(is_whole).map(|_| record))
+            }
             Err(error) => {
                 let error = ferry_api::ApiError::because(ferry_api::ErrorCode::Internal, &error);
                 tracing::warn!(volume = %key, %error, "a copy that was kept is of no use for the way back");

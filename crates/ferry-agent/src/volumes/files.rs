@@ -5,7 +5,7 @@ use super::view::phase as phase_of;
 use crate::config::volume_dir;
 use crate::host::Host;
 use crate::records::VolumeRecord;
-use ferry_api::Ownership;
+use ferry_api::{Ownership, VolumeKey};
 use ferry_crossing::service::{self, Deletion};
 use ferry_volume::control::Phase;
 use ferry_volume::directory::SERVER_LOG;
@@ -63,8 +63,21 @@ pub(super) fn deletion(
     is_base: bool,
 ) -> Result<Deletion, VolumesError> {
     let unreadable = |cause| VolumesError::Make { key: record.key(), cause };
-    let phase = host.last_phase(record.key()).map_err(unreadable)?;
-    Ok(service::deletion(&record.ownership, phase.map(phase_of), barred, is_base))
+    let last = host.last_state(record.key()).map_err(unreadable)?;
+    Ok(service::deletion(&record.ownership, last.map(|last| phase_of(last.phase)), barred, is_base))
+}
+
+/// The copies whose directories lie in a state directory.
+pub(crate) fn copies(state_dir: &Path) -> io::Result<Vec<VolumeKey>> {
+    let entries = match fs::read_dir(state_dir.join("volumes")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut keys = Vec::new();
+    for entry in entries {
+        keys.extend(entry?.file_name().to_str().and_then(|name| name.parse::<VolumeKey>().ok()));
+    }
+    Ok(keys)
 }
 
 /// Takes the directory out of the way, so that nothing finds it any more, durably. Tells where it is now.

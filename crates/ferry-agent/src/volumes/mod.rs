@@ -22,6 +22,8 @@ mod room;
 mod shares;
 mod view;
 
+pub(crate) use view::phase;
+
 pub use room::NoRoom;
 
 use crate::config::{Config, volume_dir};

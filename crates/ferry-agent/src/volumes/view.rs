@@ -140,7 +140,7 @@ fn lineage(record: &VolumeRecord, status: Option<&Status>) -> Lineage {
 }
 
 /// A phase as others hear of it.
-pub(super) fn phase(phase: Phase) -> VolumePhase {
+pub(crate) fn phase(phase: Phase) -> VolumePhase {
     match phase {
         Phase::Standby => VolumePhase::Standby,
         Phase::Open => VolumePhase::Open,

@@ -1,9 +1,10 @@
 //! Records that come back from a backup, on workers that have handed over what the backup says is theirs.
 
 use crate::house::{Worker, machine, pid, workers};
+use ferry_agent::{StateDir, truth_at_rest};
 use ferry_api::{
-    API_VERSION, AgentApi, CreateMachine, ErrorCode, Generation, JobId, JobState, Machine, MachineState,
-    Reserve, ReserveVolume, StartMove,
+    API_VERSION, AgentApi, CreateMachine, ErrorCode, Evidence, Generation, JobId, JobState, Machine,
+    MachineState, Reserve, ReserveVolume, StartMove, Truth, Verdict, Worth,
 };
 use std::fs;
 use std::path::PathBuf;
@@ -88,6 +89,70 @@ async fn a_machine_is_not_started_twice_by_records_from_a_backup() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_without_volumes_is_not_started_twice_by_records_from_a_backup() {
     is_started_once(CreateMachine { volumes: Vec::new(), ..machine("web", "exec sleep 1000") }).await;
+}
+
+fn owner(truth: &Truth) -> (&str, u64) {
+    match &truth.subjects[0].verdict {
+        Verdict::Known { owner, generation, .. } | Verdict::Likely { owner, generation, .. } => {
+            (owner.as_str(), generation.0)
+        }
+        Verdict::Disputed { .. } | Verdict::Nobody => panic!("nobody owns it: {truth:#?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_is_told_the_real_one_also_by_records_from_a_backup_and_what_is_missing() {
+    let [mut w1, mut w2] = workers(["", ""]).await;
+    w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    let before = backup(&mut w1).await;
+    moves(&w1, "w2").await;
+    let web = "web".parse().unwrap();
+    for door in [w1.door(), w2.door()] {
+        let truth = door.truth(&web).await.unwrap();
+        assert!(truth.is_certain() && truth.silent.is_empty(), "{truth:#?}");
+        assert_eq!((owner(&truth), truth.subjects.len()), (("w2", 2), 2));
+        let by = truth.subjects[1].by.as_ref().unwrap();
+        assert!(matches!(by.evidence, Evidence::Journal { .. }), "{by:?}");
+    }
+    restore(&mut w1, before).await;
+    let truth = w1.door().truth(&web).await.unwrap();
+    assert!(truth.is_certain() && owner(&truth) == ("w2", 2), "{truth:#?}");
+    let of_disk = &truth.subjects[1];
+    assert!(of_disk.gaps[0].contains("they are from a backup"), "{of_disk:#?}");
+    // It was kept for no time at all, which these records do not know either.
+    assert_eq!(of_disk.copies.last().unwrap().worth, Worth::Missing);
+    // Only w2 knows whether it has handed the machine on.
+    w2.kill().await;
+    let truth = w1.door().truth(&web).await.unwrap();
+    assert!(!truth.is_certain() && owner(&truth) == ("w2", 2), "{truth:#?}");
+    assert_eq!(truth.silent[0].worker.as_str(), "w2");
+    assert!(truth.subjects[0].advice[0].starts_with("do not start it on any other worker"), "{truth:#?}");
+    // With the files of w2 alone it is known again.
+    let dirs = [&w1, &w2].map(|worker| StateDir { worker: None, dir: worker.config().state_dir.clone() });
+    let truth = truth_at_rest(&dirs, &web).unwrap();
+    assert!(truth.is_certain() && owner(&truth) == ("w2", 2), "{truth:#?}");
+    w2.start().await;
+    w1.end().await;
+    w2.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_copied_while_an_agent_ran_tell_the_truth_as_well() {
+    let [mut w1] = workers([""]).await;
+    w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    let copied = tempfile::tempdir().unwrap();
+    let state_dir = w1.config().state_dir.clone();
+    for name in ["records.db", "records.db-wal"] {
+        fs::copy(state_dir.join(name), copied.path().join(name)).unwrap();
+    }
+    let dir = StateDir { worker: Some("w1".parse().unwrap()), dir: copied.path().to_owned() };
+    let truth = truth_at_rest(&[dir], &"web".parse().unwrap()).unwrap();
+    assert_eq!(owner(&truth), ("w1", 1));
+    let left: Vec<_> = fs::read_dir(copied.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    w1.kill().await;
+    w1.start().await;
+    w1.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

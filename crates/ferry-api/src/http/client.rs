@@ -1,11 +1,11 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, AttachedFrontend, CancelMove,
-    ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter,
-    ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss,
-    PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, StartMove, UndoMove, VerifyVolume, Volume,
-    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AskTestimony, AttachVolume, AttachedFrontend,
+    CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode,
+    EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef,
+    OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, StartMove, Testimony, Truth,
+    TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
 };
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -254,6 +254,10 @@ impl AgentApi for Client {
         self.get(&["worker", "safe-to-stop"]).await
     }
 
+    async fn truth(&self, of: &TruthRef) -> Result<Truth, ApiError> {
+        self.get(&["truth", &of.to_string()]).await
+    }
+
     async fn machine_create(&self, create: CreateMachine) -> Result<Machine, ApiError> {
         self.post(&["machines"], &create).await
     }
@@ -408,6 +412,10 @@ impl AgentApi for Client {
 
     async fn peer_release(&self, job: JobId) -> Result<(), ApiError> {
         self.post(&["peer", "crossings", &job.to_string(), "release"], &()).await
+    }
+
+    async fn peer_testimony(&self, ask: AskTestimony) -> Result<Testimony, ApiError> {
+        self.post(&["peer", "testimony"], &ask).await
     }
 
     async fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> Result<CopyRoot, ApiError> {

@@ -1,10 +1,10 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AttachVolume, CancelMove, ChangeSources,
-    CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume,
-    ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, StartMove, UndoMove, VerifyVolume,
-    VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AskTestimony, AttachVolume, CancelMove,
+    ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
+    Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, StartMove,
+    UndoMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -24,6 +24,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/worker", get(worker::<A>))
         .route("/v1/worker/pace", post(worker_pace::<A>))
         .route("/v1/worker/safe-to-stop", get(worker_safe_to_stop::<A>))
+        .route("/v1/truth/{of}", get(truth::<A>))
         .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
         .route("/v1/machines/{machine}", get(machine::<A>))
         .route("/v1/machines/{machine}/start", post(machine_start::<A>))
@@ -55,6 +56,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/peer/crossings/{job}/boot", post(peer_boot::<A>))
         .route("/v1/peer/crossings/{job}/settle", post(peer_settle::<A>))
         .route("/v1/peer/crossings/{job}/release", post(peer_release::<A>))
+        .route("/v1/peer/testimony", post(peer_testimony::<A>))
         .route("/v1/peer/exports/{volume}/{generation}", get(peer_export::<A>))
         .route("/v1/peer/roots/{volume}/{generation}", post(peer_root::<A>))
         .fallback(no_such_call)
@@ -157,6 +159,7 @@ plain!(worker_safe_to_stop);
 plain!(machines);
 plain!(volumes);
 plain!(jobs);
+by_path!(&truth);
 by_path!(&machine);
 by_path!(&machine_start);
 by_path!(&machine_stop);
@@ -177,6 +180,7 @@ by_body!(move_cancel, CancelMove);
 by_body!(peer_reserve, Reserve);
 by_body!(peer_prepare, Prepare);
 by_body!(peer_activate, Activate);
+by_body!(peer_testimony, AskTestimony);
 
 async fn machine_destroy<A: AgentApi>(
     State(api): State<Arc<A>>,

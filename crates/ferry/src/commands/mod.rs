@@ -10,6 +10,7 @@ pub mod pace;
 pub mod proof;
 pub mod sources;
 pub mod stop;
+pub mod truth;
 pub mod volume;
 pub mod volume_server;
 pub mod worker;
@@ -60,6 +61,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
             stop::check(&agent, json, machines_may_stop).await
         }
         Question::WorkerPace(wanted) => pace::worker(&agent, json, wanted).await,
+        Question::Truth(of) => truth::ask(&agent, json, &of).await,
         Question::WorkerShow => worker::show(&agent, json).await,
     }
 }

@@ -9,6 +9,7 @@ mod agents;
 mod back;
 mod loss;
 mod stop;
+mod truth;
 
 use ferry_api::{Job, JobState, Machine, MachineState, ServerState, Volume, VolumeKey, WorkerInfo};
 use rustix::process::{Pid, Signal, kill_process};

@@ -10,18 +10,20 @@ use super::until;
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, ApiError, CreateMachine, ErrorCode, EventsAfter, Generation, Job, JobEventKind, JobState,
-    Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, ServerState, StartMove, Volume,
-    VolumeId, VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
+    Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, ServerState, StartMove, Truth,
+    Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
 };
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{self, Phase};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 use tokio::runtime::Runtime;
 
 const MIB: u64 = 1024 * 1024;
@@ -42,7 +44,7 @@ pub const MACHINE: &str =
     "exec 9>>\"$0.lock\"; flock -n 9 || echo two machines at once >>\"$0.clash\"; exec \"$@\"";
 
 /// One of the two workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     Source,
     Target,
@@ -64,6 +66,8 @@ pub struct Crossing {
     cluster: Cluster,
     runtime: Runtime,
     volume: Option<VolumeId>,
+    /// Who was told to own machine or volume while agents were dead.
+    told_owners: RefCell<BTreeSet<Side>>,
 }
 
 impl Crossing {
@@ -71,7 +75,7 @@ impl Crossing {
     pub fn configured() -> Self {
         let cluster = Cluster::configured(&[("w1", ""), ("w2", "")]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Self { cluster, runtime, volume: None }
+        Self { cluster, runtime, volume: None, told_owners: RefCell::default() }
     }
 
     /// Two workers with agents, and a machine on the source that has written some records.
@@ -163,6 +167,44 @@ impl Crossing {
         let ended = self.worker(side).wait_for_end();
         assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()), "the agent ended by itself: {ended}");
         self.assert_one_at_most();
+        if self.volume.is_some() {
+            let before = self.records_of(side);
+            self.ask_for_the_truth();
+            assert_eq!(self.records_of(side), before, "whoever asks for the truth changes something");
+        }
+    }
+
+    /// Asks which copy is the real one by the files of both workers alone. There must be an answer, and only one; who was
+    /// ever told to own it at its second generation has it in the end.
+    fn ask_for_the_truth(&self) {
+        let (source, target) = (self.state_dir(Source), self.state_dir(Target));
+        let mut asking = Command::new(env!("CARGO_BIN_EXE_ferry"));
+        asking.args(["truth", "writer", "--json", "--state-dir"]).arg(source).arg("--state-dir").arg(target);
+        let said = asking.output().expect("the program starts");
+        assert!(said.status.success(), "{said:?}");
+        let truth: Truth = serde_json::from_slice(&said.stdout).expect("it answers in JSON");
+        for subject in &truth.subjects {
+            let Verdict::Known { owner, generation, .. } = &subject.verdict else { panic!("{subject:#?}") };
+            let side = if owner.as_str() == self.name(Source) { Source } else { Target };
+            assert_eq!(*generation, side.generation(), "{subject:#?}");
+            self.told_owners.borrow_mut().insert(side);
+        }
+        assert_eq!(truth.subjects.len(), 2, "the machine and its disk: {truth:#?}");
+    }
+
+    /// What lies in the files of a worker that `truth` reads, with when each was changed.
+    fn records_of(&self, side: Side) -> Vec<(PathBuf, SystemTime, Vec<u8>)> {
+        let dirs = [self.state_dir(side), self.state_dir(side).join("handed-over")];
+        let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten());
+        let mut files: Vec<_> = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+            .map(|entry| {
+                let changed = entry.metadata().and_then(|file| file.modified()).expect("it can be looked at");
+                (entry.path(), changed, std::fs::read(entry.path()).expect("it can be read"))
+            })
+            .collect();
+        files.sort();
+        files
     }
 
     /// Kills an agent as `kill -9` does.
@@ -313,6 +355,8 @@ impl Crossing {
 
     /// The machine runs there and goes on writing, all it ever wrote is there, and no other process is left.
     fn assert_lives_on(&self, side: Side) {
+        self.ask_for_the_truth();
+        assert_eq!(self.told_owners.borrow().last(), Some(&side), "something else was told to be the truth");
         let machine = self.machine(side);
         let MachineState::Running { pid, .. } = machine.state else {
             panic!("the machine does not run on {}: {machine:#?}", self.name(side));

@@ -109,6 +109,23 @@ fn a_third_copy_pulls_from_both_and_so_does_a_fourth_from_what_is_not_whole() {
 }
 
 #[test]
+fn a_raw_image_of_what_the_source_was_made_from_is_a_base_as_well() {
+    let tmp = tempfile::tempdir().unwrap();
+    let origin = Origin::new(tmp.path());
+    let away = Copy::next_held(tmp.path(), 2, &origin.uri, None);
+    let mut expected = origin.bytes.clone();
+    let changed = change_sparsely(&away, &mut expected);
+    let uri = away.seal();
+    let image = tmp.path().join("image.raw");
+    std::fs::write(&image, &origin.bytes).unwrap();
+    let image = format!("file://{}", image.display()).parse().unwrap();
+    let back = Copy::next(tmp.path(), 3, &uri, Some(as_base(&image, 1)));
+    assert_eq!(back.until_whole().hydration.bytes_fetched, changed);
+    assert!(back.bytes() == expected);
+    assert!(matches!(back.receipt(2), RootState::Known { .. }));
+}
+
+#[test]
 fn a_volume_that_grew_away_from_its_base_has_what_is_new_from_the_source() {
     let tmp = tempfile::tempdir().unwrap();
     let origin = Origin::new(tmp.path());

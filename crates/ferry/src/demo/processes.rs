@@ -98,6 +98,12 @@ pub fn find(is_wanted: impl Fn(&[u8]) -> bool) -> Vec<u32> {
     all_pids().into_iter().filter(is_found).collect()
 }
 
+/// The command lines of all living processes.
+pub fn command_lines() -> Vec<Vec<u8>> {
+    // What has ended has none.
+    all_pids().into_iter().map(command_line).filter(|line| !line.is_empty()).collect()
+}
+
 /// Kills the processes that [`find`] gives, as `kill -9` does, and returns when they are gone. Tells how many there were.
 ///
 /// # Errors

@@ -9,28 +9,37 @@ use anyhow::{Result, bail};
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, ApiError, ErrorCode, EventsAfter, Job, JobId, JobState, PaceVolume, StartMove, StepState,
-    VolumeRef, WorkerName,
+    UndoMove, VolumeRef, WorkerName,
 };
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::lane::{LOOK_EVERY, Lane, PATIENCE};
-use super::row::Kind;
 use crate::commands::job::HYDRATE;
 use crate::demo::machine_ref;
 
 /// How fast a disk follows that is held back, in bytes a second: too slow to arrive before anything else happens.
 const HELD_BACK: NonZeroU64 = NonZeroU64::new(64 * 1024).expect("not zero");
 /// How long a disk is held back in a rehearsal, so that all has been heard that comes before it arrives.
-const HELD_BACK_FOR: Duration = Duration::from_millis(200);
+const HELD_BACK_FOR: Duration = Duration::from_millis(500);
 /// How long one question for news waits, in milliseconds.
 const NEWS_WAIT_MS: u64 = 200;
+
+/// Which way it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To the other worker; the copy that is left is kept for so many hours.
+    There(u64),
+    /// Back to where it came from.
+    Back,
+}
 
 /// A move that is under way.
 pub struct Crossing {
     source: Client,
     target: Client,
     to: WorkerName,
+    way: Way,
     volume: VolumeRef,
     /// The last job that the source had before.
     before: Option<JobId>,
@@ -53,20 +62,20 @@ enum Seen {
 }
 
 impl Crossing {
-    /// Gets ready for a move of this kind from where the machine is.
+    /// Gets ready for a move from where the machine is.
     ///
     /// # Errors
     /// An agent does not answer.
-    pub async fn prepare(lane: &Lane, kind: Kind) -> Result<Self> {
+    pub async fn prepare(lane: &Lane, way: Way) -> Result<Self> {
         let (source, target) = (&lane.seats[lane.home], &lane.seats[1 - lane.home]);
         let volume = VolumeRef::Id(lane.volume);
         source.client.volume_pace(&volume, paced(Some(HELD_BACK))).await?;
-        lane.gate.fail(kind.fails_at());
         Ok(Self {
             before: source.client.jobs().await?.iter().map(|job| job.id).max(),
             source: source.client.clone(),
             target: target.client.clone(),
             to: target.name.parse()?,
+            way,
             volume,
             asking: None,
             job: None,
@@ -81,9 +90,18 @@ impl Crossing {
     /// # Errors
     /// None: the name of the machine is one.
     pub fn start(&mut self) -> Result<()> {
-        let start = StartMove { retention_hours: Some(0), ..StartMove::new(machine_ref()?, self.to.clone()) };
-        let source = self.source.clone();
-        self.asking = Some(tokio::spawn(async move { source.move_start(start).await }));
+        let (machine, source) = (machine_ref()?, self.source.clone());
+        self.asking = Some(match self.way {
+            Way::There(hours) => {
+                let start =
+                    StartMove { retention_hours: Some(hours), ..StartMove::new(machine, self.to.clone()) };
+                tokio::spawn(async move { source.move_start(start).await })
+            }
+            Way::Back => {
+                let undo = UndoMove { machine, of: None, retention_hours: Some(0) };
+                tokio::spawn(async move { source.move_undo(undo).await })
+            }
+        });
         Ok(())
     }
 
@@ -107,14 +125,30 @@ impl Crossing {
     /// # Errors
     /// It is refused, it is parked, or it does not end.
     pub async fn ended(&mut self) -> Result<Option<Job>> {
+        self.follow_until(|job| job.state.is_final()).await
+    }
+
+    /// Follows it until the machine has moved and its disk follows.
+    ///
+    /// # Errors
+    /// As [`Crossing::ended`]; or it ends before.
+    pub async fn halfway(&mut self) -> Result<()> {
+        let job = self.follow_until(|job| is_hydrating(job) || job.state.is_final()).await?;
+        match job {
+            Some(job) if is_hydrating(&job) => Ok(()),
+            job => bail!("the way there went wrong ({})", in_words(job.as_ref())),
+        }
+    }
+
+    async fn follow_until(&mut self, is_there: fn(&Job) -> bool) -> Result<Option<Job>> {
         let mut last = None;
-        match timeout(PATIENCE, self.follow(&mut last)).await {
-            Ok(ended) => ended,
+        match timeout(PATIENCE, self.follow(is_there, &mut last)).await {
+            Ok(there) => there,
             Err(_) => bail!("the move has not ended after {PATIENCE:?} ({})", in_words(last.as_ref())),
         }
     }
 
-    async fn follow(&mut self, last: &mut Option<Job>) -> Result<Option<Job>> {
+    async fn follow(&mut self, is_there: fn(&Job) -> bool, last: &mut Option<Job>) -> Result<Option<Job>> {
         loop {
             let job = match self.look().await? {
                 Seen::Nothing => {
@@ -124,7 +158,7 @@ impl Crossing {
                 Seen::Never => return Ok(None),
                 Seen::Job(job) => *job,
             };
-            if job.state.is_final() {
+            if is_there(&job) {
                 return Ok(Some(job));
             }
             if job.state == JobState::Parked {
@@ -173,11 +207,31 @@ impl Crossing {
     async fn release_disk(&mut self) {
         sleep(std::mem::take(&mut self.held_back_for)).await;
         self.was_let_go.store(true, Ordering::Relaxed);
-        if self.target.volume_pace(&self.volume, paced(None)).await.is_err() {
+        // The source may itself still hydrate, when a machine goes back halfway.
+        let source = self.source.volume_pace(&self.volume, paced(None)).await;
+        let target = self.target.volume_pace(&self.volume, paced(None)).await;
+        if source.is_err() || target.is_err() {
             self.was_let_go.store(false, Ordering::Relaxed);
             sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// Holds no disk back any more, wherever the machine is now.
+///
+/// # Errors
+/// Its volume cannot be told.
+pub async fn release_all(lane: &Lane) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(refusal) =
+        lane.seats[lane.home].client.volume_pace(&VolumeRef::Id(lane.volume), paced(None)).await
+    {
+        if Instant::now() > deadline {
+            return Err(refusal.into());
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 /// A move in one sentence.

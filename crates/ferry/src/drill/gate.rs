@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -23,6 +24,8 @@ struct Wishes {
     awaited: Option<(Moment, oneshot::Sender<Held>)>,
     /// Is told of everything.
     listener: Option<Listener>,
+    /// How long an agent is held before the listener is told.
+    settle: Duration,
 }
 
 /// The socket. Dropped, it hears no more, and agents go on by themselves.
@@ -70,9 +73,12 @@ impl Gate {
         told
     }
 
-    /// Tells `listener` of every moment from now on; the agent is held meanwhile.
-    pub fn listen_in(&self, listener: impl FnMut(&Moment) + Send + 'static) {
-        lock(&self.wishes).listener = Some(Box::new(listener));
+    /// Tells `listener` of every moment from now on, when its agent has been held there for `settle`: what others were about
+    /// to do has been done by then.
+    pub fn listen_in(&self, settle: Duration, listener: impl FnMut(&Moment) + Send + 'static) {
+        let mut wishes = lock(&self.wishes);
+        wishes.listener = Some(Box::new(listener));
+        wishes.settle = settle;
     }
 
     /// Wishes nothing any more.
@@ -93,6 +99,8 @@ async fn hear(wishes: Arc<Mutex<Wishes>>, stream: UnixStream) {
     let mut line = String::new();
     let Ok(_) = stream.read_line(&mut line).await else { return };
     let Some(moment) = Moment::parse(&line) else { return };
+    let settle = lock(&wishes).settle;
+    tokio::time::sleep(settle).await;
     let (answer, wait) = decide(&mut lock(&wishes), &moment);
     if let Some(wait) = wait {
         // Ends when who holds it lets go.

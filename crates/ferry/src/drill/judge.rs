@@ -1,8 +1,13 @@
 //! What must hold when a row is over: the machine runs once, on the right side, with everything it was promised, and
 //! nothing is left on the other.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
-use ferry_api::{AgentApi, ErrorCode, MachineState, Ownership, StopReason, VolumePhase};
+use ferry_agent::{StateDir, truth_at_rest};
+use ferry_api::{
+    AgentApi, ErrorCode, MachineState, Ownership, StopReason, TruthRef, Verdict, VolumePhase, WorkerName,
+};
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{self, Phase};
 use tokio::time::{Instant, sleep};
@@ -22,6 +27,8 @@ use crate::output::in_one_line;
 pub async fn judge(lane: &Lane) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
+        // What may never be need not be waited for.
+        one_at_most(lane)?;
         let complaints = look(lane).await;
         if complaints.is_empty() {
             break;
@@ -33,7 +40,31 @@ pub async fn judge(lane: &Lane) -> Result<()> {
     }
     lane.wait_for_records().await?;
     read_back(lane).await?;
+    let (owner, home) = (owner(lane).await?, lane.seats[lane.home].name);
+    if owner.as_str() != home {
+        bail!("by the files of both workers {owner} has the machine and its volume, and not {home}");
+    }
     one_at_most(lane)
+}
+
+/// Who has the machine and its volume by the files of both workers alone (`ferry truth`): that can always be told.
+///
+/// # Errors
+/// It cannot, or they are at different workers.
+pub async fn owner(lane: &Lane) -> Result<WorkerName> {
+    // The source first: who hands over is looked at before who takes over.
+    let seats = [&lane.seats[lane.home], &lane.seats[1 - lane.home]];
+    let dirs = seats.map(|seat| StateDir { worker: None, dir: seat.dir.clone() });
+    let of: TruthRef = machine_ref()?.to_string().parse()?;
+    let asking = tokio::task::spawn_blocking(move || truth_at_rest(&dirs, &of));
+    let truth = asking.await.context("asking for the truth broke off")??;
+    let owners: Vec<_> = truth.subjects.iter().map(|subject| &subject.verdict).collect();
+    match owners.as_slice() {
+        [Verdict::Known { owner, .. }, Verdict::Known { owner: of_volume, .. }] if owner == of_volume => {
+            Ok(owner.clone())
+        }
+        _ => bail!("by the files of both workers it is not certain who has the machine: {owners:?}"),
+    }
 }
 
 /// At no time may two machines run, or two copies be written. Looks at what is now, and at what the diary tells.
@@ -41,22 +72,35 @@ pub async fn judge(lane: &Lane) -> Result<()> {
 /// # Errors
 /// It is so, or was.
 pub fn one_at_most(lane: &Lane) -> Result<()> {
-    let machines = lane.machines();
+    let machines = at_once(|| lane.machines());
     if machines.len() > 1 {
         bail!("the machine runs {} times: {machines:?}", machines.len());
     }
     if lane.entries()?.iter().any(|entry| matches!(entry, Entry::Clash { .. })) {
         bail!("the machine ran twice at a time");
     }
-    let is_open = |dir: &std::path::PathBuf| {
-        let status = control::Client::connect(dir).and_then(|mut client| client.status());
-        status.is_ok_and(|status| status.phase == Phase::Open)
-    };
-    let open: Vec<_> = lane.seats.iter().flat_map(|seat| seat.copies()).filter(is_open).collect();
+    let open =
+        at_once(|| lane.seats.iter().flat_map(|seat| seat.copies()).filter(|dir| is_open(dir)).collect());
     if open.len() > 1 {
         bail!("two copies of the volume may be written: {open:?}");
     }
     Ok(())
+}
+
+/// What is there at one moment: a look takes a while, in which one may go and another come.
+fn at_once<T: PartialEq>(look: impl Fn() -> Vec<T>) -> Vec<T> {
+    let mut seen = look();
+    if seen.len() > 1 {
+        let still = look();
+        seen.retain(|one| still.contains(one));
+    }
+    seen
+}
+
+/// Whether the server of a copy lets it be written.
+fn is_open(dir: &Path) -> bool {
+    let status = control::Client::connect(dir).and_then(|mut client| client.status());
+    status.is_ok_and(|status| status.phase == Phase::Open)
 }
 
 /// What is not as it must be now.
@@ -86,8 +130,9 @@ async fn home(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
     must(is_whole, format!("the volume on {} still needs its source", seat.name));
     must(is_ours, format!("the volume on {} is {:?}, {:?}", seat.name, volume.ownership, volume.phase));
     must(volume.export_uri.is_none(), format!("{} still exports the volume", seat.name));
+    let kept = kept(lane, lane.home).await?;
     let (copies, servers) = (seat.copies(), processes::find(seat.is_server()));
-    must(copies.len() == 1, format!("{} has {} copies of the volume", seat.name, copies.len()));
+    must(copies.len() == 1 + kept, format!("{} has {} copies of the volume", seat.name, copies.len()));
     must(servers.len() == 1, format!("{} volume servers run on {}", servers.len(), seat.name));
     let owed = seat.client.worker_safe_to_stop().await?.reasons;
     let is_free = owed.iter().all(|reason| matches!(reason, StopReason::Machine { .. }));
@@ -110,16 +155,23 @@ async fn away(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
         Err(refusal) if refusal.code == ErrorCode::NotFound => {}
         Err(refusal) => return Err(refusal.into()),
     }
-    let volumes = seat.client.volumes().await?;
-    must(volumes.is_empty(), format!("{} still has records of {} volumes", seat.name, volumes.len()));
+    let (volumes, kept) = (seat.client.volumes().await?.len(), kept(lane, 1 - lane.home).await?);
+    must(volumes == kept, format!("{} still has records of {volumes} volumes", seat.name));
     let room = seat.client.worker().await?.room;
     must(room.promised_bytes == 0, format!("{} still sets {} bytes aside", seat.name, room.promised_bytes));
     let (copies, servers) = (seat.copies(), processes::find(seat.is_server()));
-    must(copies.is_empty(), format!("{} still has {} copies", seat.name, copies.len()));
+    must(copies.len() == kept, format!("{} still has {} copies", seat.name, copies.len()));
     must(servers.is_empty(), format!("{} volume servers still run on {}", servers.len(), seat.name));
     let owed = seat.client.worker_safe_to_stop().await?.reasons;
     must(owed.is_empty(), format!("{} is not free: {owed:?}", seat.name));
     Ok(())
+}
+
+/// How many copies a worker keeps although nobody needs them, if it may.
+async fn kept(lane: &Lane, seat: usize) -> Result<usize> {
+    let volumes = lane.seats[seat].client.volumes().await?;
+    let retired = volumes.iter().filter(|volume| matches!(volume.ownership, Ownership::Retired { .. }));
+    Ok(if lane.keeps_copies { retired.count() } else { 0 })
 }
 
 /// Every acknowledged record and every filled block, as the machine sees them, while it goes on.

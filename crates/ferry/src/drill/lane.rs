@@ -88,6 +88,8 @@ pub struct Lane {
     pub volume: VolumeId,
     /// Whether the link is between them.
     pub wiring: Wiring,
+    /// Whether copies that the machine left behind are kept for a while.
+    pub keeps_copies: bool,
 }
 
 impl Lane {
@@ -119,8 +121,9 @@ impl Lane {
         let seat = |index: usize| Seat::prepare(&dir, index, workers, seen, wiring);
         let diary = dir.join("acks");
         let seats = [seat(0)?, seat(1)?];
+        let volume = VolumeId::fresh();
         let mut lane =
-            Self { dir, seats, home: 0, gate, link, layout, diary, volume: VolumeId::fresh(), wiring };
+            Self { dir, seats, home: 0, gate, link, layout, diary, volume, wiring, keeps_copies: false };
         tokio::try_join!(lane.start_agent(0), lane.start_agent(1))?;
         lane.create_machine().await?;
         Ok(lane)

@@ -23,7 +23,7 @@ mod point;
 mod report;
 mod row;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,12 +41,15 @@ use crate::output::{Paint, complain, say, say_json, stdout_is_terminal};
 use house::House;
 use lane::{Lane, Wiring};
 use play::{Played, play, rehearse};
+use point::Point;
 use report::{Report, Told};
 pub use row::Choice;
-use row::{Fault, Kind, Row, rows};
+use row::{Fault, Kind, Row, WentThere, rows};
 
 /// After so many rows a lane has new workers and a new machine: what it carries along stays small.
 const ROWS_PER_LANE: usize = 25;
+/// The same where the copies that a machine left are kept.
+const ROWS_PER_LANE_KEEPING: usize = 5;
 /// How many rows may be played at once.
 pub const AT_ONCE_MAX: u8 = lane::SLOTS_MAX;
 /// How often is told how far it is where nothing can be redrawn.
@@ -146,20 +149,38 @@ async fn drill(options: &DrillOptions, house: &Arc<House>, live: &mut Live) -> R
 
 /// Rehearses each kind of move, and chooses the rows. Tells also how long one may take.
 async fn choose(options: &DrillOptions, house: &Arc<House>) -> Result<(Vec<Row>, Duration)> {
-    let mut lane = house.lane(0, Wiring::Direct).await?;
     let began = Instant::now();
-    let mut rehearsed = Vec::new();
-    for kind in Kind::ALL {
-        let mut points = rehearse(&mut lane, kind).await?;
-        points.retain(|point| {
-            let is_known = |known: &point::Point| known.role == point.role && known.at == point.at;
-            !rehearsed.iter().any(|(_, known): &(Kind, Vec<_>)| known.iter().any(is_known))
+    let mut rehearsals = JoinSet::new();
+    for (slot, kind) in (0..).zip(Kind::ALL) {
+        let house = Arc::clone(house);
+        rehearsals.spawn(async move {
+            let mut lane = house.lane(slot, Wiring::Direct).await?;
+            let points = rehearse(&mut lane, kind).await?;
+            house.give_up(lane, false).await;
+            anyhow::Ok((kind, points))
         });
-        rehearsed.push((kind, points));
     }
-    let per_row = began.elapsed() / u32::try_from(Kind::ALL.len()).unwrap_or(1);
-    house.give_up(lane, false).await;
-    Ok((rows(&rehearsed, options.choice, options.only.as_deref(), options.every), per_row))
+    let mut rehearsed = BTreeMap::new();
+    while let Some(done) = rehearsals.join_next().await {
+        let (kind, points) = done.context("a rehearsal broke off")??;
+        rehearsed.insert(kind, points);
+    }
+    let rehearsed: Vec<_> =
+        rehearsed.iter().map(|(kind, points)| (*kind, own(*kind, points, &rehearsed))).collect();
+    let rows = rows(&rehearsed, options.choice, options.only.as_deref(), options.every);
+    // Agents are held at each moment of a rehearsal, and at one of a row.
+    Ok((rows, began.elapsed() / 3))
+}
+
+/// The points of a kind that are its own, and always come.
+fn own(kind: Kind, points: &[Point], all: &BTreeMap<Kind, Vec<Point>>) -> Vec<Point> {
+    let known = kind.begins_as().and_then(|other| all.get(&other)).map_or(&[][..], Vec::as_slice);
+    let is_own = |point: &&Point| {
+        // Halfway two moves are under way at once, and end in no fixed order.
+        let always_comes = kind.went_there() != Some(WentThere::Halfway) || !point.is_late;
+        always_comes && !known.iter().any(|known| known.is_same(point))
+    };
+    points.iter().filter(is_own).cloned().collect()
 }
 
 fn wiring_for(fault: Fault) -> Wiring {
@@ -212,7 +233,8 @@ impl Player {
     /// The lane that was used last, or a new one.
     async fn lane_for(&mut self, wiring: Wiring) -> Result<(Lane, usize)> {
         if let Some((lane, rows)) = self.lane.take() {
-            if lane.wiring == wiring && rows < ROWS_PER_LANE {
+            let rows_max = if lane.keeps_copies { ROWS_PER_LANE_KEEPING } else { ROWS_PER_LANE };
+            if lane.wiring == wiring && rows < rows_max {
                 return Ok((lane, rows));
             }
             self.house.give_up(lane, false).await;

@@ -16,17 +16,21 @@ use ferry_api::{Job, JobState};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::crossing::{Crossing, in_words};
-use super::judge::{judge, one_at_most};
+use super::crossing::{Crossing, Way, in_words, release_all};
+use super::judge::{judge, one_at_most, owner};
 use super::lane::Lane;
 use super::point::{Heard, Moment, Point, Role, points};
-use super::row::{Fault, Kind, Outage, Row, Victim};
+use super::row::{Fault, Kind, Outage, Row, Victim, WentThere};
 use crate::demo::acks::Entry;
 use crate::demo::processes;
 use crate::output::in_one_line;
 
 /// How long the link is down or silent.
 const OUTAGE: Duration = Duration::from_millis(300);
+/// How long an agent is held in a rehearsal before is looked who lives: what ends or begins at the same moment has, then.
+const SETTLE: Duration = Duration::from_millis(30);
+/// How long a copy is kept that a machine left behind before it goes back, in hours.
+const KEPT_HOURS: u64 = 1;
 /// How long after the end of a move a point may still come.
 const AFTERWARDS: Duration = Duration::from_secs(10);
 
@@ -80,9 +84,9 @@ pub async fn play(lane: &mut Lane, row: &Row) -> Played {
 
 async fn act(lane: &mut Lane, row: &Row, kills: &mut usize) -> Result<Ending> {
     let point = &row.point;
+    let mut crossing = ready(lane, row.kind).await?;
     let awaited =
         Moment { worker: lane.seats[lane.seat_of(point.role)].name.to_owned(), at: point.at.clone() };
-    let mut crossing = Crossing::prepare(lane, row.kind).await?;
     if point.is_late {
         crossing.let_disk_go();
     }
@@ -101,6 +105,7 @@ async fn act(lane: &mut Lane, row: &Row, kills: &mut usize) -> Result<Ending> {
     one_at_most(lane)?;
     *kills = lane.kill(&row.fault.victims()).await?;
     one_at_most(lane)?;
+    owner(lane).await?;
     strike(lane, row.fault);
     drop(held);
     recover(lane, row.fault).await?;
@@ -110,8 +115,37 @@ async fn act(lane: &mut Lane, row: &Row, kills: &mut usize) -> Result<Ending> {
     if ending == Ending::Moved {
         lane.home = 1 - lane.home;
     }
+    release_all(lane).await?;
     judge(lane).await?;
     Ok(ending)
+}
+
+/// Gets ready for a move of this kind: a machine that is to go back must have moved first.
+async fn ready(lane: &mut Lane, kind: Kind) -> Result<Crossing> {
+    match kind.went_there() {
+        None => {}
+        Some(WentThere::Whole) => {
+            lane.keeps_copies = true;
+            let mut there = Crossing::prepare(lane, Way::There(KEPT_HOURS)).await?;
+            there.let_disk_go();
+            there.start()?;
+            let job = there.ended().await?;
+            if job.as_ref().is_none_or(|job| job.state != JobState::Succeeded) {
+                bail!("the way there went wrong ({})", in_words(job.as_ref()));
+            }
+            lane.home = 1 - lane.home;
+            judge(lane).await.context("the way there went wrong")?;
+        }
+        Some(WentThere::Halfway) => {
+            let mut there = Crossing::prepare(lane, Way::There(0)).await?;
+            there.start()?;
+            there.halfway().await?;
+            lane.home = 1 - lane.home;
+            lane.wait_for_records().await?;
+        }
+    }
+    lane.gate.fail(kind.fails_at());
+    Crossing::prepare(lane, if kind.went_there().is_some() { Way::Back } else { Way::There(0) }).await
 }
 
 fn strike(lane: &Lane, fault: Fault) {
@@ -151,8 +185,8 @@ fn ending(row: &Row, job: Option<&Job>) -> Result<Ending> {
         };
     };
     match job.state {
-        JobState::Succeeded if row.kind == Kind::Move => Ok(Ending::Moved),
-        JobState::Failed if row.kind == Kind::Undone || !row.point.is_behind => Ok(Ending::Undone),
+        JobState::Succeeded if row.kind.fails_at().is_none() => Ok(Ending::Moved),
+        JobState::Failed if row.kind.fails_at().is_some() || !row.point.is_behind => Ok(Ending::Undone),
         JobState::Succeeded | JobState::Failed | JobState::Cancelled => {
             Err(anyhow!("the move must not end like this: {}", in_words(Some(job))))
         }
@@ -167,13 +201,14 @@ fn ending(row: &Row, job: Option<&Job>) -> Result<Ending> {
 /// # Errors
 /// It goes wrong all the same.
 pub async fn rehearse(lane: &mut Lane, kind: Kind) -> Result<Vec<Point>> {
-    let mut crossing = Crossing::prepare(lane, kind).await?;
+    let mut crossing = ready(lane, kind).await?;
     let heard = Arc::new(Mutex::new(Vec::new()));
     let (notes, disk_was_let_go) = (Arc::clone(&heard), crossing.disk_was_let_go());
     let victims = Victim::ALL.map(|victim| (victim, lane.is_victim(victim)));
     let source = lane.seats[lane.home].name;
-    lane.gate.listen_in(move |moment| {
-        let there = victims.iter().filter(|(_, is_victim)| !processes::find(is_victim).is_empty());
+    lane.gate.listen_in(SETTLE, move |moment| {
+        let lines = processes::command_lines();
+        let there = victims.iter().filter(|(_, is_victim)| lines.iter().any(|line| is_victim(line)));
         let moment = Heard {
             role: if moment.worker == source { Role::Source } else { Role::Target },
             at: moment.at.clone(),
@@ -185,11 +220,12 @@ pub async fn rehearse(lane: &mut Lane, kind: Kind) -> Result<Vec<Point>> {
     crossing.let_disk_go_later();
     crossing.start()?;
     let job = crossing.ended().await?.ok_or_else(|| anyhow!("the rehearsal never began"))?;
-    match (kind, job.state) {
-        (Kind::Move, JobState::Succeeded) => lane.home = 1 - lane.home,
-        (Kind::Undone, JobState::Failed) => {}
+    match (kind.fails_at(), job.state) {
+        (None, JobState::Succeeded) => lane.home = 1 - lane.home,
+        (Some(_), JobState::Failed) => {}
         _ => bail!("the rehearsal went wrong: {}", in_words(Some(&job))),
     }
+    release_all(lane).await?;
     judge(lane).await.context("the rehearsal went wrong")?;
     lane.gate.rest();
     let heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));

@@ -60,6 +60,13 @@ pub struct Point {
     pub there: BTreeSet<Victim>,
 }
 
+impl Point {
+    /// Whether it is the same moment.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.role == other.role && self.at == other.at
+    }
+}
+
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.role, self.at)

@@ -16,6 +16,8 @@ pub struct Told {
     /// The row.
     #[serde(flatten)]
     pub row: Row,
+    /// The step that was under way.
+    pub step: String,
     /// Whether all is as it must be.
     pub ok: bool,
     /// How it ended, if it is.
@@ -42,7 +44,8 @@ impl Told {
         };
         let ok = fault_found.is_none();
         let look_at = (!ok).then_some(dir);
-        Self { row, ok, ending, fault_found, look_at, kills, took_ms, pause_ms }
+        let step = row.point.phase.clone();
+        Self { row, step, ok, ending, fault_found, look_at, kills, took_ms, pause_ms }
     }
 
     /// For a row that is not as it must be: what, and where to look.

@@ -15,17 +15,47 @@ pub enum Kind {
     Move,
     /// A move that fails right before its hand-over, and is undone.
     Undone,
+    /// The way back of a machine that has moved.
+    Back,
+    /// The way back of a machine whose disk still follows it.
+    BackHalfway,
+}
+
+/// How far a machine went before what is drilled begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WentThere {
+    /// Its disk has followed, and the copy that it left is kept.
+    Whole,
+    /// Its disk still follows.
+    Halfway,
 }
 
 impl Kind {
-    /// All there are, each with points that those before do not have.
-    pub const ALL: [Self; 2] = [Self::Move, Self::Undone];
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Move, Self::Undone, Self::Back, Self::BackHalfway];
 
     /// The step that is made to fail.
     pub fn fails_at(self) -> Option<&'static str> {
         match self {
-            Self::Move => None,
+            Self::Move | Self::Back | Self::BackHalfway => None,
             Self::Undone => Some("HandOver"),
+        }
+    }
+
+    /// What came before, if it is a way back.
+    pub fn went_there(self) -> Option<WentThere> {
+        match self {
+            Self::Move | Self::Undone => None,
+            Self::Back => Some(WentThere::Whole),
+            Self::BackHalfway => Some(WentThere::Halfway),
+        }
+    }
+
+    /// The kind that it is the same as up to where it fails.
+    pub fn begins_as(self) -> Option<Self> {
+        match self {
+            Self::Undone => Some(Self::Move),
+            Self::Move | Self::Back | Self::BackHalfway => None,
         }
     }
 }
@@ -35,6 +65,8 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Move => "move",
             Self::Undone => "undone move",
+            Self::Back => "way back",
+            Self::BackHalfway => "way back halfway",
         })
     }
 }

@@ -25,6 +25,7 @@ pub mod moments;
 pub mod peers;
 pub mod records;
 mod service;
+mod shutdown;
 mod stopping;
 mod target;
 mod truth;

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::core::{Core, Ground};
 use crate::create;
+use crate::drivers::inhibitor::Inhibitor;
 use crate::drivers::{LaunchError, Launcher};
 use crate::fences::{FenceError, Fences};
 use crate::host::ThisHost;
@@ -14,6 +15,7 @@ use crate::machines::MachinesError;
 use crate::moments::{self, When};
 use crate::peers::Peers;
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
+use crate::shutdown::Shutdown;
 use crate::stopping;
 use crate::truth;
 use crate::volumes::VolumesError;
@@ -23,8 +25,9 @@ use ferry_api::{
     AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine,
     DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId,
     JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss, Ownership, PaceVolume,
-    PaceWorker, Prepare, Reserve, SafeToStop, StartMove, StepState, Testimony, Truth, TruthRef, UndoMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StepState, StopReason, Testimony,
+    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
+    WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_fsm::{Step, Terms};
@@ -32,9 +35,14 @@ use ferry_volume::{Credentials, CredentialsError};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+
+/// Pause between two looks whether other workers need this one, and how long one is put off while nothing changes.
+const INHIBIT_PAUSE: Duration = Duration::from_secs(1);
+const INHIBIT_LOOK: Duration = Duration::from_secs(30);
 
 /// Milliseconds in an hour.
 const HOUR_MS: u64 = 60 * 60 * 1000;
@@ -105,15 +113,35 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         tokio::select! {
             biased;
             () = told => {}
+            () = failing.shutdown.gone() => tracing::info!("shut down; the agent ends"),
             _ = failing.failure() => {}
         }
     };
+    let mut chores = JoinSet::new();
+    if let Some(inhibitor) = Inhibitor::of_this_host(&agent.core.config) {
+        chores.spawn(inhibit(Arc::clone(&agent), inhibitor));
+    }
     // Also when the journal cannot be kept whoever has asked something is told so before the agent is gone.
     let served = http::serve(listener, Arc::clone(&agent), closing).await;
     tokio::select! {
         biased;
         reason = agent.failure() => Err(AgentError::Journal { reason }),
         () = std::future::ready(()) => served.map_err(AgentError::Serve),
+    }
+}
+
+/// Keeps the host from being shut down while other workers need it, for ever.
+async fn inhibit(agent: Arc<Agent>, mut inhibitor: Inhibitor) {
+    let mut touched = agent.core.records.touched();
+    loop {
+        match agent.worker_needed_here().await {
+            Ok(reasons) => drop(inhibitor.follow(&reasons).await),
+            Err(error) => tracing::warn!(%error, "it is not known whether other workers need this one"),
+        }
+        // What changes changes several times at once.
+        tokio::time::sleep(INHIBIT_PAUSE).await;
+        let _ = tokio::time::timeout(INHIBIT_LOOK, touched.recv()).await;
+        touched = touched.resubscribe();
     }
 }
 
@@ -135,6 +163,7 @@ fn told_to_end() -> io::Result<impl Future<Output = ()> + Send + 'static> {
 pub struct Agent {
     core: Arc<Core>,
     moves: Moves,
+    shutdown: Shutdown,
     clock: HostClock,
     started_at_ms: u64,
     _chores: JoinSet<()>,
@@ -187,7 +216,15 @@ impl Agent {
         let guests = Arc::clone(&core);
         let sweeps = clock.clone();
         chores.spawn(async move { sweep(&*guests, &sweeps).await });
-        Ok(Self { core, moves, clock, started_at_ms: host.now_ms(), _chores: chores, _lock: None })
+        let shutdown = Shutdown::default();
+        Ok(Self { core, moves, shutdown, clock, started_at_ms: host.now_ms(), _chores: chores, _lock: None })
+    }
+
+    /// What keeps this worker from being stopped, without asking the others for how long.
+    async fn worker_needed_here(&self) -> Answer<Vec<StopReason>> {
+        let crossings = self.core.records.crossings().await?;
+        let jobs = self.moves.jobs().await?;
+        stopping::needed_here(&self.core, crossings, jobs).await
     }
 
     /// Resolves with the reason when the journal cannot be kept and the agent must stop.
@@ -206,6 +243,7 @@ impl Agent {
         retention_hours: Option<u64>,
         terms: Terms,
     ) -> Answer<Job> {
+        self.shutdown.admit()?;
         let config = &self.core.config;
         if to == config.name {
             let message = format!("machine {} is already on {to}; choose another worker", record.name);
@@ -326,11 +364,16 @@ impl AgentApi for Agent {
         stopping::safe_to_stop(&self.core, crossings, jobs).await
     }
 
+    async fn worker_shut_down(&self, wish: ShutDownWorker) -> Answer<WorkerShutDown> {
+        self.shutdown.run(&self.core, wish, self.worker_safe_to_stop(), self.moves.leave()).await
+    }
+
     async fn truth(&self, of: &TruthRef) -> Answer<Truth> {
         truth::truth(&self.core, of).await
     }
 
     async fn machine_create(&self, create: CreateMachine) -> Answer<Machine> {
+        self.shutdown.admit()?;
         create::machine(&self.core, create).await
     }
 
@@ -344,6 +387,7 @@ impl AgentApi for Agent {
     }
 
     async fn machine_start(&self, machine: &MachineRef) -> Answer<Machine> {
+        self.shutdown.admit()?;
         let id = self.core.machines.find(machine).await?.id;
         self.core.records.change(vec![Change::Desire { machine: id, desired: Desired::Running }]).await?;
         match self.core.machines.up(id).await {
@@ -371,6 +415,7 @@ impl AgentApi for Agent {
     }
 
     async fn volume_import(&self, import: ImportVolume) -> Answer<Volume> {
+        self.shutdown.admit()?;
         create::import(&self.core, import).await
     }
 
@@ -390,6 +435,7 @@ impl AgentApi for Agent {
     }
 
     async fn volume_fork(&self, volume: &VolumeRef, fork: ForkVolume) -> Answer<Volume> {
+        self.shutdown.admit()?;
         let key = self.find_volume(volume).await?.key();
         create::fork(&self.core, key, fork).await
     }
@@ -504,6 +550,7 @@ impl AgentApi for Agent {
     }
 
     async fn peer_reserve(&self, reserve: Reserve) -> Answer<Crossing> {
+        self.shutdown.admit()?;
         answering("reserve", self.core.target.reserve(reserve)).await
     }
 

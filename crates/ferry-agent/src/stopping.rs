@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use crate::peers::Peers;
-use ferry_api::{AgentApi, ApiError, Job, SafeToStop, Volume, WorkerName};
+use ferry_api::{AgentApi, ApiError, Job, SafeToStop, StopReason, Volume, WorkerName};
 use ferry_crossing::CrossingRecord;
 use ferry_crossing::stopping::{Facts, reasons, to_ask};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,20 @@ pub async fn safe_to_stop(
     told.insert(own.clone(), Ok(volumes.clone()));
     let facts = Facts { crossings, jobs, machines, volumes, told };
     Ok(SafeToStop { worker: own, reasons: reasons(&facts) })
+}
+
+/// The same without asking others for how long.
+///
+/// # Errors
+/// The records cannot be read.
+pub async fn needed_here(
+    core: &Core,
+    crossings: Vec<CrossingRecord>,
+    jobs: Vec<Job>,
+) -> Result<Vec<StopReason>, ApiError> {
+    let machines = core.machines.list().await?;
+    let volumes = core.volumes.list().await?;
+    Ok(reasons(&Facts { crossings, jobs, machines, volumes, told: BTreeMap::new() }))
 }
 
 /// Asks all of them at once what they have.

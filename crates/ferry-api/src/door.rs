@@ -4,8 +4,9 @@ use crate::{
     AbandonSource, Activate, ApiError, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove,
     ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume,
     GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume,
-    PaceWorker, Prepare, Reserve, SafeToStop, StartMove, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
-    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, Testimony, Truth, TruthRef,
+    UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    WorkerShutDown,
 };
 use std::future::Future;
 
@@ -25,6 +26,11 @@ pub trait AgentApi: Send + Sync + 'static {
     /// What keeps the host of this worker from being stopped. Asks the workers that still copy from here how far they are;
     /// one that does not answer is told as unknown.
     fn worker_safe_to_stop(&self) -> impl Future<Output = Answer<SafeToStop>> + Send;
+
+    /// Stops the machines, each in its grace time, ends the volume servers and then the agent, unless something keeps the
+    /// worker from being stopped. Answers when all has ended but the agent. Machines are still wanted to run: the next agent
+    /// starts them.
+    fn worker_shut_down(&self, wish: ShutDownWorker) -> impl Future<Output = Answer<WorkerShutDown>> + Send;
 
     /// Which copy of a volume, or which worker's machine, is the real one. Asks all other workers what lies on their disks;
     /// one that does not answer is told as silent.

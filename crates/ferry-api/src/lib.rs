@@ -43,7 +43,7 @@ pub use peer::{
     ReserveVolume, VolumeExport,
 };
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
-pub use stop::{SafeToStop, StillToCopy, StopReason};
+pub use stop::{SafeToStop, ShutDownWorker, StillToCopy, StopReason, StoppedMachine, WorkerShutDown};
 pub use truth::{
     AskTestimony, Claim, CopyTold, CopyWorth, Evidence, MachineStanding, MachineTold, MachineWorth, OnDisk,
     SilentWorker, Stands, Subject, SubjectTruth, Testimony, Truth, TruthRef, Verdict, Worth,

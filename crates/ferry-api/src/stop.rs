@@ -1,6 +1,6 @@
 //! Whether the host of a worker may be stopped, and what keeps it from that.
 
-use crate::{JobId, MachineId, MachineName, VolumeId, VolumeKey, VolumeName, WorkerName};
+use crate::{Exit, JobId, MachineId, MachineName, VolumeId, VolumeKey, VolumeName, WorkerName};
 use serde::{Deserialize, Serialize};
 
 /// What would be missed if the host of a worker were stopped at this moment. Nothing keeps new work from beginning later.
@@ -94,4 +94,44 @@ pub struct StillToCopy {
     pub eta_ms: Option<u64>,
     /// Why nobody can tell, in one sentence.
     pub unknown: Option<String>,
+}
+
+/// Asks a worker to stop its machines, end its volume servers, and end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutDownWorker {
+    /// Machines that run here may go down: they alone keep it from nothing.
+    #[serde(default)]
+    pub machines_may_stop: bool,
+    /// Whatever keeps it from being stopped.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What came of a shutdown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerShutDown {
+    /// The worker.
+    pub worker: WorkerName,
+    /// Whether it was done: if not, nothing has changed, and `reasons` say why.
+    pub done: bool,
+    /// What kept the worker from being stopped, or did not, because that was forced.
+    pub reasons: Vec<StopReason>,
+    /// Machines that were stopped. They start again with the next agent.
+    pub machines: Vec<StoppedMachine>,
+    /// Copies whose volume servers have ended, with everything durable.
+    pub volumes: Vec<VolumeKey>,
+    /// What could not be ended and goes on, in one sentence each.
+    pub left: Vec<String>,
+}
+
+/// A machine that was stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedMachine {
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name.
+    pub name: MachineName,
+    /// How it ended.
+    pub exit: Option<Exit>,
 }

@@ -26,6 +26,12 @@ pub fn care(record: &MachineRecord, runs: bool) -> Care {
     }
 }
 
+/// What is to be done with a machine while its host goes down, whatever its record says.
+#[must_use]
+pub fn care_at_the_end(runs: bool) -> Care {
+    if runs { Care::Stop } else { Care::Rest }
+}
+
 /// Whether a machine that was asked to stop has: the records know of no process and want none.
 #[must_use]
 pub fn is_down(record: &MachineRecord) -> bool {

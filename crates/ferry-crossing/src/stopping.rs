@@ -43,6 +43,25 @@ pub fn reasons(facts: &Facts) -> Vec<StopReason> {
     copies.chain(jobs).chain(arrivals).chain(machines).collect()
 }
 
+/// A reason in one clause, for whoever wants to stop the host.
+#[must_use]
+pub fn in_a_sentence(reason: &StopReason) -> String {
+    match reason {
+        StopReason::Copy { name, to, .. } => format!("worker {to} still copies volume {name} from here"),
+        StopReason::Fork { name, fork_name, to, .. } => {
+            format!("fork {fork_name} on worker {to} still copies from volume {name}")
+        }
+        StopReason::Readers { name, .. } => format!("volume {name} is read from elsewhere"),
+        StopReason::Job { job, machine, to, .. } => {
+            format!("job {job} moves machine {machine} to worker {to}")
+        }
+        StopReason::Arrival { machine, from, .. } => {
+            format!("machine {machine} is on its way here from {from}")
+        }
+        StopReason::Machine { name, .. } => format!("machine {name} runs here"),
+    }
+}
+
 /// The worker that owns the volume and still reads this copy of it.
 fn owner(ownership: &Ownership) -> Option<&WorkerName> {
     match ownership {

@@ -20,7 +20,7 @@ Exit codes:
   3    the agent cannot be reached
   4    the job that was followed did not succeed (failed, cancelled, or parked)
   5    data is not there, or not what it should be (demo, drill, volume verify)
-  6    the worker is not safe to stop (worker safe-to-stop)
+  6    the worker is not safe to stop (worker safe-to-stop, worker shutdown)
   7    it is not certain which copy is the real one (truth)
   130  interrupted by ctrl-C; a job that was followed goes on
 
@@ -91,7 +91,7 @@ pub enum Command {
     /// Jobs: look at, watch, cancel, resume
     #[command(subcommand)]
     Job(Job),
-    /// This worker: look at it, pace it, ask whether its host may be stopped
+    /// This worker: look at it, pace it, ask whether its host may be stopped, shut it down
     #[command(subcommand)]
     Worker(Worker),
     /// Tell which copy of a volume, or which worker's machine, is the real one, and what the others are worth
@@ -573,6 +573,20 @@ pub enum Worker {
         /// Machines that run here may go down with the host: tell only what else keeps it
         #[arg(long)]
         machines_may_stop: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Stop the machines of the worker, end its volume servers and its agent, if nothing keeps it from that
+    ///
+    /// Asks what `safe-to-stop` asks. If something keeps the worker, nothing changes, and it is told what --force would
+    /// cost whom; exits with 6 then. Machines stop in their grace time; the next agent starts them again
+    Shutdown {
+        /// Machines that run here are stopped without being asked about
+        #[arg(long)]
+        machines_may_stop: bool,
+        /// Whatever keeps it
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         asking: Asking,
     },

@@ -17,8 +17,8 @@ use ferry_api::http::Client;
 use ferry_api::{
     AbandonSource, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume,
     Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss,
-    PaceVolume, PaceWorker, RestartPolicy, StartMove, TruthRef, UndoMove, VolumeName, VolumeOrigin,
-    VolumeRef,
+    PaceVolume, PaceWorker, RestartPolicy, ShutDownWorker, StartMove, TruthRef, UndoMove, VolumeName,
+    VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -182,6 +182,8 @@ pub enum Question {
         /// Whether machines that run here do not count.
         machines_may_stop: bool,
     },
+    /// `worker shutdown`
+    WorkerShutDown(ShutDownWorker),
     /// `worker pace`
     WorkerPace(PaceWorker),
 }
@@ -215,6 +217,9 @@ impl Meant {
             args::Command::Worker(args::Worker::Show { asking }) => ask(&asking, Question::WorkerShow),
             args::Command::Worker(args::Worker::SafeToStop { machines_may_stop, asking }) => {
                 ask(&asking, Question::WorkerSafeToStop { machines_may_stop })
+            }
+            args::Command::Worker(args::Worker::Shutdown { machines_may_stop, force, asking }) => {
+                ask(&asking, Question::WorkerShutDown(ShutDownWorker { machines_may_stop, force }))
             }
             args::Command::Worker(args::Worker::Pace { max, asking }) => {
                 let pace = PaceWorker { budget_bytes_per_s: pace::budget(&max)? };

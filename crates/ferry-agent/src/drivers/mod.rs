@@ -1,8 +1,10 @@
 //! Child processes: the only place where the agent starts any.
 //!
 //! Machines and volume servers are children of nobody: they outlive the agent that started them, and a later one
-//! finds them again by a mark that cannot be mistaken ([`crate::records::ProcessMark`]).
+//! finds them again by a mark that cannot be mistaken ([`crate::records::ProcessMark`]). The one that holds a lock for the agent
+//! (`inhibitor`) ends with it.
 
+pub(crate) mod inhibitor;
 mod process;
 mod server;
 mod watch;

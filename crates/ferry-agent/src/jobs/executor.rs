@@ -311,6 +311,12 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         shown.or_else(|| locked(&self.crew.unreadable).get(&id).cloned())
     }
 
+    /// Stops all jobs where they are, as a crash would; the next agent goes on with them.
+    pub async fn leave(&self) {
+        let mut tasks = std::mem::take(&mut *locked(&self.tasks));
+        tasks.shutdown().await;
+    }
+
     fn spawn(
         &self,
         id: JobId,

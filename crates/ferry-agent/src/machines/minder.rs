@@ -8,8 +8,9 @@ use crate::drivers::{Ended, Watch};
 use crate::records::{Change, MachineRecord};
 use ferry_api::{ApiError, ErrorCode, Exit, MachineId, MachineState};
 use ferry_crossing::Subject;
-use ferry_crossing::minding::{Care, care};
+use ferry_crossing::minding::{Care, care, care_at_the_end};
 use ferry_volume::control::Phase;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -164,7 +165,10 @@ impl Minder {
             }
             (None, None) => None,
         };
-        let care = care(&record, running.is_some());
+        let care = match inner.is_going_down.load(Ordering::Relaxed) {
+            true => care_at_the_end(running.is_some()),
+            false => care(&record, running.is_some()),
+        };
         match (care, running) {
             (Care::Leave, Some(watch)) => Ok(Next::Up(watch)),
             (Care::Stop, Some(watch)) => {

@@ -25,7 +25,9 @@ use ferry_crossing::{Fence, Subject, minding};
 use minder::Minder;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use tokio::task::JoinSet;
 
 /// Name of the file a machine's output goes to.
 const LOG: &str = "machine.log";
@@ -130,6 +132,8 @@ struct Inner {
     volumes: Volumes,
     host: Arc<dyn Host>,
     minders: Mutex<BTreeMap<MachineId, Arc<Minder>>>,
+    /// No machine runs any more, whatever the records say.
+    is_going_down: AtomicBool,
 }
 
 impl Machines {
@@ -143,7 +147,8 @@ impl Machines {
         host: Arc<dyn Host>,
     ) -> Self {
         let (worker, state_dir) = (config.name.clone(), config.state_dir.clone());
-        let inner = Inner { worker, state_dir, records, fences, volumes, host, minders: Mutex::default() };
+        let (minders, is_going_down) = (Mutex::default(), AtomicBool::new(false));
+        let inner = Inner { worker, state_dir, records, fences, volumes, host, minders, is_going_down };
         Self { inner: Arc::new(inner) }
     }
 
@@ -213,6 +218,28 @@ impl Machines {
         }
         let waits_for = minder.trouble().unwrap_or_else(|| "it has ended again".to_owned());
         Err(MachinesError::DoesNotRun { name: record.name.to_string(), waits_for })
+    }
+
+    /// Stops all machines for good, as far as this agent goes: each in its grace time, all at once. What the records want
+    /// of them stays, so that the next agent starts them. Answers those that ran, as they are now.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn go_down(&self) -> Result<Vec<MachineRecord>, MachinesError> {
+        let mut running = self.inner.records.machines().await?;
+        self.inner.is_going_down.store(true, Ordering::Relaxed);
+        running.retain(|record| record.process.is_some());
+        let mut stopping = JoinSet::new();
+        for id in self.inner.records.machines().await?.into_iter().map(|record| record.id) {
+            let machines = self.clone();
+            stopping.spawn(async move { machines.settle(id).await });
+        }
+        stopping.join_all().await;
+        let mut stopped = Vec::new();
+        for record in running {
+            stopped.push(self.record(record.id).await?);
+        }
+        Ok(stopped)
     }
 
     /// The machine a person means.

@@ -77,6 +77,9 @@ impl Keeper {
         let result = {
             let _held = self.lock().await;
             match inner.records.volume(self.key).await {
+                Ok(Some(_)) if inner.is_going_down() => {
+                    inner.end_server(self.key, Doomed::No).await.map(|()| None)
+                }
                 Ok(Some(VolumeRecord { ownership: Ownership::HandedOver { .. }, .. }))
                     if self.unread.load(Ordering::Relaxed) =>
                 {
@@ -207,6 +210,10 @@ impl Inner {
         Arc::clone(keepers.entry(key).or_insert_with(begin))
     }
 
+    fn is_going_down(&self) -> bool {
+        self.going_down.load(Ordering::Relaxed)
+    }
+
     fn forget(&self, keeper: &Arc<Keeper>) {
         let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
         if keepers.get(&keeper.key).is_some_and(|kept| Arc::ptr_eq(kept, keeper)) {
@@ -253,6 +260,9 @@ impl Inner {
     /// that would be written although it is fenced. The caller holds the keeper's lock.
     pub(super) async fn serving(&self, record: &VolumeRecord) -> Result<Status, VolumesError> {
         let key = record.key();
+        if self.is_going_down() {
+            return Err(VolumesError::GoingDown);
+        }
         if !is_served_when_barred(self.service(record).await?)
             && let Some(fence) = self.fences.barring(Subject::Volume(key.id), key.generation)?
         {

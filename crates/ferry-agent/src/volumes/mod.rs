@@ -41,6 +41,7 @@ use keeper::{Doomed, Keeper};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why something could not be done with a volume.
@@ -174,6 +175,11 @@ pub enum VolumesError {
     /// The server takes too long.
     #[error("the volume server of {0} does not answer; look at its process and its server.log")]
     Silent(VolumeKey),
+    /// The worker is being shut down.
+    #[error(
+        "this worker is being shut down, so that none of its volumes is served; ask again when it is back"
+    )]
+    GoingDown,
     /// There is not enough room.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
@@ -190,7 +196,7 @@ impl From<VolumesError> for ApiError {
             VolumesError::NoRoom(_) => ErrorCode::NoRoom,
             VolumesError::Source(_) => ErrorCode::BadSource,
             VolumesError::BadSize { .. } => ErrorCode::InvalidRequest,
-            VolumesError::Silent(_) => ErrorCode::Unavailable,
+            VolumesError::Silent(_) | VolumesError::GoingDown => ErrorCode::Unavailable,
             VolumesError::Make {
                 cause:
                     StoreError::Geometry(_)
@@ -236,6 +242,8 @@ struct Inner {
     budget_news: tokio::sync::Notify,
     /// Held while room is checked and taken.
     room: tokio::sync::Mutex<()>,
+    /// No volume is served any more, whatever the records say.
+    going_down: AtomicBool,
 }
 
 impl Volumes {
@@ -264,6 +272,7 @@ impl Volumes {
             at_rest: proof::AtRest::default(),
             budget_news: tokio::sync::Notify::new(),
             room: tokio::sync::Mutex::default(),
+            going_down: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -283,6 +292,37 @@ impl Volumes {
             self.poke(record.key());
         }
         Ok(())
+    }
+
+    /// Ends all volume servers for good, as far as this agent goes, with everything durable: clones before what they may
+    /// read. Answers the copies whose servers ended, and why others did not, in one sentence each.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn go_down(&self) -> Result<(Vec<VolumeKey>, Vec<String>), VolumesError> {
+        self.inner.going_down.store(true, Ordering::Relaxed);
+        let mut records = self.inner.records.volumes().await?;
+        records.sort_by_key(|record| {
+            (matches!(record.ownership, ferry_api::Ownership::Retired { .. }), record.source.is_none())
+        });
+        let (mut ended, mut left) = (Vec::new(), Vec::new());
+        for record in records {
+            if self.inner.service(&record).await? == service::Service::None {
+                continue;
+            }
+            match self.converge(record.key()).await {
+                Ok(_) | Err(VolumesError::NotHere(_)) => ended.push(record.key()),
+                Err(error) => {
+                    let error = ApiError::from(error);
+                    left.push(format!(
+                        "the volume server of {} ({}) goes on: {error}",
+                        record.name,
+                        record.key()
+                    ));
+                }
+            }
+        }
+        Ok((ended, left))
     }
 
     /// Has the keeper of a copy look at the records again. To be called after they changed.

@@ -4,8 +4,9 @@ use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskRoot, AskTestimony, AttachVolume, AttachedFrontend,
     CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode,
     EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef,
-    OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, StartMove, Testimony, Truth,
-    TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, Testimony,
+    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
+    WorkerInfo, WorkerShutDown,
 };
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -252,6 +253,11 @@ impl AgentApi for Client {
 
     async fn worker_safe_to_stop(&self) -> Result<SafeToStop, ApiError> {
         self.get(&["worker", "safe-to-stop"]).await
+    }
+
+    async fn worker_shut_down(&self, wish: ShutDownWorker) -> Result<WorkerShutDown, ApiError> {
+        // As long as the grace times of its machines, which only the other side knows.
+        self.call(Method::POST, &["worker", "shutdown"], Some(&wish), None).await
     }
 
     async fn truth(&self, of: &TruthRef) -> Result<Truth, ApiError> {

@@ -3,8 +3,8 @@
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskRoot, AskTestimony, AttachVolume, CancelMove,
     ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
-    Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, StartMove,
-    UndoMove, VerifyVolume, VolumeKey,
+    Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
+    ShutDownWorker, StartMove, UndoMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -24,6 +24,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/worker", get(worker::<A>))
         .route("/v1/worker/pace", post(worker_pace::<A>))
         .route("/v1/worker/safe-to-stop", get(worker_safe_to_stop::<A>))
+        .route("/v1/worker/shutdown", post(worker_shut_down::<A>))
         .route("/v1/truth/{of}", get(truth::<A>))
         .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
         .route("/v1/machines/{machine}", get(machine::<A>))
@@ -172,6 +173,7 @@ by_path!(peer_crossing);
 by_path!(peer_boot);
 by_path!(peer_settle);
 by_path!(peer_release);
+by_body!(worker_shut_down, ShutDownWorker);
 by_body!(machine_create, CreateMachine);
 by_body!(volume_import, ImportVolume);
 by_body!(move_start, StartMove);

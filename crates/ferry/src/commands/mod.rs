@@ -60,6 +60,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::WorkerSafeToStop { machines_may_stop } => {
             stop::check(&agent, json, machines_may_stop).await
         }
+        Question::WorkerShutDown(wish) => stop::shut_down(&agent, json, wish).await,
         Question::WorkerPace(wanted) => pace::worker(&agent, json, wanted).await,
         Question::Truth(of) => truth::ask(&agent, json, &of).await,
         Question::WorkerShow => worker::show(&agent, json).await,

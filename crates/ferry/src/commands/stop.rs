@@ -1,10 +1,10 @@
-//! `ferry worker safe-to-stop`
+//! `ferry worker safe-to-stop` and `ferry worker shutdown`
 
 use std::time::Duration;
 
 use anyhow::Result;
 use ferry_api::http::Client;
-use ferry_api::{AgentApi, StillToCopy, StopReason, VolumeKey, VolumeName, WorkerName};
+use ferry_api::{AgentApi, ShutDownWorker, StillToCopy, StopReason, VolumeKey, VolumeName, WorkerName};
 
 use crate::exit::Exit;
 use crate::output::bytes::{Bytes, Span};
@@ -36,6 +36,71 @@ pub async fn check(agent: &Client, json: bool, machines_may_stop: bool) -> Resul
         )),
     }
     Ok(Exit::NotSafe)
+}
+
+/// Shuts the worker down, unless something keeps it: then tells what, and what forcing it would cost.
+pub async fn shut_down(agent: &Client, json: bool, wish: ShutDownWorker) -> Result<Exit> {
+    let answer = agent.worker_shut_down(wish).await?;
+    let (worker, reasons) = (&answer.worker, &answer.reasons);
+    if json {
+        say_json(&answer)?;
+    } else if !reasons.is_empty() {
+        let rows = reasons.iter().map(|reason| {
+            let [what, why, eta] = row(reason, worker);
+            [what, why, eta, cost(reason).to_owned()]
+        });
+        let costs = if answer.done { "WHAT IT COSTS" } else { "WHAT --force WOULD COST" };
+        say(table::columns(["WHAT", "WHY", "ETA", costs], rows))?;
+    }
+    if !answer.done {
+        let things = if reasons.len() == 1 { "one thing keeps it" } else { "what is listed keeps it" };
+        complain(&format!(
+            "worker {worker} is not shut down: {things}; try again when that is done, or --force it at that cost"
+        ));
+        return Ok(Exit::NotSafe);
+    }
+    if !json {
+        for stopped in &answer.machines {
+            say(format_args!("machine {} has stopped ({})", stopped.name, exit_text(stopped.exit)))?;
+        }
+        let servers = answer.volumes.len();
+        say(format_args!("volume servers that have ended, with everything durable: {servers}"))?;
+        say(format_args!("the agent of worker {worker} ends; the next one starts the machines again"))?;
+    }
+    if answer.left.is_empty() {
+        return Ok(Exit::Done);
+    }
+    complain(&format!("worker {worker} is not wholly down: {}", answer.left.join("; ")));
+    Ok(Exit::Failed)
+}
+
+/// What is lost, and until when, if the worker goes down all the same.
+fn cost(reason: &StopReason) -> &'static str {
+    match reason {
+        StopReason::Copy { .. } => {
+            "reads of what has not arrived wait there until this worker is back; if it never is, that is lost"
+        }
+        StopReason::Fork { .. } => {
+            "what the fork does not have by then it will never have: the snapshot ends with the volume server"
+        }
+        StopReason::Readers { .. } => "their connections break",
+        StopReason::Job { .. } => {
+            "it waits until this worker is back, behind its hand-over with the machine down until it is booted"
+        }
+        StopReason::Arrival { .. } => {
+            "its move fails and is undone, or waits with the machine down until this worker is back"
+        }
+        StopReason::Machine { .. } => "it is down until this worker is back",
+    }
+}
+
+fn exit_text(exit: Option<ferry_api::Exit>) -> String {
+    match exit.map(|exit| (exit.code, exit.signal)) {
+        Some((Some(code), _)) => format!("with code {code}"),
+        Some((None, Some(9))) => "killed when its grace time was over".to_owned(),
+        Some((None, Some(signal))) => format!("by signal {signal}"),
+        Some((None, None)) | None => "how is not known".to_owned(),
+    }
 }
 
 /// What keeps `here` from being stopped, why, and until when.

@@ -1,10 +1,11 @@
-//! `ferry worker safe-to-stop` as a person and a script meet it: an exit code, a table, one sentence.
+//! `ferry worker safe-to-stop` and `ferry worker shutdown` as a person and a script meet it: an exit code, a table, one sentence.
 
 use super::create;
 use super::support::cluster::{Cluster, Worker};
 use super::support::until;
-use ferry_api::{Job, SafeToStop, StopReason, Volume};
+use ferry_api::{Job, MachineState, SafeToStop, StopReason, Volume, WorkerShutDown};
 use ferry_volume::client::BlockClient;
+use std::collections::BTreeSet;
 
 /// Asks in both ways; it must not be safe. Answers the table and what a script reads.
 fn not_safe(worker: &Worker, words: &[&str], sentence: &str) -> (String, SafeToStop) {
@@ -83,4 +84,70 @@ fn is_hydrating(reasons: &[StopReason]) -> bool {
         }
         _ => false,
     }
+}
+
+#[test]
+fn a_worker_that_others_need_is_shut_down_by_force_only_and_its_machines_start_again_with_the_next_agent() {
+    let cluster = Cluster::two();
+    let (w1, _) = cluster.pair();
+    create(w1, "web", &["data=64MiB"]);
+    let before = w1.belongings();
+    let refused = w1.ferry(&["worker", "shutdown"]);
+    assert_eq!(refused.code, Some(6), "{refused:?}");
+    assert_eq!(
+        refused.sentence(),
+        "worker w1 is not shut down: one thing keeps it; try again when that is done, or --force it at that cost"
+    );
+    assert!(refused.stdout.contains("WHAT --force WOULD COST"), "{refused:?}");
+    assert!(refused.stdout.contains("it is down until this worker is back"), "{refused:?}");
+    assert_eq!(w1.belongings(), before, "a refusal changes nothing");
+
+    let said = w1.ferry(&["worker", "shutdown", "--machines-may-stop"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.stdout.starts_with("machine web has stopped (by signal 15)\n"), "{said:?}");
+    assert!(said.stdout.contains("volume servers that have ended, with everything durable: 1\n"), "{said:?}");
+    assert!(w1.wait_for_end().success(), "the agent ends well");
+    assert_eq!(w1.processes(), BTreeSet::new(), "nothing of the worker runs");
+
+    w1.start();
+    until("web runs again", || matches!(w1.machine("web").state, MachineState::Running { .. }).then_some(()));
+    let told: WorkerShutDown = w1.ask(&["worker", "shutdown", "--force"]);
+    assert!(told.done && told.left.is_empty(), "{told:?}");
+    assert!(matches!(&told.reasons[..], [StopReason::Machine { .. }]), "{told:?}");
+    assert!(w1.wait_for_end().success());
+    assert_eq!(w1.processes(), BTreeSet::new());
+}
+
+#[test]
+fn a_move_whose_source_is_shut_down_by_force_goes_on_with_the_next_agent() {
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    create(w1, "web", &["data=64MiB"]);
+    let disk = w1.volume("data");
+    let mut guest = BlockClient::connect_text(&disk.guest_uri).unwrap();
+    for mib in 0..48 {
+        guest.write_at(mib << 20, &[7; 1 << 20]).unwrap();
+    }
+    drop(guest);
+    let _: Volume = w1.ask(&["volume", "pace", "data", "--max", "64KiB"]);
+    let job: Job = w1.ask(&["move", "web", "--to", "w2", "--detach"]);
+    until("w2 has begun to copy", || {
+        let said = w1.ferry(&["worker", "safe-to-stop", "--json"]);
+        let told: SafeToStop = serde_json::from_str(&said.stdout).unwrap();
+        is_hydrating(&told.reasons).then_some(())
+    });
+    let refused = w1.ferry(&["worker", "shutdown", "--machines-may-stop"]);
+    assert_eq!(refused.code, Some(6), "{refused:?}");
+    assert!(refused.stdout.contains("if it never is, that is lost"), "{refused:?}");
+    let told: WorkerShutDown = w1.ask(&["worker", "shutdown", "--force"]);
+    assert!(told.done && told.left.is_empty() && told.reasons.len() == 2, "{told:?}");
+    assert!(w1.wait_for_end().success());
+    assert_eq!(w1.processes(), BTreeSet::new());
+    assert!(matches!(w2.machine("web").state, MachineState::Running { .. }));
+
+    w1.start();
+    let _: Volume = w2.ask(&["volume", "pace", "data", "--max", "none"]);
+    let watched = w1.ferry(&["job", "watch", &job.id.to_string()]);
+    assert_eq!(watched.code, Some(0), "{watched:?}");
+    safe(w1, &[]);
 }

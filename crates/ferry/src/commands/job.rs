@@ -8,7 +8,7 @@ use ferry_api::{
     AgentApi, ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState, StepState, Waiting,
 };
 
-use super::{proof, utc};
+use super::{base, proof, utc};
 use crate::exit::Exit;
 use crate::output::live::Live;
 use crate::output::progress::{hydration_text, journal_span, state_text};
@@ -230,6 +230,7 @@ fn sheet(job: &Job) -> String {
     facts.extend(job.finished_at_ms.map(|at_ms| ("ended", utc(at_ms))));
     facts.extend(job.reason.as_ref().map(|reason| ("reason", reason.clone())));
     facts.extend(job.progress.as_ref().map(|progress| ("bytes", hydration_text(progress))));
+    facts.extend(base::of_job(job));
     facts.extend(proof::receipt_of(job).map(|receipt| ("receipt", proof::verdict(&receipt))));
     let rows = job.steps.iter().map(|step| {
         let took = step.started_at_ms.zip(step.finished_at_ms);

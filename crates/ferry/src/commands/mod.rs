@@ -2,6 +2,7 @@
 
 pub mod agent;
 mod attach;
+mod base;
 pub mod job;
 pub mod loss;
 pub mod machine;

@@ -76,6 +76,7 @@ fn sheet(job: &Job, volume: &VolumeReceipt) -> String {
                     Bytes(counted.bytes_verified)
                 ),
             ),
+            ("from a base", format!("{}, which did not cross again", Bytes(counted.bytes_from_base))),
             (
                 "refetched",
                 format!(

@@ -9,7 +9,7 @@ use ferry_api::{
     ServerState, Volume, VolumeFork, VolumePhase, VolumeRef, VolumeSource,
 };
 
-use super::{attach, loss, pace, proof, utc};
+use super::{attach, base, loss, pace, proof, utc};
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::{Paint, say, say_json, table};
@@ -79,6 +79,7 @@ pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit
     facts.extend(pace::facts(&volume.pace));
     facts.extend(loss::facts(&volume));
     facts.extend(volume.source.iter().flat_map(proof::mismatch_facts));
+    facts.extend(base::of_volume(&volume));
     facts.extend(volume.forks.iter().map(|fork| ("fork", fork_text(fork))));
     facts.extend(volume.hydration.iter().flat_map(hydration_facts));
     say(table::facts(facts))?;

@@ -10,6 +10,9 @@ use super::bytes::{Bytes, Span};
 /// `45.2 MiB of 256 MiB, 120 MiB/s, 2 s left`
 pub fn hydration_text(progress: &Progress) -> String {
     let mut text = format!("{} of {}", Bytes(progress.bytes_done), Bytes(progress.bytes_total));
+    if progress.bytes_from_base > 0 {
+        text.push_str(&format!(", {} of it from a base", Bytes(progress.bytes_from_base)));
+    }
     if progress.rate_bytes_per_s > 0 {
         text.push_str(&format!(", {}/s", Bytes(progress.rate_bytes_per_s)));
     }

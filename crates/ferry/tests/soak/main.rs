@@ -12,8 +12,10 @@
 
 #[path = "../../../../xtask/src/soak/dice.rs"]
 mod dice;
+mod pingpong;
 #[path = "../support/mod.rs"]
 mod support;
+mod undone;
 
 use dice::Dice;
 use ferry_api::{Job, JobId, JobState, Machine, MachineState, VolumeKey};
@@ -58,6 +60,8 @@ struct Soak {
     tally: Tally,
     /// The worker that the machine is on.
     here: usize,
+    /// Bytes that came from the worker before, in moves that were followed to their end.
+    crossed_bytes: u64,
     /// How many looks until the agent of a worker is started again.
     away_looks: [usize; 2],
 }
@@ -72,7 +76,7 @@ fn a_machine_keeps_all_it_was_promised_whatever_dies_while_it_moves_back_and_for
     let seed = told("FERRY_SOAK_SEED").unwrap_or(1);
     let minutes = told("FERRY_SOAK_MINUTES");
     let begun = Instant::now();
-    let mut soak = Soak::start(seed);
+    let mut soak = Soak::start(seed, "retention_hours = 0");
     let is_over = |tally: &Tally| match minutes {
         Some(minutes) => begun.elapsed() >= Duration::from_secs(minutes * 60),
         None => tally.moves() >= MOVES,
@@ -86,11 +90,17 @@ fn a_machine_keeps_all_it_was_promised_whatever_dies_while_it_moves_back_and_for
 
 impl Soak {
     /// A machine on the first worker, whose volume has some data and gets records.
-    fn start(seed: u64) -> Self {
+    fn start(seed: u64, lines: &str) -> Self {
         println!("soak: seed {seed} (the same choices again, not the same moments)");
-        let cluster = Cluster::of(&[("w1", "retention_hours = 0"), ("w2", "retention_hours = 0")]);
-        let soak =
-            Self { cluster, dice: Dice::new(seed), tally: Tally::default(), here: 0, away_looks: [0; 2] };
+        let cluster = Cluster::of(&[("w1", lines), ("w2", lines)]);
+        let soak = Self {
+            cluster,
+            dice: Dice::new(seed),
+            tally: Tally::default(),
+            here: 0,
+            crossed_bytes: 0,
+            away_looks: [0; 2],
+        };
         let ferry = env!("CARGO_BIN_EXE_ferry");
         let diary = soak.diary();
         let diary = diary.to_str().expect("temporary directories have plain names");

@@ -13,6 +13,9 @@ const SOME_ROWS: &[&str] = &["--all", "--every", "11"];
 const SHORT_SOAK: &[&str] = &["--kills", "10", "--seed", "1"];
 const SHORT_SOAK_WITH_FIO: &[&str] = &["--what", "fio", "--kills", "10", "--seed", "1"];
 
+/// About a minute of simulated clusters; the tests run a few of them.
+const SEEDS: &[&str] = &["--seeds", "1000"];
+
 /// How many tests ran and how they ended, summed over all test binaries.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Tally {
@@ -35,6 +38,8 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     announce("soak");
     crate::soak::run(root, SHORT_SOAK)?;
     soak_with_fio(root)?;
+    announce("sim");
+    crate::sim::run(root, SEEDS)?;
     println!("\nci: everything passed in {} s", begun.elapsed().as_secs());
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.ignored);
     Ok(())

@@ -1,6 +1,6 @@
 //! The project's own chores: `cargo xtask tidy` reads the tree and says what breaks the house rules;
 //! `cargo xtask ci` is everything a change must pass, here and in CI; `cargo xtask bench` measures Ferry beside others;
-//! `cargo xtask fuzz` feeds the parsers; `cargo xtask model` searches the crossing; `cargo xtask soak` is a long bad day; `cargo xtask lab` puts virtual machines on Ferry.
+//! `cargo xtask fuzz` feeds the parsers; `cargo xtask model` searches the crossing; `cargo xtask sim` runs clusters from seeds; `cargo xtask soak` is a long bad day; `cargo xtask lab` puts virtual machines on Ferry.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore speaks to the person who called it")]
 
@@ -9,6 +9,7 @@ mod ci;
 mod fuzz;
 mod lab;
 mod model;
+mod sim;
 mod soak;
 mod tidy;
 
@@ -19,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask <chore>
 
 chores:
   tidy   check edges, hearts, sizes, dangers, documents (reads only, about a second)
-  ci     everything a change must pass: fmt, clippy, tidy, deny, test, demo, a short soak
+  ci     everything a change must pass: fmt, clippy, tidy, deny, test, demo, a short soak, 1000 seeds
   bench  Ferry's volume server beside qemu-nbd and nbdkit in one run (`bench --help` tells the options)
   fuzz [--seconds N] [TARGET]
          any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)
@@ -28,6 +29,8 @@ chores:
   model [--worlds N] [WORDS]
          every order of events of the crossing in small worlds, or in those whose description has these words; at most
          N worlds of each (3000000 unless told; about 650 bytes of memory each)
+  sim [--seeds N] [--from S] | --seed S [--trace]
+         clusters of real agents on simulated hosts that fail, one a seed (100 unless told); or one seed again, with its trace
   lab vhost|ublk
          a virtual machine in QEMU on a volume, or with volumes in it, whose servers are killed (needs Debian)";
 
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         ["fuzz", wishes @ ..] => fuzz::run(&workspace_root(), wishes),
         ["soak", wishes @ ..] => soak::run(&workspace_root(), wishes),
         ["model", wishes @ ..] => model::run(wishes),
+        ["sim", wishes @ ..] => sim::run(&workspace_root(), wishes),
         ["lab", rest @ ..] => lab::run(&workspace_root(), rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

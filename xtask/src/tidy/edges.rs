@@ -19,6 +19,11 @@ const EDGES: &[Crate] = &[
     Crate { name: "ferry-agent", may_use: &["ferry-fsm", "ferry-api", "ferry-crossing", "ferry-volume"] },
     // The model checks the hearts of the crossing; no part of the product uses it.
     Crate { name: "ferry-model", may_use: &["ferry-fsm", "ferry-api", "ferry-crossing"] },
+    // The simulator runs the agent and the engine on hosts that are not real; no part of the product uses it.
+    Crate {
+        name: "ferry-sim",
+        may_use: &["ferry-agent", "ferry-api", "ferry-crossing", "ferry-engine", "ferry-volume"],
+    },
     Crate { name: "ferry", may_use: &["ferry-agent", "ferry-api", "ferry-volume"] },
     // The bench makes volumes as the agent does, and talks to their servers.
     Crate { name: "xtask", may_use: &["ferry-model", "ferry-volume"] },

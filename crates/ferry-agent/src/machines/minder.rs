@@ -10,10 +10,11 @@ use ferry_api::{ApiError, ErrorCode, Exit, MachineId, MachineState};
 use ferry_crossing::Subject;
 use ferry_crossing::minding::{Care, care, care_at_the_end};
 use ferry_volume::control::Phase;
-use std::sync::atomic::Ordering;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// First and longest wait before a start that failed is tried again.
@@ -24,8 +25,9 @@ pub(super) struct Minder {
     id: MachineId,
     poked: Notify,
     /// How many times somebody asked to be told when the minder is through, and which of them it has answered.
-    asked: watch::Sender<u64>,
-    answered: watch::Sender<u64>,
+    asked: AtomicU64,
+    answered: AtomicU64,
+    news: Notify,
     seen: Mutex<Seen>,
 }
 
@@ -60,15 +62,23 @@ impl Minder {
 
     /// Returns when everything was tried once that the records ask for now.
     pub(super) async fn settle(&self) {
-        let mut ticket = 0;
-        self.asked.send_modify(|asked| {
-            *asked += 1;
-            ticket = *asked;
-        });
-        let mut answered = self.answered.subscribe();
+        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         self.poke();
-        // An error means that the minder is gone with its machine: nothing is left to be tried.
-        let _ = answered.wait_for(|&answered| answered >= ticket).await;
+        loop {
+            // Those who wait go on in the order in which they came.
+            let mut news = pin!(self.news.notified());
+            news.as_mut().enable();
+            if self.answered.load(Ordering::SeqCst) >= ticket {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Tells whoever has asked up to this ticket that the minder is through.
+    fn answer(&self, ticket: u64) {
+        self.answered.fetch_max(ticket, Ordering::SeqCst);
+        self.news.notify_waiters();
     }
 
     /// Starts it at once the next time, however often it has ended.
@@ -104,7 +114,7 @@ impl Minder {
         let mut running = None;
         let mut failures = 0;
         loop {
-            let ticket = *self.asked.borrow();
+            let ticket = self.asked.load(Ordering::SeqCst);
             let next = match self.pass(&inner, running.take()).await {
                 Ok(next) => {
                     failures = 0;
@@ -119,12 +129,12 @@ impl Minder {
                     Next::Later(RETRY.0.saturating_mul(1 << failures.min(10)).min(RETRY.1))
                 }
             };
-            self.answered.send_modify(|answered| *answered = ticket.max(*answered));
+            self.answer(ticket);
             match next {
                 Next::Gone => {
                     inner.dismiss(&self);
                     // Whoever has asked meanwhile is told as well.
-                    self.answered.send_replace(u64::MAX);
+                    self.answer(u64::MAX);
                     return;
                 }
                 Next::Down => self.poked.notified().await,
@@ -228,8 +238,9 @@ impl Inner {
             let minder = Arc::new(Minder {
                 id,
                 poked: Notify::new(),
-                asked: watch::Sender::new(0),
-                answered: watch::Sender::new(0),
+                asked: AtomicU64::new(0),
+                answered: AtomicU64::new(0),
+                news: Notify::new(),
                 seen: Mutex::default(),
             });
             tokio::spawn(Arc::clone(&minder).run(Arc::clone(inner)));

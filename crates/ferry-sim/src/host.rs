@@ -1,0 +1,391 @@
+//! A simulated host as its agent sees it: behind the product's traits for hosts, records and marks.
+
+use crate::control;
+use crate::guest;
+use crate::process::{Watching, What};
+use crate::server::{launch, sector_count, state_of};
+use crate::store::Store;
+use crate::world::{At, Copy, HostIndex, Life, State, World};
+use ferry_agent::drivers::{Driver, DriverError, Ended, HeldMachine, Launch, LaunchError, Watch};
+use ferry_agent::fences::{FenceError, Raising, Shelf};
+use ferry_agent::host::{Doing, Host, Question};
+use ferry_agent::records::{Change, Gate, ProcessMark, VolumeRecord};
+use ferry_agent::volumes::VolumesError;
+use ferry_api::{MachineId, MachineSpec, Ownership, VolumeKey};
+use ferry_crossing::Subject;
+use ferry_engine::{Geometry, MapState, Phase, map};
+use ferry_volume::client::BlockError;
+use ferry_volume::control::{Client, ControlError};
+use ferry_volume::{LastState, SourceUri, StoreError};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Bytes of room on each host; no simulation comes near it.
+const ROOM_BYTES: u64 = 1 << 30;
+
+/// A host, as one agent on it sees it.
+#[derive(Clone)]
+pub struct Simulated {
+    /// The world it is in.
+    pub world: Arc<World>,
+    /// Which one it is.
+    pub index: HostIndex,
+    /// The agent.
+    pub life: Arc<Life>,
+}
+
+impl fmt::Debug for Simulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulated").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl Simulated {
+    fn at(&self, key: VolumeKey) -> At {
+        At { host: self.index, key }
+    }
+
+    /// Changes the host, unless the agent that wants it is dead.
+    fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> io::Result<T> {
+        match self.life.is_over() {
+            true => Err(io::Error::other("the agent is dead")),
+            false => Ok(act(&mut self.world.lock())),
+        }
+    }
+
+    async fn after_disk(&self) {
+        let ms = self.world.disk_ms(self.index);
+        self.world.let_through(self.index, &self.life, ms).await;
+    }
+
+    fn full(&self) -> io::Result<()> {
+        match self.world.lock().hosts[self.index].is_full {
+            true => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            false => Ok(()),
+        }
+    }
+
+    fn make_copy(&self, record: &VolumeRecord) -> io::Result<()> {
+        self.full()?;
+        let at = self.at(record.key());
+        self.change(|state| {
+            if state.hosts[at.host].copies.contains_key(&at.key) {
+                return;
+            }
+            state.say_of(at.host, format!("makes {}", at.key));
+            state.hosts[at.host].copies.insert(at.key, fresh(record));
+            if record.source.is_none() && record.ownership == Ownership::Ours {
+                let sectors = usize::try_from(sector_count(record.size_bytes)).expect("volumes are small");
+                state.oracle.add(at.key.id, sectors);
+            }
+            state.check_open_copies(at);
+        })
+    }
+}
+
+fn fresh(record: &VolumeRecord) -> Copy {
+    let geometry = Geometry::new(record.size_bytes, u64::from(record.region_bytes)).expect("it was checked");
+    let phase = if record.ownership == Ownership::Ours { Phase::Open } else { Phase::Standby };
+    let has_source = record.source.is_some();
+    let state = MapState::fresh([1; 16], geometry, record.generation.0, phase, has_source);
+    let (map, log) = map::compact(&state);
+    Copy {
+        data: Store::new(record.size_bytes),
+        map,
+        log,
+        notes: Vec::new(),
+        source: record.source.as_ref().map(|source| source.uri.clone()),
+        export: None,
+    }
+}
+
+fn failed(doing: &'static str) -> impl Fn(io::Error) -> VolumesError {
+    move |cause| VolumesError::Io { doing, path: PathBuf::from("/sim"), cause }
+}
+
+impl Host for Simulated {
+    fn now_ms(&self) -> u64 {
+        self.world.lock().wall_ms(self.index)
+    }
+
+    fn driver(&self) -> &dyn Driver {
+        self
+    }
+
+    fn machine_dir(&self, machine: MachineId) -> io::Result<PathBuf> {
+        self.change(|state| state.hosts[self.index].machine_dirs.insert(machine))?;
+        Ok(PathBuf::from(format!("/sim/machines/{machine}")))
+    }
+
+    fn remove_machine_dir(&self, machine: MachineId) -> Doing<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.after_disk().await;
+            self.change(|state| {
+                state.hosts[self.index].machine_dirs.remove(&machine);
+            })
+        })
+    }
+
+    fn make(&self, record: VolumeRecord) -> Doing<'_, Result<(), VolumesError>> {
+        Box::pin(async move {
+            self.after_disk().await;
+            self.make_copy(&record).map_err(failed("make"))
+        })
+    }
+
+    fn is_made(&self, copy: VolumeKey) -> bool {
+        self.world.lock().hosts[self.index].copies.contains_key(&copy)
+    }
+
+    fn copies(&self) -> io::Result<Vec<VolumeKey>> {
+        Ok(self.world.lock().hosts[self.index].copies.keys().copied().collect())
+    }
+
+    fn last_state(&self, copy: VolumeKey) -> Result<Option<LastState>, StoreError> {
+        let state = self.world.lock();
+        let known = state.hosts[self.index].copies.get(&copy).map(|copy| {
+            let map = state_of(copy);
+            let size_bytes = map.geometry().size_bytes();
+            let bytes_remote = size_bytes - map.truth.bytes_local();
+            LastState { phase: control::phase(map.phase), size_bytes, bytes_remote }
+        });
+        Ok(known)
+    }
+
+    fn set_aside(&self, copy: VolumeKey) -> Result<PathBuf, VolumesError> {
+        let aside = format!("{copy}.deleted");
+        let moved = self.change(|state| {
+            if state.server(self.at(copy)).is_some() {
+                state.find(format!("the directory of {copy} is deleted under its server"));
+            }
+            state.say_of(self.index, format!("deletes {copy}"));
+            let host = &mut state.hosts[self.index];
+            if let Some(copy) = host.copies.remove(&copy) {
+                host.aside.insert(aside.clone(), copy);
+            }
+        });
+        moved.map_err(failed("move away"))?;
+        Ok(PathBuf::from(aside))
+    }
+
+    fn remove(&self, leftover: PathBuf) -> Doing<'_, Result<(), VolumesError>> {
+        Box::pin(async move {
+            self.after_disk().await;
+            let name = leftover.display().to_string();
+            let removed = self.change(|state| drop(state.hosts[self.index].aside.remove(&name)));
+            removed.map_err(failed("remove"))
+        })
+    }
+
+    fn remove_leftovers(&self) -> Result<(), VolumesError> {
+        self.change(|state| state.hosts[self.index].aside.clear()).map_err(failed("remove"))
+    }
+
+    fn occupied_bytes(&self, copy: VolumeKey) -> io::Result<u64> {
+        let state = self.world.lock();
+        Ok(state.hosts[self.index].copies.get(&copy).map_or(0, |copy| copy.data.bytes_used()))
+    }
+
+    fn available_bytes(&self) -> io::Result<u64> {
+        Ok(ROOM_BYTES)
+    }
+
+    fn has_direct_io(&self) -> Doing<'_, bool> {
+        Box::pin(async { true })
+    }
+
+    fn launch(&self, copy: VolumeKey) -> Result<u32, LaunchError> {
+        let failed = |cause| LaunchError::Start { program: PathBuf::from("ferry"), cause };
+        self.change(|_| ()).map_err(failed)?;
+        Ok(launch(&self.world, self.at(copy)))
+    }
+
+    fn watch(&self, pid: u32) -> io::Result<Option<Watch>> {
+        Ok(Watching::find(&self.world, self.index, &self.life, pid).map(Watch::over))
+    }
+
+    fn ask(&self, copy: VolumeKey, question: Question) -> Doing<'_, Result<(), ControlError>> {
+        Box::pin(async move {
+            self.after_disk().await;
+            let dir = PathBuf::from(format!("/sim/volumes/{copy}"));
+            let at = self.at(copy);
+            let asked = match self.world.lock().server(at) {
+                Some(server) => Ok(server.pid),
+                None => {
+                    let cause = io::Error::from(io::ErrorKind::ConnectionRefused);
+                    Err(ControlError::NotRunning { path: dir.clone(), cause })
+                }
+            };
+            let pid = match asked {
+                Ok(pid) => pid,
+                Err(error) => return Err(error),
+            };
+            let courier = control::Socket { world: Arc::clone(&self.world), at, pid };
+            question(&mut Client::by_courier(&dir, Box::new(courier)));
+            self.world.let_through(self.index, &self.life, 0).await;
+            Ok(())
+        })
+    }
+
+    fn last_words(&self, copy: VolumeKey) -> String {
+        let state = self.world.lock();
+        state.hosts[self.index].last_words.get(&copy).cloned().unwrap_or_else(|| "it said nothing".to_owned())
+    }
+
+    fn reach(&self, source: SourceUri) -> Doing<'_, Result<(), BlockError>> {
+        Box::pin(async move {
+            self.world.let_through(self.index, &self.life, 2).await;
+            let state = self.world.lock();
+            let found = crate::wire::parse_uri(&state, &source.to_string());
+            let is_there = found.is_some_and(|(to, port)| {
+                state.hear(self.index, to.host)
+                    && state.server(to).is_some_and(|server| server.exports == Some(port))
+            });
+            match is_there {
+                true => Ok(()),
+                false => Err(BlockError::Broken(io::Error::from(io::ErrorKind::ConnectionRefused))),
+            }
+        })
+    }
+}
+
+impl Gate for Simulated {
+    fn before<'a>(&'a self, write: Option<(&'a [String], &'a [Change])>) -> Doing<'a, Result<(), String>> {
+        Box::pin(async move {
+            let Some((entries, changes)) = write else {
+                self.world.let_through(self.index, &self.life, 0).await;
+                return Ok(());
+            };
+            self.after_disk().await;
+            if self.full().is_err() {
+                self.world.lock().say_of(self.index, "has no room for its records");
+                return Err("no space left on device".to_owned());
+            }
+            self.die_writing("is killed before it has written").await;
+            self.world.lock().say_of(self.index, crate::records::in_words(entries, changes));
+            Ok(())
+        })
+    }
+
+    fn after<'a>(&'a self, entries: &'a [String], _changes: &'a [Change]) -> Doing<'a, ()> {
+        Box::pin(async move {
+            crate::records::check_end(&mut self.world.lock(), self.index, entries);
+            self.die_writing("is killed after it has written").await;
+        })
+    }
+}
+
+impl Simulated {
+    async fn die_writing(&self, how: &str) {
+        {
+            let mut state = self.world.lock();
+            let often = state.faults.dies_writing;
+            if state.mishap(often) {
+                state.count("agents killed over a write");
+                state.agent_dies(self.index, how);
+            }
+        }
+        self.world.let_through(self.index, &self.life, 0).await;
+    }
+}
+
+impl Shelf for Simulated {
+    fn path(&self, subject: Subject) -> PathBuf {
+        PathBuf::from(format!("/sim/handed-over/{subject:?}"))
+    }
+
+    fn read(&self, subject: Subject) -> Result<Option<Vec<u8>>, FenceError> {
+        Ok(self.world.lock().hosts[self.index].marks.get(&subject).cloned())
+    }
+
+    fn replace(&self, subject: Subject, mark: Option<Vec<u8>>) -> Result<(), FenceError> {
+        let io = |cause| FenceError::Io { doing: "write", path: self.path(subject), cause };
+        self.full().map_err(io)?;
+        self.change(|state| {
+            if let Some(mark) = mark {
+                state.say_of(self.index, format!("remembers that it handed over {subject:?}"));
+                state.hosts[self.index].marks.insert(subject, mark);
+            }
+        })
+        .map_err(io)
+    }
+
+    fn aside(&self, act: Raising) -> Doing<'static, Result<(), FenceError>> {
+        let this = self.clone();
+        Box::pin(async move {
+            this.after_disk().await;
+            act()
+        })
+    }
+}
+
+impl Driver for Simulated {
+    fn check(&self, _spec: &MachineSpec) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>> {
+        Box::pin(async move {
+            self.world.let_through(self.index, &self.life, 3).await;
+            let held = Held::new(self, launch);
+            Ok(Box::new(held) as Box<dyn HeldMachine>)
+        })
+    }
+
+    fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
+        if mark.boot_id != self.world.lock().hosts[self.index].boot.to_string() {
+            return Ok(None);
+        }
+        Ok(Watching::find(&self.world, self.index, &self.life, mark.pid).map(Watch::over))
+    }
+}
+
+struct Held {
+    host: Simulated,
+    mark: ProcessMark,
+    machine: MachineId,
+    disks: Vec<VolumeKey>,
+}
+
+impl Held {
+    fn new(host: &Simulated, launch: &Launch) -> Self {
+        let machine = launch.env.get("FERRY_MACHINE_ID").and_then(|id| id.parse().ok());
+        let machine: MachineId = machine.expect("a machine is told its id");
+        let is_disk = |name: &str| name.starts_with("FERRY_VOLUME_");
+        let of_uri = |uri: &str| uri.rsplit('/').nth(1).and_then(crate::wire::parse_key);
+        let uris = launch.env.iter().filter(|(name, _)| is_disk(name)).map(|(_, uri)| uri);
+        let disks = uris.map(|uri| of_uri(uri).expect("the URI of a disk names its copy")).collect();
+        let mut state = host.world.lock();
+        let pid = state.start_process(host.index, What::Waits(Arc::clone(&host.life)));
+        let boot_id = state.hosts[host.index].boot.to_string();
+        let mark = ProcessMark { pid, start_ticks: 1, boot_id, started_at_ms: state.wall_ms(host.index) };
+        drop(state);
+        Self { host: host.clone(), mark, machine, disks }
+    }
+}
+
+impl HeldMachine for Held {
+    fn mark(&self) -> &ProcessMark {
+        &self.mark
+    }
+
+    fn release(self: Box<Self>) -> Result<Watch, DriverError> {
+        let Self { host, mark, machine, disks } = *self;
+        let gone = || DriverError::Io {
+            doing: "let a process run".to_owned(),
+            cause: io::Error::from(io::ErrorKind::BrokenPipe),
+        };
+        let watching = Watching::find(&host.world, host.index, &host.life, mark.pid).ok_or_else(gone)?;
+        host.change(|state| guest::begin(state, host.index, mark.pid, machine, disks)).map_err(|_| gone())?;
+        Ok(Watch::over(watching))
+    }
+
+    fn abandon(self: Box<Self>) -> Doing<'static, ()> {
+        let end = Ended { code: Some(1), signal: None };
+        // Also of a dead agent: what it holds never ran, and ends with it.
+        self.host.world.lock().end_process(self.host.index, self.mark.pid, end);
+        Box::pin(async {})
+    }
+}

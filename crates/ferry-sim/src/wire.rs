@@ -1,0 +1,269 @@
+//! The network: calls between agents, and fetches between volume servers. Both may be lost, late or twice.
+
+use crate::host::Simulated;
+use crate::server::Link;
+use crate::store::{Token, sectors};
+use crate::world::{At, HostIndex, State, World};
+use ferry_api::VolumeKey;
+use ferry_api::http::{Call, Carried, Courier, router};
+use ferry_engine::{
+    Arrival, BLOCK_BYTES, ByteRange, Content, Event, FetchFailure, OpId, Phase, RequestKind, Residence,
+    SourceExtent,
+};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Calls from one agent to others.
+pub struct Wire {
+    /// Who calls.
+    pub from: Simulated,
+    /// Who is called.
+    pub to: HostIndex,
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("to", &self.to).finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a call.
+struct Fate {
+    there_ms: u64,
+    back_ms: u64,
+    arrives: bool,
+    is_answered: bool,
+    again_ms: Option<u64>,
+    fails_ms: u64,
+}
+
+impl Fate {
+    fn choose(state: &mut State, from: HostIndex, to: HostIndex) -> Self {
+        let (lost, twice) = (state.faults.calls_lost, state.faults.calls_twice);
+        let slow = state.mishap(lost);
+        let ms =
+            |state: &mut State| if slow { state.dice.between(10, 5_000) } else { state.dice.between(0, 2) };
+        let (there_ms, back_ms) = (ms(state), ms(state));
+        let arrives = state.hear(from, to) && !state.mishap(lost);
+        let is_answered = !state.mishap(lost);
+        let again_ms = state.mishap(twice).then(|| state.dice.between(0, 40_000));
+        let fails_ms = if state.dice.coin() { state.dice.between(0, 500) } else { 120_000 };
+        Self { there_ms, back_ms, arrives, is_answered, again_ms, fails_ms }
+    }
+}
+
+impl Courier for Wire {
+    fn carry(&self, call: Call) -> Carried<'_> {
+        Box::pin(async move {
+            let (world, to) = (&self.from.world, self.to);
+            world.let_through(self.from.index, &self.from.life, 0).await;
+            let fate = {
+                let mut state = world.lock();
+                let fate = Fate::choose(&mut state, self.from.index, to);
+                let lost = if fate.arrives { "" } else { " (lost)" };
+                state.say_of(self.from.index, format!("→ w{} {} {}{lost}", to + 1, call.method, call.path));
+                fate
+            };
+            if let Some(again_ms) = fate.again_ms {
+                world.lock().count("calls made twice");
+                tokio::spawn(deliver(Arc::clone(world), to, call.clone(), again_ms, oneshot::channel().0));
+            }
+            if fate.arrives {
+                let (tell, told) = oneshot::channel();
+                tokio::spawn(deliver(Arc::clone(world), to, call, fate.there_ms, tell));
+                let answer = told.await;
+                tokio::time::sleep(Duration::from_millis(fate.back_ms)).await;
+                let is_heard = fate.is_answered && world.lock().hear(self.from.index, to);
+                if let (Ok(answer), true) = (answer, is_heard) {
+                    world.let_through(self.from.index, &self.from.life, 0).await;
+                    return Ok(answer);
+                }
+            }
+            world.lock().count("calls or answers lost");
+            world.let_through(self.from.index, &self.from.life, fate.fails_ms).await;
+            Err("the connection was lost".to_owned())
+        })
+    }
+}
+
+/// Brings a call to the agent of a host; whoever waits hears nothing if there is none, or if it dies first.
+async fn deliver(
+    world: Arc<World>,
+    to: HostIndex,
+    call: Call,
+    ms: u64,
+    tell: oneshot::Sender<(u16, Vec<u8>)>,
+) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    world.awake(to).await;
+    let (agent, life) = {
+        let state = world.lock();
+        (state.hosts[to].agent.clone(), state.hosts[to].life.clone())
+    };
+    let (Some(agent), Some(life)) = (agent, life) else { return };
+    let path = call.path.clone();
+    tokio::select! {
+        biased;
+        () = life.ended() => {}
+        (status, body) = call.answered_by(router(agent)) => {
+            world.lock().say_of(to, format!("answers {status} to {path}"));
+            drop(tell.send((status, body)));
+        }
+    }
+}
+
+/// The copy that a URI names, and the port at which it is to be read.
+#[must_use]
+pub fn parse_uri(state: &State, uri: &str) -> Option<(At, u16)> {
+    let (place, copy) = uri.strip_prefix("nbd://")?.split_once('/')?;
+    let (host, port) = place.split_once(':')?;
+    Some((At { host: state.host_named(host)?, key: parse_key(copy)? }, port.parse().ok()?))
+}
+
+/// A copy as exports and directories name it.
+#[must_use]
+pub fn parse_key(text: &str) -> Option<VolumeKey> {
+    let (id, generation) = text.split_once('@')?;
+    Some(VolumeKey { id: id.parse().ok()?, generation: ferry_api::Generation(generation.parse().ok()?) })
+}
+
+/// The connection that a server at `from` gets to where its description says its source is.
+fn connect(state: &State, from: At) -> Option<Link> {
+    let uri = state.hosts[from.host].copies.get(&from.key)?.source.as_ref()?;
+    let (to, port) = parse_uri(state, uri)?;
+    let server = state.server(to)?;
+    let serves = server.exports == Some(port) && server.engine.status().phase == Phase::Sealed;
+    (serves && state.hear(from.host, to.host)).then_some(Link { to, pid: server.pid, epoch: server.epoch })
+}
+
+/// Connects a server to its source, or notices that it is not connected any more.
+pub fn look_for_source(state: &mut State, at: At) {
+    let Some(server) = state.server(at) else { return };
+    let link = server.link;
+    let wants = server.engine.status().phase != Phase::Standby && !server.engine.status().complete;
+    let now = if wants { connect(state, at) } else { None };
+    if link == now {
+        return;
+    }
+    if link.is_some() {
+        state.say_of(at.host, format!("{} has lost its source", at.key));
+        break_link(state, at);
+    }
+    if let Some(link) = now
+        && let Some(server) = state.server_mut(at)
+    {
+        server.link = Some(link);
+        state.say_of(at.host, format!("{} reads from {} on w{}", at.key, link.to.key, link.to.host + 1));
+        state.tell(at, Event::SourceUp);
+    }
+}
+
+/// The connection to the source is lost, with everything that was asked over it.
+pub fn break_link(state: &mut State, at: At) {
+    let Some(server) = state.server_mut(at) else { return };
+    if server.link.take().is_none() {
+        return;
+    }
+    let pid = server.pid;
+    state.tell(at, Event::SourceDown);
+    for (op, is_fetch) in state.for_source(at) {
+        if state.take_asking(at, pid, op) {
+            state.tell(at, failed(op, is_fetch));
+        }
+    }
+}
+
+fn failed(op: OpId, is_fetch: bool) -> Event {
+    match is_fetch {
+        true => Event::Fetched { op, result: Err(FetchFailure::Disconnected) },
+        false => Event::Extents { op, result: Err(FetchFailure::Disconnected) },
+    }
+}
+
+/// The link of a server, if it still is one.
+fn link_of(state: &State, at: At, pid: u32) -> Option<Link> {
+    let link = state.server(at).filter(|server| server.pid == pid)?.link?;
+    (connect(state, at) == Some(link)).then_some(link)
+}
+
+async fn travel(world: &Arc<World>, host: HostIndex) -> bool {
+    let ms = {
+        let mut state = world.lock();
+        let most = if state.is_quiet { 2 } else { state.travel_ms_max };
+        state.dice.roll(most + 1)
+    };
+    world.pass(host, ms).await
+}
+
+/// Fetches a range from the source of a server.
+pub async fn fetch(world: Arc<World>, at: At, pid: u32, op: OpId, range: ByteRange) {
+    if !travel(&world, at.host).await {
+        return;
+    }
+    let asked = {
+        let mut state = world.lock();
+        let buffer = vec![0; sectors(range.offset(), range.len_bytes()).len()];
+        let link = link_of(&state, at, pid);
+        link.and_then(|link| state.request(link.to, RequestKind::Read { range }, buffer))
+    };
+    let reply = match asked {
+        Some(asked) => asked.await.ok(),
+        None => None,
+    };
+    if !travel(&world, at.host).await {
+        return;
+    }
+    let mut state = world.lock();
+    if link_of(&state, at, pid).is_none() {
+        return break_link(&mut state, at);
+    }
+    let Some(reply) = reply else { return break_link(&mut state, at) };
+    if state.take_asking(at, pid, op) {
+        let result = match reply {
+            Ok(tokens) => Ok(arrive(&mut state, at, op, tokens)),
+            Err(errno) => Err(FetchFailure::Errno(errno)),
+        };
+        state.tell(at, Event::Fetched { op, result });
+    }
+}
+
+fn arrive(state: &mut State, at: At, op: OpId, mut tokens: Vec<Token>) -> Arrival {
+    if state.planted == Some(crate::faults::Planted::StaleFetch) {
+        tokens.iter_mut().for_each(|token| *token = token.saturating_sub(1));
+    }
+    let is_zero = tokens.iter().all(|token| *token == 0) && state.dice.coin();
+    state.put_fetched(at, op, if is_zero { Vec::new() } else { tokens });
+    let content = if is_zero { Content::Zeroes } else { Content::Data };
+    Arrival { content, verified: true, bytes_from_base: 0 }
+}
+
+/// Asks the source of a server which parts of a range are zero.
+pub async fn query(world: Arc<World>, at: At, pid: u32, op: OpId, range: ByteRange) {
+    if !travel(&world, at.host).await || !travel(&world, at.host).await {
+        return;
+    }
+    let mut state = world.lock();
+    let Some(link) = link_of(&state, at, pid) else { return break_link(&mut state, at) };
+    if state.take_asking(at, pid, op) {
+        let extents = extents(&state, link.to, range);
+        state.tell(at, Event::Extents { op, result: Ok(extents) });
+    }
+}
+
+fn extents(state: &State, at: At, range: ByteRange) -> Vec<SourceExtent> {
+    let copy = &state.hosts[at.host].copies[&at.key];
+    let Some(server) = state.server(at) else { return Vec::new() };
+    let mut extents = Vec::new();
+    let mut offset = range.offset();
+    while offset < range.end() {
+        let len_bytes = BLOCK_BYTES.min(range.end() - offset);
+        let piece = ByteRange::new(offset, len_bytes).expect("it is a part of a range");
+        let is_local = server.engine.truth(piece).all(|(_, residence)| residence == Residence::Local);
+        let zero = is_local && copy.data.read(sectors(offset, len_bytes)).iter().all(|token| *token == 0);
+        extents.push(SourceExtent { len_bytes, zero });
+        offset += len_bytes;
+    }
+    extents
+}

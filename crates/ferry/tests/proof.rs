@@ -46,6 +46,14 @@ fn a_move_leaves_a_receipt_and_both_copies_can_be_verified_against_it() {
     assert_eq!((proof.bytes_arrived, proof.bytes_zero), (2 * MIB, 14 * MIB), "{proof:?}");
     let told = home.ferry(&["job", "receipt", &id]).stdout;
     assert!(told.contains(&format!("{root} on both sides")), "{told}");
+    assert!(told.contains("as asked, by signal 15") && told.contains("by the source's clock"), "{told}");
+    let document: serde_json::Value = home.ask(&["job", "receipt", &id]);
+    assert_eq!((&document["job"], &document["to"]), (&id.as_str().into(), &"w2".into()), "{document:#}");
+    assert_eq!(document["stop"], serde_json::json!({ "how": "asked", "code": null, "signal": 15 }));
+    let down = &document["interruption"];
+    assert!(down["ms_by_source"].is_u64() && down["ms_by_both"].is_i64(), "{document:#}");
+    let steps = document["steps"].as_array().unwrap();
+    assert_eq!((steps.len(), &steps[3]["step"]), (11, &"Stop".into()), "{document:#}");
     let told = home.ferry(&["job", "show", &id]).stdout;
     assert!(told.contains("the root checksums of both sides agree"), "{told}");
 

@@ -3,6 +3,7 @@
 pub mod agent;
 mod attach;
 mod base;
+mod crossed;
 pub mod job;
 pub mod loss;
 pub mod machine;

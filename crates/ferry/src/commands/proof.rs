@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use ferry_agent::jobs::{Proof, Receipt, VolumeReceipt};
 use ferry_api::http::Client;
 use ferry_api::{AgentApi, CheckState, Job, JobId, JobKind, VolumeCheck, VolumeRef, VolumeSource};
+use serde::Serialize;
 
+use super::crossed::Crossed;
 use super::loss::ranges_text;
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
@@ -23,13 +25,30 @@ pub async fn receipt(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
     let Some(receipt) = receipt_of(&job) else {
         bail!("job {} has no receipt yet; it is written when everything has arrived", job.id);
     };
+    let JobKind::Move { machine, .. } = job.kind;
+    // A machine that was destroyed since is no longer known; the receipt is still good.
+    let left = agent.machine(&machine.into()).await.ok();
+    let crossed = Crossed::of(&job, left.as_ref());
     if json {
-        say_json(&receipt)?;
+        say_json(&Document { job: job.id, kind: &job.kind, receipt: &receipt, crossed: &crossed })?;
     } else {
-        let sheets: Vec<String> = receipt.volumes.iter().map(|volume| sheet(&job, volume)).collect();
+        let mut sheets: Vec<String> = receipt.volumes.iter().map(|volume| sheet(&job, volume)).collect();
+        sheets.push(table::facts(crossed.facts()));
         say(sheets.join("\n\n"))?;
     }
     Ok(Exit::Done)
+}
+
+/// A receipt as a document; drawn in docs/formats.md.
+#[derive(Serialize)]
+struct Document<'a> {
+    job: JobId,
+    #[serde(flatten)]
+    kind: &'a JobKind,
+    #[serde(flatten)]
+    receipt: &'a Receipt,
+    #[serde(flatten)]
+    crossed: &'a Crossed,
 }
 
 /// What `Verify` left in the journal of a job.
@@ -84,6 +103,7 @@ fn sheet(job: &Job, volume: &VolumeReceipt) -> String {
                     counted.checksum_errors, counted.fetch_errors
                 ),
             ),
+            ("from a base", Bytes(counted.bytes_from_base).to_string()),
             ("cold reads", counted.cold_reads.to_string()),
         ]);
     }

@@ -1,0 +1,192 @@
+//! What the receipt of a move says of the crossing itself, beside its bytes: how long the machine was down, by whose clock,
+//! how it stopped, and what had to be tried again. All of it is in the job; only how the machine stopped is in its record.
+//!
+//! Invariant: a span is told with the clocks that it rests on; none is made up where an entry is missing.
+
+use ferry_agent::jobs::{Booted, Plan};
+use ferry_api::{Exit, Job, JobStep, Machine, StepState};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What the crossing was like.
+#[derive(Debug, Serialize)]
+pub struct Crossed {
+    /// How long the machine was down; none before it runs on the target.
+    pub interruption: Option<Interruption>,
+    /// How it stopped; none if that is not known any more.
+    pub stop: Option<StopEnd>,
+    /// The steps, each with how often it was begun.
+    pub steps: Vec<StepTaken>,
+}
+
+/// From when the machine was down until its first process ran on the target, in milliseconds.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Interruption {
+    /// Until the source heard that it runs: by the source's clock alone, and rather too long.
+    pub ms_by_source: u64,
+    /// Until it ran by the target's clock: exact as far as both clocks agree; negative if they do not.
+    pub ms_by_both: Option<i64>,
+    /// How long it took to stop before that, by the source's clock.
+    pub stopping_ms: u64,
+}
+
+/// How a machine stopped.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum StopEnd {
+    /// It did not run when it was to stop, or nobody saw it end.
+    Unseen,
+    /// It ended within its grace time, when it was asked to.
+    Asked {
+        /// Its exit code, if it exited.
+        code: Option<i32>,
+        /// The signal that ended it, if one did.
+        signal: Option<i32>,
+    },
+    /// It was killed when its grace time was over.
+    Killed {
+        /// Its grace time, in milliseconds.
+        grace_ms: u64,
+    },
+}
+
+/// A step of the move.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct StepTaken {
+    /// Its name.
+    pub step: String,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// How long it took in all, by the source's clock, in milliseconds.
+    pub took_ms: Option<u64>,
+    /// What went wrong the last time that something did.
+    pub error: Option<String>,
+}
+
+impl Crossed {
+    /// Of a job, and of the machine as the source still knows it.
+    pub fn of(job: &Job, left: Option<&Machine>) -> Self {
+        let steps = job.steps.iter().filter(|step| step.attempts > 0);
+        let taken = steps.map(|step| StepTaken {
+            step: step.step.clone(),
+            attempts: step.attempts,
+            took_ms: took_ms(step),
+            error: step.error.clone(),
+        });
+        Self {
+            interruption: interruption(job),
+            stop: left.and_then(|left| stop(job, left)),
+            steps: taken.collect(),
+        }
+    }
+
+    /// For people, as facts.
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = Vec::new();
+        facts.extend(self.interruption.as_ref().map(|down| ("down for", down.text())));
+        facts.extend(self.stop.as_ref().map(|stop| ("stopped", stop.text())));
+        let again: Vec<String> = self.steps.iter().filter_map(StepTaken::again).collect();
+        facts.push(("tried again", if again.is_empty() { "nothing".to_owned() } else { again.join("; ") }));
+        facts
+    }
+}
+
+impl Interruption {
+    fn text(&self) -> String {
+        let both = self.ms_by_both.map(|ms| format!(", {ms} ms by both clocks")).unwrap_or_default();
+        format!(
+            "at most {} ms by the source's clock{both}, after {} ms of stopping",
+            self.ms_by_source, self.stopping_ms
+        )
+    }
+}
+
+impl StopEnd {
+    fn text(&self) -> String {
+        match self {
+            Self::Unseen => "it did not run, or nobody saw it end".to_owned(),
+            Self::Asked { code: Some(code), .. } => format!("as asked, with code {code}"),
+            Self::Asked { signal: Some(signal), .. } => format!("as asked, by signal {signal}"),
+            Self::Asked { .. } => "as asked".to_owned(),
+            Self::Killed { grace_ms } => format!("killed after its grace time of {grace_ms} ms"),
+        }
+    }
+}
+
+impl StepTaken {
+    fn again(&self) -> Option<String> {
+        let error = self.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+        (self.attempts > 1).then(|| format!("{} {} times{error}", self.step, self.attempts))
+    }
+}
+
+fn interruption(job: &Job) -> Option<Interruption> {
+    let (stop, boot) = (done(job, "Stop")?, done(job, "Boot")?);
+    let (stopped_ms, heard_ms) = (stop.finished_at_ms?, boot.finished_at_ms?);
+    let ran_ms = memo::<Booted>(boot)?.booted_at_ms?;
+    let signed = |ms: u64| i64::try_from(ms).ok();
+    Some(Interruption {
+        ms_by_source: heard_ms.saturating_sub(stopped_ms),
+        ms_by_both: signed(ran_ms).zip(signed(stopped_ms)).map(|(ran, stopped)| ran - stopped),
+        stopping_ms: took_ms(stop).unwrap_or(0),
+    })
+}
+
+/// How the machine ended that the source still knows at the generation that it left with.
+fn stop(job: &Job, left: &Machine) -> Option<StopEnd> {
+    let plan: Plan = memo(done(job, "Plan")?)?;
+    if left.generation != plan.generation {
+        return None;
+    }
+    let begun_ms = done(job, "Stop")?.started_at_ms?;
+    let exit = left.last_exit.filter(|exit: &Exit| exit.at_ms >= begun_ms);
+    Some(match exit.map(|exit| (exit.code, exit.signal)) {
+        None | Some((None, None)) => StopEnd::Unseen,
+        Some((None, Some(9))) if plan.spec.stop_signal.number() != 9 => {
+            StopEnd::Killed { grace_ms: plan.spec.stop_grace_ms }
+        }
+        Some((code, signal)) => StopEnd::Asked { code, signal },
+    })
+}
+
+fn done<'a>(job: &'a Job, name: &str) -> Option<&'a JobStep> {
+    job.steps.iter().find(|step| step.step == name && step.state == StepState::Done)
+}
+
+fn memo<T: DeserializeOwned>(step: &JobStep) -> Option<T> {
+    serde_json::from_value(step.memo.clone()?).ok()
+}
+
+fn took_ms(step: &JobStep) -> Option<u64> {
+    Some(step.finished_at_ms?.saturating_sub(step.started_at_ms?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_wrong_is_told_with_how_often_it_was_tried() {
+        let step = |attempts| StepTaken {
+            step: "Activate".to_owned(),
+            attempts,
+            took_ms: Some(1),
+            error: Some("w2 did not answer".to_owned()),
+        };
+        let crossed =
+            Crossed { interruption: None, stop: Some(StopEnd::Killed { grace_ms: 5 }), steps: vec![step(3)] };
+        let facts = crossed.facts();
+        assert_eq!(facts[0], ("stopped", "killed after its grace time of 5 ms".to_owned()));
+        assert_eq!(facts[1], ("tried again", "Activate 3 times (w2 did not answer)".to_owned()));
+        assert_eq!(step(1).again(), None);
+    }
+
+    #[test]
+    fn a_span_is_told_with_its_clocks() {
+        let down = Interruption { ms_by_source: 31, ms_by_both: Some(-2), stopping_ms: 4 };
+        assert_eq!(
+            down.text(),
+            "at most 31 ms by the source's clock, -2 ms by both clocks, after 4 ms of stopping"
+        );
+    }
+}

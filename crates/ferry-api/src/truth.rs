@@ -391,7 +391,8 @@ pub enum Worth {
         /// Bytes that the real one has from nowhere else, at most; none if its owner does not tell.
         bytes_needed: Option<u64>,
     },
-    /// It holds what the real one held when that was handed over, and nobody reads it any more.
+    /// It holds what the real one held when that was handed over, and its move needs it no more; a later copy on its worker
+    /// may still read it.
     Base {
         /// When it is deleted, in milliseconds since 1970.
         until_ms: u64,

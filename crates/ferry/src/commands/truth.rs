@@ -190,7 +190,7 @@ fn worth_text(found: &CopyWorth) -> String {
         }
         Worth::Base { until_ms } => {
             format!(
-                "equal to generation {next} at its hand-over, and not needed; deleted at {}",
+                "equal to generation {next} at its hand-over; its move needs it no more; deleted at {}",
                 utc(*until_ms)
             )
         }

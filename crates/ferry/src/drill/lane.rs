@@ -30,7 +30,7 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long anything of a lane may take: far more than it ever does, also on a host that is busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long somebody who is to be killed is waited for.
-const VICTIM_WAIT_MAX: Duration = Duration::from_secs(5);
+const VICTIM_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Pause between two records of the machine.
 const RECORD_EVERY: &str = "2ms";
 /// So many records tell that the machine goes on.
@@ -217,23 +217,26 @@ impl Lane {
     /// Kills some, all at the same moment, and returns when they are gone. Tells how many processes they were.
     ///
     /// # Errors
-    /// One of them is not there, and does not come.
+    /// The system refuses.
     pub async fn kill(&self, victims: &[Victim]) -> Result<usize> {
-        let deadline = Instant::now() + VICTIM_WAIT_MAX;
-        for victim in victims {
-            // What another agent starts at the same time may be a moment later than in the rehearsal.
-            while processes::find(self.is_victim(*victim)).is_empty() {
-                if Instant::now() > deadline {
-                    bail!("there is no {victim} to be killed");
-                }
-                sleep(LOOK_EVERY).await;
-            }
-        }
         let wanted: Vec<_> = victims.iter().map(|victim| self.is_victim(*victim)).collect();
         let killing = tokio::task::spawn_blocking(move || {
             processes::kill(|line| wanted.iter().any(|is_wanted| is_wanted(line)))
         });
         killing.await.context("killing broke off")?
+    }
+
+    /// Whether all of these live. What another agent starts at the same time may come a moment later than in the
+    /// rehearsal, and is waited for; what another one ends may be gone already.
+    pub async fn are_there(&self, victims: &[Victim]) -> bool {
+        let deadline = Instant::now() + VICTIM_WAIT_MAX;
+        while victims.iter().any(|victim| processes::find(self.is_victim(*victim)).is_empty()) {
+            if Instant::now() > deadline {
+                return false;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        true
     }
 
     /// A test for the command line of one who may be killed.

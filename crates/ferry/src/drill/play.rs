@@ -53,6 +53,8 @@ pub struct Played {
     pub ending: Result<Ending, String>,
     /// Processes that were killed.
     pub kills: usize,
+    /// Whether one of those to be killed had ended by itself by then.
+    pub is_short: bool,
     /// All it took, in milliseconds.
     pub took_ms: u64,
     /// The longest time without an acknowledged record of the machine, in milliseconds.
@@ -62,27 +64,28 @@ pub struct Played {
 impl Played {
     /// A row that could not be played, or went wrong.
     pub fn failed(error: &anyhow::Error) -> Self {
-        Self { ending: Err(in_one_line(error)), kills: 0, took_ms: 0, pause_ms: 0 }
+        Self { ending: Err(in_one_line(error)), kills: 0, is_short: false, took_ms: 0, pause_ms: 0 }
     }
 }
 
 /// Plays one row.
 pub async fn play(lane: &mut Lane, row: &Row) -> Played {
     let (began, began_ns) = (Instant::now(), now_ns());
-    let mut kills = 0;
-    let ending = act(lane, row, &mut kills).await.map_err(|error| in_one_line(&error));
+    let (mut kills, mut is_short) = (0, false);
+    let ending = act(lane, row, &mut kills, &mut is_short).await.map_err(|error| in_one_line(&error));
     lane.gate.rest();
     lane.link.mend();
     let pause_ms = lane.entries().map_or(0, |entries| longest_pause_ms(&entries, began_ns));
     Played {
         ending,
         kills,
+        is_short,
         took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         pause_ms,
     }
 }
 
-async fn act(lane: &mut Lane, row: &Row, kills: &mut usize) -> Result<Ending> {
+async fn act(lane: &mut Lane, row: &Row, kills: &mut usize, is_short: &mut bool) -> Result<Ending> {
     let point = &row.point;
     let mut crossing = ready(lane, row.kind).await?;
     let awaited =
@@ -103,6 +106,7 @@ async fn act(lane: &mut Lane, row: &Row, kills: &mut usize) -> Result<Ending> {
     };
     let held = held.context("nobody waits for the point any more")?;
     one_at_most(lane)?;
+    *is_short = !lane.are_there(&row.fault.victims()).await;
     *kills = lane.kill(&row.fault.victims()).await?;
     one_at_most(lane)?;
     owner(lane).await?;

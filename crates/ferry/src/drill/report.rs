@@ -10,6 +10,9 @@ use super::row::{Fault, Kind, Row, Victim};
 use crate::output::bytes::Span;
 use crate::output::{Paint, table};
 
+/// Of so many rows one may be short.
+const ONE_SHORT_IN: usize = 20;
+
 /// A row and what came of it.
 #[derive(Debug, Serialize)]
 pub struct Told {
@@ -28,6 +31,8 @@ pub struct Told {
     pub look_at: Option<PathBuf>,
     /// Processes that were killed.
     pub kills: usize,
+    /// Whether one of those to be killed had ended by itself by then.
+    pub is_short: bool,
     /// All it took, in milliseconds.
     pub took_ms: u64,
     /// The longest time without an acknowledged record, in milliseconds.
@@ -37,7 +42,7 @@ pub struct Told {
 impl Told {
     /// What came of `row`; `dir` is where it was played.
     pub fn new(row: Row, played: Played, dir: PathBuf) -> Self {
-        let Played { ending, kills, took_ms, pause_ms } = played;
+        let Played { ending, kills, is_short, took_ms, pause_ms } = played;
         let (ending, fault_found) = match ending {
             Ok(ending) => (Some(ending), None),
             Err(fault) => (None, Some(fault)),
@@ -45,7 +50,7 @@ impl Told {
         let ok = fault_found.is_none();
         let look_at = (!ok).then_some(dir);
         let step = row.point.phase.clone();
-        Self { row, step, ok, ending, fault_found, look_at, kills, took_ms, pause_ms }
+        Self { row, step, ok, ending, fault_found, look_at, kills, is_short, took_ms, pause_ms }
     }
 
     /// For a row that is not as it must be: what, and where to look.
@@ -64,6 +69,8 @@ pub struct Report {
     pub rows_played: usize,
     /// Rows that are not as they must be.
     pub rows_wrong: usize,
+    /// Rows in which one of those to be killed had ended by itself by then; more than a few make a drill that is not ok.
+    pub rows_short: usize,
     /// Processes that were killed.
     pub kills: usize,
     /// Outages of the link.
@@ -78,10 +85,12 @@ impl Report {
     /// Counts `rows`.
     pub fn new(rows: Vec<Told>, took: Duration) -> Self {
         let rows_wrong = rows.iter().filter(|told| !told.ok).count();
+        let rows_short = rows.iter().filter(|told| told.is_short).count();
         Self {
-            ok: rows_wrong == 0,
+            ok: rows_wrong == 0 && rows_short <= rows.len() / ONE_SHORT_IN,
             rows_played: rows.len(),
             rows_wrong,
+            rows_short,
             kills: rows.iter().map(|told| told.kills).sum(),
             outages: rows.iter().filter(|told| matches!(told.row.fault, Fault::Link(_))).count(),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -117,6 +126,12 @@ impl Report {
             format!("{} {counts}: {} are not as they must be", paint.bad("✗"), self.rows_wrong)
         };
         text.push_str(&verdict);
+        if self.rows_short > 0 {
+            text.push_str(&format!(
+                "\n  in {} rows one of two to be killed had ended by itself by then",
+                self.rows_short
+            ));
+        }
         text
     }
 }
@@ -186,7 +201,7 @@ mod tests {
             is_late: false,
             there: BTreeSet::new(),
         };
-        let played = Played { ending, kills: 1, took_ms: 900, pause_ms: 40 };
+        let played = Played { ending, kills: 1, is_short: false, took_ms: 900, pause_ms: 40 };
         Told::new(Row { kind: Kind::Move, point, fault }, played, PathBuf::from("/d"))
     }
 
@@ -202,6 +217,17 @@ mod tests {
         let text = report.for_people(Paint::none());
         assert!(text.contains("2 ✓ 40.0 ms") && text.contains("1, 1 ✗"), "{text}");
         assert!(text.ends_with("1 are not as they must be"), "{text}");
+    }
+
+    #[test]
+    fn a_drill_in_which_too_few_were_killed_is_not_ok() {
+        let rows = |short: usize| {
+            let mut rows: Vec<Told> =
+                (0..40).map(|_| told("Seal", Fault::Kill(Victim::Machine), Ok(Ending::Moved))).collect();
+            rows.iter_mut().take(short).for_each(|told| told.is_short = true);
+            Report::new(rows, Duration::from_secs(2))
+        };
+        assert!(rows(2).ok && !rows(3).ok);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! advertise = "10.0.0.1"          # where other workers reach this host
 //! room_bytes = 500_000_000_000    # for all volumes together; without it, what the filesystem has free
 //! retention_hours = 24
+//! job_retention_days = 90         # for how long it is known what became of a job ...
+//! jobs_kept = 10_000              # ... and of how many jobs at most
 //! moves_at_once = 64              # moves away from this worker; further ones wait in line
 //!
 //! [peers]
@@ -27,6 +29,10 @@ use std::path::{Path, PathBuf};
 const LISTEN_DEFAULT: &str = "127.0.0.1:7433";
 /// How long a source's copy is kept if nothing is said, in hours.
 const RETENTION_HOURS_DEFAULT: u64 = 24;
+/// For how long a job that has ended is kept if nothing is said, in days.
+const JOB_RETENTION_DAYS_DEFAULT: u64 = 90;
+/// How many jobs that have ended are kept at most if nothing is said.
+const JOBS_KEPT_DEFAULT: u64 = 10_000;
 /// How many moves away from a worker are under way at once if nothing is said.
 const MOVES_AT_ONCE_DEFAULT: NonZeroUsize = NonZeroUsize::new(64).expect("it is not 0");
 /// Longest generation in the name of a volume's directory that a state directory must leave room for.
@@ -51,6 +57,10 @@ pub struct Config {
     pub room_bytes: Option<u64>,
     /// How long a source's copy is kept after nobody needs it, in hours.
     pub retention_hours: u64,
+    /// For how long a job that has ended is kept with its journal, in days.
+    pub job_retention_days: u64,
+    /// How many jobs that have ended are kept at most.
+    pub jobs_kept: u64,
     /// How many moves away from this worker are under way at once; further ones wait in line.
     pub moves_at_once: NonZeroUsize,
     /// Directory of certificates (see [`ferry_volume::Credentials`]); an absolute path. With it, volumes are read by
@@ -96,6 +106,8 @@ struct File {
     peers: BTreeMap<WorkerName, toml::Spanned<String>>,
     room_bytes: Option<u64>,
     retention_hours: Option<u64>,
+    job_retention_days: Option<u64>,
+    jobs_kept: Option<u64>,
     moves_at_once: Option<NonZeroUsize>,
     tls: Option<toml::Spanned<PathBuf>>,
 }
@@ -131,6 +143,8 @@ impl Config {
             peers: peers(&place, file.peers)?,
             room_bytes: file.room_bytes,
             retention_hours: file.retention_hours.unwrap_or(RETENTION_HOURS_DEFAULT),
+            job_retention_days: file.job_retention_days.unwrap_or(JOB_RETENTION_DAYS_DEFAULT),
+            jobs_kept: file.jobs_kept.unwrap_or(JOBS_KEPT_DEFAULT),
             moves_at_once: file.moves_at_once.unwrap_or(MOVES_AT_ONCE_DEFAULT),
             tls: file.tls.map(|dir| beside(&place, &dir)).transpose()?,
         })

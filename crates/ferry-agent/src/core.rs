@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::fences::Fences;
 use crate::host::Host;
-use crate::jobs::{Attic, Guests, Home};
+use crate::jobs::{Attic, Guests, Home, Targets};
 use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::records::{Records, RecordsError, Touched};
@@ -11,8 +11,8 @@ use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskRoot, CopyRoot, Generation, JobId, JobState, Machine, MachineId, Volume,
-    VolumeKey, WorkerName,
+    AgentApi, ApiError, AskRoot, CopyRoot, CrossingState, ErrorCode, Generation, JobId, JobState, Machine,
+    MachineId, Volume, VolumeKey, WorkerName,
 };
 use ferry_crossing::{Fence, target};
 use ferry_volume::Credentials;
@@ -199,6 +199,22 @@ impl Attic for Core {
 
     async fn news(&self) {
         self.retired.notified().await;
+    }
+}
+
+impl Targets for Core {
+    async fn is_free_of(&self, to: &WorkerName, job: JobId) -> bool {
+        // One that is no longer configured asks nobody here.
+        let Ok(peer) = self.peers.client(to) else { return true };
+        match peer.peer_crossing(job).await {
+            Ok(crossing) if crossing.state == CrossingState::Released => true,
+            Ok(_) => peer.peer_release(job).await.is_ok(),
+            Err(error) => error.code == ErrorCode::NotFound,
+        }
+    }
+
+    async fn clock_trusted_from_ms(&self) -> Answer<u64> {
+        Ok(0)
     }
 }
 

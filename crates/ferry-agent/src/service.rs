@@ -9,7 +9,7 @@ use crate::fences::{FenceError, Fences};
 use crate::host::ThisHost;
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
-    Clock, Executor, HostClock, MOVES, MoveInput, MoveStep, Mover, Queues, begin_move, reap, sweep,
+    Clock, Executor, HostClock, MOVES, MoveInput, MoveStep, Mover, Queues, begin_move, forget, reap, sweep,
 };
 use crate::machines::MachinesError;
 use crate::moments::{self, When};
@@ -21,15 +21,9 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskRoot, AskTestimony, AttachVolume,
-    AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine,
-    DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId,
-    JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss, Ownership, PaceVolume,
-    PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StepState, StopReason, Testimony,
-    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
-    WorkerInfo, WorkerName, WorkerShutDown,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss, Ownership, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
-use ferry_crossing::back;
+use ferry_crossing::{back, history::Keep};
 use ferry_fsm::{Step, Terms};
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
@@ -214,6 +208,12 @@ impl Agent {
         let volumes = core.volumes.clone();
         chores.spawn(async move { volumes.share_budget().await });
         let guests = Arc::clone(&core);
+        let (past, targets, forgets) = (core.records.clone(), Arc::clone(&core), clock.clone());
+        let keep = Keep {
+            for_ms: core.config.job_retention_days.saturating_mul(24 * HOUR_MS),
+            jobs: core.config.jobs_kept,
+        };
+        chores.spawn(async move { forget(&past, &*targets, keep, &forgets).await });
         let sweeps = clock.clone();
         chores.spawn(async move { sweep(&*guests, &sweeps).await });
         let shutdown = Shutdown::default();
@@ -360,7 +360,7 @@ impl AgentApi for Agent {
 
     async fn worker_safe_to_stop(&self) -> Answer<SafeToStop> {
         let crossings = self.core.records.crossings().await?;
-        let jobs = self.moves.jobs().await?;
+        let jobs = self.moves.unfinished().await?;
         stopping::safe_to_stop(&self.core, crossings, jobs).await
     }
 
@@ -529,8 +529,12 @@ impl AgentApi for Agent {
         self.moves.cancel(job).await
     }
 
-    async fn jobs(&self) -> Answer<Vec<Job>> {
-        self.moves.jobs().await
+    async fn jobs(&self, asked: AskJobs) -> Answer<Vec<Job>> {
+        self.moves.jobs(asked).await
+    }
+
+    async fn job_journal(&self, job: JobId) -> Answer<JobJournal> {
+        self.moves.journal_of(job).await
     }
 
     async fn job(&self, job: JobId) -> Answer<Job> {

@@ -1,12 +1,7 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove,
-    ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume,
-    GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume,
-    PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, Testimony, Truth, TruthRef,
-    UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
-    WorkerShutDown,
+    AbandonSource, Activate, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -126,8 +121,10 @@ pub trait AgentApi: Send + Sync + 'static {
     fn move_undo(&self, undo: UndoMove) -> impl Future<Output = Answer<Job>> + Send;
     /// Cancels the move that a machine is about to make; answers when that is durable. Refused after the hand-over.
     fn move_cancel(&self, cancel: CancelMove) -> impl Future<Output = Answer<Job>> + Send;
-    /// All jobs of this worker, the latest first.
-    fn jobs(&self) -> impl Future<Output = Answer<Vec<Job>>> + Send;
+    /// Jobs of this worker, the latest first: all that have not ended, and so many that have.
+    fn jobs(&self, asked: AskJobs) -> impl Future<Output = Answer<Vec<Job>>> + Send;
+    /// A job with its journal as it lies in the records.
+    fn job_journal(&self, job: JobId) -> impl Future<Output = Answer<JobJournal>> + Send;
     /// One job.
     fn job(&self, job: JobId) -> impl Future<Output = Answer<Job>> + Send;
     /// What happened in a job after an event. Waits for the next event if asked to; answers at once when there is

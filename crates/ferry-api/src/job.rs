@@ -281,6 +281,41 @@ pub enum JobEventKind {
     },
 }
 
+/// Asks for jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskJobs {
+    /// How many of those that have ended; at most [`AskJobs::ENDED_MAX`] are given at once.
+    #[serde(default = "AskJobs::ended_default")]
+    pub ended_max: u64,
+    /// Only those that have ended and were taken on before this one; without it all that have not ended come, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<JobId>,
+}
+
+impl AskJobs {
+    /// The most ended jobs that a worker gives at once.
+    pub const ENDED_MAX: u64 = 1_000;
+
+    fn ended_default() -> u64 {
+        50
+    }
+}
+
+impl Default for AskJobs {
+    fn default() -> Self {
+        Self { ended_max: Self::ended_default(), before: None }
+    }
+}
+
+/// A job with its journal as it lies in the worker's records (docs/formats.md): to be kept elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobJournal {
+    /// The job.
+    pub job: Job,
+    /// Its entries in order.
+    pub journal: Vec<serde_json::Value>,
+}
+
 /// Asks for what happened in a job after an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventsAfter {

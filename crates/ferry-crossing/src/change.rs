@@ -63,6 +63,11 @@ pub trait Rows {
     /// # Errors
     /// As above.
     fn put_job(&mut self, job: &JobRecord) -> Result<(), Self::Error>;
+    /// Removes a job with its journal, if it is there.
+    ///
+    /// # Errors
+    /// As above.
+    fn remove_job(&mut self, id: JobId) -> Result<(), Self::Error>;
     /// Puts a move to this worker in the place of the one of its job.
     ///
     /// # Errors
@@ -205,6 +210,8 @@ pub enum Change {
     AddJob(Box<JobRecord>),
     /// A job has ended.
     FinishJob(JobId),
+    /// A job that has ended is forgotten with its journal. May be repeated.
+    ForgetJob(JobId),
     /// How a move stands of which this worker is the target.
     Crossing(Box<CrossingRecord>),
     /// What is set for the worker as a whole.
@@ -247,7 +254,11 @@ impl Change {
             | Self::AddFork { key, .. }
             | Self::RemoveFork { key, .. }
             | Self::RemoveVolume(key) => Some(Touched::Volume(*key)),
-            Self::AddJob(_) | Self::FinishJob(_) | Self::Crossing(_) | Self::Worker(_) => None,
+            Self::AddJob(_)
+            | Self::FinishJob(_)
+            | Self::ForgetJob(_)
+            | Self::Crossing(_)
+            | Self::Worker(_) => None,
         }
     }
 
@@ -317,6 +328,7 @@ impl Change {
             Self::HandOver { job, machine, to } => hand_over(t, *job, *machine, to),
             Self::AddJob(job) => add_job(t, job),
             Self::FinishJob(id) => finish_job(t, *id),
+            Self::ForgetJob(id) => forget_job(t, *id),
             Self::Crossing(crossing) => t.put_crossing(crossing),
             Self::Worker(worker) => t.put_worker(worker),
         }
@@ -491,6 +503,14 @@ fn finish_job<R: Rows>(t: &mut R, id: JobId) -> Result<(), R::Error> {
     let mut job = t.job(id)?.ok_or(ChangeRefused::NoJob(id))?;
     job.finished = true;
     t.put_job(&job)
+}
+
+fn forget_job<R: Rows>(t: &mut R, id: JobId) -> Result<(), R::Error> {
+    match t.job(id)? {
+        Some(job) if !job.finished => Err(ChangeRefused::JobNotOver(id).into()),
+        Some(_) => t.remove_job(id),
+        None => Ok(()),
+    }
 }
 
 fn change_machine<R: Rows>(

@@ -8,6 +8,7 @@
 //!   both     Fence: what was handed over stays so, whatever the records say
 //!            ownership ──service──▶ what a volume server is to do, what may be done with a copy
 //!            record + what runs ──minding──▶ start or stop the machine
+//!            journal + what is left of a move ──history──▶ whether it may be forgotten
 //!            what is under way, runs and is read here ──stopping──▶ what keeps the host from being stopped
 //!   all      what lies on every disk ──truth──▶ which copy is the real one
 //! ```
@@ -20,6 +21,7 @@
 pub mod back;
 mod change;
 mod fence;
+pub mod history;
 mod line;
 pub mod minding;
 pub mod moving;

@@ -59,6 +59,9 @@ pub enum ChangeRefused {
         /// The move.
         job: JobId,
     },
+    /// A job that has not ended is not forgotten.
+    #[error("job {0} has not ended; it is kept until it has")]
+    JobNotOver(JobId),
     /// The machine is not to run, or runs already.
     #[error("machine {0} may not be started now")]
     MayNotStart(MachineName),
@@ -111,6 +114,7 @@ impl ChangeRefused {
             | Self::MayNotStart(_)
             | Self::StillRuns(_)
             | Self::Ownership { .. }
+            | Self::JobNotOver(_)
             | Self::Attached { .. } => ErrorCode::Conflict,
             Self::EntryOutOfOrder { .. } => ErrorCode::Internal,
         }

@@ -89,6 +89,12 @@ impl Rows for Books {
         Ok(())
     }
 
+    fn remove_job(&mut self, id: JobId) -> Result<(), ChangeRefused> {
+        self.jobs.remove(&id);
+        self.journals.remove(&id);
+        Ok(())
+    }
+
     fn put_crossing(&mut self, crossing: &CrossingRecord) -> Result<(), ChangeRefused> {
         self.crossings.insert(crossing.job, crossing.clone());
         Ok(())

@@ -516,6 +516,20 @@ pub struct Move {
 pub enum Job {
     /// List the jobs of the worker, the latest first; a move belongs to the worker that the machine leaves
     List {
+        /// So many of those that have ended; all that have not ended are always listed
+        #[arg(long, value_name = "JOBS", default_value_t = 50)]
+        limit: u64,
+        /// All that are kept
+        #[arg(long, conflicts_with = "limit")]
+        all: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Print all jobs that are kept with their journals, the first one first, one JSON object a line: to be kept elsewhere
+    Export {
+        /// Only those taken on since that time (as for `ferry move --at`), or in the span before now
+        #[arg(long, value_name = "TIME|SPAN")]
+        since: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },

@@ -163,7 +163,15 @@ pub enum Question {
         follow: bool,
     },
     /// `job list`
-    JobList,
+    JobList {
+        /// How many of those that have ended.
+        ended_max: u64,
+    },
+    /// `job export`
+    JobExport {
+        /// Only those taken on since, in milliseconds since 1970.
+        since_ms: u64,
+    },
     /// `job show`
     JobShow(JobId),
     JobReceipt(JobId),
@@ -503,7 +511,13 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
 
 fn job_question(job: args::Job) -> Result<Meant, Misuse> {
     match job {
-        args::Job::List { asking } => ask(&asking, Question::JobList),
+        args::Job::List { limit, all, asking } => {
+            ask(&asking, Question::JobList { ended_max: if all { u64::MAX } else { limit } })
+        }
+        args::Job::Export { since, asking } => {
+            let since_ms = since.map_or(Ok(0), |since| when::since_ms(&since, &jiff::Zoned::now()))?;
+            ask(&asking, Question::JobExport { since_ms })
+        }
         args::Job::Receipt { job, asking } => ask(&asking, Question::JobReceipt(parsed(&job)?)),
         args::Job::Show { job, asking } => ask(&asking, Question::JobShow(parsed(&job)?)),
         args::Job::Watch { job, asking } => ask(&asking, Question::JobWatch(parsed(&job)?)),

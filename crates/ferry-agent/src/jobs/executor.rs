@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ferry_api::{ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobEvents, JobId, JobKind, JobState};
+use ferry_api::{
+    ApiError, AskJobs, ErrorCode, EventsAfter, Job, JobEvent, JobEvents, JobId, JobJournal, JobKind, JobState,
+};
 use ferry_fsm::{Standing, Step, Terms, replay};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -203,20 +205,49 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         }
     }
 
-    /// All jobs, the latest first.
+    /// The jobs asked for, the latest first.
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn jobs(&self) -> Result<Vec<Job>, ApiError> {
+    pub async fn jobs(&self, asked: AskJobs) -> Result<Vec<Job>, ApiError> {
+        let mut jobs = match asked.before {
+            None => self.unfinished().await?,
+            Some(_) => Vec::new(),
+        };
+        let ended_max = asked.ended_max.min(AskJobs::ENDED_MAX);
+        for record in self.journal.ended_before(asked.before, ended_max).await? {
+            // It may have ended between the two looks.
+            if jobs.iter().all(|job| job.id != record.id) {
+                jobs.push(self.replayed(record).await?);
+            }
+        }
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
+        Ok(jobs)
+    }
+
+    /// All jobs that have not ended.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn unfinished(&self) -> Result<Vec<Job>, ApiError> {
         let mut jobs = Vec::new();
-        for record in self.journal.jobs().await? {
+        for record in self.journal.unfinished_jobs().await? {
             jobs.push(match self.present(record.id) {
                 Some(job) => job,
                 None => self.replayed(record).await?,
             });
         }
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
         Ok(jobs)
+    }
+
+    /// A job with its journal, as it lies in the records.
+    ///
+    /// # Errors
+    /// No such job; the records cannot be read.
+    pub async fn journal_of(&self, id: JobId) -> Result<JobJournal, ApiError> {
+        let job = self.job(id).await?;
+        let rows = self.journal.journal(id, 0).await?;
+        Ok(JobJournal { job, journal: rows.into_iter().map(|row| row.entry).collect() })
     }
 
     /// What happened in a job after an entry, waiting for something to happen if it is asked for.

@@ -31,8 +31,12 @@ pub trait Journal: Send + Sync + 'static {
     /// See [`Records::unfinished_jobs`].
     fn unfinished_jobs(&self) -> impl Future<Output = Result<Vec<JobRecord>, RecordsError>> + Send;
 
-    /// See [`Records::jobs`].
-    fn jobs(&self) -> impl Future<Output = Result<Vec<JobRecord>, RecordsError>> + Send;
+    /// See [`Records::ended_before`].
+    fn ended_before(
+        &self,
+        before: Option<JobId>,
+        jobs_max: u64,
+    ) -> impl Future<Output = Result<Vec<JobRecord>, RecordsError>> + Send;
 
     /// See [`Records::job`].
     fn job(&self, id: JobId) -> impl Future<Output = Result<Option<JobRecord>, RecordsError>> + Send;
@@ -57,8 +61,12 @@ impl Journal for Records {
         Self::unfinished_jobs(self).await
     }
 
-    async fn jobs(&self) -> Result<Vec<JobRecord>, RecordsError> {
-        Self::jobs(self).await
+    async fn ended_before(
+        &self,
+        before: Option<JobId>,
+        jobs_max: u64,
+    ) -> Result<Vec<JobRecord>, RecordsError> {
+        Self::ended_before(self, before, jobs_max).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, RecordsError> {

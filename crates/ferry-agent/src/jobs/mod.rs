@@ -11,13 +11,15 @@
 //!   what they need of the records, `view` how a job looks from outside.
 //! - `mover` does the steps of a move (`verify` the one that proves what arrived), `world` is what it needs of both
 //!   workers. What the steps are and what may be done when is decided in [`ferry_crossing`].
-//! - `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
+//! - `history` forgets jobs that ended long ago;
+//!   `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
 //!   while it was away.
 //!
 //! Invariant: nothing acts on a decision that is not in the journal, and one machine has one active job at most.
 
 mod clock;
 mod executor;
+mod history;
 mod journal;
 mod mover;
 mod queues;
@@ -34,6 +36,7 @@ pub use ferry_crossing::{
     Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
     Reserved, ReservedVolume, Retired, VolumeReceipt,
 };
+pub use history::{Targets, forget};
 pub use journal::Journal;
 pub use mover::{MOVES, Mover, begin_move};
 pub use queues::Queues;

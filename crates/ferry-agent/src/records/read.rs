@@ -85,12 +85,46 @@ impl Records {
         self.read(move |c| one(c, "volumes", sql, [id.to_string()])).await
     }
 
-    /// All jobs, the first taken on first.
+    /// Jobs that have ended, the last taken on first, from the one before `before` on.
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn jobs(&self) -> Result<Vec<JobRecord>, RecordsError> {
-        self.read(|c| many(c, "jobs", "SELECT id, record FROM jobs ORDER BY id", ())).await
+    pub async fn ended_before(
+        &self,
+        before: Option<JobId>,
+        jobs_max: u64,
+    ) -> Result<Vec<JobRecord>, RecordsError> {
+        let sql = "SELECT id, record FROM jobs WHERE finished = 1 AND id < ?1 ORDER BY id DESC LIMIT ?2";
+        // Behind every id.
+        let before = before.map_or_else(|| "~".to_owned(), |id| id.to_string());
+        self.read(move |c| many(c, "jobs", sql, params![before, to_sql(jobs_max)])).await
+    }
+
+    /// Jobs that have ended, the first taken on first, from the one after `after` on.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn ended_from(
+        &self,
+        after: Option<JobId>,
+        jobs_max: u64,
+    ) -> Result<Vec<JobRecord>, RecordsError> {
+        let sql = "SELECT id, record FROM jobs WHERE finished = 1 AND id > ?1 ORDER BY id LIMIT ?2";
+        let after = after.map_or_else(String::new, |id| id.to_string());
+        self.read(move |c| many(c, "jobs", sql, params![after, to_sql(jobs_max)])).await
+    }
+
+    /// How many jobs have ended and are kept.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn ended_count(&self) -> Result<u64, RecordsError> {
+        self.read(|c| {
+            let sql = "SELECT count(*) FROM jobs WHERE finished = 1";
+            let count: i64 = c.query_row(sql, (), |row| row.get(0)).map_err(unreadable)?;
+            Ok(count.unsigned_abs())
+        })
+        .await
     }
 
     /// Jobs that have not ended, the first taken on first.

@@ -65,6 +65,11 @@ impl Rows for InTransaction<'_> {
         )
     }
 
+    fn remove_job(&mut self, id: JobId) -> Result<(), RecordsError> {
+        self.execute("DELETE FROM journal WHERE job = ?1", [id.to_string()])?;
+        self.execute("DELETE FROM jobs WHERE id = ?1", [id.to_string()])
+    }
+
     fn put_crossing(&mut self, crossing: &CrossingRecord) -> Result<(), RecordsError> {
         let sql = "INSERT OR REPLACE INTO crossings (job, record) VALUES (?1, ?2)";
         self.execute(sql, params![crossing.job.to_string(), encode(crossing)])

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How long SQLite waits for a lock somebody else holds (a person with `sqlite3`).
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE machines (
         id     TEXT PRIMARY KEY,
@@ -46,6 +46,9 @@ const MIGRATIONS: [&str; 2] = [
         one    INTEGER PRIMARY KEY CHECK (one = 1),
         record TEXT NOT NULL
     ) STRICT;
+",
+    "
+    CREATE INDEX jobs_finished ON jobs (finished, id);
 ",
 ];
 

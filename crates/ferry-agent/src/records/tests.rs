@@ -262,7 +262,7 @@ async fn what_is_set_for_the_worker_outlives_its_agent_and_comes_to_older_record
     drop(Records::open(dir.path()).unwrap());
     // As before there was such a table.
     let earlier = Connection::open(dir.path().join(FILE)).unwrap();
-    earlier.execute_batch("DROP TABLE worker; PRAGMA user_version = 1").unwrap();
+    earlier.execute_batch("DROP TABLE worker; DROP INDEX jobs_finished; PRAGMA user_version = 1").unwrap();
     drop(earlier);
     let records = Records::open(dir.path()).unwrap();
     assert_eq!(records.worker().await.unwrap(), WorkerRecord::default());

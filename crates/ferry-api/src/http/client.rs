@@ -1,12 +1,7 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AskTestimony, AttachVolume, AttachedFrontend,
-    CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode,
-    EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, Losses, Machine, MachineRef,
-    OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, Testimony,
-    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
-    WorkerInfo, WorkerShutDown,
+    AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -369,8 +364,15 @@ impl AgentApi for Client {
         self.post(&["moves", "cancel"], &cancel).await
     }
 
-    async fn jobs(&self) -> Result<Vec<Job>, ApiError> {
-        self.get(&["jobs"]).await
+    async fn jobs(&self, asked: AskJobs) -> Result<Vec<Job>, ApiError> {
+        let mut url = self.url_of(&["jobs"]);
+        let before = asked.before.map_or_else(String::new, |job| format!("&before={job}"));
+        url.set_query(Some(&format!("ended_max={}{before}", asked.ended_max)));
+        self.send(Method::GET, url, None, Some(CALL_TIMEOUT)).await
+    }
+
+    async fn job_journal(&self, job: JobId) -> Result<JobJournal, ApiError> {
+        self.get(&["jobs", &job.to_string(), "journal"]).await
     }
 
     async fn job(&self, job: JobId) -> Result<Job, ApiError> {

@@ -1,13 +1,11 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskRoot, AskTestimony, AttachVolume, CancelMove,
-    ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
-    Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
-    ShutDownWorker, StartMove, UndoMove, VerifyVolume, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, ShutDownWorker, StartMove, UndoMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
@@ -48,6 +46,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/jobs", get(jobs::<A>))
         .route("/v1/jobs/{job}", get(job::<A>))
         .route("/v1/jobs/{job}/events", get(job_events::<A>))
+        .route("/v1/jobs/{job}/journal", get(job_journal::<A>))
         .route("/v1/jobs/{job}/cancel", post(job_cancel::<A>))
         .route("/v1/jobs/{job}/resume", post(job_resume::<A>))
         .route("/v1/peer/reserve", post(peer_reserve::<A>))
@@ -167,6 +166,7 @@ by_path!(&machine_stop);
 by_path!(&volume);
 by_path!(&volume_delete);
 by_path!(job);
+by_path!(job_journal);
 by_path!(job_cancel);
 by_path!(job_resume);
 by_path!(peer_crossing);
@@ -298,6 +298,16 @@ async fn volume_verify<A: AgentApi>(
     match part(&text).and_then(|volume| Ok((volume, body::<VerifyVolume>(&bytes)?))) {
         Ok((volume, verify)) => reply(api.volume_verify(&volume, verify).await),
         Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn jobs<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    asked: Result<Query<AskJobs>, QueryRejection>,
+) -> Reply {
+    match asked {
+        Ok(Query(asked)) => reply(api.jobs(asked).await),
+        Err(e) => Reply(Err(ApiError::new(ErrorCode::InvalidRequest, e.body_text()))),
     }
 }
 

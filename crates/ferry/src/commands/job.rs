@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState, StepState, Waiting,
+    AgentApi, ApiError, AskJobs, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState, StepState,
+    Waiting,
 };
 
 use super::{base, proof, utc};
@@ -21,8 +22,9 @@ pub const HYDRATE: &str = "Hydrate";
 /// Pause before an agent that went away is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
-    let jobs = agent.jobs().await?;
+pub async fn list(agent: &Client, json: bool, ended_max: u64) -> Result<Exit> {
+    let (mut jobs, is_all) = jobs(agent, ended_max).await?;
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
     if json {
         say_json(&jobs)?;
     } else {
@@ -31,6 +33,51 @@ pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
             [job.id.to_string(), kind_text(&job.kind), standing(job), utc(job.created_at_ms), ended]
         });
         say(table::columns(["ID", "WHAT", "STATE", "BEGAN", "ENDED"], rows))?;
+        if !is_all {
+            say(format_args!(
+                "\nthe last {ended_max} that have ended; for all of them: ferry job list --all"
+            ))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// All jobs that have not ended and so many that have, the latest first, asked for in pages; and whether these are all.
+async fn jobs(agent: &Client, ended_max: u64) -> Result<(Vec<Job>, bool)> {
+    let (mut jobs, mut left, mut before) = (Vec::new(), ended_max, None);
+    loop {
+        // One more than is shown, to know whether there are more.
+        let ended_max = left.saturating_add(1).min(AskJobs::ENDED_MAX);
+        let mut page = agent.jobs(AskJobs { ended_max, before }).await?;
+        let ended: Vec<JobId> = page.iter().filter(|job| job.state.is_final()).map(|job| job.id).collect();
+        let count = u64::try_from(ended.len()).expect("a page is small");
+        if count > left {
+            let surplus = ended.last().copied();
+            page.retain(|job| Some(job.id) != surplus);
+            jobs.append(&mut page);
+            return Ok((jobs, false));
+        }
+        jobs.append(&mut page);
+        left -= count;
+        before = ended.last().copied();
+        if count < ended_max || before.is_none() {
+            return Ok((jobs, true));
+        }
+    }
+}
+
+/// One line a job, the first taken on first.
+pub async fn export(agent: &Client, since_ms: u64) -> Result<Exit> {
+    let (mut jobs, _) = jobs(agent, u64::MAX).await?;
+    jobs.retain(|job| job.created_at_ms >= since_ms);
+    jobs.sort_by_key(|job| job.id);
+    for job in jobs {
+        match agent.job_journal(job.id).await {
+            Ok(journal) => say_json_line(&journal)?,
+            // It was forgotten since it was listed.
+            Err(error) if error.code == ErrorCode::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(Exit::Done)
 }

@@ -6,6 +6,10 @@ use jiff::civil::{DateTime, Time};
 use jiff::{Timestamp, ToSpan, Zoned};
 
 use super::Misuse;
+use crate::output::bytes::parse_span;
+
+/// Milliseconds in a day.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A point in time, in milliseconds since 1970: with its own offset, or by the time zone of `now`; a time of day is the
 /// next one.
@@ -26,6 +30,18 @@ pub fn at_ms(typed: &str, now: &Zoned) -> Result<u64, Misuse> {
     u64::try_from(at.as_millisecond()).map_err(|_| wrong())
 }
 
+/// A point in time that has passed, in milliseconds since 1970: as for [`at_ms`], but a time of day is the last one; or a
+/// span before `now`.
+pub fn since_ms(typed: &str, now: &Zoned) -> Result<u64, Misuse> {
+    if let Ok(span) = parse_span(typed) {
+        let now_ms = u64::try_from(now.timestamp().as_millisecond()).unwrap_or_default();
+        return Ok(now_ms.saturating_sub(span_ms(span)));
+    }
+    let at = at_ms(typed, now)?;
+    let is_ahead = typed.parse::<Time>().is_ok();
+    Ok(if is_ahead { at.saturating_sub(DAY_MS) } else { at })
+}
+
 /// A span in milliseconds.
 pub fn span_ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
@@ -35,9 +51,13 @@ pub fn span_ms(span: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    fn noon() -> Zoned {
+        "2026-03-01T12:00:00Z".parse::<Timestamp>().unwrap().to_zoned(jiff::tz::TimeZone::UTC)
+    }
+
     #[test]
     fn a_time_of_day_is_the_next_one_and_an_offset_is_kept() {
-        let now: Zoned = "2026-03-01T12:00:00+00:00[UTC]".parse().unwrap();
+        let now = noon();
         let meant = |typed: &str| {
             Timestamp::from_millisecond(at_ms(typed, &now).unwrap() as i64).unwrap().to_string()
         };
@@ -45,6 +65,17 @@ mod tests {
         assert_eq!(meant("11:59"), "2026-03-02T11:59:00Z");
         assert_eq!(meant("2026-04-01 03:00"), "2026-04-01T03:00:00Z");
         assert_eq!(meant("2026-04-01T03:00+02:00"), "2026-04-01T01:00:00Z");
+    }
+
+    #[test]
+    fn a_time_that_has_passed_may_be_a_span_before_now() {
+        let now = noon();
+        let meant = |typed: &str| {
+            Timestamp::from_millisecond(since_ms(typed, &now).unwrap() as i64).unwrap().to_string()
+        };
+        assert_eq!(meant("2h"), "2026-03-01T10:00:00Z");
+        assert_eq!(meant("13:30"), "2026-02-28T13:30:00Z");
+        assert_eq!(meant("2026-01-01 00:00"), "2026-01-01T00:00:00Z");
     }
 
     #[test]

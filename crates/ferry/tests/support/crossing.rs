@@ -9,9 +9,7 @@ use super::until;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, CreateMachine, ErrorCode, EventsAfter, Generation, Job, JobEventKind, JobState,
-    Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, ServerState, StartMove, Truth,
-    Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
+    AgentApi, ApiError, AskJobs, CreateMachine, ErrorCode, EventsAfter, Generation, Job, JobEventKind, JobState, Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, ServerState, StartMove, Truth, Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
 };
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{self, Phase};
@@ -135,7 +133,9 @@ impl Crossing {
 
     /// The move, if the source has taken one on.
     pub fn job(&self) -> Option<Job> {
-        self.ask(Source, |agent| async move { agent.jobs().await }).expect("the source answers").pop()
+        self.ask(Source, |agent| async move { agent.jobs(AskJobs::default()).await })
+            .expect("the source answers")
+            .pop()
     }
 
     /// Follows the move to its end.

@@ -150,7 +150,7 @@ async fn story(desired: Desired, faults: &[(u64, Fault)]) -> (JobState, u64) {
         // The very first append did not answer; the job may be durable all the same.
         None => {
             worker.restart().await;
-            match worker.records.jobs().await.unwrap().first() {
+            match worker.records.unfinished_jobs().await.unwrap().first() {
                 Some(record) => record.id,
                 None => worker.begin().await.unwrap().id,
             }

@@ -1,6 +1,7 @@
 //! Moves in a world made of memory, with real records: cut off at every point, and looked at from outside.
 
 mod faults;
+mod forgetting;
 mod records;
 mod requests;
 mod target;

@@ -58,8 +58,12 @@ impl Journal for FaultyJournal {
         self.records.unfinished_jobs().await
     }
 
-    async fn jobs(&self) -> Result<Vec<JobRecord>, RecordsError> {
-        self.records.jobs().await
+    async fn ended_before(
+        &self,
+        before: Option<JobId>,
+        jobs_max: u64,
+    ) -> Result<Vec<JobRecord>, RecordsError> {
+        self.records.ended_before(before, jobs_max).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, RecordsError> {

@@ -1,6 +1,6 @@
 //! What a person may ask of moves, and what they are told.
 
-use ferry_api::{CrossingState, Desired, ErrorCode, EventsAfter, JobEventKind, JobState, StepState};
+use ferry_api::{AskJobs, CrossingState, Desired, ErrorCode, EventsAfter, JobEventKind, JobState, StepState};
 use ferry_fsm::{Entry, Event, Terms};
 
 use super::faults::Worker;
@@ -54,7 +54,7 @@ async fn a_move_shows_its_steps_its_progress_and_a_receipt() {
     let finished = JobEventKind::Finished { outcome: JobState::Succeeded };
     assert_eq!(told.events.last().unwrap().what, finished);
     assert_eq!(told.events.last().unwrap().seq, job.last_seq);
-    assert_eq!(worker.moves().jobs().await.unwrap(), [job]);
+    assert_eq!(worker.moves().jobs(AskJobs::default()).await.unwrap(), [job]);
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_machine_that_moves_already_is_not_moved_again() {
     let refused = worker.begin().await.unwrap_err();
     let RecordsError::Refused(ChangeRefused::Held { job, .. }) = refused else { panic!("{refused}") };
     assert_eq!(job, id);
-    assert_eq!(worker.moves().jobs().await.unwrap().len(), 1);
+    assert_eq!(worker.moves().unfinished().await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,101 @@
+//! Forgets jobs that ended long ago, so that the records do not grow without end.
+//!
+//! Invariant: what [`ferry_crossing::history`] says is still needed stays, however old; and a move that was undone stays
+//! until its target has been asked and expects it no more, since that one asks us.
+
+use std::future::Future;
+
+use ferry_api::{ApiError, JobId, JobKind, WorkerName};
+use ferry_crossing::MoveStep;
+use ferry_crossing::history::{Keep, copies, is_needed_here, may_be_expected_there};
+use ferry_fsm::{Standing, replay};
+
+use super::Clock;
+use super::journal::entries;
+use crate::records::{Change, JobRecord, Records, RecordsError};
+
+/// Time between two looks, in milliseconds.
+const LOOK_MS: u64 = 600_000;
+/// Jobs that are looked at, or forgotten, in one go.
+const PAGE_JOBS: u64 = 100;
+
+/// The workers that moves went to.
+pub trait Targets: Send + Sync + 'static {
+    /// Whether that worker certainly expects nothing of a move that was undone; it is told so if it still does.
+    fn is_free_of(&self, to: &WorkerName, job: JobId) -> impl Future<Output = bool> + Send;
+
+    /// Since when the clock is trusted, in milliseconds since 1970: when it was last set forward.
+    fn clock_trusted_from_ms(&self) -> impl Future<Output = Result<u64, ApiError>> + Send;
+}
+
+/// Forgets for ever what is to be forgotten.
+pub async fn forget<T: Targets, C: Clock>(records: &Records, targets: &T, keep: Keep, clock: &C) {
+    loop {
+        let from_ms = targets.clock_trusted_from_ms().await;
+        let forgotten = match from_ms {
+            Ok(from_ms) => {
+                forget_once(records, targets, keep, from_ms, clock.now_ms()).await.map_err(ApiError::from)
+            }
+            Err(error) => Err(error),
+        };
+        match forgotten {
+            Ok(0) => {}
+            Ok(jobs) => tracing::info!(jobs, "forgot jobs that ended long ago"),
+            Err(error) => tracing::warn!(%error, "cannot look which jobs are to be forgotten"),
+        }
+        clock.sleep_until(clock.now_ms().saturating_add(LOOK_MS)).await;
+    }
+}
+
+/// Forgets what has had its time by now; answers how many jobs that were.
+pub(super) async fn forget_once<T: Targets>(
+    records: &Records,
+    targets: &T,
+    keep: Keep,
+    from_ms: u64,
+    now_ms: u64,
+) -> Result<u64, RecordsError> {
+    let (mut newer, mut after, mut forgotten) = (records.ended_count().await?, None, 0);
+    loop {
+        let page = records.ended_from(after, PAGE_JOBS).await?;
+        let Some(last) = page.last() else { return Ok(forgotten) };
+        after = Some(last.id);
+        let mut gone = Vec::new();
+        let mut is_young = false;
+        for job in page {
+            newer -= 1;
+            let standing = replay::<MoveStep>(&entries(&records.journal(job.id, 0).await?)).ok();
+            let ended_ms = standing.as_ref().map_or(job.created_at_ms, |standing| standing.last_ms);
+            // The list is in the order in which jobs were taken on: about that in which they ended.
+            is_young = !keep.is_over(ended_ms, newer, from_ms, now_ms);
+            if !is_young && !is_needed(records, targets, &job, standing.as_ref()).await? {
+                gone.push(Change::ForgetJob(job.id));
+            }
+        }
+        forgotten += u64::try_from(gone.len()).expect("a page is small");
+        records.change(gone).await?;
+        if is_young {
+            return Ok(forgotten);
+        }
+    }
+}
+
+async fn is_needed<T: Targets>(
+    records: &Records,
+    targets: &T,
+    job: &JobRecord,
+    standing: Option<&Standing<MoveStep>>,
+) -> Result<bool, RecordsError> {
+    let JobKind::Move { machine, to, .. } = &job.kind;
+    // A journal that nobody understands may speak of anything.
+    let Some(standing) = standing else { return Ok(true) };
+    let machine = records.machine(*machine).await?;
+    let mut volumes = Vec::new();
+    for key in copies(standing) {
+        volumes.extend(records.volume(key).await?);
+    }
+    if is_needed_here(job.id, standing, machine.as_ref(), &volumes) {
+        return Ok(true);
+    }
+    Ok(may_be_expected_there(standing) && !targets.is_free_of(to, job.id).await)
+}

@@ -1,0 +1,133 @@
+//! What is forgotten of jobs that ended, and what never is.
+
+use std::sync::Mutex;
+
+use ferry_api::{ApiError, AskJobs, Desired, ErrorCode, JobId, JobState, Ownership, VolumeKey, WorkerName};
+use ferry_crossing::history::Keep;
+
+use super::faults::Worker;
+use crate::jobs::Targets;
+use crate::jobs::history::forget_once;
+use crate::records::{Change, ChangeRefused, RecordsError, Standing};
+
+/// Nothing is kept for its own sake.
+const NOTHING: Keep = Keep { for_ms: 0, jobs: 0 };
+
+/// Targets that know of a move that was undone as long as they are away.
+#[derive(Default)]
+struct Others {
+    away: bool,
+    asked: Mutex<Vec<JobId>>,
+}
+
+impl Targets for Others {
+    async fn is_free_of(&self, _: &WorkerName, job: JobId) -> bool {
+        self.asked.lock().unwrap().push(job);
+        !self.away
+    }
+
+    async fn clock_trusted_from_ms(&self) -> Result<u64, ApiError> {
+        Ok(0)
+    }
+}
+
+async fn forget(worker: &Worker, others: &Others, keep: Keep, now_ms: u64) -> u64 {
+    forget_once(&worker.records, others, keep, 0, now_ms).await.unwrap()
+}
+
+/// A worker whose machine is there with a move that failed before anything was asked of its target.
+async fn with_failed_moves(count: usize) -> (Worker, Vec<JobId>) {
+    let mut worker = Worker::new(Desired::Running, &[]).await;
+    worker.world.state().room_bytes = 1;
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let id = worker.begin().await.unwrap().id;
+        assert_eq!(worker.run_to_the_end(id).await.state, JobState::Failed);
+        ids.push(id);
+    }
+    (worker, ids)
+}
+
+async fn kept(worker: &Worker) -> Vec<JobId> {
+    worker.records.ended_from(None, 1_000).await.unwrap().into_iter().map(|job| job.id).collect()
+}
+
+#[tokio::test]
+async fn a_job_is_forgotten_when_its_time_is_over_with_all_its_entries() {
+    let (worker, ids) = with_failed_moves(3).await;
+    let ended_ms = worker.moves().job(ids[2]).await.unwrap().finished_at_ms.unwrap();
+    let keep = Keep { for_ms: 1_000, jobs: 100 };
+    assert_eq!(forget(&worker, &Others::default(), keep, ended_ms).await, 0);
+    assert_eq!(forget(&worker, &Others::default(), keep, ended_ms + 1_001).await, 3);
+    assert_eq!(kept(&worker).await, []);
+    assert_eq!(worker.records.journal(ids[0], 0).await.unwrap(), []);
+    assert_eq!(worker.moves().job(ids[0]).await.unwrap_err().code, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn only_the_latest_jobs_are_kept_however_young_they_are() {
+    let (worker, ids) = with_failed_moves(5).await;
+    let keep = Keep { for_ms: u64::MAX, jobs: 2 };
+    assert_eq!(forget(&worker, &Others::default(), keep, 0).await, 3);
+    assert_eq!(kept(&worker).await, ids[3..]);
+}
+
+#[tokio::test]
+async fn a_job_that_has_not_ended_is_never_forgotten() {
+    let worker = Worker::new(Desired::Running, &[]).await;
+    worker.world.state().does_not_boot = true;
+    let id = worker.begin().await.unwrap().id;
+    assert_eq!(forget(&worker, &Others::default(), NOTHING, u64::MAX).await, 0);
+    let refused = worker.records.change(vec![Change::ForgetJob(id)]).await.unwrap_err();
+    assert!(matches!(refused, RecordsError::Refused(ChangeRefused::JobNotOver(job)) if job == id));
+}
+
+#[tokio::test]
+async fn a_move_is_kept_as_long_as_its_machine_or_a_copy_it_left_is_here() {
+    let mut worker = Worker::new(Desired::Running, &[]).await;
+    let id = worker.begin().await.unwrap().id;
+    assert_eq!(worker.run_to_the_end(id).await.state, JobState::Succeeded);
+    let others = Others::default();
+    assert_eq!(forget(&worker, &others, NOTHING, u64::MAX).await, 0);
+    // The machine has come back and left with another move; copies of this one are still kept.
+    let machine = worker.records.machine(worker.world.machine).await.unwrap().unwrap();
+    assert!(matches!(machine.standing, Standing::HandedOver { job, .. } if job == id));
+    worker.records.change(vec![Change::RemoveMachine(machine.id)]).await.unwrap();
+    let volumes = worker.records.volumes().await.unwrap();
+    assert!(volumes.iter().all(|volume| matches!(volume.ownership, Ownership::Retired { .. })));
+    for VolumeKey { id: volume, generation } in volumes.iter().map(crate::records::VolumeRecord::key) {
+        assert_eq!(forget(&worker, &others, NOTHING, u64::MAX).await, 0, "{volume} is here");
+        let gone = Change::RemoveVolume(VolumeKey { id: volume, generation });
+        worker.records.change(vec![gone]).await.unwrap();
+    }
+    assert_eq!(forget(&worker, &others, NOTHING, u64::MAX).await, 1);
+    assert_eq!(*others.asked.lock().unwrap(), [], "a target that owns what moved asks nobody");
+}
+
+#[tokio::test]
+async fn a_move_that_was_undone_is_kept_until_its_target_expects_nothing_of_it() {
+    let mut worker = Worker::new(Desired::Running, &[(20, super::world::Fault::Cancel)]).await;
+    let id = worker.begin().await.unwrap().id;
+    assert_eq!(worker.run_to_the_end(id).await.state, JobState::Cancelled);
+    let away = Others { away: true, ..Others::default() };
+    assert_eq!(forget(&worker, &away, NOTHING, u64::MAX).await, 0);
+    assert_eq!(*away.asked.lock().unwrap(), [id]);
+    assert_eq!(forget(&worker, &Others::default(), NOTHING, u64::MAX).await, 1);
+}
+
+#[tokio::test]
+async fn jobs_are_listed_in_pages() {
+    let (worker, mut ids) = with_failed_moves(5).await;
+    ids.reverse();
+    let page = |ended_max, before| {
+        let moves = worker.moves();
+        async move {
+            let jobs = moves.jobs(AskJobs { ended_max, before }).await.unwrap();
+            jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(page(2, None).await, ids[..2]);
+    assert_eq!(page(2, Some(ids[1])).await, ids[2..4]);
+    assert_eq!(page(2, Some(ids[3])).await, ids[4..]);
+    assert_eq!(page(1_000, None).await, ids);
+}

@@ -9,7 +9,8 @@ use crate::fences::{FenceError, Fences};
 use crate::host::ThisHost;
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
-    Clock, Executor, HostClock, MOVES, MoveInput, MoveStep, Mover, Queues, begin_move, forget, reap, sweep,
+    Clock, HostClock, MOVES, MoveInput, MoveStep, Office, Queues, begin_fleet, begin_move, forget, reap,
+    sweep,
 };
 use crate::machines::MachinesError;
 use crate::moments::{self, When};
@@ -21,9 +22,17 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss, Ownership, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume,
+    AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine,
+    DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId,
+    JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss, Ownership,
+    PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves, StepState,
+    StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
-use ferry_crossing::{back, history::Keep};
+use ferry_crossing::back;
+use ferry_crossing::fleet::{FleetInput, FleetMove};
+use ferry_crossing::history::Keep;
 use ferry_fsm::{Step, Terms};
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
@@ -42,7 +51,7 @@ const INHIBIT_LOOK: Duration = Duration::from_secs(30);
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
 type Answer<T> = Result<T, ApiError>;
-type Moves = Executor<Records, HostClock, Mover<Core, HostClock>>;
+type Jobs = Office<Records, HostClock, Core>;
 
 /// Why an agent does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +165,7 @@ fn told_to_end() -> io::Result<impl Future<Output = ()> + Send + 'static> {
 /// One worker's agent. Dropping it stops everything it does, as a crash would; machines and volume servers go on.
 pub struct Agent {
     core: Arc<Core>,
-    moves: Moves,
+    jobs: Jobs,
     shutdown: Shutdown,
     clock: HostClock,
     started_at_ms: u64,
@@ -200,9 +209,8 @@ impl Agent {
         chores.spawn(Arc::clone(&core).dispatch(core.records.touched()));
         core.volumes.keep_all().await?;
         core.machines.mind_all().await?;
-        let mover = Arc::new(Mover::new(Arc::clone(&core), clock.clone()));
-        let queues = Arc::new(Queues::new([(MOVES.to_owned(), core.config.moves_at_once.get())]));
-        let moves = Executor::start(Arc::new(records), clock.clone(), mover, queues).await?;
+        let queues = Queues::new([(MOVES.to_owned(), core.config.moves_at_once.get())]);
+        let jobs = Office::open(Arc::new(records), clock.clone(), Arc::clone(&core), queues).await?;
         let (attic, looks) = (Arc::clone(&core), clock.clone());
         chores.spawn(async move { reap(&*attic, &looks).await });
         let volumes = core.volumes.clone();
@@ -217,13 +225,13 @@ impl Agent {
         let sweeps = clock.clone();
         chores.spawn(async move { sweep(&*guests, &sweeps).await });
         let shutdown = Shutdown::default();
-        Ok(Self { core, moves, shutdown, clock, started_at_ms: host.now_ms(), _chores: chores, _lock: None })
+        Ok(Self { core, jobs, shutdown, clock, started_at_ms: host.now_ms(), _chores: chores, _lock: None })
     }
 
     /// What keeps this worker from being stopped, without asking the others for how long.
     async fn worker_needed_here(&self) -> Answer<Vec<StopReason>> {
         let crossings = self.core.records.crossings().await?;
-        let jobs = self.moves.jobs().await?;
+        let jobs = self.jobs.unfinished().await?;
         stopping::needed_here(&self.core, crossings, jobs).await
     }
 
@@ -232,7 +240,7 @@ impl Agent {
         tokio::select! {
             biased;
             reason = self.core.records.failure() => reason,
-            reason = self.moves.failure() => reason,
+            reason = self.jobs.failure() => reason,
         }
     }
 
@@ -244,28 +252,59 @@ impl Agent {
         terms: Terms,
     ) -> Answer<Job> {
         self.shutdown.admit()?;
-        let config = &self.core.config;
-        if to == config.name {
-            let message = format!("machine {} is already on {to}; choose another worker", record.name);
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
-        }
-        self.core.peers.client(&to)?;
-        let hours = retention_hours.unwrap_or(config.retention_hours);
+        self.check_way(&record, &to)?;
         let input = MoveInput {
             machine: record.id,
             machine_name: record.name,
-            from: config.name.clone(),
+            from: self.core.config.name.clone(),
             to,
-            retention_ms: hours.saturating_mul(HOUR_MS),
+            retention_ms: self.retention_ms(retention_hours),
         };
-        Ok(begin_move(&self.moves, input, terms).await?)
+        Ok(begin_move(&self.jobs.moves, input, terms).await?)
+    }
+
+    fn check_way(&self, machine: &MachineRecord, to: &WorkerName) -> Answer<()> {
+        if *to == self.core.config.name {
+            let message = format!("machine {} is already on {to}; choose another worker", machine.name);
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        }
+        self.core.peers.client(to).map(drop)
+    }
+
+    fn retention_ms(&self, hours: Option<u64>) -> u64 {
+        hours.unwrap_or(self.core.config.retention_hours).saturating_mul(HOUR_MS)
+    }
+
+    /// What people say of when a move begins and how long it may take, by this worker's clock.
+    fn terms(&self, at_ms: Option<u64>, after_ms: Option<u64>, within_ms: Option<u64>) -> Terms {
+        let after_ms = after_ms.map(|after_ms| self.clock.now_ms().saturating_add(after_ms));
+        Terms { not_before_ms: at_ms.or(after_ms), within_ms, ..Terms::default() }
+    }
+
+    /// The machines that several moves are about: each once, and all of them here.
+    async fn each_once(&self, start: &StartMoves) -> Answer<Vec<MachineRecord>> {
+        if start.machines.is_empty() || start.machines.len() > StartMoves::MACHINES_MAX {
+            let message = format!("name from 1 to {} machines to move as one job", StartMoves::MACHINES_MAX);
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        }
+        let mut records: Vec<MachineRecord> = Vec::new();
+        for machine in &start.machines {
+            let record = self.core.machines.find(machine).await?;
+            self.check_way(&record, &start.to)?;
+            if records.iter().any(|other| other.id == record.id) {
+                let message = format!("machine {} is named twice; name it once", record.name);
+                return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+            }
+            records.push(record);
+        }
+        Ok(records)
     }
 
     /// The first move of a machine that is to begin later, and does not hold it yet.
     async fn move_for_later(&self, machine: MachineId) -> Answer<Option<JobId>> {
         for record in self.core.records.unfinished_jobs().await? {
-            let JobKind::Move { machine: moves, .. } = record.kind;
-            if moves == machine && self.moves.job(record.id).await?.state == JobState::Waiting {
+            let moves = matches!(record.kind, JobKind::Move { machine: moved, .. } if moved == machine);
+            if moves && self.jobs.job(record.id).await?.state == JobState::Waiting {
                 return Ok(Some(record.id));
             }
         }
@@ -277,14 +316,14 @@ impl Agent {
     async fn resume_overtaken(&self, machine: MachineId) -> Answer<()> {
         let holder = self.core.records.machine(machine).await?.and_then(|record| record.job);
         for record in self.core.records.unfinished_jobs().await? {
-            let JobKind::Move { machine: moved, .. } = record.kind;
-            if moved != machine || holder == Some(record.id) {
+            let moves = matches!(record.kind, JobKind::Move { machine: moved, .. } if moved == machine);
+            if !moves || holder == Some(record.id) {
                 continue;
             }
-            let job = self.moves.job(record.id).await?;
+            let job = self.jobs.job(record.id).await?;
             if job.state == JobState::Parked && is_at(&job, MoveStep::Boot) {
                 tracing::info!(job = %job.id, "its machine is back; the job goes on");
-                self.moves.resume(job.id).await?;
+                self.jobs.resume(job.id).await?;
             }
         }
         Ok(())
@@ -360,12 +399,12 @@ impl AgentApi for Agent {
 
     async fn worker_safe_to_stop(&self) -> Answer<SafeToStop> {
         let crossings = self.core.records.crossings().await?;
-        let jobs = self.moves.unfinished().await?;
+        let jobs = self.jobs.unfinished().await?;
         stopping::safe_to_stop(&self.core, crossings, jobs).await
     }
 
     async fn worker_shut_down(&self, wish: ShutDownWorker) -> Answer<WorkerShutDown> {
-        self.shutdown.run(&self.core, wish, self.worker_safe_to_stop(), self.moves.leave()).await
+        self.shutdown.run(&self.core, wish, self.worker_safe_to_stop(), self.jobs.leave()).await
     }
 
     async fn truth(&self, of: &TruthRef) -> Answer<Truth> {
@@ -508,10 +547,26 @@ impl AgentApi for Agent {
 
     async fn move_start(&self, start: StartMove) -> Answer<Job> {
         let record = self.core.machines.find(&start.machine).await?;
-        let after_ms = start.after_ms.map(|after_ms| self.clock.now_ms().saturating_add(after_ms));
-        let terms =
-            Terms { not_before_ms: start.at_ms.or(after_ms), within_ms: start.within_ms, ..Terms::default() };
+        let terms = self.terms(start.at_ms, start.after_ms, start.within_ms);
         self.begin_move(record, start.to, start.retention_hours, terms).await
+    }
+
+    async fn moves_start(&self, start: StartMoves) -> Answer<Job> {
+        self.shutdown.admit()?;
+        let machines = self.each_once(&start).await?;
+        let moves = machines.into_iter().map(|record| FleetMove {
+            job: JobId::fresh(),
+            machine: record.id,
+            machine_name: record.name,
+        });
+        let input = FleetInput {
+            from: self.core.config.name.clone(),
+            moves: moves.collect(),
+            retention_ms: self.retention_ms(start.retention_hours),
+            terms: self.terms(start.at_ms, start.after_ms, start.within_ms),
+            to: start.to,
+        };
+        Ok(begin_fleet(&self.jobs.fleets, input).await?)
     }
 
     async fn move_undo(&self, undo: UndoMove) -> Answer<Job> {
@@ -526,31 +581,31 @@ impl AgentApi for Agent {
             (None, Some(later)) => later,
             (Some(_), _) | (None, None) => back::cancellable(&record)?,
         };
-        self.moves.cancel(job).await
+        self.jobs.cancel(job).await
     }
 
     async fn jobs(&self, asked: AskJobs) -> Answer<Vec<Job>> {
-        self.moves.jobs(asked).await
+        self.jobs.jobs(asked).await
     }
 
     async fn job_journal(&self, job: JobId) -> Answer<JobJournal> {
-        self.moves.journal_of(job).await
+        self.jobs.journal_of(job).await
     }
 
     async fn job(&self, job: JobId) -> Answer<Job> {
-        self.moves.job(job).await
+        self.jobs.job(job).await
     }
 
     async fn job_events(&self, job: JobId, events: EventsAfter) -> Answer<JobEvents> {
-        self.moves.events(job, events).await
+        self.jobs.events(job, events).await
     }
 
     async fn job_cancel(&self, job: JobId) -> Answer<Job> {
-        self.moves.cancel(job).await
+        self.jobs.cancel(job).await
     }
 
     async fn job_resume(&self, job: JobId) -> Answer<Job> {
-        self.moves.resume(job).await
+        self.jobs.resume(job).await
     }
 
     async fn peer_reserve(&self, reserve: Reserve) -> Answer<Crossing> {

@@ -1,7 +1,12 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    AbandonSource, Activate, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, AttachedFrontend,
+    CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter,
+    ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineRef,
+    OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove,
+    StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -116,6 +121,8 @@ pub trait AgentApi: Send + Sync + 'static {
 
     /// Takes on the move of a machine to another worker; answers as soon as the job is durable.
     fn move_start(&self, start: StartMove) -> impl Future<Output = Answer<Job>> + Send;
+    /// Takes on the moves of several machines as children of one job; answers as soon as that is durable.
+    fn moves_start(&self, start: StartMoves) -> impl Future<Output = Answer<Job>> + Send;
     /// Takes on the move of a machine back to where its last move brought it from. Refused with `HandedOver` where the
     /// machine no longer is, and for one that never came here or is about to move.
     fn move_undo(&self, undo: UndoMove) -> impl Future<Output = Answer<Job>> + Send;

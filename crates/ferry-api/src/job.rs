@@ -55,6 +55,33 @@ pub struct CancelMove {
     pub machine: MachineRef,
 }
 
+/// Asks for several machines to cross to another worker, as children of one job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartMoves {
+    /// The machines; from 1 to [`StartMoves::MACHINES_MAX`].
+    pub machines: Vec<MachineRef>,
+    /// The target.
+    pub to: WorkerName,
+    /// As in [`StartMove`], for each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_hours: Option<u64>,
+    /// As in [`StartMove`], for each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
+    /// As in [`StartMove`], for each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_ms: Option<u64>,
+    /// As in [`StartMove`], for each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within_ms: Option<u64>,
+}
+
+impl StartMoves {
+    /// The most machines of one job.
+    pub const MACHINES_MAX: usize = 256;
+}
+
 /// A job as its journal tells it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -79,6 +106,9 @@ pub struct Job {
     /// The job whose child it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<JobId>,
+    /// Its children, if it has some, where one job is looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<ChildJob>,
     /// When it was asked for, in milliseconds since 1970.
     pub created_at_ms: u64,
     /// When it ended, in milliseconds since 1970.
@@ -102,6 +132,28 @@ pub enum JobKind {
         /// The target.
         to: WorkerName,
     },
+    /// Several machines to another worker, each by a move of its own.
+    Moves {
+        /// The source.
+        from: WorkerName,
+        /// The target.
+        to: WorkerName,
+        /// The moves, with their machines.
+        moves: Vec<(JobId, MachineName)>,
+    },
+}
+
+/// A job that is a child of another, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildJob {
+    /// The job.
+    pub job: JobId,
+    /// Its machine.
+    pub machine_name: MachineName,
+    /// How it stands; none if it was not, or could not be, taken on.
+    pub state: Option<JobState>,
+    /// Why it failed, unwinds, waits or is parked, in one sentence.
+    pub reason: Option<String>,
 }
 
 /// What a job waits for before it begins.

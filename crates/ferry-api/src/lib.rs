@@ -28,8 +28,8 @@ pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
 pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_from};
 pub use job::{
-    AskJobs, CancelMove, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobJournal, JobKind, JobState,
-    JobStep, Progress, StartMove, StepState, UndoMove, Waiting,
+    AskJobs, CancelMove, ChildJob, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobJournal, JobKind,
+    JobState, JobStep, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
 };
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   source   Standing ──decide──▶ step ──moving──▶ requests, changes of the records
+//!            several moves as children of one job: [`fleet`]
 //!   target   request + record ──target──▶ refusal · done already · changes of the records
 //!   owner    machine + moves that came here ──back──▶ where an undo takes it, which job a cancel means
 //!   both     Fence: what was handed over stays so, whatever the records say
@@ -21,6 +22,7 @@
 pub mod back;
 mod change;
 mod fence;
+pub mod fleet;
 pub mod history;
 mod line;
 pub mod minding;

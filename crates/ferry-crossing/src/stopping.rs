@@ -37,7 +37,7 @@ pub fn to_ask(volumes: &[Volume]) -> BTreeSet<WorkerName> {
 #[must_use]
 pub fn reasons(facts: &Facts) -> Vec<StopReason> {
     let copies = facts.volumes.iter().flat_map(|volume| of_volume(facts, volume));
-    let jobs = facts.jobs.iter().filter(|job| !job.state.is_final()).map(of_job);
+    let jobs = facts.jobs.iter().filter(|job| !job.state.is_final()).filter_map(of_job);
     let arrivals = facts.crossings.iter().filter_map(of_crossing);
     let machines = facts.machines.iter().filter_map(of_machine);
     copies.chain(jobs).chain(arrivals).chain(machines).collect()
@@ -110,7 +110,7 @@ fn of_readers(facts: &Facts, volume: &Volume, copy: VolumeKey) -> Option<StopRea
 
 fn is_moving(jobs: &[Job], machine: MachineId) -> bool {
     jobs.iter().filter(|job| !job.state.is_final()).any(|job| {
-        let JobKind::Move { machine: moved, .. } = job.kind;
+        let JobKind::Move { machine: moved, .. } = job.kind else { return false };
         moved == machine
     })
 }
@@ -140,17 +140,18 @@ fn still_to_copy(facts: &Facts, worker: &WorkerName, clone: VolumeKey) -> StillT
     StillToCopy { bytes: Some(bytes), eta_ms, unknown: None }
 }
 
-fn of_job(job: &Job) -> StopReason {
-    let JobKind::Move { machine_name, to, .. } = &job.kind;
+/// A job that has children keeps the worker by them.
+fn of_job(job: &Job) -> Option<StopReason> {
+    let JobKind::Move { machine_name, to, .. } = &job.kind else { return None };
     let step = job.steps.iter().find(|step| step.state != StepState::Done);
-    StopReason::Job {
+    Some(StopReason::Job {
         job: job.id,
         machine: machine_name.clone(),
         to: to.clone(),
         step: step.map(|step| step.step.clone()),
         parked: job.state == ferry_api::JobState::Parked,
         eta_ms: job.progress.and_then(|progress| progress.eta_ms),
-    }
+    })
 }
 
 /// Until it is booted here its source's job waits for this worker: after the hand-over with the machine down.
@@ -284,6 +285,7 @@ mod tests {
             waiting: None,
             deadline_at_ms: None,
             parent: None,
+            children: Vec::new(),
             created_at_ms: 0,
             finished_at_ms: None,
             last_seq: 1,

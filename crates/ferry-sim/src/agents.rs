@@ -102,6 +102,8 @@ fn config(world: &World, host: HostIndex, retention_hours: u64) -> Config {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
     let name = world.lock().hosts[host].name.clone();
     Config {
+        job_retention_days: 90,
+        jobs_kept: 10_000,
         advertise: name.to_string(),
         state_dir: PathBuf::from(format!("/sim/{name}")),
         name,

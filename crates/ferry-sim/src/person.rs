@@ -3,8 +3,8 @@
 use crate::world::{HostIndex, World};
 use ferry_agent::Agent;
 use ferry_api::{
-    AgentApi, ApiError, CreateMachine, Job, JobState, Machine, MachineRef, MachineSpec, MachineState,
-    NewVolume, StartMove, VolumeOrigin, WorkerName,
+    AgentApi, ApiError, AskJobs, CreateMachine, Job, JobState, Machine, MachineRef, MachineSpec,
+    MachineState, NewVolume, StartMove, VolumeOrigin, WorkerName,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -123,7 +123,7 @@ async fn cancel_something(world: &Arc<World>, host: HostIndex) {
 
 /// The jobs of a host, as far as somebody tells.
 pub async fn jobs(world: &Arc<World>, host: HostIndex) -> Vec<Job> {
-    let jobs = ask(world, host, |agent| async move { agent.jobs().await }).await;
+    let jobs = ask(world, host, |agent| async move { agent.jobs(AskJobs::default()).await }).await;
     jobs.and_then(Result::ok).unwrap_or_default()
 }
 

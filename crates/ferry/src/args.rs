@@ -481,8 +481,9 @@ pub enum VolumeSources {
 /// `ferry move`
 #[derive(Debug, Args)]
 pub struct Move {
-    /// Name or id of the machine; with --undo also the id of the move
-    pub machine: String,
+    /// Name or id of the machine, or of several that move as one job; with --undo also the id of the move
+    #[arg(required = true, value_name = "MACHINE")]
+    pub machines: Vec<String>,
     /// Name of the worker it goes to
     #[arg(long, value_name = "WORKER", required_unless_present_any = ["undo", "cancel"])]
     pub to: Option<String>,

@@ -17,8 +17,8 @@ use ferry_api::http::Client;
 use ferry_api::{
     AbandonSource, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume,
     Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss,
-    PaceVolume, PaceWorker, RestartPolicy, ShutDownWorker, StartMove, TruthRef, UndoMove, VolumeName,
-    VolumeOrigin, VolumeRef,
+    PaceVolume, PaceWorker, RestartPolicy, ShutDownWorker, StartMove, StartMoves, TruthRef, UndoMove,
+    VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -141,6 +141,13 @@ pub enum Question {
     VolumeAbandonSource(VolumeRef, AbandonSource),
     /// `volume delete`
     VolumeDelete(VolumeRef),
+    /// `move` of several machines
+    Moves {
+        /// The wish.
+        start: StartMoves,
+        /// Whether to watch it.
+        follow: bool,
+    },
     /// `move`
     Move {
         /// The wish.
@@ -490,21 +497,37 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
         Some(span) => Some(span.as_secs() / HOUR.as_secs()),
         None => None,
     };
-    let (machine, follow) = (parsed(&wish.machine)?, !wish.detach);
+    let follow = !wish.detach;
+    let machines =
+        wish.machines.iter().map(|machine| parsed(machine)).collect::<Result<Vec<MachineRef>, _>>()?;
+    let only = |what: &str| match machines.as_slice() {
+        [machine] => Ok(machine.clone()),
+        _ => Err(Misuse(format!("{what} is about one machine; name one"))),
+    };
     let question = match wish.to {
         Some(to) => {
             let at_ms = wish.at.as_deref().map(|at| when::at_ms(at, &jiff::Zoned::now())).transpose()?;
-            let start = StartMove {
-                retention_hours,
-                at_ms,
-                after_ms: wish.after.map(when::span_ms),
-                within_ms: wish.deadline.map(when::span_ms),
-                ..StartMove::new(machine, parsed(&to)?)
-            };
-            Question::Move { start, follow }
+            let (after_ms, within_ms) = (wish.after.map(when::span_ms), wish.deadline.map(when::span_ms));
+            let to = parsed(&to)?;
+            match machines.as_slice() {
+                [machine] => {
+                    let start = StartMove::new(machine.clone(), to);
+                    let start = StartMove { retention_hours, at_ms, after_ms, within_ms, ..start };
+                    Question::Move { start, follow }
+                }
+                _ => {
+                    let start = StartMoves { machines, to, retention_hours, at_ms, after_ms, within_ms };
+                    Question::Moves { start, follow }
+                }
+            }
         }
-        None if wish.cancel => Question::MoveCancel { cancel: CancelMove { machine }, follow },
-        None => Question::MoveUndo { undo: UndoMove { machine, of: None, retention_hours }, follow },
+        None if wish.cancel => {
+            Question::MoveCancel { cancel: CancelMove { machine: only("--cancel")? }, follow }
+        }
+        None => Question::MoveUndo {
+            undo: UndoMove { machine: only("--undo")?, of: None, retention_hours },
+            follow,
+        },
     };
     ask(&wish.asking, question)
 }

@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ferry_api::{
-    ApiError, AskJobs, ErrorCode, EventsAfter, Job, JobEvent, JobEvents, JobId, JobJournal, JobKind, JobState,
-};
+use ferry_api::{ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobEvents, JobId, JobKind, JobState};
 use ferry_fsm::{Standing, Step, Terms, replay};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -119,7 +117,9 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         let crew = Arc::new(Crew { at_work: Mutex::default(), unreadable: Mutex::default(), failure });
         let executor = Self { journal, clock, work, queues, crew, tasks: Mutex::default() };
         let mut found = Vec::new();
-        for record in executor.journal.unfinished_jobs().await? {
+        let mut unfinished = executor.journal.unfinished_jobs().await?;
+        unfinished.retain(|record| W::is_about(&record.kind));
+        for record in unfinished {
             let rows = executor.journal.journal(record.id, 0).await?;
             let last_seq = rows.last().map_or(0, |row| row.seq);
             match replay::<W::Step>(&entries(&rows)) {
@@ -205,49 +205,19 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         }
     }
 
-    /// The jobs asked for, the latest first.
-    ///
-    /// # Errors
-    /// The records cannot be read.
-    pub async fn jobs(&self, asked: AskJobs) -> Result<Vec<Job>, ApiError> {
-        let mut jobs = match asked.before {
-            None => self.unfinished().await?,
-            Some(_) => Vec::new(),
-        };
-        let ended_max = asked.ended_max.min(AskJobs::ENDED_MAX);
-        for record in self.journal.ended_before(asked.before, ended_max).await? {
-            // It may have ended between the two looks.
-            if jobs.iter().all(|job| job.id != record.id) {
-                jobs.push(self.replayed(record).await?);
-            }
-        }
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
-        Ok(jobs)
-    }
-
-    /// All jobs that have not ended.
-    ///
-    /// # Errors
-    /// The records cannot be read.
-    pub async fn unfinished(&self) -> Result<Vec<Job>, ApiError> {
-        let mut jobs = Vec::new();
-        for record in self.journal.unfinished_jobs().await? {
-            jobs.push(match self.present(record.id) {
-                Some(job) => job,
-                None => self.replayed(record).await?,
-            });
-        }
-        Ok(jobs)
-    }
-
-    /// A job with its journal, as it lies in the records.
+    /// Waits until a job has ended.
     ///
     /// # Errors
     /// No such job; the records cannot be read.
-    pub async fn journal_of(&self, id: JobId) -> Result<JobJournal, ApiError> {
-        let job = self.job(id).await?;
-        let rows = self.journal.journal(id, 0).await?;
-        Ok(JobJournal { job, journal: rows.into_iter().map(|row| row.entry).collect() })
+    pub async fn ended(&self, id: JobId) -> Result<Job, ApiError> {
+        let mut after = 0;
+        loop {
+            let told = self.events(id, EventsAfter { after, wait_ms: EventsAfter::WAIT_MS_MAX }).await?;
+            if told.job.state.is_final() {
+                return Ok(told.job);
+            }
+            after = told.job.last_seq;
+        }
     }
 
     /// What happened in a job after an entry, waiting for something to happen if it is asked for.
@@ -359,6 +329,7 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (shown, watched) = watch::channel(view::job(id, &kind, &standing, None, last_seq));
         let (progress, _) = watch::channel(None);
+        let cancel_asked = standing.cancel_asked;
         let task = Task {
             journal: self.journal.clone(),
             clock: self.clock.clone(),
@@ -370,6 +341,7 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
             commands: inbox,
             shown,
             progress,
+            cancel_asked: watch::channel(cancel_asked).0,
             queues: self.queues.clone(),
             place,
         };

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 
-use ferry_api::{ApiError, JobId, JobKind, WorkerName};
+use ferry_api::{ApiError, JobId, JobKind, MachineName, WorkerName};
 use ferry_crossing::MoveStep;
 use ferry_crossing::history::{Keep, copies, is_needed_here, may_be_expected_there};
 use ferry_fsm::{Standing, replay};
@@ -86,9 +86,18 @@ async fn is_needed<T: Targets>(
     job: &JobRecord,
     standing: Option<&Standing<MoveStep>>,
 ) -> Result<bool, RecordsError> {
-    let JobKind::Move { machine, to, .. } = &job.kind;
+    let (machine, to) = match &job.kind {
+        JobKind::Move { machine, to, .. } => (machine, to),
+        // A parent goes after its children.
+        JobKind::Moves { moves, .. } => return any_is_there(records, moves).await,
+    };
     // A journal that nobody understands may speak of anything.
     let Some(standing) = standing else { return Ok(true) };
+    if let Some(parent) = standing.terms.parent.as_ref().and_then(|id| id.parse().ok())
+        && records.job(parent).await?.is_some_and(|parent: JobRecord| !parent.finished)
+    {
+        return Ok(true);
+    }
     let machine = records.machine(*machine).await?;
     let mut volumes = Vec::new();
     for key in copies(standing) {
@@ -98,4 +107,13 @@ async fn is_needed<T: Targets>(
         return Ok(true);
     }
     Ok(may_be_expected_there(standing) && !targets.is_free_of(to, job.id).await)
+}
+
+async fn any_is_there(records: &Records, jobs: &[(JobId, MachineName)]) -> Result<bool, RecordsError> {
+    for (job, _) in jobs {
+        if records.job(*job).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

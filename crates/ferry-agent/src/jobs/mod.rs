@@ -11,6 +11,8 @@
 //!   what they need of the records, `view` how a job looks from outside.
 //! - `mover` does the steps of a move (`verify` the one that proves what arrived), `world` is what it needs of both
 //!   workers. What the steps are and what may be done when is decided in [`ferry_crossing`].
+//! - `fleet` leads the moves of several machines as children of one job; `office` is where people ask for a job of any
+//!   kind.
 //! - `history` forgets jobs that ended long ago;
 //!   `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
 //!   while it was away.
@@ -19,9 +21,11 @@
 
 mod clock;
 mod executor;
+mod fleet;
 mod history;
 mod journal;
 mod mover;
+mod office;
 mod queues;
 mod reaper;
 mod sweep;
@@ -36,9 +40,11 @@ pub use ferry_crossing::{
     Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
     Reserved, ReservedVolume, Retired, VolumeReceipt,
 };
+pub use fleet::{Fleet, begin_fleet};
 pub use history::{Targets, forget};
 pub use journal::Journal;
 pub use mover::{MOVES, Mover, begin_move};
+pub use office::Office;
 pub use queues::Queues;
 pub use reaper::{Attic, reap};
 pub use sweep::{Guests, sweep};

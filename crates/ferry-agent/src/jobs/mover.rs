@@ -51,7 +51,19 @@ pub async fn begin_move<J: Journal, H: Home, C: Clock>(
     input: MoveInput,
     terms: Terms,
 ) -> Result<Job, RecordsError> {
-    let job = JobId::fresh();
+    begin_move_as(executor, JobId::fresh(), input, terms).await
+}
+
+/// As [`begin_move`], with an id that was chosen before.
+///
+/// # Errors
+/// As there.
+pub(super) async fn begin_move_as<J: Journal, H: Home, C: Clock>(
+    executor: &Executor<J, C, Mover<H, C>>,
+    job: JobId,
+    input: MoveInput,
+    terms: Terms,
+) -> Result<Job, RecordsError> {
     let kind = JobKind::Move {
         machine: input.machine,
         machine_name: input.machine_name.clone(),
@@ -223,6 +235,10 @@ impl<H: Home, C: Clock> Mover<H, C> {
 
 impl<H: Home, C: Clock> Work for Mover<H, C> {
     type Step = MoveStep;
+
+    fn is_about(kind: &JobKind) -> bool {
+        matches!(kind, JobKind::Move { .. })
+    }
 
     async fn perform(&self, step: MoveStep, context: &Context) -> Result<Value, StepError> {
         let input = input(context)?;

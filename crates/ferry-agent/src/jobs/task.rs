@@ -26,6 +26,9 @@ pub trait Work: Send + Sync + 'static {
     /// Its line.
     type Step: Step;
 
+    /// Whether a job of that kind has this line.
+    fn is_about(kind: &JobKind) -> bool;
+
     /// Does a step; the answer is its memo. Idempotent: a step that was cut off by a crash is done again.
     fn perform(
         &self,
@@ -61,12 +64,22 @@ pub struct StepContext<S> {
     /// The time at which the entry or step began, in milliseconds since 1970.
     pub now_ms: u64,
     progress: watch::Sender<Option<Progress>>,
+    cancel_asked: watch::Receiver<bool>,
 }
 
 impl<S> StepContext<S> {
     /// Shows how far the bytes are. Not durable.
     pub fn show(&self, progress: Progress) {
         self.progress.send_replace(Some(progress));
+    }
+
+    /// Resolves when somebody has asked to cancel the job, for steps that can be left at any time.
+    pub async fn cancel_asked(&self) {
+        let mut asked = self.cancel_asked.clone();
+        if asked.wait_for(|asked| *asked).await.is_err() {
+            // The task is gone, and with it whoever could ask.
+            std::future::pending().await
+        }
     }
 }
 
@@ -101,6 +114,8 @@ pub(super) struct Task<J, C, W: Work> {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) shown: watch::Sender<Job>,
     pub(super) progress: watch::Sender<Option<Progress>>,
+    /// Whether somebody has asked to cancel.
+    pub(super) cancel_asked: watch::Sender<bool>,
     pub(super) queues: Arc<Queues>,
     /// Where it stands in the queue that its terms name.
     pub(super) place: Option<Place>,
@@ -303,6 +318,7 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
         }
         self.journal.append(self.id, self.last_seq + 1, &written, changes).await?;
         self.standing = next;
+        self.cancel_asked.send_replace(self.standing.cancel_asked);
         self.last_seq += u64::try_from(written.len()).expect("a job appends a few entries at a time");
         self.show();
         Ok(())
@@ -315,6 +331,7 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
             attempt,
             now_ms: self.clock.now_ms(),
             progress: self.progress.clone(),
+            cancel_asked: self.cancel_asked.subscribe(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Moves of real agents that wait: for later, and for their turn.
 
 use crate::house::{machine, workers};
-use ferry_api::{AgentApi, CancelMove, Job, JobState, MachineState, StartMove};
+use ferry_api::{AgentApi, AskJobs, CancelMove, Job, JobState, MachineState, StartMove, StartMoves};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -72,6 +72,89 @@ async fn moves_beyond_the_limit_wait_for_their_turn_and_all_arrive() {
         ends.push((ended.steps[0].started_at_ms.unwrap(), ended.finished_at_ms.unwrap()));
     }
     assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0), "two at once: {ends:?}");
+    for worker in workers {
+        worker.end().await;
+    }
+}
+
+fn several(names: [&str; 3], after_ms: Option<u64>) -> StartMoves {
+    StartMoves {
+        machines: names.map(|name| name.parse().unwrap()).to_vec(),
+        to: "w2".parse().unwrap(),
+        retention_hours: None,
+        at_ms: None,
+        after_ms,
+        within_ms: None,
+    }
+}
+
+fn states(parent: &Job) -> Vec<Option<JobState>> {
+    parent.children.iter().map(|child| child.state).collect()
+}
+
+#[tokio::test]
+async fn a_child_that_fails_stops_none_of_the_others_and_the_parent_tells_also_over_a_kill() {
+    let mut workers = workers(["", ""]).await;
+    for name in ["a", "b", "c"] {
+        workers[0].door().machine_create(machine(name, "exec sleep 1000")).await.unwrap();
+    }
+    // The name is taken over there.
+    workers[1].door().machine_create(machine("b", "exec sleep 1000")).await.unwrap();
+    let parent = workers[0].door().moves_start(several(["a", "b", "c"], None)).await.unwrap().id;
+    workers[0].kill().await;
+    workers[0].start().await;
+    let ended = workers[0].finished(parent).await;
+    assert_eq!(ended.state, JobState::Failed, "{ended:?}");
+    let reason = ended.reason.as_ref().unwrap();
+    assert!(reason.starts_with("Arrive: 1 of 3 machines did not move (b: "), "{reason}");
+    let (good, bad) = (Some(JobState::Succeeded), Some(JobState::Failed));
+    assert_eq!(states(&ended), [good, bad, good]);
+    let child = workers[0].door().job(ended.children[0].job).await.unwrap();
+    assert_eq!(child.parent, Some(parent));
+    assert!(matches!(workers[0].machine("b").await.state, MachineState::Running { .. }));
+    for worker in workers {
+        worker.end().await;
+    }
+}
+
+#[tokio::test]
+async fn cancelling_the_parent_cancels_the_children_that_are_not_handed_over() {
+    let workers = workers(["", ""]).await;
+    for name in ["a", "b", "c"] {
+        workers[0].door().machine_create(machine(name, "exec sleep 1000")).await.unwrap();
+    }
+    let parent = workers[0].door().moves_start(several(["a", "b", "c"], Some(DAY_MS))).await.unwrap().id;
+    let waiting = || async {
+        let job = workers[0].door().job(parent).await.unwrap();
+        (states(&job) == [Some(JobState::Waiting); 3]).then_some(job)
+    };
+    let children = loop {
+        if let Some(job) = waiting().await {
+            break job.children;
+        }
+        tokio::task::yield_now().await;
+    };
+    workers[0].door().job_resume(children[0].job).await.unwrap();
+    workers[0].finished(children[0].job).await;
+    workers[0].door().job_cancel(parent).await.unwrap();
+    let ended = workers[0].finished(parent).await;
+    assert_eq!(ended.state, JobState::Cancelled, "{ended:?}");
+    let cancelled = Some(JobState::Cancelled);
+    assert_eq!(states(&ended), [Some(JobState::Succeeded), cancelled, cancelled]);
+    for worker in workers {
+        worker.end().await;
+    }
+}
+
+#[tokio::test]
+async fn machines_that_are_named_twice_or_not_here_are_refused_before_anything_begins() {
+    let workers = workers(["", ""]).await;
+    workers[0].door().machine_create(machine("a", "exec sleep 1000")).await.unwrap();
+    for (names, said) in [(["a", "a", "a"], "named twice"), (["a", "x", "y"], "x")] {
+        let refused = workers[0].door().moves_start(several(names, None)).await.unwrap_err();
+        assert!(refused.message.contains(said), "{refused}");
+    }
+    assert_eq!(workers[0].door().jobs(AskJobs::default()).await.unwrap(), []);
     for worker in workers {
         worker.end().await;
     }

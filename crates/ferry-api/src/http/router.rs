@@ -1,7 +1,10 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, ShutDownWorker, StartMove, UndoMove, VerifyVolume, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, CancelMove,
+    ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
+    Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
+    ShutDownWorker, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -41,6 +44,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/volumes/{volume}/sources", post(volume_change_sources::<A>))
         .route("/v1/volumes/{volume}/abandon-source", post(volume_abandon_source::<A>))
         .route("/v1/moves", post(move_start::<A>))
+        .route("/v1/moves/several", post(moves_start::<A>))
         .route("/v1/moves/undo", post(move_undo::<A>))
         .route("/v1/moves/cancel", post(move_cancel::<A>))
         .route("/v1/jobs", get(jobs::<A>))
@@ -158,7 +162,6 @@ plain!(worker);
 plain!(worker_safe_to_stop);
 plain!(machines);
 plain!(volumes);
-plain!(jobs);
 by_path!(&truth);
 by_path!(&machine);
 by_path!(&machine_start);
@@ -177,6 +180,7 @@ by_body!(worker_shut_down, ShutDownWorker);
 by_body!(machine_create, CreateMachine);
 by_body!(volume_import, ImportVolume);
 by_body!(move_start, StartMove);
+by_body!(moves_start, StartMoves);
 by_body!(move_undo, UndoMove);
 by_body!(move_cancel, CancelMove);
 by_body!(peer_reserve, Reserve);

@@ -1,12 +1,13 @@
 //! `ferry job ...`, and following a job to its end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskJobs, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState, StepState,
-    Waiting,
+    AgentApi, ApiError, AskJobs, ChildJob, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState,
+    StepState, Waiting,
 };
 
 use super::{base, proof, utc};
@@ -145,6 +146,7 @@ pub async fn follow(
 ) -> Result<Followed> {
     let mut after = 0;
     let mut away = false;
+    let mut children = BTreeMap::new();
     loop {
         let news = tokio::select! {
             news = agent.job_events(job, EventsAfter { after, wait_ms: NEWS_WAIT_MS }) => news,
@@ -172,6 +174,13 @@ pub async fn follow(
             live.event(event)?;
             also(event)?;
             after = after.max(event.seq);
+        }
+        for child in &news.job.children {
+            let told = child.state.map_or("not begun yet", state_text);
+            if children.insert(child.job, told) != Some(told) && child.state.is_some() {
+                let reason = child.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                live.line(&format!("  · {} (job {}) is {told}{reason}", child.machine_name, child.job))?;
+            }
         }
         if let Some(waiting) = &news.job.waiting {
             live.now("waiting", &waiting_text(waiting));
@@ -221,6 +230,10 @@ pub fn ending(job: &Job) -> String {
     let took = took.map(|took_ms| format!(" after {}", journal_span(took_ms))).unwrap_or_default();
     let reason = job.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let what = kind_text(&job.kind);
+    // Each child says of itself that all is as before; what the others did stays.
+    if matches!(job.kind, JobKind::Moves { .. }) && job.state.is_final() {
+        return format!("{what}: {}{took}{}", state_text(job.state), children_text(&job.children));
+    }
     match job.state {
         JobState::Succeeded => format!("{what} succeeded{took}"),
         JobState::Failed => format!("{what} failed{took}, and everything is as before{reason}"),
@@ -235,10 +248,31 @@ pub fn ending(job: &Job) -> String {
     }
 }
 
-fn kind_text(kind: &JobKind) -> String {
+/// `; of these 2 succeeded, 1 failed (db: no room)`
+fn children_text(children: &[ChildJob]) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for child in children {
+        *counts.entry(child.state.map_or("refused", state_text)).or_default() += 1;
+    }
+    let counts: Vec<String> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let bad = children.iter().filter(|child| child.state != Some(JobState::Succeeded));
+    let bad = bad.map(|child| match &child.reason {
+        Some(reason) => format!("{}: {reason}", child.machine_name),
+        None => child.machine_name.to_string(),
+    });
+    let bad: Vec<String> = bad.collect();
+    let named = if bad.is_empty() { String::new() } else { format!(" ({})", bad.join("; ")) };
+    format!("; of these {}{named}", counts.join(", "))
+}
+
+/// What a job does, in a few words.
+pub fn kind_text(kind: &JobKind) -> String {
     match kind {
         JobKind::Move { machine: _, machine_name, from, to } => {
             format!("move of {machine_name} from {from} to {to}")
+        }
+        JobKind::Moves { from, to, moves } => {
+            format!("moves of {} machines from {from} to {to}", moves.len())
         }
     }
 }
@@ -273,6 +307,7 @@ fn sheet(job: &Job) -> String {
         ("state", standing(job)),
         ("began", utc(job.created_at_ms)),
     ];
+    facts.extend(job.parent.map(|parent| ("child of job", parent.to_string())));
     facts.extend(job.deadline_at_ms.map(|at_ms| ("handed over by", utc(at_ms))));
     facts.extend(job.finished_at_ms.map(|at_ms| ("ended", utc(at_ms))));
     facts.extend(job.reason.as_ref().map(|reason| ("reason", reason.clone())));
@@ -290,8 +325,21 @@ fn sheet(job: &Job) -> String {
             step.error.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     });
+    let children = job.children.iter().map(|child| {
+        let state = child.state.map_or("-", state_text).to_owned();
+        [
+            child.machine_name.to_string(),
+            child.job.to_string(),
+            state,
+            child.reason.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    });
+    let children = match job.children.is_empty() {
+        true => String::new(),
+        false => format!("\n\n{}", table::columns(["MACHINE", "JOB", "STATE", "REASON"], children)),
+    };
     let steps = table::columns(["STEP", "STATE", "ATTEMPTS", "TOOK", "LAST ERROR"], rows);
-    format!("{}\n\n{steps}", table::facts(facts))
+    format!("{}\n\n{steps}{children}", table::facts(facts))
 }
 
 fn step_text(state: StepState) -> &'static str {
@@ -324,6 +372,7 @@ mod tests {
             waiting: None,
             deadline_at_ms: None,
             parent: None,
+            children: Vec::new(),
             created_at_ms: 1000,
             finished_at_ms: state.is_final().then_some(1019),
             last_seq: 1,

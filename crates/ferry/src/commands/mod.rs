@@ -50,6 +50,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeSources(volume) => sources::list(&agent, json, &volume).await,
         Question::VolumeAbandonSource(volume, abandon) => loss::abandon(&agent, json, &volume, abandon).await,
         Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
+        Question::Moves { start, follow } => mv::start_several(&agent, json, start, follow).await,
         Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,
         Question::MoveUndo { undo, follow } => mv::undo(&agent, json, undo, follow).await,
         Question::MoveCancel { cancel, follow } => mv::cancel(&agent, json, cancel, follow).await,

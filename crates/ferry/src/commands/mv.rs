@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, ApiError, CancelMove, ErrorCode, Job, JobId, JobKind, JobState, MachineRef, MachineState,
-    StartMove, UndoMove, WorkerName,
+    StartMove, StartMoves, UndoMove, WorkerName,
 };
 
 use super::job::{Followed, ending, follow, say_ending};
@@ -18,6 +18,12 @@ const HOPS_MAX: u32 = 16;
 
 pub async fn start(agent: &Client, json: bool, start: StartMove, follow_it: bool) -> Result<Exit> {
     let job = agent.move_start(start).await?;
+    watch(agent, json, &job, follow_it).await
+}
+
+/// Moves several machines as one job.
+pub async fn start_several(agent: &Client, json: bool, start: StartMoves, follow_it: bool) -> Result<Exit> {
+    let job = agent.moves_start(start).await?;
     watch(agent, json, &job, follow_it).await
 }
 
@@ -47,7 +53,9 @@ async fn of_job(agent: &Client, undo: UndoMove) -> Result<UndoMove> {
     let Ok(id) = undo.machine.to_string().parse::<JobId>() else { return Ok(undo) };
     match agent.job(id).await {
         Ok(job) => {
-            let JobKind::Move { machine, .. } = job.kind;
+            let JobKind::Move { machine, .. } = job.kind else {
+                bail!("job {id} moves several machines; name the one to be taken back")
+            };
             Ok(UndoMove { machine: MachineRef::Id(machine), of: Some(id), ..undo })
         }
         Err(refusal) if refusal.code == ErrorCode::NotFound => Ok(undo),

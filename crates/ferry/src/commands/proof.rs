@@ -9,6 +9,7 @@ use ferry_api::{AgentApi, CheckState, Job, JobId, JobKind, VolumeCheck, VolumeRe
 use serde::Serialize;
 
 use super::crossed::Crossed;
+use super::job::kind_text;
 use super::loss::ranges_text;
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
@@ -25,7 +26,9 @@ pub async fn receipt(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
     let Some(receipt) = receipt_of(&job) else {
         bail!("job {} has no receipt yet; it is written when everything has arrived", job.id);
     };
-    let JobKind::Move { machine, .. } = job.kind;
+    let JobKind::Move { machine, .. } = job.kind else {
+        bail!("job {} moves several machines; ask for the receipt of one of its children", job.id)
+    };
     // A machine that was destroyed since is no longer known; the receipt is still good.
     let left = agent.machine(&machine.into()).await.ok();
     let crossed = Crossed::of(&job, left.as_ref());
@@ -76,9 +79,8 @@ pub fn verdict(receipt: &Receipt) -> String {
 }
 
 fn sheet(job: &Job, volume: &VolumeReceipt) -> String {
-    let JobKind::Move { machine_name, from, to, .. } = &job.kind;
     let mut facts = vec![
-        ("receipt", format!("move of {machine_name} from {from} to {to}, job {}", job.id)),
+        ("receipt", format!("{}, job {}", kind_text(&job.kind), job.id)),
         ("volume", volume.key.to_string()),
     ];
     match &volume.proof {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, ErrorCode, EventsAfter, Job, JobId, JobState, PaceVolume, StartMove, StepState,
-    UndoMove, VolumeRef, WorkerName,
+    AgentApi, ApiError, AskJobs, ErrorCode, EventsAfter, Job, JobId, JobState, PaceVolume, StartMove,
+    StepState, UndoMove, VolumeRef, WorkerName,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -71,7 +71,7 @@ impl Crossing {
         let volume = VolumeRef::Id(lane.volume);
         source.client.volume_pace(&volume, paced(Some(HELD_BACK))).await?;
         Ok(Self {
-            before: source.client.jobs().await?.iter().map(|job| job.id).max(),
+            before: source.client.jobs(AskJobs::default()).await?.iter().map(|job| job.id).max(),
             source: source.client.clone(),
             target: target.client.clone(),
             to: target.name.parse()?,
@@ -185,7 +185,7 @@ impl Crossing {
         }
         let job = match self.job {
             Some(job) => self.source.job(job).await.map(Some),
-            None => self.source.jobs().await.map(|jobs| {
+            None => self.source.jobs(AskJobs::default()).await.map(|jobs| {
                 jobs.into_iter()
                     .filter(|job| self.before.is_none_or(|before| job.id > before))
                     .max_by_key(|job| job.id)

@@ -38,8 +38,9 @@ pub fn since_ms(typed: &str, now: &Zoned) -> Result<u64, Misuse> {
         return Ok(now_ms.saturating_sub(span_ms(span)));
     }
     let at = at_ms(typed, now)?;
-    let is_ahead = typed.parse::<Time>().is_ok();
-    Ok(if is_ahead { at.saturating_sub(DAY_MS) } else { at })
+    // What is read as a date with a time is read as a time, too.
+    let is_time_of_day = typed.parse::<DateTime>().is_err() && typed.parse::<Time>().is_ok();
+    Ok(if is_time_of_day { at.saturating_sub(DAY_MS) } else { at })
 }
 
 /// A span in milliseconds.

@@ -74,7 +74,7 @@ pub fn parse_span(typed: &str) -> Result<Duration, String> {
     let unit_ms = match trimmed[digits_end..].trim_start() {
         "ms" => 1,
         "" | "s" => 1000,
-        "m" => 60 * 1000,
+        "m" | "min" => 60 * 1000,
         "h" => 60 * 60 * 1000,
         "d" => 24 * 60 * 60 * 1000,
         _ => return Err(wrong()),

@@ -9,7 +9,9 @@ use super::until;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskJobs, CreateMachine, ErrorCode, EventsAfter, Generation, Job, JobEventKind, JobState, Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, ServerState, StartMove, Truth, Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
+    AgentApi, ApiError, AskJobs, CreateMachine, ErrorCode, EventsAfter, Generation, Job, JobEventKind,
+    JobState, Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, ServerState, StartMove,
+    Truth, Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
 };
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{self, Phase};

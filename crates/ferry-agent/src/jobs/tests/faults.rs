@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::records::{FaultyJournal, Hourglass, furnish};
 use super::world::{Alpha, Fault, World, fresh_keys, worker};
-use crate::jobs::{Executor, MOVES, MoveInput, Mover, Queues, begin_move};
+use crate::jobs::{Executor, MOVES, MoveInput, Mover, Office, Queues, begin_move};
 use crate::records::{Records, RecordsError, Standing};
 
 /// Moves at once.
@@ -20,12 +20,13 @@ const POINTS_MAX: u64 = 400;
 const LOOKS_MAX: u32 = 1_000;
 
 pub(super) type Moves = Executor<FaultyJournal, Hourglass, Mover<Alpha, Hourglass>>;
+type Jobs = Office<FaultyJournal, Hourglass, Alpha>;
 
 /// A worker that can be killed and comes back with what is durable.
 pub(super) struct Worker {
     pub(super) world: Arc<World>,
     pub(super) records: Records,
-    moves: Option<Moves>,
+    jobs: Option<Jobs>,
     state_dir: TempDir,
 }
 
@@ -36,8 +37,8 @@ impl Worker {
         world.state().faults = faults.to_vec();
         let records = Records::open(state_dir.path()).unwrap();
         furnish(&records, &world).await;
-        let moves = start(&records, &world).await;
-        Self { world, records, moves: Some(moves), state_dir }
+        let jobs = start(&records, &world).await;
+        Self { world, records, jobs: Some(jobs), state_dir }
     }
 
     pub(super) async fn begin(&self) -> Result<Job, RecordsError> {
@@ -55,15 +56,19 @@ impl Worker {
     }
 
     pub(super) fn moves(&self) -> &Moves {
-        self.moves.as_ref().expect("an agent is only missing while it restarts")
+        &self.jobs().moves
+    }
+
+    pub(super) fn jobs(&self) -> &Jobs {
+        self.jobs.as_ref().expect("an agent is only missing while it restarts")
     }
 
     /// Kills the agent where it stands and starts another one from what is durable.
     pub(super) async fn restart(&mut self) {
-        drop(self.moves.take());
+        drop(self.jobs.take());
         self.records = Records::open(self.state_dir.path()).unwrap();
         self.world.come_back(&self.records).await;
-        self.moves = Some(start(&self.records, &self.world).await);
+        self.jobs = Some(start(&self.records, &self.world).await);
     }
 
     /// Lets a job run to its end, with all that comes in between.
@@ -129,12 +134,11 @@ fn memory_dir() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-async fn start(records: &Records, world: &Arc<World>) -> Moves {
+async fn start(records: &Records, world: &Arc<World>) -> Jobs {
     let journal = FaultyJournal { records: records.clone(), world: world.clone() };
     let clock = Hourglass(world.clone());
-    let mover = Mover::new(Arc::new(Alpha(world.clone())), clock.clone());
-    let queues = Arc::new(Queues::new([(MOVES.to_owned(), MOVES_AT_ONCE)]));
-    Executor::start(Arc::new(journal), clock, Arc::new(mover), queues).await.unwrap()
+    let queues = Queues::new([(MOVES.to_owned(), MOVES_AT_ONCE)]);
+    Office::open(Arc::new(journal), clock, Arc::new(Alpha(world.clone())), queues).await.unwrap()
 }
 
 /// One whole move with these faults; answers how it ended and how many points it passed.

@@ -120,9 +120,9 @@ async fn jobs_are_listed_in_pages() {
     let (worker, mut ids) = with_failed_moves(5).await;
     ids.reverse();
     let page = |ended_max, before| {
-        let moves = worker.moves();
+        let office = worker.jobs();
         async move {
-            let jobs = moves.jobs(AskJobs { ended_max, before }).await.unwrap();
+            let jobs = office.jobs(AskJobs { ended_max, before }).await.unwrap();
             jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
         }
     };

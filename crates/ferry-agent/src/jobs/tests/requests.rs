@@ -54,7 +54,7 @@ async fn a_move_shows_its_steps_its_progress_and_a_receipt() {
     let finished = JobEventKind::Finished { outcome: JobState::Succeeded };
     assert_eq!(told.events.last().unwrap().what, finished);
     assert_eq!(told.events.last().unwrap().seq, job.last_seq);
-    assert_eq!(worker.moves().jobs(AskJobs::default()).await.unwrap(), [job]);
+    assert_eq!(worker.jobs().jobs(AskJobs::default()).await.unwrap(), [job]);
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_machine_that_moves_already_is_not_moved_again() {
     let refused = worker.begin().await.unwrap_err();
     let RecordsError::Refused(ChangeRefused::Held { job, .. }) = refused else { panic!("{refused}") };
     assert_eq!(job, id);
-    assert_eq!(worker.moves().unfinished().await.unwrap().len(), 1);
+    assert_eq!(worker.jobs().unfinished().await.unwrap().len(), 1);
 }
 
 #[tokio::test]

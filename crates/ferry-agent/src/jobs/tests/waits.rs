@@ -45,6 +45,10 @@ struct House {
 impl Work for House {
     type Step = Visit;
 
+    fn is_about(_: &JobKind) -> bool {
+        true
+    }
+
     async fn perform(&self, _: Visit, context: &StepContext<Visit>) -> Result<Value, StepError> {
         self.came.lock().unwrap().push(context.job);
         self.door.acquire().await.unwrap().forget();

@@ -212,10 +212,6 @@ impl Targets for Core {
             Err(error) => error.code == ErrorCode::NotFound,
         }
     }
-
-    async fn clock_trusted_from_ms(&self) -> Answer<u64> {
-        Ok(0)
-    }
 }
 
 impl Guests for Core {

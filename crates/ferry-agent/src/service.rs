@@ -9,8 +9,8 @@ use crate::fences::{FenceError, Fences};
 use crate::host::ThisHost;
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
-    Clock, HostClock, MOVES, MoveInput, MoveStep, Office, Queues, begin_fleet, begin_move, forget, reap,
-    sweep,
+    AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Office, Queues, begin_fleet, begin_move, forget,
+    reap, sweep,
 };
 use crate::machines::MachinesError;
 use crate::moments::{self, When};
@@ -211,17 +211,20 @@ impl Agent {
         core.machines.mind_all().await?;
         let queues = Queues::new([(MOVES.to_owned(), core.config.moves_at_once.get())]);
         let jobs = Office::open(Arc::new(records), clock.clone(), Arc::clone(&core), queues).await?;
-        let (attic, looks) = (Arc::clone(&core), clock.clone());
+        let age = AgeClock::new(clock.clone());
+        let watched = age.clone();
+        chores.spawn(async move { watched.watch().await });
+        let (attic, looks) = (Arc::clone(&core), age.clone());
         chores.spawn(async move { reap(&*attic, &looks).await });
         let volumes = core.volumes.clone();
         chores.spawn(async move { volumes.share_budget().await });
         let guests = Arc::clone(&core);
-        let (past, targets, forgets) = (core.records.clone(), Arc::clone(&core), clock.clone());
+        let (past, targets) = (core.records.clone(), Arc::clone(&core));
         let keep = Keep {
             for_ms: core.config.job_retention_days.saturating_mul(24 * HOUR_MS),
             jobs: core.config.jobs_kept,
         };
-        chores.spawn(async move { forget(&past, &*targets, keep, &forgets).await });
+        chores.spawn(async move { forget(&past, &*targets, keep, &age).await });
         let sweeps = clock.clone();
         chores.spawn(async move { sweep(&*guests, &sweeps).await });
         let shutdown = Shutdown::default();

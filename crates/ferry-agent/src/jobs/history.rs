@@ -5,7 +5,7 @@
 
 use std::future::Future;
 
-use ferry_api::{ApiError, JobId, JobKind, MachineName, WorkerName};
+use ferry_api::{JobId, JobKind, MachineName, WorkerName};
 use ferry_crossing::MoveStep;
 use ferry_crossing::history::{Keep, copies, is_needed_here, may_be_expected_there};
 use ferry_fsm::{Standing, replay};
@@ -23,21 +23,12 @@ const PAGE_JOBS: u64 = 100;
 pub trait Targets: Send + Sync + 'static {
     /// Whether that worker certainly expects nothing of a move that was undone; it is told so if it still does.
     fn is_free_of(&self, to: &WorkerName, job: JobId) -> impl Future<Output = bool> + Send;
-
-    /// Since when the clock is trusted, in milliseconds since 1970: when it was last set forward.
-    fn clock_trusted_from_ms(&self) -> impl Future<Output = Result<u64, ApiError>> + Send;
 }
 
 /// Forgets for ever what is to be forgotten.
 pub async fn forget<T: Targets, C: Clock>(records: &Records, targets: &T, keep: Keep, clock: &C) {
     loop {
-        let from_ms = targets.clock_trusted_from_ms().await;
-        let forgotten = match from_ms {
-            Ok(from_ms) => {
-                forget_once(records, targets, keep, from_ms, clock.now_ms()).await.map_err(ApiError::from)
-            }
-            Err(error) => Err(error),
-        };
+        let forgotten = forget_once(records, targets, keep, clock.now_ms()).await;
         match forgotten {
             Ok(0) => {}
             Ok(jobs) => tracing::info!(jobs, "forgot jobs that ended long ago"),
@@ -52,7 +43,6 @@ pub(super) async fn forget_once<T: Targets>(
     records: &Records,
     targets: &T,
     keep: Keep,
-    from_ms: u64,
     now_ms: u64,
 ) -> Result<u64, RecordsError> {
     let (mut newer, mut after, mut forgotten) = (records.ended_count().await?, None, 0);
@@ -67,7 +57,7 @@ pub(super) async fn forget_once<T: Targets>(
             let standing = replay::<MoveStep>(&entries(&records.journal(job.id, 0).await?)).ok();
             let ended_ms = standing.as_ref().map_or(job.created_at_ms, |standing| standing.last_ms);
             // The list is in the order in which jobs were taken on: about that in which they ended.
-            is_young = !keep.is_over(ended_ms, newer, from_ms, now_ms);
+            is_young = !keep.is_over(ended_ms, newer, now_ms);
             if !is_young && !is_needed(records, targets, &job, standing.as_ref()).await? {
                 gone.push(Change::ForgetJob(job.id));
             }

@@ -13,12 +13,13 @@
 //!   workers. What the steps are and what may be done when is decided in [`ferry_crossing`].
 //! - `fleet` leads the moves of several machines as children of one job; `office` is where people ask for a job of any
 //!   kind.
-//! - `history` forgets jobs that ended long ago;
+//! - `history` forgets jobs that ended long ago, by `age`, a clock that nobody can set forward;
 //!   `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
 //!   while it was away.
 //!
 //! Invariant: nothing acts on a decision that is not in the journal, and one machine has one active job at most.
 
+mod age;
 mod clock;
 mod executor;
 mod fleet;
@@ -34,6 +35,7 @@ mod verify;
 mod view;
 mod world;
 
+pub use age::AgeClock;
 pub use clock::{Clock, HostClock};
 pub use executor::{Executor, JobRefusal};
 pub use ferry_crossing::{

@@ -3,10 +3,13 @@
 //! Invariant: nothing is changed, not even by SQLite: no log is emptied, no index of it made, no lock of the agent taken.
 
 use super::{FILE, RecordsError, schema};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
+
+/// Looks at the files of records whose agent begins or ends meanwhile: either makes or removes the log and its index.
+const LOOKS_MAX: u32 = 4;
 
 /// Records that are only read.
 pub(crate) struct RecordsAtRest {
@@ -21,6 +24,16 @@ impl RecordsAtRest {
     /// # Errors
     /// They are not there, cannot be opened, or are from a later version.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, RecordsError> {
+        let mut looks = 1;
+        loop {
+            match Self::open_as_they_lie(state_dir) {
+                Err(error) if looks < LOOKS_MAX && has_changed_meanwhile(&error) => looks += 1,
+                other => return other,
+            }
+        }
+    }
+
+    fn open_as_they_lie(state_dir: &Path) -> Result<Self, RecordsError> {
         let path = state_dir.join(FILE);
         let (log, index) = (beside(&path, "-wal"), beside(&path, "-shm"));
         let has_log = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
@@ -46,6 +59,14 @@ impl RecordsAtRest {
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }
+}
+
+/// Whether this may come of files that were there, or not there, a moment before.
+fn has_changed_meanwhile(error: &RecordsError) -> bool {
+    if let RecordsError::Open { cause, .. } = error {
+        return cause.sqlite_error_code() == Some(ErrorCode::CannotOpen);
+    }
+    matches!(error, RecordsError::Io { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn read_only(path: &Path, how: &str) -> Result<Connection, RecordsError> {

@@ -303,7 +303,7 @@ fn a_machine_that_is_already_moving_is_left_alone() {
         ),
         (
             &["job", "resume", &id],
-            format!("job {id} is neither parked nor waiting to try again; there is nothing to resume"),
+            format!("job {id} is neither parked nor waiting for a time; there is nothing to resume"),
         ),
     ];
     refused(&cluster, w1, &cases);

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use ferry_api::{ApiError, AskJobs, Desired, ErrorCode, JobId, JobState, Ownership, VolumeKey, WorkerName};
+use ferry_api::{AskJobs, Desired, ErrorCode, JobId, JobState, Ownership, VolumeKey, WorkerName};
 use ferry_crossing::history::Keep;
 
 use super::faults::Worker;
@@ -25,14 +25,10 @@ impl Targets for Others {
         self.asked.lock().unwrap().push(job);
         !self.away
     }
-
-    async fn clock_trusted_from_ms(&self) -> Result<u64, ApiError> {
-        Ok(0)
-    }
 }
 
 async fn forget(worker: &Worker, others: &Others, keep: Keep, now_ms: u64) -> u64 {
-    forget_once(&worker.records, others, keep, 0, now_ms).await.unwrap()
+    forget_once(&worker.records, others, keep, now_ms).await.unwrap()
 }
 
 /// A worker whose machine is there with a move that failed before anything was asked of its target.

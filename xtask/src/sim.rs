@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: clusters from seeds, in a release build.
+//! `cargo xtask sim`: clusters from seeds, in a debug build.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 
 /// Runs the simulator; what it may be told stands in `crates/ferry-sim/src/main.rs`.
 pub fn run(root: &Path, wishes: &[&str]) -> anyhow::Result<()> {
-    let arguments = ["run", "--release", "--locked", "--quiet", "-p", "ferry-sim", "--"];
+    let arguments = ["run", "--locked", "--quiet", "-p", "ferry-sim", "--"];
     let mut command = crate::ci::cargo(root, &arguments);
     let status = command.args(wishes).status().context("cannot start cargo")?;
     if !status.success() {

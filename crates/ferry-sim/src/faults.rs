@@ -73,16 +73,29 @@ pub enum Planted {
     SyncThatIsNone,
     /// A server says that it is sealed, and its map does not.
     SealForgotten,
+    /// A server says that it is open again, and its map does not.
+    UnsealForgotten,
     /// A machine is called stopped while it still runs.
     StoppedTooEarly,
     /// A fetch brings what the source held before.
     StaleFetch,
+    /// What became local since the map was told is forgotten with the server.
+    NotesLost,
+    /// The last that the map was told of blocks is lost with the power.
+    FrameLost,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::SyncThatIsNone, Self::SealForgotten, Self::StoppedTooEarly, Self::StaleFetch];
+    pub const ALL: [Self; 7] = [
+        Self::SyncThatIsNone,
+        Self::SealForgotten,
+        Self::UnsealForgotten,
+        Self::StoppedTooEarly,
+        Self::StaleFetch,
+        Self::NotesLost,
+        Self::FrameLost,
+    ];
 }
 
 impl Faults {
@@ -130,10 +143,19 @@ pub async fn happen(world: Arc<World>) {
             let place = state.faults.kinds.len();
             let place = state.dice.index(place);
             let kind = state.faults.kinds[place];
-            let host = state.hosts.len();
-            let host = state.dice.index(host);
+            let host = victim(&mut state);
             strike(&mut state, kind, host);
         }
+    }
+}
+
+/// A host; more often than not one where a disk is written while it hydrates, if there is any.
+fn victim(state: &mut State) -> HostIndex {
+    let busy: Vec<HostIndex> =
+        (0..state.hosts.len()).filter(|host| !state.hydrating(*host).is_empty()).collect();
+    match busy.is_empty() || state.dice.roll(4) == 0 {
+        true => state.dice.index(state.hosts.len()),
+        false => busy[state.dice.index(busy.len())],
     }
 }
 
@@ -149,7 +171,10 @@ fn strike(state: &mut State, kind: Kind, host: HostIndex) {
         }
         Kind::PowerLoss => {}
         Kind::ServerDies => {
-            let keys: Vec<_> = state.hosts[host].servers.keys().copied().collect();
+            let mut keys = state.hydrating(host);
+            if keys.is_empty() || state.dice.roll(4) == 0 {
+                keys = state.hosts[host].servers.keys().copied().collect();
+            }
             if !keys.is_empty() {
                 let key = keys[state.dice.index(keys.len())];
                 state.kill_server(crate::world::At { host, key }, "is killed");

@@ -26,6 +26,7 @@ pub fn begin(state: &mut State, host: HostIndex, pid: u32, machine: MachineId, d
     let (told, ended) = (Arc::clone(&process.told), Arc::clone(&process.ended));
     let over = Arc::new(Told::new(false));
     state.say_of(host, format!("machine {machine} runs (process {pid})"));
+    state.disks.insert(machine, disks.iter().map(|key| key.id).collect());
     if state.running(machine) > 1 {
         state.find(format!("machine {machine} runs twice"));
     }
@@ -126,7 +127,7 @@ impl Guest {
         let Some(size) = state.server(at).map(|server| server.engine.geometry().size_bytes()) else {
             return Ok(None);
         };
-        let quiet = state.is_quiet;
+        let (quiet, flushes_one_in) = (state.is_quiet, state.flushes_one_in);
         let dice = &mut state.dice;
         let unit = if dice.roll(3) == 0 { SECTOR_BYTES } else { BLOCK_BYTES };
         let (units, len) = (size / unit, dice.between(1, 6));
@@ -135,12 +136,12 @@ impl Guest {
         let what = if quiet { 9 } else { dice.roll(14) };
         Ok(Some(match what {
             0..=5 => {
-                let fua = dice.roll(4) == 0;
+                let fua = dice.roll(4 * flushes_one_in) == 0;
                 state.next_token += 1;
                 Act::Write { range, token: state.next_token, fua }
             }
             6 => Act::Zero { range, trim: dice.coin() },
-            7 | 8 => Act::Flush,
+            7 | 8 if dice.roll(flushes_one_in) == 0 => Act::Flush,
             9 if dice.roll(4) == 0 || quiet => {
                 Act::Read { range: ByteRange::new(0, size).expect("it is not empty") }
             }

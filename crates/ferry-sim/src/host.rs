@@ -95,6 +95,7 @@ fn fresh(record: &VolumeRecord) -> Copy {
         data: Store::new(record.size_bytes),
         map,
         log,
+        last_frame: None,
         notes: Vec::new(),
         source: record.source.as_ref().map(|source| source.uri.clone()),
         export: None,
@@ -269,9 +270,9 @@ impl Gate for Simulated {
         })
     }
 
-    fn after<'a>(&'a self, entries: &'a [String], _changes: &'a [Change]) -> Doing<'a, ()> {
+    fn after<'a>(&'a self, entries: &'a [String], changes: &'a [Change]) -> Doing<'a, ()> {
         Box::pin(async move {
-            crate::records::check_end(&mut self.world.lock(), self.index, entries);
+            crate::records::written(&mut self.world.lock(), self.index, entries, changes);
             self.die_writing("is killed after it has written").await;
         })
     }

@@ -24,6 +24,7 @@ mod faults;
 mod guest;
 mod host;
 mod log;
+mod many;
 mod oracle;
 mod person;
 mod process;
@@ -37,6 +38,7 @@ mod wire;
 mod world;
 
 pub use faults::Planted;
+pub use many::run_all;
 
 use dice::Dice;
 use faults::Faults;

@@ -1,6 +1,6 @@
 //! `ferry-sim`: many seeds, or one again with its trace.
 
-use ferry_sim::{Options, Outcome, Planted, run};
+use ferry_sim::{Options, Outcome, Planted, run_all};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -66,24 +66,25 @@ fn simulate(wishes: &Wishes, out: &mut impl Write) -> io::Result<bool> {
     let begun = Instant::now();
     let (mut events, mut simulated_ms, mut tally) = (0, 0, BTreeMap::new());
     let mut broken = 0_u64;
-    for seed in wishes.from..wishes.from + wishes.seeds {
-        let options = Options {
-            planted: wishes.planted,
-            whole_trace: wishes.trace,
-            has_faults: !wishes.calm,
-            ..Options::of_seed(seed)
-        };
-        let outcome = run(options);
+    let mut written = Ok(());
+    let all = (wishes.from..wishes.from + wishes.seeds).map(|seed| Options {
+        planted: wishes.planted,
+        whole_trace: wishes.trace,
+        has_faults: !wishes.calm,
+        ..Options::of_seed(seed)
+    });
+    run_all(all, |Options { seed, .. }, outcome| {
         events += outcome.events;
         simulated_ms += outcome.simulated_ms;
         outcome.tally.iter().for_each(|(what, times)| *tally.entry(*what).or_insert(0_u64) += times);
-        if wishes.is_one || (outcome.found.is_some() && broken < 3) {
-            tell(out, seed, &outcome, wishes.is_one || broken == 0)?;
-        } else if let Some(found) = &outcome.found {
-            writeln!(out, "seed {seed}: {found}")?;
+        let is_broken = outcome.found.is_some();
+        if is_broken || wishes.is_one {
+            let told = tell(out, seed, &outcome, wishes.is_one || broken == 0);
+            written = std::mem::replace(&mut written, Ok(())).and(told);
         }
-        broken += u64::from(outcome.found.is_some());
-    }
+        broken += u64::from(is_broken);
+    });
+    written?;
     tally.iter().try_for_each(|(what, times)| writeln!(out, "{times:>9}  {what}"))?;
     writeln!(
         out,

@@ -2,6 +2,8 @@
 
 use crate::world::{HostIndex, State};
 use ferry_agent::records::Change;
+use ferry_api::{JobId, MachineId, VolumeId};
+use ferry_engine::Phase;
 use serde_json::Value;
 
 /// A write in a few words.
@@ -26,16 +28,58 @@ pub fn in_words(entries: &[String], changes: &[Change]) -> String {
     format!("writes {}", words.join("; "))
 }
 
-/// A job that ends as it must leave its machine as it must.
-pub fn check_end(state: &mut State, host: HostIndex, entries: &[String]) {
+/// What was written is durable: a job that has just ended has left its machine where it belongs.
+pub fn written(state: &mut State, host: HostIndex, entries: &[String], changes: &[Change]) {
+    for change in changes {
+        match change {
+            Change::AddMachine(record) => drop(state.homes.entry(record.id).or_insert(host)),
+            Change::HandOver { job, machine, to } => {
+                state.handed_over.insert(*job);
+                let to = state.host_named(to.as_str()).expect("machines go where a worker is");
+                state.homes.insert(*machine, to);
+            }
+            _ => {}
+        }
+    }
     let entries = entries.iter().filter_map(|entry| serde_json::from_str::<Value>(entry).ok());
     for entry in entries.filter(|entry| entry.get("entry").and_then(Value::as_str) == Some("finished")) {
         let outcome = entry.get("outcome").map(ToString::to_string).unwrap_or_default();
-        let _ = host;
-        state.count(match outcome {
-            text if text.contains("succeeded") => "moves that succeeded",
-            text if text.contains("cancelled") => "moves that were cancelled",
-            _ => "moves that failed",
+        let has_succeeded = outcome.contains("succeeded");
+        state.count(match has_succeeded {
+            true => "moves that succeeded",
+            false if outcome.contains("cancelled") => "moves that were cancelled",
+            false => "moves that failed",
         });
+        for change in changes {
+            if let Change::Unclaim { machine, job } = change {
+                check_end(state, host, *machine, *job, has_succeeded);
+            }
+        }
+    }
+}
+
+/// A move that succeeded has handed its machine over; after any other the machine is at home, and may run there.
+fn check_end(state: &mut State, host: HostIndex, machine: MachineId, job: JobId, has_succeeded: bool) {
+    if state.handed_over.contains(&job) != has_succeeded {
+        let how = if has_succeeded { "succeeds and did not hand over" } else { "fails and did hand over" };
+        return state.find(format!("job {job} {how} machine {machine}"));
+    }
+    // Another job may have handed it over before this one got its turn.
+    if has_succeeded || state.homes.get(&machine) != Some(&host) {
+        return;
+    }
+    state.count("moves that ended at home");
+    let is_open = |volume: VolumeId| {
+        let mut copies = state.hosts[host].copies.iter().filter(|(key, _)| key.id == volume);
+        copies.any(|(_, copy)| crate::server::state_of(copy).phase == Phase::Open)
+    };
+    let closed = state.disks.get(&machine).into_iter().flatten().copied().find(|volume| !is_open(*volume));
+    if let Some(volume) = closed {
+        state.find(format!("job {job} ends without a hand-over, and no copy of {volume} is open at home"));
+    }
+    let elsewhere = |process: &crate::process::Process| matches!(process.what, crate::process::What::Runs(runs) if runs == machine);
+    let others = state.hosts.iter().enumerate().filter(|(other, _)| *other != host);
+    if others.flat_map(|(_, host)| host.processes.values()).any(elsewhere) {
+        state.find(format!("job {job} ends without a hand-over, and machine {machine} runs elsewhere"));
     }
 }

@@ -9,8 +9,9 @@
 use crate::faults::Planted;
 use crate::process::What;
 use crate::store::{SECTOR_BYTES, SyncPoint, Token, sectors};
-use crate::world::{At, Copy, State, World};
+use crate::world::{At, Copy, HostIndex, State, World};
 use ferry_agent::drivers::Ended;
+use ferry_api::VolumeKey;
 use ferry_engine::{
     ByteRange, DataRef, Engine, Errno, Event, Limits, MapRecord, MapState, Notice, OpId, Operation, Phase,
     RequestId, RequestKind, Residence, map,
@@ -83,11 +84,17 @@ impl State {
                 .insert(at.key, "the volume is in use by another server".to_owned());
             return self.end_process(at.host, pid, end);
         }
-        let shape = (self.dice.coin(), self.dice.coin(), self.fetches_max);
+        let shape = (self.dice.coin(), self.dice.coin());
+        let limits = Limits {
+            hydration_fetches_max: self.fetches_max,
+            persist_every_bytes: 64 << 10,
+            persist_every_ms: self.persist_every_ms,
+            ..Limits::default()
+        };
         let Some(copy) = self.hosts[at.host].copies.get_mut(&at.key) else {
             return self.end_process(at.host, pid, end);
         };
-        let engine = open_engine(copy, shape);
+        let engine = open_engine(copy, shape, limits);
         let exports = copy.export;
         let server = Server {
             pid,
@@ -108,6 +115,17 @@ impl State {
         self.hosts[at.host].servers.insert(at.key, server);
         let world = self.world.upgrade().expect("the world is there while something happens in it");
         tokio::spawn(look(world, at, pid));
+    }
+
+    /// The copies on a host that are written while they hydrate.
+    #[must_use]
+    pub fn hydrating(&self, host: HostIndex) -> Vec<VolumeKey> {
+        let is_hydrating = |server: &Server| {
+            let status = server.engine.status();
+            status.phase == Phase::Open && !status.complete
+        };
+        let servers = self.hosts[host].servers.iter();
+        servers.filter(|(_, server)| is_hydrating(server)).map(|(key, _)| *key).collect()
     }
 
     /// The server of a copy, if it runs.
@@ -232,8 +250,10 @@ impl State {
             server.epoch += 1;
         }
         server.notices.push(notice);
-        if notice == Notice::Sealed && planted == Some(Planted::SealForgotten) {
-            self.forget_seal(at);
+        match (notice, planted) {
+            (Notice::Sealed, Some(Planted::SealForgotten)) => self.let_map_say(at, Phase::Open),
+            (Notice::Unsealed, Some(Planted::UnsealForgotten)) => self.let_map_say(at, Phase::Sealed),
+            _ => {}
         }
     }
 
@@ -310,6 +330,7 @@ impl State {
             Operation::Persist { .. } | Operation::Note { .. } if is_full => return Err(Errno::ENOSPC),
             Operation::Persist { records, .. } => {
                 let frame = copy.log.append(&records);
+                copy.last_frame = only_of_blocks(&records).then_some(copy.map.len());
                 copy.map.extend(frame);
                 if self.dice.coin() {
                     copy.notes = server.engine.noted().collect();
@@ -349,9 +370,10 @@ impl State {
         }
     }
 
-    fn forget_seal(&mut self, at: At) {
+    /// As if the map had not been told what it was told.
+    fn let_map_say(&mut self, at: At, phase: Phase) {
         if let Some(copy) = self.hosts[at.host].copies.get_mut(&at.key) {
-            let frame = copy.log.append(&[MapRecord::Phase(Phase::Open)]);
+            let frame = copy.log.append(&[MapRecord::Phase(phase)]);
             copy.map.extend(frame);
         }
     }
@@ -367,6 +389,11 @@ impl State {
             }
         }
         let pid = server.pid;
+        if self.planted == Some(Planted::NotesLost)
+            && let Some(copy) = self.hosts[at.host].copies.get_mut(&at.key)
+        {
+            copy.notes.clear();
+        }
         self.end_process(at.host, pid, Ended { code: None, signal: Some(9) });
     }
 
@@ -376,6 +403,11 @@ impl State {
         let dice = &mut self.dice;
         copy.data.lose_power(|versions| dice.index(versions));
         copy.notes.clear();
+        if self.planted == Some(Planted::FrameLost)
+            && let Some(begins) = copy.last_frame.take()
+        {
+            copy.map.truncate(begins);
+        }
         if phase_of(copy) == Phase::Open {
             self.oracle.power_went(at.key.id);
         }
@@ -402,6 +434,11 @@ impl Server {
             DataRef::Fetch { op, at } => self.fetched[&op][sectors(at, len)].to_vec(),
         }
     }
+}
+
+/// Whether records say nothing but which blocks are local.
+fn only_of_blocks(records: &[MapRecord]) -> bool {
+    records.iter().all(|record| matches!(record, MapRecord::Local(_) | MapRecord::LocalMask { .. }))
 }
 
 /// What the map of a copy says.
@@ -434,19 +471,14 @@ fn span(range: ByteRange) -> std::ops::Range<usize> {
 }
 
 /// Opens what lies on the disk as the product's server does.
-fn open_engine(copy: &mut Copy, (compacts, is_device, fetches_max): (bool, bool, u32)) -> Engine {
+fn open_engine(copy: &mut Copy, (compacts, is_device): (bool, bool), limits: Limits) -> Engine {
     let (state, log) = map::decode(&copy.map).expect("a torn tail is no damage");
     copy.map.truncate(usize::try_from(log.bytes_valid()).expect("maps are small"));
     copy.log = log;
     if compacts {
         (copy.map, copy.log) = map::compact(&state);
+        copy.last_frame = None;
     }
-    let limits = Limits {
-        hydration_fetches_max: fetches_max,
-        persist_every_bytes: 64 << 10,
-        persist_every_ms: 500,
-        ..Limits::default()
-    };
     let mut engine = Engine::new(state, limits);
     copy.notes.iter().for_each(|blocks| engine.take_up_note(*blocks));
     if is_device {

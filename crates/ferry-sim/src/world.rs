@@ -13,7 +13,7 @@ use crate::told::Told;
 use crate::trace::Trace;
 use ferry_agent::Agent;
 use ferry_agent::records::Book;
-use ferry_api::{MachineId, VolumeKey, WorkerName};
+use ferry_api::{JobId, MachineId, VolumeId, VolumeKey, WorkerName};
 use ferry_crossing::Subject;
 use ferry_engine::{Blocks, MapLog};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +69,16 @@ pub struct State {
     pub travel_ms_max: u64,
     /// Background fetches that a server makes at a time.
     pub fetches_max: u32,
+    /// How long a server waits before it tells its map what has become local, in milliseconds.
+    pub persist_every_ms: u64,
+    /// Guests flush one time out of so many that they might.
+    pub flushes_one_in: u64,
+    /// Where each machine is at home: where it was made, or handed over to.
+    pub homes: BTreeMap<MachineId, HostIndex>,
+    /// Jobs that have handed their machine over.
+    pub handed_over: BTreeSet<JobId>,
+    /// The volumes of each machine that ran.
+    pub disks: BTreeMap<MachineId, Vec<VolumeId>>,
     /// Guests rest.
     pub is_quiet: bool,
     /// The next number that a guest writes.
@@ -124,6 +134,8 @@ pub struct Copy {
     pub map: Vec<u8>,
     /// Its log.
     pub log: MapLog,
+    /// Where the last frame of the map begins, if it tells of nothing but blocks.
+    pub last_frame: Option<usize>,
     /// Blocks that are local and not in the map; gone with the power.
     pub notes: Vec<Blocks>,
     /// Where its remote blocks are, by its description.
@@ -171,8 +183,10 @@ impl World {
         trace: Trace,
     ) -> Arc<Self> {
         let begun = Instant::now();
-        let travel_ms_max = [2, 40, 800][dice.index(3)];
-        let fetches_max = [1, 2, 16][dice.index(3)];
+        let travel_ms_max = [2, 40, 800, 6_000][dice.index(4)];
+        let fetches_max = [1, 1, 2, 16][dice.index(4)];
+        let persist_every_ms = [500, 2_000, 60_000][dice.index(3)];
+        let flushes_one_in = [1, 3, 30][dice.index(3)];
         Arc::new_cyclic(|world| Self {
             state: Mutex::new(State {
                 world: world.clone(),
@@ -187,6 +201,11 @@ impl World {
                 tally: BTreeMap::new(),
                 travel_ms_max,
                 fetches_max,
+                persist_every_ms,
+                flushes_one_in,
+                homes: BTreeMap::new(),
+                handed_over: BTreeSet::new(),
+                disks: BTreeMap::new(),
                 is_quiet: false,
                 next_token: 1,
                 begun,

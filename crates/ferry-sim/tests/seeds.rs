@@ -1,12 +1,17 @@
 //! Fixed seeds, each a world of its own; and mistakes made on purpose, which must be found.
 
-use ferry_sim::{Options, Planted, run};
+use ferry_sim::{Options, Outcome, Planted, run, run_all};
 
-/// Seeds that run in a debug build, with every test run. `cargo xtask ci` runs thousands more, in a release build.
+/// Seeds that run with every test run.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=20;
+/// Seeds that `cargo xtask ci` runs besides: about 80 seconds of two processors.
+const SEEDS_OF_CI: std::ops::RangeInclusive<u64> = 21..=270;
 
 fn keeps_every_promise(options: Options) {
-    let outcome = run(options);
+    hold_against_its_promises(options, run(options));
+}
+
+fn hold_against_its_promises(options: Options, outcome: Outcome) {
     if let Some(found) = outcome.found {
         let seed = options.seed;
         panic!(
@@ -19,6 +24,12 @@ fn keeps_every_promise(options: Options) {
 #[test]
 fn every_promise_is_kept_whatever_goes_wrong() {
     SEEDS.for_each(|seed| keeps_every_promise(Options::of_seed(seed)));
+}
+
+#[test]
+#[ignore = "takes more than a minute; `cargo xtask ci` runs it by itself"]
+fn every_promise_is_kept_in_hundreds_of_clusters() {
+    run_all(SEEDS_OF_CI.map(Options::of_seed), hold_against_its_promises);
 }
 
 #[test]
@@ -57,6 +68,11 @@ fn a_server_that_forgets_its_seal_is_found() {
 }
 
 #[test]
+fn a_cancelled_move_that_leaves_the_volumes_sealed_is_found() {
+    is_found(Planted::UnsealForgotten, 60);
+}
+
+#[test]
 fn a_fetch_of_other_bytes_is_found() {
     is_found(Planted::StaleFetch, 20);
 }
@@ -64,4 +80,14 @@ fn a_fetch_of_other_bytes_is_found() {
 #[test]
 fn a_machine_that_is_called_stopped_too_early_is_found() {
     is_found(Planted::StoppedTooEarly, 20);
+}
+
+#[test]
+fn a_server_that_forgets_what_the_map_was_not_told_yet_is_found() {
+    is_found(Planted::NotesLost, 60);
+}
+
+#[test]
+fn a_map_that_loses_its_last_frame_with_the_power_is_found() {
+    is_found(Planted::FrameLost, 60);
 }

@@ -32,6 +32,12 @@ fn every_promise_is_kept_in_hundreds_of_clusters() {
     run_all(SEEDS_OF_CI.map(Options::of_seed), hold_against_its_promises);
 }
 
+/// Once a clock that was set back while a failure was being written made its job wait for days.
+#[test]
+fn a_seed_that_found_something_keeps_every_promise_now() {
+    keeps_every_promise(Options::of_seed(5236));
+}
+
 #[test]
 fn machines_move_and_lose_nothing_when_nothing_goes_wrong() {
     (1..=3).for_each(|seed| keeps_every_promise(Options { has_faults: false, ..Options::of_seed(seed) }));

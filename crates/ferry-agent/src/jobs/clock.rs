@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::host::Host;
 
 /// Longest time for which nobody looks whether the clock was set, in milliseconds.
-const NAP_MS: u64 = 10_000;
+pub(super) const NAP_MS: u64 = 10_000;
 
 /// Tells the time and wakes up at a time, both in milliseconds since 1970.
 pub trait Clock: Clone + Send + Sync + 'static {

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{Instrument, info_span};
 
+use super::clock::NAP_MS;
 use super::executor::JobRefusal;
 use super::journal::Journal;
 use super::queues::{Place, Queues};
@@ -139,7 +140,11 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
                 Act::Begin { step, attempt } => announced = Some(self.perform(step, attempt).await?),
                 Act::Commit { step, attempt } => announced = Some(self.commit(step, attempt).await?),
                 Act::Undo { step, attempt } => announced = Some(self.undo(step, attempt).await?),
-                Act::WaitUntil { at_ms } => self.pause(Some(at_ms)).await?,
+                Act::WaitUntil { at_ms } => {
+                    // The clock may have been set back since that was decided: then the time is far away.
+                    let look_ms = self.clock.now_ms().saturating_add(NAP_MS);
+                    self.pause(Some(at_ms.min(look_ms))).await?;
+                }
                 Act::WaitForPerson { until_ms } => self.pause(until_ms).await?,
                 Act::Unwind { .. } | Act::Park { .. } => {}
                 Act::Finish { .. } | Act::Rest => return Ok(()),

@@ -247,7 +247,7 @@ async fn a_job_that_waits_too_long_for_its_turn_gives_up() {
 #[tokio::test]
 async fn a_move_for_later_fails_with_nothing_begun_when_its_machine_is_gone_by_then() {
     let mut worker = Worker::new(Desired::Running, &[]).await;
-    let terms = Terms { not_before_ms: Some(u64::MAX), ..Terms::default() };
+    let terms = Terms { not_before_ms: Some(NOON_MS), ..Terms::default() };
     let first = worker.begin().await.unwrap().id;
     assert_eq!(worker.run_to_the_end(first).await.state, JobState::Succeeded);
     let later = begin_move(worker.moves(), worker.input("beta"), terms).await.unwrap().id;

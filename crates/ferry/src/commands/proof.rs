@@ -105,7 +105,6 @@ fn sheet(job: &Job, volume: &VolumeReceipt) -> String {
                     counted.checksum_errors, counted.fetch_errors
                 ),
             ),
-            ("from a base", Bytes(counted.bytes_from_base).to_string()),
             ("cold reads", counted.cold_reads.to_string()),
         ]);
     }

@@ -1,11 +1,15 @@
 //! The demo as a process, small: the whole path of Ferry between real processes, and nothing left behind.
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use support::leftovers::{assert_nothing_is_left, processes_of};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -15,25 +19,6 @@ fn demo(dir: &Path, words: &[&str]) -> Command {
     command.args(["demo", "--size", "1GiB", "--used", "16MiB"]).args(words).env("TMPDIR", dir);
     command.stdin(Stdio::null());
     command
-}
-
-/// Every process whose command line names `dir`, as all of a demo's do.
-fn processes_of(dir: &Path) -> Vec<u32> {
-    let name = dir.to_str().expect("temporary directories have plain names");
-    let pids = std::fs::read_dir("/proc").expect("/proc can be listed").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(name)
-    })
-    .collect()
-}
-
-fn assert_nothing_is_left(dir: &Path) {
-    assert_eq!(processes_of(dir), [] as [u32; 0]);
-    let left = std::fs::read_dir(dir).expect("the test's own directory can be listed");
-    let left: Vec<_> = left.flatten().map(|entry| entry.path()).collect();
-    assert_eq!(left, [] as [&Path; 0]);
 }
 
 fn number(value: &Value) -> u64 {

@@ -1,11 +1,15 @@
 //! The drill as a process: a few of its rows, and nothing left behind.
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use support::leftovers::assert_nothing_is_left;
 
 /// `ferry drill`, with everything it makes below `dir`.
 fn drill(dir: &Path, words: &[&str]) -> Command {
@@ -17,25 +21,6 @@ fn drill(dir: &Path, words: &[&str]) -> Command {
 fn report(output: &Output) -> Value {
     let complaint = String::from_utf8_lossy(&output.stderr);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {complaint}"))
-}
-
-/// Every process whose command line names `dir`, as all of a drill's do.
-fn processes_of(dir: &Path) -> Vec<u32> {
-    let name = dir.to_str().expect("temporary directories have plain names");
-    let pids = std::fs::read_dir("/proc").expect("/proc can be listed").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(name)
-    })
-    .collect()
-}
-
-fn assert_nothing_is_left(dir: &Path) {
-    assert_eq!(processes_of(dir), [] as [u32; 0]);
-    let left = std::fs::read_dir(dir).expect("the test's own directory can be listed");
-    let left: Vec<_> = left.flatten().map(|entry| entry.path()).collect();
-    assert_eq!(left, [] as [&Path; 0]);
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use super::support::cluster::Cluster;
 use super::support::until;
-use super::{create, refused};
-use ferry_api::{Job, JobState, Machine, MachineState};
+use super::{create, create_deaf, refused};
+use ferry_api::{Job, JobState, MachineState};
 use rustix::process::{Pid, Signal, kill_process};
-use std::{fs, thread};
+use std::thread;
 
 #[test]
 fn what_did_not_move_is_neither_taken_back_nor_cancelled() {
@@ -70,12 +70,7 @@ fn a_machine_that_has_moved_on_since_a_job_is_not_taken_back_by_the_name_of_that
 fn a_move_is_cancelled_by_the_name_of_its_machine_and_told_when_that_runs_again() {
     let cluster = Cluster::two();
     let (w1, w2) = cluster.pair();
-    // It does not stop, so its move does not get on.
-    let deaf = "trap '' TERM; echo deaf; while :; do sleep 1000000; done";
-    let words =
-        ["machine", "create", "web", "--volume", "data=1MiB", "--grace", "24h", "--", "sh", "-c", deaf];
-    let web: Machine = w1.ask(&words);
-    until("web is deaf", || fs::read_to_string(&web.log).ok().filter(|said| said.contains("deaf")));
+    let web = create_deaf(w1, "web");
     let MachineState::Running { pid, .. } = web.state else { panic!("{web:?}") };
     let job: Job = w1.ask(&["move", "web", "--to", "w2", "--detach"]);
     let show = || -> Job { w1.ask(&["job", "show", &job.id.to_string()]) };

@@ -33,6 +33,16 @@ fn create(worker: &Worker, name: &str, volumes: &[&str]) -> Machine {
     worker.ask(&words)
 }
 
+/// Creates a machine that does not stop when it is asked to, so that its move does not get on; it is deaf already.
+fn create_deaf(worker: &Worker, name: &str) -> Machine {
+    let deaf = "trap '' TERM; echo deaf; while :; do sleep 1000000; done";
+    let words =
+        ["machine", "create", name, "--volume", "data=1MiB", "--grace", "24h", "--", "sh", "-c", deaf];
+    let machine: Machine = worker.ask(&words);
+    until("it is deaf", || fs::read_to_string(&machine.log).ok().filter(|said| said.contains("deaf")));
+    machine
+}
+
 fn belongings(cluster: &Cluster) -> Vec<Belongings> {
     cluster.workers.iter().filter(|worker| worker.runs()).map(Worker::belongings).collect()
 }
@@ -275,12 +285,7 @@ fn a_move_that_cannot_be_is_refused_and_the_machine_never_notices() {
 fn a_machine_that_is_already_moving_is_left_alone() {
     let cluster = Cluster::two();
     let (w1, w2) = cluster.pair();
-    // It does not stop, so its move does not get on.
-    let deaf = "trap '' TERM; echo deaf; while :; do sleep 1000000; done";
-    let words =
-        ["machine", "create", "web", "--volume", "data=1MiB", "--grace", "24h", "--", "sh", "-c", deaf];
-    let web: Machine = w1.ask(&words);
-    until("web is deaf", || fs::read_to_string(&web.log).ok().filter(|said| said.contains("deaf")));
+    create_deaf(w1, "web");
     let job: Job = w1.ask(&["move", "web", "--to", "w2", "--detach"]);
     until("web is asked to stop", || {
         let job: Job = w1.ask(&["job", "show", &job.id.to_string()]);

@@ -37,21 +37,7 @@ fn a_worker_that_others_need_is_not_safe_to_stop_and_says_who_and_for_how_long()
     assert!(matches!(&told.reasons[..], [StopReason::Machine { name, .. }] if name.as_str() == "web"));
     safe(w1, &["--machines-may-stop"]);
 
-    let disk = w1.volume("data");
-    let mut guest = BlockClient::connect_text(&disk.guest_uri).unwrap();
-    for mib in 0..48 {
-        guest.write_at(mib << 20, &[7; 1 << 20]).unwrap();
-    }
-    drop(guest);
-    // So slow that it does not end while we look.
-    let _: Volume = w1.ask(&["volume", "pace", "data", "--max", "64KiB"]);
-    let job: Job = w1.ask(&["move", "web", "--to", "w2", "--detach"]);
-    until("w2 has begun to copy", || {
-        let said = w1.ferry(&["worker", "safe-to-stop", "--json"]);
-        assert_eq!(said.code, Some(6), "{said:?}");
-        let told: SafeToStop = serde_json::from_str(&said.stdout).unwrap();
-        is_hydrating(&told.reasons).then_some(())
-    });
+    let (disk, job) = web_moves_slowly(w1);
     let two = "worker w1 is not safe to stop: 2 things keep it; try again when they are done";
     let (table, _) = not_safe(w1, &[], two);
     let lines: Vec<&str> = table.lines().collect();
@@ -74,6 +60,26 @@ fn a_worker_that_others_need_is_not_safe_to_stop_and_says_who_and_for_how_long()
     let watched = w1.ferry(&["job", "watch", &job.id.to_string()]);
     assert_eq!(watched.code, Some(0), "{watched:?}");
     safe(w1, &[]);
+}
+
+/// Begins to move `web` to w2, with a disk that is full enough and so slow that it does not end while we look; answers when
+/// w2 has begun to copy.
+fn web_moves_slowly(w1: &Worker) -> (Volume, Job) {
+    let disk = w1.volume("data");
+    let mut guest = BlockClient::connect_text(&disk.guest_uri).unwrap();
+    for mib in 0..48 {
+        guest.write_at(mib << 20, &[7; 1 << 20]).unwrap();
+    }
+    drop(guest);
+    let _: Volume = w1.ask(&["volume", "pace", "data", "--max", "64KiB"]);
+    let job: Job = w1.ask(&["move", "web", "--to", "w2", "--detach"]);
+    until("w2 has begun to copy", || {
+        let said = w1.ferry(&["worker", "safe-to-stop", "--json"]);
+        assert_eq!(said.code, Some(6), "{said:?}");
+        let told: SafeToStop = serde_json::from_str(&said.stdout).unwrap();
+        is_hydrating(&told.reasons).then_some(())
+    });
+    (disk, job)
 }
 
 /// Whether only the disk and its job are left, and it is known how much of the disk.
@@ -123,19 +129,7 @@ fn a_move_whose_source_is_shut_down_by_force_goes_on_with_the_next_agent() {
     let cluster = Cluster::two();
     let (w1, w2) = cluster.pair();
     create(w1, "web", &["data=64MiB"]);
-    let disk = w1.volume("data");
-    let mut guest = BlockClient::connect_text(&disk.guest_uri).unwrap();
-    for mib in 0..48 {
-        guest.write_at(mib << 20, &[7; 1 << 20]).unwrap();
-    }
-    drop(guest);
-    let _: Volume = w1.ask(&["volume", "pace", "data", "--max", "64KiB"]);
-    let job: Job = w1.ask(&["move", "web", "--to", "w2", "--detach"]);
-    until("w2 has begun to copy", || {
-        let said = w1.ferry(&["worker", "safe-to-stop", "--json"]);
-        let told: SafeToStop = serde_json::from_str(&said.stdout).unwrap();
-        is_hydrating(&told.reasons).then_some(())
-    });
+    let (_, job) = web_moves_slowly(w1);
     let refused = w1.ferry(&["worker", "shutdown", "--machines-may-stop"]);
     assert_eq!(refused.code, Some(6), "{refused:?}");
     assert!(refused.stdout.contains("if it never is, that is lost"), "{refused:?}");

@@ -19,6 +19,7 @@ pub mod disk;
 pub mod files;
 pub mod gated;
 pub mod image;
+pub mod leftovers;
 pub mod moments;
 pub mod peers;
 pub mod volume;

@@ -36,16 +36,6 @@ impl Courier for Socket {
     }
 }
 
-/// A phase, in the words of the control socket.
-#[must_use]
-pub const fn phase(phase: ferry_engine::Phase) -> Phase {
-    match phase {
-        ferry_engine::Phase::Standby => Phase::Standby,
-        ferry_engine::Phase::Open => Phase::Open,
-        ferry_engine::Phase::Sealed => Phase::Sealed,
-    }
-}
-
 /// Does what is asked; nothing comes back if the server dies over it.
 fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
     match request {
@@ -188,7 +178,7 @@ fn status(state: &State, at: At) -> Option<Status> {
         id: at.key.id.to_string(),
         generation: at.key.generation.0,
         size_bytes: engine.bytes_total,
-        phase: phase(engine.phase),
+        phase: Phase::of_map(engine.phase),
         source,
         export: server.exports.map(|port| SocketAddr::from(([10, 0, 0, 1], port))),
         guest_socket: format!("/sim/volumes/{}/guest.sock", at.key).into(),

@@ -5,7 +5,7 @@
 
 use crate::process::What;
 use crate::server::Reply;
-use crate::store::{SECTOR_BYTES, Token, sectors};
+use crate::store::{SECTOR_BYTES, Token, span};
 use crate::told::Told;
 use crate::world::{At, HostIndex, State, World};
 use ferry_agent::drivers::Ended;
@@ -178,7 +178,7 @@ impl Guest {
         range: ByteRange,
         token: Token,
     ) -> Result<(), Over> {
-        let span = sectors(range.offset(), range.len_bytes());
+        let span = span(range);
         self.world.lock().oracle.write_asked(key.id, span.clone(), token);
         let durable = matches!(kind, RequestKind::Write { fua: true, .. });
         let reply = self.ask(key, kind, vec![token; span.len()]).await?;
@@ -191,7 +191,7 @@ impl Guest {
     }
 
     async fn read(&self, key: VolumeKey, range: ByteRange) -> Result<(), Over> {
-        let span = sectors(range.offset(), range.len_bytes());
+        let span = span(range);
         let reply = self.ask(key, RequestKind::Read { range }, vec![0; span.len()]).await?;
         let mut state = self.world.lock();
         match reply {

@@ -3,8 +3,8 @@
 use crate::control;
 use crate::guest;
 use crate::process::{Watching, What};
-use crate::server::{launch, sector_count, state_of};
-use crate::store::Store;
+use crate::server::{launch, state_of};
+use crate::store::{Store, sectors};
 use crate::world::{At, Copy, HostIndex, Life, State, World};
 use ferry_agent::drivers::{Driver, DriverError, Ended, HeldMachine, Launch, LaunchError, Watch};
 use ferry_agent::fences::{FenceError, Raising, Shelf};
@@ -77,8 +77,7 @@ impl Simulated {
             state.say_of(at.host, format!("makes {}", at.key));
             state.hosts[at.host].copies.insert(at.key, fresh(record));
             if record.source.is_none() && record.ownership == Ownership::Ours {
-                let sectors = usize::try_from(sector_count(record.size_bytes)).expect("volumes are small");
-                state.oracle.add(at.key.id, sectors);
+                state.oracle.add(at.key.id, sectors(0, record.size_bytes).len());
             }
             state.check_open_copies(at);
         })
@@ -150,7 +149,7 @@ impl Host for Simulated {
             let map = state_of(copy);
             let size_bytes = map.geometry().size_bytes();
             let bytes_remote = size_bytes - map.truth.bytes_local();
-            LastState { phase: control::phase(map.phase), size_bytes, bytes_remote }
+            LastState { phase: ferry_volume::control::Phase::of_map(map.phase), size_bytes, bytes_remote }
         });
         Ok(known)
     }
@@ -212,16 +211,10 @@ impl Host for Simulated {
             self.after_disk().await;
             let dir = PathBuf::from(format!("/sim/volumes/{copy}"));
             let at = self.at(copy);
-            let asked = match self.world.lock().server(at) {
-                Some(server) => Ok(server.pid),
-                None => {
-                    let cause = io::Error::from(io::ErrorKind::ConnectionRefused);
-                    Err(ControlError::NotRunning { path: dir.clone(), cause })
-                }
-            };
-            let pid = match asked {
-                Ok(pid) => pid,
-                Err(error) => return Err(error),
+            let pid = self.world.lock().server(at).map(|server| server.pid);
+            let Some(pid) = pid else {
+                let cause = io::Error::from(io::ErrorKind::ConnectionRefused);
+                return Err(ControlError::NotRunning { path: dir, cause });
             };
             let courier = control::Socket { world: Arc::clone(&self.world), at, pid };
             question(&mut Client::by_courier(&dir, Box::new(courier)));

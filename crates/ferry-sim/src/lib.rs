@@ -101,7 +101,7 @@ pub fn run(options: Options) -> Outcome {
         let faults = if options.has_faults { Faults::some(&mut dice) } else { Faults::none() };
         let hosts = 2 + dice.index(2);
         let trace = Trace::new(options.whole_trace);
-        let world = World::new(dice, Faults::none(), options.planted, hosts, trace);
+        let world = World::new(dice, options.planted, hosts, trace);
         let _log = log::listen(&world, options.whole_trace);
         live(&world, faults).await;
         let mut state = world.lock();

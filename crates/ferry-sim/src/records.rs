@@ -43,12 +43,12 @@ pub fn written(state: &mut State, host: HostIndex, entries: &[String], changes: 
     }
     let entries = entries.iter().filter_map(|entry| serde_json::from_str::<Value>(entry).ok());
     for entry in entries.filter(|entry| entry.get("entry").and_then(Value::as_str) == Some("finished")) {
-        let outcome = entry.get("outcome").map(ToString::to_string).unwrap_or_default();
-        let has_succeeded = outcome.contains("succeeded");
-        state.count(match has_succeeded {
-            true => "moves that succeeded",
-            false if outcome.contains("cancelled") => "moves that were cancelled",
-            false => "moves that failed",
+        let how = entry.pointer("/outcome/how").and_then(Value::as_str);
+        let has_succeeded = how == Some("succeeded");
+        state.count(match how {
+            Some("succeeded") => "moves that succeeded",
+            Some("cancelled") => "moves that were cancelled",
+            _ => "moves that failed",
         });
         for change in changes {
             if let Change::Unclaim { machine, job } = change {

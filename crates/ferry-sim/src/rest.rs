@@ -1,6 +1,7 @@
 //! When nothing goes wrong any more everything must come to rest, and be as guests were told.
 
 use crate::person::{ask, jobs, resume_all};
+use crate::store::span;
 use crate::world::{At, HostIndex, World};
 use ferry_api::{AgentApi, Desired, Machine, MachineState, Ownership, ServerState, Volume, VolumeKey};
 use ferry_engine::{ByteRange, RequestKind};
@@ -127,8 +128,7 @@ async fn compare(world: &Arc<World>, at: At) {
         let size = state.server(at).map(|server| server.engine.geometry().size_bytes());
         size.and_then(|size| {
             let range = ByteRange::new(0, size)?;
-            let sectors = usize::try_from(crate::server::sector_count(size)).ok()?;
-            state.request(at, RequestKind::Read { range }, vec![0; sectors])
+            state.request(at, RequestKind::Read { range }, vec![0; span(range).len()])
         })
     };
     let tokens = match asked {

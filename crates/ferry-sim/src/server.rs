@@ -8,7 +8,7 @@
 
 use crate::faults::Planted;
 use crate::process::What;
-use crate::store::{SECTOR_BYTES, SyncPoint, Token, sectors};
+use crate::store::{SyncPoint, Token, sectors, span};
 use crate::world::{At, Copy, HostIndex, State, World};
 use ferry_agent::drivers::Ended;
 use ferry_api::VolumeKey;
@@ -466,10 +466,6 @@ pub fn launch(world: &Arc<World>, at: At) -> u32 {
     pid
 }
 
-fn span(range: ByteRange) -> std::ops::Range<usize> {
-    sectors(range.offset(), range.len_bytes())
-}
-
 /// Opens what lies on the disk as the product's server does.
 fn open_engine(copy: &mut Copy, (compacts, is_device): (bool, bool), limits: Limits) -> Engine {
     let (state, log) = map::decode(&copy.map).expect("a torn tail is no damage");
@@ -555,10 +551,4 @@ async fn look(world: Arc<World>, at: At, pid: u32) {
         crate::wire::look_for_source(&mut state, at);
         ms = if wants_tick { LOOK_MS } else { LOOK_MS_IDLE };
     }
-}
-
-/// A volume of this size begins with so many sectors.
-#[must_use]
-pub const fn sector_count(size_bytes: u64) -> u64 {
-    size_bytes / SECTOR_BYTES
 }

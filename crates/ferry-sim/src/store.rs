@@ -1,5 +1,6 @@
 //! A disk that may lose, when the power goes, any part of what was not synced. What a sector holds is one number.
 
+use ferry_engine::ByteRange;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -84,6 +85,12 @@ impl Store {
 pub fn sectors(offset: u64, len_bytes: u64) -> Range<usize> {
     let place = |bytes: u64| usize::try_from(bytes / SECTOR_BYTES).expect("simulated volumes are small");
     place(offset)..place(offset + len_bytes)
+}
+
+/// The sectors of a range.
+#[must_use]
+pub fn span(range: ByteRange) -> Range<usize> {
+    sectors(range.offset(), range.len_bytes())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::host::Simulated;
 use crate::server::Link;
-use crate::store::{Token, sectors};
+use crate::store::{Token, sectors, span};
 use crate::world::{At, HostIndex, State, World};
 use ferry_api::VolumeKey;
 use ferry_api::http::{Call, Carried, Courier, router};
@@ -204,7 +204,7 @@ pub async fn fetch(world: Arc<World>, at: At, pid: u32, op: OpId, range: ByteRan
     }
     let asked = {
         let mut state = world.lock();
-        let buffer = vec![0; sectors(range.offset(), range.len_bytes()).len()];
+        let buffer = vec![0; span(range).len()];
         let link = link_of(&state, at, pid);
         link.and_then(|link| state.request(link.to, RequestKind::Read { range }, buffer))
     };

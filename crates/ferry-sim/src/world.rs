@@ -175,13 +175,7 @@ impl Life {
 impl World {
     /// A world of hosts that are up and run nothing.
     #[must_use]
-    pub fn new(
-        mut dice: Dice,
-        faults: Faults,
-        planted: Option<Planted>,
-        hosts: usize,
-        trace: Trace,
-    ) -> Arc<Self> {
+    pub fn new(mut dice: Dice, planted: Option<Planted>, hosts: usize, trace: Trace) -> Arc<Self> {
         let begun = Instant::now();
         let travel_ms_max = [2, 40, 800, 6_000][dice.index(4)];
         let fetches_max = [1, 1, 2, 16][dice.index(4)];
@@ -191,7 +185,7 @@ impl World {
             state: Mutex::new(State {
                 world: world.clone(),
                 dice,
-                faults,
+                faults: Faults::none(),
                 planted,
                 oracle: Oracle::default(),
                 trace,

@@ -408,7 +408,9 @@ impl Phase {
         }
     }
 
-    pub(crate) fn of_map(phase: ferry_engine::Phase) -> Self {
+    /// A phase of the engine, in the words of the control socket.
+    #[must_use]
+    pub fn of_map(phase: ferry_engine::Phase) -> Self {
         match phase {
             ferry_engine::Phase::Standby => Self::Standby,
             ferry_engine::Phase::Open => Self::Open,

@@ -16,7 +16,7 @@ use crate::directory::DirectoryError;
 use crate::store::Store;
 use crate::sums_file::{ARRIVED, SumsFile, boot};
 use ferry_engine::sums::codec::SumsOf;
-use ferry_engine::{Blocks, ByteRange, Errno, Geometry, MapState, OpId, RequestKind, SourceExtent, Sums};
+use ferry_engine::{Blocks, ByteRange, Errno, MapState, OpId, RequestKind, SourceExtent, Sums};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
@@ -263,21 +263,15 @@ impl Server {
         {
             let Some(file) = &self.ledger.arrivals.file else { return };
             let geometry = file.sums.geometry();
-            let gap = self.at_once(geometry, gap);
             let op = OpId::from_u64(OURS | self.ledger.arrivals.next_op);
-            let range = geometry.bytes_of(gap);
             self.ledger.arrivals.next_op += 1;
-            self.ledger.arrivals.asked.insert(op, gap);
-            self.sources.sum(op, range, &self.pool, &mut self.ring);
+            let part = self.sources.sum(op, geometry.bytes_of(gap), &self.pool, &mut self.ring);
+            let part = geometry.blocks_touched(part);
+            // One answer tells of that part; the rest is looked up again.
+            let rest = Blocks::between(part.end(), gap.end());
+            rest.into_iter().for_each(|rest| self.ledger.arrivals.gaps.push_front(rest));
+            self.ledger.arrivals.asked.insert(op, part);
         }
-    }
-
-    /// The part of a gap that one answer tells of; the rest is looked up again.
-    fn at_once(&mut self, geometry: Geometry, gap: Blocks) -> Blocks {
-        let part = geometry.blocks_touched(self.sources.summed_at_once(geometry.bytes_of(gap)));
-        let rest = Blocks::between(part.end(), gap.end());
-        rest.into_iter().for_each(|rest| self.ledger.arrivals.gaps.push_front(rest));
-        part
     }
 
     /// The source told the checksum of something that never arrived, or failed to.

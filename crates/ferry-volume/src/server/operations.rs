@@ -14,7 +14,6 @@ use ferry_engine::{
     Arrival, ByteRange, Command, Content, DataRef, Errno, Event, FetchFailure, Notice, OpId, Operation,
     RequestId, SourceExtent, Urgency,
 };
-use std::time::Instant;
 
 /// What arrived from the source and is not dropped yet.
 #[derive(Clone)]
@@ -82,8 +81,11 @@ impl Server {
             }
             Operation::KeepLocal { op, snapshot, range } => self.keep(op, snapshot, range),
             Operation::KeepFetched { op, snapshot, range, data } => {
-                let (buffer, at) = self.bytes_of(data);
-                self.keep_fetched(op, snapshot, range, buffer, at);
+                let DataRef::Fetch { op: fetch, at } = data else {
+                    unreachable!("a snapshot is given what came from the source")
+                };
+                let Fetched { buffer, lead, .. } = self.fetched(fetch);
+                self.keep_fetched(op, snapshot, range, buffer, lead + at as usize);
             }
             Operation::ReadKept { op, snapshot, range, request, at } => {
                 let buffer = self.request_buffer(request);
@@ -174,17 +176,6 @@ impl Server {
         asked.buffer.clone().expect("the engine touches buffers of reads and writes only")
     }
 
-    /// Where the bytes are, and from which of the buffer on.
-    fn bytes_of(&self, data: DataRef) -> (Buffer, usize) {
-        match data {
-            DataRef::Request { id, at } => (self.request_buffer(id), at as usize),
-            DataRef::Fetch { op, at } => {
-                let Fetched { buffer, lead, .. } = self.fetched(op);
-                (buffer, lead + at as usize)
-            }
-        }
-    }
-
     fn fetched(&self, fetch: OpId) -> Fetched {
         self.fetched.get(&fetch.as_u64()).expect("the engine names a fetch until it drops it").clone()
     }
@@ -194,7 +185,7 @@ impl Server {
         act(&mut self.sources, &mut self.ring);
         let outcomes = self.sources.settle(&self.pool, &mut self.ring);
         // The background stops before it hears of a source, and goes on when all else has been heard.
-        let waits = self.sources.wait_for_base(Instant::now());
+        let waits = self.sources.wait_for_base();
         if waits {
             self.wait_for_base(waits);
         }

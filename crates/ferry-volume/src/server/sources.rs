@@ -72,6 +72,15 @@ enum Whom {
     BaseOnly,
 }
 
+impl Whom {
+    fn of(holder: Holder) -> Self {
+        match holder {
+            Holder::Source => Self::Sources,
+            Holder::Both => Self::BaseFirst,
+        }
+    }
+}
+
 /// A question of the engine that is not answered.
 struct Asked {
     question: Question,
@@ -156,9 +165,8 @@ impl Sources {
     }
 
     /// Whether the background should wait: the base has most of what it would copy, and may be there in a moment.
-    pub(super) fn wait_for_base(&self, now: Instant) -> bool {
-        let is_recent = |since| now.saturating_duration_since(since) < BASE_PATIENCE;
-        self.knows_differences() && self.base_away_since.is_some_and(is_recent)
+    pub(super) fn wait_for_base(&self) -> bool {
+        self.knows_differences() && self.base_away_since.is_some_and(|since| since.elapsed() < BASE_PATIENCE)
     }
 
     /// Whether one that tells checksums is connected.
@@ -223,11 +231,7 @@ impl Sources {
         let Some((differences, base_bytes)) = self.usable_base() else {
             return vec![(range, Whom::Sources)];
         };
-        let whom = |holder| match holder {
-            Holder::Source => Whom::Sources,
-            Holder::Both => Whom::BaseFirst,
-        };
-        differences.cut(range, base_bytes).map(|(part, holder)| (part, whom(holder))).collect()
+        differences.cut(range, base_bytes).map(|(part, holder)| (part, Whom::of(holder))).collect()
     }
 
     /// The source of a link, unless it was left meanwhile.
@@ -266,15 +270,21 @@ impl Sources {
         self.ask(source, Asked::new(question, Whom::Sources), pool, ring);
     }
 
-    /// The first part of a range of which one checksum can be asked for.
-    pub(super) fn summed_at_once(&self, range: ByteRange) -> ByteRange {
-        self.parts(range)[0].0
-    }
-
-    /// Asks for the checksum of a range that [`Sources::summed_at_once`] gave, without its bytes.
-    pub(super) fn sum(&mut self, op: OpId, range: ByteRange, pool: &Pool, ring: &mut Ring<Purpose>) {
-        let whom = self.parts(range)[0].1;
-        self.ask(op, Asked::new(Question::Sum { range }, whom), pool, ring);
+    /// Asks for a checksum, without the bytes, of the first part of a range of which there is one; gives that part.
+    pub(super) fn sum(
+        &mut self,
+        op: OpId,
+        range: ByteRange,
+        pool: &Pool,
+        ring: &mut Ring<Purpose>,
+    ) -> ByteRange {
+        // Decided once: whether the base is worth asking may be otherwise a moment later.
+        let first = self
+            .usable_base()
+            .and_then(|(differences, base_bytes)| differences.cut(range, base_bytes).next());
+        let (part, whom) = first.map_or((range, Whom::Sources), |(part, holder)| (part, Whom::of(holder)));
+        self.ask(op, Asked::new(Question::Sum { range: part }, whom), pool, ring);
+        part
     }
 
     /// What the engine must be told. What another source can still answer is asked of that one instead.

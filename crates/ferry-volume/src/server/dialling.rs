@@ -1,13 +1,14 @@
 //! Connecting to a source, on a thread that may wait for a network: its links, and what it is asked before and after.
 
 use super::doors::is_snapshot;
+use super::requests::bytes;
 use super::source::SILENCE_MAX;
 use crate::SourceUri;
 use crate::client::{BlockClient, BlockError};
 use crate::dial::{DialError, Dialled, dial};
 use crate::heat;
 use crate::tls::Credentials;
-use ferry_engine::{ByteRange, Differences, Hot};
+use ferry_engine::{Differences, Hot};
 use ferry_nbd::client::HandshakeError;
 use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_CRC32C, Uri};
 use std::fs::File;
@@ -88,8 +89,10 @@ fn dial_source(
                     matches!(&e, DialError::Handshake { cause: HandshakeError::ExportUnknown { .. }, .. });
                 Unreached { reason: e.to_string(), is_gone: is_unknown && is_snapshot(&uri.export) }
             })?;
+            // One that offers a single connection may make another one wait for it to go.
+            let asked = differs_from.filter(|_| links.len() > 1);
             let ask = |generation| ask_differences(uri, generation, credentials);
-            let differences = differs_from.map(ask).transpose().map_err(|e| format!("{uri}: {e}"))?;
+            let differences = asked.map(ask).transpose().map_err(|e| format!("{uri}: {e}"))?;
             Ok(Found::Links(links, differences.flatten()))
         }
         SourceUri::File(path) => {
@@ -118,12 +121,7 @@ fn ask_differences(
     let mut client = BlockClient::connect_for_base(uri, generation, credentials)?;
     client.set_patience(Some(SILENCE_MAX))?;
     let mut differences = Differences::none();
-    let add = |range: ferry_nbd::ByteRange| {
-        ByteRange::new(range.offset(), range.len_bytes())
-            .into_iter()
-            .for_each(|range| differences.add(range));
-    };
-    let knows = client.each_difference(generation, add)?;
+    let knows = client.each_difference(generation, |range| differences.add(bytes(range)))?;
     Ok(knows.then_some(differences))
 }
 

@@ -346,6 +346,7 @@ impl Server {
     }
 }
 
-fn bytes(range: ferry_nbd::ByteRange) -> ByteRange {
-    ByteRange::new(range.offset(), range.len_bytes()).expect("a request's range is not empty")
+/// A range of the protocol as one of the engine's.
+pub(super) fn bytes(range: ferry_nbd::ByteRange) -> ByteRange {
+    ByteRange::new(range.offset(), range.len_bytes()).expect("a range is not empty")
 }

@@ -2,7 +2,7 @@
 //! read from the other where its source does not differ.
 
 use super::Server;
-use super::command::{refused, whole_story};
+use super::command::refused;
 use super::source::Source;
 use crate::base::Base;
 use crate::control::{Answer, BaseStatus};
@@ -47,11 +47,7 @@ impl Server {
                 ));
             }
         }
-        if let Err(e) = self.store.describe(|config| config.base = base) {
-            return refused(whole_story(&e));
-        }
-        self.follow_source();
-        Answer::Done
+        self.change_sources(|config| config.base = base)
     }
 
     pub(super) fn base_status(&self) -> Option<BaseStatus> {

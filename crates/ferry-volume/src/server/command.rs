@@ -186,11 +186,7 @@ impl Server {
             Ok(uri) => uri,
             Err(e) => return refused(whole_story(&e)),
         };
-        if let Err(e) = self.store.describe(|config| config.set_source(uri)) {
-            return refused(whole_story(&e));
-        }
-        self.follow_source();
-        Answer::Done
+        self.change_sources(|config| config.set_source(uri))
     }
 
     /// The map no longer asks for a source; the description follows.

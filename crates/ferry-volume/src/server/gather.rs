@@ -22,14 +22,7 @@ pub(super) struct Gathers {
 struct Whole {
     /// Parts that have not ended.
     left: usize,
-    /// How a part failed.
-    failure: Option<Failed>,
     kind: Kind,
-}
-
-enum Failed {
-    Failure(Failure),
-    Mismatch { came: u32 },
 }
 
 enum Kind {
@@ -45,14 +38,17 @@ struct Pieces {
     buffer: Option<Buffer>,
     is_verified: bool,
     bytes_from_base: u64,
+    /// How a part failed.
+    failed: Option<FetchEnd>,
 }
 
 /// What has been told of zeroes.
 struct Views {
     offset: u64,
     base_bytes: u64,
-    source: Vec<SourceExtent>,
-    base: Option<Vec<SourceExtent>>,
+    source: Result<Vec<SourceExtent>, Failure>,
+    /// Nothing, if it does not know.
+    base: Vec<SourceExtent>,
 }
 
 impl Gathers {
@@ -64,13 +60,14 @@ impl Gathers {
         urgency: Urgency,
         parts: usize,
     ) -> impl Iterator<Item = OpId> + use<> {
-        let pieces = Pieces { range, urgency, buffer: None, is_verified: true, bytes_from_base: 0 };
+        let pieces =
+            Pieces { range, urgency, buffer: None, is_verified: true, bytes_from_base: 0, failed: None };
         self.begin(op, parts, Kind::Fetch(pieces))
     }
 
     /// The engine asks what is zero from `offset` on; gives the names of the questions to the source and to the base.
     pub(super) fn query(&mut self, op: OpId, offset: u64, base_bytes: u64) -> (OpId, OpId) {
-        let views = Views { offset, base_bytes, source: Vec::new(), base: None };
+        let views = Views { offset, base_bytes, source: Ok(Vec::new()), base: Vec::new() };
         let mut parts = self.begin(op, 2, Kind::Query(views));
         let (source, base) = (parts.next().expect("there are two"), parts.next().expect("there are two"));
         self.parts.insert(source, (op, true));
@@ -78,7 +75,7 @@ impl Gathers {
     }
 
     fn begin(&mut self, op: OpId, parts: usize, kind: Kind) -> impl Iterator<Item = OpId> + use<> {
-        self.wholes.insert(op, Whole { left: parts, failure: None, kind });
+        self.wholes.insert(op, Whole { left: parts, kind });
         let first = self.last_part + 1;
         self.last_part += parts as u64;
         let names = (first..=self.last_part).map(|number| OpId::from_u64(PART | number));
@@ -95,12 +92,17 @@ impl Gathers {
         pool: &Pool,
     ) -> Option<Outcome> {
         match outcome {
-            Outcome::Fetched { op, range, end } => match self.parts.remove(&op) {
+            Outcome::Fetched { op, range, mut end } => match self.parts.remove(&op) {
                 Some((whole, _)) => {
                     self.part_ended(whole, differences, |whole| whole.fetched(range, end, is_from_base, pool))
                 }
-                None if is_from_base => Some(Outcome::Fetched { op, range, end: all_from_base(range, end) }),
-                None => Some(Outcome::Fetched { op, range, end }),
+                None => {
+                    // The base alone gave it.
+                    if is_from_base && let FetchEnd::Data { bytes_from_base, .. } = &mut end {
+                        *bytes_from_base = range.len_bytes();
+                    }
+                    Some(Outcome::Fetched { op, range, end })
+                }
             },
             Outcome::Extents { op, offset, end } => match self.parts.remove(&op) {
                 Some((whole, is_source)) => {
@@ -144,10 +146,9 @@ impl Whole {
                 pieces.is_verified &= verified;
             }
             FetchEnd::Zeroes { verified } => pieces.is_verified &= verified,
-            FetchEnd::Mismatch { came } => self.failure = Some(Failed::Mismatch { came }),
             // That a connection is lost tells least.
-            FetchEnd::Failed(Failure::Disconnected) if self.failure.is_some() => {}
-            FetchEnd::Failed(failure) => self.failure = Some(Failed::Failure(failure)),
+            FetchEnd::Failed(Failure::Disconnected) if pieces.failed.is_some() => {}
+            failed @ (FetchEnd::Mismatch { .. } | FetchEnd::Failed(_)) => pieces.failed = Some(failed),
         }
         if is_from_base {
             pieces.bytes_from_base += range.len_bytes();
@@ -158,27 +159,17 @@ impl Whole {
     fn looked(&mut self, end: Result<Vec<SourceExtent>, Failure>, is_source: bool) {
         let Kind::Query(views) = &mut self.kind else { return };
         match (end, is_source) {
-            (Ok(extents), true) => views.source = extents,
-            (Ok(extents), false) => views.base = Some(extents),
-            (Err(failure), true) => self.failure = Some(Failed::Failure(failure)),
+            (told, true) => views.source = told,
+            (Ok(extents), false) => views.base = extents,
             (Err(_), false) => {}
         }
     }
 
     fn outcome(self, op: OpId, differences: Option<&Differences>) -> Outcome {
-        match (self.kind, self.failure) {
-            (Kind::Fetch(pieces), Some(Failed::Mismatch { came })) => {
-                Outcome::Fetched { op, range: pieces.range, end: FetchEnd::Mismatch { came } }
-            }
-            (Kind::Fetch(pieces), Some(Failed::Failure(failure))) => {
-                Outcome::Fetched { op, range: pieces.range, end: FetchEnd::Failed(failure) }
-            }
-            (Kind::Fetch(pieces), None) => Outcome::Fetched { op, range: pieces.range, end: pieces.whole() },
-            (Kind::Query(views), Some(Failed::Failure(failure))) => {
-                Outcome::Extents { op, offset: views.offset, end: Err(failure) }
-            }
-            (Kind::Query(views), _) => {
-                Outcome::Extents { op, offset: views.offset, end: Ok(views.merged(differences)) }
+        match self.kind {
+            Kind::Fetch(pieces) => Outcome::Fetched { op, range: pieces.range, end: pieces.whole() },
+            Kind::Query(views) => {
+                Outcome::Extents { op, offset: views.offset, end: views.merged(differences) }
             }
         }
     }
@@ -196,7 +187,10 @@ impl Pieces {
     }
 
     fn whole(self) -> FetchEnd {
-        let Pieces { buffer, urgency, is_verified: verified, bytes_from_base, .. } = self;
+        let Pieces { buffer, urgency, is_verified: verified, bytes_from_base, failed, .. } = self;
+        if let Some(failed) = failed {
+            return failed;
+        }
         match buffer {
             None => FetchEnd::Zeroes { verified },
             Some(buffer) => {
@@ -208,23 +202,14 @@ impl Pieces {
 }
 
 impl Views {
-    fn merged(self, differences: Option<&Differences>) -> Vec<SourceExtent> {
+    fn merged(self, differences: Option<&Differences>) -> Result<Vec<SourceExtent>, Failure> {
         let Views { offset, base_bytes, source, base } = self;
-        match (differences, base.filter(|base| base.iter().any(|extent| extent.len_bytes > 0))) {
-            (Some(differences), Some(base)) => differences.zeroes(offset, &source, &base, base_bytes),
-            (None, _) | (_, None) => source,
-        }
-    }
-}
-
-/// The base alone gave it.
-fn all_from_base(range: ByteRange, end: FetchEnd) -> FetchEnd {
-    match end {
-        FetchEnd::Data { buffer, lead, crc32c, verified, urgency, .. } => {
-            let bytes_from_base = range.len_bytes();
-            FetchEnd::Data { buffer, lead, crc32c, verified, urgency, bytes_from_base }
-        }
-        FetchEnd::Zeroes { .. } | FetchEnd::Mismatch { .. } | FetchEnd::Failed(_) => end,
+        let source = source?;
+        let base_tells = base.iter().any(|extent| extent.len_bytes > 0);
+        Ok(match differences.filter(|_| base_tells) {
+            Some(differences) => differences.zeroes(offset, &source, &base, base_bytes),
+            None => source,
+        })
     }
 }
 

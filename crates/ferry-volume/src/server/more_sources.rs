@@ -74,7 +74,7 @@ impl Server {
         self.change_sources(|config| config.more_sources.retain(|more| *more != uri))
     }
 
-    fn change_sources(&mut self, change: impl FnOnce(&mut VolumeConfig)) -> Answer {
+    pub(super) fn change_sources(&mut self, change: impl FnOnce(&mut VolumeConfig)) -> Answer {
         if let Err(e) = self.store.describe(change) {
             return refused(whole_story(&e));
         }

@@ -23,11 +23,11 @@ const LOOK: Duration = Duration::from_millis(200);
 
 pub async fn receipt(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
     let job = agent.job(job).await?;
-    let Some(receipt) = receipt_of(&job) else {
-        bail!("job {} has no receipt yet; it is written when everything has arrived", job.id);
-    };
     let JobKind::Move { machine, .. } = job.kind else {
         bail!("job {} moves several machines; ask for the receipt of one of its children", job.id)
+    };
+    let Some(receipt) = receipt_of(&job) else {
+        bail!("job {} has no receipt yet; it is written when everything has arrived", job.id);
     };
     // A machine that was destroyed since is no longer known; the receipt is still good.
     let left = agent.machine(&machine.into()).await.ok();

@@ -176,8 +176,8 @@ pub async fn follow(
             after = after.max(event.seq);
         }
         for child in &news.job.children {
-            let told = child.state.map_or("not begun yet", state_text);
-            if children.insert(child.job, told) != Some(told) && child.state.is_some() {
+            let Some(told) = child.state.map(state_text) else { continue };
+            if children.insert(child.job, told) != Some(told) {
                 let reason = child.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 live.line(&format!("  · {} (job {}) is {told}{reason}", child.machine_name, child.job))?;
             }
@@ -199,7 +199,7 @@ pub async fn follow(
 }
 
 /// Nobody knows more than that the agent does not answer now.
-fn is_away(refusal: &ApiError) -> bool {
+pub fn is_away(refusal: &ApiError) -> bool {
     matches!(refusal.code, ErrorCode::Unreachable | ErrorCode::Unavailable)
 }
 

@@ -11,10 +11,21 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::acks::Ack;
+use super::acks::{self, Ack, Entry};
 use super::disk::Disk;
 use super::layout::{BLOCK_BYTES, CHUNK_BYTES, Layout};
 use super::records::{Record, Ring};
+
+/// Checks `disk` against the diary of its writer.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn check_diary(disk: &mut impl Disk, layout: &Layout, entries: &[Entry]) -> Result<Verdict> {
+    let ring =
+        Ring::new(layout.ring_offset(), layout.ring_bytes).expect("the layout leaves room for records");
+    let acks: Vec<Ack> = acks::acknowledged(entries).collect();
+    check(disk, layout, ring, &acks)
+}
 
 /// More faults than this are counted but not described.
 const FAULTS_DESCRIBED_MAX: usize = 20;

@@ -37,7 +37,6 @@ use crate::output::bytes::{Bytes, Span};
 use crate::output::live::Live;
 use crate::output::{Paint, complain, say, say_json};
 use layout::Layout;
-use records::Ring;
 use summary::{Interruption, Summary};
 use workers::{Household, Worker, start_two};
 
@@ -212,10 +211,7 @@ impl Stage {
         let layout = self.options.layout;
         let check = tokio::task::spawn_blocking(move || {
             let mut disk = BlockClient::connect_text(&volume.guest_uri)?;
-            let ring = Ring::new(layout.ring_offset(), layout.ring_bytes)
-                .expect("the layout leaves room for records");
-            let acks: Vec<_> = acks::acknowledged(&entries).collect();
-            check::check(&mut disk, &layout, ring, &acks)
+            check::check_diary(&mut disk, &layout, &entries)
         });
         let check =
             check.await.context("checking broke off")?.context("the target's volume cannot be read")?;

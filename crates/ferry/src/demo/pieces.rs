@@ -8,7 +8,6 @@ use anyhow::Result;
 use ferry_volume::client::BlockClient;
 
 use super::layout::Layout;
-use super::records::Ring;
 use super::{SEED, acks, check, fill};
 use crate::exit::Exit;
 use crate::output::say_json;
@@ -44,11 +43,9 @@ impl Piece {
     /// # Errors
     /// Volume or diary cannot be read; then there is no verdict.
     pub fn check(&self, diary: &Path) -> Result<Exit> {
-        let acks: Vec<_> = acks::acknowledged(&acks::read(diary)?).collect();
+        let entries = acks::read(diary)?;
         let (mut disk, layout) = self.open()?;
-        let ring =
-            Ring::new(layout.ring_offset(), layout.ring_bytes).expect("the layout leaves room for records");
-        let verdict = check::check(&mut disk, &layout, ring, &acks)?;
+        let verdict = check::check_diary(&mut disk, &layout, &entries)?;
         say_json(&verdict)?;
         Ok(if verdict.is_good() { Exit::Done } else { Exit::DataMissing })
     }

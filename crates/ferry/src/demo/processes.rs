@@ -129,13 +129,8 @@ pub fn kill(is_wanted: impl Fn(&[u8]) -> bool) -> Result<usize> {
 pub fn end_kept(dir: &Path) {
     let ended = Ended::default();
     for part in [&["agent"][..], &["agent", "volume-server", "demo-writer"]] {
-        end(&|| all_pids().into_iter().filter(|pid| is_part(*pid, part, dir)).collect(), &ended);
+        end(&|| find(|line| runs_part(line, part, dir)), &ended);
     }
-}
-
-/// Whether `pid` runs one of `parts` of this program on something in `dir`.
-fn is_part(pid: u32, parts: &[&str], dir: &Path) -> bool {
-    parent_of_living(pid).is_some() && runs_part(&command_line(pid), parts, dir)
 }
 
 /// Empty for what is gone or only waits to be noticed as dead.

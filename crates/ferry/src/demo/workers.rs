@@ -197,7 +197,8 @@ fn log_of(household: &Household, name: &str) -> PathBuf {
     household.dir.join(format!("{name}.log"))
 }
 
-fn last_words(log: &Path) -> String {
+/// The last line of a program's log, to be quoted.
+pub fn last_words(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     text.lines().last().map_or_else(|| "it said nothing".to_owned(), |line| line.trim().to_owned())
 }

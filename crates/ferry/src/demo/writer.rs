@@ -113,7 +113,7 @@ impl<D: Disk> Session<'_, D> {
 }
 
 /// Wall clock, nanoseconds since 1970.
-fn now_ns() -> u64 {
+pub fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).expect("the nanoseconds since 1970 fit 64 bits until 2554")
 }

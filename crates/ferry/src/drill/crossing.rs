@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskJobs, ErrorCode, EventsAfter, Job, JobId, JobState, PaceVolume, StartMove,
-    StepState, UndoMove, VolumeRef, WorkerName,
+    AgentApi, ApiError, AskJobs, EventsAfter, Job, JobId, JobState, PaceVolume, StartMove, StepState,
+    UndoMove, VolumeRef, WorkerName,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::lane::{LOOK_EVERY, Lane, PATIENCE};
-use crate::commands::job::HYDRATE;
+use crate::commands::job::{HYDRATE, is_away};
 use crate::demo::machine_ref;
 
 /// How fast a disk follows that is held back, in bytes a second: too slow to arrive before anything else happens.
@@ -249,9 +249,4 @@ fn is_hydrating(job: &Job) -> bool {
 
 fn paced(budget_bytes_per_s: Option<NonZeroU64>) -> PaceVolume {
     PaceVolume { budget_bytes_per_s: Some(budget_bytes_per_s), ..PaceVolume::default() }
-}
-
-/// Nobody knows more than that the agent does not answer now.
-fn is_away(refusal: &ApiError) -> bool {
-    matches!(refusal.code, ErrorCode::Unreachable | ErrorCode::Unavailable)
 }

@@ -6,18 +6,18 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use ferry_agent::{StateDir, truth_at_rest};
 use ferry_api::{
-    AgentApi, ErrorCode, MachineState, Ownership, StopReason, TruthRef, Verdict, VolumePhase, WorkerName,
+    AgentApi, ErrorCode, MachineState, Ownership, StopReason, TruthRef, Verdict, Volume, VolumePhase,
+    WorkerName,
 };
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{self, Phase};
 use tokio::time::{Instant, sleep};
 
 use super::lane::{LOOK_EVERY, Lane, PATIENCE};
-use crate::demo::acks::{self, Entry};
-use crate::demo::check::check;
+use crate::demo::acks::Entry;
+use crate::demo::check::check_diary;
 use crate::demo::machine_ref;
 use crate::demo::processes;
-use crate::demo::records::Ring;
 use crate::output::in_one_line;
 
 /// Waits until all is as it must be, and then reads back everything the machine was ever promised.
@@ -130,7 +130,7 @@ async fn home(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
     must(is_whole, format!("the volume on {} still needs its source", seat.name));
     must(is_ours, format!("the volume on {} is {:?}, {:?}", seat.name, volume.ownership, volume.phase));
     must(volume.export_uri.is_none(), format!("{} still exports the volume", seat.name));
-    let kept = kept(lane, lane.home).await?;
+    let kept = kept(lane, &seat.client.volumes().await?);
     let (copies, servers) = (seat.copies(), processes::find(seat.is_server()));
     must(copies.len() == 1 + kept, format!("{} has {} copies of the volume", seat.name, copies.len()));
     must(servers.len() == 1, format!("{} volume servers run on {}", servers.len(), seat.name));
@@ -155,7 +155,8 @@ async fn away(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
         Err(refusal) if refusal.code == ErrorCode::NotFound => {}
         Err(refusal) => return Err(refusal.into()),
     }
-    let (volumes, kept) = (seat.client.volumes().await?.len(), kept(lane, 1 - lane.home).await?);
+    let volumes = seat.client.volumes().await?;
+    let (kept, volumes) = (kept(lane, &volumes), volumes.len());
     must(volumes == kept, format!("{} still has records of {volumes} volumes", seat.name));
     let room = seat.client.worker().await?.room;
     must(room.promised_bytes == 0, format!("{} still sets {} bytes aside", seat.name, room.promised_bytes));
@@ -168,10 +169,9 @@ async fn away(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
 }
 
 /// How many copies a worker keeps although nobody needs them, if it may.
-async fn kept(lane: &Lane, seat: usize) -> Result<usize> {
-    let volumes = lane.seats[seat].client.volumes().await?;
+fn kept(lane: &Lane, volumes: &[Volume]) -> usize {
     let retired = volumes.iter().filter(|volume| matches!(volume.ownership, Ownership::Retired { .. }));
-    Ok(if lane.keeps_copies { retired.count() } else { 0 })
+    if lane.keeps_copies { retired.count() } else { 0 }
 }
 
 /// Every acknowledged record and every filled block, as the machine sees them, while it goes on.
@@ -179,10 +179,7 @@ async fn read_back(lane: &Lane) -> Result<()> {
     let (entries, layout) = (lane.entries()?, lane.layout);
     let uri = lane.volume_on(lane.home).await?.guest_uri;
     let checking = tokio::task::spawn_blocking(move || {
-        let ring =
-            Ring::new(layout.ring_offset(), layout.ring_bytes).expect("the layout leaves room for records");
-        let acks: Vec<_> = acks::acknowledged(&entries).collect();
-        check(&mut BlockClient::connect_text(&uri)?, &layout, ring, &acks)
+        check_diary(&mut BlockClient::connect_text(&uri)?, &layout, &entries)
     });
     let verdict = checking.await.context("checking broke off")?.context("the volume cannot be read back")?;
     if !verdict.is_good() || verdict.fill_bytes_checked != layout.fill_bytes || verdict.records_intact == 0 {

@@ -23,6 +23,7 @@ use super::row::Victim;
 use crate::demo::acks::{self, Entry};
 use crate::demo::layout::Layout;
 use crate::demo::processes::{self, runs_part};
+use crate::demo::workers::last_words;
 use crate::demo::{fill, machine_ref, writer_machine};
 
 /// Between two looks at what nothing announces.
@@ -313,9 +314,4 @@ impl Seat {
         let entries = std::fs::read_dir(self.dir.join("volumes")).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).collect()
     }
-}
-
-fn last_words(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().last().map_or_else(|| "it said nothing".to_owned(), |line| line.trim().to_owned())
 }

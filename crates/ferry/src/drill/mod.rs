@@ -115,7 +115,9 @@ async fn drill(options: &DrillOptions, house: &Arc<House>, live: &mut Live) -> R
         rows.iter().try_for_each(say)?;
         return Ok(None);
     }
-    let (count, at_once) = (rows.len(), usize::from(options.at_once).min(rows.len()));
+    let count = rows.len();
+    let slots = options.at_once.min(u8::try_from(count).unwrap_or(u8::MAX));
+    let at_once = usize::from(slots);
     let guess = per_row.saturating_mul(u32::try_from(count / at_once + 1).unwrap_or(u32::MAX));
     live.line(&format!(
         "{count} rows, {at_once} at once: about {}",
@@ -129,7 +131,7 @@ async fn drill(options: &DrillOptions, house: &Arc<House>, live: &mut Live) -> R
     let queue = Arc::new(Mutex::new(VecDeque::from(turns)));
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut playing = JoinSet::new();
-    for slot in 0..options.at_once.min(u8::try_from(at_once).unwrap_or(u8::MAX)) {
+    for slot in 0..slots {
         let player = Player { house: Arc::clone(house), slot, lane: None };
         playing.spawn(player.take_turns(Arc::clone(&queue), tell.clone()));
     }

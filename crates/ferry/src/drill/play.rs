@@ -9,7 +9,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ferry_api::{Job, JobState};
@@ -21,8 +21,9 @@ use super::judge::{judge, one_at_most, owner};
 use super::lane::Lane;
 use super::point::{Heard, Moment, Point, Role, points};
 use super::row::{Fault, Kind, Outage, Row, Victim, WentThere};
-use crate::demo::acks::Entry;
+use crate::demo::acks::{Entry, acknowledged};
 use crate::demo::processes;
+use crate::demo::writer::now_ns;
 use crate::output::in_one_line;
 
 /// How long the link is down or silent.
@@ -163,10 +164,8 @@ fn strike(lane: &Lane, fault: Fault) {
 
 /// Agents are started again, as a service manager does; the rest is theirs to do.
 async fn recover(lane: &Lane, fault: Fault) -> Result<()> {
-    match fault {
-        Fault::Link(Outage::Reset) => {}
-        Fault::Link(Outage::Cut | Outage::Stall) => sleep(OUTAGE).await,
-        Fault::Kill(_) | Fault::Pair(..) => {}
+    if matches!(fault, Fault::Link(Outage::Cut | Outage::Stall)) {
+        sleep(OUTAGE).await;
     }
     lane.link.mend();
     let victims = fault.victims();
@@ -238,23 +237,15 @@ pub async fn rehearse(lane: &mut Lane, kind: Kind) -> Result<Vec<Point>> {
 
 /// The longest time between two acknowledgements since `since_ns`, counted from the last one before.
 fn longest_pause_ms(entries: &[Entry], since_ns: u64) -> u64 {
-    let acks =
-        entries.iter().filter_map(|entry| if let Entry::Ack(ack) = entry { Some(ack.at_ns) } else { None });
     let mut longest_ns = 0;
     let mut last = None;
-    for at_ns in acks {
+    for at_ns in acknowledged(entries).map(|ack| ack.at_ns) {
         if let Some(last) = last.filter(|_| at_ns >= since_ns) {
             longest_ns = longest_ns.max(at_ns.saturating_sub(last));
         }
         last = Some(at_ns);
     }
     longest_ns / 1_000_000
-}
-
-/// Wall clock, as the diary has it.
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

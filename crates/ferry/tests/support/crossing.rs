@@ -5,6 +5,7 @@
 
 use super::cluster::{Cluster, Worker};
 use super::moments::Wish;
+use super::peers::path_text;
 use super::until;
 
 use ferry_api::http::Client;
@@ -179,12 +180,10 @@ impl Crossing {
     /// Asks which copy is the real one by the files of both workers alone. There must be an answer, and only one; who was
     /// ever told to own it at its second generation has it in the end.
     fn ask_for_the_truth(&self) {
-        let (source, target) = (self.state_dir(Source), self.state_dir(Target));
-        let mut asking = Command::new(env!("CARGO_BIN_EXE_ferry"));
-        asking.args(["truth", "writer", "--json", "--state-dir"]).arg(source).arg("--state-dir").arg(target);
-        let said = asking.output().expect("the program starts");
-        assert!(said.status.success(), "{said:?}");
-        let truth: Truth = serde_json::from_slice(&said.stdout).expect("it answers in JSON");
+        let dirs = [Source, Target].map(|side| self.state_dir(side));
+        let [source, target] = [&dirs[0], &dirs[1]].map(|dir| path_text(dir));
+        let words = ["truth", "writer", "--state-dir", source, "--state-dir", target];
+        let truth: Truth = self.worker(Source).ask(&words);
         for subject in &truth.subjects {
             let Verdict::Known { owner, generation, .. } = &subject.verdict else { panic!("{subject:#?}") };
             let side = if owner.as_str() == self.name(Source) { Source } else { Target };

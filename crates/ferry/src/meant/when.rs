@@ -8,26 +8,10 @@ use jiff::{Timestamp, ToSpan, Zoned};
 use super::Misuse;
 use crate::output::bytes::parse_span;
 
-/// Milliseconds in a day.
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-
 /// A point in time, in milliseconds since 1970: with its own offset, or by the time zone of `now`; a time of day is the
 /// next one.
 pub fn at_ms(typed: &str, now: &Zoned) -> Result<u64, Misuse> {
-    let wrong = || {
-        Misuse(format!("'{typed}' is not a time; write it like 03:00, 2026-03-01 03:00 or 2026-03-01T03:00Z"))
-    };
-    let at = match (typed.parse::<Timestamp>(), typed.parse::<DateTime>(), typed.parse::<Time>()) {
-        (Ok(at), _, _) => at,
-        (_, Ok(at), _) => at.to_zoned(now.time_zone().clone()).map_err(|_| wrong())?.timestamp(),
-        (_, _, Ok(time)) => {
-            let today = now.with().time(time).build().map_err(|_| wrong())?;
-            let next = if today > *now { today } else { today.checked_add(1.day()).map_err(|_| wrong())? };
-            next.timestamp()
-        }
-        _ => return Err(wrong()),
-    };
-    u64::try_from(at.as_millisecond()).map_err(|_| wrong())
+    moment_ms(typed, now, |today| if today > *now { Ok(today) } else { today.checked_add(1.day()) })
 }
 
 /// A point in time that has passed, in milliseconds since 1970: as for [`at_ms`], but a time of day is the last one; or a
@@ -37,10 +21,28 @@ pub fn since_ms(typed: &str, now: &Zoned) -> Result<u64, Misuse> {
         let now_ms = u64::try_from(now.timestamp().as_millisecond()).unwrap_or_default();
         return Ok(now_ms.saturating_sub(span_ms(span)));
     }
-    let at = at_ms(typed, now)?;
-    // What is read as a date with a time is read as a time, too.
-    let is_time_of_day = typed.parse::<DateTime>().is_err() && typed.parse::<Time>().is_ok();
-    Ok(if is_time_of_day { at.saturating_sub(DAY_MS) } else { at })
+    moment_ms(typed, now, |today| if today > *now { today.checked_sub(1.day()) } else { Ok(today) })
+}
+
+/// A point in time; a time of day is given as that of today, and `of_day` tells which day is meant.
+fn moment_ms(
+    typed: &str,
+    now: &Zoned,
+    of_day: impl FnOnce(Zoned) -> Result<Zoned, jiff::Error>,
+) -> Result<u64, Misuse> {
+    let wrong = || {
+        Misuse(format!("'{typed}' is not a time; write it like 03:00, 2026-03-01 03:00 or 2026-03-01T03:00Z"))
+    };
+    let at = match (typed.parse::<Timestamp>(), typed.parse::<DateTime>(), typed.parse::<Time>()) {
+        (Ok(at), _, _) => at,
+        (_, Ok(at), _) => at.to_zoned(now.time_zone().clone()).map_err(|_| wrong())?.timestamp(),
+        (_, _, Ok(time)) => {
+            let today = now.with().time(time).build().map_err(|_| wrong())?;
+            of_day(today).map_err(|_| wrong())?.timestamp()
+        }
+        _ => return Err(wrong()),
+    };
+    u64::try_from(at.as_millisecond()).map_err(|_| wrong())
 }
 
 /// A span in milliseconds.
@@ -77,6 +79,16 @@ mod tests {
         assert_eq!(meant("2h"), "2026-03-01T10:00:00Z");
         assert_eq!(meant("13:30"), "2026-02-28T13:30:00Z");
         assert_eq!(meant("2026-01-01 00:00"), "2026-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn the_last_time_of_day_is_that_of_the_calendar_also_over_a_change_of_the_clocks() {
+        // Two hours west of UTC, where clocks go forward on the second Sunday of March.
+        let zone = jiff::tz::TimeZone::posix("AST2ADT,M3.2.0,M11.1.0").unwrap();
+        let now = "2026-03-08T12:00:00Z".parse::<Timestamp>().unwrap().to_zoned(zone);
+        assert_eq!(now.datetime().to_string(), "2026-03-08T11:00:00");
+        let yesterday = "2026-03-07T14:00:00Z".parse::<Timestamp>().unwrap().as_millisecond();
+        assert_eq!(since_ms("12:00", &now).unwrap(), yesterday as u64);
     }
 
     #[test]

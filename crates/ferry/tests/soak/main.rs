@@ -18,7 +18,7 @@ mod support;
 mod undone;
 
 use dice::Dice;
-use ferry_api::{Job, JobId, JobState, Machine, MachineState, VolumeKey};
+use ferry_api::{Job, JobId, JobState, Machine, MachineState, StepState, VolumeKey};
 use ferry_volume::control::{self, Phase};
 use std::path::PathBuf;
 use std::process::Command;
@@ -37,6 +37,11 @@ const FAULT_ONCE_IN: usize = 8;
 const AWAY_LOOKS_MAX: usize = 30;
 /// So many records tell that the machine goes on.
 const RECORDS_MORE: usize = 10;
+
+/// Whether the machine runs on the target.
+fn has_booted(job: &Job) -> bool {
+    job.steps.iter().any(|step| step.step == "Boot" && step.state == StepState::Done)
+}
 
 #[derive(Debug, Default)]
 struct Tally {

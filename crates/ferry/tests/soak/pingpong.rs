@@ -3,9 +3,9 @@
 //!
 //! As a test it is ten moves; `cargo xtask soak --what pingpong --moves 1000` is as many as somebody wants.
 
-use super::{Soak, told};
+use super::{Soak, has_booted, told};
 use crate::support::until;
-use ferry_api::{Job, JobState, Ownership, StepState, Volume, WorkerInfo};
+use ferry_api::{Job, JobState, Ownership, Volume, WorkerInfo};
 use std::fmt::{self, Display, Formatter};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -112,12 +112,11 @@ impl Soak {
         };
         let job: Job = self.here().ask(words);
         let hurries = self.dice.once_in(HURRIES_ONCE_IN);
-        let boots = |job: &Job| job.steps.iter().any(|s| s.step == "Boot" && s.state == StepState::Done);
         let ended = until("the move gets on", || {
             let job: Job = self.here().ask(&["job", "show", &job.id.to_string()]);
             let goes_on = matches!(job.state, JobState::Waiting | JobState::Running | JobState::Succeeded);
             assert!(goes_on, "{job:#?}");
-            (job.state == JobState::Succeeded || (hurries && boots(&job))).then_some(job)
+            (job.state == JobState::Succeeded || (hurries && has_booted(&job))).then_some(job)
         });
         self.crossed_bytes += crossed_bytes(&ended);
         self.tally.moved += 1;

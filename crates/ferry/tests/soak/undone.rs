@@ -1,10 +1,10 @@
 //! A way back during which either agent is killed: whatever dies, when it is back the machine comes home with all it wrote,
 //! whether its disk had all arrived over there or not.
 
-use super::Soak;
+use super::{Soak, has_booted};
 use crate::support::moments::Die;
 use crate::support::until;
-use ferry_api::{Job, JobId, JobKind, JobState, StepState};
+use ferry_api::{Job, JobId, JobKind, JobState};
 
 /// When the worker that the machine leaves again dies: behind each entry of its journal, and before those that say what was
 /// done at the other worker.
@@ -94,12 +94,11 @@ impl Soak {
 
     /// Waits until a job of the machine's worker has succeeded, or with `booted` at least started the machine.
     fn come_to(&self, job: JobId, booted: bool) {
-        let boots = |job: &Job| job.steps.iter().any(|s| s.step == "Boot" && s.state == StepState::Done);
         until("the move gets on", || {
             let job = self.job(job)?;
             let is_undone = matches!(job.state, JobState::Failed | JobState::Cancelled | JobState::Unwinding);
             assert!(!is_undone, "{job:#?}");
-            (job.state == JobState::Succeeded || (booted && boots(&job))).then_some(())
+            (job.state == JobState::Succeeded || (booted && has_booted(&job))).then_some(())
         });
     }
 }

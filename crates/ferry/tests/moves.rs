@@ -15,7 +15,7 @@ use std::path::Path;
 use support::cluster::{Cluster, Worker};
 use support::devices::{in_private, loop_devices_below, mounts_below, needs_loop_devices};
 use support::files::RealFiles;
-use support::gated::{GATED, Gated};
+use support::gated::Gated;
 use support::image;
 use support::peers::{Peer, path_text};
 use support::{
@@ -248,7 +248,7 @@ fn a_stopped_machine_crosses_and_stays_stopped() {
 
 #[test]
 fn a_machine_moves_on_and_back_before_its_disk_has_arrived() {
-    needs!(GATED[0], GATED[1], NBDCOPY, NBDINFO, QEMU_IO);
+    needs!(NBDCOPY, NBDINFO, QEMU_IO);
     let cluster = Cluster::two();
     let (w1, w2) = cluster.pair();
     let image = cluster.dir().join("image");
@@ -294,7 +294,7 @@ fn a_machine_moves_on_and_back_before_its_disk_has_arrived() {
 
 #[test]
 fn a_move_keeps_its_source_until_a_fork_of_what_still_follows_has_what_it_is_owed() {
-    needs!(GATED[0], GATED[1], NBDCOPY, QEMU_IO);
+    needs!(NBDCOPY, QEMU_IO);
     let cluster = Cluster::two();
     let (w1, w2) = cluster.pair();
     let image = cluster.dir().join("image");
@@ -327,7 +327,6 @@ fn a_move_keeps_its_source_until_a_fork_of_what_still_follows_has_what_it_is_owe
 
 #[test]
 fn a_machine_that_is_destroyed_before_its_disk_has_arrived_ends_its_move() {
-    needs!(GATED[0], GATED[1]);
     let cluster = Cluster::of(&[("w1", "retention_hours = 0"), ("w2", "")]);
     let (w1, w2) = cluster.pair();
     let image = cluster.dir().join("image");
@@ -353,7 +352,6 @@ fn a_machine_that_is_destroyed_before_its_disk_has_arrived_ends_its_move() {
 
 #[test]
 fn volumes_that_hydrate_share_the_budget_of_their_worker() {
-    needs!(GATED[0], GATED[1]);
     let cluster = Cluster::of(&[("w1", "")]);
     let w1 = &cluster.workers[0];
     let image = cluster.dir().join("image");

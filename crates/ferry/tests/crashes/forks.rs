@@ -2,8 +2,8 @@
 //! the test says so: so its fork surely lacks something, and some of that is owed to it by the source.
 
 use crate::support::cluster::{Cluster, Worker};
-use crate::support::gated::{GATED, Gated};
-use crate::support::{image, needs};
+use crate::support::gated::Gated;
+use crate::support::image;
 use ferry_api::{MachineState, ServerState, Volume};
 use ferry_volume::client::BlockClient;
 
@@ -92,7 +92,6 @@ fn is_whole(volume: &Volume) -> bool {
 
 #[test]
 fn a_fork_whose_origins_server_dies_says_what_to_do_and_the_machine_goes_on() {
-    needs!(GATED[0], GATED[1]);
     let forked = Forked::new();
     let (w1, w2) = forked.pair();
     let MachineState::Running { pid, .. } = w1.machine("web").state else { panic!("it runs") };
@@ -119,7 +118,6 @@ fn a_fork_whose_origins_server_dies_says_what_to_do_and_the_machine_goes_on() {
 
 #[test]
 fn a_fork_whose_own_server_dies_goes_on_and_so_does_one_whose_agents_die() {
-    needs!(GATED[0], GATED[1]);
     let forked = Forked::new();
     let (w1, w2) = forked.pair();
     kill_server(w2, "copy");

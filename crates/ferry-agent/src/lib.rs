@@ -21,6 +21,7 @@ pub mod host;
 mod identity;
 pub mod jobs;
 pub mod machines;
+mod metrics;
 pub mod moments;
 pub mod peers;
 pub mod records;

@@ -13,6 +13,7 @@ use crate::jobs::{
     reap, sweep,
 };
 use crate::machines::MachinesError;
+use crate::metrics;
 use crate::moments::{self, When};
 use crate::peers::Peers;
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
@@ -408,6 +409,11 @@ impl AgentApi for Agent {
 
     async fn worker_shut_down(&self, wish: ShutDownWorker) -> Answer<WorkerShutDown> {
         self.shutdown.run(&self.core, wish, self.worker_safe_to_stop(), self.jobs.leave()).await
+    }
+
+    async fn metrics(&self) -> Answer<String> {
+        let jobs = self.jobs.unfinished().await?;
+        metrics::page(&self.core, self.worker().await?, jobs, self.jobs.queues()).await
     }
 
     async fn truth(&self, of: &TruthRef) -> Answer<Truth> {

@@ -32,6 +32,9 @@ pub trait AgentApi: Send + Sync + 'static {
     /// starts them.
     fn worker_shut_down(&self, wish: ShutDownWorker) -> impl Future<Output = Answer<WorkerShutDown>> + Send;
 
+    /// The figures of the worker, its jobs, machines and volumes, as text in the format of OpenMetrics 1.0.
+    fn metrics(&self) -> impl Future<Output = Answer<String>> + Send;
+
     /// Which copy of a volume, or which worker's machine, is the real one. Asks all other workers what lies on their disks;
     /// one that does not answer is told as silent.
     fn truth(&self, of: &TruthRef) -> impl Future<Output = Answer<Truth>> + Send;

@@ -26,6 +26,7 @@
 //! This crate is a pure heart: no I/O, no clock, no randomness. Times come in as data, in milliseconds since
 //! the Unix epoch.
 
+mod count;
 mod decide;
 mod entry;
 mod queue;
@@ -34,6 +35,7 @@ mod standing;
 mod step;
 mod terms;
 
+pub use count::{Count, Counted, DURATION_BOUNDS_MS};
 pub use decide::{Act, conclude, decide};
 pub use entry::{
     ENTRY_VERSION, Entry, Event, FailureClass, JOURNAL_FORMAT, Outcome, StepError, UnwindReason,

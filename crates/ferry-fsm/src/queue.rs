@@ -64,6 +64,11 @@ impl<I: Ord + Copy> Queue<I> {
         self.at_work.len()
     }
 
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     fn forget_waiting(&mut self, job: I) {
         if let Some(due_ms) = self.due.remove(&job) {
             self.waiting.remove(&(due_ms, job));

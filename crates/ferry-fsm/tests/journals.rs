@@ -1,9 +1,9 @@
 //! Journals of a made-up job: thousands written by chance, and one for each rule that can be broken.
 
 use ferry_fsm::{
-    Act, Backoff, Body, Entry, Event, FailureClass, Illegal, JOURNAL_FORMAT, LineError, OnFailure, Outcome,
-    Policy, ReplayError, Standing, Step, StepError, StepState, Terms, Undo, UnwindReason, check_line, decide,
-    replay,
+    Act, Backoff, Body, Count, Counted, Entry, Event, FailureClass, Illegal, JOURNAL_FORMAT, LineError,
+    OnFailure, Outcome, Policy, ReplayError, Standing, Step, StepError, StepState, Terms, Undo, UnwindReason,
+    check_line, decide, replay,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -458,6 +458,28 @@ fn a_step_cut_off_by_a_crash_is_repeated_with_the_same_attempt() {
             .unwrap();
     assert_eq!(decide(&standing, 99), Act::WaitUntil { at_ms: 100 });
     assert_eq!(decide(&standing, 100), Act::Begin { step: Trip::Greet, attempt: 2 });
+}
+
+#[test]
+fn a_step_is_counted_with_the_time_of_the_attempt_that_did_it_also_over_a_crash() {
+    let events = [
+        (100, begun(Trip::Look, 1)),
+        (150, failed(Trip::Look, 1, FailureClass::Retry)),
+        (300, begun(Trip::Look, 2)),
+        (900, begun(Trip::Look, 2)),
+        (1_000, done(Trip::Look)),
+    ];
+    let opening = Standing::<Trip>::opening(0, json!(null), Terms::default());
+    let mut standing = Standing::<Trip>::start(&opening).unwrap();
+    let counted: Vec<_> = events
+        .into_iter()
+        .filter_map(|(at_ms, event)| {
+            standing.apply(&Entry::new(at_ms, event.clone())).unwrap();
+            standing.counted(at_ms, &event)
+        })
+        .collect();
+    let of_look = |what| Count { line: "trip", step: Some("look".to_owned()), what };
+    assert_eq!(counted, [of_look(Counted::StepFailed), of_look(Counted::Done { took_ms: 700 })]);
 }
 
 #[test]

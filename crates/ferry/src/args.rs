@@ -579,6 +579,11 @@ pub enum Worker {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Print the figures of the worker as Prometheus scrapes them at /v1/metrics: one format, also with --json
+    Metrics {
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Tell whether the host of the worker may be stopped now, and if not, what keeps it and for how long
     ///
     /// Exits with 0 if nothing does, else with 6. What keeps it: volumes that other workers or forks still copy from here,

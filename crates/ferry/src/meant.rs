@@ -192,6 +192,8 @@ pub enum Question {
     Truth(TruthRef),
     /// `worker show`
     WorkerShow,
+    /// `worker metrics`
+    WorkerMetrics,
     /// `worker safe-to-stop`
     WorkerSafeToStop {
         /// Whether machines that run here do not count.
@@ -230,6 +232,7 @@ impl Meant {
             args::Command::Job(job) => job_question(job),
             args::Command::Truth(typed) => truth::question(typed),
             args::Command::Worker(args::Worker::Show { asking }) => ask(&asking, Question::WorkerShow),
+            args::Command::Worker(args::Worker::Metrics { asking }) => ask(&asking, Question::WorkerMetrics),
             args::Command::Worker(args::Worker::SafeToStop { machines_may_stop, asking }) => {
                 ask(&asking, Question::WorkerSafeToStop { machines_may_stop })
             }

@@ -161,7 +161,8 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         let mut all = vec![Change::AddJob(Box::new(record))];
         all.extend(changes);
         let written = serde_json::to_value(&opening).expect("entries are plain data and always encode");
-        let appended = self.journal.append(id, 1, &[written], all).await;
+        let counts = standing.counted(created_at_ms, &opening.event).into_iter().collect();
+        let appended = self.journal.append(id, 1, &[written], counts, all).await;
         if let Err(RecordsError::Lost { reason }) = &appended {
             self.crew.fail(reason.clone());
         }

@@ -5,7 +5,7 @@
 use std::future::Future;
 
 use ferry_api::JobId;
-use ferry_fsm::Entry;
+use ferry_fsm::{Count, Entry};
 use serde_json::Value;
 
 use crate::records::{Change, JobRecord, JournalRow, Records, RecordsError};
@@ -18,6 +18,7 @@ pub trait Journal: Send + Sync + 'static {
         job: JobId,
         seq: u64,
         entries: &[Value],
+        counts: Vec<Count>,
         changes: Vec<Change>,
     ) -> impl Future<Output = Result<(), RecordsError>> + Send;
 
@@ -48,9 +49,10 @@ impl Journal for Records {
         job: JobId,
         seq: u64,
         entries: &[Value],
+        counts: Vec<Count>,
         changes: Vec<Change>,
     ) -> Result<(), RecordsError> {
-        Self::append(self, job, seq, entries, changes).await
+        Self::append(self, job, seq, entries, counts, changes).await
     }
 
     async fn journal(&self, job: JobId, after: u64) -> Result<Vec<JournalRow>, RecordsError> {

@@ -47,6 +47,7 @@ pub use history::{Targets, forget};
 pub use journal::Journal;
 pub use mover::{MOVES, Mover, begin_move};
 pub use office::Office;
+pub(crate) use queues::QueueFigures;
 pub use queues::Queues;
 pub use reaper::{Attic, reap};
 pub use sweep::{Guests, sweep};

@@ -8,12 +8,13 @@ use ferry_api::{
     ApiError, AskJobs, ChildJob, ErrorCode, EventsAfter, Job, JobEvents, JobId, JobJournal, JobKind,
 };
 
-use super::{Clock, Executor, Fleet, Home, JobRefusal, Journal, Mover, Queues};
+use super::{Clock, Executor, Fleet, Home, JobRefusal, Journal, Mover, QueueFigures, Queues};
 use crate::records::{JobRecord, RecordsError};
 
 /// The executors of all kinds.
 pub struct Office<J: Journal, C: Clock, H: Home> {
     journal: Arc<J>,
+    queues: Arc<Queues>,
     /// Moves of one machine each.
     pub moves: Arc<Executor<J, C, Mover<H, C>>>,
     /// Moves of several machines as one job.
@@ -41,8 +42,8 @@ impl<J: Journal, C: Clock, H: Home> Office<J, C, H> {
         let moves = Executor::start(journal.clone(), clock.clone(), mover, queues.clone()).await?;
         let moves = Arc::new(moves);
         let fleet = Arc::new(Fleet::new(moves.clone()));
-        let fleets = Executor::start(journal.clone(), clock, fleet, queues).await?;
-        Ok(Self { journal, moves, fleets })
+        let fleets = Executor::start(journal.clone(), clock, fleet, queues.clone()).await?;
+        Ok(Self { journal, queues, moves, fleets })
     }
 
     /// Resolves with the reason when a journal could not be kept and the agent must stop.
@@ -99,6 +100,11 @@ impl<J: Journal, C: Clock, H: Home> Office<J, C, H> {
             jobs.push(of_kind!(self, record.kind, job(record.id))?);
         }
         Ok(jobs)
+    }
+
+    /// How the queues stand.
+    pub(crate) fn queues(&self) -> Vec<QueueFigures> {
+        self.queues.figures()
     }
 
     /// A job with its journal, as it lies in the records.

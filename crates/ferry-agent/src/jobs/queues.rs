@@ -3,7 +3,7 @@
 //!
 //! Invariant: a job has a place from when it is due until it ends or waits for a person, and none otherwise.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferry_api::JobId;
@@ -33,6 +33,19 @@ pub(super) struct Place {
     turn: watch::Receiver<bool>,
 }
 
+/// How a queue stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QueueFigures {
+    /// Its name.
+    pub(crate) name: String,
+    /// How many jobs work at once; none: as many as there are.
+    pub(crate) limit: Option<usize>,
+    /// How many work.
+    pub(crate) at_work: usize,
+    /// How many wait for their turn.
+    pub(crate) waiting: usize,
+}
+
 impl Queues {
     /// Queues with these limits, by name.
     pub fn new(limits: impl IntoIterator<Item = (String, usize)>) -> Self {
@@ -55,6 +68,22 @@ impl Queues {
     pub(super) fn place(&self, queue: &str, job: JobId) -> Option<u64> {
         let place = self.with(queue, |line| line.queue.place(job))?;
         u64::try_from(place).ok()
+    }
+
+    /// How each queue stands that has a limit or was ever used.
+    pub(super) fn figures(&self) -> Vec<QueueFigures> {
+        let lines = self.locked();
+        let names: BTreeSet<&String> = self.limits.keys().chain(lines.keys()).collect();
+        let figures = names.into_iter().map(|name| {
+            let queue = lines.get(name).map(|line| &line.queue);
+            QueueFigures {
+                name: name.clone(),
+                limit: self.limits.get(name).copied(),
+                at_work: queue.map_or(0, Queue::at_work),
+                waiting: queue.map_or(0, Queue::waiting),
+            }
+        });
+        figures.collect()
     }
 
     fn enter(self: &Arc<Self>, queue: &str, job: JobId, enter: impl FnOnce(&mut Queue<JobId>)) -> Place {
@@ -127,6 +156,8 @@ mod tests {
         let mut third = queues.join("moves", b, 3);
         let mut second = queues.join("moves", c, 2);
         first.turn().await;
+        let figures = QueueFigures { name: "moves".to_owned(), limit: Some(1), at_work: 1, waiting: 2 };
+        assert_eq!(queues.figures(), [figures]);
         assert_eq!((queues.place("moves", c), queues.place("moves", b)), (Some(1), Some(2)));
         drop(first);
         second.turn().await;

@@ -314,14 +314,15 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
             return Ok(());
         }
         let mut next = self.standing.clone();
-        let (mut written, mut changes) = (Vec::new(), Vec::new());
+        let (mut written, mut counts, mut changes) = (Vec::new(), Vec::new(), Vec::new());
         for event in events {
             changes.extend(self.work.changes(&self.context(&next, 0), &event));
             let entry = Entry::new(self.clock.now_ms(), event);
             next.apply(&entry)?;
+            counts.extend(next.counted(entry.at_ms, &entry.event));
             written.push(serde_json::to_value(&entry).expect("entries are plain data and always encode"));
         }
-        self.journal.append(self.id, self.last_seq + 1, &written, changes).await?;
+        self.journal.append(self.id, self.last_seq + 1, &written, counts, changes).await?;
         self.standing = next;
         self.cancel_asked.send_replace(self.standing.cancel_asked);
         self.last_seq += u64::try_from(written.len()).expect("a job appends a few entries at a time");

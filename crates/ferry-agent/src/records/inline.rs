@@ -1,7 +1,7 @@
 //! Records without a thread: whoever asks does it, in memory, past a gate. For simulations, in which time stands still
 //! while something is done, and which choose what goes wrong.
 
-use super::{Book, NewEntries, Records, RecordsError, Touched, schema, transact};
+use super::{Book, NewEntries, Records, RecordsError, Touched, counts, schema, transact};
 use crate::host::Doing;
 use crate::records::Change;
 use rusqlite::Connection;
@@ -38,7 +38,8 @@ impl Book {
         let (failed, failure) = watch::channel(None);
         let (touched, _) = broadcast::channel(super::TOUCHED_MAX);
         let inline = Inline { book: self.clone(), gate, failed };
-        Records { access: super::Access::Inline(Arc::new(inline)), failure, touched }
+        let access = super::Access::Inline(Arc::new(inline));
+        Records { access, failure, touched, appends: counts::append_seconds() }
     }
 }
 

@@ -12,6 +12,7 @@
 
 pub(crate) mod about;
 mod at_rest;
+mod counts;
 mod inline;
 mod lock;
 mod read;
@@ -20,6 +21,7 @@ mod schema;
 
 // What the records hold and how they may change is decided in the heart; here is where they lie.
 pub(crate) use at_rest::RecordsAtRest;
+pub(crate) use counts::CountRow;
 pub use ferry_crossing::{
     Change, ChangeRefused, CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark,
     SourceRecord, Standing, Touched, VolumeRecord, WorkerRecord,
@@ -29,9 +31,12 @@ pub use lock::StateLock;
 
 use crate::moments::{self, When};
 use ferry_api::{ApiError, ErrorCode, JobId};
+use ferry_fsm::Count;
+use prometheus_client::metrics::histogram::Histogram;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Name of the file in the state directory.
@@ -143,6 +148,7 @@ struct NewEntries {
     job: JobId,
     seq: u64,
     entries: Vec<String>,
+    counts: Vec<Count>,
 }
 
 /// A worker's records in memory.
@@ -161,6 +167,7 @@ pub struct Records {
     access: Access,
     failure: watch::Receiver<Option<String>>,
     touched: broadcast::Sender<Touched>,
+    appends: Histogram,
 }
 
 impl Records {
@@ -182,7 +189,7 @@ impl Records {
                 path: state_dir.join(FILE),
                 cause,
             })?;
-        Ok(Self { access: Access::Thread(commands), failure, touched })
+        Ok(Self { access: Access::Thread(commands), failure, touched, appends: counts::append_seconds() })
     }
 
     /// Resolves with the reason when a write has failed and the agent must stop.
@@ -209,7 +216,8 @@ impl Records {
     }
 
     /// Appends entries to the journal of `job`, the first as number `seq` (from 1, without gaps), together with the
-    /// `changes` they stand for: `changes` are made in order, then the entries are written, all in one transaction.
+    /// `changes` they stand for: `changes` are made in order, then the entries are written and `counts` added to those of
+    /// all jobs, all in one transaction.
     /// Durable when it answers. A new job is made by `Change::AddJob` among the changes of its first entry.
     ///
     /// # Errors
@@ -220,10 +228,14 @@ impl Records {
         job: JobId,
         seq: u64,
         entries: &[serde_json::Value],
+        counts: Vec<Count>,
         changes: Vec<Change>,
     ) -> Result<(), RecordsError> {
         let entries = entries.iter().map(ToString::to_string).collect();
-        self.write(Some(NewEntries { job, seq, entries }), changes).await
+        let begun = Instant::now();
+        let written = self.write(Some(NewEntries { job, seq, entries, counts }), changes).await;
+        self.appends.observe(begun.elapsed().as_secs_f64());
+        written
     }
 
     async fn write(&self, entries: Option<NewEntries>, changes: Vec<Change>) -> Result<(), RecordsError> {
@@ -321,7 +333,7 @@ fn transact(
     for change in changes {
         change.apply(&mut rows::InTransaction(&transaction))?;
     }
-    if let Some(NewEntries { job, seq, entries }) = entries {
+    if let Some(NewEntries { job, seq, entries, counts }) = entries {
         let last = read::last_seq(&transaction, *job)?;
         if last + 1 != *seq {
             return Err(ChangeRefused::EntryOutOfOrder { job: *job, seq: *seq, last }.into());
@@ -334,6 +346,7 @@ fn transact(
                 )
                 .map_err(lost)?;
         }
+        counts::add(&transaction, counts)?;
     }
     transaction.commit().map_err(lost)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How long SQLite waits for a lock somebody else holds (a person with `sqlite3`).
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE machines (
         id     TEXT PRIMARY KEY,
@@ -49,6 +49,15 @@ const MIGRATIONS: [&str; 3] = [
 ",
     "
     CREATE INDEX jobs_finished ON jobs (finished, id);
+",
+    "
+    CREATE TABLE counts (
+        line  TEXT NOT NULL,
+        step  TEXT NOT NULL,
+        what  TEXT NOT NULL,
+        value INTEGER NOT NULL CHECK (value >= 0),
+        PRIMARY KEY (line, step, what)
+    ) STRICT, WITHOUT ROWID;
 ",
 ];
 

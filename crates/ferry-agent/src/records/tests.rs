@@ -5,6 +5,7 @@ use ferry_api::{
     Desired, Generation, JobKind, MachineId, MachineSpec, MachineVolume, Ownership, VolumeId, VolumeKey,
     WorkerName,
 };
+use ferry_fsm::{Count, Counted};
 use serde_json::json;
 
 fn worker(name: &str) -> WorkerName {
@@ -83,7 +84,7 @@ async fn book() -> Book {
     records.change(changes).await.unwrap();
     let changes =
         vec![Change::AddJob(Box::new(job.clone())), Change::Claim { machine: machine.id, job: job.id }];
-    records.append(job.id, 1, &[json!({"event": "started"})], changes).await.unwrap();
+    records.append(job.id, 1, &[json!({"event": "started"})], Vec::new(), changes).await.unwrap();
     Book { dir, records, machine, volume, job }
 }
 
@@ -110,7 +111,7 @@ impl Book {
     async fn handed_over(&self) {
         let seal = self.own(Ownership::Sealed { job: self.job.id });
         let changes = vec![self.halt(), seal, self.hand_over()];
-        self.records.append(self.job.id, 2, &[json!("handed over")], changes).await.unwrap();
+        self.records.append(self.job.id, 2, &[json!("handed over")], Vec::new(), changes).await.unwrap();
     }
 }
 
@@ -133,7 +134,9 @@ async fn an_entry_and_its_changes_stand_or_fall_together() {
     let book = book().await;
     // The volume is not sealed, so the deed does not fit.
     let refused = refused(
-        book.records.append(book.job.id, 2, &[json!("deed")], vec![book.halt(), book.hand_over()]).await,
+        book.records
+            .append(book.job.id, 2, &[json!("deed")], Vec::new(), vec![book.halt(), book.hand_over()])
+            .await,
     );
     assert!(matches!(refused, ChangeRefused::Ownership { .. }), "{refused:?}");
     assert_eq!(book.records.journal(book.job.id, 1).await.unwrap(), []);
@@ -142,10 +145,29 @@ async fn an_entry_and_its_changes_stand_or_fall_together() {
 }
 
 #[tokio::test]
+async fn what_is_counted_stands_or_falls_with_its_entry_and_stays_when_the_job_is_forgotten() {
+    let Book { dir, records, machine, volume: _, job } = book().await;
+    let count = |what| Count { line: "move", step: Some("Boot".to_owned()), what };
+    let counts = || vec![count(Counted::Done { took_ms: 7 }), count(Counted::StepFailed)];
+    let taken = Change::Claim { machine: machine.id, job: JobId::fresh() };
+    refused(records.append(job.id, 2, &[json!("x")], counts(), vec![taken]).await);
+    assert_eq!(records.counts().await.unwrap(), []);
+    records.append(job.id, 2, &[json!("x")], counts(), Vec::new()).await.unwrap();
+    let ended = vec![Change::FinishJob(job.id)];
+    records.append(job.id, 3, &[json!("y")], vec![count(Counted::Done { took_ms: 9 })], ended).await.unwrap();
+    records.change(vec![Change::ForgetJob(job.id)]).await.unwrap();
+    drop(records);
+    let records = Records::open(dir.path()).unwrap();
+    let rows = records.counts().await.unwrap();
+    let rows: Vec<(&str, u64)> = rows.iter().map(|row| (row.what.as_str(), row.value)).collect();
+    assert_eq!(rows, [("done_ms", 16), ("done_within_ms:10", 2), ("step_failed", 1)]);
+}
+
+#[tokio::test]
 async fn an_entry_out_of_order_is_refused() {
     let book = book().await;
     for seq in [1, 3] {
-        let result = book.records.append(book.job.id, seq, &[json!("x")], Vec::new()).await;
+        let result = book.records.append(book.job.id, seq, &[json!("x")], Vec::new(), Vec::new()).await;
         assert!(matches!(refused(result), ChangeRefused::EntryOutOfOrder { last: 1, .. }));
     }
 }
@@ -245,7 +267,7 @@ async fn after_a_failed_write_nothing_is_written_any_more() {
     // Somebody takes the table away under the agent: the next append cannot be written.
     let saboteur = Connection::open(book.dir.path().join(FILE)).unwrap();
     saboteur.execute_batch("ALTER TABLE journal RENAME TO stolen").unwrap();
-    let lost = book.records.append(book.job.id, 2, &[json!("x")], Vec::new()).await;
+    let lost = book.records.append(book.job.id, 2, &[json!("x")], Vec::new(), Vec::new()).await;
     assert!(matches!(lost, Err(RecordsError::Read(_) | RecordsError::Lost { .. })), "{lost:?}");
     saboteur.execute_batch("DROP TABLE machines").unwrap();
     let lost = book.records.change(vec![Change::RemoveMachine(book.machine.id)]).await;
@@ -262,7 +284,8 @@ async fn what_is_set_for_the_worker_outlives_its_agent_and_comes_to_older_record
     drop(Records::open(dir.path()).unwrap());
     // As before there was such a table.
     let earlier = Connection::open(dir.path().join(FILE)).unwrap();
-    earlier.execute_batch("DROP TABLE worker; DROP INDEX jobs_finished; PRAGMA user_version = 1").unwrap();
+    let later = "DROP TABLE worker; DROP INDEX jobs_finished; DROP TABLE counts; PRAGMA user_version = 1";
+    earlier.execute_batch(later).unwrap();
     drop(earlier);
     let records = Records::open(dir.path()).unwrap();
     assert_eq!(records.worker().await.unwrap(), WorkerRecord::default());

@@ -164,13 +164,25 @@ impl Client {
         body: Option<Vec<u8>>,
         timeout: Option<Duration>,
     ) -> Result<T, ApiError> {
+        let bytes = self.answer(method, url, body, timeout).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| self.strange(&format!("its answer is not understood, {e}")))
+    }
+
+    /// The body of an answer that is no refusal.
+    async fn answer(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<Vec<u8>>,
+        timeout: Option<Duration>,
+    ) -> Result<Vec<u8>, ApiError> {
         let (status, bytes) = match &self.wire {
             Wire::Http(http) => self.send_http(http, method, url, body, timeout).await?,
             Wire::Other(courier) => self.send_by(&**courier, method, url, body, timeout).await?,
         };
         if (200..300).contains(&status) {
-            return serde_json::from_slice(&bytes)
-                .map_err(|e| self.strange(&format!("its answer is not understood, {e}")));
+            return Ok(bytes);
         }
         match serde_json::from_slice::<ApiError>(&bytes) {
             Ok(refusal) => Err(refusal),
@@ -258,6 +270,11 @@ impl AgentApi for Client {
     async fn worker_shut_down(&self, wish: ShutDownWorker) -> Result<WorkerShutDown, ApiError> {
         // As long as the grace times of its machines, which only the other side knows.
         self.call(Method::POST, &["worker", "shutdown"], Some(&wish), None).await
+    }
+
+    async fn metrics(&self) -> Result<String, ApiError> {
+        let page = self.answer(Method::GET, self.url_of(&["metrics"]), None, Some(CALL_TIMEOUT)).await?;
+        String::from_utf8(page).map_err(|e| self.strange(&format!("its figures are no text, {e}")))
     }
 
     async fn truth(&self, of: &TruthRef) -> Result<Truth, ApiError> {

@@ -19,6 +19,9 @@ use serde::de::DeserializeOwned;
 use std::str::FromStr;
 use std::sync::Arc;
 
+/// What scrapers are told that figures are.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Serves `api` over HTTP.
 pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
     Router::new()
@@ -26,6 +29,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/worker/pace", post(worker_pace::<A>))
         .route("/v1/worker/safe-to-stop", get(worker_safe_to_stop::<A>))
         .route("/v1/worker/shutdown", post(worker_shut_down::<A>))
+        .route("/v1/metrics", get(metrics::<A>))
         .route("/v1/truth/{of}", get(truth::<A>))
         .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
         .route("/v1/machines/{machine}", get(machine::<A>))
@@ -237,6 +241,11 @@ async fn volume_grow<A: AgentApi>(
         Ok((volume, grow)) => reply(api.volume_grow(&volume, grow).await),
         Err(e) => Reply(Err(e)),
     }
+}
+
+async fn metrics<A: AgentApi>(State(api): State<Arc<A>>) -> Reply {
+    let text = |page: String| ([(header::CONTENT_TYPE, OPENMETRICS)], page).into_response();
+    Reply(api.metrics().await.map(text))
 }
 
 async fn volume_attach<A: AgentApi>(

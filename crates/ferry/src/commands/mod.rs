@@ -68,6 +68,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::WorkerPace(wanted) => pace::worker(&agent, json, wanted).await,
         Question::Truth(of) => truth::ask(&agent, json, &of).await,
         Question::WorkerShow => worker::show(&agent, json).await,
+        Question::WorkerMetrics => worker::metrics(&agent).await,
     }
 }
 

@@ -38,3 +38,9 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
     ]))?;
     Ok(Exit::Done)
 }
+
+/// Prints the figures as they are scraped.
+pub async fn metrics(agent: &Client) -> Result<Exit> {
+    say(agent.metrics().await?.trim_end())?;
+    Ok(Exit::Done)
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ferry_api::{Desired, Generation, JobId, MachineSpec, MachineVolume, Ownership};
+use ferry_fsm::Count;
 use serde_json::Value;
 
 use super::world::{SIZE_BYTES, World};
@@ -31,10 +32,11 @@ impl Journal for FaultyJournal {
         job: JobId,
         seq: u64,
         entries: &[Value],
+        counts: Vec<Count>,
         changes: Vec<Change>,
     ) -> Result<(), RecordsError> {
         self.point().await?;
-        self.records.append(job, seq, entries, changes).await?;
+        self.records.append(job, seq, entries, counts, changes).await?;
         {
             let mut state = self.world.state();
             for entry in entries {

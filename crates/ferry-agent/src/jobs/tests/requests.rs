@@ -221,7 +221,7 @@ async fn a_journal_that_cannot_be_replayed_is_shown_and_left_alone() {
     let parked = until(&worker, id, |job| job.state == JobState::Parked).await;
     let illegal = Entry::new(0, Event::Undone { step: "Seal".to_owned() });
     let illegal = serde_json::to_value(illegal).unwrap();
-    worker.records.append(id, parked.last_seq + 1, &[illegal], Vec::new()).await.unwrap();
+    worker.records.append(id, parked.last_seq + 1, &[illegal], Vec::new(), Vec::new()).await.unwrap();
     worker.restart().await;
     let job = worker.moves().job(id).await.unwrap();
     assert_eq!(job.state, JobState::Parked);
@@ -236,7 +236,7 @@ async fn a_step_of_another_version_parks_the_move() {
     let id = worker.begin().await.unwrap().id;
     let parked = until(&worker, id, |job| job.state == JobState::Parked).await;
     let later = serde_json::json!({"v": 9, "at_ms": 5, "entry": "beamed", "step": "Teleport"});
-    worker.records.append(id, parked.last_seq + 1, &[later], Vec::new()).await.unwrap();
+    worker.records.append(id, parked.last_seq + 1, &[later], Vec::new(), Vec::new()).await.unwrap();
     worker.restart().await;
     worker.moves().resume(id).await.unwrap();
     let job = until(&worker, id, |job| job.state == JobState::Parked).await;

@@ -216,7 +216,7 @@ impl Targets for Core {
 
 impl Guests for Core {
     async fn expected(&self) -> Answer<Vec<(JobId, WorkerName)>> {
-        let crossings = self.records.crossings().await?;
+        let crossings = self.records.crossings_under_way().await?;
         let expected = crossings.into_iter().filter(target::is_expected);
         Ok(expected.filter_map(|crossing| Some((crossing.job, crossing.reserve?.from))).collect())
     }

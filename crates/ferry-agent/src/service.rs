@@ -220,12 +220,12 @@ impl Agent {
         let volumes = core.volumes.clone();
         chores.spawn(async move { volumes.share_budget().await });
         let guests = Arc::clone(&core);
-        let (past, targets) = (core.records.clone(), Arc::clone(&core));
+        let (past, others) = (core.records.clone(), Arc::clone(&core));
         let keep = Keep {
             for_ms: core.config.job_retention_days.saturating_mul(24 * HOUR_MS),
             jobs: core.config.jobs_kept,
         };
-        chores.spawn(async move { forget(&past, &*targets, keep, &age).await });
+        chores.spawn(async move { forget(&past, &others.fences, &*others, keep, &age).await });
         let sweeps = clock.clone();
         chores.spawn(async move { sweep(&*guests, &sweeps).await });
         let shutdown = Shutdown::default();
@@ -234,7 +234,7 @@ impl Agent {
 
     /// What keeps this worker from being stopped, without asking the others for how long.
     async fn worker_needed_here(&self) -> Answer<Vec<StopReason>> {
-        let crossings = self.core.records.crossings().await?;
+        let crossings = self.core.records.crossings_under_way().await?;
         let jobs = self.jobs.unfinished().await?;
         stopping::needed_here(&self.core, crossings, jobs).await
     }
@@ -402,7 +402,7 @@ impl AgentApi for Agent {
     }
 
     async fn worker_safe_to_stop(&self) -> Answer<SafeToStop> {
-        let crossings = self.core.records.crossings().await?;
+        let crossings = self.core.records.crossings_under_way().await?;
         let jobs = self.jobs.unfinished().await?;
         stopping::safe_to_stop(&self.core, crossings, jobs).await
     }
@@ -580,7 +580,7 @@ impl AgentApi for Agent {
 
     async fn move_undo(&self, undo: UndoMove) -> Answer<Job> {
         let record = self.core.machines.find(&undo.machine).await?;
-        let (_, from) = back::came_from(&record, &self.core.records.crossings().await?, undo.of)?;
+        let (_, from) = back::came_from(&record, &self.core.records.crossings_of(record.id).await?, undo.of)?;
         self.begin_move(record, from, undo.retention_hours, Terms::default()).await
     }
 

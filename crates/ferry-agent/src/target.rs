@@ -19,7 +19,7 @@ use ferry_api::{
 use ferry_crossing::target::{self, conflict, keys_of};
 use ferry_volume::SourceUri;
 use ferry_volume::control::Phase;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Mutex as Turn, MutexGuard};
 
@@ -67,13 +67,16 @@ impl Target {
     /// # Errors
     /// The records cannot be read.
     pub async fn clean_up(&self) -> Answer<()> {
-        for crossing in self.records.crossings().await? {
-            if crossing.state == CrossingState::Released {
-                let turn = self.turn(crossing.job);
-                let _turn = turn.lock().await;
-                if let Err(error) = self.drop_clones(&crossing).await {
-                    tracing::warn!(job = %crossing.job, %error, "what is left of a move cannot be deleted; it is tried again");
-                }
+        let volumes = self.records.volumes().await?;
+        for job in volumes.iter().filter_map(target::reserved_by).collect::<BTreeSet<_>>() {
+            let turn = self.turn(job);
+            let _turn = turn.lock().await;
+            let crossing = self.records.crossing(job).await?;
+            let Some(released) = crossing.filter(|crossing| crossing.state == CrossingState::Released) else {
+                continue;
+            };
+            if let Err(error) = self.drop_clones(&released).await {
+                tracing::warn!(%job, %error, "what is left of a move cannot be deleted; it is tried again");
             }
         }
         Ok(())
@@ -95,7 +98,7 @@ impl Target {
         if machines.iter().any(|machine| machine.standing == Standing::Ours && machine.name == *name) {
             return taken("is already on");
         }
-        let expected = self.records.crossings().await?;
+        let expected = self.records.crossings_under_way().await?;
         let mut expected = expected.iter().filter(|crossing| target::is_expected(crossing));
         if expected.any(|crossing| crossing.reserve.as_ref().is_some_and(|r| r.machine_name == *name)) {
             return taken("is on its way to");

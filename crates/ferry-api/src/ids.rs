@@ -48,6 +48,12 @@ macro_rules! id {
             pub fn fresh() -> Self {
                 Self(fresh())
             }
+
+            /// When it was made, in milliseconds since 1970, by the clock of whoever made it.
+            #[must_use]
+            pub fn made_at_ms(self) -> u64 {
+                self.0.timestamp_ms()
+            }
         }
 
         impl From<Ulid> for $name {

@@ -73,6 +73,11 @@ pub trait Rows {
     /// # Errors
     /// As above.
     fn put_crossing(&mut self, crossing: &CrossingRecord) -> Result<(), Self::Error>;
+    /// Removes a move to this worker, if it is there.
+    ///
+    /// # Errors
+    /// As above.
+    fn remove_crossing(&mut self, job: JobId) -> Result<(), Self::Error>;
     /// Puts what is set for the worker.
     ///
     /// # Errors
@@ -214,6 +219,9 @@ pub enum Change {
     ForgetJob(JobId),
     /// How a move stands of which this worker is the target.
     Crossing(Box<CrossingRecord>),
+    /// A move to this worker is forgotten; only for one of which nobody can need that
+    /// ([`is_spent`](crate::history::is_spent)).
+    ForgetCrossing(JobId),
     /// What is set for the worker as a whole.
     Worker(WorkerRecord),
 }
@@ -258,6 +266,7 @@ impl Change {
             | Self::FinishJob(_)
             | Self::ForgetJob(_)
             | Self::Crossing(_)
+            | Self::ForgetCrossing(_)
             | Self::Worker(_) => None,
         }
     }
@@ -330,6 +339,7 @@ impl Change {
             Self::FinishJob(id) => finish_job(t, *id),
             Self::ForgetJob(id) => forget_job(t, *id),
             Self::Crossing(crossing) => t.put_crossing(crossing),
+            Self::ForgetCrossing(job) => t.remove_crossing(*job),
             Self::Worker(worker) => t.put_worker(worker),
         }
     }

@@ -316,22 +316,40 @@ pub fn release(known: Option<CrossingRecord>, job: JobId) -> Result<CrossingReco
     }
 }
 
-/// Whether a copy is one that `job` reserved or prepared. The same copy may be expected with a later job by now.
+/// The job that reserved or prepared a copy, as long as nothing else has become of it.
 #[must_use]
-pub fn is_reserved_by(volume: &VolumeRecord, job: JobId) -> bool {
+pub fn reserved_by(volume: &VolumeRecord) -> Option<JobId> {
     match volume.ownership {
-        Ownership::Reserved { job: of, .. } | Ownership::Prepared { job: of, .. } => of == job,
+        Ownership::Reserved { job, .. } | Ownership::Prepared { job, .. } => Some(job),
         Ownership::Ours
         | Ownership::Sealed { .. }
         | Ownership::HandedOver { .. }
-        | Ownership::Retired { .. } => false,
+        | Ownership::Retired { .. } => None,
     }
+}
+
+/// Whether a copy is one that `job` reserved or prepared. The same copy may be expected with a later job by now.
+#[must_use]
+pub fn is_reserved_by(volume: &VolumeRecord, job: JobId) -> bool {
+    reserved_by(volume) == Some(job)
 }
 
 /// Whether the machine of a move is still expected.
 #[must_use]
 pub fn is_expected(crossing: &CrossingRecord) -> bool {
     crossing.state < CrossingState::Activated
+}
+
+/// Whether nothing more happens to a move here, but that its source repeats itself.
+#[must_use]
+pub fn is_over(state: CrossingState) -> bool {
+    match state {
+        CrossingState::Settled | CrossingState::Released => true,
+        CrossingState::Reserved
+        | CrossingState::Prepared
+        | CrossingState::Activated
+        | CrossingState::Booted => false,
+    }
 }
 
 /// Whether what was reserved may be given up without being told, when the source says that its job stands so.

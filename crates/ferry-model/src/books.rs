@@ -100,6 +100,11 @@ impl Rows for Books {
         Ok(())
     }
 
+    fn remove_crossing(&mut self, job: JobId) -> Result<(), ChangeRefused> {
+        self.crossings.remove(&job);
+        Ok(())
+    }
+
     fn put_worker(&mut self, _: &WorkerRecord) -> Result<(), ChangeRefused> {
         // What is set for a worker as a whole (its budget) has no part in the crossing.
         Ok(())

@@ -1,17 +1,20 @@
-//! Forgets jobs that ended long ago, so that the records do not grow without end.
+//! Forgets jobs that ended long ago, and moves to here that were over long ago, so that the records do not grow without
+//! end.
 //!
 //! Invariant: what [`ferry_crossing::history`] says is still needed stays, however old; and a move that was undone stays
-//! until its target has been asked and expects it no more, since that one asks us.
+//! until its target has been asked and expects it no more, since that one asks us. A move to here stays until its source
+//! has been asked and has ended it.
 
 use std::future::Future;
 
-use ferry_api::{JobId, JobKind, MachineName, WorkerName};
-use ferry_crossing::MoveStep;
-use ferry_crossing::history::{Keep, copies, is_needed_here, may_be_expected_there};
+use ferry_api::{ApiError, ErrorCode, JobId, JobKind, MachineName, WorkerName};
+use ferry_crossing::history::{Keep, copies, is_needed_here, is_spent, may_be_expected_there};
+use ferry_crossing::{MoveStep, target};
 use ferry_fsm::{Standing, replay};
 
-use super::Clock;
 use super::journal::entries;
+use super::{Clock, Guests};
+use crate::fences::Fences;
 use crate::records::{Change, JobRecord, Records, RecordsError};
 
 /// Time between two looks, in milliseconds.
@@ -26,13 +29,23 @@ pub trait Targets: Send + Sync + 'static {
 }
 
 /// Forgets for ever what is to be forgotten.
-pub async fn forget<T: Targets, C: Clock>(records: &Records, targets: &T, keep: Keep, clock: &C) {
+pub async fn forget<O: Targets + Guests, C: Clock>(
+    records: &Records,
+    fences: &Fences,
+    others: &O,
+    keep: Keep,
+    clock: &C,
+) {
     loop {
-        let forgotten = forget_once(records, targets, keep, clock.now_ms()).await;
-        match forgotten {
+        match forget_once(records, others, keep, clock.now_ms()).await {
             Ok(0) => {}
             Ok(jobs) => tracing::info!(jobs, "forgot jobs that ended long ago"),
             Err(error) => tracing::warn!(%error, "cannot look which jobs are to be forgotten"),
+        }
+        match forget_arrivals_once(records, fences, others, keep, clock.now_ms()).await {
+            Ok(0) => {}
+            Ok(moves) => tracing::info!(moves, "forgot moves to here that were over long ago"),
+            Err(error) => tracing::warn!(%error, "cannot look which moves to here are to be forgotten"),
         }
         clock.sleep_until(clock.now_ms().saturating_add(LOOK_MS)).await;
     }
@@ -67,6 +80,47 @@ pub(super) async fn forget_once<T: Targets>(
         if is_young {
             return Ok(forgotten);
         }
+    }
+}
+
+/// Forgets moves to here that have had their time by now and that nobody needs; answers how many those were.
+pub(super) async fn forget_arrivals_once<G: Guests>(
+    records: &Records,
+    fences: &Fences,
+    guests: &G,
+    keep: Keep,
+    now_ms: u64,
+) -> Result<u64, ApiError> {
+    let (mut newer, mut after, mut forgotten) = (records.crossings_over_count().await?, None, 0);
+    loop {
+        let page = records.crossings_over_from(after, PAGE_JOBS).await?;
+        let Some(last) = page.last() else { return Ok(forgotten) };
+        after = Some(last.job);
+        let mut gone = Vec::new();
+        for crossing in page {
+            newer = newer.saturating_sub(1);
+            if !keep.is_over(crossing.job.made_at_ms(), newer, now_ms) {
+                records.change(gone).await?;
+                return Ok(forgotten);
+            }
+            let Some(reserve) = &crossing.reserve else { continue };
+            let subjects = target::subjects_of(reserve).into_iter().map(|(subject, _)| subject);
+            if is_spent(&crossing, &fences.of_all(subjects)?)
+                && has_ended_there(guests, &reserve.from, crossing.job).await
+            {
+                gone.push(Change::ForgetCrossing(crossing.job));
+                forgotten += 1;
+            }
+        }
+        records.change(gone).await?;
+    }
+}
+
+/// Whether the source of a move certainly asks for nothing of it any more.
+async fn has_ended_there<G: Guests>(guests: &G, from: &WorkerName, job: JobId) -> bool {
+    match guests.asked(from, job).await {
+        Ok(state) => state.is_final(),
+        Err(error) => error.code == ErrorCode::NotFound,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is counted of all jobs, also of those that were forgotten: added in the transaction of the journal entry that it
 //! follows from, so that no restart, kill or pruned history loses or repeats any of it.
 
-use super::read::unreadable;
+use super::read::{count, unreadable};
 use super::{Records, RecordsError, to_sql};
 use ferry_fsm::{Count, Counted, DURATION_BOUNDS_MS};
 use prometheus_client::metrics::histogram::Histogram;
@@ -99,12 +99,8 @@ impl Records {
     /// # Errors
     /// The records cannot be read.
     pub(crate) async fn size_bytes(&self) -> Result<u64, RecordsError> {
-        self.read(|c| {
-            let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
-            let bytes: i64 = c.query_row(sql, (), |row| row.get(0)).map_err(unreadable)?;
-            Ok(bytes.unsigned_abs())
-        })
-        .await
+        let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        self.read(move |c| count(c, sql)).await
     }
 
     /// How long appends to journals took since the agent started, from when they were asked for until they were durable.

@@ -119,12 +119,7 @@ impl Records {
     /// # Errors
     /// The records cannot be read.
     pub async fn ended_count(&self) -> Result<u64, RecordsError> {
-        self.read(|c| {
-            let sql = "SELECT count(*) FROM jobs WHERE finished = 1";
-            let count: i64 = c.query_row(sql, (), |row| row.get(0)).map_err(unreadable)?;
-            Ok(count.unsigned_abs())
-        })
-        .await
+        self.read(|c| count(c, "SELECT count(*) FROM jobs WHERE finished = 1")).await
     }
 
     /// Jobs that have not ended, the first taken on first.
@@ -175,12 +170,44 @@ impl Records {
         .await
     }
 
-    /// All moves of which this worker is or was the target.
+    /// Moves of which this worker is the target and that are not over here.
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn crossings(&self) -> Result<Vec<CrossingRecord>, RecordsError> {
-        self.read(|c| many(c, "crossings", "SELECT job, record FROM crossings ORDER BY job", ())).await
+    pub async fn crossings_under_way(&self) -> Result<Vec<CrossingRecord>, RecordsError> {
+        let sql = "SELECT job, record FROM crossings WHERE is_over = 0 ORDER BY job";
+        self.read(move |c| many(c, "crossings", sql, ())).await
+    }
+
+    /// Moves of a machine of which this worker is or was the target.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn crossings_of(&self, machine: MachineId) -> Result<Vec<CrossingRecord>, RecordsError> {
+        let sql = "SELECT job, record FROM crossings WHERE machine = ?1 ORDER BY job";
+        self.read(move |c| many(c, "crossings", sql, [machine.to_string()])).await
+    }
+
+    /// Moves to this worker that are over here, the first taken on first, from the one after `after` on.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn crossings_over_from(
+        &self,
+        after: Option<JobId>,
+        crossings_max: u64,
+    ) -> Result<Vec<CrossingRecord>, RecordsError> {
+        let sql = "SELECT job, record FROM crossings WHERE is_over = 1 AND job > ?1 ORDER BY job LIMIT ?2";
+        let after = after.map_or_else(String::new, |id| id.to_string());
+        self.read(move |c| many(c, "crossings", sql, params![after, to_sql(crossings_max)])).await
+    }
+
+    /// How many moves to this worker are over here and remembered.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn crossings_over_count(&self) -> Result<u64, RecordsError> {
+        self.read(|c| count(c, "SELECT count(*) FROM crossings WHERE is_over = 1")).await
     }
 }
 
@@ -202,6 +229,12 @@ pub(super) fn last_seq(c: &Connection, job: JobId) -> Result<u64, RecordsError> 
     let sql = "SELECT coalesce(max(seq), 0) FROM journal WHERE job = ?1";
     let last: i64 = c.query_row(sql, [job.to_string()], |row| row.get(0)).map_err(unreadable)?;
     Ok(last.unsigned_abs())
+}
+
+/// The one number that `sql` asks for.
+pub(super) fn count(c: &Connection, sql: &str) -> Result<u64, RecordsError> {
+    let count: i64 = c.query_row(sql, (), |row| row.get(0)).map_err(unreadable)?;
+    Ok(count.unsigned_abs())
 }
 
 fn one<T: DeserializeOwned>(

@@ -75,6 +75,10 @@ impl Rows for InTransaction<'_> {
         self.execute(sql, params![crossing.job.to_string(), encode(crossing)])
     }
 
+    fn remove_crossing(&mut self, job: JobId) -> Result<(), RecordsError> {
+        self.execute("DELETE FROM crossings WHERE job = ?1", [job.to_string()])
+    }
+
     fn put_worker(&mut self, worker: &WorkerRecord) -> Result<(), RecordsError> {
         self.execute("INSERT OR REPLACE INTO worker (one, record) VALUES (1, ?1)", [encode(worker)])
     }

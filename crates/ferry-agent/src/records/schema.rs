@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How long SQLite waits for a lock somebody else holds (a person with `sqlite3`).
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE machines (
         id     TEXT PRIMARY KEY,
@@ -58,6 +58,13 @@ const MIGRATIONS: [&str; 4] = [
         value INTEGER NOT NULL CHECK (value >= 0),
         PRIMARY KEY (line, step, what)
     ) STRICT, WITHOUT ROWID;
+",
+    "
+    ALTER TABLE crossings ADD COLUMN is_over INTEGER AS
+        (json_extract(record, '$.state') IN ('settled', 'released')) VIRTUAL;
+    ALTER TABLE crossings ADD COLUMN machine TEXT AS (json_extract(record, '$.reserve.machine')) VIRTUAL;
+    CREATE INDEX crossings_is_over ON crossings (is_over, job);
+    CREATE INDEX crossings_machine ON crossings (machine);
 ",
 ];
 

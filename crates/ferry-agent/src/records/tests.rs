@@ -284,7 +284,9 @@ async fn what_is_set_for_the_worker_outlives_its_agent_and_comes_to_older_record
     drop(Records::open(dir.path()).unwrap());
     // As before there was such a table.
     let earlier = Connection::open(dir.path().join(FILE)).unwrap();
-    let later = "DROP TABLE worker; DROP INDEX jobs_finished; DROP TABLE counts; PRAGMA user_version = 1";
+    let later = "DROP TABLE worker; DROP INDEX jobs_finished; DROP TABLE counts; DROP INDEX crossings_is_over; \
+                 DROP INDEX crossings_machine; ALTER TABLE crossings DROP COLUMN is_over; \
+                 ALTER TABLE crossings DROP COLUMN machine; PRAGMA user_version = 1";
     earlier.execute_batch(later).unwrap();
     drop(earlier);
     let records = Records::open(dir.path()).unwrap();

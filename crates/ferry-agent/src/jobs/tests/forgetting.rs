@@ -2,13 +2,18 @@
 
 use std::sync::Mutex;
 
-use ferry_api::{AskJobs, Desired, ErrorCode, JobId, JobState, Ownership, VolumeKey, WorkerName};
+use ferry_api::{
+    ApiError, AskJobs, CrossingState, Desired, ErrorCode, Generation, JobId, JobState, MachineId,
+    MachineSpec, Ownership, Reserve, VolumeKey, WorkerName,
+};
 use ferry_crossing::history::Keep;
+use ferry_crossing::{Fence, Subject};
 
 use super::faults::Worker;
-use crate::jobs::Targets;
-use crate::jobs::history::forget_once;
-use crate::records::{Change, ChangeRefused, RecordsError, Standing};
+use crate::fences::Fences;
+use crate::jobs::history::{forget_arrivals_once, forget_once};
+use crate::jobs::{Guests, Targets};
+use crate::records::{Change, ChangeRefused, CrossingRecord, Records, RecordsError, Standing};
 
 /// Nothing is kept for its own sake.
 const NOTHING: Keep = Keep { for_ms: 0, jobs: 0 };
@@ -126,4 +131,112 @@ async fn jobs_are_listed_in_pages() {
     assert_eq!(page(2, Some(ids[1])).await, ids[2..4]);
     assert_eq!(page(2, Some(ids[3])).await, ids[4..]);
     assert_eq!(page(1_000, None).await, ids);
+}
+
+/// The sources of moves to here; what they say of each.
+struct Sources(Result<JobState, ErrorCode>);
+
+impl Guests for Sources {
+    async fn expected(&self) -> Result<Vec<(JobId, WorkerName)>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    async fn asked(&self, _: &WorkerName, _: JobId) -> Result<JobState, ApiError> {
+        self.0.map_err(|code| ApiError::new(code, "as the source says"))
+    }
+
+    async fn release(&self, _: JobId) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    async fn clean_up(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+/// Moves of a machine without disks to here, each settled, at the generations 2, 4, 6 and so on.
+struct Inn {
+    _dir: tempfile::TempDir,
+    records: Records,
+    fences: Fences,
+    machine: MachineId,
+}
+
+impl Inn {
+    async fn with_arrivals(arrivals: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (records, fences) = (Records::open(dir.path()).unwrap(), Fences::open(dir.path()).unwrap());
+        let inn = Self { _dir: dir, records, fences, machine: MachineId::fresh() };
+        for arrival in 1..=arrivals {
+            // Taken on one after the other.
+            let job: JobId = format!("{arrival:026}").parse().unwrap();
+            let reserve = Reserve {
+                job,
+                from: "w1".parse().unwrap(),
+                api_version: 1,
+                machine: inn.machine,
+                machine_name: "web".parse().unwrap(),
+                machine_generation: Generation(2 * arrival),
+                spec: MachineSpec::process("sleep", ["1000"]),
+                created_at_ms: 1,
+                volumes: Vec::new(),
+            };
+            let state = CrossingState::Settled;
+            let crossing = CrossingRecord {
+                job,
+                state,
+                reserve: Some(reserve),
+                activated_at_ms: Some(1),
+                booted_at_ms: None,
+            };
+            inn.records.change(vec![Change::Crossing(Box::new(crossing))]).await.unwrap();
+        }
+        inn
+    }
+
+    /// The machine has gone on from here at this generation.
+    async fn went_at(&self, generation: u64) {
+        let (to, job) = ("w3".parse().unwrap(), JobId::fresh());
+        let fence = Fence { generation: Generation(generation), to, job };
+        self.fences.raise(Subject::Machine(self.machine), fence).await.unwrap();
+    }
+
+    async fn forget(&self, keep: Keep, sources: Sources) -> u64 {
+        forget_arrivals_once(&self.records, &self.fences, &sources, keep, u64::MAX).await.unwrap()
+    }
+
+    async fn left(&self) -> Vec<u64> {
+        let left = self.records.crossings_of(self.machine).await.unwrap();
+        left.into_iter().map(|crossing| crossing.reserve.unwrap().machine_generation.0).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_move_to_here_is_forgotten_when_all_it_brought_has_gone_on_and_its_source_has_ended_it() {
+    let inn = Inn::with_arrivals(250).await;
+    inn.went_at(498).await;
+    assert_eq!(inn.forget(NOTHING, Sources(Ok(JobState::Succeeded))).await, 249);
+    assert_eq!(inn.left().await, [500], "the one that brought the machine that is here");
+    inn.went_at(500).await;
+    assert_eq!(inn.forget(NOTHING, Sources(Err(ErrorCode::NotFound))).await, 1);
+    assert_eq!(inn.left().await, [0_u64; 0]);
+}
+
+#[tokio::test]
+async fn a_move_to_here_is_remembered_while_its_source_may_still_ask_and_while_it_is_not_old() {
+    let inn = Inn::with_arrivals(3).await;
+    inn.went_at(6).await;
+    for may_ask in [Ok(JobState::Running), Ok(JobState::Parked), Err(ErrorCode::Unreachable)] {
+        assert_eq!(inn.forget(NOTHING, Sources(may_ask)).await, 0, "{may_ask:?}");
+    }
+    let keep = Keep { for_ms: u64::MAX, jobs: 2 };
+    assert_eq!(inn.forget(keep, Sources(Ok(JobState::Succeeded))).await, 1);
+    assert_eq!(inn.left().await, [4, 6], "the latest two");
+}
+
+#[tokio::test]
+async fn a_move_to_here_whose_machine_was_destroyed_is_remembered_for_ever() {
+    let inn = Inn::with_arrivals(1).await;
+    assert_eq!(inn.forget(NOTHING, Sources(Ok(JobState::Succeeded))).await, 0);
+    assert_eq!(inn.left().await, [2]);
 }

@@ -66,7 +66,9 @@ fn move_until_booted(from: &Worker, machine: &str, to: &Worker) -> Job {
     let job: Job = from.ask(&["move", machine, "--to", &to.name, "--detach"]);
     until(&format!("{machine} is booted on {}", to.name), || {
         let job: Job = from.ask(&["job", "show", &job.id.to_string()]);
-        assert!(matches!(job.state, JobState::Running | JobState::Succeeded), "{job:?}");
+        // It waits for the moment between its being asked for and its queue's letting it in.
+        let goes_on = matches!(job.state, JobState::Waiting | JobState::Running | JobState::Succeeded);
+        assert!(goes_on, "{job:?}");
         job.steps.iter().any(|step| step.step == "Boot" && step.state == StepState::Done).then_some(job)
     })
 }

@@ -10,6 +10,7 @@ const HISTORY_STEPS: usize = 400;
 pub enum Until {
     Minutes(u64),
     Kills(u64),
+    Moves(u64),
 }
 
 pub struct Tally {
@@ -51,6 +52,7 @@ impl Tally {
         match self.until {
             Until::Minutes(minutes) => self.begun.elapsed() >= Duration::from_secs(minutes * 60),
             Until::Kills(kills) => self.kills >= kills,
+            Until::Moves(moves) => self.moves >= moves,
         }
     }
 

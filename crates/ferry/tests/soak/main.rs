@@ -12,10 +12,12 @@
 
 #[path = "../../../../xtask/src/soak/dice.rs"]
 mod dice;
+mod guest;
 mod pingpong;
 #[path = "../support/mod.rs"]
 mod support;
 mod undone;
+mod used;
 
 use dice::Dice;
 use ferry_api::{Job, JobId, JobState, Machine, MachineState, StepState, VolumeKey};
@@ -94,18 +96,23 @@ fn a_machine_keeps_all_it_was_promised_whatever_dies_while_it_moves_back_and_for
 }
 
 impl Soak {
-    /// A machine on the first worker, whose volume has some data and gets records.
-    fn start(seed: u64, lines: &str) -> Self {
+    /// Two workers without a machine.
+    fn empty(seed: u64, lines: &str) -> Self {
         println!("soak: seed {seed} (the same choices again, not the same moments)");
         let cluster = Cluster::of(&[("w1", lines), ("w2", lines)]);
-        let soak = Self {
+        Self {
             cluster,
             dice: Dice::new(seed),
             tally: Tally::default(),
             here: 0,
             crossed_bytes: 0,
             away_looks: [0; 2],
-        };
+        }
+    }
+
+    /// A machine on the first worker, whose volume has some data and gets records.
+    fn start(seed: u64, lines: &str) -> Self {
+        let soak = Self::empty(seed, lines);
         let ferry = env!("CARGO_BIN_EXE_ferry");
         let diary = soak.diary();
         let diary = diary.to_str().expect("temporary directories have plain names");
@@ -229,6 +236,8 @@ impl Soak {
     fn wait_for_records(&self) {
         let count = || {
             let diary = std::fs::read_to_string(self.diary()).unwrap_or_default();
+            let wrong = diary.lines().find(|line| line.starts_with(guest::WRONG));
+            assert_eq!(wrong, None, "the machine does not find what it was promised");
             diary.lines().filter(|line| line.starts_with("ack ")).count()
         };
         let before = count();

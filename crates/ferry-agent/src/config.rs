@@ -274,7 +274,12 @@ fn longest_volume_dir(state_dir: &Path) -> PathBuf {
 /// The directory of a copy of a volume in a state directory.
 #[must_use]
 pub fn volume_dir(state_dir: &Path, key: VolumeKey) -> PathBuf {
-    state_dir.join("volumes").join(key.to_string())
+    volumes_dir(state_dir).join(key.to_string())
+}
+
+/// Where the directories of copies are in a state directory.
+pub(crate) fn volumes_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("volumes")
 }
 
 #[cfg(test)]

@@ -9,20 +9,26 @@
 //! by another way; so what a simulation tries is what real hosts run.
 
 use crate::drivers::{Driver, LaunchError, Launcher, ProcessDriver, Watch};
-use crate::records::VolumeRecord;
+use crate::lying::{self, Lying, Running};
+use crate::machines::LOG;
+use crate::records::{ProcessMark, VolumeRecord};
 use crate::volumes::VolumesError;
 use ferry_api::{MachineId, VolumeKey};
 use ferry_volume::client::{self, BlockError};
 use ferry_volume::control::{Client, ControlError};
-use ferry_volume::{Credentials, LastState, SourceUri, StoreError};
+use ferry_volume::{Credentials, LastState, Left, SourceUri, StoreError};
+use rustix::process::Signal;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::volume_dir;
 use crate::volumes::files;
+
+/// How long a process that nobody knows may take to end when it is asked to.
+const END_GRACE: Duration = Duration::from_secs(2);
 
 /// Something a host does for its agent.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -79,6 +85,36 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// The system refuses.
     fn remove_leftovers(&self) -> Result<(), VolumesError>;
+
+    /// What lies in the directories of volumes and machines, also what no record tells of.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn lying(&self) -> Doing<'_, io::Result<Lying>>;
+
+    /// The volume servers and the processes of machines that this agent, or one before it, has started.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn running(&self) -> Doing<'_, io::Result<Running>>;
+
+    /// Ends a process, asked first, then killed with its group. Nothing happens if it has ended.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn end_process(&self, mark: ProcessMark) -> Doing<'_, io::Result<()>>;
+
+    /// What a server that was killed has left in the directory of a copy.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn left_by_server(&self, copy: VolumeKey) -> Doing<'_, io::Result<Left>>;
+
+    /// Removes that, unless a server has the copy.
+    ///
+    /// # Errors
+    /// A server has it; the system refuses.
+    fn clear_left_by_server(&self, copy: VolumeKey) -> Doing<'_, Result<(), VolumesError>>;
 
     /// Bytes that the files of a copy occupy; 0 if there are none.
     ///
@@ -197,6 +233,40 @@ impl Host for ThisHost {
 
     fn remove_leftovers(&self) -> Result<(), VolumesError> {
         files::remove_leftovers(&self.state_dir)
+    }
+
+    fn lying(&self) -> Doing<'_, io::Result<Lying>> {
+        let state_dir = self.state_dir.clone();
+        blocking(move || lying::lying(&state_dir, LOG))
+    }
+
+    fn running(&self) -> Doing<'_, io::Result<Running>> {
+        let state_dir = self.state_dir.clone();
+        blocking(move || lying::running(&state_dir))
+    }
+
+    fn end_process(&self, mark: ProcessMark) -> Doing<'_, io::Result<()>> {
+        Box::pin(async move {
+            if let Some(watch) = Watch::find(&mark)? {
+                watch.stop(Signal::TERM.as_raw(), END_GRACE).await;
+            }
+            Ok(())
+        })
+    }
+
+    fn left_by_server(&self, copy: VolumeKey) -> Doing<'_, io::Result<Left>> {
+        let dir = self.dir(copy);
+        blocking(move || Left::look(&dir))
+    }
+
+    fn clear_left_by_server(&self, copy: VolumeKey) -> Doing<'_, Result<(), VolumesError>> {
+        let dir = self.dir(copy);
+        blocking(move || {
+            Left::clear(&dir).map_err(|cause| {
+                let doing = "clear what a volume server has left in";
+                VolumesError::Io { doing, path: dir, cause: io::Error::other(cause) }
+            })
+        })
     }
 
     fn occupied_bytes(&self, copy: VolumeKey) -> io::Result<u64> {

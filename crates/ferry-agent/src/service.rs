@@ -6,6 +6,7 @@ use crate::create;
 use crate::drivers::inhibitor::Inhibitor;
 use crate::drivers::{LaunchError, Launcher};
 use crate::fences::{FenceError, Fences};
+use crate::garbage;
 use crate::host::ThisHost;
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
@@ -23,13 +24,13 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume,
-    AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine,
-    DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId,
-    JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss, Ownership,
-    PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves, StepState,
-    StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony,
+    AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired,
+    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job,
+    JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss,
+    Ownership, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves,
+    StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck,
+    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -169,6 +170,7 @@ pub struct Agent {
     jobs: Jobs,
     shutdown: Shutdown,
     clock: HostClock,
+    age: AgeClock<HostClock>,
     started_at_ms: u64,
     _chores: JoinSet<()>,
     _lock: Option<StateLock>,
@@ -225,11 +227,13 @@ impl Agent {
             for_ms: core.config.job_retention_days.saturating_mul(24 * HOUR_MS),
             jobs: core.config.jobs_kept,
         };
-        chores.spawn(async move { forget(&past, &others.fences, &*others, keep, &age).await });
+        let forgets = age.clone();
+        chores.spawn(async move { forget(&past, &others.fences, &*others, keep, &forgets).await });
         let sweeps = clock.clone();
         chores.spawn(async move { sweep(&*guests, &sweeps).await });
         let shutdown = Shutdown::default();
-        Ok(Self { core, jobs, shutdown, clock, started_at_ms: host.now_ms(), _chores: chores, _lock: None })
+        let started_at_ms = host.now_ms();
+        Ok(Self { core, jobs, shutdown, clock, age, started_at_ms, _chores: chores, _lock: None })
     }
 
     /// What keeps this worker from being stopped, without asking the others for how long.
@@ -414,6 +418,15 @@ impl AgentApi for Agent {
     async fn metrics(&self) -> Answer<String> {
         let jobs = self.jobs.unfinished().await?;
         metrics::page(&self.core, self.worker().await?, jobs, self.jobs.queues()).await
+    }
+
+    async fn garbage(&self, ask: AskGarbage) -> Answer<Garbage> {
+        garbage::look(&self.core, ask, self.age.now_ms()).await
+    }
+
+    async fn garbage_clear(&self, ask: AskGarbage) -> Answer<Garbage> {
+        self.shutdown.admit()?;
+        garbage::clear(&self.core, ask, self.age.now_ms()).await
     }
 
     async fn truth(&self, of: &TruthRef) -> Answer<Truth> {

@@ -1,12 +1,12 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, AttachedFrontend,
-    CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, EventsAfter,
-    ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineRef,
-    OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove,
-    StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    AbandonSource, Activate, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony, AttachVolume,
+    AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine,
+    DetachVolume, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents, JobId,
+    JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
+    SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
+    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -34,6 +34,13 @@ pub trait AgentApi: Send + Sync + 'static {
 
     /// The figures of the worker, its jobs, machines and volumes, as text in the format of OpenMetrics 1.0.
     fn metrics(&self) -> impl Future<Output = Answer<String>> + Send;
+
+    /// What jobs and killed processes have left on this worker: what would go, and what stays and why. Changes nothing. Asks
+    /// other workers how moves to here stand, and, for retained copies, whether the volume is whole.
+    fn garbage(&self, ask: AskGarbage) -> impl Future<Output = Answer<Garbage>> + Send;
+
+    /// Removes what [`AgentApi::garbage`] would tell now, each decided again as it goes. Answers what has gone.
+    fn garbage_clear(&self, ask: AskGarbage) -> impl Future<Output = Answer<Garbage>> + Send;
 
     /// Which copy of a volume, or which worker's machine, is the real one. Asks all other workers what lies on their disks;
     /// one that does not answer is told as silent.

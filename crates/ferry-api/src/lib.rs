@@ -9,6 +9,7 @@
 mod door;
 mod error;
 mod frontend;
+mod garbage;
 pub mod http;
 mod ids;
 mod job;
@@ -26,6 +27,7 @@ mod worker;
 pub use door::AgentApi;
 pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
+pub use garbage::{Artefact, AskGarbage, Garbage, Remnant};
 pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_from};
 pub use job::{
     AskJobs, CancelMove, ChildJob, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobJournal, JobKind,

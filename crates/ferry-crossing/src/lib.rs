@@ -10,6 +10,7 @@
 //!            ownership ──service──▶ what a volume server is to do, what may be done with a copy
 //!            record + what runs ──minding──▶ start or stop the machine
 //!            journal + what is left of a move ──history──▶ whether it may be forgotten
+//!            what lies and runs here beside the records ──garbage──▶ what may be cleared away
 //!            what is under way, runs and is read here ──stopping──▶ what keeps the host from being stopped
 //!   all      what lies on every disk ──truth──▶ which copy is the real one
 //! ```
@@ -23,6 +24,7 @@ pub mod back;
 mod change;
 mod fence;
 pub mod fleet;
+pub mod garbage;
 pub mod history;
 mod line;
 pub mod minding;

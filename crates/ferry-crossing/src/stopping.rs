@@ -182,7 +182,7 @@ fn of_machine(machine: &Machine) -> Option<StopReason> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use ferry_api::{
         Desired, Hydration, JobId, JobState, LossPolicy, MachineSpec, Progress, VolumeFork, VolumeId,
@@ -203,7 +203,7 @@ mod tests {
         }
     }
 
-    fn volume(ownership: Ownership) -> Volume {
+    pub(crate) fn volume(ownership: Ownership) -> Volume {
         Volume {
             id: VolumeId::fresh(),
             name: "data".parse().unwrap(),

@@ -9,6 +9,7 @@ use crate::world::{At, Copy, HostIndex, Life, State, World};
 use ferry_agent::drivers::{Driver, DriverError, Ended, HeldMachine, Launch, LaunchError, Watch};
 use ferry_agent::fences::{FenceError, Raising, Shelf};
 use ferry_agent::host::{Doing, Host, Question};
+use ferry_agent::lying::{Lying, MachinePlace, Place, Running};
 use ferry_agent::records::{Change, Gate, ProcessMark, VolumeRecord};
 use ferry_agent::volumes::VolumesError;
 use ferry_api::{MachineId, MachineSpec, Ownership, VolumeKey};
@@ -16,7 +17,7 @@ use ferry_crossing::Subject;
 use ferry_engine::{Geometry, MapState, Phase, map};
 use ferry_volume::client::BlockError;
 use ferry_volume::control::{Client, ControlError};
-use ferry_volume::{LastState, SourceUri, StoreError};
+use ferry_volume::{LastState, Left, SourceUri, StoreError};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ use std::sync::Arc;
 
 /// Bytes of room on each host; no simulation comes near it.
 const ROOM_BYTES: u64 = 1 << 30;
+/// What the name of a directory that was set aside ends with.
+const ASIDE: &str = ".deleted";
 
 /// A host, as one agent on it sees it.
 #[derive(Clone)]
@@ -101,6 +104,34 @@ fn fresh(record: &VolumeRecord) -> Copy {
     }
 }
 
+/// What lies in the directories of a host.
+fn lying_on(host: &crate::world::Host) -> Lying {
+    let place = |path: String, copy, bytes| Place {
+        path: PathBuf::from(path),
+        copy,
+        is_elsewhere: false,
+        since_ms: None,
+        bytes,
+    };
+    let copies = host.copies.iter();
+    let volumes = copies
+        .map(|(key, copy)| place(format!("/sim/volumes/{key}"), Some(*key), copy.data.bytes_used()))
+        .collect();
+    let half_deleted = host.aside.iter().map(|(name, copy)| {
+        let key = name.strip_suffix(ASIDE).and_then(|name| name.parse().ok());
+        place(name.clone(), key, copy.data.bytes_used())
+    });
+    let machines = host.machine_dirs.iter().map(|&machine| {
+        let place = place(format!("/sim/machines/{machine}"), None, 0);
+        MachinePlace { place, machine, holds_files: false }
+    });
+    Lying { volumes, half_deleted: half_deleted.collect(), machines: machines.collect() }
+}
+
+fn mark_of(host: &crate::world::Host, pid: u32, wall_ms: u64) -> ProcessMark {
+    ProcessMark { pid, start_ticks: 1, boot_id: host.boot.to_string(), started_at_ms: wall_ms }
+}
+
 fn failed(doing: &'static str) -> impl Fn(io::Error) -> VolumesError {
     move |cause| VolumesError::Io { doing, path: PathBuf::from("/sim"), cause }
 }
@@ -155,7 +186,7 @@ impl Host for Simulated {
     }
 
     fn set_aside(&self, copy: VolumeKey) -> Result<PathBuf, VolumesError> {
-        let aside = format!("{copy}.deleted");
+        let aside = format!("{copy}{ASIDE}");
         let moved = self.change(|state| {
             if state.server(self.at(copy)).is_some() {
                 state.find(format!("the directory of {copy} is deleted under its server"));
@@ -181,6 +212,39 @@ impl Host for Simulated {
 
     fn remove_leftovers(&self) -> Result<(), VolumesError> {
         self.change(|state| state.hosts[self.index].aside.clear()).map_err(failed("remove"))
+    }
+
+    fn lying(&self) -> Doing<'_, io::Result<Lying>> {
+        Box::pin(async move {
+            self.after_disk().await;
+            Ok(lying_on(&self.world.lock().hosts[self.index]))
+        })
+    }
+
+    fn running(&self) -> Doing<'_, io::Result<Running>> {
+        Box::pin(async move {
+            let state = self.world.lock();
+            let host = &state.hosts[self.index];
+            let servers = host.processes.iter().filter_map(|(pid, process)| match process.what {
+                What::Serves(key) => Some((mark_of(host, *pid, state.wall_ms(self.index)), key)),
+                What::Waits(_) | What::Runs(_) => None,
+            });
+            // Machines here have no variables by which they could be known, and none is ever lost sight of.
+            Ok(Running { servers: servers.collect(), machines: Vec::new() })
+        })
+    }
+
+    fn end_process(&self, mark: ProcessMark) -> Doing<'_, io::Result<()>> {
+        Box::pin(async move { self.change(|state| state.kill(self.index, mark.pid)) })
+    }
+
+    fn left_by_server(&self, _copy: VolumeKey) -> Doing<'_, io::Result<Left>> {
+        // A server here leaves nothing.
+        Box::pin(async { Ok(Left::default()) })
+    }
+
+    fn clear_left_by_server(&self, _copy: VolumeKey) -> Doing<'_, Result<(), VolumesError>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn occupied_bytes(&self, copy: VolumeKey) -> io::Result<u64> {

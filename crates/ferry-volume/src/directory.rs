@@ -42,6 +42,8 @@ pub(crate) const UNFLUSHED: &str = "unflushed";
 pub(crate) const CONFIG: &str = "volume.json";
 /// What the names of the side files of snapshots begin with.
 pub(crate) const SIDE_FILE: &str = "snapshot-";
+/// What the name of a file ends with that is about to replace another one.
+pub(crate) const FRESH: &str = ".new";
 const LOCK: &str = "lock";
 /// Version of `volume.json` that this program writes and reads.
 const CONFIG_FORMAT: u32 = 1;
@@ -238,7 +240,7 @@ pub(crate) fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(),
 /// and write.
 pub(crate) fn put_in_place(dir: &Path, name: &str, content: &[u8]) -> Result<File, DirectoryError> {
     let path = dir.join(name);
-    let fresh = dir.join(format!("{name}.new"));
+    let fresh = dir.join(format!("{name}{FRESH}"));
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&fresh);
     let mut file = file.map_err(DirectoryError::io("create", &fresh))?;
     file.write_all(content).map_err(DirectoryError::io("write", &fresh))?;

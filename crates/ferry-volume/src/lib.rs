@@ -23,6 +23,7 @@ pub mod directory;
 mod extents;
 mod frontend;
 mod heat;
+mod left;
 mod lent;
 mod rest;
 mod ring;
@@ -37,6 +38,7 @@ pub mod virtio_blk;
 pub use base::Base;
 pub use dial::DialError;
 pub use frontend::{Frontend, FrontendKind, FrontendStatus};
+pub use left::Left;
 pub use rest::check_at_rest;
 pub use ring::{IoBackend, probe_io_uring};
 #[doc(hidden)]

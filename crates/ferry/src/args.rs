@@ -1,5 +1,6 @@
 //! What was typed. Clap knows names and shapes only; what the words mean is found out in [`crate::meant`].
 
+pub mod gc;
 pub mod truth;
 
 use std::path::PathBuf;
@@ -98,6 +99,8 @@ pub enum Command {
     ///
     /// Exits with 0 if that is known for sure, else with 7. Asks all workers; with --state-dir the files of workers alone
     Truth(truth::Truth),
+    /// Clear away what jobs and killed processes have left on the worker and nobody needs; --dry-run only tells
+    Gc(gc::Gc),
     /// The machine of the demo
     #[command(hide = true)]
     DemoWriter(DemoWriter),

@@ -15,13 +15,14 @@ use std::time::Duration;
 use ferry_agent::StateDir;
 use ferry_api::http::Client;
 use ferry_api::{
-    AbandonSource, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume,
-    Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume, OnSourceLoss,
-    PaceVolume, PaceWorker, RestartPolicy, ShutDownWorker, StartMove, StartMoves, TruthRef, UndoMove,
-    VolumeName, VolumeOrigin, VolumeRef,
+    AbandonSource, AskGarbage, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine,
+    DetachVolume, Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume,
+    OnSourceLoss, PaceVolume, PaceWorker, RestartPolicy, ShutDownWorker, StartMove, StartMoves, TruthRef,
+    UndoMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
+use crate::commands::gc::Wanted;
 use crate::demo::layout::Layout;
 use crate::demo::pieces::Piece;
 use crate::demo::records::Ring;
@@ -188,6 +189,8 @@ pub enum Question {
     JobCancel(JobId),
     /// `job resume`
     JobResume(JobId),
+    /// `gc`
+    Gc(Wanted),
     /// `truth`
     Truth(TruthRef),
     /// `worker show`
@@ -230,6 +233,10 @@ impl Meant {
             args::Command::Volume(volume) => volume_question(volume),
             args::Command::Move(wish) => move_question(wish),
             args::Command::Job(job) => job_question(job),
+            args::Command::Gc(gc) => {
+                let ask_for = AskGarbage { retained: gc.retained };
+                ask(&gc.asking, Question::Gc(Wanted { ask: ask_for, dry_run: gc.dry_run, all: gc.all }))
+            }
             args::Command::Truth(typed) => truth::question(typed),
             args::Command::Worker(args::Worker::Show { asking }) => ask(&asking, Question::WorkerShow),
             args::Command::Worker(args::Worker::Metrics { asking }) => ask(&asking, Question::WorkerMetrics),

@@ -10,6 +10,7 @@
 
 mod minder;
 mod policy;
+mod unneeded;
 
 use crate::config::Config;
 use crate::drivers::{DriverError, Launch};
@@ -30,7 +31,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
 
 /// Name of the file a machine's output goes to.
-const LOG: &str = "machine.log";
+pub(crate) const LOG: &str = "machine.log";
 
 /// Why something could not be done with a machine.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,16 @@ pub enum MachinesError {
         /// Its name.
         name: String,
     },
+    /// What was to be cleared away is needed.
+    #[error("{what} of machine {machine} is not cleared away: {why}")]
+    Needed {
+        /// What.
+        what: &'static str,
+        /// Whose.
+        machine: MachineId,
+        /// Why it stays.
+        why: String,
+    },
     /// It should run and does not.
     #[error("machine {name} does not run yet: {waits_for}")]
     DoesNotRun {
@@ -103,6 +114,7 @@ impl From<MachinesError> for ApiError {
             MachinesError::Records(records) => return records.into(),
             MachinesError::NotHere(_) => ErrorCode::NotFound,
             MachinesError::Fenced { .. } => ErrorCode::HandedOver,
+            MachinesError::Needed { .. } => ErrorCode::Conflict,
             MachinesError::Driver(DriverError::NoProgram { .. } | DriverError::NoWorkdir { .. }) => {
                 ErrorCode::InvalidRequest
             }

@@ -2,7 +2,7 @@
 
 use super::VolumesError;
 use super::view::phase as phase_of;
-use crate::config::volume_dir;
+use crate::config::{volume_dir, volumes_dir};
 use crate::host::Host;
 use crate::records::VolumeRecord;
 use ferry_api::{Ownership, VolumeKey};
@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What the name of a directory that is being deleted ends with.
-const LEFTOVER: &str = ".deleted";
+pub(crate) const LEFTOVER: &str = ".deleted";
 /// Unit in which the system counts the space of a file, in bytes.
 const STAT_BLOCK_BYTES: u64 = 512;
 /// How much of the end of a log is read to quote it, in bytes.
@@ -69,7 +69,7 @@ pub(super) fn deletion(
 
 /// The copies whose directories lie in a state directory.
 pub(crate) fn copies(state_dir: &Path) -> io::Result<Vec<VolumeKey>> {
-    let entries = match fs::read_dir(state_dir.join("volumes")) {
+    let entries = match fs::read_dir(volumes_dir(state_dir)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
@@ -85,7 +85,15 @@ pub(crate) fn set_aside(dir: &Path) -> Result<PathBuf, VolumesError> {
     let mut leftover = dir.as_os_str().to_owned();
     leftover.push(LEFTOVER);
     let leftover = PathBuf::from(leftover);
-    match fs::rename(dir, &leftover) {
+    let moved = match fs::rename(dir, &leftover) {
+        // What is left of an earlier copy of this name is in the way; nobody deletes it now, or this would wait.
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            remove_tree(&leftover)?;
+            fs::rename(dir, &leftover)
+        }
+        moved => moved,
+    };
+    match moved {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(leftover),
         Err(e) => return Err(io("move away", dir)(e)),
@@ -109,7 +117,7 @@ pub(super) async fn give_back_device(record: &VolumeRecord) {
 
 /// Removes what deletions that were cut off left behind.
 pub(crate) fn remove_leftovers(state_dir: &Path) -> Result<(), VolumesError> {
-    let volumes = state_dir.join("volumes");
+    let volumes = volumes_dir(state_dir);
     fs::create_dir_all(&volumes).map_err(io("make", &volumes))?;
     for entry in fs::read_dir(&volumes).map_err(io("read", &volumes))? {
         let path = entry.map_err(io("read", &volumes))?.path();

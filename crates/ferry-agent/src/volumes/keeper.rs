@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{MutexGuard, Notify, oneshot};
+use tokio::sync::{MutexGuard, Notify, OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 
 /// How long a server that was started may take until it answers.
@@ -43,7 +43,7 @@ pub(super) enum Doomed {
 /// Keeps one copy.
 pub(super) struct Keeper {
     pub(super) key: VolumeKey,
-    lock: tokio::sync::Mutex<()>,
+    lock: Arc<tokio::sync::Mutex<()>>,
     poked: Notify,
     trouble: Mutex<Option<String>>,
     /// Its last reader is gone for good, which the records are about to say.
@@ -102,7 +102,7 @@ impl Keeper {
         loop {
             let began = Instant::now();
             match self.converge(&inner).await {
-                Err(VolumesError::NotHere(_)) => return inner.forget(&self),
+                Err(VolumesError::NotHere(_)) => return inner.forget(&self).await,
                 Ok(None) => {
                     (failures, ended) = (0, false);
                     self.poked.notified().await;
@@ -198,7 +198,7 @@ impl Inner {
         let begin = || {
             let keeper = Keeper {
                 key,
-                lock: tokio::sync::Mutex::default(),
+                lock: Arc::default(),
                 poked: Notify::new(),
                 trouble: Mutex::default(),
                 unread: AtomicBool::new(false),
@@ -214,10 +214,43 @@ impl Inner {
         self.going_down.load(Ordering::Relaxed)
     }
 
-    fn forget(&self, keeper: &Arc<Keeper>) {
-        let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
-        if keepers.get(&keeper.key).is_some_and(|kept| Arc::ptr_eq(kept, keeper)) {
-            keepers.remove(&keeper.key);
+    /// Holds a copy, also one of which no record tells: nobody else does anything with it meanwhile.
+    pub(super) async fn hold(inner: &Arc<Self>, key: VolumeKey) -> OwnedMutexGuard<()> {
+        loop {
+            let keeper = Self::keeper(inner, key);
+            let held = Arc::clone(&keeper.lock).lock_owned().await;
+            // One that was forgotten meanwhile keeps nobody away any more.
+            if inner
+                .keepers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&key)
+                .is_some_and(|k| Arc::ptr_eq(k, &keeper))
+            {
+                return held;
+            }
+        }
+    }
+
+    /// Whether somebody does something with a copy at this moment.
+    pub(super) fn is_held(&self, key: VolumeKey) -> bool {
+        let keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        keepers.get(&key).is_some_and(|keeper| keeper.lock.try_lock().is_err())
+    }
+
+    /// Lets the keeper of a copy go that is in the records no more. Not while somebody holds that copy.
+    async fn forget(self: &Arc<Self>, keeper: &Arc<Keeper>) {
+        let key = keeper.key;
+        {
+            let _held = keeper.lock().await;
+            let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+            if keepers.get(&key).is_some_and(|kept| Arc::ptr_eq(kept, keeper)) {
+                keepers.remove(&key);
+            }
+        }
+        // One of the same name may have come meanwhile, and have told this keeper so.
+        if let Ok(Some(_)) = self.records.volume(key).await {
+            Self::keeper(self, key).poke();
         }
     }
 

@@ -20,9 +20,10 @@ mod loss;
 mod proof;
 mod room;
 mod shares;
+mod unneeded;
 mod view;
 
-pub(crate) use view::phase;
+pub(crate) use view::{percent_encoded, phase};
 
 pub use room::NoRoom;
 
@@ -175,6 +176,14 @@ pub enum VolumesError {
     /// The server takes too long.
     #[error("the volume server of {0} does not answer; look at its process and its server.log")]
     Silent(VolumeKey),
+    /// What was to be cleared away is needed.
+    #[error("{} is not cleared away: {why}", path.display())]
+    Needed {
+        /// What.
+        path: PathBuf,
+        /// Why it stays.
+        why: String,
+    },
     /// The worker is being shut down.
     #[error(
         "this worker is being shut down, so that none of its volumes is served; ask again when it is back"
@@ -191,7 +200,9 @@ impl From<VolumesError> for ApiError {
         let code = match error {
             VolumesError::Records(records) => return records.into(),
             VolumesError::NotHere(_) => ErrorCode::NotFound,
-            VolumesError::NotAllowed { .. } | VolumesError::Frontend { .. } => ErrorCode::Conflict,
+            VolumesError::NotAllowed { .. } | VolumesError::Needed { .. } | VolumesError::Frontend { .. } => {
+                ErrorCode::Conflict
+            }
             VolumesError::Fenced { .. } => ErrorCode::HandedOver,
             VolumesError::NoRoom(_) => ErrorCode::NoRoom,
             VolumesError::Source(_) => ErrorCode::BadSource,

@@ -206,7 +206,7 @@ fn hydration(h: &control::Hydration, bytes_expected: u64) -> Hydration {
 }
 
 /// A path as it may stand in a query of a URI.
-fn percent_encoded(path: &str) -> String {
+pub(crate) fn percent_encoded(path: &str) -> String {
     let mut encoded = String::with_capacity(path.len());
     for byte in path.bytes() {
         if byte.is_ascii_alphanumeric() || b"/-._~@:".contains(&byte) {

@@ -1,10 +1,10 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume,
+    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony, AttachVolume,
     AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, ErrorCode, EventsAfter, ForkVolume, GrowVolume, ImportVolume, Job, JobEvents, JobId,
-    JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
+    DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents,
+    JobId, JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
     SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
     Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
@@ -275,6 +275,17 @@ impl AgentApi for Client {
     async fn metrics(&self) -> Result<String, ApiError> {
         let page = self.answer(Method::GET, self.url_of(&["metrics"]), None, Some(CALL_TIMEOUT)).await?;
         String::from_utf8(page).map_err(|e| self.strange(&format!("its figures are no text, {e}")))
+    }
+
+    async fn garbage(&self, ask: AskGarbage) -> Result<Garbage, ApiError> {
+        let mut url = self.url_of(&["garbage"]);
+        url.set_query(Some(&format!("retained={}", ask.retained)));
+        self.send(Method::GET, url, None, None).await
+    }
+
+    async fn garbage_clear(&self, ask: AskGarbage) -> Result<Garbage, ApiError> {
+        // As long as what goes takes to be removed.
+        self.call(Method::POST, &["garbage"], Some(&ask), None).await
     }
 
     async fn truth(&self, of: &TruthRef) -> Result<Truth, ApiError> {

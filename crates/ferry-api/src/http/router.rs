@@ -1,9 +1,9 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskJobs, AskRoot, AskTestimony, AttachVolume, CancelMove,
-    ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
-    Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
+    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony, AttachVolume,
+    CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter,
+    ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
     ShutDownWorker, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
@@ -30,6 +30,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/worker/safe-to-stop", get(worker_safe_to_stop::<A>))
         .route("/v1/worker/shutdown", post(worker_shut_down::<A>))
         .route("/v1/metrics", get(metrics::<A>))
+        .route("/v1/garbage", get(garbage::<A>).post(garbage_clear::<A>))
         .route("/v1/truth/{of}", get(truth::<A>))
         .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
         .route("/v1/machines/{machine}", get(machine::<A>))
@@ -181,6 +182,7 @@ by_path!(peer_boot);
 by_path!(peer_settle);
 by_path!(peer_release);
 by_body!(worker_shut_down, ShutDownWorker);
+by_body!(garbage_clear, AskGarbage);
 by_body!(machine_create, CreateMachine);
 by_body!(volume_import, ImportVolume);
 by_body!(move_start, StartMove);
@@ -320,6 +322,16 @@ async fn jobs<A: AgentApi>(
 ) -> Reply {
     match asked {
         Ok(Query(asked)) => reply(api.jobs(asked).await),
+        Err(e) => Reply(Err(ApiError::new(ErrorCode::InvalidRequest, e.body_text()))),
+    }
+}
+
+async fn garbage<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    asked: Result<Query<AskGarbage>, QueryRejection>,
+) -> Reply {
+    match asked {
+        Ok(Query(asked)) => reply(api.garbage(asked).await),
         Err(e) => Reply(Err(ApiError::new(ErrorCode::InvalidRequest, e.body_text()))),
     }
 }

@@ -72,6 +72,13 @@ pub fn clear_devices(dir: &Path) -> Result<(), String> {
     ublk::clear(dir)
 }
 
+/// The block devices and mounts that are on the volume in this directory, whether somebody serves them or not.
+pub(crate) fn devices_left(dir: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut left = fuse::left(dir)?;
+    left.extend(ublk::left(dir)?);
+    Ok(left)
+}
+
 enum State {
     Down,
     /// As a volume of this size.

@@ -66,6 +66,7 @@ use disk::DiskJob;
 use doors::{Door, listen_unix};
 use ferry_engine::{Blocks, Command, Engine, Event, Limits, MapState, OpId, Operation, SnapshotId};
 use frontends::Frontends;
+pub(crate) use frontends::devices_left;
 pub use frontends::{UblkDriver, clear_devices, probe_ublk};
 use growth::Clearing;
 use inline::Inline;

@@ -4,6 +4,7 @@ pub mod agent;
 mod attach;
 mod base;
 mod crossed;
+pub mod gc;
 pub mod job;
 pub mod loss;
 pub mod machine;
@@ -66,6 +67,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         }
         Question::WorkerShutDown(wish) => stop::shut_down(&agent, json, wish).await,
         Question::WorkerPace(wanted) => pace::worker(&agent, json, wanted).await,
+        Question::Gc(wanted) => gc::gc(&agent, json, wanted).await,
         Question::Truth(of) => truth::ask(&agent, json, &of).await,
         Question::WorkerShow => worker::show(&agent, json).await,
         Question::WorkerMetrics => worker::metrics(&agent).await,

@@ -144,6 +144,21 @@ fn clear_device(device: LoopDevice, on: &Path) {
     }
 }
 
+/// What is mounted and attached in a volume's directory.
+///
+/// # Errors
+/// It cannot be looked at; the reason is one sentence.
+pub(super) fn left(dir: &Path) -> Result<Vec<PathBuf>, String> {
+    let dir = dir.canonicalize().map_err(|e| format!("cannot look at {}: {e}", dir.display()))?;
+    let mount_point = dir.join(MOUNT_POINT);
+    if mount_point.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        return Ok(Vec::new());
+    }
+    let devices = LoopDevice::all_on(&mount_point.join(DISK))
+        .map_err(|e| format!("cannot look for loop devices: {e}; mount /sys"))?;
+    Ok(devices.into_iter().map(LoopDevice::path).chain([mount_point]).collect())
+}
+
 /// Clears what a server that is no more has left mounted and attached in a volume's directory.
 ///
 /// # Errors

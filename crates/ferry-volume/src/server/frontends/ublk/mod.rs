@@ -75,6 +75,17 @@ pub(super) fn start(ground: Ground) -> Result<Box<dyn Running>, String> {
     Ok(Box::new(device))
 }
 
+/// The devices of the volume in `dir`.
+///
+/// # Errors
+/// The directory cannot be looked at; the reason is one sentence.
+pub(super) fn left(dir: &Path) -> Result<Vec<PathBuf>, String> {
+    // Without a driver there are no devices.
+    let Ok(mut driver) = Driver::open() else { return Ok(Vec::new()) };
+    let marked = driver.marked(mark_of(dir)?);
+    Ok(marked.into_iter().map(|left| driver::block_device(left.device)).collect())
+}
+
 /// Removes the devices that a server which is no more has left on the volume in `dir`.
 ///
 /// # Errors

@@ -23,6 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::timeout;
 
 use crate::config::volume_dir;
 use crate::volumes::files;
@@ -247,10 +248,16 @@ impl Host for ThisHost {
 
     fn end_process(&self, mark: ProcessMark) -> Doing<'_, io::Result<()>> {
         Box::pin(async move {
-            if let Some(watch) = Watch::find(&mark)? {
-                watch.stop(Signal::TERM.as_raw(), END_GRACE).await;
+            let Some(watch) = Watch::find(&mark)? else { return Ok(()) };
+            watch.signal(Signal::TERM.as_raw());
+            if timeout(END_GRACE, watch.ended()).await.is_ok() {
+                return Ok(());
             }
-            Ok(())
+            // It may be the first of a group, or one of many.
+            watch.signal(Signal::KILL.as_raw());
+            watch.kill_group();
+            let ended = timeout(END_GRACE, watch.ended()).await;
+            ended.map(drop).map_err(|_| io::Error::other(format!("process {} does not end", mark.pid)))
         })
     }
 

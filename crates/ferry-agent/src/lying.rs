@@ -161,6 +161,9 @@ pub(crate) fn running(state_dir: &Path) -> io::Result<Running> {
             continue;
         }
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        if has_ended(&read("stat")) {
+            continue;
+        }
         // Before anything else is read, so that a number that was given on is noticed.
         let Some(mark) = mark_of(pid)? else { continue };
         if let Some(copy) = served_by(&read("cmdline"), state_dir) {
@@ -173,6 +176,13 @@ pub(crate) fn running(state_dir: &Path) -> io::Result<Running> {
         }
     }
     Ok(running)
+}
+
+/// Whether a process that has this `/proc/PID/stat` only waits for its parent to hear of its end.
+fn has_ended(stat: &[u8]) -> bool {
+    // The command's name is in parentheses and may itself contain any character.
+    let after_name = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+    matches!(after_name.trim_ascii_start().first(), None | Some(b'Z' | b'X'))
 }
 
 /// A directory that was removed is told as its path and a remark.
@@ -246,6 +256,11 @@ mod tests {
         assert_eq!(of("/a b"), Some((machine, BTreeSet::from([key]))));
         assert_eq!(of("/b"), Some((machine, BTreeSet::new())), "another agent's");
         assert_eq!(machine_of(b"PATH=/bin\0", Path::new("/a b")), None);
+    }
+
+    #[test]
+    fn a_process_that_nobody_has_heard_the_end_of_does_not_run() {
+        assert!(!has_ended(b"7 (a) Z (b) S 1 7") && has_ended(b"7 (sleep) Z 1 7") && has_ended(b""));
     }
 
     #[test]

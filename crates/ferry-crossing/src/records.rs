@@ -89,6 +89,14 @@ pub struct ProcessMark {
     pub started_at_ms: u64,
 }
 
+impl ProcessMark {
+    /// Whether both are of the same process, whenever they were made.
+    #[must_use]
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        (self.pid, self.start_ticks, &self.boot_id) == (other.pid, other.start_ticks, &other.boot_id)
+    }
+}
+
 /// A copy of a volume on this worker. Its directory is `volumes/ID@GENERATION`, so that a volume that comes back
 /// never meets what it left behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -58,13 +58,21 @@ pub struct Options {
     pub whole_trace: bool,
     /// Whether anything goes wrong.
     pub has_faults: bool,
+    /// Whether a person also has cleared away what jobs leave, kept copies too, at any moment.
+    pub clears_garbage: bool,
 }
 
 impl Options {
     /// A world in which everything goes wrong that may, as the seed says.
     #[must_use]
     pub const fn of_seed(seed: u64) -> Self {
-        Self { seed, planted: None, whole_trace: false, has_faults: true }
+        Self {
+            seed,
+            planted: None,
+            whole_trace: false,
+            has_faults: true,
+            clears_garbage: seed.is_multiple_of(3),
+        }
     }
 }
 
@@ -103,7 +111,7 @@ pub fn run(options: Options) -> Outcome {
         let trace = Trace::new(options.whole_trace);
         let world = World::new(dice, options.planted, hosts, trace);
         let _log = log::listen(&world, options.whole_trace);
-        live(&world, faults).await;
+        live(&world, faults, options.clears_garbage).await;
         let mut state = world.lock();
         let trace = std::mem::replace(&mut state.trace, Trace::new(false));
         // They know the world, and the world them.
@@ -126,7 +134,7 @@ pub fn run(options: Options) -> Outcome {
 }
 
 /// Sets the world up, lets things go wrong for a while, and lets it come to rest.
-async fn live(world: &Arc<World>, faults: Faults) {
+async fn live(world: &Arc<World>, faults: Faults, clears_garbage: bool) {
     let (retention_hours, machines, troubled_ms, pause_ms_max) = {
         let state = &mut *world.lock();
         let dice = &mut state.dice;
@@ -146,7 +154,7 @@ async fn live(world: &Arc<World>, faults: Faults) {
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.lock().faults = faults;
-    let wishes = tokio::spawn(person::wish(Arc::clone(world), pause_ms_max));
+    let wishes = tokio::spawn(person::wish(Arc::clone(world), pause_ms_max, clears_garbage));
     let mishaps = tokio::spawn(faults::happen(Arc::clone(world)));
     let over = tokio::time::Instant::now() + Duration::from_millis(troubled_ms);
     while tokio::time::Instant::now() < over && !is_broken(world) {

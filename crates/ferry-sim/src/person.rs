@@ -3,8 +3,8 @@
 use crate::world::{HostIndex, World};
 use ferry_agent::Agent;
 use ferry_api::{
-    AgentApi, ApiError, AskJobs, CreateMachine, Job, JobState, Machine, MachineRef, MachineSpec,
-    MachineState, NewVolume, StartMove, VolumeOrigin, WorkerName,
+    AgentApi, ApiError, Artefact, AskGarbage, AskJobs, CreateMachine, Garbage, Job, JobState, Machine,
+    MachineRef, MachineSpec, MachineState, NewVolume, StartMove, VolumeOrigin, WorkerName,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub async fn create(world: &Arc<World>, host: HostIndex, number: u64, volumes: u
 }
 
 /// Wants things for ever.
-pub async fn wish(world: Arc<World>, pause_ms_max: u64) {
+pub async fn wish(world: Arc<World>, pause_ms_max: u64, clears: bool) {
     loop {
         let ms = world.lock().dice.between(50, pause_ms_max);
         tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -76,6 +76,7 @@ pub async fn wish(world: Arc<World>, pause_ms_max: u64) {
             match what {
                 0..=5 => move_something(&world, host).await,
                 6 | 7 => cancel_something(&world, host).await,
+                8 | 9 if clears => clear_garbage(&world, host).await,
                 8 | 9 => drop(resume_all(&world, host).await),
                 10 => start_or_stop(&world, host, false).await,
                 _ => start_or_stop(&world, host, true).await,
@@ -138,6 +139,23 @@ pub async fn resume_all(world: &Arc<World>, host: HostIndex) -> usize {
         told(world, answer.map(|job| job.map(|job| format!("{:?}", job.state))));
     }
     parked.len()
+}
+
+async fn clear_garbage(world: &Arc<World>, host: HostIndex) {
+    world.say("person", format!("clears away what lies on w{}", host + 1));
+    let asked = AskGarbage { retained: true };
+    let answer = ask(world, host, |agent| async move { agent.garbage_clear(asked).await }).await;
+    world.lock().count("garbage cleared away");
+    told(world, answer.map(|garbage| garbage.map(|garbage| in_words(&garbage))));
+    resume_all(world, host).await;
+}
+
+fn in_words(garbage: &Garbage) -> String {
+    let whats = |artefacts: &[Artefact]| {
+        let all: Vec<String> = artefacts.iter().map(|a| format!("{:?}: {}", a.what, a.why)).collect();
+        all.join("; ")
+    };
+    format!("gone: {}; could not go: {}", whats(&garbage.goes), whats(&garbage.failed))
 }
 
 async fn start_or_stop(world: &Arc<World>, host: HostIndex, starts: bool) {

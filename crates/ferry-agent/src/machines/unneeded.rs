@@ -5,7 +5,7 @@
 
 use super::{Machines, MachinesError};
 use crate::garbage::has_ground;
-use crate::lying::Lying;
+use crate::lying::{Lying, MachineProcess};
 use crate::records::ProcessMark;
 use ferry_api::MachineId;
 use ferry_crossing::garbage::{self, Verdict};
@@ -22,9 +22,8 @@ impl Machines {
     ) -> Result<(), MachinesError> {
         let failed = |doing| move |cause| MachinesError::Io { doing, path: self.inner.dir(machine), cause };
         let running = self.inner.host.running().await.map_err(failed("look at the processes of"))?;
-        let Some(process) = running.machines.into_iter().find(|process| process.mark == mark) else {
-            return Ok(());
-        };
+        let is_it = |process: &MachineProcess| process.mark.is_of_the_same(&mark);
+        let Some(process) = running.machines.into_iter().find(is_it) else { return Ok(()) };
         let verdict = garbage::machine_process(has_ground(&self.lying().await?, machine, &process.disks));
         self.needless("a process", machine, verdict).await?;
         self.inner.host.end_process(mark).await.map_err(failed("end a process of"))

@@ -469,7 +469,8 @@ impl Crossing {
         &self.worker(side).name
     }
 
-    fn worker(&self, side: Side) -> &Worker {
+    /// The worker of a side.
+    pub fn worker(&self, side: Side) -> &Worker {
         &self.cluster.workers[side as usize]
     }
 }

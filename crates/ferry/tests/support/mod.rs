@@ -49,6 +49,7 @@ pub const QEMU_IO: Tool = Tool { program: "qemu-io", package: "qemu-utils" };
 pub const QEMU_NBD: Tool = Tool { program: "qemu-nbd", package: "qemu-utils" };
 pub const FIO: Tool = Tool { program: "fio", package: "fio" };
 pub const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux" };
+pub const LOSETUP: Tool = Tool { program: "losetup", package: "mount" };
 pub const FSTRIM: Tool = Tool { program: "fstrim", package: "util-linux" };
 pub const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
 pub const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };

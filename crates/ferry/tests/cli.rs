@@ -69,6 +69,8 @@ fn an_agent_that_is_not_there_ends_with_3_and_one_sentence() {
         watch,
         "worker show",
         "worker safe-to-stop",
+        "gc --dry-run",
+        "gc",
         "move web --to w2",
     ] {
         let (code, stdout, stderr) = ferry(&format!("{line} --agent http://{address}"));

@@ -10,9 +10,10 @@ use super::until;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskJobs, CreateMachine, ErrorCode, EventsAfter, Generation, Job, JobEventKind,
-    JobState, Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership, ServerState, StartMove,
-    Truth, Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin, VolumePhase, VolumeRef,
+    AgentApi, ApiError, AskGarbage, AskJobs, CreateMachine, ErrorCode, EventsAfter, Generation, Job,
+    JobEventKind, JobState, Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership,
+    ServerState, StartMove, Truth, Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin, VolumePhase,
+    VolumeRef,
 };
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{self, Phase};
@@ -314,6 +315,19 @@ impl Crossing {
             JobState::Waiting | JobState::Running | JobState::Unwinding | JobState::Parked => {
                 panic!("it has not ended: {job:#?}")
             }
+        }
+        self.assert_nothing_is_there_for_nobody(job);
+    }
+
+    /// Neither worker has anything that nobody needs; the copy that is kept is told with its job.
+    fn assert_nothing_is_there_for_nobody(&self, job: &Job) {
+        for side in [Source, Target] {
+            let asked = AskGarbage::default();
+            let told = self.ask(side, |agent| async move { agent.garbage(asked).await }).unwrap();
+            assert_eq!(told.goes, [], "on {}", self.name(side));
+            assert!(told.stays.iter().all(|artefact| artefact.job == Some(job.id)), "{told:#?}");
+            let kept = usize::from(side == Source && job.state == JobState::Succeeded);
+            assert_eq!(told.stays.len(), kept, "{told:#?}");
         }
     }
 

@@ -5,6 +5,7 @@
 mod cells;
 mod certificates;
 mod content;
+mod control;
 mod figures;
 mod fio;
 pub mod interrupt;
@@ -21,7 +22,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 use figures::{Outcome, Row};
-use options::Options;
+use options::{Options, What};
 
 /// Where `--write` keeps the last table.
 const KEPT_IN: &str = "docs/benchmarks.md";
@@ -50,6 +51,9 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         None => tempfile::Builder::new().prefix("ferry-bench-").tempdir(),
     };
     let dir = dir.context("cannot make a temporary directory; name another place with --dir")?;
+    if options.what == What::Control {
+        return control::run(root, &options, &ferry, dir.path());
+    }
     let mut bench = Bench { options, ferry, dir, rows: Vec::new() };
     let outcome = cells::run_all(&mut bench);
     let Bench { options, dir, rows, .. } = bench;
@@ -61,8 +65,10 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     println!("{}", report::table(&rows));
     println!("{}", report::summary(&rows));
     if options.write {
-        let page = report::page(&rows, &machine, begun, &options);
         let path = root.join(KEPT_IN);
+        let kept = std::fs::read_to_string(&path).unwrap_or_default();
+        // What other runs have written stays.
+        let page = report::page(&rows, &machine, begun, &options) + report::further_sections(&kept);
         std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
         println!("kept in {KEPT_IN}");
     }

@@ -10,7 +10,14 @@ pub const USAGE: &str = "usage: cargo xtask bench [options]
 Measures Ferry's volume server beside qemu-nbd, nbdkit, nbdcopy and qemu-img and prints one table of ratios.
 A tool that is missing is said, and its cells are skipped.
 
+With `--what control` it measures instead what moves cost beside the machine's stop and start and the bytes, appends to
+a journal, and an agent with many jobs.
+
 options:
+  --what data|control  what is measured (default data)
+  --moves N            control: moves (default 20)
+  --appends N          control: appends (default 1000)
+  --jobs N             control: jobs in one agent (default 1000)
   --pairs N            rounds of each cell; all contenders run once in each (default 5)
   --seconds S          length of one fio run (default 1)
   --only TEXT          only cells whose name contains TEXT
@@ -26,9 +33,22 @@ const HYDRATION_MIB_MIN: u64 = 128;
 /// The smallest volume for reads and writes, in MiB.
 const SIZE_MIB_MIN: u64 = 16;
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Volume servers, beside others.
+    Data,
+    /// Agents.
+    Control,
+}
+
 /// The caller's choice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
+    pub what: What,
+    pub moves: usize,
+    pub appends: usize,
+    pub jobs: usize,
     pub pairs: usize,
     /// Length of one fio run, in seconds.
     pub seconds: f64,
@@ -44,6 +64,10 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            what: What::Data,
+            moves: 20,
+            appends: 1_000,
+            jobs: 1_000,
             pairs: 5,
             seconds: 1.0,
             only: None,
@@ -65,6 +89,10 @@ impl Options {
         while let Some(&name) = arguments.next() {
             let mut value = || arguments.next().copied().with_context(|| format!("{name} needs a value"));
             match name {
+                "--what" => options.what = what(value()?)?,
+                "--moves" => options.moves = number(name, value()?)?,
+                "--appends" => options.appends = number(name, value()?)?,
+                "--jobs" => options.jobs = number(name, value()?)?,
                 "--pairs" => options.pairs = number(name, value()?)?,
                 "--seconds" => options.seconds = number(name, value()?)?,
                 "--only" => options.only = Some(value()?.to_owned()),
@@ -76,6 +104,9 @@ impl Options {
                 "--write" => options.write = true,
                 unknown => bail!("`{unknown}` is not an option of bench\n\n{USAGE}"),
             }
+        }
+        if [options.moves, options.appends, options.jobs].contains(&0) {
+            bail!("--moves, --appends and --jobs must be at least 1");
         }
         if options.pairs == 0 {
             bail!("--pairs must be at least 1");
@@ -96,6 +127,14 @@ impl Options {
     }
 }
 
+fn what(text: &str) -> anyhow::Result<What> {
+    match text {
+        "data" => Ok(What::Data),
+        "control" => Ok(What::Control),
+        other => bail!("--what is data or control, not `{other}`"),
+    }
+}
+
 fn number<T: std::str::FromStr>(name: &str, text: &str) -> anyhow::Result<T> {
     text.parse().ok().with_context(|| format!("{name} needs a number, not `{text}`"))
 }
@@ -113,10 +152,13 @@ mod tests {
 
     #[test]
     fn every_option_is_taken() {
-        let line =
-            "--pairs 2 --seconds 0.5 --only qd --size-mib 64 --hydration-mib 256 --warm --ferry f --dir d";
+        let line = "--what control --moves 3 --appends 4 --jobs 5 --pairs 2 --seconds 0.5 --only qd --size-mib 64 --hydration-mib 256 --warm --ferry f --dir d";
         let options = Options::parse(&line.split(' ').collect::<Vec<_>>()).unwrap();
         let expected = Options {
+            what: What::Control,
+            moves: 3,
+            appends: 4,
+            jobs: 5,
             pairs: 2,
             seconds: 0.5,
             only: Some("qd".to_owned()),

@@ -67,6 +67,11 @@ pub fn page(rows: &[Row], machine: &Machine, begun: jiff::Timestamp, options: &O
     )
 }
 
+/// The sections of a page behind its table, with the empty line before them.
+pub fn further_sections(page: &str) -> &str {
+    page.find("\n## ").map_or("", |at| &page[at..])
+}
+
 /// Why goals were missed, as a list; nothing if none was, or nothing is known.
 fn reasons(rows: &[Row]) -> String {
     let missed = rows.iter().filter(|row| row.outcome.met() == Some(false));

@@ -41,7 +41,7 @@ pub use change::{Change, Rows, Touched};
 pub use fence::{Fence, Subject};
 pub use line::{
     Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
-    Reserved, ReservedVolume, Retired, VolumeReceipt,
+    Reserved, ReservedVolume, Retired, Stopped, VolumeReceipt,
 };
 pub use records::{
     BaseRecord, CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord,

@@ -4,8 +4,8 @@
 //! deed. Before it failures unwind, behind it the move only goes forward.
 
 use ferry_api::{
-    Generation, Hydration, MachineId, MachineName, MachineSpec, VolumeBase, VolumeId, VolumeKey, VolumeName,
-    WorkerName,
+    Exit, Generation, Hydration, MachineId, MachineName, MachineSpec, VolumeBase, VolumeId, VolumeKey,
+    VolumeName, WorkerName,
 };
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
 use serde::{Deserialize, Serialize};
@@ -192,6 +192,13 @@ pub struct ReservedVolume {
 pub struct Prepared {
     /// NBD URIs, in the order of the plan's volumes.
     pub sources: Vec<String>,
+}
+
+/// Memo of `Stop`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// How the machine ended the last time that it did, which may have been long before; none if nobody knows.
+    pub last_exit: Option<Exit>,
 }
 
 /// Memo of `HandOver`: who owns what from now on.

@@ -436,6 +436,10 @@ pub enum Volume {
     Verify {
         /// Name or id
         volume: String,
+        /// Also against the receipt of a move that it came or left by: the job, or a file with what `ferry job receipt
+        /// --json` printed
+        #[arg(long, value_name = "FILE|JOB")]
+        receipt: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },

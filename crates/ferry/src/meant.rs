@@ -123,7 +123,8 @@ pub enum Question {
     VolumeShow(VolumeRef),
     /// `volume pace`
     VolumePace(VolumeRef, PaceVolume),
-    VolumeVerify(VolumeRef),
+    /// `volume verify`, against the receipt of a job or in a file
+    VolumeVerify(VolumeRef, Option<String>),
     /// `volume fork`
     VolumeFork(VolumeRef, ForkVolume),
     /// `volume grow`
@@ -424,7 +425,9 @@ fn volume_question(volume: args::Volume) -> Result<Meant, Misuse> {
         }
         args::Volume::List { asking } => ask(&asking, Question::VolumeList),
         args::Volume::Show { volume, asking } => ask(&asking, Question::VolumeShow(parsed(&volume)?)),
-        args::Volume::Verify { volume, asking } => ask(&asking, Question::VolumeVerify(parsed(&volume)?)),
+        args::Volume::Verify { volume, receipt, asking } => {
+            ask(&asking, Question::VolumeVerify(parsed(&volume)?, receipt))
+        }
         args::Volume::Pace { volume, max, guard, finish_by, asking } => {
             let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
             let pace = pace::of_volume(max.as_deref(), guard.as_deref(), finish_by.as_deref(), now_ms)?;

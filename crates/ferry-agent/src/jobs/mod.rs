@@ -40,7 +40,7 @@ pub use clock::{Clock, HostClock};
 pub use executor::{Executor, JobRefusal};
 pub use ferry_crossing::{
     Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
-    Reserved, ReservedVolume, Retired, VolumeReceipt,
+    Reserved, ReservedVolume, Retired, Stopped, VolumeReceipt,
 };
 pub use fleet::{Fleet, begin_fleet};
 pub use history::{Targets, forget};

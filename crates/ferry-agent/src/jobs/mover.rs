@@ -11,7 +11,9 @@ use ferry_crossing::moving::{later, refusal};
 use ferry_crossing::reckoning::{
     check_direct, check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress,
 };
-use ferry_crossing::{Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, moving};
+use ferry_crossing::{
+    Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped, moving,
+};
 use ferry_fsm::{Event, Outcome, StepError, Terms};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -128,10 +130,11 @@ impl<H: Home, C: Clock> Mover<H, C> {
         Ok(Prepared { sources })
     }
 
-    async fn stop(&self, input: &MoveInput, plan: &Plan) -> Result<(), ApiError> {
+    async fn stop(&self, input: &MoveInput, plan: &Plan) -> Result<Stopped, ApiError> {
         // `Prepare` may have been long ago; this one is short, and the machine still runs.
         self.flush_all(plan).await?;
-        self.home.halt(input.machine).await
+        self.home.halt(input.machine).await?;
+        Ok(Stopped { last_exit: self.home.machine(input.machine).await?.last_exit })
     }
 
     async fn activate(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Activated, ApiError> {

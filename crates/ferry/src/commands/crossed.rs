@@ -1,10 +1,10 @@
 //! What the receipt of a move says of the crossing itself, beside its bytes: how long the machine was down, by whose clock,
-//! how it stopped, and what had to be tried again. All of it is in the job; only how the machine stopped is in its record.
+//! how it stopped, and what had to be tried again. All of it is in the job.
 //!
 //! Invariant: a span is told with the clocks that it rests on; none is made up where an entry is missing.
 
-use ferry_agent::jobs::{Booted, Plan};
-use ferry_api::{Exit, Job, JobStep, Machine, StepState};
+use ferry_agent::jobs::{Booted, Plan, Stopped};
+use ferry_api::{Exit, Job, JobStep, StepState};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 pub struct Crossed {
     /// How long the machine was down; none before it runs on the target.
     pub interruption: Option<Interruption>,
-    /// How it stopped; none if that is not known any more.
+    /// How it stopped; none if an earlier version stopped it, which did not note that.
     pub stop: Option<StopEnd>,
     /// The steps, each with how often it was begun.
     pub steps: Vec<StepTaken>,
@@ -64,8 +64,8 @@ pub struct StepTaken {
 }
 
 impl Crossed {
-    /// Of a job, and of the machine as the source still knows it.
-    pub fn of(job: &Job, left: Option<&Machine>) -> Self {
+    /// Of a job.
+    pub fn of(job: &Job) -> Self {
         let steps = job.steps.iter().filter(|step| step.attempts > 0);
         let taken = steps.map(|step| StepTaken {
             step: step.step.clone(),
@@ -73,11 +73,7 @@ impl Crossed {
             took_ms: took_ms(step),
             error: step.error.clone(),
         });
-        Self {
-            interruption: interruption(job),
-            stop: left.and_then(|left| stop(job, left)),
-            steps: taken.collect(),
-        }
+        Self { interruption: interruption(job), stop: stop(job), steps: taken.collect() }
     }
 
     /// For people, as facts.
@@ -132,14 +128,12 @@ fn interruption(job: &Job) -> Option<Interruption> {
     })
 }
 
-/// How the machine ended that the source still knows at the generation that it left with.
-fn stop(job: &Job, left: &Machine) -> Option<StopEnd> {
+/// How the machine ended when it was to stop.
+fn stop(job: &Job) -> Option<StopEnd> {
     let plan: Plan = memo(done(job, "Plan")?)?;
-    if left.generation != plan.generation {
-        return None;
-    }
-    let begun_ms = done(job, "Stop")?.started_at_ms?;
-    let exit = left.last_exit.filter(|exit: &Exit| exit.at_ms >= begun_ms);
+    let step = done(job, "Stop")?;
+    let begun_ms = step.started_at_ms?;
+    let exit = memo::<Stopped>(step)?.last_exit.filter(|exit: &Exit| exit.at_ms >= begun_ms);
     Some(match exit.map(|exit| (exit.code, exit.signal)) {
         None | Some((None, None)) => StopEnd::Unseen,
         Some((None, Some(9))) if plan.spec.stop_signal.number() != 9 => {

@@ -16,6 +16,7 @@ pub mod stop;
 pub mod truth;
 pub mod volume;
 pub mod volume_server;
+mod vouched;
 pub mod worker;
 
 use anyhow::Result;
@@ -40,7 +41,9 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeImport(import) => volume::import(&agent, json, import).await,
         Question::VolumeList => volume::list(&agent, json).await,
         Question::VolumeShow(volume) => volume::show(&agent, json, &volume).await,
-        Question::VolumeVerify(volume) => proof::verify(&agent, json, &volume).await,
+        Question::VolumeVerify(volume, receipt) => {
+            proof::verify(&agent, json, &volume, receipt.as_deref()).await
+        }
         Question::VolumePace(volume, wanted) => pace::volume(&agent, json, &volume, wanted).await,
         Question::VolumeFork(volume, wanted) => volume::fork(&agent, json, &volume, wanted).await,
         Question::VolumeGrow(volume, wanted) => volume::grow(&agent, json, &volume, wanted).await,

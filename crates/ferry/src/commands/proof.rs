@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ferry_agent::jobs::{Proof, Receipt, VolumeReceipt};
 use ferry_api::http::Client;
-use ferry_api::{AgentApi, CheckState, Job, JobId, JobKind, VolumeCheck, VolumeRef, VolumeSource};
+use ferry_api::{
+    AgentApi, AskRoot, CheckState, Job, JobId, JobKind, Root, VolumeCheck, VolumeKey, VolumeRef, VolumeSource,
+};
 use serde::Serialize;
 
 use super::crossed::Crossed;
 use super::job::kind_text;
 use super::loss::ranges_text;
+use super::vouched::{self, Claim, Held};
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::live::Live;
@@ -23,35 +26,40 @@ const LOOK: Duration = Duration::from_millis(200);
 
 pub async fn receipt(agent: &Client, json: bool, job: JobId) -> Result<Exit> {
     let job = agent.job(job).await?;
-    let JobKind::Move { machine, .. } = job.kind else {
-        bail!("job {} moves several machines; ask for the receipt of one of its children", job.id)
-    };
-    let Some(receipt) = receipt_of(&job) else {
-        bail!("job {} has no receipt yet; it is written when everything has arrived", job.id);
-    };
-    // A machine that was destroyed since is no longer known; the receipt is still good.
-    let left = agent.machine(&machine.into()).await.ok();
-    let crossed = Crossed::of(&job, left.as_ref());
+    let document = document(&job)?;
     if json {
-        say_json(&Document { job: job.id, kind: &job.kind, receipt: &receipt, crossed: &crossed })?;
+        say_json(&document)?;
     } else {
-        let mut sheets: Vec<String> = receipt.volumes.iter().map(|volume| sheet(&job, volume)).collect();
-        sheets.push(table::facts(crossed.facts()));
+        let volumes = document.receipt.volumes.iter();
+        let mut sheets: Vec<String> = volumes.map(|volume| sheet(&job, volume)).collect();
+        sheets.push(table::facts(document.crossed.facts()));
         say(sheets.join("\n\n"))?;
     }
     Ok(Exit::Done)
 }
 
+fn document(job: &Job) -> Result<Document<'_>> {
+    let JobKind::Move { .. } = job.kind else {
+        bail!("job {} moves several machines; ask for the receipt of one of its children", job.id)
+    };
+    let Some(receipt) = receipt_of(job) else {
+        bail!("job {} has no receipt yet; it is written when everything has arrived", job.id);
+    };
+    let crossed = Crossed::of(job);
+    Ok(Document { version: vouched::VERSION, job: job.id, kind: &job.kind, receipt, crossed })
+}
+
 /// A receipt as a document; drawn in docs/formats.md.
 #[derive(Serialize)]
 struct Document<'a> {
+    version: u64,
     job: JobId,
     #[serde(flatten)]
     kind: &'a JobKind,
     #[serde(flatten)]
-    receipt: &'a Receipt,
+    receipt: Receipt,
     #[serde(flatten)]
-    crossed: &'a Crossed,
+    crossed: Crossed,
 }
 
 /// What `Verify` left in the journal of a job.
@@ -134,7 +142,85 @@ fn proof_facts(proof: &Proof) -> Vec<(&'static str, String)> {
     facts
 }
 
-pub async fn verify(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit> {
+/// Checks what a volume holds on its disk; with `receipt`, also whether that is what the receipt says.
+pub async fn verify(agent: &Client, json: bool, volume: &VolumeRef, receipt: Option<&str>) -> Result<Exit> {
+    let against = match receipt {
+        Some(receipt) => Some(Against::new(agent, volume, receipt).await?),
+        None => None,
+    };
+    let Some(check) = walk(agent, json, volume).await? else { return Ok(Exit::Interrupted) };
+    let held = match &against {
+        Some(against) => Some(against.held(agent, &check).await?),
+        None => None,
+    };
+    if json {
+        say_json(&Checked { check: &check, receipt: held.as_ref().map(held_word) })?;
+    } else {
+        let mut facts = check_facts(&check);
+        facts.extend(held.as_ref().map(|held| ("receipt", held_text(held))));
+        say(table::facts(facts))?;
+    }
+    let (differing, regions) = (check.regions_differing, check.regions);
+    if differing > 0 {
+        complain(&format!(
+            "volume {volume} does not hold what it should: {differing} of {regions} regions differ"
+        ));
+        return Ok(Exit::DataMissing);
+    }
+    match held {
+        None | Some(Held::Agrees) => Ok(Exit::Done),
+        Some(Held::Differs(root)) => {
+            complain(&format!("volume {volume} is not what the receipt vouches for: its root is {root}"));
+            Ok(Exit::DataMissing)
+        }
+        Some(Held::Unknown(reason)) => bail!("volume {volume} cannot be held against the receipt: {reason}"),
+    }
+}
+
+/// What a volume is held against, beside its own checksums.
+struct Against {
+    copy: VolumeKey,
+    claim: Claim,
+}
+
+impl Against {
+    /// The receipt of a job of this agent's, or one in a file.
+    async fn new(agent: &Client, volume: &VolumeRef, receipt: &str) -> Result<Self> {
+        let document = match receipt.parse::<JobId>() {
+            Ok(job) => serde_json::to_vec(&document(&agent.job(job).await?)?)?,
+            Err(_) => std::fs::read(receipt).with_context(|| format!("cannot read {receipt}"))?,
+        };
+        let vouched = vouched::read(&document).map_err(anyhow::Error::msg)?;
+        let found = agent.volume(volume).await?;
+        let claim = Claim::of(&vouched, &found).map_err(anyhow::Error::msg)?;
+        Ok(Self { copy: VolumeKey { id: found.id, generation: found.generation }, claim })
+    }
+
+    async fn held(&self, agent: &Client, check: &VolumeCheck) -> Result<Held> {
+        let arrived = match &self.claim {
+            Claim::Arrived { .. } => {
+                // It came from the generation before; there is none before the first.
+                let of_generation = self.copy.generation.0.saturating_sub(1);
+                let of = AskRoot { of_generation, first_region: 0, regions: None };
+                agent.peer_root(self.copy, of).await?.root
+            }
+            Claim::Sealed { .. } => Root::Summing,
+        };
+        Ok(self.claim.held(check, &arrived))
+    }
+}
+
+/// What `volume verify --json` prints.
+#[derive(Serialize)]
+struct Checked<'a> {
+    #[serde(flatten)]
+    check: &'a VolumeCheck,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<&'static str>,
+}
+
+/// Looks until the check is over; none if somebody is tired of that.
+async fn walk(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Option<VolumeCheck>> {
     let mut live = Live::new(json);
     let mut check = agent.volume_verify(volume, ferry_api::VerifyVolume { anew: true }).await?;
     while check.state == CheckState::Running {
@@ -144,7 +230,7 @@ pub async fn verify(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Ex
             () = tokio::time::sleep(LOOK) => {}
             _ = tokio::signal::ctrl_c() => {
                 live.clear();
-                return Ok(Exit::Interrupted);
+                return Ok(None);
             }
         }
         check = agent.volume_verify(volume, ferry_api::VerifyVolume { anew: false }).await?;
@@ -153,19 +239,24 @@ pub async fn verify(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Ex
     if let CheckState::Failed { reason } = &check.state {
         bail!("volume {volume} cannot be verified: {reason}");
     }
-    if json {
-        say_json(&check)?;
-    } else {
-        say(table::facts(check_facts(&check)))?;
+    Ok(Some(check))
+}
+
+fn held_text(held: &Held) -> String {
+    match held {
+        Held::Agrees => "vouches for what arrived or was sealed here, by its root".to_owned(),
+        Held::Differs(root) => format!("vouches for something else; here the root is {root}"),
+        Held::Unknown(reason) => format!("cannot be held against this: {reason}"),
     }
-    if check.regions_differing == 0 {
-        return Ok(Exit::Done);
+}
+
+/// The same in a word, for scripts.
+fn held_word(held: &Held) -> &'static str {
+    match held {
+        Held::Agrees => "agrees",
+        Held::Differs(_) => "differs",
+        Held::Unknown(_) => "unknown",
     }
-    let (differing, regions) = (check.regions_differing, check.regions);
-    complain(&format!(
-        "volume {volume} does not hold what it should: {differing} of {regions} regions differ"
-    ));
-    Ok(Exit::DataMissing)
 }
 
 fn check_facts(check: &VolumeCheck) -> Vec<(&'static str, String)> {

@@ -37,6 +37,17 @@ fn whoever_dies_at_the_hand_over_the_machine_runs_once_with_every_record() {
 }
 
 #[test]
+fn a_move_that_was_cancelled_leaves_the_machine_at_home_whoever_dies() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = ["--all", "--only", "cancelled move: source after write cancel_asked", "--json"];
+    let report = report(&drill(dir.path(), &words).output().unwrap());
+    assert_eq!(report["ok"], true, "{report:#}");
+    let rows = report["rows"].as_array().unwrap();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["ending"] == "cancelled"), "{report:#}");
+    assert_nothing_is_left(dir.path());
+}
+
+#[test]
 fn the_rows_of_a_drill_are_told_and_a_name_that_none_has_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let told = drill(dir.path(), &["--all", "--list", "--only", "call boot"]).output().unwrap();

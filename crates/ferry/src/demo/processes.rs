@@ -6,6 +6,7 @@
 //! are those that run this program's parts on files in its directory. Invariant: nobody else is ever signalled.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,6 +99,37 @@ pub fn find(is_wanted: impl Fn(&[u8]) -> bool) -> Vec<u32> {
     all_pids().into_iter().filter(is_found).collect()
 }
 
+/// Sends a signal to the processes that [`find`] gives; answers those that it reached.
+fn signal(is_wanted: impl Fn(&[u8]) -> bool, signal: Signal) -> Vec<OwnedFd> {
+    let mut reached = Vec::new();
+    for pid in find(&is_wanted) {
+        let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+        let Ok(process) = rustix::process::pidfd_open(id, PidfdFlags::empty()) else { continue };
+        // The number may have become another one's between the look and the descriptor.
+        if is_wanted(&command_line(pid)) && pidfd_send_signal(&process, signal).is_ok() {
+            reached.push(process);
+        }
+    }
+    reached
+}
+
+/// Processes that stand still. Dropped, it lets them go on.
+pub struct Frozen(Vec<OwnedFd>);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for process in &self.0 {
+            // One that was killed meanwhile is gone.
+            let _ = pidfd_send_signal(process, Signal::CONT);
+        }
+    }
+}
+
+/// Has the processes that [`find`] gives stand still.
+pub fn freeze(is_wanted: impl Fn(&[u8]) -> bool) -> Frozen {
+    Frozen(signal(is_wanted, Signal::STOP))
+}
+
 /// The command lines of all living processes.
 pub fn command_lines() -> Vec<Vec<u8>> {
     // What has ended has none.
@@ -109,15 +141,7 @@ pub fn command_lines() -> Vec<Vec<u8>> {
 /// # Errors
 /// The kernel refuses.
 pub fn kill(is_wanted: impl Fn(&[u8]) -> bool) -> Result<usize> {
-    let mut dying = Vec::new();
-    for pid in find(&is_wanted) {
-        let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
-        let Ok(process) = rustix::process::pidfd_open(id, PidfdFlags::empty()) else { continue };
-        // The number may have become another one's between the look and the descriptor.
-        if is_wanted(&command_line(pid)) && pidfd_send_signal(&process, Signal::KILL).is_ok() {
-            dying.push(process);
-        }
-    }
+    let dying = signal(is_wanted, Signal::KILL);
     for process in &dying {
         let mut ended = [PollFd::new(process, PollFlags::IN)];
         poll(&mut ended, None).context("a process that was killed cannot be waited for")?;

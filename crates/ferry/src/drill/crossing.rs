@@ -11,7 +11,7 @@ use ferry_api::{
     AgentApi, ApiError, AskJobs, EventsAfter, Job, JobId, JobState, PaceVolume, StartMove, StepState,
     UndoMove, VolumeRef, WorkerName,
 };
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::lane::{LOOK_EVERY, Lane, PATIENCE};
@@ -50,6 +50,8 @@ pub struct Crossing {
     /// How long it is held back when it begins to follow.
     held_back_for: Duration,
     was_let_go: Arc<AtomicBool>,
+    /// Who cancels it.
+    person: JoinSet<()>,
 }
 
 /// What the source says of the move.
@@ -82,6 +84,7 @@ impl Crossing {
             may_arrive: false,
             held_back_for: Duration::ZERO,
             was_let_go: Arc::default(),
+            person: JoinSet::new(),
         })
     }
 
@@ -103,6 +106,11 @@ impl Crossing {
             }
         });
         Ok(())
+    }
+
+    /// Has `person` see to it that it is cancelled, as long as it is followed.
+    pub fn is_cancelled_by(&mut self, person: JoinSet<()>) {
+        self.person = person;
     }
 
     /// From now on the disk may arrive.

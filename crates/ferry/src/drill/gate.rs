@@ -20,8 +20,8 @@ type Listener = Box<dyn FnMut(&Moment) + Send>;
 struct Wishes {
     /// The step that is made to fail.
     fails: Option<&'static str>,
-    /// The moment at which its agent is held, once.
-    awaited: Option<(Moment, oneshot::Sender<Held>)>,
+    /// The moments at which their agent is held, once each.
+    awaited: Vec<(Moment, oneshot::Sender<Held>)>,
     /// Is told of everything.
     listener: Option<Listener>,
     /// How long an agent is held before the listener is told.
@@ -66,10 +66,10 @@ impl Gate {
         lock(&self.wishes).fails = step;
     }
 
-    /// Resolves when an agent is at `moment` the next time, and holds it there.
+    /// Resolves when an agent is at `moment` the next time, and holds it there until all who waited for it let go.
     pub fn await_moment(&self, moment: Moment) -> oneshot::Receiver<Held> {
         let (tell, told) = oneshot::channel();
-        lock(&self.wishes).awaited = Some((moment, tell));
+        lock(&self.wishes).awaited.push((moment, tell));
         told
     }
 
@@ -101,27 +101,26 @@ async fn hear(wishes: Arc<Mutex<Wishes>>, stream: UnixStream) {
     let Some(moment) = Moment::parse(&line) else { return };
     let settle = lock(&wishes).settle;
     tokio::time::sleep(settle).await;
-    let (answer, wait) = decide(&mut lock(&wishes), &moment);
-    if let Some(wait) = wait {
+    let (answer, waits) = decide(&mut lock(&wishes), &moment);
+    for wait in waits {
         // Ends when who holds it lets go.
         let _ = wait.await;
     }
     let _ = stream.write_all(answer).await;
 }
 
-fn decide(wishes: &mut Wishes, moment: &Moment) -> (&'static [u8], Option<oneshot::Receiver<()>>) {
+fn decide(wishes: &mut Wishes, moment: &Moment) -> (&'static [u8], Vec<oneshot::Receiver<()>>) {
     if let Some(listener) = &mut wishes.listener {
         listener(moment);
     }
     let is_to_fail = moment.at.strip_prefix("ends ").is_some_and(|step| wishes.fails == Some(step));
     let answer: &[u8] = if is_to_fail { b"fail\n" } else { b"go\n" };
-    let Some((_, tell)) = wishes.awaited.take_if(|(awaited, _)| awaited == moment) else {
-        return (answer, None);
-    };
-    let (go, wait) = oneshot::channel();
-    // Nobody may wait for it any more; then it is not held.
-    let is_held = tell.send(Held { _go: go }).is_ok();
-    (answer, is_held.then_some(wait))
+    let waits = wishes.awaited.extract_if(.., |(awaited, _)| awaited == moment).filter_map(|(_, tell)| {
+        let (go, wait) = oneshot::channel();
+        // Nobody may wait for it any more; then it is not held.
+        tell.send(Held { _go: go }).is_ok().then_some(wait)
+    });
+    (answer, waits.collect())
 }
 
 fn lock(wishes: &Mutex<Wishes>) -> MutexGuard<'_, Wishes> {

@@ -113,11 +113,7 @@ async fn look(lane: &Lane) -> Vec<String> {
 
 async fn home(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
     let seat = &lane.seats[lane.home];
-    let mut must = |holds: bool, what: String| {
-        if !holds {
-            complaints.push(what);
-        }
-    };
+    let mut must = |holds: bool, what| complaints.extend((!holds).then_some(what));
     let machine = lane.machine_on(lane.home).await?;
     let MachineState::Running { pid, .. } = machine.state else {
         bail!("the machine does not run on {}: {:?}", seat.name, machine.state)
@@ -142,11 +138,7 @@ async fn home(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
 
 async fn away(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
     let seat = &lane.seats[1 - lane.home];
-    let mut must = |holds: bool, what: String| {
-        if !holds {
-            complaints.push(what);
-        }
-    };
+    let mut must = |holds: bool, what| complaints.extend((!holds).then_some(what));
     match seat.client.machine(&machine_ref()?).await {
         Ok(machine) => must(
             matches!(machine.state, MachineState::HandedOver { .. }),

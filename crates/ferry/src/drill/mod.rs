@@ -9,9 +9,10 @@
 //! ```
 //!
 //! `point`, `row` what there is to drill, without I/O · `gate` where agents say where they are and are held · `link` what is between
-//! two workers · `lane` two workers and their machine · `crossing` one move followed to its end · `play`, `judge` one row ·
+//! two workers · `lane` two workers and their machine · `crossing` one move followed to its end · `cancel` who cancels it · `play`, `judge` one row ·
 //! `house` what all lanes share · `report` what came of it.
 
+mod cancel;
 mod crossing;
 mod gate;
 mod house;

@@ -16,6 +16,7 @@ use ferry_api::{Job, JobState};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::cancel;
 use super::crossing::{Crossing, Way, in_words, release_all};
 use super::judge::{judge, one_at_most, owner};
 use super::lane::Lane;
@@ -43,6 +44,8 @@ pub enum Ending {
     Moved,
     /// The move was undone, and the machine is at home.
     Undone,
+    /// The move was cancelled, and the machine is at home.
+    Cancelled,
     /// The move was never taken on.
     NeverBegan,
 }
@@ -150,7 +153,12 @@ async fn ready(lane: &mut Lane, kind: Kind) -> Result<Crossing> {
         }
     }
     lane.gate.fail(kind.fails_at());
-    Crossing::prepare(lane, if kind.went_there().is_some() { Way::Back } else { Way::There(0) }).await
+    let way = if kind.went_there().is_some() { Way::Back } else { Way::There(0) };
+    let mut crossing = Crossing::prepare(lane, way).await?;
+    if kind == Kind::Cancelled {
+        crossing.is_cancelled_by(cancel::while_it_seals(lane)?);
+    }
+    Ok(crossing)
 }
 
 fn strike(lane: &Lane, fault: Fault) {
@@ -187,9 +195,15 @@ fn ending(row: &Row, job: Option<&Job>) -> Result<Ending> {
             false => Err(anyhow!("the move was taken on and is not known any more")),
         };
     };
+    // Only an agent that died before the wish was durable may forget it.
+    let is_forgotten = row.point.at == cancel::HEARD && row.fault.victims().contains(&Victim::SourceAgent);
+    let is_cancelled = row.kind == Kind::Cancelled && !is_forgotten;
     match job.state {
-        JobState::Succeeded if row.kind.fails_at().is_none() => Ok(Ending::Moved),
-        JobState::Failed if row.kind.fails_at().is_some() || !row.point.is_behind => Ok(Ending::Undone),
+        JobState::Cancelled if row.kind == Kind::Cancelled => Ok(Ending::Cancelled),
+        JobState::Succeeded if row.kind.fails_at().is_none() && !is_cancelled => Ok(Ending::Moved),
+        JobState::Failed if row.kind.fails_at().is_some() || !(row.point.is_behind || is_cancelled) => {
+            Ok(Ending::Undone)
+        }
         JobState::Succeeded | JobState::Failed | JobState::Cancelled => {
             Err(anyhow!("the move must not end like this: {}", in_words(Some(job))))
         }
@@ -223,9 +237,9 @@ pub async fn rehearse(lane: &mut Lane, kind: Kind) -> Result<Vec<Point>> {
     crossing.let_disk_go_later();
     crossing.start()?;
     let job = crossing.ended().await?.ok_or_else(|| anyhow!("the rehearsal never began"))?;
-    match (kind.fails_at(), job.state) {
-        (None, JobState::Succeeded) => lane.home = 1 - lane.home,
-        (Some(_), JobState::Failed) => {}
+    match (kind, job.state) {
+        (Kind::Move | Kind::Back | Kind::BackHalfway, JobState::Succeeded) => lane.home = 1 - lane.home,
+        (Kind::Undone, JobState::Failed) | (Kind::Cancelled, JobState::Cancelled) => {}
         _ => bail!("the rehearsal went wrong: {}", in_words(Some(&job))),
     }
     release_all(lane).await?;

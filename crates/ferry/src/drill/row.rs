@@ -15,6 +15,8 @@ pub enum Kind {
     Move,
     /// A move that fails right before its hand-over, and is undone.
     Undone,
+    /// A move that a person cancels right before its hand-over.
+    Cancelled,
     /// The way back of a machine that has moved.
     Back,
     /// The way back of a machine whose disk still follows it.
@@ -32,12 +34,12 @@ pub enum WentThere {
 
 impl Kind {
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::Move, Self::Undone, Self::Back, Self::BackHalfway];
+    pub const ALL: [Self; 5] = [Self::Move, Self::Undone, Self::Cancelled, Self::Back, Self::BackHalfway];
 
     /// The step that is made to fail.
     pub fn fails_at(self) -> Option<&'static str> {
         match self {
-            Self::Move | Self::Back | Self::BackHalfway => None,
+            Self::Move | Self::Cancelled | Self::Back | Self::BackHalfway => None,
             Self::Undone => Some("HandOver"),
         }
     }
@@ -45,16 +47,16 @@ impl Kind {
     /// What came before, if it is a way back.
     pub fn went_there(self) -> Option<WentThere> {
         match self {
-            Self::Move | Self::Undone => None,
+            Self::Move | Self::Undone | Self::Cancelled => None,
             Self::Back => Some(WentThere::Whole),
             Self::BackHalfway => Some(WentThere::Halfway),
         }
     }
 
-    /// The kind that it is the same as up to where it fails.
+    /// The kind that it is the same as up to where it fails or is cancelled.
     pub fn begins_as(self) -> Option<Self> {
         match self {
-            Self::Undone => Some(Self::Move),
+            Self::Undone | Self::Cancelled => Some(Self::Move),
             Self::Move | Self::Back | Self::BackHalfway => None,
         }
     }
@@ -65,6 +67,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Move => "move",
             Self::Undone => "undone move",
+            Self::Cancelled => "cancelled move",
             Self::Back => "way back",
             Self::BackHalfway => "way back halfway",
         })

@@ -69,7 +69,6 @@ impl Soak {
         self.wait_for_records();
         let worker = &self.cluster.workers[dies];
         worker.kill();
-        let _ = std::fs::remove_file(worker.dir.with_extension("drill"));
         worker.start_wishing(&[Die(at)]);
         // It may die before it answers.
         let said = self.here().ferry(&["move", "--undo", "writer", "--detach"]);

@@ -27,6 +27,8 @@ pub fn grant(socket: &Path, wishes: &[Wish<'_>]) {
             Fail(step) => failures.push(format!("ends {step}")),
         }
     }
+    // An agent before this one may have had wishes of its own.
+    let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {

@@ -201,7 +201,7 @@ fn a_live_volume_and_its_machine_are_never_told_of_and_go_on() {
         }
     }
     let said = w1.ferry(&["gc"]);
-    assert_eq!(said.stdout, "nothing on worker w1 is there for nobody\n", "{said:?}");
+    assert_eq!(said.stdout, "there is nothing to clear away on worker w1\n", "{said:?}");
     assert_eq!((w1.belongings(), w2.belongings()), before);
     let mut guest = BlockClient::connect_text(&disk.guest_uri).unwrap();
     guest.write_at(0, &[9; 4096]).unwrap();

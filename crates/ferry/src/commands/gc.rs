@@ -39,7 +39,7 @@ pub async fn gc(agent: &Client, json: bool, wanted: Wanted) -> Result<Exit> {
 }
 
 fn show(garbage: &Garbage, wanted: Wanted) -> Result<()> {
-    say_list("WHY IT MAY GO", &garbage.goes)?;
+    say_list(if wanted.dry_run { "WHY IT MAY GO" } else { "WHY IT WENT" }, &garbage.goes)?;
     say_list("WHY IT COULD NOT GO", &garbage.failed)?;
     if wanted.all {
         say_list("WHY IT STAYS", &garbage.stays)?;
@@ -47,7 +47,7 @@ fn show(garbage: &Garbage, wanted: Wanted) -> Result<()> {
     let bytes = Bytes(garbage.goes.iter().map(|artefact| artefact.bytes).sum());
     let worker = &garbage.worker;
     let sentence = match (garbage.goes.len(), wanted.dry_run) {
-        (0, _) => format!("nothing on worker {worker} is there for nobody"),
+        (0, _) => format!("there is nothing to clear away on worker {worker}"),
         (many, true) => {
             format!("{} would go from worker {worker}, with {bytes}; nothing has changed", things(many))
         }
@@ -55,6 +55,7 @@ fn show(garbage: &Garbage, wanted: Wanted) -> Result<()> {
     };
     let stays = match (garbage.stays.len(), wanted.all) {
         (0, _) | (_, true) => String::new(),
+        (1, false) => "; 1 thing stays (--all tells why)".to_owned(),
         (many, false) => format!("; {} stay (--all tells why)", things(many)),
     };
     Ok(say(format_args!("{sentence}{stays}"))?)
@@ -109,13 +110,13 @@ fn job_text(artefact: &Artefact) -> String {
         (Some(JobKind::Moves { from, to, .. }), Some(job)) => format!("moves from {from} to {to} ({job})"),
         (None, Some(job)) => format!("{job}, forgotten"),
         (_, None) => match artefact.what {
-            // Forks and imports are no jobs.
-            Remnant::Export { .. } => "-".to_owned(),
+            // Forks and imports are no jobs, and what is not Ferry's has none.
+            Remnant::Export { .. } | Remnant::Directory { copy: None, .. } => "-".to_owned(),
             Remnant::Retained { .. }
             | Remnant::HandedOver { .. }
             | Remnant::Reservation { .. }
             | Remnant::Clone { .. }
-            | Remnant::Directory { .. }
+            | Remnant::Directory { copy: Some(_), .. }
             | Remnant::HalfDeleted { .. }
             | Remnant::DeadFile { .. }
             | Remnant::Device { .. }

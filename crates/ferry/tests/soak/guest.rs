@@ -44,7 +44,7 @@ fn database() {
     let (path, disk) = (told("FERRY_GUEST_DIARY"), told("FERRY_GUEST_DISK"));
     let mut diary = File::options().create(true).append(true).open(&path).unwrap();
     let Err(error) = work(&disk, &path, &mut diary);
-    writeln!(diary, "{WRONG}{error}").unwrap();
+    note(&mut diary, &format!("{WRONG}{error}")).unwrap();
     panic!("{error}");
 }
 
@@ -52,12 +52,17 @@ fn work(disk: &Path, path: &Path, diary: &mut File) -> Result<std::convert::Infa
     let text = |error: rusqlite::Error| error.to_string();
     let mut database = open(disk).map_err(text)?;
     let mut last = check(&database, acknowledged(path)).map_err(text)??;
-    writeln!(diary, "found {last}").map_err(|e| e.to_string())?;
+    note(diary, &format!("found {last}"))?;
     loop {
         last += 1;
         commit(&mut database, last).map_err(text)?;
-        writeln!(diary, "ack {last}").map_err(|e| e.to_string())?;
+        note(diary, &format!("ack {last}"))?;
     }
+}
+
+/// A line in one call, so that a kill leaves all of it or nothing.
+fn note(diary: &mut File, line: &str) -> Result<(), String> {
+    diary.write_all(format!("{line}\n").as_bytes()).map_err(|error| error.to_string())
 }
 
 fn open(disk: &Path) -> rusqlite::Result<Connection> {

@@ -1,7 +1,9 @@
 //! Making and destroying machines and volumes at a person's wish: all or nothing.
 
 use crate::core::Core;
-use crate::records::{Change, ForkRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
+use crate::records::{
+    Change, FilesystemMark, ForkRecord, MachineRecord, SourceRecord, Standing, VolumeRecord,
+};
 use ferry_api::{
     AgentApi, ApiError, CreateMachine, Desired, ErrorCode, ForkVolume, Generation, ImportVolume, Machine,
     MachineId, MachineVolume, NewVolume, Ownership, REGION_BYTES_DEFAULT, Volume, VolumeId, VolumeKey,
@@ -23,6 +25,7 @@ type Answer<T> = Result<T, ApiError>;
 pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machine> {
     core.machines.check(&create.spec)?;
     check_names(&create.volumes)?;
+    check_mounts(&create)?;
     let id = MachineId::fresh();
     let mut added = Vec::new();
     let mut changes = Vec::new();
@@ -37,7 +40,8 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
                     check_other_devices(&added, device)?;
                 }
                 let fresh = fresh_volume(core, new.name.clone(), shape, None);
-                let record = VolumeRecord { machine: Some(id), store, direct, ..fresh };
+                let filesystem = create.spec.mounts.contains_key(&new.name).then_some(FilesystemMark::Blank);
+                let record = VolumeRecord { machine: Some(id), store, direct, filesystem, ..fresh };
                 added.push(record.clone());
                 record.key()
             }
@@ -273,6 +277,7 @@ fn fresh_volume(core: &Core, name: VolumeName, shape: Shape, source: Option<Sour
         bytes_expected: 0,
         store: None,
         direct: false,
+        filesystem: None,
         forks: Vec::new(),
         created_at_ms: core.host.now_ms(),
     }
@@ -287,6 +292,21 @@ fn check_names(volumes: &[NewVolume]) -> Answer<()> {
             let message =
                 format!("two volumes would both be {variable} to the machine; name them differently");
             return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses mounts of volumes that are not there, and two at one place.
+fn check_mounts(create: &CreateMachine) -> Answer<()> {
+    let refuse = |message| Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    let mut places = BTreeSet::new();
+    for (name, mount) in &create.spec.mounts {
+        if !create.volumes.iter().any(|volume| volume.name == *name) {
+            return refuse(format!("the machine shall mount {name}, which is none of its volumes; add it"));
+        }
+        if !places.insert(&mount.path) {
+            return refuse(format!("two volumes shall be mounted at {}; choose another place", mount.path));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@
 //! Invariant: nothing of the agent that decides who may write, or what runs where, comes to files, processes or the clock
 //! by another way; so what a simulation tries is what real hosts run.
 
-use crate::drivers::{Driver, LaunchError, Launcher, ProcessDriver, Watch};
+use crate::drivers::{Driver, DriverError, Holds, LaunchError, Launcher, ProcessDriver, Watch, filesystem};
 use crate::lying::{self, Lying, Running};
 use crate::machines::LOG;
 use crate::records::{ProcessMark, VolumeRecord};
@@ -44,6 +44,12 @@ pub trait Host: Send + Sync + 'static {
 
     /// What runs machines.
     fn driver(&self) -> &dyn Driver;
+
+    /// What a block device holds.
+    fn look(&self, device: PathBuf) -> Doing<'_, Result<Holds, DriverError>>;
+
+    /// Makes a file system on a block device, whatever it holds.
+    fn make_filesystem(&self, device: PathBuf) -> Doing<'_, Result<(), DriverError>>;
 
     /// The directory of a machine, made if it is not there.
     ///
@@ -167,7 +173,8 @@ impl ThisHost {
     /// This host with the state directory of an agent, which starts volume servers by `launcher`.
     #[must_use]
     pub fn new(state_dir: &Path, launcher: Launcher, credentials: Option<Credentials>) -> Self {
-        Self { state_dir: state_dir.to_owned(), launcher, credentials, driver: ProcessDriver::default() }
+        let driver = ProcessDriver::new(launcher.program());
+        Self { state_dir: state_dir.to_owned(), launcher, credentials, driver }
     }
 
     fn dir(&self, copy: VolumeKey) -> PathBuf {
@@ -192,6 +199,14 @@ impl Host for ThisHost {
 
     fn driver(&self) -> &dyn Driver {
         &self.driver
+    }
+
+    fn look(&self, device: PathBuf) -> Doing<'_, Result<Holds, DriverError>> {
+        blocking(move || filesystem::look(&device))
+    }
+
+    fn make_filesystem(&self, device: PathBuf) -> Doing<'_, Result<(), DriverError>> {
+        blocking(move || filesystem::make(&device))
     }
 
     fn machine_dir(&self, machine: MachineId) -> io::Result<PathBuf> {

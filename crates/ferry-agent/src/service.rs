@@ -28,9 +28,9 @@ use ferry_api::{
     AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired,
     DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job,
     JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss,
-    Ownership, PaceVolume, PaceWorker, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves,
-    StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck,
-    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    Ownership, PaceVolume, PaceWorker, Prepare, Reserve, SPEC_VERSION, SafeToStop, ShutDownWorker, StartMove,
+    StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
+    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -386,6 +386,7 @@ impl AgentApi for Agent {
         Ok(WorkerInfo {
             name: config.name.clone(),
             api_version: API_VERSION,
+            spec_version: SPEC_VERSION,
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at_ms: self.started_at_ms,

@@ -12,6 +12,7 @@ mod frontend;
 mod garbage;
 pub mod http;
 mod ids;
+mod inside;
 mod job;
 mod loss;
 mod machine;
@@ -29,6 +30,7 @@ pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
 pub use garbage::{Artefact, AskGarbage, Garbage, Remnant};
 pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_from};
+pub use inside::{Filesystem, Isolation, Mount, MountPath, MountPathError, Network};
 pub use job::{
     AskJobs, CancelMove, ChildJob, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobJournal, JobKind,
     JobState, JobStep, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
@@ -36,7 +38,7 @@ pub use job::{
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{
     CreateMachine, Desired, DestroyMachine, Driver, Exit, Machine, MachineSpec, MachineState, MachineVolume,
-    NewVolume, RestartPolicy, Signal, SignalError, VolumeOrigin,
+    NewVolume, RestartPolicy, SPEC_VERSION, Signal, SignalError, VolumeOrigin,
 };
 pub use names::{MachineName, MachineRef, NameError, VolumeName, VolumeRef, WorkerName};
 pub use pace::{PaceVolume, PaceWorker, VolumePace};

@@ -1,6 +1,8 @@
 //! Machines: stateful guests with an id that never changes.
 
-use crate::{Generation, JobId, MachineId, MachineName, VolumeId, VolumeName, VolumeRef, WorkerName};
+use crate::{
+    Generation, Isolation, JobId, MachineId, MachineName, Mount, VolumeId, VolumeName, VolumeRef, WorkerName,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,6 +11,10 @@ use std::str::FromStr;
 
 /// How long a machine may take to stop before it is killed, when nothing else is asked for, in milliseconds.
 const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
+
+/// Version of machine specs that this program understands: 1 without, 2 with mounts and isolation. A machine moves only
+/// to a worker that understands all of its spec.
+pub const SPEC_VERSION: u32 = 2;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +82,12 @@ pub struct MachineSpec {
     /// What happens when it exits by itself.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// Which of its volumes it finds as file systems, and where.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mounts: BTreeMap<VolumeName, Mount>,
+    /// What it has for itself of the worker; none: it is a process like any other there, unless it mounts something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
 }
 
 fn stop_grace_ms_default() -> u64 {
@@ -91,7 +103,21 @@ impl MachineSpec {
             stop_signal: Signal::default(),
             stop_grace_ms: STOP_GRACE_MS_DEFAULT,
             restart: RestartPolicy::default(),
+            mounts: BTreeMap::new(),
+            isolation: None,
         }
+    }
+
+    /// Whether it runs in namespaces of its own.
+    #[must_use]
+    pub fn is_isolated(&self) -> bool {
+        self.isolation.is_some() || !self.mounts.is_empty()
+    }
+
+    /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        if self.is_isolated() { 2 } else { 1 }
     }
 }
 
@@ -313,6 +339,22 @@ mod tests {
         }
         assert!("WINCH".parse::<Signal>().is_err());
         assert_eq!(serde_json::to_string(&Signal::KILL).unwrap(), "\"KILL\"");
+    }
+
+    #[test]
+    fn a_spec_that_an_earlier_program_does_not_know_says_so() {
+        let mut spec = MachineSpec::process("sleep", ["1"]);
+        assert_eq!(spec.version(), 1);
+        assert!(!serde_json::to_string(&spec).unwrap().contains("mounts"));
+        let mount = Mount {
+            path: "/data".to_owned().try_into().unwrap(),
+            fs: crate::Filesystem::Ext4,
+            read_only: false,
+        };
+        spec.mounts.insert("data".parse().unwrap(), mount);
+        assert_eq!((spec.version(), spec.is_isolated()), (SPEC_VERSION, true));
+        let json = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<MachineSpec>(&json).unwrap(), spec);
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub struct WorkerInfo {
     pub name: WorkerName,
     /// [`API_VERSION`] of its agent.
     pub api_version: u32,
+    /// [`crate::SPEC_VERSION`] of its agent.
+    #[serde(default = "spec_version_first")]
+    pub spec_version: u32,
     /// Version of the program.
     pub program_version: String,
     /// Process id of the agent.
@@ -39,6 +42,11 @@ pub struct WorkerInfo {
     pub volumes: u64,
     /// The other workers it knows.
     pub peers: Vec<PeerInfo>,
+}
+
+/// What an agent understands that does not tell.
+fn spec_version_first() -> u32 {
+    1
 }
 
 /// Another worker, as configured.

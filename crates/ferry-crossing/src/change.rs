@@ -4,8 +4,8 @@
 //! is asked and however often. Where the records lie ([`Rows`]) is not known here.
 
 use crate::records::{
-    CrossingRecord, ForkRecord, JobRecord, MachineRecord, ProcessMark, SourceRecord, Standing, VolumeRecord,
-    WorkerRecord,
+    CrossingRecord, FilesystemMark, ForkRecord, JobRecord, MachineRecord, ProcessMark, SourceRecord,
+    Standing, VolumeRecord, WorkerRecord,
 };
 use crate::refusal::ChangeRefused;
 use ferry_api::{
@@ -199,6 +199,13 @@ pub enum Change {
         /// Its size in bytes.
         size_bytes: u64,
     },
+    /// How far the file system of a copy is. Nothing changes for one that was not created to have one, and it never goes back.
+    Filesystem {
+        /// The copy.
+        key: VolumeKey,
+        /// How far it is.
+        mark: FilesystemMark,
+    },
     /// The record of a copy goes.
     RemoveVolume(VolumeKey),
     /// The deed: `job` hands over the machine it holds and all its volumes. Refused unless the machine is ours,
@@ -258,6 +265,7 @@ impl Change {
             | Self::Detach { key, .. }
             | Self::Source { key, .. }
             | Self::Rest(key)
+            | Self::Filesystem { key, .. }
             | Self::Size { key, .. }
             | Self::AddFork { key, .. }
             | Self::RemoveFork { key, .. }
@@ -323,6 +331,12 @@ impl Change {
                 Ok(())
             }),
             Self::Source { key, source } => change_volume(t, *key, |v| reads_from(v, source.as_ref())),
+            Self::Filesystem { key, mark } => change_volume(t, *key, |v| {
+                if let Some(known) = v.filesystem {
+                    v.filesystem = Some(known.max(*mark));
+                }
+                Ok(())
+            }),
             Self::Rest(key) => change_volume(t, *key, |v| {
                 v.rests = true;
                 Ok(())

@@ -44,7 +44,7 @@ pub use line::{
     Reserved, ReservedVolume, Retired, Stopped, VolumeReceipt,
 };
 pub use records::{
-    BaseRecord, CrossingRecord, ForkRecord, JobRecord, JournalRow, MachineRecord, ProcessMark, SourceRecord,
-    Standing, VolumeRecord, WorkerRecord,
+    BaseRecord, CrossingRecord, FilesystemMark, ForkRecord, JobRecord, JournalRow, MachineRecord,
+    ProcessMark, SourceRecord, Standing, VolumeRecord, WorkerRecord,
 };
 pub use refusal::ChangeRefused;

@@ -3,8 +3,8 @@
 //! Nothing here touches the world: facts in, a verdict out.
 
 use ferry_api::{
-    API_VERSION, Crossing, CrossingVolume, Hydration, Ownership, Progress, ServerState, Volume, VolumeKey,
-    WorkerInfo,
+    API_VERSION, Crossing, CrossingVolume, Hydration, MachineSpec, Ownership, Progress, ServerState, Volume,
+    VolumeKey, WorkerInfo,
 };
 use ferry_fsm::StepError;
 
@@ -32,6 +32,20 @@ pub fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), StepErro
         )));
     }
     Ok(())
+}
+
+/// Refuses a target that does not understand all of what the machine's spec says: it would lose the rest.
+pub fn check_spec(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> {
+    if spec.version() <= info.spec_version {
+        return Ok(());
+    }
+    Err(StepError::fatal(format!(
+        "worker {} understands version {} of machine specs and this machine needs version {}; bring it to the same \
+         version of ferry",
+        info.name,
+        info.spec_version,
+        spec.version()
+    )))
 }
 
 /// A volume as the plan holds it; refuses one that cannot move now.

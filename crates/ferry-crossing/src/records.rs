@@ -135,11 +135,27 @@ pub struct VolumeRecord {
     /// Whether its bytes pass by the page cache.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub direct: bool,
+    /// How far its file system is, if it was created empty to have one. Of all other volumes it is not known whether
+    /// they hold something, and none is ever made on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<FilesystemMark>,
     /// Clones that read a snapshot of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forks: Vec<ForkRecord>,
     /// When this copy was made, in milliseconds since 1970.
     pub created_at_ms: u64,
+}
+
+/// How far the file system of a volume is that was created empty to have one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilesystemMark {
+    /// Nothing was written to it yet.
+    Blank,
+    /// One is being made, or that was cut off; no machine has had it yet.
+    Making,
+    /// It was made, and is never made again.
+    Made,
 }
 
 /// A clone that reads a snapshot of a copy; the snapshot is named after it.

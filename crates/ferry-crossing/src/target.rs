@@ -162,6 +162,7 @@ pub fn reservation(
         bytes_expected: volume.bytes_in_use,
         store: None,
         direct: volume.direct,
+        filesystem: None,
         forks: Vec::new(),
         created_at_ms: now_ms,
     });

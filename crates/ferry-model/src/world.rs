@@ -455,6 +455,7 @@ fn first_host(scope: &Scope, index: usize) -> Host {
             bytes_expected: 0,
             store: None,
             direct: false,
+            filesystem: None,
             forks: Vec::new(),
             created_at_ms: 0,
         };

@@ -6,7 +6,7 @@ use crate::process::{Watching, What};
 use crate::server::{launch, state_of};
 use crate::store::{Store, sectors};
 use crate::world::{At, Copy, HostIndex, Life, State, World};
-use ferry_agent::drivers::{Driver, DriverError, Ended, HeldMachine, Launch, LaunchError, Watch};
+use ferry_agent::drivers::{Driver, DriverError, Ended, HeldMachine, Holds, Launch, LaunchError, Watch};
 use ferry_agent::fences::{FenceError, Raising, Shelf};
 use ferry_agent::host::{Doing, Host, Question};
 use ferry_agent::lying::{Lying, MachinePlace, Place, Running};
@@ -143,6 +143,14 @@ impl Host for Simulated {
 
     fn driver(&self) -> &dyn Driver {
         self
+    }
+
+    fn look(&self, _device: PathBuf) -> Doing<'_, Result<Holds, DriverError>> {
+        Box::pin(async { Err(no_devices()) })
+    }
+
+    fn make_filesystem(&self, _device: PathBuf) -> Doing<'_, Result<(), DriverError>> {
+        Box::pin(async { Err(no_devices()) })
     }
 
     fn machine_dir(&self, machine: MachineId) -> io::Result<PathBuf> {
@@ -333,6 +341,12 @@ impl Gate for Simulated {
             self.die_writing("is killed after it has written").await;
         })
     }
+}
+
+/// Machines of a simulation mount nothing.
+fn no_devices() -> DriverError {
+    let cause = io::Error::from(io::ErrorKind::Unsupported);
+    DriverError::Io { doing: "use block devices here".to_owned(), cause }
 }
 
 impl Simulated {

@@ -101,6 +101,9 @@ pub enum Command {
     Truth(truth::Truth),
     /// Clear away what jobs and killed processes have left on the worker and nobody needs; --dry-run only tells
     Gc(gc::Gc),
+    /// What a machine with namespaces of its own runs first
+    #[command(hide = true)]
+    MachineInit(MachineInit),
     /// The machine of the demo
     #[command(hide = true)]
     DemoWriter(DemoWriter),
@@ -239,6 +242,13 @@ pub enum Machine {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Print what a machine is, as a file that `machine create -f` takes
+    Spec {
+        /// Name or id
+        machine: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// List the machines of the worker
     List {
         #[command(flatten)]
@@ -266,8 +276,17 @@ pub enum Machine {
 /// `ferry machine create`
 #[derive(Debug, Args)]
 pub struct MachineCreate {
-    /// Its name
-    pub name: String,
+    /// Its name; the one in the file of --file if not given
+    #[arg(required_unless_present = "file")]
+    pub name: Option<String>,
+    /// A file that says what it is (TOML; docs/machines.md), instead of all the options here but --stopped
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["volumes", "env", "workdir", "stop_signal", "grace", "restart", "command"]
+    )]
+    pub file: Option<PathBuf>,
     /// A disk: NAME=SIZE makes an empty one, NAME=VOLUME takes an imported volume (name or id); may be repeated.
     /// An empty one may lie on a block device of its own, by a path that stays (what is on it is lost), and be read and
     /// written past the page cache (O_DIRECT): NAME=SIZE,store=DEVICE,direct.
@@ -296,8 +315,18 @@ pub struct MachineCreate {
     #[command(flatten)]
     pub asking: Asking,
     /// What it runs
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, required_unless_present = "file", value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// `ferry machine-init`
+#[derive(Debug, Args)]
+pub struct MachineInit {
+    /// Be process 1 of the machine, not its keeper
+    #[arg(long)]
+    pub inside: bool,
+    /// What is inside
+    pub plan: PathBuf,
 }
 
 /// `ferry volume ...`

@@ -25,6 +25,8 @@ pub enum Exit {
     NotCertain,
     /// Ctrl-C.
     Interrupted,
+    /// As the machine that this process kept.
+    AsMachine(u8),
 }
 
 impl Exit {
@@ -57,6 +59,7 @@ impl From<Exit> for ExitCode {
             Exit::NotSafe => 6,
             Exit::NotCertain => 7,
             Exit::Interrupted => 130,
+            Exit::AsMachine(code) => code,
         })
     }
 }

@@ -81,6 +81,7 @@ fn run(meant: Meant) -> Result<Exit> {
             log_to_stderr();
             in_runtime(commands::agent::run(&config, drill))
         }
+        Meant::MachineInit(init) => commands::agent::machine_init(&init),
         Meant::VolumeServer(server) => {
             log_to_stderr();
             commands::volume_server::run(server)

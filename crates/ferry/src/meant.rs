@@ -1,9 +1,9 @@
 //! What was meant: the typed words as values of the API. Whatever is wrong with them is found here, before anything
 //! is asked of an agent; behind this door nothing is checked again.
 
-mod pace;
-
 mod loss;
+pub mod machine_file;
+mod pace;
 mod truth;
 mod when;
 
@@ -83,6 +83,8 @@ pub enum Meant {
         /// The socket of a drill.
         drill: Option<PathBuf>,
     },
+    /// Be the first process of a machine, or the one that keeps it.
+    MachineInit(args::MachineInit),
     /// Be a volume server.
     VolumeServer(args::VolumeServer),
     /// Ask an agent.
@@ -109,6 +111,8 @@ pub enum Question {
     MachineStart(MachineRef),
     /// `machine stop`
     MachineStop(MachineRef),
+    /// `machine spec`
+    MachineSpec(MachineRef),
     /// `machine list`
     MachineList,
     /// `machine show`
@@ -229,6 +233,7 @@ impl Meant {
                 Ok(Self::Doctor { state_dir, json })
             }
             args::Command::Agent { config, drill } => Ok(Self::Agent { config, drill }),
+            args::Command::MachineInit(init) => Ok(Self::MachineInit(init)),
             args::Command::VolumeServer(server) => Ok(Self::VolumeServer(server)),
             args::Command::Machine(machine) => machine_question(machine),
             args::Command::Volume(volume) => volume_question(volume),
@@ -303,6 +308,7 @@ fn machine_question(machine: args::Machine) -> Result<Meant, Misuse> {
         }
         args::Machine::Start { machine, asking } => ask(&asking, Question::MachineStart(parsed(&machine)?)),
         args::Machine::Stop { machine, asking } => ask(&asking, Question::MachineStop(parsed(&machine)?)),
+        args::Machine::Spec { machine, asking } => ask(&asking, Question::MachineSpec(parsed(&machine)?)),
         args::Machine::List { asking } => ask(&asking, Question::MachineList),
         args::Machine::Show { machine, asking } => ask(&asking, Question::MachineShow(parsed(&machine)?)),
         args::Machine::Destroy { machine, stop, asking } => {
@@ -312,6 +318,11 @@ fn machine_question(machine: args::Machine) -> Result<Meant, Misuse> {
 }
 
 fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> {
+    let name = create.name.as_deref().map(parsed).transpose()?;
+    if let Some(file) = &create.file {
+        return machine_file::read(file, name, !create.stopped);
+    }
+    let name = name.ok_or_else(|| Misuse("a machine needs a NAME, or a --file that says it".to_owned()))?;
     let mut words = create.command.into_iter();
     let command = words.next().ok_or_else(|| Misuse("a machine needs a COMMAND after `--`".to_owned()))?;
     let mut volumes: Vec<NewVolume> = Vec::new();
@@ -326,7 +337,7 @@ fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> 
         volumes.push(volume);
     }
     Ok(CreateMachine {
-        name: parsed(&create.name)?,
+        name,
         spec: MachineSpec {
             driver: Driver::Process {
                 command,
@@ -338,6 +349,8 @@ fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> 
             stop_grace_ms: u64::try_from(create.grace.as_millis())
                 .map_err(|_| Misuse("--grace is longer than a machine can be waited for".to_owned()))?,
             restart: restart_policy(&create.restart)?,
+            mounts: BTreeMap::new(),
+            isolation: None,
         },
         volumes,
         start: !create.stopped,

@@ -4,24 +4,32 @@
 //! finds them again by a mark that cannot be mistaken ([`crate::records::ProcessMark`]). The one that holds a lock for the agent
 //! (`inhibitor`) ends with it.
 
+pub(crate) mod filesystem;
 pub(crate) mod inhibitor;
+mod init;
+mod isolated;
 mod process;
 mod server;
 mod watch;
 
+pub use filesystem::Holds;
+pub use init::{InitError, Side, init};
 pub use process::ProcessDriver;
 pub use server::{LaunchError, Launcher};
 pub use watch::{Ended, Watch, Watched, boot_id, mark_of};
 
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::MachineSpec;
+use ferry_api::{MachineName, MachineSpec, Mount};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Everything a driver must know to start a machine.
 #[derive(Clone, Debug)]
 pub struct Launch {
+    /// Its name.
+    pub name: MachineName,
     /// What it runs.
     pub spec: MachineSpec,
     /// The machine's own directory on this worker; it exists.
@@ -30,6 +38,17 @@ pub struct Launch {
     pub log: PathBuf,
     /// Environment variables that Ferry gives it.
     pub env: BTreeMap<String, String>,
+    /// The volumes that it mounts.
+    pub mounts: Vec<MountedVolume>,
+}
+
+/// A volume that a machine mounts, in the order in which they are mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedVolume {
+    /// Its block device, with a file system on it.
+    pub device: PathBuf,
+    /// Where, and how.
+    pub mount: Mount,
 }
 
 /// Why a machine could not be started or found.
@@ -47,6 +66,34 @@ pub enum DriverError {
         /// What the machine's spec says.
         path: PathBuf,
     },
+    /// Its root file system is not there.
+    #[error("the root {} is no directory of this worker; make it or choose another", path.display())]
+    NoRoot {
+        /// What the machine's spec says.
+        path: PathBuf,
+    },
+    /// Its user is not there.
+    #[error("there is no user {user} in {}; add it or choose another", passwd.display())]
+    NoUser {
+        /// What the machine's spec says.
+        user: String,
+        /// Where it was looked for.
+        passwd: PathBuf,
+    },
+    /// A tool is not there.
+    #[error("{tool} is not to be found on this worker; install it (apt-get install {package})")]
+    NoTool {
+        /// The tool.
+        tool: &'static str,
+        /// What it comes with.
+        package: &'static str,
+    },
+    /// The agent may not do what the machine needs.
+    #[error(
+        "this worker's agent may make no namespaces and mount nothing; run it as root with CAP_SYS_ADMIN, or leave \
+         mounts and isolation out of the machine's spec"
+    )]
+    NoRights,
     /// A file or process operation failed.
     #[error("cannot {doing}")]
     Io {

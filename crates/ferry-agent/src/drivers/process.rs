@@ -4,12 +4,15 @@
 //! not know: the process is made as a shell that waits for a line on its standard input, its mark is recorded,
 //! then the line is sent and the shell becomes the machine (`exec`: same process, same number). An agent that dies
 //! before leaves a shell whose input ends, and that ends with it.
+//!
+//! A machine that mounts volumes, or is isolated, becomes this program first, which makes its namespaces (`init`).
 
 use super::watch::{Watch, mark_of};
-use super::{Driver, DriverError, HeldMachine, Launch};
+use super::{Driver, DriverError, HeldMachine, Launch, isolated};
 use crate::host::Doing;
 use crate::records::ProcessMark;
 use ferry_api::{Driver as Kind, MachineSpec};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -27,8 +30,10 @@ const GATE: &str = "IFS= read -r gate && [ \"$gate\" = open ] && exec \"$@\" </d
 const OPEN: &[u8] = b"open\n";
 
 /// Runs machines as processes of this worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ProcessDriver {
+    /// This program.
+    program: PathBuf,
     /// One machine is made at a time: a process that is forked while a gate is made would hold it open.
     making: Mutex<()>,
 }
@@ -44,6 +49,12 @@ struct Held {
 impl Driver for ProcessDriver {
     fn check(&self, spec: &MachineSpec) -> Result<(), DriverError> {
         let Kind::Process { command, workdir, .. } = &spec.driver;
+        if spec.is_isolated() {
+            isolated::check(spec)?;
+        }
+        if isolated::root(spec).is_some() {
+            return Ok(());
+        }
         find_program(command)?;
         match workdir {
             Some(path) if !path.is_dir() => Err(DriverError::NoWorkdir { path: path.clone() }),
@@ -66,9 +77,28 @@ impl Driver for ProcessDriver {
 }
 
 impl ProcessDriver {
+    /// Runs machines; `program` is this program, by which those are started that have namespaces of their own.
+    #[must_use]
+    pub fn new(program: &Path) -> Self {
+        Self { program: program.to_owned(), making: Mutex::default() }
+    }
+
+    /// What the gate becomes: the machine, or this program that makes its namespaces.
+    fn first_words(&self, launch: &Launch) -> Result<Vec<OsString>, DriverError> {
+        let Kind::Process { command, args, .. } = &launch.spec.driver;
+        if launch.spec.is_isolated() {
+            let plan = isolated::write_plan(launch)?;
+            return Ok(vec![self.program.clone().into(), "machine-init".into(), plan.into()]);
+        }
+        let program = find_program(command)?.into_os_string();
+        Ok(std::iter::once(program).chain(args.iter().map(OsString::from)).collect())
+    }
+
     async fn hold(&self, launch: &Launch) -> Result<Held, DriverError> {
-        let Kind::Process { command, args, env, workdir } = &launch.spec.driver;
-        let program = find_program(command)?;
+        let Kind::Process { command, args: _, env, workdir } = &launch.spec.driver;
+        let words = self.first_words(launch)?;
+        // One with a root of its own finds its directory inside.
+        let workdir = workdir.as_ref().filter(|_| !launch.spec.is_isolated()).unwrap_or(&launch.dir);
         let log = open_log(&launch.log)?;
         let failed = |doing: &str| {
             let doing = format!("{doing} {command}");
@@ -77,13 +107,12 @@ impl ProcessDriver {
         let _one_at_a_time = self.making.lock().await;
         let mut child = Command::new("/bin/sh")
             .args(["-c", GATE, "ferry-machine"])
-            .arg(&program)
-            .args(args)
+            .args(&words)
             .env_clear()
             .envs(KEPT_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .envs(env)
             .envs(&launch.env)
-            .current_dir(workdir.as_ref().unwrap_or(&launch.dir))
+            .current_dir(workdir)
             .stdin(Stdio::piped())
             .stdout(log.try_clone().map_err(failed("log the output of"))?)
             .stderr(log)
@@ -120,7 +149,7 @@ impl HeldMachine for Held {
 }
 
 /// Finds a program as a shell would.
-fn find_program(command: &str) -> Result<PathBuf, DriverError> {
+pub(super) fn find_program(command: &str) -> Result<PathBuf, DriverError> {
     let runs = |path: &Path| {
         path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
     };
@@ -143,8 +172,14 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
+    fn driver() -> ProcessDriver {
+        ProcessDriver::new(Path::new("/bin/false"))
+    }
+
     fn launch(dir: &Path, script: &str) -> Launch {
         Launch {
+            name: "sh".parse().unwrap(),
+            mounts: Vec::new(),
             spec: MachineSpec::process("sh", ["-c", script]),
             dir: dir.to_owned(),
             log: dir.join("machine.log"),
@@ -155,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn a_machine_runs_in_its_directory_with_its_volumes_in_its_environment() {
         let dir = tempfile::tempdir().unwrap();
-        let driver = ProcessDriver::default();
+        let driver = driver();
         let held =
             driver.start(&launch(dir.path(), "pwd; echo $FERRY_VOLUME_DATA; cat; exit 3")).await.unwrap();
         let pid = held.mark().pid;
@@ -174,7 +209,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "cargo gives this to the test");
         let script = "echo ${CARGO_MANIFEST_DIR-unset} ${PATH:+path}";
-        let held = ProcessDriver::default().start(&launch(dir.path(), script)).await.unwrap();
+        let held = driver().start(&launch(dir.path(), script)).await.unwrap();
         assert_eq!(held.release().unwrap().ended().await.code, Some(0));
         assert_eq!(std::fs::read_to_string(dir.path().join("machine.log")).unwrap(), "unset path\n");
     }
@@ -182,7 +217,7 @@ mod tests {
     #[tokio::test]
     async fn a_machine_whose_gate_never_opens_never_runs() {
         let dir = tempfile::tempdir().unwrap();
-        let held = ProcessDriver::default().start(&launch(dir.path(), "echo ran")).await.unwrap();
+        let held = driver().start(&launch(dir.path(), "echo ran")).await.unwrap();
         let mark = held.mark().clone();
         held.abandon().await;
         assert!(Watch::find(&mark).unwrap().is_none());
@@ -192,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn the_mark_made_before_the_gate_finds_the_machine_after_it() {
         let dir = tempfile::tempdir().unwrap();
-        let driver = ProcessDriver::default();
+        let driver = driver();
         let held = driver.start(&launch(dir.path(), "exec sleep 1000")).await.unwrap();
         let mark = held.mark().clone();
         let watch = held.release().unwrap();
@@ -205,8 +240,8 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_refused_before_anything_starts() {
-        let refused = ProcessDriver::default().check(&MachineSpec::process("no-such-program", ["x"]));
+        let refused = driver().check(&MachineSpec::process("no-such-program", ["x"]));
         assert!(matches!(refused, Err(DriverError::NoProgram { command }) if command == "no-such-program"));
-        assert!(ProcessDriver::default().check(&MachineSpec::process("/bin/sh", ["x"])).is_ok());
+        assert!(driver().check(&MachineSpec::process("/bin/sh", ["x"])).is_ok());
     }
 }

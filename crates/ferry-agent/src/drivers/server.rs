@@ -62,6 +62,12 @@ impl Launcher {
         Self { program: program.into(), args: args.into_iter().map(Into::into).collect(), tls: None }
     }
 
+    /// The program, which is also that of machines that have namespaces of their own.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The same, with a directory of certificates.
     #[must_use]
     pub fn with_tls(self, tls: Option<PathBuf>) -> Self {

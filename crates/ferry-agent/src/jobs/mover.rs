@@ -9,7 +9,8 @@ use std::sync::Arc;
 use ferry_api::{ApiError, ErrorCode, Job, JobId, JobKind, Prepare, PrepareVolume, VolumeKey, WorkerName};
 use ferry_crossing::moving::{later, refusal};
 use ferry_crossing::reckoning::{
-    check_direct, check_room, check_size, check_target, is_whole, lacks_source, plan_volume, progress,
+    check_direct, check_room, check_size, check_spec, check_target, is_whole, lacks_source, plan_volume,
+    progress,
 };
 use ferry_crossing::{
     Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped, moving,
@@ -95,6 +96,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let info = self.home.target(&input.to).map_err(refusal)?.worker().await.map_err(refusal)?;
         check_target(input, &info)?;
         let machine = self.home.machine(input.machine).await.map_err(refusal)?;
+        check_spec(&info, &machine.spec)?;
         let mut volumes = Vec::new();
         for disk in &machine.volumes {
             let key = VolumeKey { id: disk.volume, generation: disk.generation };

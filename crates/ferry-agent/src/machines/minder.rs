@@ -168,6 +168,7 @@ impl Minder {
             (None, Some(mark)) => {
                 let found = inner.host.driver().find(mark)?;
                 if found.is_none() {
+                    inner.unmounted(&record).await?;
                     self.note_end(inner, Ended { code: None, signal: None }).await;
                     return Ok(Next::Later(Duration::ZERO));
                 }
@@ -184,6 +185,7 @@ impl Minder {
             (Care::Stop, Some(watch)) => {
                 let grace = Duration::from_millis(record.spec.stop_grace_ms);
                 let ended = watch.stop(record.spec.stop_signal.number(), grace).await;
+                inner.unmounted(&record).await?;
                 inner.records.change(vec![inner.process_ended(self.id, Some(ended), false)]).await?;
                 Ok(Next::Down)
             }
@@ -209,6 +211,11 @@ impl Minder {
                 return tracing::warn!(machine = %self.id, %error, "cannot read the record of a machine");
             }
         };
+        // A machine that stays down leaves nothing mounted; one that starts again mounts what it finds.
+        if let Err(error) = inner.unmounted(&record).await {
+            let error = ApiError::because(ErrorCode::Internal, &error).message;
+            tracing::warn!(machine = %self.id, %error, "the devices of a machine that ended are still held");
+        }
         let ran_ms = record
             .process
             .as_ref()
@@ -271,7 +278,8 @@ impl Inner {
                 return Err(MachinesError::VolumeNotOpen { name: name() });
             }
         }
-        let held = self.host.driver().start(&self.launch(record)?).await?;
+        let mounts = self.to_mount(record).await?;
+        let held = self.host.driver().start(&self.launch(record, mounts)?).await?;
         let process = held.mark().clone();
         let recorded = self.records.change(vec![Change::ProcessStarts { machine: record.id, process }]).await;
         if let Err(error) = recorded {

@@ -8,12 +8,13 @@
 //! Invariants: a machine runs only while the records say that it shall, and never twice: its process is in the
 //! records before it does anything. Machines outlive the agent; the next one finds them by their marks.
 
+mod filesystems;
 mod minder;
 mod policy;
 mod unneeded;
 
 use crate::config::Config;
-use crate::drivers::{DriverError, Launch};
+use crate::drivers::{DriverError, Launch, MountedVolume};
 use crate::fences::{FenceError, Fences};
 use crate::host::Host;
 use crate::records::{Change, MachineRecord, Records, RecordsError, Standing};
@@ -23,6 +24,7 @@ use ferry_api::{
     WorkerName,
 };
 use ferry_crossing::{Fence, Subject, minding};
+pub use filesystems::NoFilesystem;
 use minder::Minder;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -71,6 +73,9 @@ pub enum MachinesError {
     /// It cannot be started or found.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// A volume of it cannot be mounted.
+    #[error(transparent)]
+    Filesystem(#[from] NoFilesystem),
     /// A file operation failed.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -115,9 +120,15 @@ impl From<MachinesError> for ApiError {
             MachinesError::NotHere(_) => ErrorCode::NotFound,
             MachinesError::Fenced { .. } => ErrorCode::HandedOver,
             MachinesError::Needed { .. } => ErrorCode::Conflict,
-            MachinesError::Driver(DriverError::NoProgram { .. } | DriverError::NoWorkdir { .. }) => {
-                ErrorCode::InvalidRequest
-            }
+            MachinesError::Driver(
+                DriverError::NoProgram { .. }
+                | DriverError::NoWorkdir { .. }
+                | DriverError::NoRoot { .. }
+                | DriverError::NoUser { .. }
+                | DriverError::NoTool { .. }
+                | DriverError::NoRights,
+            )
+            | MachinesError::Filesystem(_) => ErrorCode::InvalidRequest,
             MachinesError::Volume { .. }
             | MachinesError::VolumeNotOpen { .. }
             | MachinesError::DoesNotStop { .. }
@@ -335,7 +346,7 @@ impl Inner {
     }
 
     /// What the driver must know; the machine's directory exists then.
-    fn launch(&self, record: &MachineRecord) -> Result<Launch, MachinesError> {
+    fn launch(&self, record: &MachineRecord, mounts: Vec<MountedVolume>) -> Result<Launch, MachinesError> {
         let failed = |cause| MachinesError::Io { doing: "make", path: self.dir(record.id), cause };
         let dir = self.host.machine_dir(record.id).map_err(failed)?;
         let mut env = BTreeMap::from([
@@ -345,6 +356,7 @@ impl Inner {
         for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
             env.insert(volume.name.environment_variable(), self.volumes.guest_uri(key));
         }
-        Ok(Launch { spec: record.spec.clone(), log: dir.join(LOG), dir, env })
+        let (name, spec) = (record.name.clone(), record.spec.clone());
+        Ok(Launch { name, spec, log: dir.join(LOG), dir, env, mounts })
     }
 }

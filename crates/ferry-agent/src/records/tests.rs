@@ -28,6 +28,7 @@ fn volume(machine: Option<MachineId>) -> VolumeRecord {
         bytes_expected: 0,
         store: None,
         direct: false,
+        filesystem: None,
         forks: Vec::new(),
         created_at_ms: 1,
     }

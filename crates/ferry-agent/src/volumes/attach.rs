@@ -5,6 +5,14 @@ use crate::records::VolumeRecord;
 use ferry_api::{AttachedFrontend, Frontend, Ownership, VolumeKey};
 use ferry_volume::control::{ControlError, Status};
 use ferry_volume::{self as server, FrontendKind};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the kernel may take to let go of a device after the last process that saw its file system has ended: what was
+/// not written yet is written then.
+const LET_GO_MAX: Duration = Duration::from_secs(120);
+/// How often that is looked at.
+const LET_GO_POLL: Duration = Duration::from_millis(5);
 
 impl Volumes {
     /// Attaches a frontend (if none is given: a block device); its guest can use it when this answers.
@@ -55,6 +63,37 @@ impl Volumes {
             if frontend.is_none_or(|wanted| wanted == attached.frontend) {
                 let detached = self.inner.ask(key, move |client| client.detach(kind)).await;
                 detached.map_err(|error| refused(&record, attached.frontend, error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Volumes {
+    /// Takes the block device of a copy away as soon as nobody holds it. A copy that is not served, or has none, is well.
+    ///
+    /// # Errors
+    /// Somebody still holds it after the longest time that this may take.
+    pub async fn let_device_go(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        let until = Instant::now() + LET_GO_MAX;
+        let Ok(status) = self.inner.status(key).await else { return Ok(()) };
+        for attached in frontends(&status) {
+            let kind = match attached.frontend {
+                Frontend::Fuse => FrontendKind::Fuse,
+                Frontend::Ublk => FrontendKind::Ublk,
+                Frontend::VhostUserBlk => continue,
+            };
+            loop {
+                match self.inner.ask(key, move |client| client.detach(kind)).await {
+                    Ok(()) => break,
+                    Err(VolumesError::Control(ControlError::Refused { .. })) if Instant::now() < until => {
+                        tokio::time::sleep(LET_GO_POLL).await;
+                    }
+                    Err(error) => return Err(refused(&record, attached.frontend, error)),
+                }
             }
         }
         Ok(())

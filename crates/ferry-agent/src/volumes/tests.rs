@@ -45,6 +45,7 @@ async fn worker(
         bytes_expected: 0,
         store: None,
         direct: false,
+        filesystem: None,
         forks: Vec::new(),
         created_at_ms: 0,
     };

@@ -50,6 +50,7 @@ impl One {
             bytes_expected: 0,
             store: None,
             direct: false,
+            filesystem: None,
             forks: Vec::new(),
             created_at_ms: 7,
         }

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use ferry_agent::drivers::Side;
 use ferry_agent::{Config, moments};
 
+use crate::args::MachineInit;
 use crate::exit::Exit;
 
 pub async fn run(config: &Path, drill: Option<PathBuf>) -> Result<Exit> {
@@ -14,4 +16,10 @@ pub async fn run(config: &Path, drill: Option<PathBuf>) -> Result<Exit> {
     }
     ferry_agent::run(config).await?;
     Ok(Exit::Done)
+}
+
+/// Is the keeper of a machine with namespaces of its own, or its first process; ends as the machine does.
+pub fn machine_init(init: &MachineInit) -> Result<Exit> {
+    let side = if init.inside { Side::Init } else { Side::Keeper };
+    Ok(Exit::AsMachine(ferry_agent::drivers::init(&init.plan, side)?))
 }

@@ -3,12 +3,14 @@
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, CreateMachine, Desired, DestroyMachine, Driver, Exit as MachineExit, Machine, MachineRef,
-    MachineState, RestartPolicy,
+    AgentApi, CreateMachine, Desired, DestroyMachine, Driver, Exit as MachineExit, Isolation, Machine,
+    MachineRef, MachineSpec, MachineState, Mount, Network, RestartPolicy, VolumeName, VolumeRef,
 };
+use std::collections::BTreeMap;
 
 use super::utc;
 use crate::exit::Exit;
+use crate::meant::machine_file;
 use crate::output::bytes::Span;
 use crate::output::{Paint, say, say_json, table};
 
@@ -22,6 +24,22 @@ pub async fn start(agent: &Client, json: bool, machine: &MachineRef) -> Result<E
 
 pub async fn stop(agent: &Client, json: bool, machine: &MachineRef) -> Result<Exit> {
     tell(json, &agent.machine_stop(machine).await?, "is ")
+}
+
+/// Prints what a machine is, as a file to make it from.
+pub async fn spec(agent: &Client, json: bool, machine: &MachineRef) -> Result<Exit> {
+    let machine = agent.machine(machine).await?;
+    if json {
+        say_json(&machine.spec)?;
+        return Ok(Exit::Done);
+    }
+    let mut sizes_bytes = BTreeMap::new();
+    for disk in &machine.volumes {
+        let volume = agent.volume(&VolumeRef::Id(disk.volume)).await?;
+        sizes_bytes.insert(disk.name.clone(), volume.size_bytes);
+    }
+    say(machine_file::write(&machine, &sizes_bytes).trim_end())?;
+    Ok(Exit::Done)
 }
 
 pub async fn list(agent: &Client, json: bool) -> Result<Exit> {
@@ -57,6 +75,8 @@ pub async fn show(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
         ("held by job", machine.job.map_or_else(|| "-".to_owned(), |job| job.to_string())),
         ("command", command_text(&spec.driver)),
         ("volumes", if volumes.is_empty() { "-".to_owned() } else { volumes.join(", ") }),
+        ("mounts", mounts_text(&machine.spec.mounts)),
+        ("isolation", isolation_text(&machine.spec)),
         (
             "stops on",
             format!(
@@ -147,12 +167,36 @@ fn desired_text(desired: Desired) -> &'static str {
     }
 }
 
-fn restart_text(restart: RestartPolicy) -> &'static str {
+/// A policy, as it is typed.
+pub fn restart_text(restart: RestartPolicy) -> &'static str {
     match restart {
         RestartPolicy::Always => "always",
         RestartPolicy::OnFailure => "on-failure",
         RestartPolicy::Never => "never",
     }
+}
+
+fn mounts_text(mounts: &BTreeMap<VolumeName, Mount>) -> String {
+    let one = |(name, mount): (&VolumeName, &Mount)| {
+        let how = if mount.read_only { ", read-only" } else { "" };
+        format!("{name} at {} ({}{how})", mount.path, mount.fs)
+    };
+    let all: Vec<String> = mounts.iter().map(one).collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(", ") }
+}
+
+fn isolation_text(spec: &MachineSpec) -> String {
+    if !spec.is_isolated() {
+        return "-".to_owned();
+    }
+    let Isolation { user, root, network } = spec.isolation.clone().unwrap_or_default();
+    let user = user.map(|user| format!(", as user {user}")).unwrap_or_default();
+    let root = root.map(|root| format!(", in {}", root.display())).unwrap_or_default();
+    let network = match network {
+        Network::Host => "",
+        Network::None => ", no network",
+    };
+    format!("namespaces of its own{user}{root}{network}")
 }
 
 fn command_text(driver: &Driver) -> String {

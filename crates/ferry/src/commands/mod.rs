@@ -35,6 +35,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::MachineCreate(create) => machine::create(&agent, json, create).await,
         Question::MachineStart(machine) => machine::start(&agent, json, &machine).await,
         Question::MachineStop(machine) => machine::stop(&agent, json, &machine).await,
+        Question::MachineSpec(machine) => machine::spec(&agent, json, &machine).await,
         Question::MachineList => machine::list(&agent, json).await,
         Question::MachineShow(machine) => machine::show(&agent, json, &machine).await,
         Question::MachineDestroy(machine, destroy) => machine::destroy(&agent, json, &machine, destroy).await,

@@ -131,6 +131,7 @@ pub(super) async fn furnish(records: &Records, world: &World) {
             bytes_expected: 0,
             store: None,
             direct: false,
+            filesystem: None,
             forks: Vec::new(),
             made: true,
             created_at_ms: 1,

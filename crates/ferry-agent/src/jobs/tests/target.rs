@@ -15,6 +15,7 @@ impl Target for Beta {
                 Ok(WorkerInfo {
                     name: worker("beta"),
                     api_version: API_VERSION,
+                    spec_version: ferry_api::SPEC_VERSION,
                     program_version: String::new(),
                     pid: 1,
                     started_at_ms: 1,

@@ -1,0 +1,106 @@
+//! What a machine with namespaces of its own needs of its worker, and the description that its keeper reads.
+
+use super::init::Inside;
+use super::process::find_program;
+use super::{DriverError, Launch, filesystem};
+use ferry_api::{Driver as Kind, Isolation, MachineSpec};
+use rustix::thread::CapabilitySet;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Name of the file in the machine's directory that describes what is inside.
+const PLAN: &str = "inside.json";
+
+/// Its root on the worker, if it has one of its own.
+pub(super) fn root(spec: &MachineSpec) -> Option<&Path> {
+    spec.isolation.as_ref()?.root.as_deref()
+}
+
+/// Says why a machine with this spec cannot have namespaces here, if it cannot.
+pub(super) fn check(spec: &MachineSpec) -> Result<(), DriverError> {
+    let failed = |cause: rustix::io::Errno| DriverError::Io {
+        doing: "ask what this agent may do".to_owned(),
+        cause: cause.into(),
+    };
+    let may = rustix::thread::capabilities(None).map_err(failed)?.effective;
+    if !may.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_CHROOT) {
+        return Err(DriverError::NoRights);
+    }
+    if !spec.mounts.is_empty() {
+        filesystem::mke2fs()?;
+    }
+    if let Some(path) = root(spec).filter(|path| !path.is_dir()) {
+        return Err(DriverError::NoRoot { path: path.to_owned() });
+    }
+    ids(spec).map(drop)
+}
+
+/// Writes what the machine's keeper is to make.
+pub(super) fn write_plan(launch: &Launch) -> Result<PathBuf, DriverError> {
+    let spec = &launch.spec;
+    let Kind::Process { command, args, workdir, .. } = &spec.driver;
+    let Isolation { root, network, .. } = spec.isolation.clone().unwrap_or_default();
+    let inside = Inside {
+        host_name: launch.name.to_string(),
+        mounts: launch.mounts.clone(),
+        ids: ids(spec)?,
+        program: match root {
+            Some(_) => PathBuf::from(command),
+            None => find_program(command)?,
+        },
+        args: args.clone(),
+        workdir: match (workdir, &root) {
+            (Some(workdir), _) => workdir.clone(),
+            (None, Some(_)) => PathBuf::from("/"),
+            (None, None) => launch.dir.clone(),
+        },
+        root,
+        network,
+    };
+    let path = launch.dir.join(PLAN);
+    let text = serde_json::to_vec_pretty(&inside).expect("what is inside is plain data and always encodes");
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options.open(&path).and_then(|mut file| std::io::Write::write_all(&mut file, &text));
+    written.map_err(|cause| DriverError::Io { doing: format!("write {}", path.display()), cause })?;
+    Ok(path)
+}
+
+/// The user and group that a machine runs as, if its spec says that.
+fn ids(spec: &MachineSpec) -> Result<Option<(u32, u32)>, DriverError> {
+    let Some(user) = spec.isolation.as_ref().and_then(|isolation| isolation.user.as_deref()) else {
+        return Ok(None);
+    };
+    let passwd = root(spec).unwrap_or(Path::new("/")).join("etc/passwd");
+    let known = std::fs::read_to_string(&passwd).unwrap_or_default();
+    let found = find_user(&known, user);
+    found.map(Some).ok_or_else(|| DriverError::NoUser { user: user.to_owned(), passwd })
+}
+
+/// User and group of a name or number, by the text of a `passwd(5)`. A number need not be in it.
+fn find_user(passwd: &str, user: &str) -> Option<(u32, u32)> {
+    let ids = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_owned();
+        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some((name, uid, gid))
+    };
+    let number: Option<u32> = user.parse().ok();
+    let mut lines = passwd.lines().filter_map(ids);
+    let found = lines.find(|(name, uid, _)| name == user || Some(*uid) == number);
+    found.map(|(_, uid, gid)| (uid, gid)).or(number.map(|uid| (uid, uid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find_user;
+
+    #[test]
+    fn a_user_is_found_by_name_or_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\npostgres:x:101:104::/var:/bin/sh\n";
+        assert_eq!(find_user(passwd, "postgres"), Some((101, 104)));
+        assert_eq!(find_user(passwd, "101"), Some((101, 104)));
+        assert_eq!(find_user(passwd, "4711"), Some((4711, 4711)));
+        assert_eq!(find_user(passwd, "nobody"), None);
+    }
+}

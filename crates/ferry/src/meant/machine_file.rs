@@ -1,0 +1,319 @@
+//! The file that says what a machine is: read for `machine create -f`, written by `machine spec`.
+//!
+//! Invariant: what is wrong with it is told as file, line and field in one sentence, before an agent is asked.
+
+use super::Misuse;
+use crate::output::bytes::{parse_size, parse_span};
+use ferry_api::{
+    CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, Mount, MountPath,
+    Network, NewVolume, RestartPolicy, Signal, VolumeName, VolumeOrigin, VolumeRef,
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The longest grace that a file can give: what a machine has by default, in milliseconds.
+const GRACE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// A machine as a person writes it down.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MachineFile {
+    name: MachineName,
+    #[serde(default)]
+    driver: DriverName,
+    command: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workdir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    isolated: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    network: Network,
+    #[serde(default)]
+    stop_signal: Signal,
+    #[serde(default = "grace_default", deserialize_with = "span", serialize_with = "in_ms")]
+    stop_grace: Duration,
+    #[serde(default, deserialize_with = "restart", serialize_with = "restart_text")]
+    restart: RestartPolicy,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    volumes: BTreeMap<VolumeName, VolumeInFile>,
+}
+
+/// What can run a machine.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum DriverName {
+    #[default]
+    Process,
+}
+
+/// A disk as a person writes it down.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VolumeInFile {
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "size")]
+    size: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    volume: Option<VolumeRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    store: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    direct: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mount: Option<MountPath>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fs: Option<Filesystem>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    read_only: bool,
+}
+
+/// Reads the file at `path`. A name that was typed goes before the one in it.
+pub(super) fn read(path: &Path, name: Option<MachineName>, start: bool) -> Result<CreateMachine, Misuse> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|cause| Misuse(format!("cannot read {}: {cause}", path.display())))?;
+    let mut created = understand(&text).map_err(|why| Misuse(format!("{}, {why}", path.display())))?;
+    created.start = start;
+    if let Some(name) = name {
+        created.name = name;
+    }
+    Ok(created)
+}
+
+/// What a machine is, as such a file; `sizes_bytes` are those of its volumes.
+pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>) -> String {
+    let Driver::Process { command, args, env, workdir } = machine.spec.driver.clone();
+    let isolation = machine.spec.isolation.clone();
+    let volume = |name: &VolumeName| {
+        let mount = machine.spec.mounts.get(name);
+        VolumeInFile {
+            size: sizes_bytes.get(name).copied(),
+            mount: mount.map(|mount| mount.path.clone()),
+            fs: mount.map(|mount| mount.fs),
+            read_only: mount.is_some_and(|mount| mount.read_only),
+            ..VolumeInFile::default()
+        }
+    };
+    let file = MachineFile {
+        name: machine.name.clone(),
+        driver: DriverName::Process,
+        command: std::iter::once(command).chain(args).collect(),
+        workdir,
+        isolated: isolation.as_ref() == Some(&Isolation::default()),
+        user: isolation.as_ref().and_then(|isolation| isolation.user.clone()),
+        root: isolation.as_ref().and_then(|isolation| isolation.root.clone()),
+        network: isolation.map(|isolation| isolation.network).unwrap_or_default(),
+        stop_signal: machine.spec.stop_signal,
+        stop_grace: Duration::from_millis(machine.spec.stop_grace_ms),
+        restart: machine.spec.restart,
+        env,
+        volumes: machine.volumes.iter().map(|known| (known.name.clone(), volume(&known.name))).collect(),
+    };
+    toml::to_string_pretty(&file).expect("a machine is plain data and always encodes")
+}
+
+fn understand(text: &str) -> Result<CreateMachine, String> {
+    let file: MachineFile = toml::from_str(text).map_err(|error| in_words(text, &error))?;
+    let isolation = Isolation { user: file.user, root: file.root, network: file.network };
+    let is_isolated = file.isolated || isolation != Isolation::default();
+    let mut words = file.command.into_iter();
+    let missing = || "field command: it is empty; write the program and its arguments".to_owned();
+    let command = words.next().ok_or_else(missing)?;
+    let (mut volumes, mut mounts) = (Vec::new(), BTreeMap::new());
+    for (name, volume) in file.volumes {
+        let at = |why: &str| format!("{} volumes.{name}: {why}", line_of_table(text, name.as_str()));
+        match &volume.mount {
+            Some(path) => {
+                let fs = volume.fs.unwrap_or_default();
+                let mount = Mount { path: path.clone(), fs, read_only: volume.read_only };
+                mounts.insert(name.clone(), mount);
+            }
+            None if volume.fs.is_some() || volume.read_only => {
+                return Err(at("fs and read_only are for a volume that is mounted; say where with `mount`"));
+            }
+            None => {}
+        }
+        let origin = origin(&volume).map_err(at)?;
+        volumes.push(NewVolume { name, origin });
+    }
+    let stop_grace_ms = u64::try_from(file.stop_grace.as_millis()).unwrap_or(u64::MAX);
+    let driver = Driver::Process { command, args: words.collect(), env: file.env, workdir: file.workdir };
+    let spec = MachineSpec {
+        driver,
+        stop_signal: file.stop_signal,
+        stop_grace_ms,
+        restart: file.restart,
+        mounts,
+        isolation: is_isolated.then_some(isolation),
+    };
+    Ok(CreateMachine { name: file.name, spec, volumes, start: false })
+}
+
+fn origin(volume: &VolumeInFile) -> Result<VolumeOrigin, &'static str> {
+    match (volume.size, &volume.volume) {
+        (Some(size_bytes), None) => Ok(VolumeOrigin::Empty {
+            size_bytes,
+            region_bytes: None,
+            store: volume.store.clone(),
+            direct: volume.direct,
+        }),
+        (None, Some(_)) if volume.store.is_some() || volume.direct => {
+            Err("store and direct are for an empty volume, one with `size`")
+        }
+        (None, Some(known)) => Ok(VolumeOrigin::Existing { volume: known.clone() }),
+        (Some(_), Some(_)) | (None, None) => {
+            Err("give either `size`, for an empty one, or `volume`, for an imported one")
+        }
+    }
+}
+
+/// Line, field and reason of what is wrong.
+fn in_words(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start).min(text.len());
+    let number = text[..at].matches('\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    let field = line.split_once('=').map(|(key, _)| format!(" field {}:", key.trim())).unwrap_or_default();
+    let why = error.message().replace('\n', " ");
+    format!("line {number}{field} {why}")
+}
+
+/// The line on which the table of a volume begins.
+fn line_of_table(text: &str, name: &str) -> String {
+    let is_it =
+        |line: &str| line.contains(name) && line.contains("volumes") || line.trim_start().starts_with(name);
+    text.lines()
+        .position(is_it)
+        .map(|at| format!("line {} field", at + 1))
+        .unwrap_or_else(|| "field".to_owned())
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn grace_default() -> Duration {
+    GRACE_DEFAULT
+}
+
+fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    parse_span(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+}
+
+fn in_ms<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{}ms", span.as_millis()))
+}
+
+/// A text as for `--volume`, or a number of bytes.
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a size is a text, as in \"8GiB\", or a number of bytes")]
+    enum Typed {
+        Bytes(u64),
+        Text(String),
+    }
+    match Typed::deserialize(from)? {
+        Typed::Bytes(bytes) => Ok(Some(bytes)),
+        Typed::Text(text) => parse_size(&text).map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
+fn restart<'de, D: Deserializer<'de>>(from: D) -> Result<RestartPolicy, D::Error> {
+    let Misuse(why) = match super::restart_policy(&String::deserialize(from)?) {
+        Ok(policy) => return Ok(policy),
+        Err(misuse) => misuse,
+    };
+    Err(serde::de::Error::custom(why))
+}
+
+fn restart_text<S: Serializer>(policy: &RestartPolicy, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(crate::commands::machine::restart_text(*policy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATABASE: &str = r#"
+name = "db"
+command = ["/usr/lib/postgresql/17/bin/postgres", "-D", "/var/lib/postgresql/data"]
+user = "postgres"
+stop_signal = "INT"
+stop_grace = "2m"
+restart = "on-failure"
+
+[env]
+LANG = "C.UTF-8"
+
+[volumes.data]
+size = "8GiB"
+mount = "/var/lib/postgresql"
+fs = "ext4"
+"#;
+
+    fn refusal(text: &str) -> String {
+        understand(text).unwrap_err()
+    }
+
+    #[test]
+    fn a_file_says_all_of_a_machine() {
+        let created = understand(DATABASE).unwrap();
+        assert_eq!(created.name.as_str(), "db");
+        assert_eq!((created.spec.stop_grace_ms, created.spec.restart), (120_000, RestartPolicy::OnFailure));
+        assert_eq!(created.spec.isolation.unwrap().user.as_deref(), Some("postgres"));
+        let mount = &created.spec.mounts[&"data".parse().unwrap()];
+        assert_eq!(mount.path.to_string(), "/var/lib/postgresql");
+        let size_bytes = 8 << 30;
+        let origin = VolumeOrigin::Empty { size_bytes, region_bytes: None, store: None, direct: false };
+        assert_eq!(created.volumes, [NewVolume { name: "data".parse().unwrap(), origin }]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line_and_field() {
+        let said = refusal(&DATABASE.replace("mount =", "mout ="));
+        assert!(said.starts_with("line 14 field mout: unknown field `mout`"), "{said}");
+        let said = refusal(&DATABASE.replace("8GiB", "8 potatoes"));
+        assert!(said.starts_with("line 13 field size: ") && said.contains("potatoes"), "{said}");
+        let said = refusal(&DATABASE.replace("\"INT\"", "\"STOP\""));
+        assert!(said.starts_with("line 5 field stop_signal: 'STOP' is not a stop signal"), "{said}");
+        let said = refusal(&DATABASE.replace("\"/var/lib/postgresql\"\n", "\"pg\"\n"));
+        assert!(said.starts_with("line 14 field mount: 'pg' is no place"), "{said}");
+        let said = refusal(&DATABASE.replace("on-failure", "maybe"));
+        assert!(said.starts_with("line 7 field restart: 'maybe' is no restart policy"), "{said}");
+        let said = refusal(&DATABASE.replace("size = \"8GiB\"\n", ""));
+        assert!(said.starts_with("line 12 field volumes.data: give either"), "{said}");
+        let said = refusal("name = \"x\"\n");
+        assert!(said.contains("missing field `command`"), "{said}");
+    }
+
+    #[test]
+    fn a_machine_is_written_as_a_file_that_says_the_same() {
+        let created = understand(DATABASE).unwrap();
+        let volume = ferry_api::MachineVolume {
+            name: "data".parse().unwrap(),
+            volume: ferry_api::VolumeId::fresh(),
+            generation: ferry_api::Generation::FIRST,
+        };
+        let machine = Machine {
+            id: ferry_api::MachineId::fresh(),
+            name: created.name.clone(),
+            worker: "w1".parse().unwrap(),
+            generation: ferry_api::Generation::FIRST,
+            spec: created.spec.clone(),
+            volumes: vec![volume],
+            desired: ferry_api::Desired::Stopped,
+            state: ferry_api::MachineState::Stopped,
+            job: None,
+            last_exit: None,
+            log: PathBuf::from("/x"),
+            created_at_ms: 1,
+        };
+        let text = write(&machine, &BTreeMap::from([("data".parse().unwrap(), 8 << 30)]));
+        assert_eq!(understand(&text).unwrap(), created, "{text}");
+    }
+}

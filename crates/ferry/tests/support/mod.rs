@@ -53,6 +53,8 @@ pub const LOSETUP: Tool = Tool { program: "losetup", package: "mount" };
 pub const FSTRIM: Tool = Tool { program: "fstrim", package: "util-linux" };
 pub const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
 pub const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };
+pub const DUMPE2FS: Tool = Tool { program: "dumpe2fs", package: "e2fsprogs" };
+pub const SQLITE: Tool = Tool { program: "sqlite3", package: "sqlite3" };
 pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
 
 /// Returns from the test when one of the tools is missing, after saying so. In CI that is a failure.

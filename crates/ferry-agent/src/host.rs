@@ -8,12 +8,14 @@
 //! Invariant: nothing of the agent that decides who may write, or what runs where, comes to files, processes or the clock
 //! by another way; so what a simulation tries is what real hosts run.
 
-use crate::drivers::{Driver, DriverError, Holds, LaunchError, Launcher, ProcessDriver, Watch, filesystem};
+use crate::drivers::{
+    Driver, DriverError, Holds, LaunchError, Launcher, ProcessDriver, Watch, filesystem, isolated,
+};
 use crate::lying::{self, Lying, Running};
 use crate::machines::LOG;
 use crate::records::{ProcessMark, VolumeRecord};
 use crate::volumes::VolumesError;
-use ferry_api::{MachineId, VolumeKey};
+use ferry_api::{MachineId, MachineSpec, VolumeKey};
 use ferry_volume::client::{self, BlockError};
 use ferry_volume::control::{Client, ControlError};
 use ferry_volume::{Credentials, LastState, Left, SourceUri, StoreError};
@@ -48,8 +50,8 @@ pub trait Host: Send + Sync + 'static {
     /// What a block device holds.
     fn look(&self, device: PathBuf) -> Doing<'_, Result<Holds, DriverError>>;
 
-    /// Makes a file system on a block device, whatever it holds.
-    fn make_filesystem(&self, device: PathBuf) -> Doing<'_, Result<(), DriverError>>;
+    /// Makes a file system on a block device, whatever it holds. It belongs to the user of the machine with this spec.
+    fn make_filesystem(&self, device: PathBuf, spec: MachineSpec) -> Doing<'_, Result<(), DriverError>>;
 
     /// The directory of a machine, made if it is not there.
     ///
@@ -205,8 +207,8 @@ impl Host for ThisHost {
         blocking(move || filesystem::look(&device))
     }
 
-    fn make_filesystem(&self, device: PathBuf) -> Doing<'_, Result<(), DriverError>> {
-        blocking(move || filesystem::make(&device))
+    fn make_filesystem(&self, device: PathBuf, spec: MachineSpec) -> Doing<'_, Result<(), DriverError>> {
+        blocking(move || filesystem::make(&device, isolated::ids(&spec)?))
     }
 
     fn machine_dir(&self, machine: MachineId) -> io::Result<PathBuf> {

@@ -149,7 +149,7 @@ impl Host for Simulated {
         Box::pin(async { Err(no_devices()) })
     }
 
-    fn make_filesystem(&self, _device: PathBuf) -> Doing<'_, Result<(), DriverError>> {
+    fn make_filesystem(&self, _device: PathBuf, _spec: MachineSpec) -> Doing<'_, Result<(), DriverError>> {
         Box::pin(async { Err(no_devices()) })
     }
 

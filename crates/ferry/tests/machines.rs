@@ -91,6 +91,40 @@ fn a_machine_alone_sees_its_volume_and_leaves_it_clean() {
 }
 
 #[test]
+fn a_machine_has_a_user_a_root_and_no_network_and_keeps_its_exit_code() {
+    needs!(MKE2FS);
+    needs_loop_devices!();
+    let cluster = Cluster::two();
+    let (w1, _) = cluster.pair();
+    // The worker's own files, by another way: read-only in the machine.
+    let script = "id -u; ls /sys/class/net 2>/dev/null | wc -w >&2; echo mine > $PLACE/file && stat -c %u $PLACE/file; \
+                  touch /etc/made-by-a-test 2>/dev/null && echo wrote; sh -c 'kill -9 $$'; echo $?; exit 7";
+    let root = cluster.dir().join("root");
+    std::fs::create_dir_all(&root).unwrap();
+    succeed("sh", &["-c", &copy_of_the_tools(), "sh", path_text(&root)]);
+    let place = cluster.dir().join("data");
+    let more = format!(
+        "restart = \"never\"\nuser = \"4711\"\nroot = {root:?}\nnetwork = \"none\"\n[env]\nPLACE = {place:?}"
+    );
+    let machine = create(w1, cluster.dir(), script, &more);
+    let ended = until("it ends", || w1.machine("web").last_exit);
+    assert_eq!((ended.code, ended.signal), (Some(7), None), "{}", said(&machine));
+    let said = said(&machine);
+    let lines: Vec<&str> = said.lines().filter(|line| line.parse::<u32>().is_ok()).collect();
+    assert!(lines.contains(&"4711") && lines.contains(&"137") && !said.contains("wrote"), "{said}");
+    assert_eq!(lines.iter().filter(|line| **line == "4711").count(), 2, "its volume is not its own: {said}");
+}
+
+/// A script that copies what a shell script needs, with its libraries, to the root `$1`.
+fn copy_of_the_tools() -> String {
+    "set -e; mkdir -p $1/bin $1/etc; for tool in sh id ls wc stat touch; do \
+     cp $(command -v $tool) $1/bin/; \
+     for lib in $(ldd $(command -v $tool) | grep -o '/[^ ]*'); do mkdir -p $1$(dirname $lib); cp -L $lib $1$lib; done; \
+     done"
+        .to_owned()
+}
+
+#[test]
 fn a_machine_that_does_not_stop_is_killed_with_all_that_it_started_and_unmounted() {
     needs!(MKE2FS, E2FSCK, DUMPE2FS);
     needs_loop_devices!();

@@ -75,16 +75,18 @@ fn judge(head: &[u8], tail: &[u8]) -> Holds {
     }
 }
 
-/// Makes an ext4 file system on `device`. It refuses a device that somebody holds.
+/// Makes an ext4 file system on `device` that belongs to `owner` (user and group; root if none). It refuses a device that somebody holds.
 ///
 /// # Errors
 /// The tool is not there, or fails.
-pub(crate) fn make(device: &Path) -> Result<(), DriverError> {
+pub(crate) fn make(device: &Path, owner: Option<(u32, u32)>) -> Result<(), DriverError> {
     let tool = mke2fs()?;
     let doing = || format!("make a file system on {}", device.display());
+    let (uid, gid) = owner.unwrap_or((0, 0));
     // What it would zero for later mounts costs nothing on a volume that reads as zeroes.
+    let extended = format!("lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner={uid}:{gid}");
     let made = Command::new(tool)
-        .args(["-q", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"])
+        .args(["-q", "-t", "ext4", "-E", &extended])
         .arg(device)
         .output()
         .map_err(|cause| DriverError::Io { doing: doing(), cause })?;
@@ -130,7 +132,7 @@ mod tests {
         if mke2fs().is_err() {
             return eprintln!("SKIP the rest: mke2fs is not there (apt-get install e2fsprogs)");
         }
-        make(&image).unwrap();
+        make(&image, Some((7, 8))).unwrap();
         assert_eq!(look(&image).unwrap(), Holds::Ext4 { has_errors: false, was_mounted: false });
         let mut bytes = std::fs::read(&image).unwrap();
         bytes[MOUNTED_AT] = 7;

@@ -67,7 +67,7 @@ pub(super) fn write_plan(launch: &Launch) -> Result<PathBuf, DriverError> {
 }
 
 /// The user and group that a machine runs as, if its spec says that.
-fn ids(spec: &MachineSpec) -> Result<Option<(u32, u32)>, DriverError> {
+pub(crate) fn ids(spec: &MachineSpec) -> Result<Option<(u32, u32)>, DriverError> {
     let Some(user) = spec.isolation.as_ref().and_then(|isolation| isolation.user.as_deref()) else {
         return Ok(None);
     };

@@ -7,7 +7,7 @@
 pub(crate) mod filesystem;
 pub(crate) mod inhibitor;
 mod init;
-mod isolated;
+pub(crate) mod isolated;
 mod process;
 mod server;
 mod watch;

@@ -74,7 +74,7 @@ impl Inner {
                 Todo::Mount => {}
                 Todo::Make => {
                     self.mark(key, FilesystemMark::Making).await?;
-                    self.host.make_filesystem(device.clone()).await?;
+                    self.host.make_filesystem(device.clone(), record.spec.clone()).await?;
                     self.volumes.flush(key).await.map_err(failed)?;
                 }
                 Todo::Missing => return Err(NoFilesystem::Missing { name: volume.name.clone() }.into()),

@@ -331,12 +331,7 @@ impl Change {
                 Ok(())
             }),
             Self::Source { key, source } => change_volume(t, *key, |v| reads_from(v, source.as_ref())),
-            Self::Filesystem { key, mark } => change_volume(t, *key, |v| {
-                if let Some(known) = v.filesystem {
-                    v.filesystem = Some(known.max(*mark));
-                }
-                Ok(())
-            }),
+            Self::Filesystem { key, mark } => change_volume(t, *key, |v| filesystem(v, *mark)),
             Self::Rest(key) => change_volume(t, *key, |v| {
                 v.rests = true;
                 Ok(())
@@ -545,6 +540,11 @@ fn change_machine<R: Rows>(
     let mut machine = t.machine(id)?.ok_or(ChangeRefused::NoMachine(id))?;
     change(&mut machine)?;
     t.put_machine(&machine)
+}
+
+fn filesystem(volume: &mut VolumeRecord, mark: FilesystemMark) -> Result<(), ChangeRefused> {
+    volume.filesystem = volume.filesystem.map(|known| known.max(mark));
+    Ok(())
 }
 
 fn change_volume<R: Rows>(

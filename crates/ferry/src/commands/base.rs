@@ -3,6 +3,7 @@
 use ferry_agent::jobs::Reserved;
 use ferry_api::{Job, Volume, VolumeBase};
 
+use super::job::{memo, step};
 use crate::output::bytes::Bytes;
 
 /// The step that leaves in the journal what the target has already.
@@ -32,8 +33,7 @@ pub fn of_volume(volume: &Volume) -> Vec<(&'static str, String)> {
 
 /// What `job show` adds: what the target has of the volumes already.
 pub fn of_job(job: &Job) -> Vec<(&'static str, String)> {
-    let memo = job.steps.iter().find(|step| step.step == RESERVE).and_then(|step| step.memo.clone());
-    let reserved = memo.and_then(|memo| serde_json::from_value::<Reserved>(memo).ok()).unwrap_or_default();
+    let reserved: Reserved = step(job, RESERVE).and_then(memo).unwrap_or_default();
     let bases = reserved.volumes.iter().filter_map(|volume| volume.base.as_ref());
     bases.map(|base| ("base", format!("{}: only what has changed since crosses", named(base)))).collect()
 }

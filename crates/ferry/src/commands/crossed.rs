@@ -6,7 +6,8 @@
 use ferry_agent::jobs::{Booted, Plan, Stopped};
 use ferry_api::{Exit, Job, JobStep, StepState};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+
+use super::job::{memo, step, took_ms};
 
 /// What the crossing was like.
 #[derive(Debug, Serialize)]
@@ -144,15 +145,7 @@ fn stop(job: &Job) -> Option<StopEnd> {
 }
 
 fn done<'a>(job: &'a Job, name: &str) -> Option<&'a JobStep> {
-    job.steps.iter().find(|step| step.step == name && step.state == StepState::Done)
-}
-
-fn memo<T: DeserializeOwned>(step: &JobStep) -> Option<T> {
-    serde_json::from_value(step.memo.clone()?).ok()
-}
-
-fn took_ms(step: &JobStep) -> Option<u64> {
-    Some(step.finished_at_ms?.saturating_sub(step.started_at_ms?))
+    step(job, name).filter(|step| step.state == StepState::Done)
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, ApiError, AskJobs, ChildJob, ErrorCode, EventsAfter, Job, JobEvent, JobId, JobKind, JobState,
-    StepState, Waiting,
+    JobStep, StepState, Waiting,
 };
+use serde::de::DeserializeOwned;
 
 use super::{base, proof, utc};
 use crate::exit::Exit;
@@ -198,6 +199,21 @@ pub async fn follow(
     }
 }
 
+/// The step of a job that has this name.
+pub fn step<'a>(job: &'a Job, name: &str) -> Option<&'a JobStep> {
+    job.steps.iter().find(|step| step.step == name)
+}
+
+/// What a step left in the journal.
+pub fn memo<T: DeserializeOwned>(step: &JobStep) -> Option<T> {
+    serde_json::from_value(step.memo.clone()?).ok()
+}
+
+/// How long a step took, from its first beginning on, in milliseconds.
+pub fn took_ms(step: &JobStep) -> Option<u64> {
+    Some(step.finished_at_ms?.saturating_sub(step.started_at_ms?))
+}
+
 /// Nobody knows more than that the agent does not answer now.
 pub fn is_away(refusal: &ApiError) -> bool {
     matches!(refusal.code, ErrorCode::Unreachable | ErrorCode::Unavailable)
@@ -315,13 +331,11 @@ fn sheet(job: &Job) -> String {
     facts.extend(base::of_job(job));
     facts.extend(proof::receipt_of(job).map(|receipt| ("receipt", proof::verdict(&receipt))));
     let rows = job.steps.iter().map(|step| {
-        let took = step.started_at_ms.zip(step.finished_at_ms);
-        let took = took.map(|(began_ms, ended_ms)| journal_span(ended_ms.saturating_sub(began_ms)));
         [
             step.step.clone(),
             step_text(step.state).to_owned(),
             step.attempts.to_string(),
-            took.unwrap_or_else(|| "-".to_owned()),
+            took_ms(step).map_or_else(|| "-".to_owned(), journal_span),
             step.error.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     });

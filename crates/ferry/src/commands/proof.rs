@@ -11,7 +11,7 @@ use ferry_api::{
 use serde::Serialize;
 
 use super::crossed::Crossed;
-use super::job::kind_text;
+use super::job::{kind_text, memo, step};
 use super::loss::ranges_text;
 use super::vouched::{self, Claim, Held};
 use crate::exit::Exit;
@@ -64,8 +64,7 @@ struct Document<'a> {
 
 /// What `Verify` left in the journal of a job.
 pub fn receipt_of(job: &Job) -> Option<Receipt> {
-    let step = job.steps.iter().find(|step| step.step == VERIFY)?;
-    serde_json::from_value(step.memo.clone()?).ok()
+    step(job, VERIFY).and_then(memo)
 }
 
 /// What a receipt says in one line: whether the roots of both sides agree.

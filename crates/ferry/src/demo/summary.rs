@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use ferry_api::{Hydration, Job, JobStep};
+use ferry_api::{Hydration, Job};
 use serde::{Serialize, Serializer};
 
 use super::acks::Entry;
 use super::check::Verdict;
-use crate::commands::job::HYDRATE;
+use crate::commands::job::{HYDRATE, step, took_ms};
 use crate::commands::proof::{receipt_of, verdict};
 use crate::output::Paint;
 use crate::output::bytes::{Bytes, Span};
@@ -142,7 +142,7 @@ impl Summary {
             bytes_verified: hydration.bytes_verified,
             cold_reads: hydration.cold_reads,
             interruption,
-            hydration: step(&job, HYDRATE).and_then(time_of).unwrap_or_default(),
+            hydration: step(&job, HYDRATE).and_then(took_ms).map_or(Duration::ZERO, Duration::from_millis),
             check,
             job,
         }
@@ -198,16 +198,6 @@ fn verdict_lines(check: &Verdict, paint: Paint) -> Vec<String> {
     )];
     lines.extend(check.faults.iter().map(|fault| format!("              {}", fault)));
     lines
-}
-
-fn step<'a>(job: &'a Job, name: &str) -> Option<&'a JobStep> {
-    job.steps.iter().find(|step| step.step == name)
-}
-
-/// How long a step took, from its first beginning on.
-fn time_of(step: &JobStep) -> Option<Duration> {
-    let (began_ms, ended_ms) = step.started_at_ms.zip(step.finished_at_ms)?;
-    Some(Duration::from_millis(ended_ms.saturating_sub(began_ms)))
 }
 
 /// What `Verify` counted on the source.

@@ -36,6 +36,9 @@ const KILLED_BY: i32 = 128;
 const BUSY_MAX: Duration = Duration::from_secs(60);
 const BUSY_POLL: Duration = Duration::from_millis(2);
 
+/// How `/proc/self/mountinfo` tells the mount of a volume's server that a loop device lies on.
+const VOLUME_MOUNT: &str = " - fuse.ferry ";
+
 /// What the keeper is to make, and init to run. Written by the agent into the machine's directory.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Inside {
@@ -116,6 +119,7 @@ fn keep(plan: &Path, inside: &Inside) -> Result<i32, InitError> {
     unshare(inside.network).map_err(failed("make namespaces"))?;
     let all = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", all).map_err(failed("keep mounts to the machine"))?;
+    leave_volumes()?;
     rustix::system::sethostname(inside.host_name.as_bytes()).map_err(failed("name the machine's host"))?;
     make_root(inside)?;
     let places: Vec<PathBuf> = inside.mounts.iter().map(|mounted| place(inside, mounted)).collect();
@@ -148,6 +152,17 @@ fn unshare(network: Network) -> rustix::io::Result<()> {
         Network::Host => own,
         Network::None => own | UnshareFlags::NEWNET,
     })
+}
+
+/// Takes the copies of volumes' own mounts out of these namespaces: the server of a volume could not end before the machine.
+fn leave_volumes() -> Result<(), InitError> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(failed("look at the mounts"))?;
+    for line in mounts.lines().filter(|line| line.contains(VOLUME_MOUNT)) {
+        let place = line.split(' ').nth(4).unwrap_or_default();
+        // One that is written in another way (spaces in its path) is gone already, or stays.
+        let _ = rustix::mount::unmount(place, UnmountFlags::DETACH);
+    }
+    Ok(())
 }
 
 /// Mounts what a root of its own needs, and makes it read-only.

@@ -51,12 +51,11 @@ enum Todo {
 fn todo(mark: Option<FilesystemMark>, holds: Holds) -> Todo {
     match (mark, holds) {
         (_, Holds::Ext4 { has_errors: true, .. }) => Todo::Repair,
-        // Cut off while it was made, by us: nobody has had it.
-        (Some(FilesystemMark::Making), Holds::Ext4 { was_mounted: false, .. } | Holds::Unknown) => Todo::Make,
         (_, Holds::Ext4 { .. }) => Todo::Mount,
         (Some(FilesystemMark::Blank | FilesystemMark::Making), Holds::Nothing) => Todo::Make,
         (None | Some(FilesystemMark::Made), Holds::Nothing | Holds::Unknown)
-        | (Some(FilesystemMark::Blank), Holds::Unknown) => Todo::Missing,
+        // Also what was cut off while it was made: somebody may have written there since.
+        | (Some(FilesystemMark::Blank | FilesystemMark::Making), Holds::Unknown) => Todo::Missing,
     }
 }
 
@@ -132,11 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_cut_off_while_it_was_made_is_made_again() {
-        for holds in [Holds::Nothing, Holds::Unknown, FRESH] {
-            assert_eq!(todo(Some(Making), holds), Todo::Make);
+    fn one_that_was_cut_off_is_made_again_only_where_nothing_is_yet() {
+        assert_eq!(todo(Some(Making), Holds::Nothing), Todo::Make);
+        assert_eq!(todo(Some(Making), Holds::Unknown), Todo::Missing);
+        for mark in [Blank, Making] {
+            assert_eq!(todo(Some(mark), FRESH), Todo::Mount);
         }
-        assert_eq!(todo(Some(Blank), FRESH), Todo::Mount);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! - `torn` blocks are remote and the store may hold garbage there: they turn local only by being written whole.
 
 mod abandon;
+mod adopt;
 mod ahead;
 mod bad;
 mod budget;

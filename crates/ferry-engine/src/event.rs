@@ -227,6 +227,8 @@ pub enum LossPolicy {
 pub enum Command {
     /// Standby → Open: serve the guest, and hydrate. Ends in `Notice::Opened`.
     Open,
+    /// Make durable what [`crate::Engine::adopt`] took over. Ends in `Notice::Adopted`.
+    Adopt,
     /// Open → Sealed: refuse writes (`EPERM`), let those under way finish, make all durable. Ends in
     /// `Notice::Sealed`.
     Seal,

@@ -208,6 +208,8 @@ pub enum Operation {
 /// Something that somebody in charge should know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notice {
+    /// What was taken over before the volume was opened is local, durably.
+    Adopted,
     /// The volume is open, durably.
     Opened,
     /// The volume is sealed, durably, with every write that was acknowledged.

@@ -25,6 +25,7 @@ mod frontend;
 mod heat;
 mod left;
 mod lent;
+mod precopy;
 mod rest;
 mod ring;
 pub mod server;

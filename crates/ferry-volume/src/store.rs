@@ -365,7 +365,7 @@ fn punch_remote(data: &File, truth: &Truth, store: &StoreConfig) -> io::Result<(
 }
 
 /// Makes a range read as zeroes, on filesystems and devices without holes too.
-fn clear(data: &File, offset: u64, len: u64) -> io::Result<()> {
+pub(crate) fn clear(data: &File, offset: u64, len: u64) -> io::Result<()> {
     match fallocate(data, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => write_zeroes(data, offset, len),

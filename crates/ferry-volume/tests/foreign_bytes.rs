@@ -80,6 +80,7 @@ fn status() -> Status {
             is_used: true,
             last_error: None,
         }),
+        precopy: None,
         hydration_held: true,
         store_failed: false,
         store_bytes_allocated: 4096,

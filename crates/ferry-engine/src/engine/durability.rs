@@ -292,6 +292,8 @@ fn command_record(command: Command) -> Option<MapRecord> {
         Command::ForgetMark { mark } => Some(MapRecord::MarkForgotten(mark)),
         // It comes before what has changed since: see `mark_records`.
         Command::Mark => None,
+        // Every commit tells what has become local.
+        Command::Adopt => None,
         Command::PauseHydration
         | Command::ResumeHydration
         | Command::SetBudget { .. }

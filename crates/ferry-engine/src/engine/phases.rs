@@ -39,6 +39,7 @@ impl Engine {
             Command::ForgetSnapshot { id } => self.forget_snapshot(id, out),
             Command::SetFinishBy { due_ms } => self.finish.set(due_ms),
             Command::Open
+            | Command::Adopt
             | Command::Seal
             | Command::Unseal
             | Command::DetachSource
@@ -80,6 +81,8 @@ impl Engine {
                 Verdict::Already
             }
             (Command::Open, Phase::Sealed) => Verdict::Refused(Refusal::Sealed),
+            (Command::Adopt, _) if self.is_all_adopted() => Verdict::Already,
+            (Command::Adopt, _) => Verdict::Ready,
             (Command::Seal | Command::Unseal, Phase::Standby) => Verdict::Refused(Refusal::Standby),
             (Command::Seal, Phase::Open) if self.writes_in_flight > 0 || self.growth.is_some() => {
                 Verdict::NotYet
@@ -148,7 +151,8 @@ impl Engine {
             | Command::SetFinishBy { .. }
             | Command::Snapshot { .. }
             | Command::ForgetSnapshot { .. }
-            | Command::SetLossPolicy { .. } => {}
+            | Command::SetLossPolicy { .. }
+            | Command::Adopt => {}
             Command::AbandonSource => self.abandoned(out),
         }
         out.extend(done_notice(command).map(Operation::Notice));
@@ -158,6 +162,7 @@ impl Engine {
 fn done_notice(command: Command) -> Option<Notice> {
     match command {
         Command::Open => Some(Notice::Opened),
+        Command::Adopt => Some(Notice::Adopted),
         Command::Seal => Some(Notice::Sealed),
         Command::Unseal => Some(Notice::Unsealed),
         Command::DetachSource => Some(Notice::SourceDetached),

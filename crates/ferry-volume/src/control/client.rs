@@ -1,6 +1,6 @@
 //! The agent's side of the control socket: blocking, one request at a time.
 
-use super::{Answer, Check, LossPolicy, Losses, Receipt, Request, Status};
+use super::{Adopted, Answer, Check, LossPolicy, Losses, Receipt, Request, Status};
 use crate::base::Base;
 use crate::directory;
 use crate::frontend::{Frontend, FrontendKind};
@@ -290,6 +290,24 @@ impl Client {
     /// Refused when the description of the volume cannot be written; the guard is as before then.
     pub fn set_guard(&mut self, bound_us: Option<NonZeroU64>) -> Result<(), ControlError> {
         self.done(&Request::SetGuard { bound_us })
+    }
+
+    /// Begins to copy from the live export of a source; the status tells how far it is.
+    ///
+    /// # Errors
+    /// Refused when the volume does not stand by, holds something as of another mark, or copies already.
+    pub fn precopy(&mut self, uri: &str, mark: u64, since: Option<u64>) -> Result<(), ControlError> {
+        self.done(&Request::Precopy { uri: uri.to_owned(), mark, since })
+    }
+
+    /// Keeps what was copied and is right now that the source is sealed; returns when that is durable.
+    ///
+    /// # Errors
+    /// Refused when nothing is held as of that mark, or the source does not tell what has changed.
+    pub fn adopt(&mut self, uri: &str, since: u64) -> Result<Adopted, ControlError> {
+        let answer = self.ask(&Request::Adopt { uri: uri.to_owned(), since })?;
+        let Answer::Adopted(adopted) = answer else { return Err(self.strange(&answer)) };
+        Ok(adopted)
     }
 
     /// What is known of the volume as it was sealed at a generation, of some of its regions (none: of all that follow the

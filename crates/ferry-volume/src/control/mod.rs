@@ -9,12 +9,14 @@ mod checks;
 mod client;
 mod loss;
 mod marks;
+mod precopy;
 
 pub use base::BaseStatus;
 pub use checks::{Check, CheckState, DIFFERING_MAX, Mismatch, Receipt, RootState};
 pub use client::{Client, ControlError, Courier};
 pub use loss::{BAD_RANGES_LISTED_MAX, BadRanges, LOSSES_LISTED_MAX, LossPolicy, Losses, Span, StandIn};
 pub use marks::MarkStatus;
+pub use precopy::{Adopted, PrecopyStatus};
 
 use crate::base::Base;
 use crate::frontend::{Frontend, FrontendKind, FrontendStatus};
@@ -130,6 +132,24 @@ pub enum Request {
         /// The size in bytes, a multiple of 512.
         size_bytes: u64,
     },
+    /// Copy what a source whose guest still writes holds, while this volume stands by; see the status for how far it is. Ended
+    /// with the server, or when the volume is opened before it was adopted.
+    Precopy {
+        /// The live export (`ULID@GENERATION+live`).
+        uri: String,
+        /// The mark that was set there for this round.
+        mark: u64,
+        /// Copy what has changed since this mark, which is what is held; none: everything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
+    },
+    /// The source is sealed: keep what it says not to have changed since the mark (durable).
+    Adopt {
+        /// The sealed export.
+        uri: String,
+        /// The mark of the last round.
+        since: u64,
+    },
     /// Set a mark (durable): from now on it is known what may have changed since, also over a crash. In any phase; a
     /// seal keeps it. Each sets a new one: whoever got no answer looks in the status and forgets what is too many.
     Mark,
@@ -207,6 +227,8 @@ pub enum Answer {
     Check(Box<Check>),
     /// Answer to [`Request::AbandonSource`] without a figure: nothing has changed.
     Losing(Losses),
+    /// Answer to [`Request::Adopt`].
+    Adopted(Adopted),
     /// Answer to [`Request::Mark`].
     Marked {
         /// The mark's id.
@@ -304,6 +326,9 @@ pub struct Status {
     /// What is read where the source does not differ from it, if there is such a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseStatus>,
+    /// What was copied of a source whose guest still writes, until it is adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precopy: Option<PrecopyStatus>,
     /// An agent holds hydration: only what is read is fetched.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hydration_held: bool,

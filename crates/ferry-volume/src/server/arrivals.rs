@@ -172,6 +172,16 @@ impl Server {
         self.ledger.arrivals.fresh |= file.sums.has_news();
     }
 
+    /// These blocks of one region were copied ahead; no checksum: they are zero.
+    pub(super) fn note_copied(&mut self, blocks: Blocks, crc32c: Option<u32>) {
+        let Some(file) = &mut self.ledger.arrivals.file else { return };
+        match crc32c {
+            Some(crc32c) => file.sums.arrived(blocks, |_| crc32c),
+            None => file.sums.zeroes(blocks),
+        }
+        self.ledger.arrivals.fresh |= file.sums.has_news();
+    }
+
     /// The source says that these bytes are zero.
     pub(super) fn note_zeroes(&mut self, range: ByteRange) {
         let Some(file) = &mut self.ledger.arrivals.file else { return };

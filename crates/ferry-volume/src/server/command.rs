@@ -51,7 +51,7 @@ impl Server {
     fn obey(&mut self, asker: u64, request: Request) -> Option<Answer> {
         match request {
             Request::Status => Some(Answer::Status(Box::new(self.status()))),
-            Request::Open => self.command(asker, Command::Open),
+            Request::Open => self.open_guest_door(asker),
             Request::Seal => self.command(asker, Command::Seal),
             Request::Unseal => self.command(asker, Command::Unseal),
             Request::DetachSource => self.command(asker, Command::DetachSource),
@@ -78,6 +78,8 @@ impl Server {
             Request::AbandonSource { lose_bytes: Some(bytes), force } => self.abandon(asker, bytes, force),
             Request::Snapshot { id } => self.take_snapshot(asker, &id),
             Request::ForgetSnapshot { id } => self.forget_snapshot(asker, &id),
+            Request::Precopy { uri, mark, since } => Some(self.begin_round(&uri, mark, since)),
+            Request::Adopt { uri, since } => self.begin_adoption(asker, &uri, since),
             Request::Mark => self.set_mark(asker),
             Request::ForgetMark { mark } => self.forget_mark(asker, mark),
             Request::Flush => self.flush(AskedFlush { asker, then: Then::GoOn }),
@@ -129,6 +131,7 @@ impl Server {
     pub(super) fn answer_commanded(&mut self, notice: &Notice) {
         let (command, answer) = match notice {
             Notice::Opened => (Command::Open, Answer::Done),
+            Notice::Adopted => (Command::Adopt, Answer::Adopted(self.adopted())),
             Notice::Sealed => (Command::Seal, Answer::Done),
             Notice::Unsealed => (Command::Unseal, Answer::Done),
             Notice::SourceDetached => (Command::DetachSource, Answer::Done),
@@ -261,6 +264,7 @@ impl Server {
             born_from: self.born_from(),
             bytes_changed: self.bytes_changed_since_birth(),
             base: self.base_status(),
+            precopy: self.precopy.status(),
             hydration_held: self.rest.is_held,
             store_failed: engine.store_failed,
             store_bytes_allocated: self.store.bytes_allocated(),

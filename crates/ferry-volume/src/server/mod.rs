@@ -36,6 +36,7 @@ mod operations;
 mod pace;
 #[cfg(test)]
 mod power_loss;
+mod precopy;
 mod receipts;
 mod requests;
 mod secure;
@@ -75,6 +76,7 @@ use loss::Losing;
 use mailbox::{Mailbox, Settled};
 use operations::{CopyIn, Fetched};
 use pace::Rate;
+use precopy::Precopy;
 use receipts::Ledger;
 use requests::{Asked, JustRead};
 use rustix::event::{EventfdFlags, eventfd};
@@ -91,6 +93,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
+pub(crate) use task::is_zero;
 use writeback::Writeback;
 
 /// Longest sleep of an idle server.
@@ -208,6 +211,7 @@ struct Server {
     lately_mailed: Vec<Settled>,
     frontends: Frontends,
     ledger: Ledger,
+    precopy: Precopy,
     /// The agents that told us to end, while frontends still hold the volume.
     shutdown_asked: Vec<u64>,
     /// The agents that told us to end; they are answered first.
@@ -308,6 +312,7 @@ impl Server {
             lately_mailed: Vec::new(),
             frontends,
             ledger,
+            precopy: Precopy::none(),
             shutdown_asked: Vec::new(),
             ending: Vec::new(),
         };
@@ -352,6 +357,7 @@ impl Server {
             self.latency.turn_ends(ended);
         }
         self.close_doors();
+        self.precopy.end();
         self.ledger.arrivals.close();
         heat::keep(&self.store.dir, self.engine.heat());
         Ok(())
@@ -379,6 +385,7 @@ impl Server {
                 self.rate.observe(status.bytes_fetched + status.bytes_from_base, now);
             }
             self.keep_to_budget();
+            self.pace_precopy();
             let now_ms = self.now_ms();
             self.feed(Event::Tick { now_ms });
             self.tell_latency(now);
@@ -460,6 +467,7 @@ impl Server {
                 self.wait_for_wake();
                 self.take_mail();
                 self.hear_of_frontends();
+                self.hear_of_precopy();
                 while let Ok((serial, found)) = self.dialled.try_recv() {
                     let pool = self.pool.clone();
                     self.with_sources(|sources, ring| {

@@ -150,7 +150,7 @@ impl Server {
             Notice::CommandRefused { .. } | Notice::CommandFailed { .. } => {}
             Notice::SnapshotTaken { .. } | Notice::SnapshotForgotten { .. } | Notice::SnapshotLost { .. } => {
             }
-            Notice::Marked { .. } | Notice::MarkForgotten { .. } => {}
+            Notice::Adopted | Notice::Marked { .. } | Notice::MarkForgotten { .. } => {}
             Notice::SourceBad { range } => self.say_bad(range),
             Notice::SourceFailed { .. } | Notice::KeepFailed { .. } | Notice::PersistFailed { .. } => {}
             Notice::StoreFailed { .. } => self.store.notes.forsake(),

@@ -306,7 +306,7 @@ fn skip_lead(extents: Vec<SourceExtent>, mut lead: u64) -> Vec<SourceExtent> {
 
 /// Whether all bytes are zero. By chunks that the compiler turns into vector instructions, leaving at the first
 /// chunk that is not zero.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let mut chunks = bytes.chunks_exact(256);
     chunks.all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
         && bytes.chunks_exact(256).remainder().iter().all(|&byte| byte == 0)

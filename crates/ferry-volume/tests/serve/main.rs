@@ -9,6 +9,7 @@ mod grow;
 mod heat;
 mod killed;
 mod live;
+mod precopy;
 mod share;
 mod snapshots;
 

@@ -149,6 +149,22 @@ impl Home for Core {
         Ok(self.volumes.flush(copy).await?)
     }
 
+    async fn export_live(&self, copy: VolumeKey) -> Answer<String> {
+        Ok(self.volumes.export_live(copy).await?)
+    }
+
+    async fn mark(&self, copy: VolumeKey) -> Answer<u64> {
+        Ok(self.volumes.mark(copy).await?)
+    }
+
+    async fn forget_marks(&self, copy: VolumeKey, but: Option<u64>) -> Answer<()> {
+        Ok(self.volumes.forget_marks(copy, but).await?)
+    }
+
+    async fn bytes_changed(&self, copy: VolumeKey, mark: u64) -> Answer<Option<u64>> {
+        Ok(self.volumes.bytes_changed_since(copy, mark).await?)
+    }
+
     async fn halt(&self, machine: MachineId) -> Answer<()> {
         Ok(self.machines.down(machine).await?)
     }

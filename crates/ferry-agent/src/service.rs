@@ -27,10 +27,11 @@ use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony,
     AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired,
     DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job,
-    JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineRef, OnSourceLoss,
-    Ownership, PaceVolume, PaceWorker, Prepare, Reserve, SPEC_VERSION, SafeToStop, ShutDownWorker, StartMove,
-    StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
-    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineRef, MoveMode,
+    OnSourceLoss, Ownership, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop,
+    ShutDownWorker, StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -257,6 +258,7 @@ impl Agent {
         record: MachineRecord,
         to: WorkerName,
         retention_hours: Option<u64>,
+        mode: MoveMode,
         terms: Terms,
     ) -> Answer<Job> {
         self.shutdown.admit()?;
@@ -267,6 +269,7 @@ impl Agent {
             from: self.core.config.name.clone(),
             to,
             retention_ms: self.retention_ms(retention_hours),
+            mode,
         };
         Ok(begin_move(&self.jobs.moves, input, terms).await?)
     }
@@ -571,7 +574,7 @@ impl AgentApi for Agent {
     async fn move_start(&self, start: StartMove) -> Answer<Job> {
         let record = self.core.machines.find(&start.machine).await?;
         let terms = self.terms(start.at_ms, start.after_ms, start.within_ms);
-        self.begin_move(record, start.to, start.retention_hours, terms).await
+        self.begin_move(record, start.to, start.retention_hours, start.mode, terms).await
     }
 
     async fn moves_start(&self, start: StartMoves) -> Answer<Job> {
@@ -586,6 +589,7 @@ impl AgentApi for Agent {
             from: self.core.config.name.clone(),
             moves: moves.collect(),
             retention_ms: self.retention_ms(start.retention_hours),
+            mode: start.mode,
             terms: self.terms(start.at_ms, start.after_ms, start.within_ms),
             to: start.to,
         };
@@ -595,7 +599,7 @@ impl AgentApi for Agent {
     async fn move_undo(&self, undo: UndoMove) -> Answer<Job> {
         let record = self.core.machines.find(&undo.machine).await?;
         let (_, from) = back::came_from(&record, &self.core.records.crossings_of(record.id).await?, undo.of)?;
-        self.begin_move(record, from, undo.retention_hours, Terms::default()).await
+        self.begin_move(record, from, undo.retention_hours, MoveMode::Cold, Terms::default()).await
     }
 
     async fn move_cancel(&self, cancel: CancelMove) -> Answer<Job> {
@@ -638,6 +642,10 @@ impl AgentApi for Agent {
 
     async fn peer_prepare(&self, prepare: Prepare) -> Answer<Crossing> {
         answering("prepare", self.core.target.prepare(prepare)).await
+    }
+
+    async fn peer_precopy(&self, precopy: Precopy) -> Answer<Crossing> {
+        answering("precopy", self.core.target.precopy(precopy)).await
     }
 
     async fn peer_activate(&self, activate: Activate) -> Answer<Crossing> {

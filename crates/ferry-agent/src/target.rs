@@ -13,8 +13,8 @@ use crate::peers::Peers;
 use crate::records::{Change, CrossingRecord, Records, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    Activate, ApiError, Crossing, CrossingState, CrossingVolume, ErrorCode, JobId, MachineName, Prepare,
-    Reserve, WorkerName,
+    Activate, ApiError, Crossing, CrossingState, CrossingVolume, ErrorCode, JobId, MachineName, Precopy,
+    Prepare, Reserve, WorkerName,
 };
 use ferry_crossing::target::{self, conflict, keys_of};
 use ferry_volume::SourceUri;
@@ -170,6 +170,20 @@ impl Target {
             }
         }
         self.view(prepared).await
+    }
+
+    /// See [`ferry_api::AgentApi::peer_precopy`].
+    ///
+    /// # Errors
+    /// The job is not prepared here, or a clone cannot be copied into.
+    pub async fn precopy(&self, precopy: Precopy) -> Answer<Crossing> {
+        let turn = self.turn(precopy.job);
+        let _turn = turn.lock().await;
+        let (crossing, reserve) = self.reserved(precopy.job).await?;
+        for (key, wish) in target::precopy(&crossing, &reserve, precopy)? {
+            self.volumes.precopy(key, wish).await?;
+        }
+        self.view(crossing).await
     }
 
     /// See [`ferry_api::AgentApi::peer_activate`].

@@ -4,7 +4,7 @@ use crate::{
     AbandonSource, Activate, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony, AttachVolume,
     AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine,
     DetachVolume, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents, JobId,
-    JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
+    JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare, Reserve,
     SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
     Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
@@ -156,6 +156,9 @@ pub trait AgentApi: Send + Sync + 'static {
     fn peer_reserve(&self, reserve: Reserve) -> impl Future<Output = Answer<Crossing>> + Send;
     /// Target: make the clones and start their servers in standby.
     fn peer_prepare(&self, prepare: Prepare) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// Target: copy into the clones while the machine still runs on its source; answered when that has begun, and then looked
+    /// at by [`AgentApi::peer_crossing`]. Once the source is sealed: keep what is right; answered when that is durable.
+    fn peer_precopy(&self, precopy: Precopy) -> impl Future<Output = Answer<Crossing>> + Send;
     /// Target: own machine and volumes from now on. Durable when answered; refused for an unknown reservation.
     fn peer_activate(&self, activate: Activate) -> impl Future<Output = Answer<Crossing>> + Send;
     /// Target: start the machine if it shall run; answers when its first process runs.

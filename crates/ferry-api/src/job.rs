@@ -23,13 +23,37 @@ pub struct StartMove {
     /// What is not handed over so many milliseconds after the move is due is undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_ms: Option<u64>,
+    /// What crosses before the machine stops.
+    #[serde(default, skip_serializing_if = "MoveMode::is_cold")]
+    pub mode: MoveMode,
+}
+
+/// What of a machine's disks crosses before it stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveMode {
+    /// Nothing: it stops at once, and its disks follow.
+    #[default]
+    Cold,
+    /// All that it does not write again meanwhile: it is copied in rounds while the machine runs. Where that cannot be, the
+    /// move is a cold one, and says why.
+    Warm,
+}
+
+impl MoveMode {
+    /// Whether nothing crosses before the machine stops.
+    #[must_use]
+    pub fn is_cold(&self) -> bool {
+        *self == Self::Cold
+    }
 }
 
 impl StartMove {
     /// A move at once, with all the time it needs.
     #[must_use]
     pub fn new(machine: MachineRef, to: WorkerName) -> Self {
-        Self { machine, to, retention_hours: None, at_ms: None, after_ms: None, within_ms: None }
+        let mode = MoveMode::default();
+        Self { machine, to, retention_hours: None, at_ms: None, after_ms: None, within_ms: None, mode }
     }
 }
 
@@ -75,6 +99,9 @@ pub struct StartMoves {
     /// As in [`StartMove`], for each of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_ms: Option<u64>,
+    /// As in [`StartMove`], for each of them.
+    #[serde(default, skip_serializing_if = "MoveMode::is_cold")]
+    pub mode: MoveMode,
 }
 
 impl StartMoves {

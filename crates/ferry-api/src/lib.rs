@@ -33,7 +33,7 @@ pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_
 pub use inside::{Filesystem, Isolation, Mount, MountPath, MountPathError, Network};
 pub use job::{
     AskJobs, CancelMove, ChildJob, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobJournal, JobKind,
-    JobState, JobStep, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
+    JobState, JobStep, MoveMode, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
 };
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{
@@ -43,8 +43,8 @@ pub use machine::{
 pub use names::{MachineName, MachineRef, NameError, VolumeName, VolumeRef, WorkerName};
 pub use pace::{PaceVolume, PaceWorker, VolumePace};
 pub use peer::{
-    Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Prepare, PrepareVolume, Reserve,
-    ReserveVolume, VolumeExport,
+    Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Precopy, PrecopyVolume, Prepare,
+    PrepareVolume, Reserve, ReserveVolume, VolumeExport,
 };
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
 pub use stop::{SafeToStop, ShutDownWorker, StillToCopy, StopReason, StoppedMachine, WorkerShutDown};
@@ -53,7 +53,7 @@ pub use truth::{
     SilentWorker, Stands, Subject, SubjectTruth, Testimony, Truth, TruthRef, Verdict, Worth,
 };
 pub use volume::{
-    ForkVolume, GrowVolume, Hydration, ImportVolume, Lineage, Ownership, REGION_BYTES_DEFAULT, ServerState,
-    Volume, VolumeBase, VolumeFork, VolumePhase, VolumeSource,
+    ForkVolume, GrowVolume, Hydration, ImportVolume, Lineage, Ownership, Precopied, REGION_BYTES_DEFAULT,
+    ServerState, Volume, VolumeBase, VolumeFork, VolumePhase, VolumeSource,
 };
 pub use worker::{API_VERSION, PeerInfo, Room, WorkerInfo};

@@ -81,6 +81,33 @@ pub struct PrepareVolume {
     pub pace: PaceVolume,
 }
 
+/// Asks a target to copy into its clones while the machine still runs on the source, or, once that is sealed, to keep what is
+/// right of that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Precopy {
+    /// The move.
+    pub job: JobId,
+    /// One for each reserved volume.
+    pub volumes: Vec<PrecopyVolume>,
+}
+
+/// A clone that is copied into ahead of the hand-over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrecopyVolume {
+    /// The volume.
+    pub id: VolumeId,
+    /// NBD URI of the source's copy: the live one for a round, else the sealed one.
+    pub source: String,
+    /// The mark that was set on the source for this round. None: the source is sealed; keep what it says not to have changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u64>,
+    /// The mark since which changes are asked for: that of the round before. None: copy everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+}
+
 /// Tells a target that it owns machine and volumes from now on: the source's journal has handed them over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

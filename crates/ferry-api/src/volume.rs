@@ -150,6 +150,25 @@ pub struct Lineage {
     /// Its hydration rests: whoever reads it needs from it only what has changed here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rests: bool,
+    /// What was copied into it while its machine still ran on its source, until it is handed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precopied: Option<Precopied>,
+}
+
+/// How copying ahead of a hand-over stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Precopied {
+    /// What the source says not to have changed since this mark of its is held; none: nothing is held yet.
+    pub held_since: Option<u64>,
+    /// Whether a round is under way.
+    pub copies: bool,
+    /// Bytes that this round, or the last one, is about.
+    pub bytes_to_copy: u64,
+    /// Bytes of them that were copied.
+    pub bytes_copied: u64,
+    /// Why the last round ended before it was done, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// A copy of an earlier generation that a clone reads beside its source.

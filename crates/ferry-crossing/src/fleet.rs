@@ -4,7 +4,7 @@
 //! is repeated. The parent does nothing to a machine: whether one may be taken back its own move decides.
 
 use crate::line::MoveInput;
-use ferry_api::{JobId, JobState, MachineId, MachineName, WorkerName};
+use ferry_api::{JobId, JobState, MachineId, MachineName, MoveMode, WorkerName};
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Terms, Undo};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,9 @@ pub struct FleetInput {
     pub moves: Vec<FleetMove>,
     /// How long the source keeps its copies after nobody needs them, in milliseconds.
     pub retention_ms: u64,
+    /// What of each machine crosses before it stops.
+    #[serde(default, skip_serializing_if = "MoveMode::is_cold")]
+    pub mode: MoveMode,
     /// When each of them begins and by when it must be handed over.
     pub terms: Terms,
 }
@@ -77,6 +80,7 @@ impl FleetInput {
             from: self.from.clone(),
             to: self.to.clone(),
             retention_ms: self.retention_ms,
+            mode: self.mode,
         };
         (input, Terms { parent: Some(parent.to_string()), ..self.terms.clone() })
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   source   Standing ──decide──▶ step ──moving──▶ requests, changes of the records
-//!            several moves as children of one job: [`fleet`]
+//!            several moves as children of one job: [`fleet`]; rounds of copying while the machine runs: [`ahead`]
 //!   target   request + record ──target──▶ refusal · done already · changes of the records
 //!   owner    machine + moves that came here ──back──▶ where an undo takes it, which job a cancel means
 //!   both     Fence: what was handed over stays so, whatever the records say
@@ -20,6 +20,7 @@
 //!
 //! This crate is a pure heart: no I/O, no clock, no randomness. Of `ferry-api` it uses the words only, never the door.
 
+pub mod ahead;
 pub mod back;
 mod change;
 mod fence;
@@ -40,8 +41,8 @@ pub mod truth;
 pub use change::{Change, Rows, Touched};
 pub use fence::{Fence, Subject};
 pub use line::{
-    Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
-    Reserved, ReservedVolume, Retired, Stopped, VolumeReceipt,
+    Activated, Adopted, Ahead, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof,
+    Receipt, Reserved, ReservedVolume, Retired, Round, Sealed, Stopped, VolumeReceipt,
 };
 pub use records::{
     BaseRecord, CrossingRecord, FilesystemMark, ForkRecord, JobRecord, JournalRow, MachineRecord,

@@ -4,8 +4,8 @@
 //! deed. Before it failures unwind, behind it the move only goes forward.
 
 use ferry_api::{
-    Exit, Generation, Hydration, MachineId, MachineName, MachineSpec, VolumeBase, VolumeId, VolumeKey,
-    VolumeName, WorkerName,
+    Exit, Generation, Hydration, MachineId, MachineName, MachineSpec, MoveMode, VolumeBase, VolumeId,
+    VolumeKey, VolumeName, WorkerName,
 };
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
 use serde::{Deserialize, Serialize};
@@ -116,6 +116,9 @@ pub struct MoveInput {
     pub to: WorkerName,
     /// How long the source keeps its copies after nobody needs them, in milliseconds.
     pub retention_ms: u64,
+    /// What crosses before the machine stops.
+    #[serde(default, skip_serializing_if = "MoveMode::is_cold")]
+    pub mode: MoveMode,
 }
 
 /// Memo of `Plan`: the machine and its volumes as they stood.
@@ -192,6 +195,53 @@ pub struct ReservedVolume {
 pub struct Prepared {
     /// NBD URIs, in the order of the plan's volumes.
     pub sources: Vec<String>,
+    /// What was copied ahead; none for a cold move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<Ahead>,
+}
+
+/// What was copied while the machine still ran.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ahead {
+    /// Each round, of all volumes together.
+    pub rounds: Vec<Round>,
+    /// The marks of the last round, in the order of the plan's volumes; empty: nothing is held, the move is a cold one.
+    pub marks: Vec<u64>,
+    /// Why there was no further round, in one sentence.
+    pub ended: String,
+}
+
+/// A round of copying ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Round {
+    /// Bytes that were copied.
+    pub bytes: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Bytes that the machine changed meanwhile: what another round would copy.
+    pub bytes_left: u64,
+}
+
+/// Memo of `Seal`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Of each volume how much of what was copied ahead is right; none for a cold move, and if that could not be found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Vec<Adopted>>,
+    /// Why it could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_adopted: Option<String>,
+}
+
+/// What of a volume was on the target before the machine was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// The copy on the target.
+    pub key: VolumeKey,
+    /// Bytes that are there.
+    pub bytes_held: u64,
+    /// Bytes that are still at the source only.
+    pub bytes_remote: u64,
 }
 
 /// Memo of `Stop`.

@@ -14,7 +14,8 @@ use crate::fence::{Fence, Subject};
 use crate::records::{BaseRecord, CrossingRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
 use ferry_api::{
     API_VERSION, Activate, ApiError, CrossingState, Desired, ErrorCode, Generation, JobId, JobState,
-    MachineVolume, Ownership, Prepare, Reserve, ReserveVolume, VolumeId, VolumeKey, VolumeName, WorkerName,
+    MachineVolume, Ownership, Precopy, PrecopyVolume, Prepare, Reserve, ReserveVolume, VolumeId, VolumeKey,
+    VolumeName, WorkerName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -217,6 +218,33 @@ pub fn prepare(crossing: &CrossingRecord, reserve: &Reserve, prepare: &Prepare) 
     let prepared = CrossingRecord { state: CrossingState::Prepared, ..crossing.clone() };
     changes.push(Change::Crossing(Box::new(prepared.clone())));
     Ok(Some((prepared, changes)))
+}
+
+/// Which clones are copied into ahead of the hand-over, and how.
+///
+/// # Errors
+/// The job is not prepared here, or has handed over; it names other volumes.
+pub fn precopy(
+    crossing: &CrossingRecord,
+    reserve: &Reserve,
+    precopy: Precopy,
+) -> Result<Vec<(VolumeKey, PrecopyVolume)>, ApiError> {
+    match crossing.state {
+        CrossingState::Prepared => {}
+        CrossingState::Reserved => {
+            return Err(conflict(precopy.job, "is reserved here and not yet prepared"));
+        }
+        CrossingState::Released => return Err(conflict(precopy.job, "was already released here")),
+        CrossingState::Activated | CrossingState::Booted | CrossingState::Settled => {
+            return Err(conflict(precopy.job, "has handed over the machine already"));
+        }
+    }
+    let keys: BTreeMap<VolumeId, VolumeKey> = keys_of(reserve).into_iter().map(|key| (key.id, key)).collect();
+    let of = |wish: PrecopyVolume| match keys.get(&wish.id) {
+        Some(&key) => Ok((key, wish)),
+        None => Err(conflict(precopy.job, "names other volumes now than it reserved; cancel it")),
+    };
+    precopy.volumes.into_iter().map(of).collect()
 }
 
 /// What the news that the source's journal has handed over leads to: the one way in which anything becomes the

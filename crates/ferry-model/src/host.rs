@@ -411,6 +411,7 @@ impl Host {
             bytes_changed: None,
             base: None,
             rests: record.rests,
+            precopied: None,
         }
     }
 

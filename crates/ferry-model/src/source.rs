@@ -7,7 +7,7 @@ use crate::names;
 use crate::scope::{Bug, Scope};
 use crate::target::{Asks, Based, Call};
 use ferry_api::{
-    ApiError, Crossing, CrossingVolume, Desired, ErrorCode, JobId, JobKind, Prepare, PrepareVolume,
+    ApiError, Crossing, CrossingVolume, Desired, ErrorCode, JobId, JobKind, MoveMode, Prepare, PrepareVolume,
     VolumeBase, VolumeKey,
 };
 use ferry_crossing::service::Wish;
@@ -367,7 +367,7 @@ impl Host {
         Ok(match step {
             MoveStep::Reserve => moving::memo(reserved(standing, based)?),
             MoveStep::Plan => moving::memo(self.plan(standing)?),
-            MoveStep::Prepare => moving::memo(Prepared { sources: Vec::new() }),
+            MoveStep::Prepare => moving::memo(Prepared { sources: Vec::new(), ahead: None }),
             MoveStep::Activate => moving::memo(Activated { activated_at_ms: None }),
             MoveStep::Boot => moving::memo(Booted { booted_at_ms: None }),
             MoveStep::Verify => moving::memo(Receipt { volumes: Vec::new() }),
@@ -491,7 +491,8 @@ impl Host {
         let (machine, name) = (names::machine(), names::machine_name());
         let (from, to) = (names::worker(self.index), names::worker(to));
         let kind = JobKind::Move { machine, machine_name: name.clone(), from: from.clone(), to: to.clone() };
-        let input = MoveInput { machine, machine_name: name, from, to, retention_ms: 0 };
+        let input =
+            MoveInput { machine, machine_name: name, from, to, retention_ms: 0, mode: MoveMode::Cold };
         let opening = Standing::<MoveStep>::opening(0, moving::memo(input), Terms::default());
         let record = JobRecord { id: job, kind, created_at_ms: 0, finished: false };
         let changes = [Change::AddJob(Box::new(record)), Change::Claim { machine, job }];

@@ -200,6 +200,7 @@ fn status(state: &State, at: At) -> Option<Status> {
         born_from: None,
         bytes_changed: None,
         base: None,
+        precopy: None,
         hydration_held: false,
         store_failed: engine.store_failed,
         store_bytes_allocated: copy.data.bytes_used(),

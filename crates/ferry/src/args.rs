@@ -541,11 +541,23 @@ pub struct Move {
     /// Undo the move, with the machine running where it was, if it is not handed over that long after it was to begin
     #[arg(long, conflicts_with_all = ["undo", "cancel"], value_name = "SPAN", value_parser = parse_span)]
     pub deadline: Option<Duration>,
+    /// What crosses before the machine stops: nothing (cold), or all that it does not write again meanwhile (warm)
+    #[arg(long, value_enum, default_value_t = Mode::Cold, conflicts_with_all = ["undo", "cancel"])]
+    pub mode: Mode,
     /// Do not watch: print the job and leave
     #[arg(long)]
     pub detach: bool,
     #[command(flatten)]
     pub asking: Asking,
+}
+
+/// The modes of a move.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Mode {
+    /// It stops at once, and its disks follow.
+    Cold,
+    /// Its disks are copied in rounds while it runs; what it wrote last follows.
+    Warm,
 }
 
 /// `ferry job ...`

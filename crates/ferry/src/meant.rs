@@ -16,9 +16,9 @@ use ferry_agent::StateDir;
 use ferry_api::http::Client;
 use ferry_api::{
     AbandonSource, AskGarbage, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine,
-    DetachVolume, Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, NewVolume,
-    OnSourceLoss, PaceVolume, PaceWorker, RestartPolicy, ShutDownWorker, StartMove, StartMoves, TruthRef,
-    UndoMove, VolumeName, VolumeOrigin, VolumeRef,
+    DetachVolume, Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, MoveMode,
+    NewVolume, OnSourceLoss, PaceVolume, PaceWorker, RestartPolicy, ShutDownWorker, StartMove, StartMoves,
+    TruthRef, UndoMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -535,14 +535,19 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
             let at_ms = wish.at.as_deref().map(|at| when::at_ms(at, &jiff::Zoned::now())).transpose()?;
             let (after_ms, within_ms) = (wish.after.map(when::span_ms), wish.deadline.map(when::span_ms));
             let to = parsed(&to)?;
+            let mode = match wish.mode {
+                args::Mode::Cold => MoveMode::Cold,
+                args::Mode::Warm => MoveMode::Warm,
+            };
             match machines.as_slice() {
                 [machine] => {
                     let start = StartMove::new(machine.clone(), to);
-                    let start = StartMove { retention_hours, at_ms, after_ms, within_ms, ..start };
+                    let start = StartMove { retention_hours, at_ms, after_ms, within_ms, mode, ..start };
                     Question::Move { start, follow }
                 }
                 _ => {
-                    let start = StartMoves { machines, to, retention_hours, at_ms, after_ms, within_ms };
+                    let start =
+                        StartMoves { machines, to, retention_hours, at_ms, after_ms, within_ms, mode };
                     Question::Moves { start, follow }
                 }
             }

@@ -20,6 +20,7 @@
 //! Invariant: nothing acts on a decision that is not in the journal, and one machine has one active job at most.
 
 mod age;
+mod ahead;
 mod clock;
 mod executor;
 mod fleet;

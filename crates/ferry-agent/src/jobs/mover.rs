@@ -6,7 +6,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use ferry_api::{ApiError, ErrorCode, Job, JobId, JobKind, Prepare, PrepareVolume, VolumeKey, WorkerName};
+use ferry_api::{
+    ApiError, ErrorCode, Job, JobId, JobKind, MoveMode, Prepare, PrepareVolume, VolumeKey, WorkerName,
+};
 use ferry_crossing::moving::{later, refusal};
 use ferry_crossing::reckoning::{
     check_direct, check_room, check_size, check_spec, check_target, is_whole, lacks_source, plan_volume,
@@ -119,7 +121,14 @@ impl<H: Home, C: Clock> Mover<H, C> {
         reserved.map(|crossing| moving::reserved(&crossing)).map_err(|error| said_by(&input.to, error))
     }
 
-    async fn prepare(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Prepared, ApiError> {
+    async fn prepare(
+        &self,
+        context: &Context,
+        input: &MoveInput,
+        plan: &Plan,
+        reserved: &Reserved,
+    ) -> Result<Prepared, ApiError> {
+        let job = context.job;
         let sources = self.export_all(plan).await?;
         let here = self.each(plan.keys(), |home, key| async move { home.volume(key).await }).await?;
         let volumes = plan.volumes.iter().zip(&sources).zip(here).map(|((planned, source), here)| {
@@ -128,8 +137,9 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let prepare = Prepare { job, volumes: volumes.collect() };
         let prepared = self.home.target(&input.to)?.prepare(prepare).await;
         prepared.map_err(|error| said_by(&input.to, error))?;
+        let ahead = self.copy_ahead(context, input, plan, reserved).await;
         self.flush_all(plan).await?;
-        Ok(Prepared { sources })
+        Ok(Prepared { sources, ahead })
     }
 
     async fn stop(&self, input: &MoveInput, plan: &Plan) -> Result<Stopped, ApiError> {
@@ -205,7 +215,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         }
     }
 
-    async fn export_all(&self, plan: &Plan) -> Result<Vec<String>, ApiError> {
+    pub(super) async fn export_all(&self, plan: &Plan) -> Result<Vec<String>, ApiError> {
         self.each(plan.keys(), |home, key| async move { home.export(key).await }).await
     }
 
@@ -215,7 +225,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
 
     /// Does the same to all copies at once; answers in their order. Also when one fails the others are done to
     /// their end: nothing of a step may still be under way when it is repeated or undone.
-    async fn each<T: Send + 'static, F: Future<Output = Result<T, ApiError>> + Send + 'static>(
+    pub(super) async fn each<T: Send + 'static, F: Future<Output = Result<T, ApiError>> + Send + 'static>(
         &self,
         keys: Vec<VolumeKey>,
         act: impl Fn(Arc<H>, VolumeKey) -> F,
@@ -255,7 +265,12 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
         match step {
             MoveStep::Plan | MoveStep::HandOver => unreachable!("done above, and a deed has no body"),
             MoveStep::Reserve => self.reserve(job, &input, &plan).await.map_err(refusal).and_then(memo),
-            MoveStep::Prepare => self.prepare(job, &input, &plan).await.map_err(refusal).and_then(memo),
+            MoveStep::Prepare => {
+                // A journal of before there were bases says nothing.
+                let reserved = memo_of(context, MoveStep::Reserve).unwrap_or_default();
+                let prepared = self.prepare(context, &input, &plan, &reserved).await;
+                prepared.map_err(refusal).and_then(memo)
+            }
             MoveStep::Stop => self.stop(&input, &plan).await.map_err(refusal).and_then(memo),
             MoveStep::Seal => {
                 let sealed = self.each(plan.keys(), |home, key| async move { home.seal(key).await }).await;
@@ -263,7 +278,8 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                 for planned in &plan.volumes {
                     check_size(planned, &self.home.volume(planned.key()).await.map_err(refusal)?)?;
                 }
-                memo(())
+                let prepared: Prepared = memo_of(context, MoveStep::Prepare)?;
+                memo(self.adopt(job, &input, &plan, prepared.ahead.as_ref()).await)
             }
             MoveStep::Activate => self.activate(job, &input, &plan).await.map_err(later).and_then(memo),
             MoveStep::Boot => {
@@ -283,7 +299,14 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
         match step {
             MoveStep::Reserve => self.release(context, &input).await,
             MoveStep::Prepare => {
-                self.each(plan.keys(), |home, key| async move { home.withdraw(key).await }).await.map(drop)
+                let is_warm = input.mode == MoveMode::Warm;
+                let undone = self.each(plan.keys(), |home, key| async move {
+                    if is_warm {
+                        home.forget_marks(key, None).await?;
+                    }
+                    home.withdraw(key).await
+                });
+                undone.await.map(drop)
             }
             MoveStep::Stop => self.home.let_run(input.machine).await,
             MoveStep::Seal => {

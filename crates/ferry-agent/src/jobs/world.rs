@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ferry_api::{
     Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Generation, JobId, Machine, MachineId,
-    Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
+    Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
 };
 
 type Answer<T> = Result<T, ApiError>;
@@ -38,6 +38,18 @@ pub trait Home: Send + Sync + 'static {
 
     /// Makes durable what the guest wrote so far, so that sealing has little left to do.
     fn flush(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Exports a copy to other workers while its guest writes. Answers the NBD URI.
+    fn export_live(&self, copy: VolumeKey) -> impl Future<Output = Answer<String>> + Send;
+
+    /// Sets a mark on a copy: what its guest changes from then on is known.
+    fn mark(&self, copy: VolumeKey) -> impl Future<Output = Answer<u64>> + Send;
+
+    /// Forgets all marks of a copy but one, or all.
+    fn forget_marks(&self, copy: VolumeKey, but: Option<u64>) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Bytes that may have changed since a mark; none if it is not kept.
+    fn bytes_changed(&self, copy: VolumeKey, mark: u64) -> impl Future<Output = Answer<Option<u64>>> + Send;
 
     /// Stops the machine, which the records say is halted, with its own signal and grace time. Answers when it no
     /// longer runs.
@@ -81,6 +93,8 @@ pub trait Target: Send + Sync + 'static {
     fn reserve(&self, reserve: Reserve) -> impl Future<Output = Answer<Crossing>> + Send;
     /// See [`AgentApi::peer_prepare`].
     fn prepare(&self, prepare: Prepare) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_precopy`].
+    fn precopy(&self, precopy: Precopy) -> impl Future<Output = Answer<Crossing>> + Send;
     /// See [`AgentApi::peer_activate`].
     fn activate(&self, activate: Activate) -> impl Future<Output = Answer<Crossing>> + Send;
     /// See [`AgentApi::peer_boot`].
@@ -106,6 +120,10 @@ impl<A: AgentApi> Target for A {
 
     async fn prepare(&self, prepare: Prepare) -> Answer<Crossing> {
         self.peer_prepare(prepare).await
+    }
+
+    async fn precopy(&self, precopy: Precopy) -> Answer<Crossing> {
+        self.peer_precopy(precopy).await
     }
 
     async fn activate(&self, activate: Activate) -> Answer<Crossing> {

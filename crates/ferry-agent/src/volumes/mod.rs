@@ -17,6 +17,7 @@ mod fork;
 mod grow;
 mod keeper;
 mod loss;
+mod precopy;
 mod proof;
 mod room;
 mod shares;

@@ -5,8 +5,8 @@ use super::{Volumes, VolumesError};
 use crate::config::volume_dir;
 use crate::records::{ForkRecord, VolumeRecord};
 use ferry_api::{
-    BadRanges, Generation, Hydration, Lineage, LossPolicy, ServerState, Span, StandIn, Volume, VolumeBase,
-    VolumeFork, VolumeKey, VolumePace, VolumePhase, VolumeSource,
+    BadRanges, Generation, Hydration, Lineage, LossPolicy, Precopied, ServerState, Span, StandIn, Volume,
+    VolumeBase, VolumeFork, VolumeKey, VolumePace, VolumePhase, VolumeSource,
 };
 use ferry_crossing::service::{Service, wanted};
 use ferry_volume::control::{self, Phase, Status};
@@ -136,6 +136,17 @@ fn lineage(record: &VolumeRecord, status: Option<&Status>) -> Lineage {
         bytes_changed: status.and_then(|s| s.bytes_changed),
         base,
         rests: record.rests,
+        precopied: status.and_then(|s| s.precopy.as_ref()).map(precopied),
+    }
+}
+
+fn precopied(status: &control::PrecopyStatus) -> Precopied {
+    Precopied {
+        held_since: status.held_since,
+        copies: status.copies,
+        bytes_to_copy: status.bytes_to_copy,
+        bytes_copied: status.bytes_copied,
+        failure: status.failure.clone(),
     }
 }
 

@@ -24,3 +24,6 @@ mod secured;
 mod stopped;
 #[cfg(test)]
 mod waiting;
+
+#[cfg(test)]
+mod warm;

@@ -1,7 +1,9 @@
 //! Moves of real agents that wait: for later, and for their turn.
 
 use crate::house::{machine, workers};
-use ferry_api::{AgentApi, AskJobs, CancelMove, Job, JobState, MachineState, StartMove, StartMoves};
+use ferry_api::{
+    AgentApi, AskJobs, CancelMove, Job, JobState, MachineState, MoveMode, StartMove, StartMoves,
+};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -85,6 +87,7 @@ fn several(names: [&str; 3], after_ms: Option<u64>) -> StartMoves {
         at_ms: None,
         after_ms,
         within_ms: None,
+        mode: MoveMode::Cold,
     }
 }
 

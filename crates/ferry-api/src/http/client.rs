@@ -4,9 +4,9 @@ use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony, AttachVolume,
     AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine,
     DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents,
-    JobId, JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
-    SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
-    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    JobId, JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare,
+    Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -437,6 +437,11 @@ impl AgentApi for Client {
 
     async fn peer_prepare(&self, prepare: Prepare) -> Result<Crossing, ApiError> {
         self.post(&["peer", "prepare"], &prepare).await
+    }
+
+    async fn peer_precopy(&self, precopy: Precopy) -> Result<Crossing, ApiError> {
+        // The last one waits for disks.
+        self.post(&["peer", "precopy"], &precopy).await
     }
 
     async fn peer_activate(&self, activate: Activate) -> Result<Crossing, ApiError> {

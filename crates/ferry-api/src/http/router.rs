@@ -3,8 +3,8 @@
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony, AttachVolume,
     CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter,
-    ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Prepare, Reserve,
-    ShutDownWorker, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey,
+    ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare,
+    Reserve, ShutDownWorker, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -60,6 +60,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/jobs/{job}/resume", post(job_resume::<A>))
         .route("/v1/peer/reserve", post(peer_reserve::<A>))
         .route("/v1/peer/prepare", post(peer_prepare::<A>))
+        .route("/v1/peer/precopy", post(peer_precopy::<A>))
         .route("/v1/peer/activate", post(peer_activate::<A>))
         .route("/v1/peer/crossings/{job}", get(peer_crossing::<A>))
         .route("/v1/peer/crossings/{job}/boot", post(peer_boot::<A>))
@@ -191,6 +192,7 @@ by_body!(move_undo, UndoMove);
 by_body!(move_cancel, CancelMove);
 by_body!(peer_reserve, Reserve);
 by_body!(peer_prepare, Prepare);
+by_body!(peer_precopy, Precopy);
 by_body!(peer_activate, Activate);
 by_body!(peer_testimony, AskTestimony);
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferry_api::{CrossingState, Desired, EventsAfter, Job, JobId, JobState, Ownership};
+use ferry_api::{CrossingState, Desired, EventsAfter, Job, JobId, JobState, MoveMode, Ownership};
 use ferry_fsm::Terms;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -42,7 +42,11 @@ impl Worker {
     }
 
     pub(super) async fn begin(&self) -> Result<Job, RecordsError> {
-        begin_move(self.moves(), self.input("beta"), Terms::default()).await
+        self.begin_as(MoveMode::Cold).await
+    }
+
+    pub(super) async fn begin_as(&self, mode: MoveMode) -> Result<Job, RecordsError> {
+        begin_move(self.moves(), MoveInput { mode, ..self.input("beta") }, Terms::default()).await
     }
 
     pub(super) fn input(&self, to: &str) -> MoveInput {
@@ -52,6 +56,7 @@ impl Worker {
             from: worker("alpha"),
             to: worker(to),
             retention_ms: 1_000,
+            mode: MoveMode::Cold,
         }
     }
 
@@ -124,6 +129,7 @@ impl Worker {
                 state.home.values().all(|v| !(v.sealed || v.fenced || v.retired || v.exported)),
                 "{state:?}"
             );
+            assert!(state.home.values().all(|v| v.marks.is_empty()), "{state:?}");
             assert_eq!((state.home_runs, state.target_runs), (shall_run, false));
         }
     }
@@ -141,13 +147,18 @@ async fn start(records: &Records, world: &Arc<World>) -> Jobs {
     Office::open(Arc::new(journal), clock, Arc::new(Alpha(world.clone())), queues).await.unwrap()
 }
 
-/// One whole move with these faults; answers how it ended and how many points it passed.
+/// One whole cold move with these faults; answers how it ended and how many points it passed.
 async fn story(desired: Desired, faults: &[(u64, Fault)]) -> (JobState, u64) {
+    story_of(MoveMode::Cold, desired, faults).await
+}
+
+/// One whole move with these faults; answers how it ended and how many points it passed.
+pub(super) async fn story_of(mode: MoveMode, desired: Desired, faults: &[(u64, Fault)]) -> (JobState, u64) {
     let mut worker = Worker::new(desired, faults).await;
     let begun = tokio::select! {
         biased;
         () = worker.world.died.notified() => None,
-        begun = worker.begin() => begun.ok(),
+        begun = worker.begin_as(mode) => begun.ok(),
     };
     let id = match begun {
         Some(job) => job.id,
@@ -156,7 +167,7 @@ async fn story(desired: Desired, faults: &[(u64, Fault)]) -> (JobState, u64) {
             worker.restart().await;
             match worker.records.unfinished_jobs().await.unwrap().first() {
                 Some(record) => record.id,
-                None => worker.begin().await.unwrap().id,
+                None => worker.begin_as(mode).await.unwrap().id,
             }
         }
     };

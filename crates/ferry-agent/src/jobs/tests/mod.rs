@@ -1,5 +1,6 @@
 //! Moves in a world made of memory, with real records: cut off at every point, and looked at from outside.
 
+mod ahead;
 mod faults;
 mod forgetting;
 mod records;

@@ -2,10 +2,10 @@
 
 use ferry_api::{
     API_VERSION, Activate, ApiError, AskRoot, CopyRoot, Crossing, CrossingState, Desired, ErrorCode,
-    Generation, JobId, Prepare, Reserve, Room, Root, VolumeKey, WorkerInfo,
+    Generation, JobId, Precopied, Precopy, Prepare, Reserve, Room, Root, VolumeKey, WorkerInfo,
 };
 
-use super::world::{Beta, LOOKS_UNTIL_WHOLE, error, worker};
+use super::world::{Beta, LOOKS_UNTIL_WHOLE, SIZE_BYTES, error, worker};
 use crate::jobs::Target;
 
 impl Target for Beta {
@@ -62,6 +62,40 @@ impl Target for Beta {
                 assert_eq!(prepare.volumes.len(), state.home.len());
                 state.crossing = state.crossing.max(Some(CrossingState::Prepared));
                 Ok(self.0.crossing(state, prepare.job))
+            })
+            .await
+    }
+
+    async fn precopy(&self, precopy: Precopy) -> Result<Crossing, ApiError> {
+        self.0
+            .call_target(|state| {
+                assert_eq!(state.crossing, Some(CrossingState::Prepared), "copied into what is not prepared");
+                for wish in &precopy.volumes {
+                    let key = *state.target_volumes.iter().find(|key| key.id == wish.id).unwrap();
+                    let held = state.precopied.get(&key).and_then(|held| held.held_since);
+                    if wish.since.is_some() && wish.since != held {
+                        return Err(error(ErrorCode::Internal, "nothing is held as of that mark"));
+                    }
+                    let Some(mark) = wish.mark else {
+                        assert!(
+                            state.home.values().all(|home| home.sealed),
+                            "what is right is known when it is sealed"
+                        );
+                        state.precopied.remove(&key);
+                        state.adopted.insert(key, SIZE_BYTES - 4096);
+                        continue;
+                    };
+                    let bytes = if wish.since.is_some() { 4096 } else { SIZE_BYTES / 2 };
+                    let held_since = (!state.forgets_what_was_copied).then_some(mark);
+                    let held = Precopied {
+                        held_since,
+                        bytes_to_copy: bytes,
+                        bytes_copied: bytes,
+                        ..Precopied::default()
+                    };
+                    state.precopied.insert(key, held);
+                }
+                Ok(self.0.crossing(state, precopy.job))
             })
             .await
     }

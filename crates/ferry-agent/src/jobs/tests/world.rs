@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ferry_api::{
     ApiError, AskRoot, BadRanges, CopyRoot, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode,
     Generation, Hydration, JobId, Machine, MachineId, MachineSpec, MachineState, MachineVolume, Ownership,
-    Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
+    Precopied, Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
 use tokio::sync::Notify;
 
@@ -22,6 +22,8 @@ use crate::records::Records;
 pub(super) const LOOKS_UNTIL_WHOLE: u32 = 3;
 /// Size of each volume, in bytes.
 pub(super) const SIZE_BYTES: u64 = 1 << 20;
+/// What the machine changes in each volume before the first mark, in bytes.
+const CHANGES_BYTES: u64 = 64 << 20;
 /// Size of each region, in bytes.
 pub(super) const REGION_BYTES: u64 = 1 << 16;
 
@@ -59,6 +61,12 @@ pub(super) struct State {
     pub(super) crossing: Option<CrossingState>,
     pub(super) target_runs: bool,
     pub(super) target_volumes: Vec<VolumeKey>,
+    /// What was copied ahead into each of the target's volumes.
+    pub(super) precopied: HashMap<VolumeKey, Precopied>,
+    /// What of it was kept: bytes.
+    pub(super) adopted: HashMap<VolumeKey, u64>,
+    /// The target's volume servers were started again and hold nothing.
+    pub(super) forgets_what_was_copied: bool,
     pub(super) desired: Option<Desired>,
     /// The hand-over is in the journal.
     pub(super) handed_over: bool,
@@ -93,6 +101,10 @@ pub(super) struct State {
 pub(super) struct HomeVolume {
     pub(super) sealed: bool,
     pub(super) exported: bool,
+    /// Marks that were set and not forgotten.
+    pub(super) marks: Vec<u64>,
+    /// What the machine changes between two marks, in bytes; half as much each time.
+    pub(super) changes: u64,
     pub(super) fenced: bool,
     pub(super) retired: bool,
 }
@@ -151,7 +163,10 @@ impl World {
     pub(super) fn new(volumes: &[VolumeKey], desired: Desired) -> Arc<Self> {
         let state = State {
             home_runs: desired == Desired::Running,
-            home: volumes.iter().map(|key| (*key, HomeVolume::default())).collect(),
+            home: volumes
+                .iter()
+                .map(|key| (*key, HomeVolume { changes: CHANGES_BYTES, ..HomeVolume::default() }))
+                .collect(),
             desired: Some(desired),
             room_bytes: u64::MAX,
             ..State::default()
@@ -266,8 +281,9 @@ impl World {
     }
 
     fn target_volume(&self, state: &State, key: VolumeKey) -> Volume {
-        let whole = state.looks >= LOOKS_UNTIL_WHOLE || state.abandoned_bytes > 0;
-        let bytes_local = if whole { SIZE_BYTES } else { 0 };
+        let is_ours = state.crossing >= Some(CrossingState::Activated);
+        let whole = (is_ours && state.looks >= LOOKS_UNTIL_WHOLE) || state.abandoned_bytes > 0;
+        let bytes_local = if whole { SIZE_BYTES } else { state.adopted.get(&key).copied().unwrap_or(0) };
         let counted = Hydration {
             complete: whole,
             bytes_total: SIZE_BYTES,
@@ -291,7 +307,16 @@ impl World {
             requests_waiting: 0,
             more: Vec::new(),
         };
-        Volume { source: Some(source), hydration: Some(counted), ..volume(key, self.machine, "beta") }
+        let lineage = ferry_api::Lineage {
+            precopied: state.precopied.get(&key).cloned(),
+            ..ferry_api::Lineage::default()
+        };
+        Volume {
+            source: Some(source),
+            hydration: Some(counted),
+            lineage,
+            ..volume(key, self.machine, "beta")
+        }
     }
 }
 
@@ -354,10 +379,11 @@ impl Home for Alpha {
     }
 
     async fn machine(&self, machine: MachineId) -> Result<Machine, ApiError> {
-        let (keys, desired) = {
+        let (keys, desired, runs) = {
             let state = self.0.state();
-            (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap())
+            (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap(), state.home_runs)
         };
+        let state = if runs { MachineState::Running { pid: 1, since_ms: 1 } } else { MachineState::Stopped };
         let volumes = keys.into_iter().map(|key| MachineVolume {
             name: "data".parse().unwrap(),
             volume: key.id,
@@ -371,7 +397,7 @@ impl Home for Alpha {
             spec: MachineSpec::process("sleep", ["1"]),
             volumes: volumes.collect(),
             desired,
-            state: MachineState::Stopped,
+            state,
             job: None,
             last_exit: None,
             log: "log".into(),
@@ -416,6 +442,36 @@ impl Home for Alpha {
 
     async fn flush(&self, copy: VolumeKey) -> Result<(), ApiError> {
         self.change(copy, |_| Ok(())).await
+    }
+
+    async fn export_live(&self, copy: VolumeKey) -> Result<String, ApiError> {
+        self.change(copy, |volume| {
+            assert!(!volume.sealed, "nobody writes to a sealed copy");
+            Ok(format!("nbd://127.0.0.1:1/{copy}+live"))
+        })
+        .await
+    }
+
+    async fn mark(&self, copy: VolumeKey) -> Result<u64, ApiError> {
+        self.change(copy, |volume| {
+            let mark = volume.marks.last().map_or(1, |last| last + 1);
+            volume.marks.push(mark);
+            volume.changes /= 2;
+            Ok(mark)
+        })
+        .await
+    }
+
+    async fn forget_marks(&self, copy: VolumeKey, but: Option<u64>) -> Result<(), ApiError> {
+        self.change(copy, |volume| {
+            volume.marks.retain(|mark| Some(*mark) == but);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn bytes_changed(&self, copy: VolumeKey, mark: u64) -> Result<Option<u64>, ApiError> {
+        self.change(copy, |volume| Ok(volume.marks.contains(&mark).then_some(volume.changes))).await
     }
 
     async fn halt(&self, _machine: MachineId) -> Result<(), ApiError> {

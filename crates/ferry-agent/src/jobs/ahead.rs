@@ -1,0 +1,234 @@
+//! Copying the disks of a machine that runs, before it stops: the rounds of a warm move, and what of them is right when it is
+//! sealed.
+//!
+//! Invariant: nothing depends on it. Whatever goes wrong here makes the move a cold one, and is said.
+
+use ferry_api::{
+    ApiError, CrossingVolume, ErrorCode, JobId, MachineState, MoveMode, Precopied, Precopy, PrecopyVolume,
+    Progress, VolumeKey,
+};
+use ferry_crossing::ahead::{why_cold, why_enough};
+use ferry_crossing::{Adopted, Ahead, MoveInput, Plan, Reserved, Round, Sealed};
+
+use super::Clock;
+use super::mover::{Context, LOOK_MS, Mover};
+use super::world::{Home, Target};
+
+/// Rounds that may fail before the move goes on as a cold one.
+const FAILURES_MAX: u32 = 3;
+
+impl<H: Home, C: Clock> Mover<H, C> {
+    /// Copies in rounds while the machine runs; none for a cold move. Left when somebody asks to cancel the job.
+    pub(super) async fn copy_ahead(
+        &self,
+        context: &Context,
+        input: &MoveInput,
+        plan: &Plan,
+        reserved: &Reserved,
+    ) -> Option<Ahead> {
+        if input.mode == MoveMode::Cold {
+            return None;
+        }
+        let mut ahead = Ahead::default();
+        let ended = tokio::select! {
+            biased;
+            () = context.cancel_asked() => Err("the move was cancelled".to_owned()),
+            ended = self.rounds(context, input, plan, reserved, &mut ahead) => ended,
+        };
+        ahead.ended = match ended {
+            Ok(enough) => enough,
+            Err(why) => {
+                tracing::warn!(job = %context.job, why, "the move goes on as a cold one");
+                ahead.marks.clear();
+                self.forget_marks(plan).await;
+                why
+            }
+        };
+        Some(ahead)
+    }
+
+    /// Why there was no further round; as an error why nothing of it is of use.
+    async fn rounds(
+        &self,
+        context: &Context,
+        input: &MoveInput,
+        plan: &Plan,
+        reserved: &Reserved,
+        ahead: &mut Ahead,
+    ) -> Result<String, String> {
+        if let Some(why) = self.why_cold(input, plan, reserved).await.map_err(said)? {
+            return Err(why);
+        }
+        let mut failures = 0;
+        loop {
+            match self.round(context, input, plan, ahead).await {
+                Ok(()) => {}
+                Err(why) if failures + 1 >= FAILURES_MAX => return Err(why),
+                Err(why) => {
+                    tracing::info!(job = %context.job, why, "a round of copying ahead is repeated");
+                    failures += 1;
+                    continue;
+                }
+            }
+            if let Some(enough) = why_enough(&ahead.rounds) {
+                return Ok(enough);
+            }
+        }
+    }
+
+    async fn why_cold(
+        &self,
+        input: &MoveInput,
+        plan: &Plan,
+        reserved: &Reserved,
+    ) -> Result<Option<String>, ApiError> {
+        let machine = self.home.machine(input.machine).await?;
+        if !matches!(machine.state, MachineState::Running { .. }) {
+            return Ok(Some(format!("machine {} does not run", machine.name)));
+        }
+        for planned in &plan.volumes {
+            let volume = self.home.volume(planned.key()).await?;
+            let has_base = reserved.volumes.iter().any(|v| v.key.id == planned.id && v.base.is_some());
+            if let Some(why) = why_cold(&volume, has_base) {
+                return Ok(Some(why));
+            }
+        }
+        Ok(None)
+    }
+
+    /// One round over all volumes.
+    async fn round(
+        &self,
+        context: &Context,
+        input: &MoveInput,
+        plan: &Plan,
+        ahead: &mut Ahead,
+    ) -> Result<(), String> {
+        let keys = plan.keys();
+        let began_ms = self.clock.now_ms();
+        // A volume server that was started again has it no more.
+        let sources = self.each(keys.clone(), |home, key| async move { home.export_live(key).await });
+        let sources = sources.await.map_err(said)?;
+        let marks =
+            self.each(keys.clone(), |home, key| async move { home.mark(key).await }).await.map_err(said)?;
+        let since = ahead.marks.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let volumes = plan.volumes.iter().zip(sources).zip(marks.iter().zip(since));
+        let volumes = volumes.map(|((planned, source), (&mark, since))| PrecopyVolume {
+            id: planned.id,
+            source,
+            mark: Some(mark),
+            since,
+        });
+        let wish = Precopy { job: context.job, volumes: volumes.collect() };
+        let target = self.home.target(&input.to).map_err(said)?;
+        target.precopy(wish).await.map_err(said)?;
+        let bytes = self.until_copied(context, &*target, &marks).await?;
+        let took_ms = self.clock.now_ms().saturating_sub(began_ms);
+        let mut bytes_left = 0_u64;
+        for (&key, &mark) in keys.iter().zip(&marks) {
+            self.home.forget_marks(key, Some(mark)).await.map_err(said)?;
+            let changed = self.home.bytes_changed(key, mark).await.map_err(said)?;
+            let changed = changed.ok_or_else(|| format!("volume {key} has lost its mark"))?;
+            bytes_left = bytes_left.saturating_add(changed);
+        }
+        ahead.rounds.push(Round { bytes, took_ms, bytes_left });
+        ahead.marks = marks;
+        Ok(())
+    }
+
+    /// Looks at the target until all clones hold what their source held at these marks; gives how many bytes that were.
+    async fn until_copied(
+        &self,
+        context: &Context,
+        target: &H::Target,
+        marks: &[u64],
+    ) -> Result<u64, String> {
+        let mut pause_ms = *LOOK_MS.start();
+        loop {
+            let crossing = target.crossing(context.job).await.map_err(said)?;
+            let copied = crossing.volumes.iter().map(precopied).collect::<Result<Vec<_>, _>>()?;
+            let sum = |bytes: fn(&Precopied) -> u64| copied.iter().map(bytes).sum();
+            let bytes_done = sum(|copied| copied.bytes_copied);
+            context.show(Progress {
+                bytes_total: sum(|copied| copied.bytes_to_copy),
+                bytes_done,
+                ..Progress::default()
+            });
+            if copied.iter().all(|copied| !copied.copies) {
+                let is_held = copied.iter().zip(marks).all(|(copied, &mark)| copied.held_since == Some(mark));
+                let why = "a volume server on the target was started again".to_owned();
+                return if is_held { Ok(bytes_done) } else { Err(why) };
+            }
+            self.clock.sleep_until(self.clock.now_ms().saturating_add(pause_ms)).await;
+            pause_ms = pause_ms.saturating_mul(2).min(*LOOK_MS.end());
+        }
+    }
+
+    /// Has the target keep what of its clones is right, now that all is sealed.
+    pub(super) async fn adopt(
+        &self,
+        job: JobId,
+        input: &MoveInput,
+        plan: &Plan,
+        ahead: Option<&Ahead>,
+    ) -> Sealed {
+        let Some(ahead) = ahead.filter(|ahead| !ahead.marks.is_empty()) else { return Sealed::default() };
+        match self.try_adopt(job, input, plan, &ahead.marks).await {
+            Ok(adopted) => Sealed { adopted: Some(adopted), not_adopted: None },
+            Err(error) => {
+                tracing::warn!(%job, %error, "what was copied ahead is not used: all of it follows");
+                Sealed { adopted: None, not_adopted: Some(said(error)) }
+            }
+        }
+    }
+
+    async fn try_adopt(
+        &self,
+        job: JobId,
+        input: &MoveInput,
+        plan: &Plan,
+        marks: &[u64],
+    ) -> Result<Vec<Adopted>, ApiError> {
+        let sources = self.export_all(plan).await?;
+        let volumes = plan.volumes.iter().zip(sources).zip(marks).map(|((planned, source), &mark)| {
+            PrecopyVolume { id: planned.id, source, mark: None, since: Some(mark) }
+        });
+        let wish = Precopy { job, volumes: volumes.collect() };
+        let crossing = self.home.target(&input.to)?.precopy(wish).await?;
+        let adopted = crossing.volumes.iter().map(|arrived| adopted(arrived.key, arrived));
+        adopted.collect()
+    }
+
+    /// What is written needs not be known any more.
+    pub(super) async fn forget_marks(&self, plan: &Plan) {
+        for key in plan.keys() {
+            if let Err(error) = self.home.forget_marks(key, None).await {
+                tracing::warn!(volume = %key, %error, "a mark stays; it makes writes a little slower");
+            }
+        }
+    }
+}
+
+fn precopied(arrived: &CrossingVolume) -> Result<Precopied, String> {
+    let stands = arrived.volume.as_ref().and_then(|volume| volume.lineage.precopied.clone());
+    let stands = stands
+        .ok_or_else(|| format!("the volume server of {} on the target was started again", arrived.key))?;
+    match &stands.failure {
+        Some(why) if !stands.copies => {
+            Err(format!("volume {} could not be copied ahead: {why}", arrived.key))
+        }
+        Some(_) | None => Ok(stands),
+    }
+}
+
+fn adopted(key: VolumeKey, arrived: &CrossingVolume) -> Result<Adopted, ApiError> {
+    let counted = arrived.volume.as_ref().and_then(|volume| volume.hydration.as_ref());
+    let silent =
+        || ApiError::new(ErrorCode::Unreachable, format!("the volume server of {key} does not answer"));
+    let counted = counted.ok_or_else(silent)?;
+    Ok(Adopted { key, bytes_held: counted.bytes_local, bytes_remote: counted.bytes_remote })
+}
+
+fn said(error: ApiError) -> String {
+    error.message
+}

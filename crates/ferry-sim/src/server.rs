@@ -242,7 +242,8 @@ impl State {
             Notice::SourceFailed { .. } | Notice::SourceBad { .. } => {}
             _ => self.say_of(at.host, format!("{key}: {notice:?}")),
         }
-        if notice == Notice::Sealed {
+        // One that is told again when its volume has gone on elsewhere says nothing of what was written there.
+        if notice == Notice::Sealed && !self.has_gone_on(key) {
             self.oracle.sealed(key.id);
         }
         let Some(server) = self.server_mut(at) else { return };
@@ -255,6 +256,14 @@ impl State {
             (Notice::Unsealed, Some(Planted::UnsealForgotten)) => self.let_map_say(at, Phase::Sealed),
             _ => {}
         }
+    }
+
+    /// Whether a later copy of the volume was opened.
+    fn has_gone_on(&self, key: VolumeKey) -> bool {
+        let is_later = |other: &VolumeKey, copy: &Copy| {
+            other.id == key.id && other.generation > key.generation && phase_of(copy) != Phase::Standby
+        };
+        self.hosts.iter().any(|host| host.copies.iter().any(|(other, copy)| is_later(other, copy)))
     }
 
     /// An operation that a disk does is over. Nothing happens if it is not under way any more.

@@ -131,10 +131,11 @@ enum Op {
     /// A read of local blocks only.
     ReadWhole {
         request: RequestId,
+        range: ByteRange,
     },
     /// The local part of a read.
     ReadPiece {
-        ticket: Ticket,
+        piece: Piece,
     },
     /// A write, trim or zeroing of local blocks only.
     WriteWhole {
@@ -199,6 +200,8 @@ struct Parked {
 enum Until {
     /// Its blocks are not being written any more.
     Unlocked,
+    /// A server after this one would know that they are local.
+    Known,
     /// This time.
     Ms(u64),
 }
@@ -409,8 +412,8 @@ impl Engine {
 
     fn done(&mut self, op: OpId, result: Result<(), Errno>, out: &mut Vec<Operation>) {
         match self.ops.remove(op).expect("an operation is completed once") {
-            Op::ReadWhole { request } => reply(request, result, out),
-            Op::ReadPiece { ticket } => self.end_piece(ticket, result, out),
+            Op::ReadWhole { request, range } => self.whole_read(request, range, result, out),
+            Op::ReadPiece { piece } => self.piece_read(piece, result, out),
             Op::WriteWhole { request, blocks, fua } => self.whole_written(request, blocks, fua, result, out),
             Op::WriteLocked { ticket } => self.locked_written(ticket, result, out),
             Op::CopyIn { fetch, blocks } => self.copied_in(fetch, blocks, result, out),
@@ -471,7 +474,7 @@ impl Engine {
             .parked
             .extract_if(.., |parked| match parked.until {
                 Until::Ms(due_ms) => due_ms <= now_ms,
-                Until::Unlocked => false,
+                Until::Unlocked | Until::Known => false,
             })
             .collect();
         for parked in due {

@@ -374,6 +374,57 @@ fn a_write_that_cannot_be_noted_is_durable_before_it_is_answered() {
     assert_eq!(done(&mut engine, op(&persist)), [ok(1)]);
 }
 
+/// A clone with one block that was copied in and is not in the map.
+fn clone_with_a_block_that_only_it_knows() -> Engine {
+    let mut engine = quiet_clone(4 * MIB);
+    tell(&mut engine, Event::SourceUp);
+    let fetch = ask(&mut engine, 100, read(4096, 4096));
+    let arrived = arrive(&mut engine, op(&fetch));
+    for operation in arrived {
+        if let Operation::WriteLocal { op, .. } = operation {
+            done(&mut engine, op);
+        }
+    }
+    engine
+}
+
+#[test]
+fn a_read_gives_what_is_written_only_when_a_server_that_is_killed_would_know_of_it() {
+    let mut engine = clone_with_a_block_that_only_it_knows();
+    let before = ask(&mut engine, 1, read(4096, 4096));
+    assert!(matches!(before[..], [Operation::ReadLocal { .. }]), "{before:?}");
+    let writing = ask(&mut engine, 2, write(4096, 4096));
+    let around = ask(&mut engine, 3, read(0, 12288));
+    assert!(around.iter().all(|operation| matches!(operation, Operation::Fetch { .. })), "{around:?}");
+    assert_eq!(ask(&mut engine, 4, read(4096, 4096)), [], "its bytes may be in the store already");
+    let noting = done(&mut engine, op(&writing));
+    assert_eq!(ask(&mut engine, 5, read(4096 + 512, 512)), []);
+    let noted = done(&mut engine, op(&noting));
+    assert!(noted.contains(&ok(2)), "{noted:?}");
+    let reads = noted.iter().filter(|operation| matches!(operation, Operation::ReadLocal { .. }));
+    assert_eq!(reads.count(), 3, "{noted:?}");
+}
+
+#[test]
+fn a_read_of_what_can_neither_be_noted_nor_told_to_the_map_fails_as_the_write_does() {
+    let mut engine = clone_with_a_block_that_only_it_knows();
+    let writing = ask(&mut engine, 2, write(4096, 4096));
+    let noting = done(&mut engine, op(&writing));
+    assert_eq!(ask(&mut engine, 3, read(4096, 4096)), []);
+    let sync = tell(&mut engine, Event::Done { op: op(&noting), result: Err(Errno::ENOSPC) });
+    let persist = done(&mut engine, op(&sync));
+    let refused = tell(&mut engine, Event::Done { op: op(&persist), result: Err(Errno::ENOSPC) });
+    assert!(refused.contains(&failed(2, Errno::ENOSPC)), "{refused:?}");
+    assert!(refused.contains(&failed(3, Errno::ENOSPC)), "{refused:?}");
+    // Somebody has made room.
+    assert_eq!(ask(&mut engine, 4, read(4096, 4096)), []);
+    let sync = ask(&mut engine, 5, RequestKind::Flush);
+    let persist = done(&mut engine, op(&sync));
+    let told = done(&mut engine, op(&persist));
+    assert!(told.contains(&ok(5)), "{told:?}");
+    assert!(told.iter().any(|operation| matches!(operation, Operation::ReadLocal { .. })), "{told:?}");
+}
+
 #[test]
 fn what_was_noted_is_local_at_once_and_the_map_is_told_by_the_next_flush() {
     let mut engine = quiet_clone(4 * MIB);

@@ -27,6 +27,9 @@ pub(super) struct Durability {
     synced: BlockSet,
     /// Of all these and those in the commit: what the shell has noted, see [`super::notes`].
     pub(super) noted: BlockSet,
+    /// Of all these and those in the commit: what a guest's write is changing or has changed, and is not noted. Nobody
+    /// reads them: a server that is killed would take back what it has shown.
+    unknown: BlockSet,
     blocks_waiting: u64,
     /// The guest wrote to a block that is in neither the map nor the commit that runs.
     guest_dirty: bool,
@@ -66,6 +69,7 @@ impl Durability {
             unsynced: BlockSet::new(),
             synced: BlockSet::new(),
             noted: BlockSet::new(),
+            unknown: BlockSet::new(),
             blocks_waiting: 0,
             guest_dirty: false,
             waiters: Vec::new(),
@@ -101,6 +105,29 @@ impl Durability {
         self.unsynced.insert(blocks);
         self.blocks_waiting += blocks.count();
         self.since_ms.get_or_insert(now_ms);
+    }
+
+    /// The guest's bytes in these blocks may be in the store from now on.
+    pub(super) fn guest_writes(&mut self, blocks: Blocks) {
+        if self.failed.is_some() {
+            return;
+        }
+        let unnoted = self.unpersisted(blocks).flat_map(|part| self.noted.gaps(part)).collect::<Vec<_>>();
+        unnoted.into_iter().for_each(|part| self.unknown.insert(part));
+    }
+
+    /// Those of these blocks that nobody may read yet, since only this process knows what is there.
+    pub(super) fn unknown(&self, blocks: Blocks) -> impl Iterator<Item = Blocks> {
+        self.unknown.within(blocks)
+    }
+
+    pub(super) fn has_unknown(&self, blocks: Blocks) -> bool {
+        self.unknown.intersects(blocks)
+    }
+
+    /// A server after this one would know that these blocks are local.
+    pub(super) fn became_known(&mut self, blocks: Blocks) {
+        self.unknown.remove(blocks);
     }
 
     /// The guest's bytes in these blocks are in the store. Tells whether the map lacks any of them.
@@ -232,12 +259,17 @@ impl Engine {
                 self.durability.persist_failures = 0;
                 let commit = self.durability.commit.as_mut().expect("a persist belongs to a commit");
                 let told = std::mem::take(&mut commit.blocks);
-                told.runs().for_each(|run| self.durability.noted.remove(run));
+                for run in told.runs() {
+                    self.durability.noted.remove(run);
+                    self.durability.became_known(run);
+                }
+                self.wake = true;
             }
-            Err(_) => {
+            Err(errno) => {
                 self.durability.persist_failures += 1;
                 let pause_ms = backoff_ms(BACKGROUND_BACKOFF_MS, self.durability.persist_failures);
                 self.durability.not_before_ms = self.now_ms + pause_ms;
+                self.refuse_reads_of_unknown(errno, out);
             }
         }
         self.end_commit(result, out);
@@ -263,6 +295,9 @@ impl Engine {
     /// sync that succeeds proves nothing. Nothing more is told to the map.
     fn store_failed(&mut self, errno: Errno, out: &mut Vec<Operation>) {
         self.durability.failed = Some(errno);
+        // Nobody is told anything more that could be waited for.
+        self.durability.unknown = BlockSet::new();
+        self.wake = true;
         out.push(Operation::Notice(Notice::StoreFailed { errno }));
         self.end_commit(Err(errno), out);
         for request in std::mem::take(&mut self.durability.waiters) {

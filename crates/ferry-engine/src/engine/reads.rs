@@ -2,7 +2,8 @@
 //!
 //! A read of local blocks is one operation. Any other is cut into runs: local ones are read from the store, remote ones
 //! wait for a fetch (an own one, or one that is under way or in a buffer already) or, where the guest itself is
-//! writing, for that write. Invariant: a read replies when its last piece has ended, so nothing touches its buffer then.
+//! writing, for that write; what a guest wrote and nobody after this process would know of waits too ([`super::notes`]).
+//! Invariant: a read replies when its last piece has ended, so nothing touches its buffer then.
 
 use crate::blockset::BlockSet;
 use crate::event::{Errno, RequestId};
@@ -65,12 +66,12 @@ impl Engine {
         if !self.truth.is_complete() {
             self.ahead.guest_reads(range, is_cold, self.geometry());
         }
-        if !is_cold {
-            let op = self.ops.insert(Op::ReadWhole { request: id });
+        if !is_cold && !self.durability.has_unknown(self.geometry().blocks_touched(range)) {
+            let op = self.ops.insert(Op::ReadWhole { request: id, range });
             out.push(Operation::ReadLocal { op, range, request: id, at: 0 });
             return;
         }
-        self.tally.cold_reads += 1;
+        self.tally.cold_reads += u64::from(is_cold);
         self.gather(id, range, Of::Volume, out);
     }
 
@@ -111,9 +112,55 @@ impl Engine {
         let runs: Vec<(Residence, Blocks)> = self.truth.runs(blocks).collect();
         for (residence, run) in runs {
             match residence {
-                Residence::Local => self.read_local(self.part(piece, run), out),
+                Residence::Local => self.plan_local(piece, run, out),
                 Residence::Remote => self.plan_remote(piece, run, out),
             }
+        }
+    }
+
+    /// What was being written meanwhile is read once more, when a server after this one would know of it.
+    pub(super) fn whole_read(
+        &mut self,
+        request: RequestId,
+        range: ByteRange,
+        result: Result<(), Errno>,
+        out: &mut Vec<Operation>,
+    ) {
+        if result.is_ok() && self.durability.has_unknown(self.geometry().blocks_touched(range)) {
+            return self.gather(request, range, Of::Volume, out);
+        }
+        reply(request, result, out);
+    }
+
+    /// As [`Engine::whole_read`].
+    pub(super) fn piece_read(&mut self, piece: Piece, result: Result<(), Errno>, out: &mut Vec<Operation>) {
+        if result.is_ok() && self.durability.has_unknown(self.geometry().blocks_touched(piece.range)) {
+            return self.plan_piece(piece, out);
+        }
+        self.end_piece(piece.ticket, result, out);
+    }
+
+    /// `run` is local; what only this process knows waits.
+    fn plan_local(&mut self, piece: Piece, run: Blocks, out: &mut Vec<Operation>) {
+        let mut known = BlockSet::new();
+        known.insert(run);
+        for unknown in self.durability.unknown(run).collect::<Vec<_>>() {
+            known.remove(unknown);
+            self.reader(piece.ticket).1.pieces += 1;
+            self.parked.push(Parked { piece: self.part(piece, unknown), until: Until::Known });
+        }
+        for part in known.runs() {
+            self.read_local(self.part(piece, part), out);
+        }
+    }
+
+    /// What waits to be noted or told to the map waited in vain.
+    pub(super) fn refuse_reads_of_unknown(&mut self, errno: Errno, out: &mut Vec<Operation>) {
+        let unknown = |parked: &Parked| parked.until == Until::Known;
+        let refused: Vec<Ticket> =
+            self.parked.iter().filter(|&parked| unknown(parked)).map(|parked| parked.piece.ticket).collect();
+        for ticket in refused {
+            self.fail_request(ticket, errno, out);
         }
     }
 
@@ -124,7 +171,7 @@ impl Engine {
         }
         gather.pieces += 1;
         let at = gather.buffer_at(piece.range);
-        let op = self.ops.insert(Op::ReadPiece { ticket: piece.ticket });
+        let op = self.ops.insert(Op::ReadPiece { piece });
         out.push(Operation::ReadLocal { op, range: piece.range, request, at });
     }
 

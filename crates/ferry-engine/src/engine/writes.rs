@@ -104,6 +104,7 @@ impl Engine {
         if self.truth.covers(blocks) && self.snapshots_admit(range, blocks, out) && self.dirty.admits(blocks)
         {
             self.dirty.change(blocks);
+            self.durability.guest_writes(blocks);
             let op = self.ops.insert(Op::WriteWhole { request: id, blocks, fua });
             self.writes_in_flight += 1;
             out.push(put_operation(op, id, range, deed));
@@ -173,6 +174,7 @@ impl Engine {
         self.writes_in_flight += 1;
         let op = if self.truth.covers(blocks) {
             self.requests.remove(&ticket);
+            self.durability.guest_writes(blocks);
             self.ops.insert(Op::WriteWhole { request, blocks, fua })
         } else {
             self.lock(blocks);
@@ -284,6 +286,7 @@ impl Engine {
             return reply(request, Err(errno), out);
         }
         self.tally.bytes_claimed_by_guest += self.became_local(blocks);
+        self.durability.guest_writes(blocks);
         self.written(request, blocks, fua, out);
     }
 

@@ -15,7 +15,7 @@ pub struct Oracle {
     pub durable: Vec<u128>,
     source: Vec<u8>,
     writes: BTreeMap<RequestId, Write>,
-    reads: BTreeMap<RequestId, (ByteRange, Vec<u128>)>,
+    reads: BTreeMap<RequestId, Read>,
     flushes: BTreeMap<RequestId, Vec<u128>>,
 }
 
@@ -25,6 +25,14 @@ struct Write {
     fua: bool,
     /// Writes that overlapped in space and time: any of them may have won.
     rivals: Vec<(ByteRange, u128)>,
+}
+
+struct Read {
+    range: ByteRange,
+    /// What each byte may be.
+    allowed: Vec<u128>,
+    /// Whether a write of the byte has ended since the read began: the read says nothing of what it is now.
+    overtaken: Vec<bool>,
 }
 
 /// How a write that failed may have left its bytes.
@@ -57,14 +65,31 @@ impl Oracle {
 
     pub fn read_issued(&mut self, id: RequestId, range: ByteRange) {
         let allowed = self.now[span(range)].to_vec();
-        self.reads.insert(id, (range, allowed));
+        let overtaken = vec![false; allowed.len()];
+        self.reads.insert(id, Read { range, allowed, overtaken });
     }
 
+    /// What a read has given stays, also when the process is killed, unless it is written anew.
     pub fn read_done(&mut self, id: RequestId, bytes: Option<&[u8]>) {
-        let (range, allowed) = self.reads.remove(&id).unwrap();
-        for (index, (&value, &mask)) in bytes.unwrap_or(&[]).iter().zip(&allowed).enumerate() {
-            let at = range.offset() + index as u64;
+        let read = self.reads.remove(&id).unwrap();
+        let Some(bytes) = bytes else { return };
+        for (index, at) in span(read.range).enumerate() {
+            let (value, mask) = (bytes[index], read.allowed[index]);
             assert!(mask >> value & 1 == 1, "byte {at} reads as {value}, allowed {mask:#b}");
+            let under_way = self.writes.values().filter(|write| span(write.range).contains(&at));
+            let stays = under_way.fold(1 << value, |mask, write| mask | write.mask);
+            if !read.overtaken[index] && self.now[at] & stays != 0 {
+                self.now[at] &= stays;
+            }
+        }
+    }
+
+    /// A write of these bytes has ended, one way or another.
+    fn overtake(&mut self, range: ByteRange) {
+        for read in self.reads.values_mut() {
+            for at in read.range.intersect(range).into_iter().flat_map(span) {
+                read.overtaken[at - usize::try_from(read.range.offset()).unwrap()] = true;
+            }
         }
     }
 
@@ -81,9 +106,9 @@ impl Oracle {
             self.durable[at] |= mask;
             self.flushes.values_mut().for_each(|snapshot| snapshot[at] |= mask);
         }
-        for (read, allowed) in self.reads.values_mut() {
-            for at in read.intersect(range).into_iter().flat_map(span) {
-                allowed[at - usize::try_from(read.offset()).unwrap()] |= mask;
+        for read in self.reads.values_mut() {
+            for at in read.range.intersect(range).into_iter().flat_map(span) {
+                read.allowed[at - usize::try_from(read.range.offset()).unwrap()] |= mask;
             }
         }
     }
@@ -95,6 +120,7 @@ impl Oracle {
 
     pub fn write_done(&mut self, id: RequestId) {
         let write = self.writes.remove(&id).unwrap();
+        self.overtake(write.range);
         for at in span(write.range) {
             let rivals = write.rivals.iter().filter(|(range, _)| span(*range).contains(&at));
             self.now[at] = rivals.fold(write.mask, |mask, (_, rival)| mask | rival);
@@ -106,6 +132,7 @@ impl Oracle {
 
     pub fn write_failed(&mut self, id: RequestId, failed: &Failed<'_>) {
         let write = self.writes.remove(&id).unwrap();
+        self.overtake(write.range);
         for at in span(write.range) {
             match failed {
                 Failed::Untouched if write.mask >= 1 << GUEST_VALUE_MIN => {
@@ -149,9 +176,10 @@ impl Oracle {
                 self.source[at] = 0;
                 self.flushes.values_mut().for_each(|snapshot| snapshot[at] = self.now[at]);
             }
-            for (read, allowed) in self.reads.values_mut() {
-                for at in read.intersect(*range).into_iter().flat_map(span) {
-                    allowed[at - usize::try_from(read.offset()).unwrap()] |= 1;
+            self.overtake(*range);
+            for read in self.reads.values_mut() {
+                for at in read.range.intersect(*range).into_iter().flat_map(span) {
+                    read.allowed[at - usize::try_from(read.range.offset()).unwrap()] |= 1;
                 }
             }
         }

@@ -255,7 +255,7 @@ impl Host for ThisHost {
 
     fn lying(&self) -> Doing<'_, io::Result<Lying>> {
         let state_dir = self.state_dir.clone();
-        blocking(move || lying::lying(&state_dir, LOG))
+        blocking(move || lying::lying(&state_dir, &[LOG, isolated::PLAN]))
     }
 
     fn running(&self) -> Doing<'_, io::Result<Running>> {

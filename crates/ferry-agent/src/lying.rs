@@ -60,7 +60,7 @@ pub struct MachinePlace {
     pub place: Place,
     /// The machine.
     pub machine: MachineId,
-    /// Whether there is more in it than the machine's log.
+    /// Whether there is more in it than files of Ferry's own.
     pub holds_files: bool,
 }
 
@@ -84,8 +84,8 @@ pub struct MachineProcess {
     pub disks: BTreeSet<VolumeKey>,
 }
 
-/// Looks at the directories of volumes and machines in a state directory; `log` is all that a machine has of Ferry's own.
-pub(crate) fn lying(state_dir: &Path, log: &str) -> io::Result<Lying> {
+/// Looks at the directories of volumes and machines in a state directory; `own` are the files that a machine has of Ferry's.
+pub(crate) fn lying(state_dir: &Path, own: &[&str]) -> io::Result<Lying> {
     let mut lying = Lying::default();
     for path in entries(&volumes_dir(state_dir))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -101,7 +101,7 @@ pub(crate) fn lying(state_dir: &Path, log: &str) -> io::Result<Lying> {
         let (Some(machine), Some(place)) = (machine, place(path, None)?) else { continue };
         let holds_files = match place.is_elsewhere {
             true => true,
-            false => entries(&place.path)?.iter().any(|path| path.file_name() != Some(log.as_ref())),
+            false => entries(&place.path)?.iter().any(|path| !own.iter().any(|own| path.ends_with(own))),
         };
         lying.machines.push(MachinePlace { place, machine, holds_files });
     }
@@ -272,7 +272,7 @@ mod tests {
         fs::create_dir_all(volumes.join(format!("{gone}{LEFTOVER}"))).unwrap();
         fs::create_dir_all(volumes.join("notes")).unwrap();
         std::os::unix::fs::symlink("/", volumes.join(linked.to_string())).unwrap();
-        let found = lying(dir.path(), "machine.log").unwrap();
+        let found = lying(dir.path(), &["machine.log"]).unwrap();
         let told: BTreeSet<_> = found.volumes.iter().map(|place| (place.copy, place.is_elsewhere)).collect();
         assert_eq!(told, BTreeSet::from([(None, false), (Some(plain), false), (Some(linked), true)]));
         assert_eq!(found.half_deleted[0].copy, Some(gone));

@@ -7,13 +7,13 @@ use crate::drivers::inhibitor::Inhibitor;
 use crate::drivers::{LaunchError, Launcher};
 use crate::fences::{FenceError, Fences};
 use crate::garbage;
-use crate::host::ThisHost;
+use crate::host::{ThisHost, blocking};
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
     AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Office, Queues, begin_fleet, begin_move, forget,
     reap, sweep,
 };
-use crate::machines::MachinesError;
+use crate::machines::{MachinesError, log};
 use crate::metrics;
 use crate::moments::{self, When};
 use crate::peers::Peers;
@@ -24,14 +24,14 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony,
-    AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, Desired,
-    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job,
-    JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineRef, MoveMode,
-    OnSourceLoss, Ownership, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop,
-    ShutDownWorker, StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
-    WorkerShutDown,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskRoot,
+    AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine,
+    Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume,
+    ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId,
+    MachineLog, MachineRef, MoveMode, OnSourceLoss, Ownership, PaceVolume, PaceWorker, Precopy, Prepare,
+    Reserve, SPEC_VERSION, SafeToStop, ShutDownWorker, StartMove, StartMoves, StepState, StopReason,
+    Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
+    VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -40,6 +40,7 @@ use ferry_fsm::{Step, Terms};
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -127,12 +128,24 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     if let Some(inhibitor) = Inhibitor::of_this_host(&agent.core.config) {
         chores.spawn(inhibit(Arc::clone(&agent), inhibitor));
     }
+    chores.spawn(trim_logs(agent.core.config.state_dir.clone()));
     // Also when the journal cannot be kept whoever has asked something is told so before the agent is gone.
     let served = http::serve(listener, Arc::clone(&agent), closing).await;
     tokio::select! {
         biased;
         reason = agent.failure() => Err(AgentError::Journal { reason }),
         () = std::future::ready(()) => served.map_err(AgentError::Serve),
+    }
+}
+
+/// Gives back what is old in the logs of machines, for ever.
+async fn trim_logs(state_dir: PathBuf) {
+    loop {
+        tokio::time::sleep(log::TRIM_PAUSE).await;
+        let dir = state_dir.clone();
+        if let Err(error) = blocking(move || log::trim_all(&dir)).await {
+            tracing::warn!(%error, "the logs of machines cannot be looked at");
+        }
     }
 }
 
@@ -449,6 +462,10 @@ impl AgentApi for Agent {
     async fn machine(&self, machine: &MachineRef) -> Answer<Machine> {
         let record = self.core.machines.find(machine).await?;
         Ok(self.core.machines.show(record.id).await?)
+    }
+
+    async fn machine_log(&self, machine: &MachineRef, ask: AskLog) -> Answer<MachineLog> {
+        Ok(self.core.machines.log(machine, ask).await?)
     }
 
     async fn machine_start(&self, machine: &MachineRef) -> Answer<Machine> {

@@ -1,12 +1,13 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony, AttachVolume,
+    AbandonSource, Activate, ApiError, AskGarbage, AskJobs, AskLog, AskRoot, AskTestimony, AttachVolume,
     AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine,
     DetachVolume, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents, JobId,
-    JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare, Reserve,
-    SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
-    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    JobJournal, Losses, Machine, MachineLog, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Precopy,
+    Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef,
+    UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    WorkerShutDown,
 };
 use std::future::Future;
 
@@ -52,6 +53,12 @@ pub trait AgentApi: Send + Sync + 'static {
     fn machines(&self) -> impl Future<Output = Answer<Vec<Machine>>> + Send;
     /// One machine.
     fn machine(&self, machine: &MachineRef) -> impl Future<Output = Answer<Machine>> + Send;
+    /// What a machine wrote on this worker, a piece at a time.
+    fn machine_log(
+        &self,
+        machine: &MachineRef,
+        ask: AskLog,
+    ) -> impl Future<Output = Answer<MachineLog>> + Send;
     /// Wants the machine to run; answers when it does (or when it is known what it waits for).
     fn machine_start(&self, machine: &MachineRef) -> impl Future<Output = Answer<Machine>> + Send;
     /// Wants the machine to be stopped; answers when it is.

@@ -14,6 +14,7 @@ pub mod http;
 mod ids;
 mod inside;
 mod job;
+mod log;
 mod loss;
 mod machine;
 mod names;
@@ -35,6 +36,7 @@ pub use job::{
     AskJobs, CancelMove, ChildJob, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobJournal, JobKind,
     JobState, JobStep, MoveMode, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
 };
+pub use log::{AskLog, MachineLog};
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{
     CreateMachine, Desired, DestroyMachine, Driver, Exit, Machine, MachineSpec, MachineState, MachineVolume,

@@ -261,6 +261,19 @@ pub enum Machine {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Print what a machine wrote on this worker. What it wrote before it moved here stayed where that was
+    Logs {
+        /// Name or id
+        machine: String,
+        /// Go on with what it writes from now on
+        #[arg(short, long)]
+        follow: bool,
+        /// The last lines only
+        #[arg(short = 'n', long, value_name = "LINES")]
+        lines: Option<u64>,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Delete a machine and its volumes
     Destroy {
         /// Name or id

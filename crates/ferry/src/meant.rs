@@ -117,6 +117,15 @@ pub enum Question {
     MachineList,
     /// `machine show`
     MachineShow(MachineRef),
+    /// `machine logs`
+    MachineLogs {
+        /// Whose.
+        machine: MachineRef,
+        /// How many of the last lines; all if not given.
+        lines: Option<u64>,
+        /// Whether it goes on with what comes.
+        follow: bool,
+    },
     /// `machine destroy`
     MachineDestroy(MachineRef, DestroyMachine),
     /// `volume import`
@@ -311,6 +320,9 @@ fn machine_question(machine: args::Machine) -> Result<Meant, Misuse> {
         args::Machine::Spec { machine, asking } => ask(&asking, Question::MachineSpec(parsed(&machine)?)),
         args::Machine::List { asking } => ask(&asking, Question::MachineList),
         args::Machine::Show { machine, asking } => ask(&asking, Question::MachineShow(parsed(&machine)?)),
+        args::Machine::Logs { machine, follow, lines, asking } => {
+            ask(&asking, Question::MachineLogs { machine: parsed(&machine)?, lines, follow })
+        }
         args::Machine::Destroy { machine, stop, asking } => {
             ask(&asking, Question::MachineDestroy(parsed(&machine)?, DestroyMachine { stop }))
         }

@@ -186,6 +186,38 @@ fn what_is_wrong_with_a_file_is_told_by_line_and_field() {
     }
 }
 
+#[test]
+fn what_a_machine_writes_is_followed_over_the_death_of_its_agent_and_stays_where_it_wrote_it() {
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let go = cluster.dir().join("go");
+    let script = format!(
+        "echo one; echo two; until [ -e {0} ]; do sleep 0.02; done; printf 'thr'; sleep 0.1; echo ee; sleep 1000",
+        path_text(&go)
+    );
+    let machine: Machine =
+        w1.ask(&["machine", "create", "web", "--restart", "never", "--", "sh", "-c", &script]);
+    wait_until_said(&machine, "two\n");
+    let logs = |words: &[&str]| w1.ferry(&[&["machine", "logs", "web"], words].concat()).stdout;
+    assert_eq!((logs(&[]).as_str(), logs(&["-n", "1"]).as_str()), ("one\ntwo\n", "two\n"));
+    w1.restart();
+    // In the middle of its line, and on.
+    std::fs::write(&go, "").unwrap();
+    let mut follower = w1.begin(&["machine", "logs", "web", "--follow", "-n", "1"]);
+    let mut found = String::new();
+    let mut out = std::io::BufReader::new(follower.stdout.take().unwrap());
+    while !found.ends_with("three\n") {
+        assert_ne!(std::io::BufRead::read_line(&mut out, &mut found).unwrap(), 0, "{found}");
+    }
+    w1.moves("web", w2);
+    assert_eq!(follower.wait().unwrap().code(), Some(0), "it does not notice that the machine has moved");
+    let there = w1.ferry(&["machine", "logs", "web"]);
+    assert_eq!(there.stdout, "one\ntwo\nthree\n");
+    assert!(there.stderr.contains("has moved to w2"), "{there:?}");
+    assert_eq!(w2.ferry(&["machine", "logs", "web", "-n", "1"]).code, Some(0));
+    assert!(w1.refusal(&["machine", "logs", "nobody"], 1).contains("there is no machine nobody"));
+}
+
 /// The numbers in a file or an answer, one a line.
 fn numbers(text: &str) -> BTreeSet<u64> {
     text.lines().filter_map(|line| line.parse().ok()).collect()

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Name of the file in the machine's directory that describes what is inside.
-const PLAN: &str = "inside.json";
+pub(crate) const PLAN: &str = "inside.json";
 
 /// Its root on the worker, if it has one of its own.
 pub(super) fn root(spec: &MachineSpec) -> Option<&Path> {

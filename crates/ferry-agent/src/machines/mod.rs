@@ -9,6 +9,7 @@
 //! records before it does anything. Machines outlive the agent; the next one finds them by their marks.
 
 mod filesystems;
+pub(crate) mod log;
 mod minder;
 mod policy;
 mod unneeded;
@@ -16,12 +17,12 @@ mod unneeded;
 use crate::config::Config;
 use crate::drivers::{DriverError, Launch, MountedVolume};
 use crate::fences::{FenceError, Fences};
-use crate::host::Host;
+use crate::host::{Host, blocking};
 use crate::records::{Change, MachineRecord, Records, RecordsError, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    ApiError, ErrorCode, Machine, MachineId, MachineName, MachineRef, MachineSpec, MachineState, VolumeName,
-    WorkerName,
+    ApiError, AskLog, ErrorCode, Machine, MachineId, MachineLog, MachineName, MachineRef, MachineSpec,
+    MachineState, VolumeName, WorkerName,
 };
 use ferry_crossing::{Fence, Subject, minding};
 pub use filesystems::NoFilesystem;
@@ -30,7 +31,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Name of the file a machine's output goes to.
 pub(crate) const LOG: &str = "machine.log";
@@ -300,6 +303,30 @@ impl Machines {
     /// It is not here.
     pub async fn show(&self, machine: MachineId) -> Result<Machine, MachinesError> {
         Ok(self.view(self.record(machine).await?))
+    }
+
+    /// A piece of what a machine wrote here; waits for more if that is asked.
+    ///
+    /// # Errors
+    /// There is no such machine; its log cannot be read.
+    pub async fn log(&self, machine: &MachineRef, ask: AskLog) -> Result<MachineLog, MachinesError> {
+        let until = Instant::now() + Duration::from_millis(ask.wait_ms);
+        let id = self.find(machine).await?.id;
+        let path = self.inner.dir(id).join(LOG);
+        loop {
+            let to = match self.record(id).await?.standing {
+                Standing::Ours => None,
+                Standing::HandedOver { to, .. } => Some(to),
+            };
+            let (from, worker) = (path.clone(), self.inner.worker.clone());
+            let piece = blocking(move || log::read(&from, ask, worker, to)).await;
+            let piece =
+                piece.map_err(|cause| MachinesError::Io { doing: "read", path: path.clone(), cause })?;
+            if !piece.text.is_empty() || piece.moved_to.is_some() || Instant::now() >= until {
+                return Ok(piece);
+            }
+            tokio::time::sleep(log::FOLLOW_PAUSE).await;
+        }
     }
 
     async fn record(&self, machine: MachineId) -> Result<MachineRecord, MachinesError> {

@@ -1,12 +1,13 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony, AttachVolume,
-    AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents,
-    JobId, JobJournal, Losses, Machine, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare,
-    Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskRoot, AskTestimony,
+    AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing,
+    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job,
+    JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, OnSourceLoss, PaceVolume,
+    PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony,
+    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
+    WorkerInfo, WorkerShutDown,
 };
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -302,6 +303,19 @@ impl AgentApi for Client {
 
     async fn machine(&self, machine: &MachineRef) -> Result<Machine, ApiError> {
         self.get(&["machines", &machine.to_string()]).await
+    }
+
+    async fn machine_log(&self, machine: &MachineRef, ask: AskLog) -> Result<MachineLog, ApiError> {
+        let mut url = self.url_of(&["machines", &machine.to_string(), "log"]);
+        let mut query = format!("wait_ms={}", ask.wait_ms);
+        for (name, value) in [("after", ask.after), ("lines", ask.lines)] {
+            if let Some(value) = value {
+                query.push_str(&format!("&{name}={value}"));
+            }
+        }
+        url.set_query(Some(&query));
+        let wait = Duration::from_millis(ask.wait_ms.min(EventsAfter::WAIT_MS_MAX));
+        self.send(Method::GET, url, None, Some(CALL_TIMEOUT + wait)).await
     }
 
     async fn machine_start(&self, machine: &MachineRef) -> Result<Machine, ApiError> {

@@ -1,10 +1,10 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskRoot, AskTestimony, AttachVolume,
-    CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter,
-    ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare,
-    Reserve, ShutDownWorker, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskRoot, AskTestimony,
+    AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode,
+    EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker,
+    Precopy, Prepare, Reserve, ShutDownWorker, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -34,6 +34,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/truth/{of}", get(truth::<A>))
         .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
         .route("/v1/machines/{machine}", get(machine::<A>))
+        .route("/v1/machines/{machine}/log", get(machine_log::<A>))
         .route("/v1/machines/{machine}/start", post(machine_start::<A>))
         .route("/v1/machines/{machine}/stop", post(machine_stop::<A>))
         .route("/v1/machines/{machine}/destroy", post(machine_destroy::<A>))
@@ -335,6 +336,21 @@ async fn garbage<A: AgentApi>(
     match asked {
         Ok(Query(asked)) => reply(api.garbage(asked).await),
         Err(e) => Reply(Err(ApiError::new(ErrorCode::InvalidRequest, e.body_text()))),
+    }
+}
+
+async fn machine_log<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Path(text): Path<String>,
+    asked: Result<Query<AskLog>, QueryRejection>,
+) -> Reply {
+    let asked = asked.map_err(|e| ApiError::new(ErrorCode::InvalidRequest, e.body_text()));
+    match part(&text).and_then(|machine| Ok((machine, asked?.0))) {
+        Ok((machine, mut ask)) => {
+            ask.wait_ms = ask.wait_ms.min(EventsAfter::WAIT_MS_MAX);
+            reply(api.machine_log(&machine, ask).await)
+        }
+        Err(e) => Reply(Err(e)),
     }
 }
 

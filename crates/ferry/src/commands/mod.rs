@@ -6,6 +6,7 @@ mod base;
 mod crossed;
 pub mod gc;
 pub mod job;
+mod logs;
 pub mod loss;
 pub mod machine;
 pub mod mv;
@@ -38,6 +39,9 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::MachineSpec(machine) => machine::spec(&agent, json, &machine).await,
         Question::MachineList => machine::list(&agent, json).await,
         Question::MachineShow(machine) => machine::show(&agent, json, &machine).await,
+        Question::MachineLogs { machine, lines, follow } => {
+            logs::print(&agent, json, &machine, lines, follow).await
+        }
         Question::MachineDestroy(machine, destroy) => machine::destroy(&agent, json, &machine, destroy).await,
         Question::VolumeImport(import) => volume::import(&agent, json, import).await,
         Question::VolumeList => volume::list(&agent, json).await,

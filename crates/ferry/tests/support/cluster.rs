@@ -215,6 +215,13 @@ impl Worker {
         Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
+    /// Begins `ferry WORDS`; what it prints is to be read by the test.
+    pub fn begin(&self, words: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ferry"));
+        command.args(words).env("FERRY_AGENT", self.url()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     /// `ferry WORDS --json`, which must succeed.
     pub fn ask<T: DeserializeOwned>(&self, words: &[&str]) -> T {
         let said = self.ferry(&with_json(words));

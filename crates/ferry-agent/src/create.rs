@@ -23,7 +23,7 @@ type Answer<T> = Result<T, ApiError>;
 
 /// Makes a machine with its volumes, and starts it if asked.
 pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machine> {
-    core.machines.check(&create.spec)?;
+    core.machines.check(&create.spec).await?;
     check_names(&create.volumes)?;
     check_mounts(&create)?;
     let id = MachineId::fresh();

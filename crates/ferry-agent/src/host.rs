@@ -15,7 +15,7 @@ use crate::lying::{self, Lying, Running};
 use crate::machines::LOG;
 use crate::records::{ProcessMark, VolumeRecord};
 use crate::volumes::VolumesError;
-use ferry_api::{MachineId, MachineSpec, VolumeKey};
+use ferry_api::{DriverKind, MachineId, MachineSpec, VolumeKey};
 use ferry_volume::client::{self, BlockError};
 use ferry_volume::control::{Client, ControlError};
 use ferry_volume::{Credentials, LastState, Left, SourceUri, StoreError};
@@ -44,8 +44,8 @@ pub trait Host: Send + Sync + 'static {
     /// Milliseconds since 1970 by the clock on the wall, which may be wrong and may jump. For records and people.
     fn now_ms(&self) -> u64;
 
-    /// What runs machines.
-    fn driver(&self) -> &dyn Driver;
+    /// What runs machines of a kind. This is the only place where a driver is chosen.
+    fn driver(&self, kind: DriverKind) -> &dyn Driver;
 
     /// What a block device holds.
     fn look(&self, device: PathBuf) -> Doing<'_, Result<Holds, DriverError>>;
@@ -168,15 +168,15 @@ pub struct ThisHost {
     state_dir: PathBuf,
     launcher: Launcher,
     credentials: Option<Credentials>,
-    driver: ProcessDriver,
+    process: ProcessDriver,
 }
 
 impl ThisHost {
     /// This host with the state directory of an agent, which starts volume servers by `launcher`.
     #[must_use]
     pub fn new(state_dir: &Path, launcher: Launcher, credentials: Option<Credentials>) -> Self {
-        let driver = ProcessDriver::new(launcher.program());
-        Self { state_dir: state_dir.to_owned(), launcher, credentials, driver }
+        let process = ProcessDriver::new(launcher.program());
+        Self { state_dir: state_dir.to_owned(), launcher, credentials, process }
     }
 
     fn dir(&self, copy: VolumeKey) -> PathBuf {
@@ -199,8 +199,10 @@ impl Host for ThisHost {
         now_ms()
     }
 
-    fn driver(&self) -> &dyn Driver {
-        &self.driver
+    fn driver(&self, kind: DriverKind) -> &dyn Driver {
+        match kind {
+            DriverKind::Process => &self.process,
+        }
     }
 
     fn look(&self, device: PathBuf) -> Doing<'_, Result<Holds, DriverError>> {

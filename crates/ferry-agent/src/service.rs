@@ -409,6 +409,7 @@ impl AgentApi for Agent {
             state_dir: config.state_dir.clone(),
             listen: config.listen.to_string(),
             room: self.core.volumes.room().await?,
+            drivers: self.core.machines.drivers().await,
             direct_io: self.core.volumes.has_direct_io().await,
             budget_bytes_per_s: self.core.records.worker().await?.budget_bytes_per_s,
             machines: machines.len() as u64,

@@ -132,7 +132,7 @@ impl Target {
         target::check_direct(reserve, self.volumes.has_direct_io().await)?;
         // The clones will have to ask the source's agent where their source is.
         self.peers.client(&reserve.from)?;
-        self.machines.check(&reserve.spec)?;
+        self.machines.check(&reserve.spec).await?;
         target::check_machine(self.records.machine(reserve.machine).await?.as_ref(), reserve)
     }
 

@@ -7,6 +7,7 @@
 //! parsed, which includes every JSON body, so nothing behind the door checks them again.
 
 mod door;
+mod driver;
 mod error;
 mod frontend;
 mod garbage;
@@ -27,6 +28,7 @@ mod volume;
 mod worker;
 
 pub use door::AgentApi;
+pub use driver::{Driver, DriverInfo, DriverKind, ProcessSpec};
 pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
 pub use garbage::{Artefact, AskGarbage, Garbage, Remnant};
@@ -39,7 +41,7 @@ pub use job::{
 pub use log::{AskLog, MachineLog};
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{
-    CreateMachine, Desired, DestroyMachine, Driver, Exit, Machine, MachineSpec, MachineState, MachineVolume,
+    CreateMachine, Desired, DestroyMachine, Exit, Machine, MachineSpec, MachineState, MachineVolume,
     NewVolume, RestartPolicy, SPEC_VERSION, Signal, SignalError, VolumeOrigin,
 };
 pub use names::{MachineName, MachineRef, NameError, VolumeName, VolumeRef, WorkerName};

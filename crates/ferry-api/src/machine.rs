@@ -1,7 +1,8 @@
 //! Machines: stateful guests with an id that never changes.
 
 use crate::{
-    Generation, Isolation, JobId, MachineId, MachineName, Mount, VolumeId, VolumeName, VolumeRef, WorkerName,
+    Driver, Generation, Isolation, JobId, MachineId, MachineName, Mount, ProcessSpec, VolumeId, VolumeName,
+    VolumeRef, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -99,7 +100,12 @@ impl MachineSpec {
     pub fn process(command: impl Into<String>, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let args = args.into_iter().map(Into::into).collect();
         Self {
-            driver: Driver::Process { command: command.into(), args, env: BTreeMap::new(), workdir: None },
+            driver: Driver::Process(ProcessSpec {
+                command: command.into(),
+                args,
+                env: BTreeMap::new(),
+                workdir: None,
+            }),
             stop_signal: Signal::default(),
             stop_grace_ms: STOP_GRACE_MS_DEFAULT,
             restart: RestartPolicy::default(),
@@ -119,26 +125,6 @@ impl MachineSpec {
     pub fn version(&self) -> u32 {
         if self.is_isolated() { 2 } else { 1 }
     }
-}
-
-/// What runs a machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Driver {
-    /// A process of the worker. It finds the NBD URI of each volume in `FERRY_VOLUME_<NAME>`.
-    Process {
-        /// The program: a path, or a name looked up in the agent's `PATH`.
-        command: String,
-        /// Its arguments.
-        #[serde(default)]
-        args: Vec<String>,
-        /// Further environment variables.
-        #[serde(default)]
-        env: BTreeMap<String, String>,
-        /// Its working directory; the machine's own directory on the worker if not given.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        workdir: Option<PathBuf>,
-    },
 }
 
 /// What happens when a machine exits by itself.

@@ -1,6 +1,6 @@
 //! What a worker tells about itself.
 
-use crate::WorkerName;
+use crate::{DriverInfo, WorkerName};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -30,6 +30,9 @@ pub struct WorkerInfo {
     pub listen: String,
     /// How much room the worker has for volumes.
     pub room: Room,
+    /// Which drivers can run machines here, and why others cannot. An agent that does not tell knows only `process`.
+    #[serde(default)]
+    pub drivers: Vec<DriverInfo>,
     /// Whether volumes in files of this worker can have direct I/O.
     #[serde(default)]
     pub direct_io: bool,

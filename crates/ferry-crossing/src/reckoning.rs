@@ -3,8 +3,8 @@
 //! Nothing here touches the world: facts in, a verdict out.
 
 use ferry_api::{
-    API_VERSION, Crossing, CrossingVolume, Hydration, MachineSpec, Ownership, Progress, ServerState, Volume,
-    VolumeKey, WorkerInfo,
+    API_VERSION, Crossing, CrossingVolume, DriverInfo, DriverKind, Hydration, MachineSpec, Ownership,
+    Progress, ServerState, Volume, VolumeKey, WorkerInfo,
 };
 use ferry_fsm::StepError;
 
@@ -45,6 +45,22 @@ pub fn check_spec(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError
         info.name,
         info.spec_version,
         spec.version()
+    )))
+}
+
+/// Refuses a target that cannot run machines of this kind at all. Whether it can run this one, it says when it reserves.
+pub fn check_driver(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> {
+    let kind = spec.driver.kind();
+    let told = info.drivers.iter().find(|driver| driver.name == kind.as_str());
+    let why = match told {
+        Some(DriverInfo { error: None, .. }) => return Ok(()),
+        None if kind == DriverKind::Process => return Ok(()),
+        Some(DriverInfo { error: Some(why), .. }) => why.as_str(),
+        None => "its version of ferry does not know that driver",
+    };
+    Err(StepError::fatal(format!(
+        "worker {} cannot run the machine, whose driver is {kind}: {why}; put that right or choose another worker",
+        info.name
     )))
 }
 

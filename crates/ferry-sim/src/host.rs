@@ -12,7 +12,7 @@ use ferry_agent::host::{Doing, Host, Question};
 use ferry_agent::lying::{Lying, MachinePlace, Place, Running};
 use ferry_agent::records::{Change, Gate, ProcessMark, VolumeRecord};
 use ferry_agent::volumes::VolumesError;
-use ferry_api::{MachineId, MachineSpec, Ownership, VolumeKey};
+use ferry_api::{DriverKind, MachineId, MachineSpec, Ownership, VolumeKey};
 use ferry_crossing::Subject;
 use ferry_engine::{Geometry, MapState, Phase, map};
 use ferry_volume::client::BlockError;
@@ -20,7 +20,7 @@ use ferry_volume::control::{Client, ControlError};
 use ferry_volume::{LastState, Left, SourceUri, StoreError};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes of room on each host; no simulation comes near it.
@@ -141,7 +141,7 @@ impl Host for Simulated {
         self.world.lock().wall_ms(self.index)
     }
 
-    fn driver(&self) -> &dyn Driver {
+    fn driver(&self, _kind: DriverKind) -> &dyn Driver {
         self
     }
 
@@ -394,8 +394,12 @@ impl Shelf for Simulated {
 }
 
 impl Driver for Simulated {
-    fn check(&self, _spec: &MachineSpec) -> Result<(), DriverError> {
-        Ok(())
+    fn probe(&self) -> Doing<'_, Result<String, DriverError>> {
+        Box::pin(async { Ok(String::new()) })
+    }
+
+    fn check<'a>(&'a self, _spec: &'a MachineSpec) -> Doing<'a, Result<(), DriverError>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>> {
@@ -406,7 +410,7 @@ impl Driver for Simulated {
         })
     }
 
-    fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
+    fn find(&self, _dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
         if mark.boot_id != self.world.lock().hosts[self.index].boot.to_string() {
             return Ok(None);
         }

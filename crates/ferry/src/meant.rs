@@ -17,8 +17,8 @@ use ferry_api::http::Client;
 use ferry_api::{
     AbandonSource, AskGarbage, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine,
     DetachVolume, Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, MoveMode,
-    NewVolume, OnSourceLoss, PaceVolume, PaceWorker, RestartPolicy, ShutDownWorker, StartMove, StartMoves,
-    TruthRef, UndoMove, VolumeName, VolumeOrigin, VolumeRef,
+    NewVolume, OnSourceLoss, PaceVolume, PaceWorker, ProcessSpec, RestartPolicy, ShutDownWorker, StartMove,
+    StartMoves, TruthRef, UndoMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -351,12 +351,12 @@ fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> 
     Ok(CreateMachine {
         name,
         spec: MachineSpec {
-            driver: Driver::Process {
+            driver: Driver::Process(ProcessSpec {
                 command,
                 args: words.collect(),
                 env: environment(&create.env)?,
                 workdir: create.workdir,
-            },
+            }),
             stop_signal: parsed(&create.stop_signal)?,
             stop_grace_ms: u64::try_from(create.grace.as_millis())
                 .map_err(|_| Misuse("--grace is longer than a machine can be waited for".to_owned()))?,
@@ -628,7 +628,7 @@ mod tests {
         assert_eq!(create.spec.stop_grace_ms, 10_000);
         assert_eq!(create.spec.restart, RestartPolicy::OnFailure);
         assert!(!create.start);
-        let Driver::Process { command, args, env, workdir } = create.spec.driver;
+        let Driver::Process(ProcessSpec { command, args, env, workdir }) = create.spec.driver;
         assert_eq!((command.as_str(), args), ("sleep", vec!["-x".to_owned(), "1".to_owned()]));
         assert_eq!(env["A"], "1=2");
         assert_eq!(workdir, None);

@@ -1,9 +1,9 @@
 //! What a machine with namespaces of its own needs of its worker, and the description that its keeper reads.
 
 use super::init::Inside;
-use super::process::find_program;
+use super::process::{find_program, process_of};
 use super::{DriverError, Launch, filesystem};
-use ferry_api::{Driver as Kind, Isolation, MachineSpec};
+use ferry_api::{Isolation, MachineSpec, ProcessSpec};
 use rustix::thread::CapabilitySet;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub(super) fn check(spec: &MachineSpec) -> Result<(), DriverError> {
 /// Writes what the machine's keeper is to make.
 pub(super) fn write_plan(launch: &Launch) -> Result<PathBuf, DriverError> {
     let spec = &launch.spec;
-    let Kind::Process { command, args, workdir, .. } = &spec.driver;
+    let ProcessSpec { command, args, workdir, .. } = process_of(spec);
     let Isolation { root, network, .. } = spec.isolation.clone().unwrap_or_default();
     let inside = Inside {
         host_name: launch.name.to_string(),

@@ -23,7 +23,7 @@ use crate::records::ProcessMark;
 use ferry_api::{MachineName, MachineSpec, Mount};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Everything a driver must know to start a machine.
 #[derive(Clone, Debug)]
@@ -105,13 +105,19 @@ pub enum DriverError {
     },
 }
 
-/// What runs machines of one kind.
+/// What runs machines of one kind ([`ferry_api::DriverKind`]); [`crate::host::Host::driver`] is the registry.
 pub trait Driver: Send + Sync + 'static {
+    /// Says what it was found to run machines with, in a few words (none: nothing beside the kernel). May be asked often.
+    ///
+    /// # Errors
+    /// It can run no machine here at all.
+    fn probe(&self) -> Doing<'_, Result<String, DriverError>>;
+
     /// Says why a machine with this spec cannot run here, if it cannot.
     ///
     /// # Errors
     /// As [`Driver::start`] would.
-    fn check(&self, spec: &MachineSpec) -> Result<(), DriverError>;
+    fn check<'a>(&'a self, spec: &'a MachineSpec) -> Doing<'a, Result<(), DriverError>>;
 
     /// Makes the machine's first process without letting it run yet. If this agent dies before
     /// [`HeldMachine::release`], the process ends without ever having been the machine.
@@ -120,11 +126,12 @@ pub trait Driver: Send + Sync + 'static {
     /// The program is not there, or the system refuses.
     fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>>;
 
-    /// The machine with this mark, if it still runs. If it ended unseen, nothing of it runs any more after this.
+    /// The machine with this mark, if it still runs; `dir` is its own directory. If it ended unseen, nothing of it runs any
+    /// more after this.
     ///
     /// # Errors
     /// The system refuses to tell.
-    fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError>;
+    fn find(&self, dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError>;
 }
 
 /// A machine whose first process exists, and waits until its mark is durable.

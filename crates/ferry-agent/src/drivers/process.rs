@@ -11,7 +11,7 @@ use super::watch::{Watch, mark_of};
 use super::{Driver, DriverError, HeldMachine, Launch, isolated};
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::{Driver as Kind, MachineSpec};
+use ferry_api::{MachineSpec, ProcessSpec};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -47,26 +47,19 @@ struct Held {
 }
 
 impl Driver for ProcessDriver {
-    fn check(&self, spec: &MachineSpec) -> Result<(), DriverError> {
-        let Kind::Process { command, workdir, .. } = &spec.driver;
-        if spec.is_isolated() {
-            isolated::check(spec)?;
-        }
-        if isolated::root(spec).is_some() {
-            return Ok(());
-        }
-        find_program(command)?;
-        match workdir {
-            Some(path) if !path.is_dir() => Err(DriverError::NoWorkdir { path: path.clone() }),
-            Some(_) | None => Ok(()),
-        }
+    fn probe(&self) -> Doing<'_, Result<String, DriverError>> {
+        Box::pin(async { Ok(String::new()) })
+    }
+
+    fn check<'a>(&'a self, spec: &'a MachineSpec) -> Doing<'a, Result<(), DriverError>> {
+        Box::pin(async { check(spec) })
     }
 
     fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>> {
         Box::pin(async { Ok(Box::new(self.hold(launch).await?) as Box<dyn HeldMachine>) })
     }
 
-    fn find(&self, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
+    fn find(&self, _dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
         let failed = |cause| DriverError::Io { doing: format!("look for process {}", mark.pid), cause };
         let found = Watch::find(mark).map_err(failed)?;
         if found.is_none() {
@@ -74,6 +67,27 @@ impl Driver for ProcessDriver {
         }
         Ok(found)
     }
+}
+
+/// See [`Driver::check`].
+fn check(spec: &MachineSpec) -> Result<(), DriverError> {
+    let ProcessSpec { command, workdir, .. } = process_of(spec);
+    if spec.is_isolated() {
+        isolated::check(spec)?;
+    }
+    if isolated::root(spec).is_some() {
+        return Ok(());
+    }
+    find_program(command)?;
+    match workdir {
+        Some(path) if !path.is_dir() => Err(DriverError::NoWorkdir { path: path.clone() }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What this driver is to run.
+pub(super) fn process_of(spec: &MachineSpec) -> &ProcessSpec {
+    spec.driver.as_process().expect("each driver is only given what it runs")
 }
 
 impl ProcessDriver {
@@ -85,7 +99,7 @@ impl ProcessDriver {
 
     /// What the gate becomes: the machine, or this program that makes its namespaces.
     fn first_words(&self, launch: &Launch) -> Result<Vec<OsString>, DriverError> {
-        let Kind::Process { command, args, .. } = &launch.spec.driver;
+        let ProcessSpec { command, args, .. } = process_of(&launch.spec);
         if launch.spec.is_isolated() {
             let plan = isolated::write_plan(launch)?;
             return Ok(vec![self.program.clone().into(), "machine-init".into(), plan.into()]);
@@ -95,7 +109,7 @@ impl ProcessDriver {
     }
 
     async fn hold(&self, launch: &Launch) -> Result<Held, DriverError> {
-        let Kind::Process { command, args: _, env, workdir } = &launch.spec.driver;
+        let ProcessSpec { command, args: _, env, workdir } = process_of(&launch.spec);
         let words = self.first_words(launch)?;
         // One with a root of its own finds its directory inside.
         let workdir = workdir.as_ref().filter(|_| !launch.spec.is_isolated()).unwrap_or(&launch.dir);
@@ -231,17 +245,17 @@ mod tests {
         let held = driver.start(&launch(dir.path(), "exec sleep 1000")).await.unwrap();
         let mark = held.mark().clone();
         let watch = held.release().unwrap();
-        let found = driver.find(&mark).unwrap().expect("it runs");
+        let found = driver.find(dir.path(), &mark).unwrap().expect("it runs");
         assert_eq!(found.pid(), watch.pid());
         watch.kill_group();
         assert_eq!(watch.ended().await.signal, Some(9));
-        assert!(driver.find(&mark).unwrap().is_none());
+        assert!(driver.find(dir.path(), &mark).unwrap().is_none());
     }
 
     #[test]
     fn a_program_that_is_not_there_is_refused_before_anything_starts() {
-        let refused = driver().check(&MachineSpec::process("no-such-program", ["x"]));
+        let refused = check(&MachineSpec::process("no-such-program", ["x"]));
         assert!(matches!(refused, Err(DriverError::NoProgram { command }) if command == "no-such-program"));
-        assert!(driver().check(&MachineSpec::process("/bin/sh", ["x"])).is_ok());
+        assert!(check(&MachineSpec::process("/bin/sh", ["x"])).is_ok());
     }
 }

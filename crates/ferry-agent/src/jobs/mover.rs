@@ -11,8 +11,8 @@ use ferry_api::{
 };
 use ferry_crossing::moving::{later, refusal};
 use ferry_crossing::reckoning::{
-    check_direct, check_room, check_size, check_spec, check_target, is_whole, lacks_source, plan_volume,
-    progress,
+    check_direct, check_driver, check_room, check_size, check_spec, check_target, is_whole, lacks_source,
+    plan_volume, progress,
 };
 use ferry_crossing::{
     Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped, moving,
@@ -99,6 +99,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         check_target(input, &info)?;
         let machine = self.home.machine(input.machine).await.map_err(refusal)?;
         check_spec(&info, &machine.spec)?;
+        check_driver(&info, &machine.spec)?;
         let mut volumes = Vec::new();
         for disk in &machine.volumes {
             let key = VolumeKey { id: disk.volume, generation: disk.generation };

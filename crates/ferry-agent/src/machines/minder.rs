@@ -166,7 +166,7 @@ impl Minder {
         let running = match (running, &record.process) {
             (Some(watch), _) => Some(watch),
             (None, Some(mark)) => {
-                let found = inner.host.driver().find(mark)?;
+                let found = inner.host.driver(record.spec.driver.kind()).find(&inner.dir(self.id), mark)?;
                 if found.is_none() {
                     inner.unmounted(&record).await?;
                     self.note_end(inner, Ended { code: None, signal: None }).await;
@@ -268,7 +268,8 @@ impl Inner {
         if let Some(fence) = self.fences.barring(Subject::Machine(record.id), record.generation)? {
             return Err(MachinesError::Fenced { name: record.name.clone(), fence });
         }
-        self.host.driver().check(&record.spec)?;
+        let driver = self.host.driver(record.spec.driver.kind());
+        driver.check(&record.spec).await?;
         for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
             let name = || volume.name.clone();
             let status = self.volumes.converge(key).await;
@@ -279,7 +280,7 @@ impl Inner {
             }
         }
         let mounts = self.to_mount(record).await?;
-        let held = self.host.driver().start(&self.launch(record, mounts)?).await?;
+        let held = driver.start(&self.launch(record, mounts)?).await?;
         let process = held.mark().clone();
         let recorded = self.records.change(vec![Change::ProcessStarts { machine: record.id, process }]).await;
         if let Err(error) = recorded {

@@ -21,8 +21,8 @@ use crate::host::{Host, blocking};
 use crate::records::{Change, MachineRecord, Records, RecordsError, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    ApiError, AskLog, ErrorCode, Machine, MachineId, MachineLog, MachineName, MachineRef, MachineSpec,
-    MachineState, VolumeName, WorkerName,
+    ApiError, AskLog, DriverInfo, DriverKind, ErrorCode, Machine, MachineId, MachineLog, MachineName,
+    MachineRef, MachineSpec, MachineState, VolumeName, WorkerName,
 };
 use ferry_crossing::{Fence, Subject, minding};
 pub use filesystems::NoFilesystem;
@@ -198,8 +198,21 @@ impl Machines {
     ///
     /// # Errors
     /// Its program is not there.
-    pub fn check(&self, spec: &MachineSpec) -> Result<(), MachinesError> {
-        Ok(self.inner.host.driver().check(spec)?)
+    pub async fn check(&self, spec: &MachineSpec) -> Result<(), MachinesError> {
+        Ok(self.inner.host.driver(spec.driver.kind()).check(spec).await?)
+    }
+
+    /// Which drivers can run machines here, and why others cannot.
+    pub async fn drivers(&self) -> Vec<DriverInfo> {
+        let mut drivers = Vec::new();
+        for kind in DriverKind::ALL {
+            let (found, error) = match self.inner.host.driver(kind).probe().await {
+                Ok(found) => (Some(found).filter(|found| !found.is_empty()), None),
+                Err(error) => (None, Some(ApiError::because(ErrorCode::Unavailable, &error).message)),
+            };
+            drivers.push(DriverInfo { name: kind.to_string(), found, error });
+        }
+        drivers
     }
 
     /// Leaves a durable mark that a machine was handed over. From then on it is not started here at that generation,

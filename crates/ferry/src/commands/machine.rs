@@ -4,7 +4,7 @@ use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, CreateMachine, Desired, DestroyMachine, Driver, Exit as MachineExit, Isolation, Machine,
-    MachineRef, MachineSpec, MachineState, Mount, Network, RestartPolicy, VolumeName, VolumeRef,
+    MachineRef, MachineSpec, MachineState, Mount, Network, ProcessSpec, RestartPolicy, VolumeName, VolumeRef,
 };
 use std::collections::BTreeMap;
 
@@ -200,7 +200,7 @@ fn isolation_text(spec: &MachineSpec) -> String {
 }
 
 fn command_text(driver: &Driver) -> String {
-    let Driver::Process { command, args, .. } = driver;
+    let Driver::Process(ProcessSpec { command, args, .. }) = driver;
     std::iter::once(command).chain(args).map(String::as_str).collect::<Vec<_>>().join(" ")
 }
 

@@ -1,8 +1,8 @@
 //! `ferry worker ...`
 
 use anyhow::Result;
-use ferry_api::AgentApi;
 use ferry_api::http::Client;
+use ferry_api::{AgentApi, DriverInfo};
 
 use super::{pace, utc};
 use crate::exit::Exit;
@@ -27,6 +27,7 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
         ("budget", pace::budget_text(worker.budget_bytes_per_s)),
         ("machines", worker.machines.to_string()),
         ("volumes", worker.volumes.to_string()),
+        ("drivers", drivers_text(&worker.drivers)),
         (
             "room",
             room.limit_bytes.map_or_else(|| "as the disk has".to_owned(), |limit| Bytes(limit).to_string()),
@@ -37,6 +38,15 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
         ("knows", if peers.is_empty() { "no other worker".to_owned() } else { peers.join(", ") }),
     ]))?;
     Ok(Exit::Done)
+}
+
+fn drivers_text(drivers: &[DriverInfo]) -> String {
+    let one = |driver: &DriverInfo| match (&driver.error, &driver.found) {
+        (Some(error), _) => format!("not {}: {error}", driver.name),
+        (None, Some(found)) => format!("{} ({found})", driver.name),
+        (None, None) => driver.name.clone(),
+    };
+    drivers.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// Prints the figures as they are scraped.

@@ -6,7 +6,7 @@ use super::Misuse;
 use crate::output::bytes::{parse_size, parse_span};
 use ferry_api::{
     CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, Mount, MountPath,
-    Network, NewVolume, RestartPolicy, Signal, VolumeName, VolumeOrigin, VolumeRef,
+    Network, NewVolume, ProcessSpec, RestartPolicy, Signal, VolumeName, VolumeOrigin, VolumeRef,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -88,7 +88,8 @@ pub(super) fn read(path: &Path, name: Option<MachineName>, start: bool) -> Resul
 
 /// What a machine is, as such a file; `sizes_bytes` are those of its volumes.
 pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>) -> String {
-    let Driver::Process { command, args, env, workdir } = machine.spec.driver.clone();
+    let Driver::Process(process) = machine.spec.driver.clone();
+    let ProcessSpec { command, args, env, workdir } = process;
     let isolation = machine.spec.isolation.clone();
     let volume = |name: &VolumeName| {
         let mount = machine.spec.mounts.get(name);
@@ -143,7 +144,8 @@ fn understand(text: &str) -> Result<CreateMachine, String> {
         volumes.push(NewVolume { name, origin });
     }
     let stop_grace_ms = u64::try_from(file.stop_grace.as_millis()).unwrap_or(u64::MAX);
-    let driver = Driver::Process { command, args: words.collect(), env: file.env, workdir: file.workdir };
+    let driver =
+        Driver::Process(ProcessSpec { command, args: words.collect(), env: file.env, workdir: file.workdir });
     let spec = MachineSpec {
         driver,
         stop_signal: file.stop_signal,

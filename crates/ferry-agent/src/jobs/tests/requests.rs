@@ -1,6 +1,8 @@
 //! What a person may ask of moves, and what they are told.
 
-use ferry_api::{AskJobs, CrossingState, Desired, ErrorCode, EventsAfter, JobEventKind, JobState, StepState};
+use ferry_api::{
+    AskJobs, CrossingState, Desired, DriverInfo, ErrorCode, EventsAfter, JobEventKind, JobState, StepState,
+};
 use ferry_fsm::{Entry, Event, Terms};
 
 use super::faults::Worker;
@@ -241,4 +243,21 @@ async fn a_step_of_another_version_parks_the_move() {
     worker.moves().resume(id).await.unwrap();
     let job = until(&worker, id, |job| job.state == JobState::Parked).await;
     assert!(job.reason.unwrap().contains("another version"));
+}
+
+#[tokio::test]
+async fn a_target_that_lacks_the_machines_driver_is_refused_before_anything_stops() {
+    let mut worker = Worker::new(Desired::Running, &[]).await;
+    let error = Some("its programs are locked away; unlock them".to_owned());
+    worker.world.state().drivers = vec![DriverInfo { name: "process".to_owned(), found: None, error }];
+    let id = worker.begin().await.unwrap().id;
+    let job = worker.run_to_the_end(id).await;
+    assert_eq!((job.state, job.steps[0].attempts), (JobState::Failed, 1));
+    let reason = job.reason.clone().unwrap();
+    assert!(
+        reason.contains("worker beta cannot run the machine, whose driver is process: its programs"),
+        "{reason}"
+    );
+    assert!(job.steps[1..].iter().all(|step| step.state == StepState::Waiting));
+    worker.check_the_end(&job).await;
 }

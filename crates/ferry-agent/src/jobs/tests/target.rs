@@ -27,6 +27,7 @@ impl Target for Beta {
                         promised_bytes: 0,
                         free_bytes: state.room_bytes,
                     },
+                    drivers: state.drivers.clone(),
                     direct_io: false,
                     budget_bytes_per_s: None,
                     machines: 0,

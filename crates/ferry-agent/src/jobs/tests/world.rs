@@ -90,6 +90,8 @@ pub(super) struct State {
     pub(super) does_not_boot: bool,
     /// The target's room, in bytes.
     pub(super) room_bytes: u64,
+    /// Drivers of the target.
+    pub(super) drivers: Vec<ferry_api::DriverInfo>,
     pub(super) looks: u32,
     pub(super) points: u64,
     pub(super) faults: Vec<(u64, Fault)>,
@@ -169,6 +171,7 @@ impl World {
                 .collect(),
             desired: Some(desired),
             room_bytes: u64::MAX,
+            drivers: Vec::new(),
             ..State::default()
         };
         Arc::new(Self {

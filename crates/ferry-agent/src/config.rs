@@ -10,6 +10,9 @@
 //! job_retention_days = 90         # for how long it is known what became of a job ...
 //! jobs_kept = 10_000              # ... and of how many jobs at most
 //! moves_at_once = 64              # moves away from this worker; further ones wait in line
+//! services_listen = "0.0.0.0:7434"   # where services of machines are reached; the port is for other workers (0: any free)
+//! services_hold_seconds = 60      # for how long a connection waits for its machine ...
+//! services_held_max = 1000        # ... and how many of one service at once
 //!
 //! [peers]
 //! w2 = "http://10.0.0.2:7433"
@@ -35,6 +38,10 @@ const JOB_RETENTION_DAYS_DEFAULT: u64 = 90;
 const JOBS_KEPT_DEFAULT: u64 = 10_000;
 /// How many moves away from a worker are under way at once if nothing is said.
 const MOVES_AT_ONCE_DEFAULT: NonZeroUsize = NonZeroUsize::new(64).expect("it is not 0");
+/// How long a connection waits for its machine if nothing is said, in seconds.
+const SERVICES_HOLD_SECONDS_DEFAULT: u64 = 60;
+/// How many connections of one service wait at once if nothing is said.
+const SERVICES_HELD_MAX_DEFAULT: u64 = 1_000;
 /// Longest generation in the name of a volume's directory that a state directory must leave room for.
 const GENERATION_RESERVED: Generation = Generation(9_999_999);
 
@@ -63,6 +70,12 @@ pub struct Config {
     pub jobs_kept: u64,
     /// How many moves away from this worker are under way at once; further ones wait in line.
     pub moves_at_once: NonZeroUsize,
+    /// Where services of machines are reached; the port is the one at which other workers hand connections on, 0 any free one.
+    pub services_listen: SocketAddr,
+    /// How long a connection waits for its machine, in seconds.
+    pub services_hold_seconds: u64,
+    /// How many connections of one service wait at once.
+    pub services_held_max: u64,
     /// Directory of certificates (see [`ferry_volume::Credentials`]); an absolute path. With it, volumes are read by
     /// other workers, and read from them, over mutual TLS only.
     pub tls: Option<PathBuf>,
@@ -109,6 +122,9 @@ struct File {
     job_retention_days: Option<u64>,
     jobs_kept: Option<u64>,
     moves_at_once: Option<NonZeroUsize>,
+    services_listen: Option<SocketAddr>,
+    services_hold_seconds: Option<u64>,
+    services_held_max: Option<u64>,
     tls: Option<toml::Spanned<PathBuf>>,
 }
 
@@ -146,6 +162,9 @@ impl Config {
             job_retention_days: file.job_retention_days.unwrap_or(JOB_RETENTION_DAYS_DEFAULT),
             jobs_kept: file.jobs_kept.unwrap_or(JOBS_KEPT_DEFAULT),
             moves_at_once: file.moves_at_once.unwrap_or(MOVES_AT_ONCE_DEFAULT),
+            services_listen: file.services_listen.unwrap_or_else(|| SocketAddr::new(listen.ip(), 0)),
+            services_hold_seconds: file.services_hold_seconds.unwrap_or(SERVICES_HOLD_SECONDS_DEFAULT),
+            services_held_max: file.services_held_max.unwrap_or(SERVICES_HELD_MAX_DEFAULT),
             tls: file.tls.map(|dir| beside(&place, &dir)).transpose()?,
         })
     }

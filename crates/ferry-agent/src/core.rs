@@ -7,6 +7,7 @@ use crate::jobs::{Attic, Guests, Home, Targets};
 use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::records::{Records, RecordsError, Touched};
+use crate::services::Services;
 use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::Client;
@@ -48,6 +49,8 @@ pub struct Core {
     pub peers: Peers,
     /// Moves to this worker.
     pub target: Target,
+    /// What of machines is reached on every worker.
+    pub services: Services,
     /// Where it runs.
     pub host: Arc<dyn Host>,
     /// What it handed over.
@@ -78,7 +81,8 @@ impl Core {
             peers.clone(),
             host.clone(),
         );
-        Self { config, records, volumes, machines, peers, target, host, fences, retired: Notify::new() }
+        let (services, retired) = (Services::new(&config), Notify::new());
+        Self { config, records, volumes, machines, peers, target, services, host, fences, retired }
     }
 
     /// Has whoever keeps or minds something look at the records again each time they change, for ever.

@@ -26,6 +26,7 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
     core.machines.check(&create.spec).await?;
     check_names(&create.volumes)?;
     check_mounts(&create)?;
+    core.services.check_new(&create.spec)?;
     let id = MachineId::fresh();
     let mut added = Vec::new();
     let mut changes = Vec::new();

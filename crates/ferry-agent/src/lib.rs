@@ -28,6 +28,7 @@ pub mod moments;
 pub mod peers;
 pub mod records;
 mod service;
+mod services;
 mod shutdown;
 mod stopping;
 mod target;

@@ -24,14 +24,14 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskRoot,
-    AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine,
-    Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume,
-    ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId,
-    MachineLog, MachineRef, MoveMode, OnSourceLoss, Ownership, PaceVolume, PaceWorker, Precopy, Prepare,
-    Reserve, SPEC_VERSION, SafeToStop, ShutDownWorker, StartMove, StartMoves, StepState, StopReason,
-    Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
-    VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskMappings,
+    AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot,
+    CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
+    Garbage, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine,
+    MachineId, MachineLog, MachineRef, Mappings, MoveMode, OnSourceLoss, Ownership, PaceVolume, PaceWorker,
+    Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker, StartMove,
+    StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
+    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -93,6 +93,18 @@ pub enum AgentError {
         #[source]
         cause: io::Error,
     },
+    /// Other workers cannot be listened for.
+    #[error(
+        "cannot listen on {address} for other workers' connections to machines; choose another `services_listen` in the \
+         configuration, or end what has it"
+    )]
+    Services {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
     /// The door broke.
     #[error("cannot go on listening")]
     Serve(#[source] io::Error),
@@ -123,6 +135,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
             () = failing.shutdown.gone() => tracing::info!("shut down; the agent ends"),
             _ = failing.failure() => {}
         }
+        failing.core.services.close();
     };
     let mut chores = JoinSet::new();
     if let Some(inhibitor) = Inhibitor::of_this_host(&agent.core.config) {
@@ -206,7 +219,11 @@ impl Agent {
             fences: Fences::open(&config.state_dir)?,
             peers: Peers::new(&config.peers)?,
         };
-        let agent = Self::start_on(config, ground, credentials).await?;
+        let address = config.services_listen;
+        let mut agent = Self::start_on(config, ground, credentials).await?;
+        let Core { services, records, peers, .. } = &*agent.core;
+        let opened = services.open(records, peers, &mut agent._chores).await;
+        opened.map_err(|cause| AgentError::Services { address, cause })?;
         Ok(Self { _lock: Some(lock), ..agent })
     }
 
@@ -445,6 +462,10 @@ impl AgentApi for Agent {
     async fn garbage_clear(&self, ask: AskGarbage) -> Answer<Garbage> {
         self.shutdown.admit()?;
         garbage::clear(&self.core, ask, self.age.now_ms()).await
+    }
+
+    async fn services(&self) -> Answer<Vec<ServiceStatus>> {
+        Ok(self.core.services.list())
     }
 
     async fn truth(&self, of: &TruthRef) -> Answer<Truth> {
@@ -688,6 +709,10 @@ impl AgentApi for Agent {
 
     async fn peer_release(&self, job: JobId) -> Answer<()> {
         answering("release", self.core.target.release(job)).await
+    }
+
+    async fn peer_mappings(&self, ask: AskMappings) -> Answer<Mappings> {
+        self.core.services.told(ask).await
     }
 
     async fn peer_testimony(&self, ask: AskTestimony) -> Answer<Testimony> {

@@ -1,13 +1,13 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskGarbage, AskJobs, AskLog, AskRoot, AskTestimony, AttachVolume,
-    AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents, JobId,
-    JobJournal, Losses, Machine, MachineLog, MachineRef, OnSourceLoss, PaceVolume, PaceWorker, Precopy,
-    Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef,
-    UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
-    WorkerShutDown,
+    AbandonSource, Activate, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot, AskTestimony,
+    AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing,
+    DestroyMachine, DetachVolume, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents,
+    JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings, OnSourceLoss, PaceVolume,
+    PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartMove, StartMoves,
+    Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
+    VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -46,6 +46,9 @@ pub trait AgentApi: Send + Sync + 'static {
     /// Which copy of a volume, or which worker's machine, is the real one. Asks all other workers what lies on their disks;
     /// one that does not answer is told as silent.
     fn truth(&self, of: &TruthRef) -> impl Future<Output = Answer<Truth>> + Send;
+
+    /// All services that this worker knows of, and how it serves them.
+    fn services(&self) -> impl Future<Output = Answer<Vec<ServiceStatus>>> + Send;
 
     /// Creates a machine with its volumes, and starts it if asked. All or nothing.
     fn machine_create(&self, create: CreateMachine) -> impl Future<Output = Answer<Machine>> + Send;
@@ -179,6 +182,8 @@ pub trait AgentApi: Send + Sync + 'static {
     fn peer_release(&self, job: JobId) -> impl Future<Output = Answer<()>> + Send;
     /// Source: where a sealed copy can be read now.
     fn peer_export(&self, copy: VolumeKey) -> impl Future<Output = Answer<VolumeExport>> + Send;
+    /// Where the machines are of which this worker has records. Waits for a change if asked to.
+    fn peer_mappings(&self, ask: AskMappings) -> impl Future<Output = Answer<Mappings>> + Send;
     /// What lies on this worker's disk about machines and volumes; answers also for what it does not know.
     fn peer_testimony(&self, ask: AskTestimony) -> impl Future<Output = Answer<Testimony>> + Send;
     /// What a copy knows of the volume as it was sealed; answers at once.

@@ -22,6 +22,7 @@ mod names;
 mod pace;
 mod peer;
 mod proof;
+mod service;
 mod stop;
 mod truth;
 mod volume;
@@ -44,13 +45,14 @@ pub use machine::{
     CreateMachine, Desired, DestroyMachine, Exit, Machine, MachineSpec, MachineState, MachineVolume,
     NewVolume, RestartPolicy, SPEC_VERSION, Signal, SignalError, VolumeOrigin,
 };
-pub use names::{MachineName, MachineRef, NameError, VolumeName, VolumeRef, WorkerName};
+pub use names::{MachineName, MachineRef, NameError, ServiceName, VolumeName, VolumeRef, WorkerName};
 pub use pace::{PaceVolume, PaceWorker, VolumePace};
 pub use peer::{
     Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Precopy, PrecopyVolume, Prepare,
     PrepareVolume, Reserve, ReserveVolume, VolumeExport,
 };
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
+pub use service::{AskMappings, Mapping, Mappings, Presence, Protocol, Service, ServiceStatus};
 pub use stop::{SafeToStop, ShutDownWorker, StillToCopy, StopReason, StoppedMachine, WorkerShutDown};
 pub use truth::{
     AskTestimony, Claim, CopyTold, CopyWorth, Evidence, MachineStanding, MachineTold, MachineWorth, OnDisk,

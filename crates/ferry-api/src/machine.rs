@@ -1,8 +1,8 @@
 //! Machines: stateful guests with an id that never changes.
 
 use crate::{
-    Driver, Generation, Isolation, JobId, MachineId, MachineName, Mount, ProcessSpec, VolumeId, VolumeName,
-    VolumeRef, WorkerName,
+    Driver, Generation, Isolation, JobId, MachineId, MachineName, Mount, ProcessSpec, Service, VolumeId,
+    VolumeName, VolumeRef, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -13,9 +13,9 @@ use std::str::FromStr;
 /// How long a machine may take to stop before it is killed, when nothing else is asked for, in milliseconds.
 const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
-/// Version of machine specs that this program understands: 1 without, 2 with mounts and isolation. A machine moves only
-/// to a worker that understands all of its spec.
-pub const SPEC_VERSION: u32 = 2;
+/// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services. A machine
+/// moves only to a worker that understands all of its spec.
+pub const SPEC_VERSION: u32 = 3;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,9 @@ pub struct MachineSpec {
     /// What it has for itself of the worker; none: it is a process like any other there, unless it mounts something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Isolation>,
+    /// What of it is reached on every worker, wherever it is; at most [`Service::PER_MACHINE_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
 }
 
 fn stop_grace_ms_default() -> u64 {
@@ -111,6 +114,7 @@ impl MachineSpec {
             restart: RestartPolicy::default(),
             mounts: BTreeMap::new(),
             isolation: None,
+            services: Vec::new(),
         }
     }
 
@@ -123,7 +127,11 @@ impl MachineSpec {
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
-        if self.is_isolated() { 2 } else { 1 }
+        match (self.services.is_empty(), self.is_isolated()) {
+            (false, _) => 3,
+            (true, true) => 2,
+            (true, false) => 1,
+        }
     }
 }
 
@@ -338,7 +346,9 @@ mod tests {
             read_only: false,
         };
         spec.mounts.insert("data".parse().unwrap(), mount);
-        assert_eq!((spec.version(), spec.is_isolated()), (SPEC_VERSION, true));
+        assert_eq!((spec.version(), spec.is_isolated()), (2, true));
+        spec.services.push(serde_json::from_str(r#"{"port": 80}"#).unwrap());
+        assert_eq!(spec.version(), SPEC_VERSION);
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<MachineSpec>(&json).unwrap(), spec);
     }

@@ -103,6 +103,11 @@ name!(
     VolumeName
 );
 
+name!(
+    /// Name of a service, for people.
+    ServiceName
+);
+
 impl VolumeName {
     /// The environment variable in which a machine finds the NBD URI of this volume: `FERRY_VOLUME_` and the name
     /// in upper case, with `_` for `-`.

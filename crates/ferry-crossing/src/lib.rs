@@ -12,6 +12,7 @@
 //!            journal + what is left of a move ──history──▶ whether it may be forgotten
 //!            what lies and runs here beside the records ──garbage──▶ what may be cleared away
 //!            what is under way, runs and is read here ──stopping──▶ what keeps the host from being stopped
+//!   clients  who tells what of a machine ──directory──▶ where it is ──proxy──▶ connect, forward, hold or refuse
 //!   all      what lies on every disk ──truth──▶ which copy is the real one
 //! ```
 //!
@@ -23,6 +24,7 @@
 pub mod ahead;
 pub mod back;
 mod change;
+pub mod directory;
 mod fence;
 pub mod fleet;
 pub mod garbage;
@@ -30,6 +32,7 @@ pub mod history;
 mod line;
 pub mod minding;
 pub mod moving;
+pub mod proxy;
 pub mod reckoning;
 mod records;
 mod refusal;

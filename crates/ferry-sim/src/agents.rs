@@ -113,6 +113,9 @@ fn config(world: &World, host: HostIndex, retention_hours: u64) -> Config {
         room_bytes: None,
         retention_hours,
         moves_at_once: NonZeroUsize::MIN,
+        services_listen: "127.0.0.1:0".parse().expect("it is an address"),
+        services_hold_seconds: 60,
+        services_held_max: 1,
         tls: None,
     }
 }

@@ -1,6 +1,7 @@
 //! What was typed. Clap knows names and shapes only; what the words mean is found out in [`crate::meant`].
 
 pub mod gc;
+pub mod service;
 pub mod truth;
 
 use std::path::PathBuf;
@@ -84,6 +85,9 @@ pub enum Command {
     /// Machines: create, start, stop, look at, destroy
     #[command(subcommand)]
     Machine(Machine),
+    /// Services of machines: who has them, who waits for them
+    #[command(subcommand)]
+    Service(service::Service),
     /// Volumes: import, look at, pace, grow, fork, attach, delete
     #[command(subcommand)]
     Volume(Volume),

@@ -128,6 +128,8 @@ pub enum Question {
     },
     /// `machine destroy`
     MachineDestroy(MachineRef, DestroyMachine),
+    /// `service list`
+    ServiceList,
     /// `volume import`
     VolumeImport(ImportVolume),
     /// `volume list`
@@ -245,6 +247,9 @@ impl Meant {
             args::Command::MachineInit(init) => Ok(Self::MachineInit(init)),
             args::Command::VolumeServer(server) => Ok(Self::VolumeServer(server)),
             args::Command::Machine(machine) => machine_question(machine),
+            args::Command::Service(args::service::Service::List { asking }) => {
+                ask(&asking, Question::ServiceList)
+            }
             args::Command::Volume(volume) => volume_question(volume),
             args::Command::Move(wish) => move_question(wish),
             args::Command::Job(job) => job_question(job),
@@ -363,6 +368,7 @@ fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> 
             restart: restart_policy(&create.restart)?,
             mounts: BTreeMap::new(),
             isolation: None,
+            services: Vec::new(),
         },
         volumes,
         start: !create.stopped,

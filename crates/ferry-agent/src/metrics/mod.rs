@@ -10,12 +10,13 @@
 mod jobs;
 mod page;
 mod process;
+mod services;
 mod volumes;
 
 use crate::core::Core;
 use crate::jobs::QueueFigures;
 use crate::records::{CountRow, VolumeRecord};
-use ferry_api::{ApiError, Job, Machine, MachineState, Volume, WorkerInfo};
+use ferry_api::{ApiError, Job, Machine, MachineState, ServiceStatus, Volume, WorkerInfo};
 use page::{Page, label};
 use process::Process;
 use prometheus_client::collector::Collector;
@@ -41,6 +42,7 @@ struct Facts {
     queues: Vec<QueueFigures>,
     machines: Vec<Machine>,
     volumes: Vec<VolumeFacts>,
+    services: Vec<ServiceStatus>,
 }
 
 /// A copy of a volume.
@@ -73,6 +75,7 @@ pub(crate) async fn page(
         queues,
         machines: core.machines.list().await?,
         volumes: copies(core).await?,
+        services: core.services.list(),
     };
     Ok(facts.written())
 }
@@ -108,7 +111,8 @@ impl Collector for Facts {
         self.worker(&mut page)?;
         jobs::write(&mut page, self)?;
         self.machines(&mut page)?;
-        volumes::write(&mut page, &self.volumes)
+        volumes::write(&mut page, &self.volumes)?;
+        services::write(&mut page, &self.services)
     }
 }
 

@@ -1,13 +1,13 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskRoot, AskTestimony,
-    AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing,
-    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job,
-    JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, OnSourceLoss, PaceVolume,
-    PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ShutDownWorker, StartMove, StartMoves, Testimony,
-    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
-    WorkerInfo, WorkerShutDown,
+    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot,
+    AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine,
+    Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume,
+    ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings,
+    OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus,
+    ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
+    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -480,6 +480,17 @@ impl AgentApi for Client {
 
     async fn peer_testimony(&self, ask: AskTestimony) -> Result<Testimony, ApiError> {
         self.post(&["peer", "testimony"], &ask).await
+    }
+
+    async fn services(&self) -> Result<Vec<ServiceStatus>, ApiError> {
+        self.get(&["services"]).await
+    }
+
+    async fn peer_mappings(&self, ask: AskMappings) -> Result<Mappings, ApiError> {
+        let mut url = self.url_of(&["peer", "mappings"]);
+        url.set_query(Some(&format!("known={}&wait_ms={}", ask.known, ask.wait_ms)));
+        let wait = Duration::from_millis(ask.wait_ms.min(AskMappings::WAIT_MS_MAX));
+        self.send(Method::GET, url, None, Some(CONNECT_TIMEOUT + wait)).await
     }
 
     async fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> Result<CopyRoot, ApiError> {

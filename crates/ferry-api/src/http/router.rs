@@ -1,10 +1,11 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskRoot, AskTestimony,
-    AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode,
-    EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume, PaceWorker,
-    Precopy, Prepare, Reserve, ShutDownWorker, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot,
+    AskTestimony, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume,
+    ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume,
+    PaceWorker, Precopy, Prepare, Reserve, ShutDownWorker, StartMove, StartMoves, UndoMove, VerifyVolume,
+    VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -32,6 +33,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/metrics", get(metrics::<A>))
         .route("/v1/garbage", get(garbage::<A>).post(garbage_clear::<A>))
         .route("/v1/truth/{of}", get(truth::<A>))
+        .route("/v1/services", get(services::<A>))
         .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
         .route("/v1/machines/{machine}", get(machine::<A>))
         .route("/v1/machines/{machine}/log", get(machine_log::<A>))
@@ -67,6 +69,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/peer/crossings/{job}/boot", post(peer_boot::<A>))
         .route("/v1/peer/crossings/{job}/settle", post(peer_settle::<A>))
         .route("/v1/peer/crossings/{job}/release", post(peer_release::<A>))
+        .route("/v1/peer/mappings", get(peer_mappings::<A>))
         .route("/v1/peer/testimony", post(peer_testimony::<A>))
         .route("/v1/peer/exports/{volume}/{generation}", get(peer_export::<A>))
         .route("/v1/peer/roots/{volume}/{generation}", post(peer_root::<A>))
@@ -168,6 +171,7 @@ macro_rules! plain {
 plain!(worker);
 plain!(worker_safe_to_stop);
 plain!(machines);
+plain!(services);
 plain!(volumes);
 by_path!(&truth);
 by_path!(&machine);
@@ -351,6 +355,19 @@ async fn machine_log<A: AgentApi>(
             reply(api.machine_log(&machine, ask).await)
         }
         Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn peer_mappings<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    asked: Result<Query<AskMappings>, QueryRejection>,
+) -> Reply {
+    match asked {
+        Ok(Query(mut asked)) => {
+            asked.wait_ms = asked.wait_ms.min(AskMappings::WAIT_MS_MAX);
+            reply(api.peer_mappings(asked).await)
+        }
+        Err(e) => Reply(Err(ApiError::new(ErrorCode::InvalidRequest, e.body_text()))),
     }
 }
 

@@ -8,7 +8,7 @@ use ferry_api::{
 };
 use std::collections::BTreeMap;
 
-use super::utc;
+use super::{service, utc};
 use crate::exit::Exit;
 use crate::meant::machine_file;
 use crate::output::bytes::Span;
@@ -64,6 +64,7 @@ pub async fn show(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
         .iter()
         .map(|volume| format!("{} ({}@{})", volume.name, volume.volume, volume.generation))
         .collect();
+    let services = service::of_machine(agent, machine.id).await?;
     let spec = &machine.spec;
     say(table::facts([
         ("name", machine.name.to_string()),
@@ -77,6 +78,7 @@ pub async fn show(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
         ("volumes", if volumes.is_empty() { "-".to_owned() } else { volumes.join(", ") }),
         ("mounts", mounts_text(&machine.spec.mounts)),
         ("isolation", isolation_text(&machine.spec)),
+        ("services", services),
         (
             "stops on",
             format!(

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod mv;
 pub mod pace;
 pub mod proof;
+pub mod service;
 pub mod sources;
 pub mod stop;
 pub mod truth;
@@ -43,6 +44,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
             logs::print(&agent, json, &machine, lines, follow).await
         }
         Question::MachineDestroy(machine, destroy) => machine::destroy(&agent, json, &machine, destroy).await,
+        Question::ServiceList => service::list(&agent, json).await,
         Question::VolumeImport(import) => volume::import(&agent, json, import).await,
         Question::VolumeList => volume::list(&agent, json).await,
         Question::VolumeShow(volume) => volume::show(&agent, json, &volume).await,

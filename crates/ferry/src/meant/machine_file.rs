@@ -6,7 +6,7 @@ use super::Misuse;
 use crate::output::bytes::{parse_size, parse_span};
 use ferry_api::{
     CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, Mount, MountPath,
-    Network, NewVolume, ProcessSpec, RestartPolicy, Signal, VolumeName, VolumeOrigin, VolumeRef,
+    Network, NewVolume, ProcessSpec, RestartPolicy, Service, Signal, VolumeName, VolumeOrigin, VolumeRef,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -34,6 +34,8 @@ struct MachineFile {
     root: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "is_default")]
     network: Network,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    services: Vec<Service>,
     #[serde(default)]
     stop_signal: Signal,
     #[serde(default = "grace_default", deserialize_with = "span", serialize_with = "in_ms")]
@@ -110,6 +112,7 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>) -> Stri
         user: isolation.as_ref().and_then(|isolation| isolation.user.clone()),
         root: isolation.as_ref().and_then(|isolation| isolation.root.clone()),
         network: isolation.map(|isolation| isolation.network).unwrap_or_default(),
+        services: machine.spec.services.clone(),
         stop_signal: machine.spec.stop_signal,
         stop_grace: Duration::from_millis(machine.spec.stop_grace_ms),
         restart: machine.spec.restart,
@@ -153,6 +156,7 @@ fn understand(text: &str) -> Result<CreateMachine, String> {
         restart: file.restart,
         mounts,
         isolation: is_isolated.then_some(isolation),
+        services: file.services,
     };
     Ok(CreateMachine { name: file.name, spec, volumes, start: false })
 }
@@ -248,6 +252,7 @@ user = "postgres"
 stop_signal = "INT"
 stop_grace = "2m"
 restart = "on-failure"
+services = [{ port = 5432 }, { name = "admin", port = 80, listen = 8080 }]
 
 [env]
 LANG = "C.UTF-8"
@@ -278,17 +283,17 @@ fs = "ext4"
     #[test]
     fn what_is_wrong_is_told_with_its_line_and_field() {
         let said = refusal(&DATABASE.replace("mount =", "mout ="));
-        assert!(said.starts_with("line 14 field mout: unknown field `mout`"), "{said}");
+        assert!(said.starts_with("line 15 field mout: unknown field `mout`"), "{said}");
         let said = refusal(&DATABASE.replace("8GiB", "8 potatoes"));
-        assert!(said.starts_with("line 13 field size: ") && said.contains("potatoes"), "{said}");
+        assert!(said.starts_with("line 14 field size: ") && said.contains("potatoes"), "{said}");
         let said = refusal(&DATABASE.replace("\"INT\"", "\"STOP\""));
         assert!(said.starts_with("line 5 field stop_signal: 'STOP' is not a stop signal"), "{said}");
         let said = refusal(&DATABASE.replace("\"/var/lib/postgresql\"\n", "\"pg\"\n"));
-        assert!(said.starts_with("line 14 field mount: 'pg' is no place"), "{said}");
+        assert!(said.starts_with("line 15 field mount: 'pg' is no place"), "{said}");
         let said = refusal(&DATABASE.replace("on-failure", "maybe"));
         assert!(said.starts_with("line 7 field restart: 'maybe' is no restart policy"), "{said}");
         let said = refusal(&DATABASE.replace("size = \"8GiB\"\n", ""));
-        assert!(said.starts_with("line 12 field volumes.data: give either"), "{said}");
+        assert!(said.starts_with("line 13 field volumes.data: give either"), "{said}");
         let said = refusal("name = \"x\"\n");
         assert!(said.contains("missing field `command`"), "{said}");
     }

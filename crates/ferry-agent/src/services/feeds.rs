@@ -1,0 +1,95 @@
+//! What fills the directory: this worker's own records, and the other workers, each of which is asked for all it knows and
+//! answers when that changes. So news is pushed the moment it is durable, and pulled again if a push is lost.
+
+use super::{Inner, locked};
+use crate::host::now_ms;
+use crate::records::{MachineRecord, Records, RecordsError, Touched};
+use ferry_api::http::Client;
+use ferry_api::{AgentApi, AskMappings, JobId, Mapping, Mappings, WorkerName};
+use ferry_crossing::directory::{VALID_MS, told_of};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+/// First and longest pause before a worker is asked again that did not answer.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Takes over what the records say now, and tells it to whoever waits for news.
+pub(super) async fn look_at_own(
+    inner: &Inner,
+    records: &Records,
+    reached_at: &str,
+) -> Result<(), RecordsError> {
+    let machines = records.machines().await?;
+    let jobs: BTreeSet<JobId> = records.unfinished_jobs().await?.iter().map(|job| job.id).collect();
+    let told = |record: &MachineRecord| told_of(record, &inner.me, |job| jobs.contains(&job));
+    let mut mappings: Vec<Mapping> = machines.iter().filter_map(told).collect();
+    if mappings.len() > Mappings::MACHINES_MAX {
+        tracing::warn!(
+            machines = mappings.len(),
+            "too many machines; not all of them are told to other workers"
+        );
+        mappings.truncate(Mappings::MACHINES_MAX);
+    }
+    inner.change(|directory, now_ms| directory.learn(&inner.me, mappings.clone(), now_ms, VALID_MS));
+    inner.told.send_if_modified(|told| {
+        if told.as_ref().is_some_and(|told| told.mappings == mappings) {
+            return false;
+        }
+        // The first is one that no agent before this one has told.
+        let revision = told.as_ref().map_or_else(now_ms, |told| told.revision + 1);
+        let (worker, reached_at) = (inner.me.clone(), reached_at.to_owned());
+        *told = Some(Mappings { worker, revision, valid_ms: VALID_MS, reached_at, mappings });
+        true
+    });
+    Ok(())
+}
+
+/// Looks at the records whenever a machine has changed, for ever.
+pub(super) async fn follow_own(
+    inner: Arc<Inner>,
+    records: Records,
+    mut touched: broadcast::Receiver<Touched>,
+    reached_at: String,
+) {
+    loop {
+        match touched.recv().await {
+            Ok(Touched::Volume(_)) => continue,
+            Ok(Touched::Machine(_) | Touched::MachineWithVolumes(_)) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+        if let Err(error) = look_at_own(&inner, &records, &reached_at).await {
+            tracing::warn!(%error, "cannot read where machines are");
+        }
+    }
+}
+
+/// Follows what another worker tells, for ever.
+pub(super) async fn follow(inner: Arc<Inner>, worker: WorkerName, client: Client) {
+    let (mut known, mut pause, mut is_silent) = (0, AGAIN.0, false);
+    loop {
+        let ask = AskMappings { known, wait_ms: AskMappings::WAIT_MS_MAX };
+        match client.peer_mappings(ask).await {
+            Ok(told) if told.worker == worker => {
+                (known, pause, is_silent) = (told.revision, AGAIN.0, false);
+                locked(&inner.reached_at).insert(worker.clone(), told.reached_at);
+                inner.change(|directory, now_ms| {
+                    directory.learn(&worker, told.mappings, now_ms, told.valid_ms) | directory.collect(now_ms)
+                });
+                continue;
+            }
+            Ok(told) if !is_silent => {
+                tracing::warn!(%worker, says = %told.worker, "another worker answers where this one should; mend [peers]");
+            }
+            Err(error) if !is_silent => {
+                tracing::info!(%worker, %error, "it is not known where the machines of a worker are");
+            }
+            Ok(_) | Err(_) => {}
+        }
+        is_silent = true;
+        inner.change(|directory, now_ms| directory.collect(now_ms));
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(AGAIN.1);
+    }
+}

@@ -1,0 +1,294 @@
+//! Which machine is where: what this worker's records say, and what other workers have told.
+//!
+//! Invariants: of all that is told of a machine the highest generation is right, and of the same generation the owner's own
+//! word goes first. What a worker tells replaces all that it told before, so that nothing outlives whoever told it; what was
+//! not told again for long is collected. It is a cache: whoever acts on it asks the owner.
+
+use crate::records::{MachineRecord, Standing};
+use ferry_api::{Desired, Generation, JobId, MachineId, Mapping, Network, Presence, Service, WorkerName};
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
+/// For how long what a worker tells may be taken for right without asking it again, in milliseconds. Workers ask each other
+/// anew well before that.
+pub const VALID_MS: u64 = 60_000;
+/// For how long a worker that says nothing is remembered all the same, in milliseconds: its machines may be back with it.
+pub const SILENT_MS_MAX: u64 = 60 * 60 * 1000;
+
+/// What this worker tells of a machine in its records; nothing of one that is being destroyed. Of one that it handed over it
+/// tells only while the move is under way: until then its new owner may not know yet, and later that knows best, also when it
+/// has destroyed the machine.
+#[must_use]
+pub fn told_of(
+    record: &MachineRecord,
+    me: &WorkerName,
+    is_under_way: impl Fn(JobId) -> bool,
+) -> Option<Mapping> {
+    let (owner, generation) = match &record.standing {
+        Standing::Ours if record.doomed => return None,
+        Standing::Ours => (me, record.generation),
+        Standing::HandedOver { to, job } if is_under_way(*job) => (to, record.generation.next()),
+        Standing::HandedOver { .. } => return None,
+    };
+    let presence = match (&record.standing, &record.process, record.desired) {
+        (Standing::Ours, Some(process), _) => Presence::Runs { since_ms: process.started_at_ms },
+        // Also while a job keeps it down: it is to run again, here or elsewhere.
+        (_, _, Desired::Running) => Presence::Comes,
+        (_, _, Desired::Stopped) => Presence::Stopped,
+    };
+    Some(Mapping {
+        machine: record.id,
+        name: record.name.clone(),
+        generation,
+        owner: owner.clone(),
+        services: record.spec.services.clone(),
+        network: record.spec.isolation.as_ref().map(|isolation| isolation.network).unwrap_or_default(),
+        presence,
+    })
+}
+
+/// What is known of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Where it is.
+    pub mapping: Mapping,
+    /// Whether its owner has said so, not too long ago. Else it is better asked.
+    pub is_certain: bool,
+}
+
+/// Who may listen at a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The machine whose service it is.
+    pub machine: MachineId,
+    /// The service.
+    pub service: Service,
+    /// Where the machine listens for it.
+    pub network: Network,
+    /// Another machine that has the port already.
+    pub lost_to: Option<MachineId>,
+}
+
+/// Which of several tellings of a machine is right.
+fn best(tellers: &BTreeMap<WorkerName, Mapping>) -> Option<(&WorkerName, &Mapping)> {
+    tellers.iter().max_by_key(|(teller, told)| (told.generation, **teller == told.owner))
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at_ms: u64,
+    valid_until_ms: u64,
+}
+
+/// Where machines are, as one worker knows it. Times are in milliseconds by any clock that only goes forward.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    me: WorkerName,
+    /// What each worker tells of a machine.
+    told: BTreeMap<MachineId, BTreeMap<WorkerName, Mapping>>,
+    /// When each worker last told something.
+    heard: BTreeMap<WorkerName, Heard>,
+}
+
+impl Directory {
+    /// What the worker `me` knows before anybody told it anything.
+    #[must_use]
+    pub fn new(me: WorkerName) -> Self {
+        Self { me, told: BTreeMap::new(), heard: BTreeMap::new() }
+    }
+
+    /// Takes over what `from` tells, in the place of all it told before; also what this worker's own records say. It may be
+    /// taken for right for `valid_ms`. Tells whether there was anything new.
+    pub fn learn(&mut self, from: &WorkerName, mappings: Vec<Mapping>, now_ms: u64, valid_ms: u64) -> bool {
+        let heard = Heard { at_ms: now_ms, valid_until_ms: now_ms.saturating_add(valid_ms) };
+        self.heard.insert(from.clone(), heard);
+        let mut fresh: BTreeMap<MachineId, Mapping> =
+            mappings.into_iter().map(|told| (told.machine, told)).collect();
+        let mut is_new = false;
+        for (machine, tellers) in &mut self.told {
+            let after = fresh.remove(machine);
+            is_new |= tellers.get(from) != after.as_ref();
+            match after {
+                Some(told) => tellers.insert(from.clone(), told),
+                None => tellers.remove(from),
+            };
+        }
+        is_new |= !fresh.is_empty();
+        for (machine, told) in fresh {
+            self.told.insert(machine, BTreeMap::from([(from.clone(), told)]));
+        }
+        self.told.retain(|_, tellers| !tellers.is_empty());
+        is_new
+    }
+
+    /// Takes over what `from` has answered when it was asked for one machine: who owns it, or that it knows nothing of it.
+    pub fn correct(
+        &mut self,
+        from: &WorkerName,
+        machine: MachineId,
+        owned: Option<(Generation, WorkerName)>,
+    ) {
+        let Some(known) = self.told.get(&machine).and_then(best).map(|(_, told)| told.clone()) else {
+            return;
+        };
+        let tellers = self.told.entry(machine).or_default();
+        match owned {
+            Some((generation, owner)) => {
+                let told = Mapping { generation, owner, presence: Presence::Comes, ..known };
+                tellers.insert(from.clone(), told);
+            }
+            None => {
+                tellers.remove(from);
+                self.told.retain(|_, tellers| !tellers.is_empty());
+            }
+        }
+    }
+
+    /// Forgets the workers that have told nothing for long. Tells whether there was one.
+    pub fn collect(&mut self, now_ms: u64) -> bool {
+        let (me, before) = (&self.me, self.heard.len());
+        let is_alive = |heard: &Heard| now_ms.saturating_sub(heard.at_ms) < SILENT_MS_MAX;
+        self.heard.retain(|worker, heard| worker == me || is_alive(heard));
+        for tellers in self.told.values_mut() {
+            tellers.retain(|teller, _| self.heard.contains_key(teller));
+        }
+        self.told.retain(|_, tellers| !tellers.is_empty());
+        self.heard.len() != before
+    }
+
+    /// What is known of a machine.
+    #[must_use]
+    pub fn find(&self, machine: MachineId, now_ms: u64) -> Option<Known> {
+        let (teller, told) = best(self.told.get(&machine)?)?;
+        Some(self.known(teller, told, now_ms))
+    }
+
+    /// What is known of all machines, in the order of their ids.
+    #[must_use]
+    pub fn all(&self, now_ms: u64) -> Vec<Known> {
+        let best = self.told.values().filter_map(best);
+        best.map(|(teller, told)| self.known(teller, told, now_ms)).collect()
+    }
+
+    fn known(&self, teller: &WorkerName, told: &Mapping, now_ms: u64) -> Known {
+        let is_fresh = || self.heard.get(teller).is_some_and(|heard| now_ms < heard.valid_until_ms);
+        let is_certain = *teller == told.owner && (*teller == self.me || is_fresh());
+        Known { mapping: told.clone(), is_certain }
+    }
+
+    /// Who may listen at which port: of several machines that claim it the one that was made first. The others are told
+    /// after it, in the order of their ids.
+    #[must_use]
+    pub fn claims(&self, now_ms: u64) -> BTreeMap<NonZeroU16, Vec<Claim>> {
+        let mut claims: BTreeMap<NonZeroU16, Vec<Claim>> = BTreeMap::new();
+        // The order of ids is that of the times when they were made.
+        for Known { mapping, .. } in self.all(now_ms) {
+            for service in mapping.services {
+                let claimed = claims.entry(service.listens_on()).or_default();
+                let lost_to = claimed.first().map(|first| first.machine);
+                let (machine, network) = (mapping.machine, mapping.network);
+                claimed.push(Claim { machine, service, network, lost_to });
+            }
+        }
+        claims
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(name: &str) -> WorkerName {
+        name.parse().unwrap()
+    }
+
+    fn told(machine: MachineId, owner: &str, generation: u64, presence: Presence) -> Mapping {
+        Mapping {
+            machine,
+            name: "db".parse().unwrap(),
+            generation: Generation(generation),
+            owner: worker(owner),
+            network: ferry_api::Network::Host,
+            services: vec![serde_json::from_str(r#"{"port": 5432}"#).unwrap()],
+            presence,
+        }
+    }
+
+    const RUNS: Presence = Presence::Runs { since_ms: 1 };
+
+    #[test]
+    fn the_highest_generation_is_right_and_of_it_the_owners_own_word_in_every_order() {
+        let machine = MachineId::fresh();
+        let words = [
+            ("w1", told(machine, "w2", 2, Presence::Comes)),
+            ("w2", told(machine, "w2", 2, RUNS)),
+            ("w3", told(machine, "w3", 1, RUNS)),
+        ];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut directory = Directory::new(worker("w4"));
+            for at in order {
+                let (from, word) = &words[at];
+                assert!(directory.learn(&worker(from), vec![word.clone()], 0, VALID_MS));
+                assert!(
+                    !directory.learn(&worker(from), vec![word.clone()], 0, VALID_MS),
+                    "it is nothing new"
+                );
+            }
+            let known = directory.find(machine, 0).unwrap();
+            assert_eq!((known.mapping, known.is_certain), (words[1].1.clone(), true));
+            assert_eq!(directory.all(0).len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_only_others_say_or_what_is_old_is_not_certain_and_who_is_silent_is_forgotten() {
+        let machine = MachineId::fresh();
+        let mut directory = Directory::new(worker("me"));
+        directory.learn(&worker("w1"), vec![told(machine, "w2", 2, Presence::Comes)], 0, VALID_MS);
+        assert!(!directory.find(machine, 0).unwrap().is_certain);
+        directory.learn(&worker("w2"), vec![told(machine, "w2", 2, RUNS)], 5, VALID_MS);
+        assert!(directory.find(machine, VALID_MS).unwrap().is_certain);
+        assert!(!directory.find(machine, VALID_MS + 5).unwrap().is_certain);
+        assert!(!directory.collect(SILENT_MS_MAX - 1));
+        assert!(directory.collect(SILENT_MS_MAX) && directory.find(machine, 0).is_some());
+        assert!(directory.collect(SILENT_MS_MAX + 5) && directory.find(machine, 0).is_none());
+        directory.learn(&worker("me"), vec![told(machine, "me", 3, RUNS)], 0, VALID_MS);
+        assert!(!directory.collect(u64::MAX) && directory.find(machine, u64::MAX).unwrap().is_certain);
+    }
+
+    #[test]
+    fn what_a_worker_no_longer_tells_is_gone() {
+        let (one, two) = (MachineId::fresh(), MachineId::fresh());
+        let mut directory = Directory::new(worker("me"));
+        directory.learn(&worker("w1"), vec![told(one, "w1", 1, RUNS), told(two, "w1", 1, RUNS)], 0, VALID_MS);
+        assert!(directory.learn(&worker("w1"), vec![told(two, "w1", 1, RUNS)], 0, VALID_MS));
+        assert_eq!((directory.find(one, 0), directory.all(0).len()), (None, 1));
+        directory.correct(&worker("w1"), two, None);
+        assert_eq!(directory.all(0), []);
+    }
+
+    #[test]
+    fn a_worker_that_is_asked_in_vain_names_the_one_to_ask() {
+        let machine = MachineId::fresh();
+        let mut directory = Directory::new(worker("me"));
+        directory.learn(&worker("w1"), vec![told(machine, "w1", 1, RUNS)], 0, VALID_MS);
+        directory.correct(&worker("w1"), machine, Some((Generation(2), worker("w2"))));
+        let known = directory.find(machine, 0).unwrap();
+        assert_eq!((known.mapping.owner, known.is_certain), (worker("w2"), false));
+        // Who was wrong about it changes nothing.
+        directory.correct(&worker("w2"), machine, Some((Generation(1), worker("w1"))));
+        assert_eq!(directory.find(machine, 0).unwrap().mapping.owner, worker("w2"));
+    }
+
+    #[test]
+    fn a_port_that_two_machines_claim_is_that_of_the_older_one() {
+        let (older, younger) = (MachineId::fresh(), MachineId::fresh());
+        let (older, younger) = (older.min(younger), older.max(younger));
+        let mut directory = Directory::new(worker("me"));
+        directory.learn(&worker("w1"), vec![told(younger, "w1", 1, RUNS)], 0, VALID_MS);
+        directory.learn(&worker("w2"), vec![told(older, "w2", 1, RUNS)], 0, VALID_MS);
+        let claims: Vec<Claim> = directory.claims(0).into_values().flatten().collect();
+        let claims: Vec<_> = claims.into_iter().map(|claim| (claim.machine, claim.lost_to)).collect();
+        assert_eq!(claims, [(older, None), (younger, Some(older))]);
+    }
+}

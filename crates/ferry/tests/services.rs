@@ -1,0 +1,265 @@
+//! Services of machines: clients come to any worker, see a pause while a machine moves, and no error.
+#![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
+
+mod support;
+
+use ferry_api::{Machine, MachineState, Presence, ServiceStatus};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+use support::cluster::{Cluster, Worker};
+use support::until;
+
+/// In the environment of this program: it is a machine that listens there.
+const PORT: &str = "FERRY_TEST_LISTENS_AT";
+/// Below what the system gives to outgoing connections.
+const PORT_FIRST: u32 = 22_000;
+const PORTS: u32 = 9_000;
+
+/// A port that no other test asks for.
+fn fresh_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+    u16::try_from(PORT_FIRST + (std::process::id() * 8 + next) % PORTS).unwrap()
+}
+
+/// The machine of these tests: answers each line with the directory of the worker that it runs on, and the line.
+#[test]
+fn is_the_machine_where_it_is_asked_to_be() {
+    let Ok(port) = std::env::var(PORT) else { return };
+    let worker = std::env::var("TMPDIR").unwrap();
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
+    for client in listener.incoming().flatten() {
+        let worker = worker.clone();
+        std::thread::spawn(move || {
+            let mut to = client.try_clone().unwrap();
+            for line in BufReader::new(client).lines().map_while(Result::ok) {
+                let _ = to.write_all(format!("{worker} {line}\n").as_bytes());
+            }
+        });
+    }
+}
+
+fn machine_file(dir: &Path, name: &str, port: u16, more: &str) -> String {
+    let path = dir.join(format!("{name}.toml"));
+    let this = std::env::current_exe().unwrap();
+    let words = ["--exact", "is_the_machine_where_it_is_asked_to_be", "--nocapture"];
+    let text = format!(
+        "name = \"{name}\"\ncommand = [{this:?}, {}]\nservices = [{{ port = {port} }}]\n{more}\n[env]\n{PORT} = \"{port}\"\n",
+        words.map(|word| format!("{word:?}")).join(", "),
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn create(worker: &Worker, dir: &Path, port: u16) -> Machine {
+    worker.ask(&["machine", "create", "--file", &machine_file(dir, "echo", port, "")])
+}
+
+fn at(worker: &Worker, port: u16) -> SocketAddr {
+    SocketAddr::new(worker.address.ip(), port)
+}
+
+/// What came of one question.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The answer.
+    Told(String),
+    /// Nobody listens there.
+    Refused,
+    /// The connection ended without an answer.
+    Ended,
+}
+
+fn ask(address: SocketAddr, question: &str) -> Outcome {
+    let stream = match TcpStream::connect(address) {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Outcome::Refused,
+        Err(error) => panic!("{address}: {error}"),
+    };
+    let _ = (&stream).write_all(format!("{question}\n").as_bytes());
+    let mut line = String::new();
+    match BufReader::new(&stream).read_line(&mut line) {
+        Ok(read) if read > 0 => Outcome::Told(line.trim_end().to_owned()),
+        Ok(_) | Err(_) => Outcome::Ended,
+    }
+}
+
+/// The answer of a machine that is reached at `address`, and the worker that it runs on by it.
+fn told(address: SocketAddr) -> String {
+    match ask(address, "where") {
+        Outcome::Told(line) => line.strip_suffix(" where").unwrap().to_owned(),
+        other @ (Outcome::Refused | Outcome::Ended) => panic!("{address}: {other:?}"),
+    }
+}
+
+fn wait_served(workers: &[&Worker], port: u16) {
+    for worker in workers {
+        until(&format!("{} serves port {port}", worker.name), || TcpStream::connect(at(worker, port)).ok());
+    }
+}
+
+fn services(worker: &Worker) -> Vec<ServiceStatus> {
+    worker.ask(&["service", "list"])
+}
+
+#[test]
+fn a_service_is_reached_on_every_worker_and_new_connections_wait_while_its_machine_moves() {
+    const MOVES: usize = 4;
+    let cluster = Cluster::of(&[("w1", ""), ("w2", ""), ("w3", "")]);
+    let [w1, w2, w3] = &cluster.workers[..] else { panic!("three workers") };
+    let port = fresh_port();
+    create(w1, cluster.dir(), port);
+    wait_served(&[w1, w2, w3], port);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients = cluster.workers.iter().map(|worker| {
+            let stop = &stop;
+            scope.spawn(move || {
+                let (mut told, mut ended, mut longest) = (0_u64, 0_u64, Duration::ZERO);
+                while !stop.load(Ordering::Relaxed) {
+                    let asked = Instant::now();
+                    match ask(at(worker, port), "x") {
+                        Outcome::Told(_) => told += 1,
+                        // It was through when the machine stopped.
+                        Outcome::Ended => ended += 1,
+                        Outcome::Refused => panic!("{} refuses", worker.name),
+                    }
+                    longest = longest.max(asked.elapsed());
+                }
+                (told, ended, longest)
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        for round in 0..MOVES {
+            let (from, to) = if round % 2 == 0 { (w1, w2) } else { (w2, w1) };
+            from.moves("echo", to);
+            for worker in &cluster.workers {
+                assert_eq!(told(at(worker, port)), to.dir.to_str().unwrap(), "by {}", worker.name);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        for (worker, client) in cluster.workers.iter().zip(clients) {
+            let (told, ended, longest) = client.join().unwrap();
+            println!("by {}: {told} answers, {ended} ended, the longest after {longest:?}", worker.name);
+            assert!(told > 0 && ended <= 2 * MOVES as u64, "by {}: {told} {ended}", worker.name);
+        }
+    });
+    for worker in &cluster.workers {
+        let status = services(worker).pop().unwrap();
+        assert_eq!((status.refused, status.held, status.owner.as_str()), (0, 0, "w1"), "{status:?}");
+        assert_eq!((status.generation.0, status.is_certain), (1 + MOVES as u64, true), "{status:?}");
+        assert!(matches!(status.presence, Presence::Runs { .. }) && status.accepted > 0, "{status:?}");
+    }
+    let metrics = w3.ferry(&["worker", "metrics"]).stdout;
+    assert!(metrics.contains("ferry_service_longest_wait_seconds{machine=\"echo\""), "{metrics}");
+    let shown = w2.ferry(&["service", "list"]).stdout;
+    assert!(shown.contains("echo") && shown.contains(&at(w2, port).to_string()), "{shown}");
+    assert_eq!(w1.ferry(&["machine", "destroy", "echo", "--stop"]).code, Some(0));
+    until("nobody listens any more", || {
+        cluster.workers.iter().all(|w| ask(at(w, port), "x") == Outcome::Refused).then_some(())
+    });
+    assert!(cluster.workers.iter().all(|w| services(w).is_empty()));
+}
+
+#[test]
+fn a_connection_that_is_through_ends_with_its_machine_and_a_stopped_machine_refuses() {
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let port = fresh_port();
+    create(w1, cluster.dir(), port);
+    wait_served(&[w1, w2], port);
+    let through = [w1, w2].map(|worker| {
+        let mut stream = TcpStream::connect(at(worker, port)).unwrap();
+        stream.write_all(b"x\n").unwrap();
+        let mut first = [0; 1];
+        stream.read_exact(&mut first).unwrap();
+        stream
+    });
+    let _: Machine = w1.ask(&["machine", "stop", "echo"]);
+    for mut stream in through {
+        let mut rest = Vec::new();
+        // Orderly or not, it ends.
+        let _ = stream.read_to_end(&mut rest);
+    }
+    for worker in [w1, w2] {
+        until("it is refused", || (ask(at(worker, port), "x") == Outcome::Ended).then_some(()));
+        let status = services(worker).pop().unwrap();
+        assert_eq!(status.presence, Presence::Stopped);
+        assert!(status.last_refusal.unwrap().contains("is stopped; start it"));
+    }
+    let _: Machine = w1.ask(&["machine", "start", "echo"]);
+    for worker in [w1, w2] {
+        until("it is answered", || matches!(ask(at(worker, port), "x"), Outcome::Told(_)).then_some(()));
+    }
+}
+
+#[test]
+fn connections_wait_in_bounded_number_and_time() {
+    let cluster = Cluster::of(&[("w1", "services_hold_seconds = 1\nservices_held_max = 2"), ("w2", "")]);
+    let (w1, _) = cluster.pair();
+    let port = fresh_port();
+    let file = machine_file(cluster.dir(), "deaf", port, "").replace(".toml", "");
+    let text = std::fs::read_to_string(format!("{file}.toml")).unwrap();
+    let command = text.lines().find(|line| line.starts_with("command")).unwrap();
+    std::fs::write(format!("{file}.toml"), text.replace(command, "command = [\"sleep\", \"1000\"]")).unwrap();
+    let machine: Machine = w1.ask(&["machine", "create", "--file", &format!("{file}.toml")]);
+    assert!(matches!(machine.state, MachineState::Running { .. }));
+    wait_served(&[w1], port);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let held = [(); 2].map(|()| scope.spawn(|| ask(at(w1, port), "x")));
+        until("two wait", || (services(w1)[0].held == 2).then_some(()));
+        assert_eq!(ask(at(w1, port), "x"), Outcome::Ended);
+        assert!(services(w1)[0].last_refusal.as_ref().unwrap().contains("services_held_max"));
+        held.into_iter().for_each(|held| assert_eq!(held.join().unwrap(), Outcome::Ended));
+    });
+    assert!(began.elapsed() >= Duration::from_secs(1), "they were to wait for a second");
+    let status = services(w1).pop().unwrap();
+    assert!(status.longest_wait_ms >= 1_000 && status.held == 0 && status.refused >= 3, "{status:?}");
+    assert!(status.last_refusal.unwrap().contains("services_hold_seconds"));
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_at_create_and_keeps_no_machine_from_moving() {
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let port = fresh_port();
+    let file = machine_file(cluster.dir(), "echo", port, "");
+    let taken = TcpListener::bind(at(w1, port)).unwrap();
+    let said = w1.refusal(&["machine", "create", "--file", &file], 1);
+    assert!(
+        said.contains(&format!("cannot listen at {}", at(w1, port))) && said.contains("`listen`"),
+        "{said}"
+    );
+    drop(taken);
+    let taken = TcpListener::bind(at(w2, port)).unwrap();
+    let _: Machine = w1.ask(&["machine", "create", "--file", &file]);
+    let said = w1.refusal(&["machine", "create", "other", "--file", &file], 1);
+    assert!(said.contains("is that of machine"), "{said}");
+    w1.moves("echo", w2);
+    let shown = w2.ferry(&["machine", "show", "echo"]).stdout;
+    assert!(shown.contains("not served: this worker cannot listen at"), "{shown}");
+    assert_eq!(told(at(w1, port)), w2.dir.to_str().unwrap(), "by the worker that has the port");
+    drop(taken);
+    wait_served(&[w2], port);
+    assert_eq!(told(at(w2, port)), w2.dir.to_str().unwrap());
+}
+
+#[test]
+fn while_the_owners_agent_is_dead_others_let_connections_wait() {
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let port = fresh_port();
+    create(w1, cluster.dir(), port);
+    wait_served(&[w1, w2], port);
+    w1.kill();
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| told(at(w2, port)));
+        until("it waits", || services(w2).iter().any(|of| of.held == 1).then_some(()));
+        w1.start();
+        assert_eq!(held.join().unwrap(), w1.dir.to_str().unwrap());
+    });
+}

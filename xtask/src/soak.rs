@@ -3,7 +3,8 @@
 //! `volumes` a random guest on a volume that moves again and again while servers are killed · `fio` the same kills under
 //! fio, which verifies what it wrote, behind `steady`, a client that outlives its server · `workers` two agents and a
 //! machine that moves between them, which is a test of the program's that is told to go on · `pingpong` the same there and
-//! back while nothing goes wrong, for so many moves · `database` that with a database on a filesystem · `oracle`, `dice`, `link`, `server`, `tally` what they share.
+//! back while nothing goes wrong, for so many moves · `database` that with a database on a filesystem · `postgres` PostgreSQL
+//! with clients at the workers' proxies, for so many moves · `oracle`, `dice`, `link`, `server`, `tally` what they share.
 //!
 //! A seed gives the same choices again, not the same moments: when a kill meets a server is up to the scheduler. So a
 //! finding comes with what happened last and what the servers said, and is looked for with its seed many times.
@@ -26,9 +27,10 @@ use crate::bench;
 use crate::bench::interrupt;
 use tally::Until;
 
-const USAGE: &str = "usage: cargo xtask soak [--what volumes|fio|workers|pingpong|database] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]";
+const USAGE: &str = "usage: cargo xtask soak [--what volumes|fio|workers|pingpong|database|postgres] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]";
 const MINUTES_DEFAULT: u64 = 10;
 const MOVES_DEFAULT: u64 = 1000;
+const POSTGRES_MOVES_DEFAULT: u64 = 10;
 /// A request that nothing on purpose stands in the way of is answered within this time, or that is a finding. Far above
 /// what a starved host takes for one request, for it is no measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,6 +39,7 @@ const WORKERS: &str = "a_machine_keeps_all_it_was_promised_whatever_dies_while_i
 const PINGPONG: &str =
     "pingpong::a_machine_that_moves_there_and_back_loses_nothing_and_leaves_nothing_behind";
 const DATABASE: &str = "pingpong::a_database_that_moves_there_and_back_keeps_every_commit_it_acknowledged";
+const POSTGRES: &str = "postgres::a_postgres_that_moves_there_and_back_keeps_every_commit_and_refuses_nobody";
 
 #[derive(Clone, Copy)]
 enum What {
@@ -45,6 +48,7 @@ enum What {
     Workers,
     Pingpong,
     Database,
+    Postgres,
 }
 
 struct Wishes {
@@ -63,6 +67,7 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         What::Workers => return soak_test(root, WORKERS, seed, &until, ferry.is_some()),
         What::Pingpong => return soak_test(root, PINGPONG, seed, &until, ferry.is_some()),
         What::Database => return soak_test(root, DATABASE, seed, &until, ferry.is_some()),
+        What::Postgres => return soak_test(root, POSTGRES, seed, &until, ferry.is_some()),
     };
     let ferry = match ferry {
         Some(path) => path.canonicalize().context("there is no such program")?,
@@ -103,6 +108,7 @@ fn parse(mut arguments: &[&str]) -> anyhow::Result<Wishes> {
             ("--what", "workers") => what = What::Workers,
             ("--what", "pingpong") => what = What::Pingpong,
             ("--what", "database") => what = What::Database,
+            ("--what", "postgres") => what = What::Postgres,
             ("--minutes", _) => until = Some(Until::Minutes(number()?)),
             ("--kills", _) => until = Some(Until::Kills(number()?)),
             ("--moves", _) => until = Some(Until::Moves(number()?)),
@@ -122,11 +128,14 @@ fn parse(mut arguments: &[&str]) -> anyhow::Result<Wishes> {
 fn ends(what: What, asked: Option<Until>) -> anyhow::Result<Until> {
     Ok(match (what, asked) {
         (What::Pingpong | What::Database, None) => Until::Moves(MOVES_DEFAULT),
+        (What::Postgres, None) => Until::Moves(POSTGRES_MOVES_DEFAULT),
         (What::Volumes | What::Fio | What::Workers, None) => Until::Minutes(MINUTES_DEFAULT),
-        (What::Pingpong | What::Database, Some(until @ Until::Moves(_)))
+        (What::Pingpong | What::Database | What::Postgres, Some(until @ Until::Moves(_)))
         | (What::Volumes | What::Fio, Some(until))
         | (What::Workers, Some(until @ Until::Minutes(_))) => until,
-        (What::Pingpong | What::Database, Some(_)) => bail!("nothing is killed there: give --moves\n{USAGE}"),
+        (What::Pingpong | What::Database | What::Postgres, Some(_)) => {
+            bail!("that is counted in moves: give --moves\n{USAGE}")
+        }
         (What::Workers, Some(_)) => bail!("workers soak for a time: give --minutes\n{USAGE}"),
     })
 }

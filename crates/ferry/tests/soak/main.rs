@@ -14,6 +14,7 @@
 mod dice;
 mod guest;
 mod pingpong;
+mod postgres;
 #[path = "../support/mod.rs"]
 mod support;
 mod undone;

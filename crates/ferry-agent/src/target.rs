@@ -14,7 +14,7 @@ use crate::records::{Change, CrossingRecord, Records, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
     Activate, ApiError, Crossing, CrossingState, CrossingVolume, ErrorCode, JobId, MachineName, Precopy,
-    Prepare, Reserve, WorkerName,
+    Prepare, Reserve, VolumeKey, WorkerName,
 };
 use ferry_crossing::target::{self, conflict, keys_of};
 use ferry_volume::SourceUri;
@@ -200,6 +200,9 @@ impl Target {
             return self.view(crossing).await;
         };
         self.check_fences(&reserve)?;
+        for volume in activate.volumes.iter().filter(|volume| !volume.holds) {
+            self.volumes.give_up_copied(VolumeKey { id: volume.id, generation: volume.generation }).await?;
+        }
         self.records.change(changes).await?;
         // They are ours now, whatever becomes of this: their keepers and the minder go on.
         self.machines.poke(reserve.machine);

@@ -130,6 +130,10 @@ pub struct ActivateVolume {
     pub generation: Generation,
     /// NBD URI where the sealed copy is exported now.
     pub source: String,
+    /// What the clone kept of what was copied ahead is right: the sealed copy was not written since it told that. If not, the
+    /// clone gives it up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds: bool,
 }
 
 /// How a move stands on the target.

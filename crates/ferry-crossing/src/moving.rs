@@ -92,18 +92,19 @@ fn read_beside_a_base(standing: &Standing<MoveStep>) -> Vec<VolumeKey> {
     planned.map(PlannedVolume::key).collect()
 }
 
-/// What the target is told of when it owns machine and volumes; `sources` in the order of the plan, `here` what is wanted
-/// of the machine by the source's records.
+/// What the target is told of when it owns machine and volumes; `sources` in the order of the plan, each with whether its
+/// clone holds what is right of it; `here` what is wanted of the machine by the source's records.
 ///
 /// They know it no longer when it came back and was destroyed here: the target was told long ago then, and it does not
 /// matter what it hears once more.
 #[must_use]
-pub fn activate(job: JobId, here: Option<Desired>, plan: &Plan, sources: Vec<String>) -> Activate {
+pub fn activate(job: JobId, here: Option<Desired>, plan: &Plan, sources: Vec<(String, bool)>) -> Activate {
     let desired = here.unwrap_or(Desired::Stopped);
-    let volumes = plan.volumes.iter().zip(sources).map(|(planned, source)| ActivateVolume {
+    let volumes = plan.volumes.iter().zip(sources).map(|(planned, (source, holds))| ActivateVolume {
         id: planned.id,
         generation: planned.generation.next(),
         source,
+        holds,
     });
     Activate { job, desired, volumes: volumes.collect() }
 }

@@ -232,7 +232,8 @@ pub enum Command {
     /// Open → Sealed: refuse writes (`EPERM`), let those under way finish, make all durable. Ends in
     /// `Notice::Sealed`.
     Seal,
-    /// Sealed → Open: the hand-over did not happen. Ends in `Notice::Unsealed`.
+    /// Sealed → Open: the hand-over did not happen. All marks but that of the birth are forgotten with it. Ends in
+    /// `Notice::Unsealed`.
     Unseal,
     /// Forget the source: only when hydration is complete. Ends in `Notice::SourceDetached`.
     DetachSource,

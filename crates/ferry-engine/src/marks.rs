@@ -1,7 +1,8 @@
 //! Marks: moments since which it is known what the guest may have changed.
 //!
 //! Invariants: ids rise, also over marks that were forgotten, so that an id never means two moments; an older mark's set
-//! holds that of every newer one, so a write that is no news to the newest mark is none to any.
+//! holds that of every newer one, so a write that is no news to the newest mark is none to any. An unseal forgets all but
+//! that of the birth: a sealed volume that keeps a mark has been sealed ever since somebody asked it what changed after it.
 
 use crate::blockmap::BlockMap;
 use crate::geometry::{Blocks, Geometry};
@@ -13,7 +14,7 @@ pub struct MarkId(pub u64);
 
 impl MarkId {
     /// The mark of a copy that was set when it was made, before anybody could write to it: what has changed since is all in
-    /// which the copy may differ from what it was made from. Only [`crate::MapState::born`] sets it.
+    /// which the copy may differ from what it was made from. Only [`crate::MapState::born`] sets it, and no other has its id.
     pub const BIRTH: MarkId = MarkId(1);
 }
 
@@ -61,7 +62,8 @@ impl Marks {
     /// The id of the next mark.
     #[must_use]
     pub const fn next_id(&self) -> MarkId {
-        MarkId(self.last + 1)
+        let last = if self.last < MarkId::BIRTH.0 { MarkId::BIRTH.0 } else { self.last };
+        MarkId(last + 1)
     }
 
     /// The highest id that was ever given; zero: none was.
@@ -101,6 +103,11 @@ impl Marks {
     pub fn forget(&mut self, mark: MarkId) {
         self.last = self.last.max(mark.0.min(u64::MAX - 1));
         self.live.retain(|(id, _)| *id != mark);
+    }
+
+    /// Those that an unseal forgets, oldest first.
+    pub fn ending_with_a_seal(&self) -> impl Iterator<Item = MarkId> + '_ {
+        self.iter().map(|(mark, _)| mark).filter(|mark| *mark != MarkId::BIRTH)
     }
 
     /// These blocks may change from now on.
@@ -144,9 +151,9 @@ mod tests {
     fn an_id_is_never_given_twice() {
         let mut marks = marks();
         assert!(marks.set(marks.next_id()));
-        marks.forget(MarkId(1));
-        assert_eq!(marks.next_id(), MarkId(2));
-        assert!(!marks.set(MarkId(1)), "it meant another moment");
+        marks.forget(MarkId(2));
+        assert_eq!(marks.next_id(), MarkId(3));
+        assert!(!marks.set(MarkId(2)), "it meant another moment");
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn without_a_mark_a_write_is_one_operation_and_nothing_is_kept() {
     bench.write_all(0, 4096);
     assert_eq!(bench.persists, 0);
     assert!(bench.engine.marks().is_empty());
-    assert!(bench.engine.changed_since(MarkId(1), range(0, 4096)).is_none());
+    assert!(bench.engine.changed_since(MarkId(2), range(0, 4096)).is_none());
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn the_first_write_into_a_region_waits_for_the_map_and_the_next_for_nothing() {
     assert!(matches!(out[..], [Operation::WriteLocal { .. }]), "{out:?}");
     let out = bench.write(5 * MIB + 65_536, 4096);
     assert!(matches!(out[..], [Operation::WriteLocal { .. }]), "{out:?}");
-    assert_eq!(bench.changed(MarkId(1)), [(5 * MIB, 4096), (5 * MIB + 65_536, 4096)]);
+    assert_eq!(bench.changed(MarkId(2)), [(5 * MIB, 4096), (5 * MIB + 65_536, 4096)]);
 }
 
 #[test]
@@ -232,15 +232,15 @@ fn a_sealed_volume_keeps_its_marks_until_they_are_forgotten() {
     bench.write_all(3 * MIB, 4096);
     let out = bench.tell(Event::Command(Command::Seal));
     bench.run(out);
-    assert_eq!(bench.changed(MarkId(1)), [(3 * MIB, 4096)]);
-    let forget = Command::ForgetMark { mark: MarkId(1) };
+    assert_eq!(bench.changed(MarkId(2)), [(3 * MIB, 4096)]);
+    let forget = Command::ForgetMark { mark: MarkId(2) };
     for _ in 0..2 {
         let out = bench.tell(Event::Command(forget));
         let said = bench.run(out);
-        assert_eq!(said, [Operation::Notice(Notice::MarkForgotten { mark: MarkId(1) })]);
+        assert_eq!(said, [Operation::Notice(Notice::MarkForgotten { mark: MarkId(2) })]);
     }
     assert!(bench.engine.marks().is_empty() && bench.map.marks.is_empty());
-    assert_eq!(bench.mark(), MarkId(2), "an id is never given twice");
+    assert_eq!(bench.mark(), MarkId(3), "an id is never given twice");
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn a_mark_that_cannot_be_made_durable_is_none_and_holds_nobody_up() {
     let out = bench.write(0, 4096);
     assert!(matches!(out[..], [Operation::WriteLocal { .. }]), "the sync holds nobody up: {out:?}");
     let (op, records) = persist(&bench.done(op));
-    assert!(matches!(records[..], [MapRecord::MarkSet(MarkId(1)), MapRecord::MayChange(_)]));
+    assert!(matches!(records[..], [MapRecord::MarkSet(MarkId(2)), MapRecord::MayChange(_)]));
     assert_eq!(bench.write(0, 4096), [], "it must be known first whether there is a mark");
     let out = bench.tell(Event::Done { op, result: Err(Errno::EIO) });
     let failed = Notice::CommandFailed { command: Command::Mark, errno: Errno::EIO };
@@ -291,4 +291,26 @@ fn there_are_only_so_many_marks() {
     let out = bench.tell(Event::Command(Command::Mark));
     let refused = Notice::CommandRefused { command: Command::Mark, refusal: Refusal::TooManyMarks };
     assert_eq!(out, [Operation::Notice(refused)]);
+}
+
+#[test]
+fn an_unseal_forgets_every_mark_but_that_of_the_birth_with_the_frame_that_opens() {
+    let geometry = Geometry::new(64 * MIB, MIB).unwrap();
+    let map = MapState::fresh([1; 16], geometry, 1, Phase::Open, true).born();
+    let engine = Engine::new(map.clone(), Limits::default());
+    let mut bench = Bench { engine, map, next: 0, persists: 0 };
+    let mark = bench.mark();
+    let out = bench.tell(Event::Command(Command::Seal));
+    bench.run(out);
+    assert!(bench.map.marks.since(mark).is_some(), "a seal keeps it");
+    let out = bench.tell(Event::Command(Command::Unseal));
+    let [Operation::SyncLocal { op }] = out[..] else { panic!("{out:?}") };
+    let out = bench.done(op);
+    let (_, records) = persist(&out);
+    assert_eq!(records, [MapRecord::MarkForgotten(mark), MapRecord::Phase(Phase::Open)]);
+    bench.run(out);
+    let kept = |marks: &ferry_engine::Marks| marks.iter().map(|(mark, _)| mark).collect::<Vec<_>>();
+    assert_eq!(kept(bench.engine.marks()), [MarkId::BIRTH]);
+    assert_eq!(kept(&bench.map.marks), [MarkId::BIRTH]);
+    assert!(bench.mark() > mark, "an id is never given twice");
 }

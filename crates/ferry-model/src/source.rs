@@ -331,6 +331,7 @@ impl Host {
                     Some(Bug::StartsWhatWasStopped) => Desired::Running,
                     _ => here.desired,
                 });
+                let sources = sources.into_iter().map(|source| (source, false)).collect();
                 Asks::Activate(moving::activate(job, here, plan, sources))
             }
             Some((MoveStep::Boot, false)) => Asks::Boot,

@@ -199,6 +199,20 @@ impl<H: Home, C: Clock> Mover<H, C> {
         adopted.collect()
     }
 
+    /// Of which volumes the target's clone holds what is right of the sealed copy, if it kept anything: it was never unsealed
+    /// since the mark of the last round, for an unseal forgets that. Records from a backup may not know of one.
+    pub(super) async fn holds(&self, plan: &Plan, ahead: Option<&Ahead>) -> Result<Vec<bool>, ApiError> {
+        let marks = ahead.map(|ahead| &ahead.marks[..]).unwrap_or_default();
+        let mut holds = Vec::new();
+        for (index, key) in plan.keys().into_iter().enumerate() {
+            holds.push(match marks.get(index) {
+                Some(&mark) => self.home.bytes_changed(key, mark).await?.is_some(),
+                None => false,
+            });
+        }
+        Ok(holds)
+    }
+
     /// What is written needs not be known any more.
     pub(super) async fn forget_marks(&self, plan: &Plan) {
         for key in plan.keys() {

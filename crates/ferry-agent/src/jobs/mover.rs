@@ -15,7 +15,7 @@ use ferry_crossing::reckoning::{
     plan_volume, progress,
 };
 use ferry_crossing::{
-    Activated, Booted, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped, moving,
+    Activated, Ahead, Booted, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped, moving,
 };
 use ferry_fsm::{Event, Outcome, StepError, Terms};
 use serde::Serialize;
@@ -150,7 +150,13 @@ impl<H: Home, C: Clock> Mover<H, C> {
         Ok(Stopped { last_exit: self.home.machine(input.machine).await?.last_exit })
     }
 
-    async fn activate(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Activated, ApiError> {
+    async fn activate(
+        &self,
+        job: JobId,
+        input: &MoveInput,
+        plan: &Plan,
+        ahead: Option<&Ahead>,
+    ) -> Result<Activated, ApiError> {
         // The target hears of it when machine and copies are marked: from then on it may write, and nothing else keeps
         // records from a backup, made before the hand-over, from having this worker write as well.
         let fence = self.each(plan.keys(), |home, key| {
@@ -169,7 +175,8 @@ impl<H: Home, C: Clock> Mover<H, C> {
             Err(error) if error.code == ErrorCode::NotFound => None,
             Err(error) => return Err(error),
         };
-        let activate = moving::activate(job, here, plan, sources?);
+        let holds = self.holds(plan, ahead).await?;
+        let activate = moving::activate(job, here, plan, sources?.into_iter().zip(holds).collect());
         let crossing = self.home.target(&input.to)?.activate(activate).await?;
         Ok(Activated { activated_at_ms: crossing.activated_at_ms })
     }
@@ -282,7 +289,11 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                 let prepared: Prepared = memo_of(context, MoveStep::Prepare)?;
                 memo(self.adopt(job, &input, &plan, prepared.ahead.as_ref()).await)
             }
-            MoveStep::Activate => self.activate(job, &input, &plan).await.map_err(later).and_then(memo),
+            MoveStep::Activate => {
+                let prepared: Prepared = memo_of(context, MoveStep::Prepare)?;
+                let activated = self.activate(job, &input, &plan, prepared.ahead.as_ref()).await;
+                activated.map_err(later).and_then(memo)
+            }
             MoveStep::Boot => {
                 let target = self.home.target(&input.to).map_err(later)?;
                 let crossing = target.boot(job).await.map_err(later)?;
@@ -300,9 +311,9 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
         match step {
             MoveStep::Reserve => self.release(context, &input).await,
             MoveStep::Prepare => {
-                let is_warm = input.mode == MoveMode::Warm;
+                let is_cold = input.mode == MoveMode::Cold;
                 let undone = self.each(plan.keys(), |home, key| async move {
-                    if is_warm {
+                    if !is_cold {
                         home.forget_marks(key, None).await?;
                     }
                     home.withdraw(key).await

@@ -1,8 +1,11 @@
 //! Copying ahead of a hand-over: the live export and the marks on the source, the rounds on the target.
 
-use super::{Inner, Volumes, VolumesError};
-use ferry_api::{PrecopyVolume, VolumeKey};
+use super::keeper::Doomed;
+use super::{Inner, Volumes, VolumesError, set_pace};
+use crate::records::{Change, VolumeRecord};
+use ferry_api::{PaceVolume, PrecopyVolume, VolumeKey};
 use ferry_crossing::service::Wish;
+use ferry_volume::control::{Phase, Status};
 
 impl Volumes {
     /// Exports a copy to other workers while its guest writes, until it is withdrawn or its server starts again. Answers the
@@ -51,6 +54,31 @@ impl Volumes {
         Ok(marks.into_iter().find(|kept| kept.mark == mark).map(|kept| kept.bytes_changed))
     }
 
+    /// Makes a clone that stands by anew if it kept something of what was copied ahead: nobody answers for that any more, and
+    /// what is local is never remote again.
+    ///
+    /// # Errors
+    /// Its server does not run or refuses, or its directory cannot be made.
+    pub async fn give_up_copied(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        let keeper = Inner::keeper(&self.inner, key);
+        let _held = keeper.lock().await;
+        let record = self.inner.record(key).await?;
+        let status = self.inner.serving(&record).await?;
+        if status.phase != Phase::Standby || status.hydration.bytes_local == 0 {
+            return Ok(());
+        }
+        tracing::warn!(volume = %key, "what was copied ahead is not what its source holds; all of it follows");
+        self.inner.end_server(key, Doomed::Yes).await?;
+        // First: a directory of a copy that counts as made is missed.
+        let blank = VolumeRecord { made: false, ..record };
+        let again = vec![Change::RemoveVolume(key), Change::AddVolume(Box::new(blank.clone()))];
+        self.inner.records.change(again).await?;
+        let leftover = self.inner.host.set_aside(key)?;
+        self.inner.serving(&blank).await?;
+        self.inner.ask(key, move |client| set_pace(client, pace_of(&status))).await?;
+        self.inner.host.remove(leftover).await
+    }
+
     /// Copies into a clone that stands by, or keeps what was copied and is right.
     ///
     /// # Errors
@@ -64,5 +92,14 @@ impl Volumes {
             (None, None) => Ok(()),
         };
         self.inner.ask(key, ask).await
+    }
+}
+
+/// What was set for a clone when it was prepared.
+fn pace_of(status: &Status) -> PaceVolume {
+    PaceVolume {
+        budget_bytes_per_s: status.budget_bytes_per_s.map(Some),
+        guard_us: status.guard_us.map(Some),
+        finish_by_ms: None,
     }
 }

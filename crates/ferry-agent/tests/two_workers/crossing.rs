@@ -210,7 +210,8 @@ async fn what_was_activated_boots_by_itself_and_finds_a_source_that_moved() {
         source: export(&workers[1], &made).await,
         pace: PaceVolume::default(),
     }];
-    let volume = ActivateVolume { id: disk.volume, generation: Generation(2), source: stale.clone() };
+    let volume =
+        ActivateVolume { id: disk.volume, generation: Generation(2), source: stale.clone(), holds: false };
     let activate = Activate { job: wish.job, desired: Desired::Running, volumes: vec![volume] };
     let door = workers[0].door();
     door.peer_reserve(wish.clone()).await.unwrap();
@@ -244,7 +245,7 @@ async fn a_machine_that_ended_for_good_on_the_way_is_not_started_on_the_target()
     door.peer_reserve(wish.clone()).await.unwrap();
     let volumes = vec![PrepareVolume { id: disk, source: source.clone(), pace: PaceVolume::default() }];
     door.peer_prepare(Prepare { job: wish.job, volumes }).await.unwrap();
-    let volumes = vec![ActivateVolume { id: disk, generation: Generation(2), source }];
+    let volumes = vec![ActivateVolume { id: disk, generation: Generation(2), source, holds: false }];
     door.peer_activate(Activate { job: wish.job, desired: Desired::Stopped, volumes }).await.unwrap();
     let booted = door.peer_boot(wish.job).await.unwrap();
     assert_eq!(booted.booted_at_ms, None);

@@ -235,6 +235,9 @@ impl Engine {
             records.extend(self.dirty.mark_records());
         }
         records.extend(self.dirty.take_wishes(self.now_ms));
+        if command == Some(Command::Unseal) {
+            records.extend(self.marks().ending_with_a_seal().map(MapRecord::MarkForgotten));
+        }
         // The last one, so that it is never told without the others.
         records.extend(command.and_then(command_record));
         if records.is_empty() {

@@ -7,7 +7,8 @@
 //!                        └──────────── Unseal ──────────┘
 //! ```
 //!
-//! Invariant: the phase changes when the map says so, not before; a command that fails has changed nothing.
+//! Invariant: the phase changes when the map says so, not before; a command that fails has changed nothing. What was true of
+//! a sealed volume since a mark is so no more once it is unsealed: the marks end in the same frame.
 
 use crate::event::{Command, Errno};
 use crate::map::Phase;
@@ -137,7 +138,12 @@ impl Engine {
             return;
         }
         match command {
-            Command::Open | Command::Unseal => self.phase = Phase::Open,
+            Command::Open => self.phase = Phase::Open,
+            Command::Unseal => {
+                self.phase = Phase::Open;
+                let ended: Vec<_> = self.marks().ending_with_a_seal().collect();
+                ended.into_iter().for_each(|mark| self.mark_forgotten(mark));
+            }
             Command::Seal => self.phase = Phase::Sealed,
             Command::DetachSource => self.has_source = false,
             Command::Mark => return self.mark_made(out),

@@ -35,6 +35,7 @@ impl World {
                 self.marks.kept.remove(&mark);
                 self.marks.forgetting.push(mark);
             }
+            Command::Unseal => self.marks.kept.clear(),
             _ => {}
         }
     }
@@ -45,7 +46,7 @@ impl World {
                 let given = self.marks.asked.pop_front();
                 assert!(given.is_some(), "a mark that nobody asked for");
                 let content = self.visible();
-                if self.marks.forgetting.contains(&mark) {
+                if self.marks.forgetting.contains(&mark) || self.unseals_asked > 0 {
                     return;
                 }
                 let former = self.marks.kept.insert(mark, Seen { content, given });

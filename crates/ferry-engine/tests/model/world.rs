@@ -63,7 +63,7 @@ pub struct World {
     pub fetches: Vec<u32>,
     pub notices: Vec<Notice>,
     must_be_sealed: bool,
-    unseals_asked: u32,
+    pub(super) unseals_asked: u32,
     must_be_complete: bool,
     /// What giving up the source costs, while that is being told to the map.
     losing: Option<Vec<ByteRange>>,

@@ -11,7 +11,7 @@ use super::until;
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, ApiError, AskGarbage, AskJobs, CreateMachine, ErrorCode, EventsAfter, Generation, Job,
-    JobEventKind, JobState, Machine, MachineRef, MachineSpec, MachineState, NewVolume, Ownership,
+    JobEventKind, JobState, Machine, MachineRef, MachineSpec, MachineState, MoveMode, NewVolume, Ownership,
     ServerState, StartMove, Truth, Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin, VolumePhase,
     VolumeRef,
 };
@@ -127,7 +127,12 @@ impl Crossing {
 
     /// Asks the source to move the machine. An agent that dies over it may leave that without an answer.
     pub fn start_move(&self) {
-        let start = StartMove::new(machine(), self.name(Target).parse().unwrap());
+        self.start_move_as(MoveMode::Cold);
+    }
+
+    /// The same in one of the modes.
+    pub fn start_move_as(&self, mode: MoveMode) {
+        let start = StartMove { mode, ..StartMove::new(machine(), self.name(Target).parse().unwrap()) };
         match self.ask(Source, |agent| async move { agent.move_start(start).await }) {
             Ok(_) => {}
             Err(error) if error.code == ErrorCode::Unreachable => {}
@@ -207,6 +212,23 @@ impl Crossing {
             .collect();
         files.sort();
         files
+    }
+
+    /// A backup of the records of a worker whose agent does not run.
+    pub fn backup(&self, side: Side) -> Vec<(PathBuf, Vec<u8>)> {
+        self.record_files(side).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+    }
+
+    /// Puts a backup in the place of the records of a worker whose agent does not run.
+    pub fn restore(&self, side: Side, backup: Vec<(PathBuf, Vec<u8>)>) {
+        self.record_files(side).for_each(|path| std::fs::remove_file(path).unwrap());
+        backup.into_iter().for_each(|(path, content)| std::fs::write(path, content).unwrap());
+    }
+
+    fn record_files(&self, side: Side) -> impl Iterator<Item = PathBuf> {
+        assert!(!self.worker(side).runs(), "whoever copies files under an agent gets something of each");
+        let entries = std::fs::read_dir(self.state_dir(side)).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("records.db"))
     }
 
     /// Kills an agent as `kill -9` does.

@@ -70,6 +70,14 @@ async fn a_warm_move_goes_on_after_agent_or_host_went_down_or_a_call_was_lost_at
 }
 
 #[tokio::test]
+async fn what_was_kept_of_a_copy_that_was_opened_again_behind_the_records_is_given_up() {
+    for point in 0..calm_points().await {
+        let (state, _) = story_of(MoveMode::Warm, Desired::Running, &[(point, Fault::OlderRecords)]).await;
+        assert_eq!(state, JobState::Succeeded, "point {point}");
+    }
+}
+
+#[tokio::test]
 async fn a_warm_move_that_is_cancelled_at_any_point_is_undone_or_done_but_nothing_between() {
     let mut ends = Vec::new();
     for point in 2..calm_points().await {

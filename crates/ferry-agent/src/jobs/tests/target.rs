@@ -5,7 +5,7 @@ use ferry_api::{
     Generation, JobId, Precopied, Precopy, Prepare, Reserve, Room, Root, VolumeKey, WorkerInfo,
 };
 
-use super::world::{Beta, LOOKS_UNTIL_WHOLE, SIZE_BYTES, error, worker};
+use super::world::{Beta, HomeVolume, LOOKS_UNTIL_WHOLE, SIZE_BYTES, State, error, worker};
 use crate::jobs::Target;
 
 impl Target for Beta {
@@ -73,8 +73,11 @@ impl Target for Beta {
                 assert_eq!(state.crossing, Some(CrossingState::Prepared), "copied into what is not prepared");
                 for wish in &precopy.volumes {
                     let key = *state.target_volumes.iter().find(|key| key.id == wish.id).unwrap();
+                    if state.adopted.contains_key(&key) && wish.mark.is_some() {
+                        return Err(error(ErrorCode::Internal, "what was copied ahead is adopted already"));
+                    }
                     let held = state.precopied.get(&key).and_then(|held| held.held_since);
-                    if wish.since.is_some() && wish.since != held {
+                    if !state.adopted.contains_key(&key) && wish.since.is_some() && wish.since != held {
                         return Err(error(ErrorCode::Internal, "nothing is held as of that mark"));
                     }
                     let Some(mark) = wish.mark else {
@@ -83,7 +86,8 @@ impl Target for Beta {
                             "what is right is known when it is sealed"
                         );
                         state.precopied.remove(&key);
-                        state.adopted.insert(key, SIZE_BYTES - 4096);
+                        let unseals = home_of(state, key).unseals;
+                        state.adopted.entry(key).or_insert((SIZE_BYTES - 4096, unseals));
                         continue;
                     };
                     let bytes = if wish.since.is_some() { 4096 } else { SIZE_BYTES / 2 };
@@ -111,6 +115,17 @@ impl Target for Beta {
                     "another wish arrives: {state:?}"
                 );
                 assert!(activate.volumes.iter().all(|volume| volume.generation == Generation::FIRST.next()));
+                for volume in activate.volumes.iter().filter(|_| is_news) {
+                    let key = VolumeKey { id: volume.id, generation: volume.generation };
+                    if !volume.holds {
+                        state.adopted.remove(&key);
+                    }
+                    let kept = state.adopted.get(&key);
+                    assert!(
+                        kept.is_none_or(|kept| kept.1 == home_of(state, key).unseals),
+                        "what the machine wrote since is lost: {state:?}"
+                    );
+                }
                 state.crossing = state.crossing.max(Some(CrossingState::Activated));
                 Ok(self.0.crossing(state, activate.job))
             })
@@ -174,4 +189,9 @@ impl Target for Beta {
             })
             .await
     }
+}
+
+/// The copy that one on the target was made from.
+fn home_of(state: &State, there: VolumeKey) -> &HomeVolume {
+    state.home.iter().find(|(key, _)| key.id == there.id).map(|(_, home)| home).unwrap()
 }

@@ -63,8 +63,8 @@ pub(super) struct State {
     pub(super) target_volumes: Vec<VolumeKey>,
     /// What was copied ahead into each of the target's volumes.
     pub(super) precopied: HashMap<VolumeKey, Precopied>,
-    /// What of it was kept: bytes.
-    pub(super) adopted: HashMap<VolumeKey, u64>,
+    /// What of it was kept: bytes, and how often its source had been unsealed until then.
+    pub(super) adopted: HashMap<VolumeKey, (u64, u64)>,
     /// The target's volume servers were started again and hold nothing.
     pub(super) forgets_what_was_copied: bool,
     pub(super) desired: Option<Desired>,
@@ -105,6 +105,10 @@ pub(super) struct HomeVolume {
     pub(super) exported: bool,
     /// Marks that were set and not forgotten.
     pub(super) marks: Vec<u64>,
+    /// The highest id of a mark.
+    pub(super) last_mark: u64,
+    /// How often it was opened again after a seal.
+    pub(super) unseals: u64,
     /// What the machine changes between two marks, in bytes; half as much each time.
     pub(super) changes: u64,
     pub(super) fenced: bool,
@@ -157,6 +161,16 @@ impl State {
             assert!(volume.sealed || !self.target_runs, "two may write: {self:?}");
             assert!(volume.fenced || !owned_there, "owned elsewhere and not fenced: {self:?}");
             assert!(!(self.home_runs && volume.sealed), "the machine runs on a sealed volume: {self:?}");
+        }
+    }
+}
+
+impl HomeVolume {
+    /// The guest writes again, and with the seal the marks end.
+    fn unseal(&mut self) {
+        if std::mem::take(&mut self.sealed) {
+            self.unseals += 1;
+            self.marks.clear();
         }
     }
 }
@@ -249,7 +263,7 @@ impl World {
         match state.dead.take() {
             Some(Fault::HostDies) => state.home_runs = false,
             Some(Fault::OlderRecords) if state.crossing < Some(CrossingState::Activated) => {
-                state.home.values_mut().for_each(|volume| volume.sealed = false);
+                state.home.values_mut().for_each(HomeVolume::unseal);
             }
             Some(Fault::OlderRecords | Fault::AgentDies | Fault::Unreachable | Fault::Cancel) | None => {}
         }
@@ -286,7 +300,7 @@ impl World {
     fn target_volume(&self, state: &State, key: VolumeKey) -> Volume {
         let is_ours = state.crossing >= Some(CrossingState::Activated);
         let whole = (is_ours && state.looks >= LOOKS_UNTIL_WHOLE) || state.abandoned_bytes > 0;
-        let bytes_local = if whole { SIZE_BYTES } else { state.adopted.get(&key).copied().unwrap_or(0) };
+        let bytes_local = if whole { SIZE_BYTES } else { state.adopted.get(&key).map_or(0, |kept| kept.0) };
         let counted = Hydration {
             complete: whole,
             bytes_total: SIZE_BYTES,
@@ -457,10 +471,10 @@ impl Home for Alpha {
 
     async fn mark(&self, copy: VolumeKey) -> Result<u64, ApiError> {
         self.change(copy, |volume| {
-            let mark = volume.marks.last().map_or(1, |last| last + 1);
-            volume.marks.push(mark);
+            volume.last_mark += 1;
+            volume.marks.push(volume.last_mark);
             volume.changes /= 2;
-            Ok(mark)
+            Ok(volume.last_mark)
         })
         .await
     }
@@ -506,7 +520,7 @@ impl Home for Alpha {
     async fn unseal(&self, copy: VolumeKey) -> Result<(), ApiError> {
         self.change(copy, |volume| {
             assert!(!volume.fenced, "a fenced copy is to be unsealed");
-            volume.sealed = false;
+            volume.unseal();
             Ok(())
         })
         .await

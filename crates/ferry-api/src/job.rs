@@ -24,7 +24,7 @@ pub struct StartMove {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_ms: Option<u64>,
     /// What crosses before the machine stops.
-    #[serde(default, skip_serializing_if = "MoveMode::is_cold")]
+    #[serde(default)]
     pub mode: MoveMode,
 }
 
@@ -33,14 +33,22 @@ pub struct StartMove {
 #[serde(rename_all = "snake_case")]
 pub enum MoveMode {
     /// Nothing: it stops at once, and its disks follow.
-    #[default]
     Cold,
     /// All that it does not write again meanwhile: it is copied in rounds while the machine runs. Where that cannot be, the
     /// move is a cold one, and says why.
     Warm,
+    /// Warm where that can be and pays, else cold; the move says why.
+    #[default]
+    Auto,
 }
 
 impl MoveMode {
+    /// What a job means that does not say: it is of before there was another one.
+    #[must_use]
+    pub const fn unsaid() -> Self {
+        Self::Cold
+    }
+
     /// Whether nothing crosses before the machine stops.
     #[must_use]
     pub fn is_cold(&self) -> bool {
@@ -100,7 +108,7 @@ pub struct StartMoves {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_ms: Option<u64>,
     /// As in [`StartMove`], for each of them.
-    #[serde(default, skip_serializing_if = "MoveMode::is_cold")]
+    #[serde(default)]
     pub mode: MoveMode,
 }
 

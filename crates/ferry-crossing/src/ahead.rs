@@ -18,6 +18,24 @@ pub const LATER_MS_MAX: u64 = 15 * 60_000;
 /// A round must leave less than so many hundredths of what the one before it left.
 pub const PROGRESS_PERCENT: u64 = 80;
 
+/// Less than this follows in a moment anyway, in bytes in use on all volumes together: rounds would take longer to begin than
+/// they spare.
+pub const BYTES_WORTH: u64 = 64 << 20;
+
+/// Why a move that may be warm is a cold one although it could be warm, in one sentence, if it does not pay.
+#[must_use]
+pub fn why_not_worth(bytes_in_use: u64) -> Option<String> {
+    let mib = bytes_in_use >> 20;
+    (bytes_in_use < BYTES_WORTH)
+        .then(|| format!("all there is to copy are {mib} MiB, which follow in a moment"))
+}
+
+/// How long the rounds of a move may take that has to be handed over by then, in milliseconds: half of the time that is left.
+#[must_use]
+pub fn rounds_end_ms(now_ms: u64, deadline_ms: u64) -> u64 {
+    now_ms.saturating_add(deadline_ms.saturating_sub(now_ms) / 2)
+}
+
 /// Why there is no further round after these, in one sentence; none: there is one.
 #[must_use]
 pub fn why_enough(rounds: &[Round]) -> Option<String> {

@@ -53,7 +53,7 @@ pub struct FleetInput {
     /// How long the source keeps its copies after nobody needs them, in milliseconds.
     pub retention_ms: u64,
     /// What of each machine crosses before it stops.
-    #[serde(default, skip_serializing_if = "MoveMode::is_cold")]
+    #[serde(default = "MoveMode::unsaid", skip_serializing_if = "MoveMode::is_cold")]
     pub mode: MoveMode,
     /// When each of them begins and by when it must be handed over.
     pub terms: Terms,

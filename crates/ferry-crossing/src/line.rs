@@ -117,7 +117,7 @@ pub struct MoveInput {
     /// How long the source keeps its copies after nobody needs them, in milliseconds.
     pub retention_ms: u64,
     /// What crosses before the machine stops.
-    #[serde(default, skip_serializing_if = "MoveMode::is_cold")]
+    #[serde(default = "MoveMode::unsaid", skip_serializing_if = "MoveMode::is_cold")]
     pub mode: MoveMode,
 }
 

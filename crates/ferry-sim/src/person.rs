@@ -4,7 +4,7 @@ use crate::world::{HostIndex, World};
 use ferry_agent::Agent;
 use ferry_api::{
     AgentApi, ApiError, Artefact, AskGarbage, AskJobs, CreateMachine, Garbage, Job, JobState, Machine,
-    MachineRef, MachineSpec, MachineState, NewVolume, StartMove, VolumeOrigin, WorkerName,
+    MachineRef, MachineSpec, MachineState, MoveMode, NewVolume, StartMove, VolumeOrigin, WorkerName,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -108,7 +108,7 @@ async fn move_something(world: &Arc<World>, host: HostIndex) {
         state.say("person", format!("moves {} from w{} to {to}", machine.id, host + 1));
         to
     };
-    let start = StartMove::new(MachineRef::Id(machine.id), to);
+    let start = StartMove { mode: MoveMode::Cold, ..StartMove::new(MachineRef::Id(machine.id), to) };
     let answer = ask(world, host, |agent| async move { agent.move_start(start).await }).await;
     told(world, answer.map(|job| job.map(|job| job.id.to_string())));
 }

@@ -558,8 +558,9 @@ pub struct Move {
     /// Undo the move, with the machine running where it was, if it is not handed over that long after it was to begin
     #[arg(long, conflicts_with_all = ["undo", "cancel"], value_name = "SPAN", value_parser = parse_span)]
     pub deadline: Option<Duration>,
-    /// What crosses before the machine stops: nothing (cold), or all that it does not write again meanwhile (warm)
-    #[arg(long, value_enum, default_value_t = Mode::Cold, conflicts_with_all = ["undo", "cancel"])]
+    /// What crosses before the machine stops: nothing (cold), all that it does not write again meanwhile (warm), or the
+    /// latter where that can be and pays (auto)
+    #[arg(long, value_enum, default_value_t = Mode::Auto, conflicts_with_all = ["undo", "cancel"])]
     pub mode: Mode,
     /// Do not watch: print the job and leave
     #[arg(long)]
@@ -575,6 +576,8 @@ pub enum Mode {
     Cold,
     /// Its disks are copied in rounds while it runs; what it wrote last follows.
     Warm,
+    /// Warm where that can be and pays, else cold.
+    Auto,
 }
 
 /// `ferry job ...`

@@ -556,6 +556,7 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
             let mode = match wish.mode {
                 args::Mode::Cold => MoveMode::Cold,
                 args::Mode::Warm => MoveMode::Warm,
+                args::Mode::Auto => MoveMode::Auto,
             };
             match machines.as_slice() {
                 [machine] => {

@@ -7,7 +7,7 @@ use ferry_api::{
     ApiError, CrossingVolume, ErrorCode, JobId, MachineState, MoveMode, Precopied, Precopy, PrecopyVolume,
     Progress, VolumeKey,
 };
-use ferry_crossing::ahead::{why_cold, why_enough};
+use ferry_crossing::ahead::{rounds_end_ms, why_cold, why_enough, why_not_worth};
 use ferry_crossing::{Adopted, Ahead, MoveInput, Plan, Reserved, Round, Sealed};
 
 use super::Clock;
@@ -33,6 +33,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let ended = tokio::select! {
             biased;
             () = context.cancel_asked() => Err("the move was cancelled".to_owned()),
+            () = self.half_its_time(context) => Err("half of the time that the move has is over".to_owned()),
             ended = self.rounds(context, input, plan, reserved, &mut ahead) => ended,
         };
         ahead.ended = match ended {
@@ -45,6 +46,16 @@ impl<H: Home, C: Clock> Mover<H, C> {
             }
         };
         Some(ahead)
+    }
+
+    /// Resolves when as much time is left until the deadline of the move as its rounds have had; never without a deadline.
+    async fn half_its_time(&self, context: &Context) {
+        match context.standing.deadline_ms() {
+            Some(deadline_ms) => {
+                self.clock.sleep_until(rounds_end_ms(context.now_ms, deadline_ms)).await;
+            }
+            None => std::future::pending().await,
+        }
     }
 
     /// Why there was no further round; as an error why nothing of it is of use.
@@ -82,6 +93,10 @@ impl<H: Home, C: Clock> Mover<H, C> {
         plan: &Plan,
         reserved: &Reserved,
     ) -> Result<Option<String>, ApiError> {
+        let worth = plan.volumes.iter().map(|planned| planned.bytes_in_use).sum();
+        if let (MoveMode::Auto, Some(why)) = (input.mode, why_not_worth(worth)) {
+            return Ok(Some(why));
+        }
         let machine = self.home.machine(input.machine).await?;
         if !matches!(machine.state, MachineState::Running { .. }) {
             return Ok(Some(format!("machine {} does not run", machine.name)));
@@ -96,6 +111,51 @@ impl<H: Home, C: Clock> Mover<H, C> {
         Ok(None)
     }
 
+    /// The marks as of which the target's clones hold something, once none of them copies any more: this agent, or the one before
+    /// it, may have been cut off in a round. None of a clone that holds nothing, or nothing that its source can tell the
+    /// changes of.
+    async fn held(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        target: &H::Target,
+    ) -> Result<Vec<Option<u64>>, String> {
+        let held = self.until_still(context, target).await?;
+        let mut marks = Vec::new();
+        for planned in &plan.volumes {
+            let mark = held.iter().find(|(key, _)| key.id == planned.id).and_then(|(_, mark)| *mark);
+            marks.push(match mark {
+                Some(mark) => {
+                    let known = self.home.bytes_changed(planned.key(), mark).await.map_err(said)?;
+                    known.map(|_| mark)
+                }
+                None => None,
+            });
+        }
+        Ok(marks)
+    }
+
+    /// Looks at the target until none of its clones copies; gives the mark as of which each holds something.
+    async fn until_still(
+        &self,
+        context: &Context,
+        target: &H::Target,
+    ) -> Result<Vec<(VolumeKey, Option<u64>)>, String> {
+        let mut pause_ms = *LOOK_MS.start();
+        loop {
+            let crossing = target.crossing(context.job).await.map_err(said)?;
+            let copied = crossing.volumes.iter().map(|arrived| {
+                let stands = arrived.volume.as_ref().and_then(|volume| volume.lineage.precopied.as_ref());
+                (arrived.key, stands)
+            });
+            if !copied.clone().any(|(_, stands)| stands.is_some_and(|stands| stands.copies)) {
+                return Ok(copied.map(|(key, stands)| (key, stands.and_then(|s| s.held_since))).collect());
+            }
+            self.clock.sleep_until(self.clock.now_ms().saturating_add(pause_ms)).await;
+            pause_ms = pause_ms.saturating_mul(2).min(*LOOK_MS.end());
+        }
+    }
+
     /// One round over all volumes.
     async fn round(
         &self,
@@ -105,13 +165,14 @@ impl<H: Home, C: Clock> Mover<H, C> {
         ahead: &mut Ahead,
     ) -> Result<(), String> {
         let keys = plan.keys();
+        let target = self.home.target(&input.to).map_err(said)?;
+        let since = self.held(context, plan, &*target).await?;
         let began_ms = self.clock.now_ms();
         // A volume server that was started again has it no more.
         let sources = self.each(keys.clone(), |home, key| async move { home.export_live(key).await });
         let sources = sources.await.map_err(said)?;
         let marks =
             self.each(keys.clone(), |home, key| async move { home.mark(key).await }).await.map_err(said)?;
-        let since = ahead.marks.iter().copied().map(Some).chain(std::iter::repeat(None));
         let volumes = plan.volumes.iter().zip(sources).zip(marks.iter().zip(since));
         let volumes = volumes.map(|((planned, source), (&mark, since))| PrecopyVolume {
             id: planned.id,
@@ -120,7 +181,6 @@ impl<H: Home, C: Clock> Mover<H, C> {
             since,
         });
         let wish = Precopy { job: context.job, volumes: volumes.collect() };
-        let target = self.home.target(&input.to).map_err(said)?;
         target.precopy(wish).await.map_err(said)?;
         let bytes = self.until_copied(context, &*target, &marks).await?;
         let took_ms = self.clock.now_ms().saturating_sub(began_ms);

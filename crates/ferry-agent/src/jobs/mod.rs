@@ -40,8 +40,8 @@ pub use age::AgeClock;
 pub use clock::{Clock, HostClock};
 pub use executor::{Executor, JobRefusal};
 pub use ferry_crossing::{
-    Activated, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof, Receipt,
-    Reserved, ReservedVolume, Retired, Stopped, VolumeReceipt,
+    Activated, Adopted, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof,
+    Receipt, Reserved, ReservedVolume, Retired, Sealed, Stopped, VolumeReceipt,
 };
 pub use fleet::{Fleet, begin_fleet};
 pub use history::{Targets, forget};

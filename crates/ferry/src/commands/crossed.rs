@@ -3,11 +3,12 @@
 //!
 //! Invariant: a span is told with the clocks that it rests on; none is made up where an entry is missing.
 
-use ferry_agent::jobs::{Booted, Plan, Stopped};
+use ferry_agent::jobs::{Adopted, Booted, Plan, Prepared, Sealed, Stopped};
 use ferry_api::{Exit, Job, JobStep, StepState};
 use serde::Serialize;
 
 use super::job::{memo, step, took_ms};
+use crate::output::bytes::Bytes;
 
 /// What the crossing was like.
 #[derive(Debug, Serialize)]
@@ -16,6 +17,8 @@ pub struct Crossed {
     pub interruption: Option<Interruption>,
     /// How it stopped; none if an earlier version stopped it, which did not note that.
     pub stop: Option<StopEnd>,
+    /// What was copied while the machine still ran; none of a cold move that was asked for as one.
+    pub ahead: Option<CopiedAhead>,
     /// The steps, each with how often it was begun.
     pub steps: Vec<StepTaken>,
 }
@@ -51,6 +54,21 @@ pub enum StopEnd {
     },
 }
 
+/// What was copied while the machine still ran.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct CopiedAhead {
+    /// How many rounds there were.
+    pub rounds: usize,
+    /// Bytes that were copied in all of them.
+    pub bytes: u64,
+    /// Bytes that were still at the source when all was sealed; none if nothing was used of what was copied.
+    pub bytes_left: Option<u64>,
+    /// Why there was no further round, or none at all, in one sentence.
+    pub ended: String,
+    /// Why nothing was used of what was copied, if so.
+    pub not_used: Option<String>,
+}
+
 /// A step of the move.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct StepTaken {
@@ -74,7 +92,12 @@ impl Crossed {
             took_ms: took_ms(step),
             error: step.error.clone(),
         });
-        Self { interruption: interruption(job), stop: stop(job), steps: taken.collect() }
+        Self {
+            interruption: interruption(job),
+            stop: stop(job),
+            ahead: CopiedAhead::of(job),
+            steps: taken.collect(),
+        }
     }
 
     /// For people, as facts.
@@ -82,6 +105,7 @@ impl Crossed {
         let mut facts = Vec::new();
         facts.extend(self.interruption.as_ref().map(|down| ("down for", down.text())));
         facts.extend(self.stop.as_ref().map(|stop| ("stopped", stop.text())));
+        facts.extend(self.ahead.as_ref().map(|ahead| ("copied ahead", ahead.text())));
         let again: Vec<String> = self.steps.iter().filter_map(StepTaken::again).collect();
         facts.push(("tried again", if again.is_empty() { "nothing".to_owned() } else { again.join("; ") }));
         facts
@@ -95,6 +119,35 @@ impl Interruption {
             "at most {} ms by the source's clock{both}, after {} ms of stopping",
             self.ms_by_source, self.stopping_ms
         )
+    }
+}
+
+impl CopiedAhead {
+    /// Of a job whose machine may still run.
+    pub fn of(job: &Job) -> Option<Self> {
+        let ahead = memo::<Prepared>(done(job, "Prepare")?)?.ahead?;
+        let sealed = done(job, "Seal").and_then(memo::<Sealed>).unwrap_or_default();
+        let left = |adopted: Vec<Adopted>| adopted.iter().map(|adopted| adopted.bytes_remote).sum();
+        Some(Self {
+            rounds: ahead.rounds.len(),
+            bytes: ahead.rounds.iter().map(|round| round.bytes).sum(),
+            bytes_left: sealed.adopted.map(left),
+            ended: ahead.ended,
+            not_used: sealed.not_adopted,
+        })
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let Self { rounds, bytes, bytes_left, ended, not_used } = self;
+        match (rounds, bytes_left, not_used) {
+            (0, _, _) => format!("nothing: {ended}"),
+            (_, Some(left), _) => {
+                format!("{} in {rounds} rounds, and {} followed", Bytes(*bytes), Bytes(*left))
+            }
+            (_, None, Some(why)) => format!("{} in {rounds} rounds, of no use: {why}", Bytes(*bytes)),
+            (_, None, None) => format!("{} in {rounds} rounds: {ended}", Bytes(*bytes)),
+        }
     }
 }
 
@@ -160,8 +213,12 @@ mod tests {
             took_ms: Some(1),
             error: Some("w2 did not answer".to_owned()),
         };
-        let crossed =
-            Crossed { interruption: None, stop: Some(StopEnd::Killed { grace_ms: 5 }), steps: vec![step(3)] };
+        let crossed = Crossed {
+            interruption: None,
+            stop: Some(StopEnd::Killed { grace_ms: 5 }),
+            ahead: None,
+            steps: vec![step(3)],
+        };
         let facts = crossed.facts();
         assert_eq!(facts[0], ("stopped", "killed after its grace time of 5 ms".to_owned()));
         assert_eq!(facts[1], ("tried again", "Activate 3 times (w2 did not answer)".to_owned()));

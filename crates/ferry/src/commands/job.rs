@@ -11,6 +11,7 @@ use ferry_api::{
 };
 use serde::de::DeserializeOwned;
 
+use super::crossed::CopiedAhead;
 use super::{base, proof, utc};
 use crate::exit::Exit;
 use crate::output::live::Live;
@@ -328,6 +329,7 @@ fn sheet(job: &Job) -> String {
     facts.extend(job.finished_at_ms.map(|at_ms| ("ended", utc(at_ms))));
     facts.extend(job.reason.as_ref().map(|reason| ("reason", reason.clone())));
     facts.extend(job.progress.as_ref().map(|progress| ("bytes", hydration_text(progress))));
+    facts.extend(CopiedAhead::of(job).map(|ahead| ("copied ahead", ahead.text())));
     facts.extend(base::of_job(job));
     facts.extend(proof::receipt_of(job).map(|receipt| ("receipt", proof::verdict(&receipt))));
     let rows = job.steps.iter().map(|step| {

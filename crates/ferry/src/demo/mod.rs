@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use ferry_api::{
-    AgentApi, CreateMachine, Job, JobState, Machine, MachineRef, MachineSpec, NewVolume, Progress, StartMove,
-    Volume, VolumeOrigin, VolumeRef,
+    AgentApi, CreateMachine, Job, JobState, Machine, MachineRef, MachineSpec, MoveMode, NewVolume, Progress,
+    StartMove, Volume, VolumeOrigin, VolumeRef,
 };
 use ferry_volume::client::BlockClient;
 
@@ -186,8 +186,10 @@ impl Stage {
     }
 
     async fn cross(&self, live: &mut Live) -> Result<Job> {
-        live.line(&format!("\nferry move {MACHINE} --to {}", self.target.name))?;
-        let start = StartMove::new(machine_ref()?, self.target.name.parse()?);
+        live.line(&format!("\nferry move {MACHINE} --to {} --mode cold", self.target.name))?;
+        // That a machine runs before its disk is there is what is to be seen.
+        let start =
+            StartMove { mode: MoveMode::Cold, ..StartMove::new(machine_ref()?, self.target.name.parse()?) };
         let job = self.source.client.move_start(start).await?;
         match follow(&self.source.client, job.id, live, |_| Ok(())).await? {
             Followed::Ended(job) if job.state == JobState::Succeeded => Ok(*job),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskJobs, EventsAfter, Job, JobId, JobState, PaceVolume, StartMove, StepState,
-    UndoMove, VolumeRef, WorkerName,
+    AgentApi, ApiError, AskJobs, EventsAfter, Job, JobId, JobState, MoveMode, PaceVolume, StartMove,
+    StepState, UndoMove, VolumeRef, WorkerName,
 };
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
@@ -96,8 +96,11 @@ impl Crossing {
         let (machine, source) = (machine_ref()?, self.source.clone());
         self.asking = Some(match self.way {
             Way::There(hours) => {
-                let start =
-                    StartMove { retention_hours: Some(hours), ..StartMove::new(machine, self.to.clone()) };
+                let start = StartMove {
+                    retention_hours: Some(hours),
+                    mode: MoveMode::Cold,
+                    ..StartMove::new(machine, self.to.clone())
+                };
                 tokio::spawn(async move { source.move_start(start).await })
             }
             Way::Back => {

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::fences::Fences;
 use crate::host::Host;
-use crate::jobs::{Attic, Guests, Home, Targets};
+use crate::jobs::{Attic, Guests, Home, Targets, past_moves};
 use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::records::{Records, RecordsError, Touched};
@@ -12,8 +12,8 @@ use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskRoot, CopyRoot, CrossingState, ErrorCode, Generation, JobId, JobState, Machine,
-    MachineId, Volume, VolumeKey, WorkerName,
+    AgentApi, ApiError, AskRoot, CopyRoot, CrossingState, ErrorCode, Generation, Job, JobId, JobState,
+    Machine, MachineId, Volume, VolumeKey, WorkerName,
 };
 use ferry_crossing::{Fence, target};
 use ferry_volume::Credentials;
@@ -135,6 +135,10 @@ impl Home for Core {
 
     async fn machine(&self, machine: MachineId) -> Answer<Machine> {
         Ok(self.machines.show(machine).await?)
+    }
+
+    async fn past_moves(&self) -> Answer<Vec<Job>> {
+        Ok(past_moves(&self.records).await?)
     }
 
     async fn volume(&self, copy: VolumeKey) -> Answer<Volume> {

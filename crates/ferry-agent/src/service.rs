@@ -10,8 +10,8 @@ use crate::garbage;
 use crate::host::{ThisHost, blocking};
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
-    AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Office, Queues, begin_fleet, begin_move, forget,
-    reap, sweep,
+    AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Mover, Office, Queues, begin_fleet, begin_move,
+    forget, reap, sweep,
 };
 use crate::machines::{MachinesError, log};
 use crate::metrics;
@@ -28,9 +28,9 @@ use ferry_api::{
     AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot,
     CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
     Garbage, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine,
-    MachineId, MachineLog, MachineRef, Mappings, MoveMode, OnSourceLoss, Ownership, PaceVolume, PaceWorker,
-    Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker, StartMove,
-    StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
+    MachineId, MachineLog, MachineRef, Mappings, MoveMode, MovePlan, OnSourceLoss, Ownership, PaceVolume,
+    PaceWorker, Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker,
+    StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
     VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
@@ -292,16 +292,26 @@ impl Agent {
         terms: Terms,
     ) -> Answer<Job> {
         self.shutdown.admit()?;
+        let input = self.input(record, to, retention_hours, mode)?;
+        Ok(begin_move(&self.jobs.moves, input, terms).await?)
+    }
+
+    fn input(
+        &self,
+        record: MachineRecord,
+        to: WorkerName,
+        retention_hours: Option<u64>,
+        mode: MoveMode,
+    ) -> Answer<MoveInput> {
         self.check_way(&record, &to)?;
-        let input = MoveInput {
+        Ok(MoveInput {
             machine: record.id,
             machine_name: record.name,
             from: self.core.config.name.clone(),
             to,
             retention_ms: self.retention_ms(retention_hours),
             mode,
-        };
-        Ok(begin_move(&self.jobs.moves, input, terms).await?)
+        })
     }
 
     fn check_way(&self, machine: &MachineRecord, to: &WorkerName) -> Answer<()> {
@@ -614,6 +624,12 @@ impl AgentApi for Agent {
         let record = self.core.machines.find(&start.machine).await?;
         let terms = self.terms(start.at_ms, start.after_ms, start.within_ms);
         self.begin_move(record, start.to, start.retention_hours, start.mode, terms).await
+    }
+
+    async fn move_plan(&self, start: StartMove) -> Answer<MovePlan> {
+        let record = self.core.machines.find(&start.machine).await?;
+        let input = self.input(record, start.to, start.retention_hours, start.mode)?;
+        Mover::new(Arc::clone(&self.core), self.clock.clone()).foresee(&input).await
     }
 
     async fn moves_start(&self, start: StartMoves) -> Answer<Job> {

@@ -4,7 +4,7 @@ use crate::{
     AbandonSource, Activate, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot, AskTestimony,
     AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing,
     DestroyMachine, DetachVolume, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents,
-    JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings, OnSourceLoss, PaceVolume,
+    JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume,
     PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartMove, StartMoves,
     Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
     VolumeRef, WorkerInfo, WorkerShutDown,
@@ -141,6 +141,8 @@ pub trait AgentApi: Send + Sync + 'static {
 
     /// Takes on the move of a machine to another worker; answers as soon as the job is durable.
     fn move_start(&self, start: StartMove) -> impl Future<Output = Answer<Job>> + Send;
+    /// Says what such a move would do if it were begun now, and changes nothing.
+    fn move_plan(&self, start: StartMove) -> impl Future<Output = Answer<MovePlan>> + Send;
     /// Takes on the moves of several machines as children of one job; answers as soon as that is durable.
     fn moves_start(&self, start: StartMoves) -> impl Future<Output = Answer<Job>> + Send;
     /// Takes on the move of a machine back to where its last move brought it from. Refused with `HandedOver` where the

@@ -21,6 +21,7 @@ mod machine;
 mod names;
 mod pace;
 mod peer;
+mod plan;
 mod proof;
 mod service;
 mod stop;
@@ -51,6 +52,7 @@ pub use peer::{
     Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Precopy, PrecopyVolume, Prepare,
     PrepareVolume, Reserve, ReserveVolume, VolumeExport,
 };
+pub use plan::{Expected, MovePlan};
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
 pub use service::{AskMappings, Mapping, Mappings, Presence, Protocol, Service, ServiceStatus};
 pub use stop::{SafeToStop, ShutDownWorker, StillToCopy, StopReason, StoppedMachine, WorkerShutDown};

@@ -27,6 +27,7 @@ mod change;
 pub mod directory;
 mod fence;
 pub mod fleet;
+pub mod foresight;
 pub mod garbage;
 pub mod history;
 mod line;

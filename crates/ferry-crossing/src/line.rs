@@ -4,8 +4,8 @@
 //! deed. Before it failures unwind, behind it the move only goes forward.
 
 use ferry_api::{
-    Exit, Generation, Hydration, MachineId, MachineName, MachineSpec, MoveMode, VolumeBase, VolumeId,
-    VolumeKey, VolumeName, WorkerName,
+    Exit, Expected, Generation, Hydration, MachineId, MachineName, MachineSpec, MoveMode, VolumeBase,
+    VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
 use serde::{Deserialize, Serialize};
@@ -132,6 +132,9 @@ pub struct Plan {
     pub created_at_ms: u64,
     /// Its disks.
     pub volumes: Vec<PlannedVolume>,
+    /// How long it was expected to be down; none if an earlier version planned it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expected>,
 }
 
 impl Plan {

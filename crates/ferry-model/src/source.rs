@@ -385,7 +385,13 @@ impl Host {
         for key in machine.volume_keys() {
             volumes.push(reckoning::plan_volume(&self.view(key).ok_or_else(gone)?)?);
         }
-        Ok(Plan { generation: machine.generation, spec: machine.spec.clone(), created_at_ms: 0, volumes })
+        Ok(Plan {
+            generation: machine.generation,
+            spec: machine.spec.clone(),
+            created_at_ms: 0,
+            volumes,
+            expected: None,
+        })
     }
 
     /// Appends what happened, with what follows from it, as one, and goes on to that.

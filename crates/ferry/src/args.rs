@@ -562,6 +562,9 @@ pub struct Move {
     /// latter where that can be and pays (auto)
     #[arg(long, value_enum, default_value_t = Mode::Auto, conflicts_with_all = ["undo", "cancel"])]
     pub mode: Mode,
+    /// Only say what the move would do, and what keeps it from being made; nothing changes
+    #[arg(long, requires = "to", conflicts_with_all = ["undo", "cancel", "detach", "at", "after", "deadline"])]
+    pub plan: bool,
     /// Do not watch: print the job and leave
     #[arg(long)]
     pub detach: bool,

@@ -172,6 +172,8 @@ pub enum Question {
         /// Whether to watch it.
         follow: bool,
     },
+    /// `move --plan`
+    MovePlan(StartMove),
     /// `move --undo`
     MoveUndo {
         /// The wish; instead of a machine it may name the move.
@@ -562,8 +564,9 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
                 [machine] => {
                     let start = StartMove::new(machine.clone(), to);
                     let start = StartMove { retention_hours, at_ms, after_ms, within_ms, mode, ..start };
-                    Question::Move { start, follow }
+                    if wish.plan { Question::MovePlan(start) } else { Question::Move { start, follow } }
                 }
+                _ if wish.plan => return Err(Misuse("--plan is about one machine; name one".to_owned())),
                 _ => {
                     let start =
                         StartMoves { machines, to, retention_hours, at_ms, after_ms, within_ms, mode };

@@ -87,7 +87,8 @@ impl<H: Home, C: Clock> Mover<H, C> {
         }
     }
 
-    async fn why_cold(
+    /// Why it is a cold one, if it is.
+    pub(super) async fn why_cold(
         &self,
         input: &MoveInput,
         plan: &Plan,

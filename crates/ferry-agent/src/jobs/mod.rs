@@ -24,6 +24,7 @@ mod ahead;
 mod clock;
 mod executor;
 mod fleet;
+mod foresee;
 mod history;
 mod journal;
 mod mover;
@@ -44,6 +45,7 @@ pub use ferry_crossing::{
     Receipt, Reserved, ReservedVolume, Retired, Sealed, Stopped, VolumeReceipt,
 };
 pub use fleet::{Fleet, begin_fleet};
+pub(crate) use foresee::past_moves;
 pub use history::{Targets, forget};
 pub use journal::Journal;
 pub use mover::{MOVES, Mover, begin_move};

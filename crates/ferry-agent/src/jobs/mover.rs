@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
+use super::foresee::expect;
 use super::task::{StepContext, Work};
 use super::world::{Home, Target};
 use super::{Clock, Executor, Journal};
@@ -108,7 +109,9 @@ impl<H: Home, C: Clock> Mover<H, C> {
         }
         check_room(&info, &volumes)?;
         check_direct(&info, &volumes)?;
+        let past = self.home.past_moves().await.map_err(refusal)?;
         Ok(Plan {
+            expected: Some(expect(&past, input.machine)),
             generation: machine.generation,
             spec: machine.spec,
             created_at_ms: machine.created_at_ms,

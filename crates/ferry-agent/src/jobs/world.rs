@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use ferry_api::{
-    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Generation, JobId, Machine, MachineId,
+    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Generation, Job, JobId, Machine, MachineId,
     Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
 };
 
@@ -25,6 +25,9 @@ pub trait Home: Send + Sync + 'static {
 
     /// The machine as it stands here.
     fn machine(&self, machine: MachineId) -> impl Future<Output = Answer<Machine>> + Send;
+
+    /// The last moves from here that went through, the latest first.
+    fn past_moves(&self) -> impl Future<Output = Answer<Vec<Job>>> + Send;
 
     /// A copy of a volume as it stands here.
     fn volume(&self, copy: VolumeKey) -> impl Future<Output = Answer<Volume>> + Send;

@@ -2,7 +2,7 @@
 
 use crate::house::{Worker, machine, workers};
 use ferry_agent::jobs::Receipt;
-use ferry_api::{AgentApi, Job, JobState, MachineState, MoveMode, StartMove};
+use ferry_api::{AgentApi, AskJobs, Job, JobState, MachineState, MoveMode, StartMove};
 use ferry_crossing::{Ahead, Prepared, Sealed};
 use ferry_volume::client::BlockClient;
 use serde::de::DeserializeOwned;
@@ -117,6 +117,34 @@ async fn a_machine_that_writes_all_the_while_has_every_write_on_its_new_worker()
     is_proven(&job);
     w1.end().await;
     w2.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_says_what_a_move_would_do_and_changes_nothing() {
+    let [w1, w2] = workers(["", ""]).await;
+    filled(&w1).await;
+    let plan = w1.door().move_plan(warm()).await.unwrap();
+    assert_eq!((plan.mode, &plan.blockers), (MoveMode::Warm, &Vec::new()));
+    assert!(plan.bytes_ahead >= USED && plan.rounds.is_none(), "{plan:?}");
+    assert_eq!(plan.interruption, ferry_api::Expected::default(), "nothing ever moved from here");
+    let by_itself = StartMove { mode: MoveMode::Auto, ..warm() };
+    let small = w1.door().move_plan(by_itself).await.unwrap();
+    assert_eq!((small.mode, small.bytes_ahead), (MoveMode::Cold, 0));
+    assert!(small.why.contains("follow in a moment"), "{small:?}");
+    assert!(w1.door().jobs(AskJobs::default()).await.unwrap().is_empty());
+    let job = moved(&w1).await;
+    let back = StartMove { to: "w1".parse().unwrap(), ..warm() };
+    let back = w2.door().move_start(back).await.unwrap();
+    assert_eq!(w2.finished(back.id).await.state, JobState::Succeeded);
+    let again = w1.door().move_plan(warm()).await.unwrap();
+    assert_eq!((again.rounds, again.interruption.own_moves), (Some(ahead(&job).rounds.len() as u64), 1));
+    assert!(again.interruption.down_ms().is_some() && again.interruption.stop_ms.is_some(), "{again:?}");
+    let planned: ferry_agent::jobs::Plan = memo(&job, "Plan");
+    assert_eq!(planned.expected, Some(ferry_api::Expected::default()));
+    w2.end().await;
+    let away = w1.door().move_plan(warm()).await.unwrap();
+    assert_eq!(away.blockers.len(), 1, "{away:?}");
+    w1.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

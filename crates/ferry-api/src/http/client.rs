@@ -5,7 +5,7 @@ use crate::{
     AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine,
     Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume,
     ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings,
-    OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus,
+    MovePlan, OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus,
     ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
     VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
@@ -401,6 +401,10 @@ impl AgentApi for Client {
 
     async fn move_start(&self, start: StartMove) -> Result<Job, ApiError> {
         self.post(&["moves"], &start).await
+    }
+
+    async fn move_plan(&self, start: StartMove) -> Result<MovePlan, ApiError> {
+        self.post(&["moves", "plan"], &start).await
     }
 
     async fn move_undo(&self, undo: UndoMove) -> Result<Job, ApiError> {

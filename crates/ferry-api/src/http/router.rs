@@ -52,6 +52,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/volumes/{volume}/sources", post(volume_change_sources::<A>))
         .route("/v1/volumes/{volume}/abandon-source", post(volume_abandon_source::<A>))
         .route("/v1/moves", post(move_start::<A>))
+        .route("/v1/moves/plan", post(move_plan::<A>))
         .route("/v1/moves/several", post(moves_start::<A>))
         .route("/v1/moves/undo", post(move_undo::<A>))
         .route("/v1/moves/cancel", post(move_cancel::<A>))
@@ -192,6 +193,7 @@ by_body!(garbage_clear, AskGarbage);
 by_body!(machine_create, CreateMachine);
 by_body!(volume_import, ImportVolume);
 by_body!(move_start, StartMove);
+by_body!(move_plan, StartMove);
 by_body!(moves_start, StartMoves);
 by_body!(move_undo, UndoMove);
 by_body!(move_cancel, CancelMove);

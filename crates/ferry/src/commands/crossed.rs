@@ -4,7 +4,7 @@
 //! Invariant: a span is told with the clocks that it rests on; none is made up where an entry is missing.
 
 use ferry_agent::jobs::{Adopted, Booted, Plan, Prepared, Sealed, Stopped};
-use ferry_api::{Exit, Job, JobStep, StepState};
+use ferry_api::{Exit, Expected, Job, JobStep, StepState};
 use serde::Serialize;
 
 use super::job::{memo, step, took_ms};
@@ -32,6 +32,8 @@ pub struct Interruption {
     pub ms_by_both: Option<i64>,
     /// How long it took to stop before that, by the source's clock.
     pub stopping_ms: u64,
+    /// What was expected of it when the move was planned, by the moves before.
+    pub expected: Option<Expected>,
 }
 
 /// How a machine stopped.
@@ -115,8 +117,10 @@ impl Crossed {
 impl Interruption {
     fn text(&self) -> String {
         let both = self.ms_by_both.map(|ms| format!(", {ms} ms by both clocks")).unwrap_or_default();
+        let expected = self.expected.as_ref().and_then(Expected::down_ms);
+        let expected = expected.map(|ms| format!("; {ms} ms were expected")).unwrap_or_default();
         format!(
-            "at most {} ms by the source's clock{both}, after {} ms of stopping",
+            "at most {} ms by the source's clock{both}, after {} ms of stopping{expected}",
             self.ms_by_source, self.stopping_ms
         )
     }
@@ -179,6 +183,7 @@ fn interruption(job: &Job) -> Option<Interruption> {
         ms_by_source: heard_ms.saturating_sub(stopped_ms),
         ms_by_both: signed(ran_ms).zip(signed(stopped_ms)).map(|(ran, stopped)| ran - stopped),
         stopping_ms: took_ms(stop).unwrap_or(0),
+        expected: done(job, "Plan").and_then(memo::<Plan>).and_then(|plan| plan.expected),
     })
 }
 
@@ -227,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_span_is_told_with_its_clocks() {
-        let down = Interruption { ms_by_source: 31, ms_by_both: Some(-2), stopping_ms: 4 };
+        let down = Interruption { ms_by_source: 31, ms_by_both: Some(-2), stopping_ms: 4, expected: None };
         assert_eq!(
             down.text(),
             "at most 31 ms by the source's clock, -2 ms by both clocks, after 4 ms of stopping"

@@ -4,6 +4,7 @@ pub mod agent;
 mod attach;
 mod base;
 mod crossed;
+mod foreseen;
 pub mod gc;
 pub mod job;
 mod logs;
@@ -62,6 +63,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::VolumeAbandonSource(volume, abandon) => loss::abandon(&agent, json, &volume, abandon).await,
         Question::VolumeDelete(volume) => volume::delete(&agent, json, &volume).await,
         Question::Moves { start, follow } => mv::start_several(&agent, json, start, follow).await,
+        Question::MovePlan(start) => foreseen::plan(&agent, json, start).await,
         Question::Move { start, follow } => mv::start(&agent, json, start, follow).await,
         Question::MoveUndo { undo, follow } => mv::undo(&agent, json, undo, follow).await,
         Question::MoveCancel { cancel, follow } => mv::cancel(&agent, json, cancel, follow).await,

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
     ApiError, AskRoot, BadRanges, CopyRoot, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode,
-    Generation, Hydration, JobId, Machine, MachineId, MachineSpec, MachineState, MachineVolume, Ownership,
-    Precopied, Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
+    Generation, Hydration, Job, JobId, Machine, MachineId, MachineSpec, MachineState, MachineVolume,
+    Ownership, Precopied, Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource,
+    WorkerName,
 };
 use tokio::sync::Notify;
 
@@ -23,7 +24,7 @@ pub(super) const LOOKS_UNTIL_WHOLE: u32 = 3;
 /// Size of each volume, in bytes.
 pub(super) const SIZE_BYTES: u64 = 1 << 20;
 /// What the machine changes in each volume before the first mark, in bytes.
-const CHANGES_BYTES: u64 = 64 << 20;
+const CHANGES_BYTES: u64 = 16 << 20;
 /// Size of each region, in bytes.
 pub(super) const REGION_BYTES: u64 = 1 << 16;
 
@@ -427,6 +428,10 @@ impl Home for Alpha {
             Some(_) | None => Ok(machine),
         };
         self.0.call(known).await
+    }
+
+    async fn past_moves(&self) -> Result<Vec<Job>, ApiError> {
+        Ok(Vec::new())
     }
 
     async fn volume(&self, copy: VolumeKey) -> Result<Volume, ApiError> {

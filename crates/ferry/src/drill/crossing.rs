@@ -32,6 +32,8 @@ pub enum Way {
     There(u64),
     /// Back to where it came from.
     Back,
+    /// To the other worker, copied ahead. Its disk is never held back: the rounds would be, too.
+    Warm,
 }
 
 /// A move that is under way.
@@ -71,7 +73,8 @@ impl Crossing {
     pub async fn prepare(lane: &Lane, way: Way) -> Result<Self> {
         let (source, target) = (&lane.seats[lane.home], &lane.seats[1 - lane.home]);
         let volume = VolumeRef::Id(lane.volume);
-        source.client.volume_pace(&volume, paced(Some(HELD_BACK))).await?;
+        let held_back = (way != Way::Warm).then_some(HELD_BACK);
+        source.client.volume_pace(&volume, paced(held_back)).await?;
         Ok(Self {
             before: source.client.jobs(AskJobs::default()).await?.iter().map(|job| job.id).max(),
             source: source.client.clone(),
@@ -94,16 +97,18 @@ impl Crossing {
     /// None: the name of the machine is one.
     pub fn start(&mut self) -> Result<()> {
         let (machine, source) = (machine_ref()?, self.source.clone());
-        self.asking = Some(match self.way {
-            Way::There(hours) => {
-                let start = StartMove {
-                    retention_hours: Some(hours),
-                    mode: MoveMode::Cold,
-                    ..StartMove::new(machine, self.to.clone())
-                };
+        let there = match self.way {
+            Way::There(hours) => Some((hours, MoveMode::Cold)),
+            Way::Warm => Some((0, MoveMode::Warm)),
+            Way::Back => None,
+        };
+        self.asking = Some(match there {
+            Some((hours, mode)) => {
+                let start = StartMove::new(machine, self.to.clone());
+                let start = StartMove { retention_hours: Some(hours), mode, ..start };
                 tokio::spawn(async move { source.move_start(start).await })
             }
-            Way::Back => {
+            None => {
                 let undo = UndoMove { machine, of: None, retention_hours: Some(0) };
                 tokio::spawn(async move { source.move_undo(undo).await })
             }

@@ -181,7 +181,7 @@ fn own(kind: Kind, points: &[Point], all: &BTreeMap<Kind, Vec<Point>>) -> Vec<Po
     let is_own = |point: &&Point| {
         // Halfway two moves are under way at once, and end in no fixed order.
         let always_comes = kind.went_there() != Some(WentThere::Halfway) || !point.is_late;
-        always_comes && !known.iter().any(|known| known.is_same(point))
+        always_comes && kind.is_drilled_at(&point.phase) && !known.iter().any(|known| known.is_same(point))
     };
     points.iter().filter(is_own).cloned().collect()
 }

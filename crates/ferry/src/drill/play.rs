@@ -153,7 +153,11 @@ async fn ready(lane: &mut Lane, kind: Kind) -> Result<Crossing> {
         }
     }
     lane.gate.fail(kind.fails_at());
-    let way = if kind.went_there().is_some() { Way::Back } else { Way::There(0) };
+    let way = match kind {
+        Kind::Back | Kind::BackHalfway => Way::Back,
+        Kind::Warm => Way::Warm,
+        Kind::Move | Kind::Undone | Kind::Cancelled => Way::There(0),
+    };
     let mut crossing = Crossing::prepare(lane, way).await?;
     if kind == Kind::Cancelled {
         crossing.is_cancelled_by(cancel::while_it_seals(lane)?);
@@ -238,7 +242,9 @@ pub async fn rehearse(lane: &mut Lane, kind: Kind) -> Result<Vec<Point>> {
     crossing.start()?;
     let job = crossing.ended().await?.ok_or_else(|| anyhow!("the rehearsal never began"))?;
     match (kind, job.state) {
-        (Kind::Move | Kind::Back | Kind::BackHalfway, JobState::Succeeded) => lane.home = 1 - lane.home,
+        (Kind::Move | Kind::Back | Kind::BackHalfway | Kind::Warm, JobState::Succeeded) => {
+            lane.home = 1 - lane.home
+        }
         (Kind::Undone, JobState::Failed) | (Kind::Cancelled, JobState::Cancelled) => {}
         _ => bail!("the rehearsal went wrong: {}", in_words(Some(&job))),
     }

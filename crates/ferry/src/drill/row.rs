@@ -21,6 +21,8 @@ pub enum Kind {
     Back,
     /// The way back of a machine whose disk still follows it.
     BackHalfway,
+    /// A warm move that goes through, up to where its machine runs again: from there on it is as any other.
+    Warm,
 }
 
 /// How far a machine went before what is drilled begins.
@@ -34,12 +36,13 @@ pub enum WentThere {
 
 impl Kind {
     /// All there are.
-    pub const ALL: [Self; 5] = [Self::Move, Self::Undone, Self::Cancelled, Self::Back, Self::BackHalfway];
+    pub const ALL: [Self; 6] =
+        [Self::Move, Self::Undone, Self::Cancelled, Self::Back, Self::BackHalfway, Self::Warm];
 
     /// The step that is made to fail.
     pub fn fails_at(self) -> Option<&'static str> {
         match self {
-            Self::Move | Self::Cancelled | Self::Back | Self::BackHalfway => None,
+            Self::Move | Self::Cancelled | Self::Back | Self::BackHalfway | Self::Warm => None,
             Self::Undone => Some("HandOver"),
         }
     }
@@ -47,7 +50,7 @@ impl Kind {
     /// What came before, if it is a way back.
     pub fn went_there(self) -> Option<WentThere> {
         match self {
-            Self::Move | Self::Undone | Self::Cancelled => None,
+            Self::Move | Self::Undone | Self::Cancelled | Self::Warm => None,
             Self::Back => Some(WentThere::Whole),
             Self::BackHalfway => Some(WentThere::Halfway),
         }
@@ -57,7 +60,15 @@ impl Kind {
     pub fn begins_as(self) -> Option<Self> {
         match self {
             Self::Undone | Self::Cancelled => Some(Self::Move),
-            Self::Move | Self::Back | Self::BackHalfway => None,
+            Self::Move | Self::Back | Self::BackHalfway | Self::Warm => None,
+        }
+    }
+
+    /// Whether it is drilled while this step is under way.
+    pub fn is_drilled_at(self, phase: &str) -> bool {
+        match self {
+            Self::Warm => matches!(phase, "Prepare" | "Stop" | "Seal" | "HandOver" | "Activate" | "Boot"),
+            Self::Move | Self::Undone | Self::Cancelled | Self::Back | Self::BackHalfway => true,
         }
     }
 }
@@ -70,6 +81,7 @@ impl fmt::Display for Kind {
             Self::Cancelled => "cancelled move",
             Self::Back => "way back",
             Self::BackHalfway => "way back halfway",
+            Self::Warm => "warm move",
         })
     }
 }

@@ -11,6 +11,7 @@ mod driver;
 mod error;
 mod frontend;
 mod garbage;
+mod health;
 pub mod http;
 mod ids;
 mod inside;
@@ -34,6 +35,7 @@ pub use driver::{Driver, DriverInfo, DriverKind, ProcessSpec};
 pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
 pub use garbage::{Artefact, AskGarbage, Garbage, Remnant};
+pub use health::{Health, HealthCheck, HttpUrl, HttpUrlError, Probe};
 pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_from};
 pub use inside::{Filesystem, Isolation, Mount, MountPath, MountPathError, Network};
 pub use job::{

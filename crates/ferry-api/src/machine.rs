@@ -1,8 +1,8 @@
 //! Machines: stateful guests with an id that never changes.
 
 use crate::{
-    Driver, Generation, Isolation, JobId, MachineId, MachineName, Mount, ProcessSpec, Service, VolumeId,
-    VolumeName, VolumeRef, WorkerName,
+    Driver, Generation, Health, HealthCheck, Isolation, JobId, MachineId, MachineName, Mount, ProcessSpec,
+    Service, VolumeId, VolumeName, VolumeRef, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -13,9 +13,9 @@ use std::str::FromStr;
 /// How long a machine may take to stop before it is killed, when nothing else is asked for, in milliseconds.
 const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
-/// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services. A machine
+/// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health checks. A machine
 /// moves only to a worker that understands all of its spec.
-pub const SPEC_VERSION: u32 = 3;
+pub const SPEC_VERSION: u32 = 4;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,9 @@ pub struct MachineSpec {
     /// What of it is reached on every worker, wherever it is; at most [`Service::PER_MACHINE_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
+    /// How it is found out whether it is well; none: it is not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
 }
 
 fn stop_grace_ms_default() -> u64 {
@@ -115,6 +118,7 @@ impl MachineSpec {
             mounts: BTreeMap::new(),
             isolation: None,
             services: Vec::new(),
+            health: None,
         }
     }
 
@@ -127,10 +131,11 @@ impl MachineSpec {
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
-        match (self.services.is_empty(), self.is_isolated()) {
-            (false, _) => 3,
-            (true, true) => 2,
-            (true, false) => 1,
+        match (&self.health, self.services.is_empty(), self.is_isolated()) {
+            (Some(_), _, _) => 4,
+            (None, false, _) => 3,
+            (None, true, true) => 2,
+            (None, true, false) => 1,
         }
     }
 }
@@ -233,6 +238,9 @@ pub struct Machine {
     pub desired: Desired,
     /// What is so.
     pub state: MachineState,
+    /// How it is, if it runs and its spec says how to find out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// The job that holds it, if one does.
     pub job: Option<JobId>,
     /// How it ended the last time, if it did.
@@ -348,6 +356,8 @@ mod tests {
         spec.mounts.insert("data".parse().unwrap(), mount);
         assert_eq!((spec.version(), spec.is_isolated()), (2, true));
         spec.services.push(serde_json::from_str(r#"{"port": 80}"#).unwrap());
+        assert_eq!(spec.version(), 3);
+        spec.health = Some(crate::Probe::Command(vec!["true".to_owned()]).into());
         assert_eq!(spec.version(), SPEC_VERSION);
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<MachineSpec>(&json).unwrap(), spec);

@@ -266,6 +266,7 @@ pub(crate) mod tests {
             volumes: Vec::new(),
             desired: Desired::Running,
             state,
+            health: None,
             job: None,
             last_exit: None,
             log: "machine.log".into(),

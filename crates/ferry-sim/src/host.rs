@@ -12,7 +12,7 @@ use ferry_agent::host::{Doing, Host, Question};
 use ferry_agent::lying::{Lying, MachinePlace, Place, Running};
 use ferry_agent::records::{Change, Gate, ProcessMark, VolumeRecord};
 use ferry_agent::volumes::VolumesError;
-use ferry_api::{DriverKind, MachineId, MachineSpec, Ownership, VolumeKey};
+use ferry_api::{DriverKind, HealthCheck, MachineId, MachineSpec, Ownership, VolumeKey};
 use ferry_crossing::Subject;
 use ferry_engine::{Geometry, MapState, Phase, map};
 use ferry_volume::client::BlockError;
@@ -408,6 +408,15 @@ impl Driver for Simulated {
             let held = Held::new(self, launch);
             Ok(Box::new(held) as Box<dyn HeldMachine>)
         })
+    }
+
+    fn try_health<'a>(
+        &'a self,
+        _launch: &'a Launch,
+        _mark: &'a ProcessMark,
+        _check: &'a HealthCheck,
+    ) -> Doing<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn find(&self, _dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {

@@ -108,6 +108,12 @@ pub enum Command {
     /// What a machine with namespaces of its own runs first
     #[command(hide = true)]
     MachineInit(MachineInit),
+    /// How an agent tries how a machine is
+    #[command(hide = true)]
+    MachineProbe {
+        /// What is tried, as the agent writes it
+        words: String,
+    },
     /// The machine of the demo
     #[command(hide = true)]
     DemoWriter(DemoWriter),

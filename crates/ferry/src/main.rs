@@ -82,6 +82,7 @@ fn run(meant: Meant) -> Result<Exit> {
             in_runtime(commands::agent::run(&config, drill))
         }
         Meant::MachineInit(init) => commands::agent::machine_init(&init),
+        Meant::MachineProbe(words) => commands::agent::machine_probe(&words),
         Meant::VolumeServer(server) => {
             log_to_stderr();
             commands::volume_server::run(server)

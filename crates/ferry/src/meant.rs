@@ -1,6 +1,7 @@
 //! What was meant: the typed words as values of the API. Whatever is wrong with them is found here, before anything
 //! is asked of an agent; behind this door nothing is checked again.
 
+mod health;
 mod loss;
 pub mod machine_file;
 mod pace;
@@ -85,6 +86,8 @@ pub enum Meant {
     },
     /// Be the first process of a machine, or the one that keeps it.
     MachineInit(args::MachineInit),
+    /// Try how a machine is.
+    MachineProbe(String),
     /// Be a volume server.
     VolumeServer(args::VolumeServer),
     /// Ask an agent.
@@ -247,6 +250,7 @@ impl Meant {
             }
             args::Command::Agent { config, drill } => Ok(Self::Agent { config, drill }),
             args::Command::MachineInit(init) => Ok(Self::MachineInit(init)),
+            args::Command::MachineProbe { words } => Ok(Self::MachineProbe(words)),
             args::Command::VolumeServer(server) => Ok(Self::VolumeServer(server)),
             args::Command::Machine(machine) => machine_question(machine),
             args::Command::Service(args::service::Service::List { asking }) => {
@@ -371,6 +375,7 @@ fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> 
             mounts: BTreeMap::new(),
             isolation: None,
             services: Vec::new(),
+            health: None,
         },
         volumes,
         start: !create.stopped,

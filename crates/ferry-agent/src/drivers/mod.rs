@@ -8,19 +8,21 @@ pub(crate) mod filesystem;
 pub(crate) mod inhibitor;
 mod init;
 pub(crate) mod isolated;
+mod probe;
 mod process;
 mod server;
 mod watch;
 
 pub use filesystem::Holds;
 pub use init::{InitError, Side, init};
+pub use probe::{ProbeError, probe};
 pub use process::ProcessDriver;
 pub use server::{LaunchError, Launcher};
 pub use watch::{Ended, Watch, Watched, boot_id, mark_of};
 
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::{MachineName, MachineSpec, Mount};
+use ferry_api::{HealthCheck, MachineName, MachineSpec, Mount};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -125,6 +127,15 @@ pub trait Driver: Send + Sync + 'static {
     /// # Errors
     /// The program is not there, or the system refuses.
     fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>>;
+
+    /// Tries once how a machine is that runs by this mark, in the time that `check` gives. The error says in words what is
+    /// wrong with it.
+    fn try_health<'a>(
+        &'a self,
+        launch: &'a Launch,
+        mark: &'a ProcessMark,
+        check: &'a HealthCheck,
+    ) -> Doing<'a, Result<(), String>>;
 
     /// The machine with this mark, if it still runs; `dir` is its own directory. If it ended unseen, nothing of it runs any
     /// more after this.

@@ -8,10 +8,10 @@
 //! A machine that mounts volumes, or is isolated, becomes this program first, which makes its namespaces (`init`).
 
 use super::watch::{Watch, mark_of};
-use super::{Driver, DriverError, HeldMachine, Launch, isolated};
+use super::{Driver, DriverError, HeldMachine, Launch, isolated, probe};
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::{MachineSpec, ProcessSpec};
+use ferry_api::{HealthCheck, MachineSpec, Probe, ProcessSpec};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -59,6 +59,26 @@ impl Driver for ProcessDriver {
         Box::pin(async { Ok(Box::new(self.hold(launch).await?) as Box<dyn HeldMachine>) })
     }
 
+    fn try_health<'a>(
+        &'a self,
+        launch: &'a Launch,
+        mark: &'a ProcessMark,
+        check: &'a HealthCheck,
+    ) -> Doing<'a, Result<(), String>> {
+        let inside = launch.spec.is_isolated().then(|| (mark.clone(), launch.dir.join(isolated::PLAN)));
+        let one = probe::Try { inside, probe: check.probe.clone(), timeout_ms: check.timeout_ms };
+        let words = serde_json::to_string(&one).expect("what is tried is plain data and always encodes");
+        let mut command = Command::new(&self.program);
+        command.args(["machine-probe", &words]);
+        clothe(&mut command, launch);
+        Box::pin(async move {
+            let _one_at_a_time = self.making.lock().await;
+            let trying = probe::begin(command)?;
+            drop(_one_at_a_time);
+            trying.outcome(check).await
+        })
+    }
+
     fn find(&self, _dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
         let failed = |cause| DriverError::Io { doing: format!("look for process {}", mark.pid), cause };
         let found = Watch::find(mark).map_err(failed)?;
@@ -79,6 +99,9 @@ fn check(spec: &MachineSpec) -> Result<(), DriverError> {
         return Ok(());
     }
     find_program(command)?;
+    if let Some(Probe::Command(words)) = spec.health.as_ref().map(|check| &check.probe) {
+        find_program(words.first().map_or("", String::as_str))?;
+    }
     match workdir {
         Some(path) if !path.is_dir() => Err(DriverError::NoWorkdir { path: path.clone() }),
         Some(_) | None => Ok(()),
@@ -109,24 +132,18 @@ impl ProcessDriver {
     }
 
     async fn hold(&self, launch: &Launch) -> Result<Held, DriverError> {
-        let ProcessSpec { command, args: _, env, workdir } = process_of(&launch.spec);
+        let ProcessSpec { command, .. } = process_of(&launch.spec);
         let words = self.first_words(launch)?;
-        // One with a root of its own finds its directory inside.
-        let workdir = workdir.as_ref().filter(|_| !launch.spec.is_isolated()).unwrap_or(&launch.dir);
         let log = open_log(&launch.log)?;
         let failed = |doing: &str| {
             let doing = format!("{doing} {command}");
             move |cause| DriverError::Io { doing, cause }
         };
         let _one_at_a_time = self.making.lock().await;
-        let mut child = Command::new("/bin/sh")
-            .args(["-c", GATE, "ferry-machine"])
-            .args(&words)
-            .env_clear()
-            .envs(KEPT_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-            .envs(env)
-            .envs(&launch.env)
-            .current_dir(workdir)
+        let mut gate = Command::new("/bin/sh");
+        gate.args(["-c", GATE, "ferry-machine"]).args(&words);
+        clothe(&mut gate, launch);
+        let mut child = gate
             .stdin(Stdio::piped())
             .stdout(log.try_clone().map_err(failed("log the output of"))?)
             .stderr(log)
@@ -160,6 +177,19 @@ impl HeldMachine for Held {
             watch.ended().await;
         })
     }
+}
+
+/// Gives a command the environment and the directory of a machine.
+fn clothe(command: &mut Command, launch: &Launch) {
+    let ProcessSpec { env, workdir, .. } = process_of(&launch.spec);
+    // One with a root of its own finds its directory inside.
+    let workdir = workdir.as_ref().filter(|_| !launch.spec.is_isolated()).unwrap_or(&launch.dir);
+    command
+        .env_clear()
+        .envs(KEPT_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .envs(env)
+        .envs(&launch.env)
+        .current_dir(workdir);
 }
 
 /// Finds a program as a shell would.

@@ -2,11 +2,12 @@
 //!
 //! Only the minder's own task starts, stops and reaps; others poke it and wait.
 
+use super::health::Nurse;
 use super::policy::{RAN_WELL, stays_down, wait};
 use super::{Inner, MachinesError};
 use crate::drivers::{Ended, Watch};
-use crate::records::{Change, MachineRecord};
-use ferry_api::{ApiError, ErrorCode, Exit, MachineId, MachineState};
+use crate::records::{Change, MachineRecord, ProcessMark};
+use ferry_api::{ApiError, ErrorCode, Exit, Health, MachineId, MachineState};
 use ferry_crossing::Subject;
 use ferry_crossing::minding::{Care, care, care_at_the_end};
 use ferry_volume::control::Phase;
@@ -40,6 +41,8 @@ struct Seen {
     restarts: u32,
     /// When it may be started again, and the same for people.
     not_before: Option<(Instant, u64)>,
+    /// Who looks after it while it runs, if it wants that.
+    nurse: Option<Nurse>,
 }
 
 /// What a minder waits for.
@@ -91,6 +94,11 @@ impl Minder {
     /// Why the last start failed, if it did.
     pub(super) fn trouble(&self) -> Option<String> {
         self.seen().trouble.clone()
+    }
+
+    /// How the machine is, if it runs and that is asked.
+    pub(super) fn health(&self) -> Option<Health> {
+        self.seen().nurse.as_ref().map(Nurse::health)
     }
 
     /// What a machine waits for that shall run and does not.
@@ -161,7 +169,7 @@ impl Minder {
     }
 
     /// Does what is to be done.
-    async fn pass(&self, inner: &Inner, running: Option<Watch>) -> Result<Next, MachinesError> {
+    async fn pass(&self, inner: &Arc<Inner>, running: Option<Watch>) -> Result<Next, MachinesError> {
         let Some(record) = inner.records.machine(self.id).await? else { return Ok(Next::Gone) };
         let running = match (running, &record.process) {
             (Some(watch), _) => Some(watch),
@@ -181,8 +189,14 @@ impl Minder {
             false => care(&record, running.is_some()),
         };
         match (care, running) {
-            (Care::Leave, Some(watch)) => Ok(Next::Up(watch)),
+            (Care::Leave, Some(watch)) => {
+                if let Some(mark) = &record.process {
+                    self.look_after(inner, &record, mark)?;
+                }
+                Ok(Next::Up(watch))
+            }
             (Care::Stop, Some(watch)) => {
+                self.seen().nurse = None;
                 let grace = Duration::from_millis(record.spec.stop_grace_ms);
                 let ended = watch.stop(record.spec.stop_signal.number(), grace).await;
                 inner.unmounted(&record).await?;
@@ -195,14 +209,33 @@ impl Minder {
                 let not_before = self.seen().not_before;
                 match not_before {
                     Some((at, _)) if at > Instant::now() => Ok(Next::Later(at - Instant::now())),
-                    Some(_) | None => inner.start(&record).await.map(Next::Up),
+                    Some(_) | None => {
+                        let (watch, mark) = inner.start(&record).await?;
+                        self.look_after(inner, &record, &mark)?;
+                        Ok(Next::Up(watch))
+                    }
                 }
             }
         }
     }
 
+    /// Has somebody see how a machine is that runs, if nobody does yet and its spec asks for it.
+    fn look_after(
+        &self,
+        inner: &Arc<Inner>,
+        record: &MachineRecord,
+        mark: &ProcessMark,
+    ) -> Result<(), MachinesError> {
+        if record.spec.health.is_some() && self.seen().nurse.is_none() {
+            let launch = inner.launch(record, Vec::new())?;
+            self.seen().nurse = Nurse::begin(inner, launch, mark.clone());
+        }
+        Ok(())
+    }
+
     /// Records that the process ended by itself, and decides what follows.
     async fn note_end(&self, inner: &Inner, ended: Ended) {
+        self.seen().nurse = None;
         tracing::info!(machine = %self.id, %ended, "a machine ended");
         let record = match inner.records.machine(self.id).await {
             Ok(Some(record)) => record,
@@ -264,7 +297,7 @@ impl Inner {
     }
 
     /// Opens a machine's volumes and starts it; its process is recorded before it runs.
-    async fn start(&self, record: &MachineRecord) -> Result<Watch, MachinesError> {
+    async fn start(&self, record: &MachineRecord) -> Result<(Watch, ProcessMark), MachinesError> {
         if let Some(fence) = self.fences.barring(Subject::Machine(record.id), record.generation)? {
             return Err(MachinesError::Fenced { name: record.name.clone(), fence });
         }
@@ -282,13 +315,14 @@ impl Inner {
         let mounts = self.to_mount(record).await?;
         let held = driver.start(&self.launch(record, mounts)?).await?;
         let process = held.mark().clone();
-        let recorded = self.records.change(vec![Change::ProcessStarts { machine: record.id, process }]).await;
+        let starts = Change::ProcessStarts { machine: record.id, process: process.clone() };
+        let recorded = self.records.change(vec![starts]).await;
         if let Err(error) = recorded {
             held.abandon().await;
             return Err(error.into());
         }
         match held.release() {
-            Ok(watch) => Ok(watch),
+            Ok(watch) => Ok((watch, process)),
             Err(error) => {
                 self.records.change(vec![self.process_ended(record.id, None, false)]).await?;
                 Err(error.into())

@@ -9,6 +9,7 @@
 //! records before it does anything. Machines outlive the agent; the next one finds them by their marks.
 
 mod filesystems;
+mod health;
 pub(crate) mod log;
 mod minder;
 mod policy;
@@ -21,7 +22,7 @@ use crate::host::{Host, blocking};
 use crate::records::{Change, MachineRecord, Records, RecordsError, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    ApiError, AskLog, DriverInfo, DriverKind, ErrorCode, Machine, MachineId, MachineLog, MachineName,
+    ApiError, AskLog, DriverInfo, DriverKind, ErrorCode, Health, Machine, MachineId, MachineLog, MachineName,
     MachineRef, MachineSpec, MachineState, VolumeName, WorkerName,
 };
 use ferry_crossing::{Fence, Subject, minding};
@@ -349,6 +350,7 @@ impl Machines {
 
     fn view(&self, record: MachineRecord) -> Machine {
         Machine {
+            health: self.health(&record),
             state: self.state(&record),
             log: self.inner.dir(record.id).join(LOG),
             id: record.id,
@@ -362,6 +364,13 @@ impl Machines {
             last_exit: record.last_exit,
             created_at_ms: record.created_at_ms,
         }
+    }
+
+    fn health(&self, record: &MachineRecord) -> Option<Health> {
+        let runs = record.standing == Standing::Ours && record.process.is_some();
+        let known =
+            (runs && record.spec.health.is_some()).then(|| Inner::minder(&self.inner, record.id).health());
+        known.map(|known| known.unwrap_or(Health::Starting { why: None }))
     }
 
     fn state(&self, record: &MachineRecord) -> MachineState {

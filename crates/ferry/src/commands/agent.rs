@@ -23,3 +23,8 @@ pub fn machine_init(init: &MachineInit) -> Result<Exit> {
     let side = if init.inside { Side::Init } else { Side::Keeper };
     Ok(Exit::AsMachine(ferry_agent::drivers::init(&init.plan, side)?))
 }
+
+/// Tries once how a machine is; ends as its health command does.
+pub fn machine_probe(words: &str) -> Result<Exit> {
+    Ok(Exit::AsMachine(ferry_agent::drivers::probe(words)?))
+}

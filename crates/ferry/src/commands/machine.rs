@@ -3,10 +3,12 @@
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, CreateMachine, Desired, DestroyMachine, Driver, Exit as MachineExit, Isolation, Machine,
-    MachineRef, MachineSpec, MachineState, Mount, Network, ProcessSpec, RestartPolicy, VolumeName, VolumeRef,
+    AgentApi, CreateMachine, Desired, DestroyMachine, Driver, Exit as MachineExit, Health, HealthCheck,
+    Isolation, Machine, MachineRef, MachineSpec, MachineState, Mount, Network, ProcessSpec, RestartPolicy,
+    VolumeName, VolumeRef,
 };
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{service, utc};
 use crate::exit::Exit;
@@ -72,6 +74,7 @@ pub async fn show(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
         ("worker", machine.worker.to_string()),
         ("generation", machine.generation.to_string()),
         ("state", state_text(&machine.state)),
+        ("health", health_text(machine.health.as_ref(), spec.health.as_ref())),
         ("wanted", desired_text(machine.desired).to_owned()),
         ("held by job", machine.job.map_or_else(|| "-".to_owned(), |job| job.to_string())),
         ("command", command_text(&spec.driver)),
@@ -127,7 +130,7 @@ fn row(machine: &Machine) -> [String; 6] {
     let volumes: Vec<&str> = machine.volumes.iter().map(|volume| volume.name.as_str()).collect();
     [
         machine.name.to_string(),
-        state_in_short(&machine.state),
+        format!("{}{}", state_in_short(&machine.state), health_in_short(machine.health.as_ref())),
         machine.generation.to_string(),
         if volumes.is_empty() { "-".to_owned() } else { volumes.join(",") },
         machine.id.to_string(),
@@ -159,6 +162,28 @@ fn state_in_short(state: &MachineState) -> String {
         | MachineState::Restarting { .. }
         | MachineState::Halted { .. }
         | MachineState::HandedOver { .. } => state_text(state),
+    }
+}
+
+fn health_text(health: Option<&Health>, check: Option<&HealthCheck>) -> String {
+    let known = match health {
+        None => "-".to_owned(),
+        Some(Health::Starting { why: None }) => "starting".to_owned(),
+        Some(Health::Starting { why: Some(why) }) => format!("starting: {why}"),
+        Some(Health::Healthy { since_ms }) => format!("healthy since {}", utc(*since_ms)),
+        Some(Health::Unhealthy { since_ms, why }) => format!("unhealthy since {}: {why}", utc(*since_ms)),
+    };
+    let tried = check
+        .map(|check| format!(" ({} every {})", check.probe, Span(Duration::from_millis(check.interval_ms))));
+    format!("{known}{}", tried.unwrap_or_default())
+}
+
+/// The same where there is no room for reasons.
+fn health_in_short(health: Option<&Health>) -> &'static str {
+    match health {
+        None | Some(Health::Starting { .. }) => "",
+        Some(Health::Healthy { .. }) => ", healthy",
+        Some(Health::Unhealthy { .. }) => ", unhealthy",
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: what is wrong with it is told as file, line and field in one sentence, before an agent is asked.
 
 use super::Misuse;
+use super::health::HealthInFile;
 use crate::output::bytes::{parse_size, parse_span};
 use ferry_api::{
     CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, Mount, MountPath,
@@ -44,6 +45,8 @@ struct MachineFile {
     restart: RestartPolicy,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    health: Option<HealthInFile>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     volumes: BTreeMap<VolumeName, VolumeInFile>,
 }
@@ -117,6 +120,7 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>) -> Stri
         stop_grace: Duration::from_millis(machine.spec.stop_grace_ms),
         restart: machine.spec.restart,
         env,
+        health: machine.spec.health.clone().map(HealthInFile::from),
         volumes: machine.volumes.iter().map(|known| (known.name.clone(), volume(&known.name))).collect(),
     };
     toml::to_string_pretty(&file).expect("a machine is plain data and always encodes")
@@ -146,6 +150,8 @@ fn understand(text: &str) -> Result<CreateMachine, String> {
         let origin = origin(&volume).map_err(at)?;
         volumes.push(NewVolume { name, origin });
     }
+    let health = file.health.map(HealthInFile::check).transpose();
+    let health = health.map_err(|why| format!("{} health: {why}", line_of_table(text, "[health]")))?;
     let stop_grace_ms = u64::try_from(file.stop_grace.as_millis()).unwrap_or(u64::MAX);
     let driver =
         Driver::Process(ProcessSpec { command, args: words.collect(), env: file.env, workdir: file.workdir });
@@ -157,6 +163,7 @@ fn understand(text: &str) -> Result<CreateMachine, String> {
         mounts,
         isolation: is_isolated.then_some(isolation),
         services: file.services,
+        health,
     };
     Ok(CreateMachine { name: file.name, spec, volumes, start: false })
 }
@@ -207,11 +214,11 @@ fn grace_default() -> Duration {
     GRACE_DEFAULT
 }
 
-fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+pub(super) fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     parse_span(&String::deserialize(from)?).map_err(serde::de::Error::custom)
 }
 
-fn in_ms<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn in_ms<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&format_args!("{}ms", span.as_millis()))
 }
 
@@ -257,6 +264,10 @@ services = [{ port = 5432 }, { name = "admin", port = 80, listen = 8080 }]
 [env]
 LANG = "C.UTF-8"
 
+[health]
+command = ["pg_isready"]
+interval = "2s"
+
 [volumes.data]
 size = "8GiB"
 mount = "/var/lib/postgresql"
@@ -283,17 +294,21 @@ fs = "ext4"
     #[test]
     fn what_is_wrong_is_told_with_its_line_and_field() {
         let said = refusal(&DATABASE.replace("mount =", "mout ="));
-        assert!(said.starts_with("line 15 field mout: unknown field `mout`"), "{said}");
+        assert!(said.starts_with("line 19 field mout: unknown field `mout`"), "{said}");
         let said = refusal(&DATABASE.replace("8GiB", "8 potatoes"));
-        assert!(said.starts_with("line 14 field size: ") && said.contains("potatoes"), "{said}");
+        assert!(said.starts_with("line 18 field size: ") && said.contains("potatoes"), "{said}");
         let said = refusal(&DATABASE.replace("\"INT\"", "\"STOP\""));
         assert!(said.starts_with("line 5 field stop_signal: 'STOP' is not a stop signal"), "{said}");
         let said = refusal(&DATABASE.replace("\"/var/lib/postgresql\"\n", "\"pg\"\n"));
-        assert!(said.starts_with("line 15 field mount: 'pg' is no place"), "{said}");
+        assert!(said.starts_with("line 19 field mount: 'pg' is no place"), "{said}");
         let said = refusal(&DATABASE.replace("on-failure", "maybe"));
         assert!(said.starts_with("line 7 field restart: 'maybe' is no restart policy"), "{said}");
         let said = refusal(&DATABASE.replace("size = \"8GiB\"\n", ""));
-        assert!(said.starts_with("line 13 field volumes.data: give either"), "{said}");
+        assert!(said.starts_with("line 17 field volumes.data: give either"), "{said}");
+        let said = refusal(&DATABASE.replace("[\"pg_isready\"]", "[]"));
+        assert!(said.starts_with("line 13 field health: command is empty"), "{said}");
+        let said = refusal(&DATABASE.replace("command = [\"pg_isready\"]", "http = \"https://x\""));
+        assert!(said.starts_with("line 14 field http: 'https://x' is no URL"), "{said}");
         let said = refusal("name = \"x\"\n");
         assert!(said.contains("missing field `command`"), "{said}");
     }
@@ -315,6 +330,7 @@ fs = "ext4"
             volumes: vec![volume],
             desired: ferry_api::Desired::Stopped,
             state: ferry_api::MachineState::Stopped,
+            health: None,
             job: None,
             last_exit: None,
             log: PathBuf::from("/x"),

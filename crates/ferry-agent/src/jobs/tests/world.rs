@@ -416,6 +416,7 @@ impl Home for Alpha {
             volumes: volumes.collect(),
             desired,
             state,
+            health: None,
             job: None,
             last_exit: None,
             log: "log".into(),

@@ -1,6 +1,8 @@
 //! Machines that mount their volumes and have namespaces of their own, asked as people ask: by a file and the command line.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
+mod health;
+#[path = "../support/mod.rs"]
 mod support;
 
 use ferry_api::{Exit, Machine, MachineState};

@@ -302,7 +302,7 @@ pub struct MachineCreate {
     /// Its name; the one in the file of --file if not given
     #[arg(required_unless_present = "file")]
     pub name: Option<String>,
-    /// A file that says what it is (TOML; docs/machines.md), instead of all the options here but --stopped
+    /// A file that says what it is (TOML, or JSON in a file that ends in .json; docs/machines.md), instead of all the options here but --stopped
     #[arg(
         short,
         long,

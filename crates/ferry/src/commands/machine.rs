@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{service, utc};
 use crate::exit::Exit;
-use crate::meant::machine_file;
+use crate::meant::machine_file::{self, Form};
 use crate::output::bytes::Span;
 use crate::output::{Paint, say, say_json, table};
 
@@ -31,16 +31,13 @@ pub async fn stop(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
 /// Prints what a machine is, as a file to make it from.
 pub async fn spec(agent: &Client, json: bool, machine: &MachineRef) -> Result<Exit> {
     let machine = agent.machine(machine).await?;
-    if json {
-        say_json(&machine.spec)?;
-        return Ok(Exit::Done);
-    }
     let mut sizes_bytes = BTreeMap::new();
     for disk in &machine.volumes {
         let volume = agent.volume(&VolumeRef::Id(disk.volume)).await?;
         sizes_bytes.insert(disk.name.clone(), volume.size_bytes);
     }
-    say(machine_file::write(&machine, &sizes_bytes).trim_end())?;
+    let form = if json { Form::Json } else { Form::Toml };
+    say(machine_file::write(&machine, &sizes_bytes, form).trim_end())?;
     Ok(Exit::Done)
 }
 

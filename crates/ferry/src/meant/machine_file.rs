@@ -83,7 +83,9 @@ struct VolumeInFile {
 pub(super) fn read(path: &Path, name: Option<MachineName>, start: bool) -> Result<CreateMachine, Misuse> {
     let text = std::fs::read_to_string(path)
         .map_err(|cause| Misuse(format!("cannot read {}: {cause}", path.display())))?;
-    let mut created = understand(&text).map_err(|why| Misuse(format!("{}, {why}", path.display())))?;
+    let form = if path.extension().is_some_and(|end| end == "json") { Form::Json } else { Form::Toml };
+    let understood = understand(&text, form);
+    let mut created = understood.map_err(|why| Misuse(format!("{}, {why}", path.display())))?;
     created.start = start;
     if let Some(name) = name {
         created.name = name;
@@ -91,8 +93,17 @@ pub(super) fn read(path: &Path, name: Option<MachineName>, start: bool) -> Resul
     Ok(created)
 }
 
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As TOML.
+    Toml,
+    /// As JSON.
+    Json,
+}
+
 /// What a machine is, as such a file; `sizes_bytes` are those of its volumes.
-pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>) -> String {
+pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: Form) -> String {
     let Driver::Process(process) = machine.spec.driver.clone();
     let ProcessSpec { command, args, env, workdir } = process;
     let isolation = machine.spec.isolation.clone();
@@ -123,11 +134,19 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>) -> Stri
         health: machine.spec.health.clone().map(HealthInFile::from),
         volumes: machine.volumes.iter().map(|known| (known.name.clone(), volume(&known.name))).collect(),
     };
-    toml::to_string_pretty(&file).expect("a machine is plain data and always encodes")
+    match form {
+        Form::Toml => toml::to_string_pretty(&file).expect("a machine is plain data and always encodes"),
+        Form::Json => {
+            serde_json::to_string_pretty(&file).expect("a machine is plain data and always encodes")
+        }
+    }
 }
 
-fn understand(text: &str) -> Result<CreateMachine, String> {
-    let file: MachineFile = toml::from_str(text).map_err(|error| in_words(text, &error))?;
+fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
+    let file: MachineFile = match form {
+        Form::Toml => toml::from_str(text).map_err(|error| in_words(text, &error))?,
+        Form::Json => serde_json::from_str(text).map_err(|error| json_in_words(text, &error))?,
+    };
     let isolation = Isolation { user: file.user, root: file.root, network: file.network };
     let is_isolated = file.isolated || isolation != Isolation::default();
     let mut words = file.command.into_iter();
@@ -196,10 +215,28 @@ fn in_words(text: &str, error: &toml::de::Error) -> String {
     format!("line {number}{field} {why}")
 }
 
+/// The same of a JSON file.
+fn json_in_words(text: &str, error: &serde_json::Error) -> String {
+    let why = error.to_string();
+    let why = why.rsplit_once(" at line ").map_or(why.as_str(), |(why, _)| why);
+    let unknown = why.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+    let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let before = line.get(..error.column()).unwrap_or(line);
+    // The last key before the place where it was noticed.
+    let key = || before.rsplit_once("\":").and_then(|(keys, _)| keys.rsplit('"').next());
+    let field = unknown.or_else(key).map(|field| format!(" field {field}:")).unwrap_or_default();
+    format!("line {}{field} {why}", error.line())
+}
+
 /// The line on which the table of a volume begins.
 fn line_of_table(text: &str, name: &str) -> String {
-    let is_it =
-        |line: &str| line.contains(name) && line.contains("volumes") || line.trim_start().starts_with(name);
+    let quoted = format!("\"{}\"", name.trim_matches(['[', ']']));
+    let is_it = |line: &str| {
+        let begins = line.trim_start();
+        line.contains(name) && line.contains("volumes")
+            || begins.starts_with(name)
+            || begins.starts_with(&quoted)
+    };
     text.lines()
         .position(is_it)
         .map(|at| format!("line {} field", at + 1))
@@ -275,12 +312,12 @@ fs = "ext4"
 "#;
 
     fn refusal(text: &str) -> String {
-        understand(text).unwrap_err()
+        understand(text, Form::Toml).unwrap_err()
     }
 
     #[test]
     fn a_file_says_all_of_a_machine() {
-        let created = understand(DATABASE).unwrap();
+        let created = understand(DATABASE, Form::Toml).unwrap();
         assert_eq!(created.name.as_str(), "db");
         assert_eq!((created.spec.stop_grace_ms, created.spec.restart), (120_000, RestartPolicy::OnFailure));
         assert_eq!(created.spec.isolation.unwrap().user.as_deref(), Some("postgres"));
@@ -315,7 +352,7 @@ fs = "ext4"
 
     #[test]
     fn a_machine_is_written_as_a_file_that_says_the_same() {
-        let created = understand(DATABASE).unwrap();
+        let created = understand(DATABASE, Form::Toml).unwrap();
         let volume = ferry_api::MachineVolume {
             name: "data".parse().unwrap(),
             volume: ferry_api::VolumeId::fresh(),
@@ -336,7 +373,36 @@ fs = "ext4"
             log: PathBuf::from("/x"),
             created_at_ms: 1,
         };
-        let text = write(&machine, &BTreeMap::from([("data".parse().unwrap(), 8 << 30)]));
-        assert_eq!(understand(&text).unwrap(), created, "{text}");
+        let sizes_bytes = BTreeMap::from([("data".parse().unwrap(), 8 << 30)]);
+        for form in [Form::Toml, Form::Json] {
+            let text = write(&machine, &sizes_bytes, form);
+            assert_eq!(understand(&text, form).unwrap(), created, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_json_file_is_told_with_its_line_and_field_too() {
+        let good = r#"{
+  "name": "db", "command": ["postgres"],
+  "stop_signal": "INT", "stop_grace": "2m",
+  "health": {"tcp": 5432},
+  "volumes": {
+    "data": {"size": "8GiB", "mount": "/data"}
+  }
+}"#;
+        assert_eq!(understand(good, Form::Json).unwrap().spec.stop_grace_ms, 120_000);
+        let refusal = |from: &str, to: &str| understand(&good.replace(from, to), Form::Json).unwrap_err();
+        let said = refusal("\"mount\"", "\"mout\"");
+        assert!(said.starts_with("line 6 field mout: unknown field `mout`"), "{said}");
+        let said = refusal("\"INT\"", "\"STOP\"");
+        assert!(said.starts_with("line 3 field stop_signal: 'STOP' is not a stop signal"), "{said}");
+        let said = refusal("2m", "long");
+        assert!(said.starts_with("line 3 field stop_grace: "), "{said}");
+        let said = refusal("\"size\": \"8GiB\", ", "");
+        assert!(said.starts_with("line 6 field volumes.data: give either"), "{said}");
+        let said = refusal("\"tcp\": 5432", "");
+        assert!(said.starts_with("line 4 field health: give one of"), "{said}");
+        let said = refusal("],", "]");
+        assert!(said.starts_with("line 3") && said.contains("expected `,`"), "{said}");
     }
 }

@@ -109,7 +109,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub enum Question {
     /// `machine create`
-    MachineCreate(CreateMachine),
+    MachineCreate(Box<CreateMachine>),
     /// `machine start`
     MachineStart(MachineRef),
     /// `machine stop`
@@ -324,7 +324,7 @@ fn writer_options(writer: args::DemoWriter) -> Result<WriterOptions, Misuse> {
 fn machine_question(machine: args::Machine) -> Result<Meant, Misuse> {
     match machine {
         args::Machine::Create(create) => {
-            ask(&create.asking.clone(), Question::MachineCreate(create_machine(create)?))
+            ask(&create.asking.clone(), Question::MachineCreate(Box::new(create_machine(create)?)))
         }
         args::Machine::Start { machine, asking } => ask(&asking, Question::MachineStart(parsed(&machine)?)),
         args::Machine::Stop { machine, asking } => ask(&asking, Question::MachineStop(parsed(&machine)?)),
@@ -643,7 +643,7 @@ mod tests {
         assert_eq!(create.spec.stop_grace_ms, 10_000);
         assert_eq!(create.spec.restart, RestartPolicy::OnFailure);
         assert!(!create.start);
-        let Driver::Process(ProcessSpec { command, args, env, workdir }) = create.spec.driver;
+        let ProcessSpec { command, args, env, workdir } = create.spec.driver.as_process().cloned().unwrap();
         assert_eq!((command.as_str(), args), ("sleep", vec!["-x".to_owned(), "1".to_owned()]));
         assert_eq!(env["A"], "1=2");
         assert_eq!(workdir, None);

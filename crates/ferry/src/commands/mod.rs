@@ -35,7 +35,7 @@ use crate::meant::{Asked, Question};
 pub async fn ask(asked: Asked) -> Result<Exit> {
     let Asked { agent, json, question } = asked;
     match question {
-        Question::MachineCreate(create) => machine::create(&agent, json, create).await,
+        Question::MachineCreate(create) => machine::create(&agent, json, *create).await,
         Question::MachineStart(machine) => machine::start(&agent, json, &machine).await,
         Question::MachineStop(machine) => machine::stop(&agent, json, &machine).await,
         Question::MachineSpec(machine) => machine::spec(&agent, json, &machine).await,

@@ -9,6 +9,7 @@ mod control;
 mod figures;
 mod fio;
 pub mod interrupt;
+mod interruption;
 mod machine;
 mod options;
 mod peers;
@@ -51,8 +52,10 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         None => tempfile::Builder::new().prefix("ferry-bench-").tempdir(),
     };
     let dir = dir.context("cannot make a temporary directory; name another place with --dir")?;
-    if options.what == What::Control {
-        return control::run(root, &options, &ferry, dir.path());
+    match options.what {
+        What::Control => return control::run(root, &options, &ferry, dir.path()),
+        What::Interruption => return interruption::run(root, &options, &ferry, dir.path()),
+        What::Data => {}
     }
     let mut bench = Bench { options, ferry, dir, rows: Vec::new() };
     let outcome = cells::run_all(&mut bench);

@@ -13,8 +13,12 @@ A tool that is missing is said, and its cells are skipped.
 With `--what control` it measures instead what moves cost beside the machine's stop and start and the bytes, appends to
 a journal, and an agent with many jobs.
 
+With `--what interruption` it measures how long a machine writes nothing while it goes to another worker: killed, copied with
+nbdcopy and started again, by a cold and by a warm move, idle and under load.
+
 options:
-  --what data|control  what is measured (default data)
+  --what WHAT          data, control or interruption (default data)
+  --used-mib N         interruption: data of the machine (default 1024)
   --moves N            control: moves (default 20)
   --appends N          control: appends (default 1000)
   --jobs N             control: jobs in one agent (default 1000)
@@ -40,6 +44,8 @@ pub enum What {
     Data,
     /// Agents.
     Control,
+    /// Machines that move.
+    Interruption,
 }
 
 /// The caller's choice.
@@ -54,6 +60,7 @@ pub struct Options {
     pub seconds: f64,
     pub only: Option<String>,
     pub size_mib: u64,
+    pub used_mib: u64,
     pub hydration_mib: u64,
     pub warm_only: bool,
     pub ferry: Option<PathBuf>,
@@ -72,6 +79,7 @@ impl Default for Options {
             seconds: 1.0,
             only: None,
             size_mib: 512,
+            used_mib: 1024,
             hydration_mib: 4096,
             warm_only: false,
             ferry: None,
@@ -97,6 +105,7 @@ impl Options {
                 "--seconds" => options.seconds = number(name, value()?)?,
                 "--only" => options.only = Some(value()?.to_owned()),
                 "--size-mib" => options.size_mib = number(name, value()?)?,
+                "--used-mib" => options.used_mib = number(name, value()?)?,
                 "--hydration-mib" => options.hydration_mib = number(name, value()?)?,
                 "--warm" => options.warm_only = true,
                 "--ferry" => options.ferry = Some(value()?.into()),
@@ -113,6 +122,9 @@ impl Options {
         }
         if !(options.seconds.is_finite() && options.seconds >= 0.1) {
             bail!("--seconds must be at least 0.1");
+        }
+        if options.used_mib < SIZE_MIB_MIN {
+            bail!("--used-mib must be at least {SIZE_MIB_MIN}");
         }
         if options.size_mib < SIZE_MIB_MIN {
             bail!("--size-mib must be at least {SIZE_MIB_MIN}");
@@ -131,7 +143,8 @@ fn what(text: &str) -> anyhow::Result<What> {
     match text {
         "data" => Ok(What::Data),
         "control" => Ok(What::Control),
-        other => bail!("--what is data or control, not `{other}`"),
+        "interruption" => Ok(What::Interruption),
+        other => bail!("--what is data, control or interruption, not `{other}`"),
     }
 }
 
@@ -152,7 +165,7 @@ mod tests {
 
     #[test]
     fn every_option_is_taken() {
-        let line = "--what control --moves 3 --appends 4 --jobs 5 --pairs 2 --seconds 0.5 --only qd --size-mib 64 --hydration-mib 256 --warm --ferry f --dir d";
+        let line = "--what control --moves 3 --appends 4 --jobs 5 --pairs 2 --seconds 0.5 --only qd --size-mib 64 --used-mib 32 --hydration-mib 256 --warm --ferry f --dir d";
         let options = Options::parse(&line.split(' ').collect::<Vec<_>>()).unwrap();
         let expected = Options {
             what: What::Control,
@@ -163,6 +176,7 @@ mod tests {
             seconds: 0.5,
             only: Some("qd".to_owned()),
             size_mib: 64,
+            used_mib: 32,
             hydration_mib: 256,
             warm_only: true,
             ferry: Some("f".into()),

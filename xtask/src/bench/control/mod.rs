@@ -13,7 +13,8 @@ use anyhow::Context;
 
 use super::options::Options;
 use super::{KEPT_IN, machine};
-use table::Line;
+pub use agents::Agents;
+pub use table::{Line, with_section};
 
 /// Runs all of it and prints the section of the page that is kept.
 pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::Result<()> {
@@ -33,7 +34,7 @@ pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::
         let path = root.join(KEPT_IN);
         let page =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let page = table::with_section(&page, &section);
+        let page = with_section(&page, table::HEADING, &section);
         std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
         println!("kept in {KEPT_IN}");
     }

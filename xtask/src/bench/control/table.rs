@@ -1,13 +1,11 @@
 //! The figures of the control path as one section of the page that is kept.
 
-use std::fmt::Write;
-
 use super::super::figures::median;
 use super::super::machine::Machine;
 use super::super::options::Options;
 
 /// The heading by which the section is found again.
-const HEADING: &str = "## The control path";
+pub const HEADING: &str = "## The control path";
 
 /// Samples in short.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,6 +61,20 @@ impl Line {
         format!("{}: {}{beside}", self.what, self.samples.told(self.unit))
     }
 
+    /// Its samples alone.
+    pub fn told_short(&self) -> String {
+        self.samples.told(self.unit)
+    }
+
+    pub fn median(&self) -> f64 {
+        self.samples.median
+    }
+
+    /// The line as a row of the table.
+    pub fn row(&self) -> String {
+        format!("| {} |\n", self.cells().join(" | "))
+    }
+
     fn cells(&self) -> [String; 6] {
         let Self { what, unit, samples, beside, at_most } = self;
         let verdict = |bound: f64| if samples.median <= bound { "met" } else { "**missed**" }.to_owned();
@@ -91,18 +103,18 @@ pub fn section(lines: &[Line], machine: &Machine, begun: jiff::Timestamp, option
         options.jobs,
     );
     for line in lines {
-        writeln!(text, "| {} |", line.cells().join(" | ")).expect("a String takes everything");
+        text.push_str(&line.row());
     }
     text
 }
 
 /// The page with this section in the place of the former one, or at its end.
-pub fn with_section(page: &str, section: &str) -> String {
-    let (before, rest) = match page.find(HEADING) {
+pub fn with_section(page: &str, heading: &str, section: &str) -> String {
+    let (before, rest) = match page.find(heading) {
         Some(at) => page.split_at(at),
         None => (page, ""),
     };
-    let after = rest.get(HEADING.len()..).and_then(|rest| rest.find("\n## ").map(|at| &rest[at..]));
+    let after = rest.get(heading.len()..).and_then(|rest| rest.find("\n## ").map(|at| &rest[at..]));
     format!("{}\n\n{section}{}", before.trim_end(), after.unwrap_or_default())
 }
 
@@ -127,7 +139,7 @@ mod tests {
     fn a_section_takes_the_place_of_the_former_one_and_leaves_the_others() {
         let page = "# A\n\nx\n\n## The control path\n\nold\n\n## B\n\ny\n";
         let new = "## The control path\n\nnew\n";
-        assert_eq!(with_section(page, new), "# A\n\nx\n\n## The control path\n\nnew\n\n## B\n\ny\n");
-        assert_eq!(with_section("# A\n\nx\n", new), "# A\n\nx\n\n## The control path\n\nnew\n");
+        assert_eq!(with_section(page, HEADING, new), "# A\n\nx\n\n## The control path\n\nnew\n\n## B\n\ny\n");
+        assert_eq!(with_section("# A\n\nx\n", HEADING, new), "# A\n\nx\n\n## The control path\n\nnew\n");
     }
 }

@@ -20,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask <chore>
 
 chores:
   tidy   check edges, hearts, sizes, dangers, documents (reads only, about a second)
-  ci     everything a change must pass: fmt, clippy, tidy, deny, test, simulated clusters, demo, some of the drill, a short soak
+  ci     everything a change must pass: fmt, clippy, tidy, deny, test, demo, simulated clusters, some of the drill, a short soak
   bench  Ferry's volume server beside qemu-nbd and nbdkit in one run, or what agents cost (`bench --help` tells the options)
   fuzz [--seconds N] [TARGET]
          any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)

@@ -1,6 +1,7 @@
 //! What an agent asks of a volume server, done as the product's server does it, all at one instant of the simulation.
 
 use crate::server::Server;
+use crate::store::sectors;
 use crate::world::{At, State, World};
 use ferry_engine::{Command, Event, Notice, RequestKind};
 use ferry_volume::control::{
@@ -47,7 +48,8 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
             let answer = command(state, at, Command::DetachSource)?;
             if answer == Answer::Done {
                 crate::wire::break_link(state, at);
-                state.hosts[at.host].copies.get_mut(&at.key)?.source = None;
+                let copy = state.hosts[at.host].copies.get_mut(&at.key)?;
+                (copy.source, copy.base) = (None, None);
             }
             Some(answer)
         }
@@ -61,8 +63,19 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
             Some(Answer::Done)
         }
         Request::SetSource { uri } => {
-            state.hosts[at.host].copies.get_mut(&at.key)?.source = Some(uri);
+            let copy = state.hosts[at.host].copies.get_mut(&at.key)?;
+            let copy_of = |uri: &str| uri.rsplit('/').next().map(str::to_owned);
+            if copy.source.as_ref().is_some_and(|first| copy_of(first) != copy_of(&uri)) {
+                (copy.base, copy.born_from) = (None, None);
+            }
+            copy.source = Some(uri);
             crate::wire::look_for_source(state, at);
+            Some(Answer::Done)
+        }
+        Request::Grow { size_bytes } => grow(state, at, size_bytes),
+        Request::SetBase { base } => crate::base::set(state, at, base),
+        Request::HoldHydration { held } => {
+            crate::base::hold(state, at, held);
             Some(Answer::Done)
         }
         Request::Receipt { .. } => {
@@ -107,6 +120,9 @@ fn answer(asked: Command, notice: &Notice) -> Option<Answer> {
         | (Notice::Sealed, Command::Seal)
         | (Notice::Unsealed, Command::Unseal)
         | (Notice::SourceDetached, Command::DetachSource) => Some(Answer::Done),
+        (Notice::Grown { size_bytes }, Command::Grow { size_bytes: asked }) if *size_bytes == asked => {
+            Some(Answer::Done)
+        }
         (Notice::CommandRefused { command, refusal }, asked) if *command == asked => {
             Some(Answer::Refused { reason: refusal.to_string() })
         }
@@ -115,6 +131,20 @@ fn answer(asked: Command, notice: &Notice) -> Option<Answer> {
         }
         _ => None,
     }
+}
+
+/// Makes a volume larger, as the product does it: first its file, then its map.
+fn grow(state: &mut State, at: At, size_bytes: u64) -> Option<Answer> {
+    let sectors = sectors(0, size_bytes).len();
+    state.hosts[at.host].copies.get_mut(&at.key)?.data.lengthen(sectors);
+    // A guest may use what it has before the agent hears of it.
+    state.oracle.lengthen(at.key.id, sectors);
+    let answer = command(state, at, Command::Grow { size_bytes })?;
+    if answer == Answer::Done {
+        state.count("volumes that grew");
+        state.oracle.grown_told(at.key.id, sectors);
+    }
+    Some(answer)
 }
 
 fn flush(state: &mut State, at: At) -> Option<Answer> {
@@ -197,11 +227,11 @@ fn status(state: &State, at: At) -> Option<Status> {
         finish_by_ms: None,
         expected_end_ms: None,
         marks: Vec::new(),
-        born_from: None,
-        bytes_changed: None,
-        base: None,
         precopy: None,
-        hydration_held: false,
+        born_from: crate::base::born_from(state, at),
+        bytes_changed: crate::base::bytes_changed(state, at),
+        base: crate::base::status(state, at),
+        hydration_held: server.base.is_held,
         store_failed: engine.store_failed,
         store_bytes_allocated: copy.data.bytes_used(),
     })
@@ -221,6 +251,7 @@ fn hydration(server: &Server) -> Hydration {
         bytes_local: engine.bytes_local,
         bytes_remote: engine.bytes_remote,
         bytes_fetched: engine.bytes_fetched,
+        bytes_from_base: engine.bytes_from_base,
         bytes_zero: engine.bytes_zero_skipped,
         bytes_verified: engine.bytes_verified,
         cold_reads: engine.cold_reads,

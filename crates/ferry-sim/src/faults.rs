@@ -1,12 +1,12 @@
 //! What goes wrong, chosen from the seed: of each kind some seeds have much, and some have nothing.
 
 use crate::dice::Dice;
-use crate::world::{HostIndex, State, World};
+use crate::world::{At, HostIndex, State, World};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Kinds of faults that come out of the blue.
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::AgentDies,
     Kind::PowerLoss,
     Kind::ServerDies,
@@ -16,9 +16,12 @@ const KINDS: [Kind; 9] = [
     Kind::FullDisk,
     Kind::ClockJump,
     Kind::Suspension,
+    Kind::BadSectors,
 ];
 /// The farthest that a clock jumps, in milliseconds: five days.
 const JUMP_MS_MAX: u64 = 5 * 24 * 3_600 * 1_000;
+/// How long after bad sectors are good again a guest may still be told of them, in milliseconds: on the slowest network.
+const BAD_AFTERMATH_MS: u64 = 120_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -31,6 +34,7 @@ enum Kind {
     FullDisk,
     ClockJump,
     Suspension,
+    BadSectors,
 }
 
 impl Kind {
@@ -45,6 +49,7 @@ impl Kind {
             Self::FullDisk => "full disks",
             Self::ClockJump => "clock jumps",
             Self::Suspension => "hosts that stood still",
+            Self::BadSectors => "bad sectors",
         }
     }
 }
@@ -83,11 +88,19 @@ pub enum Planted {
     NotesLost,
     /// The last that the map was told of blocks is lost with the power.
     FrameLost,
+    /// The map is not told what a guest may change.
+    ChangesForgotten,
+    /// A source says that it is what it was made from.
+    NothingDiffers,
+    /// The map is not told that a volume has grown.
+    GrowthForgotten,
+    /// What a disk cannot read it gives as zeroes.
+    BadSectorsGiven,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::SyncThatIsNone,
         Self::SealForgotten,
         Self::UnsealForgotten,
@@ -95,6 +108,10 @@ impl Planted {
         Self::StaleFetch,
         Self::NotesLost,
         Self::FrameLost,
+        Self::ChangesForgotten,
+        Self::NothingDiffers,
+        Self::GrowthForgotten,
+        Self::BadSectorsGiven,
     ];
 }
 
@@ -177,7 +194,7 @@ fn strike(state: &mut State, kind: Kind, host: HostIndex) {
             }
             if !keys.is_empty() {
                 let key = keys[state.dice.index(keys.len())];
-                state.kill_server(crate::world::At { host, key }, "is killed");
+                state.kill_server(At { host, key }, "is killed");
             }
         }
         Kind::MachineDies => state.kill_a_machine(host),
@@ -212,6 +229,7 @@ fn strike(state: &mut State, kind: Kind, host: HostIndex) {
             state.say_of(host, format!("clock jumps to {off_ms} ms off the truth"));
             state.hosts[host].clock_off_ms = off_ms;
         }
+        Kind::BadSectors => go_bad(state, long_ms),
         Kind::Suspension => {
             state.say_of(host, "stands still");
             state.hosts[host].is_suspended.tell(true);
@@ -221,6 +239,25 @@ fn strike(state: &mut State, kind: Kind, host: HostIndex) {
             });
         }
     }
+}
+
+/// Some sectors of a copy that other workers read cannot be read by them for a while.
+fn go_bad(state: &mut State, ms: u64) {
+    let servers = state.hosts.iter().flat_map(|host| host.servers.values());
+    let read: Vec<At> = servers.filter_map(|server| server.link.map(|link| link.to)).collect();
+    if read.is_empty() {
+        return;
+    }
+    let at = read[state.dice.index(read.len())];
+    let dice = &mut state.dice;
+    let Some(copy) = state.hosts[at.host].copies.get_mut(&at.key) else { return };
+    let (first, len) = (dice.index(copy.data.len()), 1 + dice.index(64));
+    copy.bad = Some(first..first + len);
+    let until_ms = state.now_ms() + ms + BAD_AFTERMATH_MS;
+    let known = state.bad_until_ms.entry(at.key.id).or_default();
+    *known = until_ms.max(*known);
+    state.say_of(at.host, format!("sectors {first} to {} of {} are bad", first + len, at.key));
+    later(state, ms, move |state| state.heal(at));
 }
 
 /// Does something after a time.
@@ -233,6 +270,15 @@ fn later(state: &State, ms: u64, act: impl FnOnce(&mut State) + Send + 'static) 
 }
 
 impl State {
+    /// All sectors of a copy can be read again.
+    fn heal(&mut self, at: At) {
+        if let Some(copy) = self.hosts[at.host].copies.get_mut(&at.key)
+            && copy.bad.take().is_some()
+        {
+            self.say_of(at.host, format!("all of {} can be read", at.key));
+        }
+    }
+
     /// Nothing goes wrong any more, and what went wrong is mended.
     pub fn make_peace(&mut self) {
         self.say("peace", "nothing goes wrong any more");
@@ -244,6 +290,8 @@ impl State {
             self.hosts[host].clock_off_ms = 0;
             self.hosts[host].is_suspended.tell(false);
             self.power_up(host);
+            let keys: Vec<_> = self.hosts[host].copies.keys().copied().collect();
+            keys.into_iter().for_each(|key| self.heal(At { host, key }));
         }
     }
 }

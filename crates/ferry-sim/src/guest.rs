@@ -201,6 +201,7 @@ impl Guest {
                     state.find(format!("{wrong} (copy {key} on w{})", self.host + 1));
                 }
             }
+            Some(Err(Errno::EIO)) if state.may_be_bad(key.id) => state.count("reads of bad sectors"),
             Some(Err(errno)) if errno != Errno::ESHUTDOWN && errno != Errno::ECANCELED => {
                 state.find(format!("a guest's read of {key} fails: {errno}"));
             }

@@ -92,6 +92,9 @@ fn fresh(record: &VolumeRecord) -> Copy {
     let phase = if record.ownership == Ownership::Ours { Phase::Open } else { Phase::Standby };
     let has_source = record.source.is_some();
     let state = MapState::fresh([1; 16], geometry, record.generation.0, phase, has_source);
+    // As the product makes a copy: only a move makes one of a later generation, from the one before.
+    let born_from = record.generation.0.checked_sub(1).filter(|before| *before > 0 && has_source);
+    let state = if born_from.is_some() { state.born() } else { state };
     let (map, log) = map::compact(&state);
     Copy {
         data: Store::new(record.size_bytes),
@@ -101,6 +104,9 @@ fn fresh(record: &VolumeRecord) -> Copy {
         notes: Vec::new(),
         source: record.source.as_ref().map(|source| source.uri.clone()),
         export: None,
+        born_from,
+        base: None,
+        bad: None,
     }
 }
 

@@ -18,6 +18,7 @@
 )]
 
 mod agents;
+mod base;
 mod control;
 mod dice;
 mod faults;
@@ -46,6 +47,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use trace::Trace;
 use world::World;
+
+/// How far the clocks of hosts are from the truth from first to last, in milliseconds.
+const CLOCK_SKEWS_MS: [i64; 5] = [0, 0, -1_500, 7 * 60_000, -26 * 3_600_000];
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +145,10 @@ async fn live(world: &Arc<World>, faults: Faults, clears_garbage: bool) {
         (dice.roll(2), dice.between(1, 2), dice.between(10_000, 90_000), [500, 3_000, 20_000][dice.index(3)])
     };
     let hosts = world.lock().hosts.len();
+    for host in 0..hosts {
+        let state = &mut *world.lock();
+        state.hosts[host].clock_skew_ms = CLOCK_SKEWS_MS[state.dice.index(CLOCK_SKEWS_MS.len())];
+    }
     for host in 0..hosts {
         tokio::spawn(agents::keep(Arc::clone(world), host, retention_hours));
     }

@@ -88,8 +88,9 @@ fn simulate(wishes: &Wishes, out: &mut impl Write) -> io::Result<bool> {
     tally.iter().try_for_each(|(what, times)| writeln!(out, "{times:>9}  {what}"))?;
     writeln!(
         out,
-        "{} seeds, {broken} of them broke a promise; {events} events, {} h simulated in {} s",
+        "{} seeds from {} on, {broken} of them broke a promise; {events} events, {} h simulated in {} s",
         wishes.seeds,
+        wishes.from,
         simulated_ms / 3_600_000,
         begun.elapsed().as_secs()
     )?;

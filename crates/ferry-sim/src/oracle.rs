@@ -12,6 +12,8 @@ use std::ops::Range;
 #[derive(Debug, Default)]
 pub struct Oracle {
     volumes: BTreeMap<VolumeId, Vec<Sector>>,
+    /// The size of volumes that people were told have grown, in sectors.
+    grown: BTreeMap<VolumeId, usize>,
     /// Rises with everything that guests are told.
     told: u64,
 }
@@ -32,6 +34,24 @@ impl Oracle {
     /// A volume of zeroes.
     pub fn add(&mut self, volume: VolumeId, sectors: usize) {
         self.volumes.insert(volume, vec![Sector { now: vec![0], risk: Vec::new() }; sectors]);
+    }
+
+    /// A volume may be as long as that from now on. What is new is zero.
+    pub fn lengthen(&mut self, volume: VolumeId, sectors: usize) {
+        let known = self.volumes.get_mut(&volume).expect("only volumes that were made grow");
+        known.resize(sectors.max(known.len()), Sector { now: vec![0], risk: Vec::new() });
+    }
+
+    /// Somebody was told that a volume has grown.
+    pub fn grown_told(&mut self, volume: VolumeId, sectors: usize) {
+        let known = self.grown.entry(volume).or_default();
+        *known = sectors.max(*known);
+    }
+
+    /// How many sectors a volume has at least.
+    #[must_use]
+    pub fn sectors_least(&self, volume: VolumeId) -> usize {
+        self.grown.get(&volume).copied().unwrap_or_default()
     }
 
     /// A guest asks for a write.

@@ -1,10 +1,12 @@
 //! A person who moves machines about, changes their mind, and helps where a job waits for a person.
 
+use crate::store::SECTOR_BYTES;
 use crate::world::{HostIndex, World};
 use ferry_agent::Agent;
 use ferry_api::{
-    AgentApi, ApiError, Artefact, AskGarbage, AskJobs, CreateMachine, Garbage, Job, JobState, Machine,
-    MachineRef, MachineSpec, MachineState, MoveMode, NewVolume, StartMove, VolumeOrigin, WorkerName,
+    AgentApi, ApiError, Artefact, AskGarbage, AskJobs, CreateMachine, Garbage, GrowVolume, Job, JobState,
+    Machine, MachineRef, MachineSpec, MachineState, MoveMode, NewVolume, Ownership, StartMove, UndoMove,
+    VolumeOrigin, VolumeRef, WorkerName,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use std::time::Duration;
 
 /// How long a person waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(200);
+/// Volumes that have so many bytes do not grow any more.
+const SIZE_BYTES_MAX: u64 = 256 << 10;
 
 /// Asks the agent of a host something; nothing comes back if there is none, if it dies, or if it takes too long.
 pub async fn ask<T, F: Future<Output = Result<T, ApiError>>>(
@@ -68,7 +72,7 @@ pub async fn wish(world: Arc<World>, pause_ms_max: u64, clears: bool) {
         let (host, what) = {
             let mut state = world.lock();
             let hosts = state.hosts.len();
-            (state.dice.index(hosts), state.dice.roll(12))
+            (state.dice.index(hosts), state.dice.roll(16))
         };
         let world = Arc::clone(&world);
         // A person who waits for an answer may want something else meanwhile.
@@ -79,6 +83,8 @@ pub async fn wish(world: Arc<World>, pause_ms_max: u64, clears: bool) {
                 8 | 9 if clears => clear_garbage(&world, host).await,
                 8 | 9 => drop(resume_all(&world, host).await),
                 10 => start_or_stop(&world, host, false).await,
+                11 | 12 => undo_something(&world, host).await,
+                13 => grow_something(&world, host).await,
                 _ => start_or_stop(&world, host, true).await,
             }
         });
@@ -111,6 +117,38 @@ async fn move_something(world: &Arc<World>, host: HostIndex) {
     let start = StartMove { mode: MoveMode::Cold, ..StartMove::new(MachineRef::Id(machine.id), to) };
     let answer = ask(world, host, |agent| async move { agent.move_start(start).await }).await;
     told(world, answer.map(|job| job.map(|job| job.id.to_string())));
+}
+
+/// Has a machine taken back to where its last move brought it from.
+async fn undo_something(world: &Arc<World>, host: HostIndex) {
+    let Some(machine) = a_machine(world, host).await else { return };
+    world.say("person", format!("takes {} back from w{}", machine.id, host + 1));
+    let undo = UndoMove { machine: MachineRef::Id(machine.id), of: None, retention_hours: None };
+    let answer = ask(world, host, |agent| async move { agent.move_undo(undo).await }).await;
+    if let Some(Ok(_)) = &answer {
+        world.lock().count("moves taken back");
+    }
+    told(world, answer.map(|job| job.map(|job| job.id.to_string())));
+}
+
+/// Makes a volume of a host larger.
+async fn grow_something(world: &Arc<World>, host: HostIndex) {
+    let volumes = ask(world, host, |agent| async move { agent.volumes().await }).await;
+    let mut ours = volumes.and_then(Result::ok).unwrap_or_default();
+    ours.retain(|volume| volume.ownership == Ownership::Ours && volume.size_bytes < SIZE_BYTES_MAX);
+    if ours.is_empty() {
+        return;
+    }
+    let (volume, size_bytes) = {
+        let mut state = world.lock();
+        let volume = ours.swap_remove(state.dice.index(ours.len()));
+        let size_bytes = volume.size_bytes + state.dice.between(1, 80) * SECTOR_BYTES;
+        state.say("person", format!("grows {} on w{} to {size_bytes} bytes", volume.id, host + 1));
+        (VolumeRef::Id(volume.id), size_bytes)
+    };
+    let grow = GrowVolume { size_bytes };
+    let answer = ask(world, host, |agent| async move { agent.volume_grow(&volume, grow).await }).await;
+    told(world, answer.map(|volume| volume.map(|volume| volume.size_bytes.to_string())));
 }
 
 async fn cancel_something(world: &Arc<World>, host: HostIndex) {

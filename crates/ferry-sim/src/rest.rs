@@ -139,6 +139,9 @@ async fn compare(world: &Arc<World>, at: At) {
     match tokens {
         None => state.find(format!("the real copy {} cannot be read", at.key)),
         Some(tokens) => {
+            if tokens.len() < state.oracle.sectors_least(at.key.id) {
+                state.find(format!("volume {} is smaller than somebody was told", at.key));
+            }
             if let Err(wrong) = state.oracle.read(at.key.id, 0, &tokens) {
                 state.find(format!("{wrong} (at rest)"));
             }

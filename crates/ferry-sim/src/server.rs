@@ -6,6 +6,7 @@
 //!
 //! Invariant: an operation takes effect when it completes, in any order; when the server dies before, any part of it does.
 
+use crate::base::BaseSide;
 use crate::faults::Planted;
 use crate::process::What;
 use crate::store::{SyncPoint, Token, sectors, span};
@@ -36,6 +37,8 @@ pub struct Server {
     pub engine: Engine,
     /// Where it is connected to its source.
     pub link: Option<Link>,
+    /// What it knows of its base.
+    pub base: BaseSide,
     /// The port on which it listens for readers.
     pub exports: Option<u16>,
     /// Rises each time that its readers are sent away.
@@ -100,6 +103,7 @@ impl State {
             pid,
             engine,
             link: None,
+            base: BaseSide::default(),
             exports,
             epoch: 0,
             notices: Vec::new(),
@@ -249,6 +253,7 @@ impl State {
         let Some(server) = self.server_mut(at) else { return };
         if notice == Notice::Unsealed {
             server.epoch += 1;
+            server.base.is_held = false;
         }
         server.notices.push(notice);
         match (notice, planted) {
@@ -337,7 +342,13 @@ impl State {
                 }
             }
             Operation::Persist { .. } | Operation::Note { .. } if is_full => return Err(Errno::ENOSPC),
-            Operation::Persist { records, .. } => {
+            Operation::Persist { mut records, .. } => {
+                if planted == Some(Planted::ChangesForgotten) {
+                    records.retain(|record| !matches!(record, MapRecord::MayChange(_)));
+                }
+                if planted == Some(Planted::GrowthForgotten) {
+                    records.retain(|record| !matches!(record, MapRecord::Grown { .. }));
+                }
                 let frame = copy.log.append(&records);
                 copy.last_frame = only_of_blocks(&records).then_some(copy.map.len());
                 copy.map.extend(frame);

@@ -32,6 +32,17 @@ impl Store {
         Self { seen: vec![0; sectors(0, size_bytes).end], ..Self::default() }
     }
 
+    /// How many sectors there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Makes it as long as that, unless it is longer. The new sectors are zero.
+    pub fn lengthen(&mut self, sectors: usize) {
+        self.seen.resize(sectors.max(self.seen.len()), 0);
+    }
+
     /// What sectors hold.
     #[must_use]
     pub fn read(&self, range: Range<usize>) -> &[Token] {

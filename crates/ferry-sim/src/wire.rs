@@ -1,14 +1,15 @@
 //! The network: calls between agents, and fetches between volume servers. Both may be lost, late or twice.
 
+use crate::faults::Planted;
 use crate::host::Simulated;
-use crate::server::Link;
+use crate::server::{Link, Reply};
 use crate::store::{Token, sectors, span};
 use crate::world::{At, HostIndex, State, World};
 use ferry_api::VolumeKey;
 use ferry_api::http::{Call, Carried, Courier, router};
 use ferry_engine::{
-    Arrival, BLOCK_BYTES, ByteRange, Content, Event, FetchFailure, OpId, Phase, RequestKind, Residence,
-    SourceExtent,
+    Arrival, BLOCK_BYTES, ByteRange, Content, Errno, Event, FetchFailure, Holder, OpId, Phase, RequestKind,
+    Residence, SourceExtent,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -130,20 +131,26 @@ pub fn parse_key(text: &str) -> Option<VolumeKey> {
 }
 
 /// The connection that a server at `from` gets to where its description says its source is.
-fn connect(state: &State, from: At) -> Option<Link> {
-    let uri = state.hosts[from.host].copies.get(&from.key)?.source.as_ref()?;
+fn connect_to_source(state: &State, from: At) -> Option<Link> {
+    connect(state, from, state.hosts[from.host].copies.get(&from.key)?.source.as_ref()?)
+}
+
+/// The connection that a server at `from` gets to the copy of a URI.
+#[must_use]
+pub fn connect(state: &State, from: At, uri: &str) -> Option<Link> {
     let (to, port) = parse_uri(state, uri)?;
     let server = state.server(to)?;
     let serves = server.exports == Some(port) && server.engine.status().phase == Phase::Sealed;
     (serves && state.hear(from.host, to.host)).then_some(Link { to, pid: server.pid, epoch: server.epoch })
 }
 
-/// Connects a server to its source, or notices that it is not connected any more.
+/// Connects a server to its source and its base, or notices that it is not connected any more.
 pub fn look_for_source(state: &mut State, at: At) {
+    crate::base::look(state, at);
     let Some(server) = state.server(at) else { return };
     let link = server.link;
     let wants = server.engine.status().phase != Phase::Standby && !server.engine.status().complete;
-    let now = if wants { connect(state, at) } else { None };
+    let now = if wants { connect_to_source(state, at) } else { None };
     if link == now {
         return;
     }
@@ -156,7 +163,17 @@ pub fn look_for_source(state: &mut State, at: At) {
     {
         server.link = Some(link);
         state.say_of(at.host, format!("{} reads from {} on w{}", at.key, link.to.key, link.to.host + 1));
+        crate::base::ask_differences(state, at, link.to);
+        // The background stops before it hears of a source, where it waits for a base.
+        crate::base::rest_or_hydrate(state, at);
         state.tell(at, Event::SourceUp);
+    }
+}
+
+/// What a server asked was lost with its link; nothing happens if that server is gone, too.
+fn lose_link(state: &mut State, at: At, pid: u32) {
+    if state.server(at).is_some_and(|server| server.pid == pid) {
+        break_link(state, at);
     }
 }
 
@@ -185,7 +202,7 @@ fn failed(op: OpId, is_fetch: bool) -> Event {
 /// The link of a server, if it still is one.
 fn link_of(state: &State, at: At, pid: u32) -> Option<Link> {
     let link = state.server(at).filter(|server| server.pid == pid)?.link?;
-    (connect(state, at) == Some(link)).then_some(link)
+    (connect_to_source(state, at) == Some(link)).then_some(link)
 }
 
 async fn travel(world: &Arc<World>, host: HostIndex) -> bool {
@@ -197,40 +214,85 @@ async fn travel(world: &Arc<World>, host: HostIndex) -> bool {
     world.pass(host, ms).await
 }
 
-/// Fetches a range from the source of a server.
+/// Fetches a range from the source of a server, and from its base what that has.
 pub async fn fetch(world: Arc<World>, at: At, pid: u32, op: OpId, range: ByteRange) {
     if !travel(&world, at.host).await {
         return;
     }
-    let asked = {
-        let mut state = world.lock();
-        let buffer = vec![0; span(range).len()];
-        let link = link_of(&state, at, pid);
-        link.and_then(|link| state.request(link.to, RequestKind::Read { range }, buffer))
-    };
-    let reply = match asked {
-        Some(asked) => asked.await.ok(),
-        None => None,
-    };
+    let (mut came, mut bytes_from_base) = (Some(Ok(Vec::new())), 0);
+    let parts = crate::base::parts(&world.lock(), at, range);
+    for (part, holder) in parts {
+        let (reply, is_from_base) = bring(&world, at, pid, part, holder).await;
+        bytes_from_base += if is_from_base { part.len_bytes() } else { 0 };
+        came = match (came, reply) {
+            (Some(Ok(mut all)), Some(Ok(tokens))) => {
+                all.extend(tokens);
+                Some(Ok(all))
+            }
+            (Some(Err(errno)), Some(_)) | (Some(Ok(_)), Some(Err(errno))) => Some(Err(errno)),
+            (None, _) | (_, None) => None,
+        };
+    }
     if !travel(&world, at.host).await {
         return;
     }
     let mut state = world.lock();
     if link_of(&state, at, pid).is_none() {
-        return break_link(&mut state, at);
+        return lose_link(&mut state, at, pid);
     }
-    let Some(reply) = reply else { return break_link(&mut state, at) };
+    let Some(came) = came else { return lose_link(&mut state, at, pid) };
     if state.take_asking(at, pid, op) {
-        let result = match reply {
-            Ok(tokens) => Ok(arrive(&mut state, at, op, tokens)),
+        let result = match came {
+            Ok(tokens) => Ok(Arrival { bytes_from_base, ..arrive(&mut state, at, op, tokens) }),
             Err(errno) => Err(FetchFailure::Errno(errno)),
         };
         state.tell(at, Event::Fetched { op, result });
     }
 }
 
+/// Brings a part of what is fetched, and tells whether the base gave it; nothing comes if the link to the source is lost.
+async fn bring(
+    world: &Arc<World>,
+    at: At,
+    pid: u32,
+    range: ByteRange,
+    holder: Holder,
+) -> (Option<Reply>, bool) {
+    if holder == Holder::Both {
+        let base = crate::base::link_of(&world.lock(), at);
+        let reply = read(world, base, range).await;
+        let mut state = world.lock();
+        let is_good = base.is_some() && crate::base::link_of(&state, at) == base;
+        if let Some(Ok(tokens)) = reply
+            && is_good
+        {
+            crate::base::compare(&mut state, at, range, &tokens);
+            return (Some(Ok(tokens)), true);
+        }
+    }
+    let source = link_of(&world.lock(), at, pid);
+    (read(world, source, range).await, false)
+}
+
+/// Reads from whom a link leads to.
+async fn read(world: &Arc<World>, link: Option<Link>, range: ByteRange) -> Option<Reply> {
+    let buffer = vec![0; span(range).len()];
+    let asked = link.and_then(|link| world.lock().request(link.to, RequestKind::Read { range }, buffer));
+    let reply = asked?.await.ok()?;
+    let state = world.lock();
+    let copy = link.and_then(|link| state.hosts[link.to.host].copies.get(&link.to.key))?;
+    let is_bad = |bad: &std::ops::Range<usize>| bad.start < span(range).end && span(range).start < bad.end;
+    Some(match reply {
+        Ok(tokens) if copy.bad.as_ref().is_some_and(is_bad) => match state.planted {
+            Some(Planted::BadSectorsGiven) => Ok(vec![0; tokens.len()]),
+            _ => Err(Errno::EIO),
+        },
+        other => other,
+    })
+}
+
 fn arrive(state: &mut State, at: At, op: OpId, mut tokens: Vec<Token>) -> Arrival {
-    if state.planted == Some(crate::faults::Planted::StaleFetch) {
+    if state.planted == Some(Planted::StaleFetch) {
         tokens.iter_mut().for_each(|token| *token = token.saturating_sub(1));
     }
     let is_zero = tokens.iter().all(|token| *token == 0) && state.dice.coin();
@@ -245,9 +307,16 @@ pub async fn query(world: Arc<World>, at: At, pid: u32, op: OpId, range: ByteRan
         return;
     }
     let mut state = world.lock();
-    let Some(link) = link_of(&state, at, pid) else { return break_link(&mut state, at) };
+    let Some(link) = link_of(&state, at, pid) else { return lose_link(&mut state, at, pid) };
     if state.take_asking(at, pid, op) {
-        let extents = extents(&state, link.to, range);
+        let mut extents = extents(&state, link.to, range);
+        if let (Some((differences, base_bytes)), Some(base)) =
+            (crate::base::usable(&state, at), crate::base::link_of(&state, at))
+            && let Some(known) = ByteRange::between(range.offset(), range.end().min(base_bytes))
+        {
+            let of_base = self::extents(&state, base.to, known);
+            extents = differences.zeroes(range.offset(), &extents, &of_base, base_bytes);
+        }
         state.tell(at, Event::Extents { op, result: Ok(extents) });
     }
 }
@@ -257,8 +326,10 @@ fn extents(state: &State, at: At, range: ByteRange) -> Vec<SourceExtent> {
     let Some(server) = state.server(at) else { return Vec::new() };
     let mut extents = Vec::new();
     let mut offset = range.offset();
-    while offset < range.end() {
-        let len_bytes = BLOCK_BYTES.min(range.end() - offset);
+    // A reader that has grown since asks for whole blocks.
+    let end = range.end().min(server.engine.geometry().size_bytes());
+    while offset < end {
+        let len_bytes = BLOCK_BYTES.min(end - offset);
         let piece = ByteRange::new(offset, len_bytes).expect("it is a part of a range");
         let is_local = server.engine.truth(piece).all(|(_, residence)| residence == Residence::Local);
         let zero = is_local && copy.data.read(sectors(offset, len_bytes)).iter().all(|token| *token == 0);

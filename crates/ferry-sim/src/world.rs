@@ -17,6 +17,7 @@ use ferry_api::{JobId, MachineId, VolumeId, VolumeKey, WorkerName};
 use ferry_crossing::Subject;
 use ferry_engine::{Blocks, MapLog};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -79,6 +80,8 @@ pub struct State {
     pub handed_over: BTreeSet<JobId>,
     /// The volumes of each machine that ran.
     pub disks: BTreeMap<MachineId, Vec<VolumeId>>,
+    /// Until when guests may be told that something of a volume cannot be read, in milliseconds since the beginning.
+    pub bad_until_ms: BTreeMap<VolumeId, u64>,
     /// Guests rest.
     pub is_quiet: bool,
     /// The next number that a guest writes.
@@ -96,8 +99,10 @@ pub struct Host {
     pub boot: u64,
     /// Its time stands still.
     pub is_suspended: Arc<Told<bool>>,
-    /// How far its clock on the wall is from the truth, in milliseconds.
+    /// How far its clock on the wall is from the truth for a while, in milliseconds.
     pub clock_off_ms: i64,
+    /// How far it is from the truth all the time, in milliseconds.
+    pub clock_skew_ms: i64,
     /// Its disks are full.
     pub is_full: bool,
     /// How many times slower than usual its disks are.
@@ -142,6 +147,12 @@ pub struct Copy {
     pub source: Option<String>,
     /// The port at which it is exported, by its description.
     pub export: Option<u16>,
+    /// The generation that it was made from, by its description.
+    pub born_from: Option<u64>,
+    /// What it reads beside its source, by its description.
+    pub base: Option<ferry_volume::Base>,
+    /// Sectors that its disk cannot give to other workers.
+    pub bad: Option<Range<usize>>,
 }
 
 /// The life of one agent. What a dead one still tries never comes back to it.
@@ -200,6 +211,7 @@ impl World {
                 homes: BTreeMap::new(),
                 handed_over: BTreeSet::new(),
                 disks: BTreeMap::new(),
+                bad_until_ms: BTreeMap::new(),
                 is_quiet: false,
                 next_token: 1,
                 begun,
@@ -267,6 +279,7 @@ impl Host {
             boot: 1,
             is_suspended: Arc::new(Told::new(false)),
             clock_off_ms: 0,
+            clock_skew_ms: 0,
             is_full: false,
             slowness: 1,
             book: Book::blank().expect("records in memory can be made"),
@@ -307,7 +320,8 @@ impl State {
     /// What the clock on the wall of a host shows, in milliseconds since 1970.
     #[must_use]
     pub fn wall_ms(&self, host: HostIndex) -> u64 {
-        (EPOCH_MS + self.now_ms()).saturating_add_signed(self.hosts[host].clock_off_ms)
+        let Host { clock_off_ms, clock_skew_ms, .. } = self.hosts[host];
+        (EPOCH_MS + self.now_ms()).saturating_add_signed(clock_off_ms + clock_skew_ms)
     }
 
     /// Appends to the trace.
@@ -340,6 +354,12 @@ impl State {
         let is_there = |host: HostIndex| self.hosts[host].is_up && !self.hosts[host].is_suspended.get();
         one == other
             || (is_there(one) && is_there(other) && !self.cut.contains(&(one.min(other), one.max(other))))
+    }
+
+    /// Whether a guest may be told that something of a volume cannot be read.
+    #[must_use]
+    pub fn may_be_bad(&self, volume: VolumeId) -> bool {
+        self.bad_until_ms.get(&volume).is_some_and(|until| self.now_ms() <= *until)
     }
 
     /// The host of a name.

@@ -274,11 +274,18 @@ async fn bring(
     (read(world, source, range).await, false)
 }
 
-/// Reads from whom a link leads to.
+/// Reads from whom a link leads to. What lies beyond the end of that copy is zero: its reader has grown since.
 async fn read(world: &Arc<World>, link: Option<Link>, range: ByteRange) -> Option<Reply> {
-    let buffer = vec![0; span(range).len()];
-    let asked = link.and_then(|link| world.lock().request(link.to, RequestKind::Read { range }, buffer));
-    let reply = asked?.await.ok()?;
+    let asked = {
+        let (mut state, to) = (world.lock(), link?.to);
+        let size_bytes = state.server(to)?.engine.geometry().size_bytes();
+        let range = ByteRange::between(range.offset(), range.end().min(size_bytes))?;
+        state.request(to, RequestKind::Read { range }, vec![0; span(range).len()])
+    };
+    let reply = asked?.await.ok()?.map(|mut tokens| {
+        tokens.resize(span(range).len(), 0);
+        tokens
+    });
     let state = world.lock();
     let copy = link.and_then(|link| state.hosts[link.to.host].copies.get(&link.to.key))?;
     let is_bad = |bad: &std::ops::Range<usize>| bad.start < span(range).end && span(range).start < bad.end;

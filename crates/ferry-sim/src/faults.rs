@@ -130,8 +130,20 @@ impl Faults {
         }
     }
 
+    /// As [`Faults::some`], and often what a mistake that was planted shows under: few worlds come there by themselves.
+    pub fn drawn_to(planted: Option<Planted>, dice: &mut Dice) -> Self {
+        let some = Self::some(dice);
+        match planted {
+            Some(Planted::FrameLost) => Self { kinds: vec![Kind::PowerLoss], pause_ms_max: 1_000, ..some },
+            Some(Planted::UnsealForgotten) => {
+                Self { kinds: vec![Kind::SlowDisk, Kind::ServerDies], pause_ms_max: 4_000, ..some }
+            }
+            Some(_) | None => some,
+        }
+    }
+
     /// Some of all that may go wrong.
-    pub fn some(dice: &mut Dice) -> Self {
+    fn some(dice: &mut Dice) -> Self {
         let kinds = KINDS.into_iter().filter(|_| dice.coin()).collect();
         let rate = |dice: &mut Dice, most| if dice.coin() { 0 } else { dice.between(1, most) };
         Self {

@@ -110,7 +110,10 @@ pub fn run(options: Options) -> Outcome {
     log::forget_panic();
     let outcome = runtime.block_on(async {
         let mut dice = Dice::new(options.seed);
-        let faults = if options.has_faults { Faults::some(&mut dice) } else { Faults::none() };
+        let faults = match options.has_faults {
+            true => Faults::drawn_to(options.planted, &mut dice),
+            false => Faults::none(),
+        };
         let hosts = 2 + dice.index(2);
         let trace = Trace::new(options.whole_trace);
         let world = World::new(dice, options.planted, hosts, trace);

@@ -16,6 +16,7 @@ pub mod config;
 mod core;
 mod create;
 pub mod drivers;
+mod failure;
 pub mod fences;
 mod garbage;
 pub mod host;

@@ -406,7 +406,7 @@ fn a_read_gives_what_is_written_only_when_a_server_that_is_killed_would_know_of_
 }
 
 #[test]
-fn a_read_of_what_can_neither_be_noted_nor_told_to_the_map_fails_as_the_write_does() {
+fn a_read_of_what_can_neither_be_noted_nor_told_to_the_map_waits_for_room() {
     let mut engine = clone_with_a_block_that_only_it_knows();
     let writing = ask(&mut engine, 2, write(4096, 4096));
     let noting = done(&mut engine, op(&writing));
@@ -414,15 +414,16 @@ fn a_read_of_what_can_neither_be_noted_nor_told_to_the_map_fails_as_the_write_do
     let sync = tell(&mut engine, Event::Done { op: op(&noting), result: Err(Errno::ENOSPC) });
     let persist = done(&mut engine, op(&sync));
     let refused = tell(&mut engine, Event::Done { op: op(&persist), result: Err(Errno::ENOSPC) });
-    assert!(refused.contains(&failed(2, Errno::ENOSPC)), "{refused:?}");
-    assert!(refused.contains(&failed(3, Errno::ENOSPC)), "{refused:?}");
-    // Somebody has made room.
-    assert_eq!(ask(&mut engine, 4, read(4096, 4096)), []);
-    let sync = ask(&mut engine, 5, RequestKind::Flush);
+    assert_eq!(
+        refused,
+        [Operation::Notice(Notice::PersistFailed { errno: Errno::ENOSPC }), failed(2, Errno::ENOSPC)]
+    );
+    // It is tried again without anybody's asking.
+    assert!(engine.wants_tick());
+    let sync = tell(&mut engine, Event::Tick { now_ms: 3_600_000 });
     let persist = done(&mut engine, op(&sync));
     let told = done(&mut engine, op(&persist));
-    assert!(told.contains(&ok(5)), "{told:?}");
-    assert!(told.iter().any(|operation| matches!(operation, Operation::ReadLocal { .. })), "{told:?}");
+    assert!(matches!(told[..], [Operation::ReadLocal { request: RequestId(3), .. }]), "{told:?}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::journal::{Journal, entries};
 use super::queues::{Place, Queues};
 use super::task::{Command, Task, TaskError, Work};
 use super::{Clock, view};
+use crate::failure::Failure;
 use crate::records::{Change, JobRecord, RecordsError};
 
 /// Requests that may wait for one job's task.
@@ -93,7 +94,7 @@ pub struct Executor<J, C, W: Work> {
 struct Crew {
     at_work: Mutex<HashMap<JobId, Handle>>,
     unreadable: Mutex<HashMap<JobId, Job>>,
-    failure: watch::Sender<Option<String>>,
+    failure: Failure,
 }
 
 #[derive(Clone)]
@@ -113,8 +114,11 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         work: Arc<W>,
         queues: Arc<Queues>,
     ) -> Result<Self, RecordsError> {
-        let (failure, _) = watch::channel(None);
-        let crew = Arc::new(Crew { at_work: Mutex::default(), unreadable: Mutex::default(), failure });
+        let crew = Arc::new(Crew {
+            at_work: Mutex::default(),
+            unreadable: Mutex::default(),
+            failure: Failure::default(),
+        });
         let executor = Self { journal, clock, work, queues, crew, tasks: Mutex::default() };
         let mut found = Vec::new();
         let mut unfinished = executor.journal.unfinished_jobs().await?;
@@ -185,11 +189,7 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
 
     /// Resolves with the reason when a journal could not be kept and the agent must stop.
     pub async fn failure(&self) -> String {
-        let mut failure = self.crew.failure.subscribe();
-        match failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => unreachable!("the sender is held by this very executor"),
-        }
+        self.crew.failure.told().await.to_owned()
     }
 
     /// One job as it stands.
@@ -273,7 +273,7 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
             {
                 return Ok(answer?);
             }
-            if self.crew.failure.borrow().is_some() {
+            if self.crew.failure.reason().is_some() {
                 return Err(JobRefusal::Stopping.into());
             }
         }
@@ -360,11 +360,10 @@ impl Crew {
     /// Runs one job's task until it ends or the agent must stop.
     async fn oversee(&self, id: JobId, task: impl Future<Output = Result<(), TaskError>>) {
         let _alarm = Alarm { crew: self, id };
-        let mut failure = self.failure.subscribe();
         let ended = tokio::select! {
             biased;
             ended = task => ended,
-            _ = failure.wait_for(Option::is_some) => return,
+            _ = self.failure.told() => return,
         };
         match ended {
             Ok(()) => drop(locked(&self.at_work).remove(&id)),
@@ -374,7 +373,7 @@ impl Crew {
 
     fn fail(&self, reason: String) {
         tracing::error!(%reason, "a job cannot be kept up; the agent stops");
-        self.failure.send_replace(Some(reason));
+        self.failure.say(reason);
     }
 }
 

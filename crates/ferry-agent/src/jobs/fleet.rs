@@ -88,6 +88,7 @@ impl<J: Journal, C: Clock, H: Home> Fleet<J, C, H> {
 
     async fn arrive(&self, context: &Context, input: &FleetInput) -> Result<Vec<ChildEnd>, StepError> {
         let mut ends = tokio::select! {
+            biased;
             ends = self.ends(input) => ends?,
             () = context.cancel_asked() => return Err(StepError::retry("it was cancelled")),
         };

@@ -49,6 +49,7 @@ impl<J: Journal, C: Clock, H: Home> Office<J, C, H> {
     /// Resolves with the reason when a journal could not be kept and the agent must stop.
     pub async fn failure(&self) -> String {
         tokio::select! {
+            biased;
             reason = self.moves.failure() => reason,
             reason = self.fleets.failure() => reason,
         }

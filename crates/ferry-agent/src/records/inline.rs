@@ -2,11 +2,12 @@
 //! while something is done, and which choose what goes wrong.
 
 use super::{Book, NewEntries, Records, RecordsError, Touched, counts, schema, transact};
+use crate::failure::Failure;
 use crate::host::Doing;
 use crate::records::Change;
 use rusqlite::Connection;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 
 /// What stands between an agent and its records.
 pub trait Gate: Send + Sync + std::fmt::Debug {
@@ -35,9 +36,9 @@ impl Book {
     /// Opens them for an agent.
     #[must_use]
     pub fn open(&self, gate: Arc<dyn Gate>) -> Records {
-        let (failed, failure) = watch::channel(None);
+        let failure = Arc::new(Failure::default());
         let (touched, _) = broadcast::channel(super::TOUCHED_MAX);
-        let inline = Inline { book: self.clone(), gate, failed };
+        let inline = Inline { book: self.clone(), gate, failure: failure.clone() };
         let access = super::Access::Inline(Arc::new(inline));
         Records { access, failure, touched, appends: counts::append_seconds() }
     }
@@ -47,7 +48,7 @@ impl Book {
 pub(super) struct Inline {
     book: Book,
     gate: Arc<dyn Gate>,
-    failed: watch::Sender<Option<String>>,
+    failure: Arc<Failure>,
 }
 
 impl Inline {
@@ -59,7 +60,7 @@ impl Inline {
     ) -> Result<(), RecordsError> {
         let lines = entries.as_ref().map_or(&[][..], |new| &new.entries);
         let passed = self.gate.before(Some((lines, changes))).await;
-        let lost = self.failed.borrow().clone();
+        let lost = self.failure.reason().map(str::to_owned);
         let result = match lost.map_or(passed, Err) {
             Err(reason) => Err(RecordsError::Lost { reason }),
             Ok(()) => {
@@ -72,7 +73,7 @@ impl Inline {
                 self.gate.after(lines, changes).await;
                 super::tell(touched, changes);
             }
-            Err(RecordsError::Lost { reason }) => drop(self.failed.send_replace(Some(reason.clone()))),
+            Err(RecordsError::Lost { reason }) => self.failure.say(reason.clone()),
             Err(_) => {}
         }
         result

@@ -29,6 +29,7 @@ pub use ferry_crossing::{
 pub use inline::Gate;
 pub use lock::StateLock;
 
+use crate::failure::Failure;
 use crate::moments::{self, When};
 use ferry_api::{ApiError, ErrorCode, JobId};
 use ferry_fsm::Count;
@@ -37,7 +38,7 @@ use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// Name of the file in the state directory.
 const FILE: &str = "records.db";
@@ -165,7 +166,7 @@ enum Access {
 #[derive(Clone, Debug)]
 pub struct Records {
     access: Access,
-    failure: watch::Receiver<Option<String>>,
+    failure: Arc<Failure>,
     touched: broadcast::Sender<Touched>,
     appends: Histogram,
 }
@@ -178,12 +179,13 @@ impl Records {
     pub fn open(state_dir: &Path) -> Result<Self, RecordsError> {
         let connection = schema::open(&state_dir.join(FILE))?;
         let (commands, inbox) = mpsc::unbounded_channel();
-        let (failed, failure) = watch::channel(None);
+        let failure = Arc::new(Failure::default());
+        let end = ThreadEnd(failure.clone());
         let (touched, _) = broadcast::channel(TOUCHED_MAX);
         let tell = touched.clone();
         std::thread::Builder::new()
             .name("records".to_owned())
-            .spawn(move || run(connection, inbox, &failed, &tell))
+            .spawn(move || run(connection, inbox, &end, &tell))
             .map_err(|cause| RecordsError::Io {
                 doing: "start the thread for",
                 path: state_dir.join(FILE),
@@ -194,11 +196,7 @@ impl Records {
 
     /// Resolves with the reason when a write has failed and the agent must stop.
     pub async fn failure(&self) -> String {
-        let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => "the thread of the records ended".to_owned(),
-        }
+        self.failure.told().await.to_owned()
     }
 
     /// What is changed from now on, told after it is durable. A receiver that lags must look at everything.
@@ -275,8 +273,19 @@ impl Records {
     }
 
     fn lost(&self) -> RecordsError {
-        let reason = self.failure.borrow().clone();
-        RecordsError::Lost { reason: reason.unwrap_or_else(|| "their thread has ended".to_owned()) }
+        let reason = self.failure.reason().unwrap_or(THREAD_ENDED);
+        RecordsError::Lost { reason: reason.to_owned() }
+    }
+}
+
+const THREAD_ENDED: &str = "the thread of the records ended";
+
+/// Held by the thread: that it ends, of a panic, is a failure.
+struct ThreadEnd(Arc<Failure>);
+
+impl Drop for ThreadEnd {
+    fn drop(&mut self) {
+        self.0.say(THREAD_ENDED.to_owned());
     }
 }
 
@@ -284,14 +293,14 @@ impl Records {
 fn run(
     mut connection: Connection,
     mut inbox: mpsc::UnboundedReceiver<Command>,
-    failed: &watch::Sender<Option<String>>,
+    ThreadEnd(failure): &ThreadEnd,
     touched: &broadcast::Sender<Touched>,
 ) {
     while let Some(command) = inbox.blocking_recv() {
         match command {
             Command::Read(read) => read(&connection),
             Command::Write { entries, changes, answer } => {
-                let lost = failed.borrow().clone();
+                let lost = failure.reason().map(str::to_owned);
                 let lines = entries.as_ref().map_or(&[][..], |new| &new.entries);
                 moments::write(When::Before, lines, &changes);
                 let result = match lost {
@@ -303,7 +312,7 @@ fn run(
                 }
                 if let Err(RecordsError::Lost { reason }) = &result {
                     tracing::error!(%reason, "the records could not be written");
-                    failed.send_replace(Some(reason.clone()));
+                    failure.say(reason.clone());
                 }
                 if result.is_ok() {
                     tell(touched, &changes);

@@ -268,11 +268,10 @@ impl Engine {
                 }
                 self.wake = true;
             }
-            Err(errno) => {
+            Err(_) => {
                 self.durability.persist_failures += 1;
                 let pause_ms = backoff_ms(BACKGROUND_BACKOFF_MS, self.durability.persist_failures);
                 self.durability.not_before_ms = self.now_ms + pause_ms;
-                self.refuse_reads_of_unknown(errno, out);
             }
         }
         self.end_commit(result, out);

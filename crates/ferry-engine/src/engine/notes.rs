@@ -12,8 +12,8 @@
 //! sync: a host that loses power may lose both. What was copied in and not written is not noted, since the source has it.
 //! Invariant: a block of which a write was answered is in the map or noted, unless a sync has failed: then what the map
 //! does not know cannot be trusted, and no note is.
-//! A read of such a block waits as the write does, from the moment when the write's bytes may be in the store, and gets
-//! the map's error where it can be told nothing: else a server that is killed would take back what a guest has read.
+//! A read of a block that is in neither waits from the moment when a write's bytes may be in the store, on a full disk
+//! until there is room again: else a server that is killed would take back what a guest has read.
 
 use crate::event::{Errno, RequestId};
 use crate::geometry::Blocks;

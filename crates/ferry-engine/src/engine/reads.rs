@@ -154,16 +154,6 @@ impl Engine {
         }
     }
 
-    /// What waits to be noted or told to the map waited in vain.
-    pub(super) fn refuse_reads_of_unknown(&mut self, errno: Errno, out: &mut Vec<Operation>) {
-        let unknown = |parked: &Parked| parked.until == Until::Known;
-        let refused: Vec<Ticket> =
-            self.parked.iter().filter(|&parked| unknown(parked)).map(|parked| parked.piece.ticket).collect();
-        for ticket in refused {
-            self.fail_request(ticket, errno, out);
-        }
-    }
-
     fn read_local(&mut self, piece: Piece, out: &mut Vec<Operation>) {
         let (request, gather) = self.reader(piece.ticket);
         if !gather.fills_buffer() {

@@ -87,6 +87,8 @@ pub(crate) enum Input {
     Reap(VolumeKey),
     /// The source of an expected move says that it was undone.
     Undone(JobId),
+    /// A move to here that is over is forgotten, since its source says that the job has ended.
+    Forget(JobId),
     /// What a cut-off release left is removed.
     CleanUp,
     /// A person begins a move.
@@ -123,6 +125,7 @@ impl Input {
             Self::Reboot => Some(Cost::Reboot),
             Self::Backup => Some(Cost::Backup),
             Self::Restore => Some(Cost::Restore),
+            Self::Forget(_) => Some(Cost::Forget),
             Self::Tick(_)
             | Self::Answered(..)
             | Self::Found(_)
@@ -172,6 +175,7 @@ impl Host {
             Input::Fetched(key, number) => host.copies.get_mut(&key)?.block = Some(number),
             Input::Reap(key) => host.delete(scope, key)?,
             Input::Undone(job) => host.release(scope, job, false).map(drop).ok()?,
+            Input::Forget(job) => host.forget(scope, job)?,
             Input::CleanUp => host.clean_up(scope)?,
             Input::Begin(job, to) => host.begin(job, to)?,
             Input::Cancel(job) => host.cancel(job)?,

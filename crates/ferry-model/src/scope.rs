@@ -40,6 +40,8 @@ pub struct Budget {
     pub desires: u8,
     /// Times that its owner destroys the machine.
     pub destroys: u8,
+    /// Records of moves to a worker that it forgets, as it does with old ones.
+    pub forgets: u8,
 }
 
 /// What is counted.
@@ -55,6 +57,7 @@ pub(crate) enum Cost {
     Write,
     Desire,
     Destroy,
+    Forget,
 }
 
 impl Budget {
@@ -71,6 +74,7 @@ impl Budget {
             Cost::Write => &mut self.writes,
             Cost::Desire => &mut self.desires,
             Cost::Destroy => &mut self.destroys,
+            Cost::Forget => &mut self.forgets,
         }
     }
 }
@@ -104,6 +108,8 @@ pub enum Bug {
     DeletesBase,
     /// A reservation is deleted without a look at what lies in it.
     DeletesUnseen,
+    /// A move to here is forgotten as soon as it is over, whatever may still be asked of it.
+    ForgetsTooSoon,
     /// What becomes of a machine that was stopped is forgotten when it moves: the target starts it.
     StartsWhatWasStopped,
 }
@@ -138,6 +144,7 @@ const CALM: Budget = Budget {
     writes: 1,
     desires: 0,
     destroys: 0,
+    forgets: 0,
 };
 
 /// One move, cancelled or not, while agents die and calls go astray.
@@ -163,6 +170,11 @@ pub const STOPPED_AND_STARTED: Scope =
     Scope::new(2, 1, Budget { cancels: 1, crashes: 1, desires: 2, ..CALM });
 /// Two moves, there and back, of a machine that its owner destroys at some time.
 pub const DESTROYED: Scope = Scope::new(2, 1, Budget { moves: 2, crashes: 1, destroys: 1, ..CALM });
+/// Two moves, there and back, of which each worker may forget the one that brought the machine, while late calls arrive again.
+pub const FORGOTTEN: Scope = Scope::new(2, 1, Budget { moves: 2, cancels: 1, forgets: 1, ..CALM });
+/// One move of a machine that is destroyed, while the record of it may be forgotten and late calls arrive again.
+pub const FORGOTTEN_OF_DESTROYED: Scope =
+    Scope::new(2, 1, Budget { timeouts: 1, destroys: 1, forgets: 1, ..CALM });
 /// Two moves, one of them cancelled, and records from a backup: more than tests search whole.
 pub const BACKUP_OF_TWO_MOVES: Scope =
     Scope::new(2, 1, Budget { moves: 2, cancels: 1, backups: 1, restores: 1, ..CALM });
@@ -176,6 +188,8 @@ pub const ALL: &[(&str, Scope)] = &[
     ("two moves among three workers", THREE_WORKERS),
     ("one move, cancelled or not; the machine is stopped and started, agents die", STOPPED_AND_STARTED),
     ("two moves, there and back; the machine is destroyed, agents die", DESTROYED),
+    ("two moves, there and back, one cancelled; what has arrived is forgotten", FORGOTTEN),
+    ("one move; the machine is destroyed, what has arrived is forgotten", FORGOTTEN_OF_DESTROYED),
     ("one move, cancelled or not; records from a backup", BACKUP),
     (
         "two moves of two volumes, one cancelled; calls go astray",

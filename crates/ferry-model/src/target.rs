@@ -2,13 +2,13 @@
 
 use crate::host::{Host, Stepped};
 use crate::names;
-use crate::scope::Scope;
+use crate::scope::{Bug, Scope};
 use ferry_api::{
     Activate, ApiError, CrossingState, ErrorCode, JobId, Ownership, Prepare, Reserve, ReserveVolume,
     VolumeKey, VolumePhase,
 };
 use ferry_crossing::service::{self, Service};
-use ferry_crossing::{BaseRecord, Change, CrossingRecord, VolumeRecord, target};
+use ferry_crossing::{BaseRecord, Change, CrossingRecord, VolumeRecord, history, target};
 
 /// A call on its way. The network may deliver it late, again, out of order, or never.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,6 +221,21 @@ impl Host {
 }
 
 impl Host {
+    /// Forgets a move to here that nobody asks for any more.
+    pub(crate) fn forget(&mut self, scope: &Scope, job: JobId) -> Option<()> {
+        let crossing = self.books.crossings.get(&job)?;
+        let is_spent = history::is_spent(crossing, &self.fences);
+        if !is_spent && scope.bug != Some(Bug::ForgetsTooSoon) {
+            return None;
+        }
+        self.change(&[Change::ForgetCrossing(job)]).ok()
+    }
+
+    /// Whether the source of a move has ended it, or knows nothing of it.
+    pub(crate) fn has_ended(&self, job: JobId) -> bool {
+        self.books.standing(job).is_none_or(|standing| standing.outcome.is_some())
+    }
+
     /// Whether the source of a move, asked by its target's sweep, says that it was undone.
     pub(crate) fn says_undone(&self, scope: &Scope, job: JobId) -> bool {
         let Some(standing) = self.books.standing(job) else { return false };
@@ -231,6 +246,6 @@ impl Host {
             None if standing.unwinding.is_some() => ferry_api::JobState::Unwinding,
             None => ferry_api::JobState::Running,
         };
-        target::is_undone(state) || scope.bug == Some(crate::scope::Bug::SweepsTooMuch)
+        target::is_undone(state) || scope.bug == Some(Bug::SweepsTooMuch)
     }
 }

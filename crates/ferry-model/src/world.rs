@@ -225,14 +225,14 @@ impl Worlds {
             let pair = (world.hosts[index], world.hosts[other], input);
             let (here, there) = (&self.hosts[pair.0 as usize], &self.hosts[pair.1 as usize]);
             let scope = &self.scope;
-            let finds = *self.finds.entry(pair).or_insert_with(|| {
-                if let Input::Undone(job) = input {
-                    return there.says_undone(scope, job);
-                }
-                matches!(input, Input::Found(job) if here.finds(scope, job, there))
+            let finds = *self.finds.entry(pair).or_insert_with(|| match input {
+                Input::Undone(job) => there.says_undone(scope, job),
+                Input::Forget(job) => there.has_ended(job),
+                Input::Found(job) => here.finds(scope, job, there),
+                _ => false,
             });
             if finds {
-                actions.push(Action { host, input, answer: false });
+                actions.extend(self.allowed(world, index, input));
             }
         }
     }
@@ -256,6 +256,11 @@ impl Worlds {
         for crossing in state.books.crossings.values().filter(|crossing| target::is_expected(crossing)) {
             if let Some(reserve) = &crossing.reserve {
                 looks.at_others.push((Input::Undone(crossing.job), names::index_of(&reserve.from)));
+            }
+        }
+        for crossing in state.books.crossings.values().filter(|crossing| target::is_over(crossing.state)) {
+            if let Some(reserve) = &crossing.reserve {
+                looks.at_others.push((Input::Forget(crossing.job), names::index_of(&reserve.from)));
             }
         }
         let looks = Rc::new(looks);
@@ -389,6 +394,7 @@ impl Worlds {
             }
             Input::Reap(key) => format!("{at}: the retired copy {} is deleted", names::short(key)),
             Input::Undone(job) => format!("{at}: the sweep hears that job {} was undone", names::short(job)),
+            Input::Forget(job) => format!("{at}: the record of job {} is forgotten", names::short(job)),
             Input::CleanUp => format!("{at}: what a release left is removed"),
             Input::Begin(job, to) => {
                 format!("{at}: a person begins job {}, to {}", names::short(job), names::worker(to))

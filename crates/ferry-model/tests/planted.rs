@@ -125,3 +125,10 @@ fn a_machine_of_which_one_volume_is_handed_over_and_one_is_not_is_found() {
     let (_, promise) = found(scope::TWO_VOLUMES, Bug::HandsOverOne);
     assert_eq!(promise, "volume 2 did not cross with its machine");
 }
+
+#[test]
+fn a_worker_that_forgets_a_move_too_soon_lets_in_a_machine_that_was_destroyed() {
+    let (last, promise) = found(scope::FORGOTTEN_OF_DESTROYED, Bug::ForgetsTooSoon);
+    assert_eq!(last, "w2: `reserve` of job 1 arrives, and the answer goes astray");
+    assert_eq!(promise, "from here on nothing goes wrong, and yet the move never ends as it should");
+}

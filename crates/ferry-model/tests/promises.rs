@@ -50,6 +50,12 @@ fn a_machine_that_is_destroyed_leaves_nothing_on_any_worker() {
 }
 
 #[test]
+fn a_worker_that_forgets_old_moves_to_it_is_not_misled_by_what_arrives_again() {
+    every_promise_holds(scope::FORGOTTEN);
+    every_promise_holds(scope::FORGOTTEN_OF_DESTROYED);
+}
+
+#[test]
 fn records_from_a_backup_break_no_promise() {
     every_promise_holds(scope::BACKUP);
 }

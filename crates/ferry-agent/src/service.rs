@@ -200,7 +200,6 @@ pub struct Agent {
     age: AgeClock<HostClock>,
     started_at_ms: u64,
     _chores: JoinSet<()>,
-    _lock: Option<StateLock>,
 }
 
 impl Agent {
@@ -215,7 +214,7 @@ impl Agent {
         let launcher = launcher.with_tls(config.tls.clone());
         let ground = Ground {
             host: Arc::new(ThisHost::new(&config.state_dir, launcher, credentials.clone())),
-            records: Records::open(&config.state_dir)?,
+            records: Records::open_held(&config.state_dir, lock)?,
             fences: Fences::open(&config.state_dir)?,
             peers: Peers::new(&config.peers)?,
         };
@@ -224,7 +223,7 @@ impl Agent {
         let Core { services, records, peers, .. } = &*agent.core;
         let opened = services.open(records, peers, &mut agent._chores).await;
         opened.map_err(|cause| AgentError::Services { address, cause })?;
-        Ok(Self { _lock: Some(lock), ..agent })
+        Ok(agent)
     }
 
     /// Goes on with what the records say, on ground that nobody else uses.
@@ -264,7 +263,7 @@ impl Agent {
         chores.spawn(async move { sweep(&*guests, &sweeps).await });
         let shutdown = Shutdown::default();
         let started_at_ms = host.now_ms();
-        Ok(Self { core, jobs, shutdown, clock, age, started_at_ms, _chores: chores, _lock: None })
+        Ok(Self { core, jobs, shutdown, clock, age, started_at_ms, _chores: chores })
     }
 
     /// What keeps this worker from being stopped, without asking the others for how long.

@@ -177,6 +177,19 @@ impl Records {
     /// # Errors
     /// The file cannot be opened or is from a later version.
     pub fn open(state_dir: &Path) -> Result<Self, RecordsError> {
+        Self::open_with(state_dir, None)
+    }
+
+    /// The same for an agent that holds the directory. It is given back when the last write that was asked for is over: the
+    /// next agent must not read before that.
+    ///
+    /// # Errors
+    /// As [`Records::open`].
+    pub fn open_held(state_dir: &Path, held: StateLock) -> Result<Self, RecordsError> {
+        Self::open_with(state_dir, Some(held))
+    }
+
+    fn open_with(state_dir: &Path, held: Option<StateLock>) -> Result<Self, RecordsError> {
         let connection = schema::open(&state_dir.join(FILE))?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let failure = Arc::new(Failure::default());
@@ -185,7 +198,10 @@ impl Records {
         let tell = touched.clone();
         std::thread::Builder::new()
             .name("records".to_owned())
-            .spawn(move || run(connection, inbox, &end, &tell))
+            .spawn(move || {
+                run(connection, inbox, &end, &tell);
+                drop(held);
+            })
             .map_err(|cause| RecordsError::Io {
                 doing: "start the thread for",
                 path: state_dir.join(FILE),

@@ -7,6 +7,7 @@ use ferry_api::{
 };
 use ferry_fsm::{Count, Counted};
 use serde_json::json;
+use std::time::Duration;
 
 fn worker(name: &str) -> WorkerName {
     name.parse().unwrap()
@@ -317,6 +318,30 @@ fn a_state_directory_is_held_by_one_agent_and_names_it() {
     assert!(refusal.contains("agent.lock"), "{refusal}");
     drop(held);
     StateLock::take(dir.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_state_directory_is_given_back_when_the_last_write_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = StateLock::take(dir.path()).unwrap();
+    let records = Records::open_held(dir.path(), lock).unwrap();
+    let (end, busy) = std::sync::mpsc::channel::<()>();
+    let reads = records.look(move |_| {
+        // Until the other end is dropped.
+        let _ = busy.recv();
+        Ok(())
+    });
+    // Asked for, and nobody waits for the answer.
+    tokio::time::timeout(Duration::ZERO, reads).await.unwrap_err();
+    let set = WorkerRecord { budget_bytes_per_s: std::num::NonZeroU64::new(7) };
+    let write = records.change(vec![Change::Worker(set.clone())]);
+    tokio::time::timeout(Duration::ZERO, write).await.unwrap_err();
+    drop(records);
+    assert!(StateLock::take(dir.path()).is_err(), "a write may still come");
+    drop(end);
+    let lock = StateLock::take(dir.path()).unwrap();
+    let next = Records::open_held(dir.path(), lock).unwrap();
+    assert_eq!(next.worker().await.unwrap(), set);
 }
 
 #[tokio::test]

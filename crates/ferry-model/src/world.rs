@@ -225,11 +225,14 @@ impl Worlds {
             let pair = (world.hosts[index], world.hosts[other], input);
             let (here, there) = (&self.hosts[pair.0 as usize], &self.hosts[pair.1 as usize]);
             let scope = &self.scope;
-            let finds = *self.finds.entry(pair).or_insert_with(|| match input {
-                Input::Undone(job) => there.says_undone(scope, job),
-                Input::Forget(job) => there.has_ended(job),
-                Input::Found(job) => here.finds(scope, job, there),
-                _ => false,
+            let finds = *self.finds.entry(pair).or_insert_with(|| {
+                if let Input::Undone(job) = input {
+                    return there.says_undone(scope, job);
+                }
+                if let Input::Forget(job) = input {
+                    return there.has_ended(job);
+                }
+                matches!(input, Input::Found(job) if here.finds(scope, job, there))
             });
             if finds {
                 actions.extend(self.allowed(world, index, input));

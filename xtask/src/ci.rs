@@ -45,6 +45,12 @@ fn announce(name: &str) {
     println!("\n=== {name}");
 }
 
+/// The id of the commit that `root` is at.
+pub fn commit(root: &Path) -> Option<String> {
+    let told = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output().ok()?;
+    told.status.success().then(|| String::from_utf8_lossy(&told.stdout).into_owned())
+}
+
 /// `cargo ARGUMENTS` in `root`.
 pub fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -2,9 +2,10 @@
 //! a debug build, and event for event the same.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, bail};
+
+use crate::ci;
 
 /// The seeds that CI runs each time, besides those of the tests: the first, and how many.
 const FIXED: (u64, u64) = (21, 1_500);
@@ -17,7 +18,7 @@ const COMMIT_DIGITS: usize = 9;
 pub fn run(root: &Path, wishes: &[&str]) -> anyhow::Result<()> {
     // Not by its package: so what it is built from is built for `ferry`, too.
     let arguments = ["run", "--release", "--locked", "--quiet", "--bin", "ferry-sim", "--"];
-    let mut command = crate::ci::cargo(root, &arguments);
+    let mut command = ci::cargo(root, &arguments);
     let status = command.args(wishes).status().context("cannot start cargo")?;
     if !status.success() {
         bail!("the simulator ended with {status}; `cargo xtask sim --seed N --trace` does a seed again");
@@ -28,7 +29,7 @@ pub fn run(root: &Path, wishes: &[&str]) -> anyhow::Result<()> {
 /// What CI runs: the same seeds each time, and others for each commit.
 pub fn run_for_ci(root: &Path) -> anyhow::Result<()> {
     run_from(root, FIXED.0, FIXED.1)?;
-    match commit(root).as_deref().and_then(first_fresh) {
+    match ci::commit(root).as_deref().and_then(first_fresh) {
         Some(first) => run_from(root, first, FRESH),
         None => {
             println!("sim: SKIP: there is no commit here that fresh seeds could follow from");
@@ -40,12 +41,6 @@ pub fn run_for_ci(root: &Path) -> anyhow::Result<()> {
 fn run_from(root: &Path, first: u64, seeds: u64) -> anyhow::Result<()> {
     println!("--- sim: cargo xtask sim --seeds {seeds} --from {first}");
     run(root, &["--seeds", &seeds.to_string(), "--from", &first.to_string()])
-}
-
-/// The id of the commit that `root` is at.
-fn commit(root: &Path) -> Option<String> {
-    let told = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output().ok()?;
-    told.status.success().then(|| String::from_utf8_lossy(&told.stdout).into_owned())
 }
 
 /// Where the fresh seeds of a commit begin.

@@ -29,6 +29,8 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     announce("tidy");
     crate::tidy::run(root)?;
     dependencies(root)?;
+    announce("lab: the VM that tests move");
+    crate::lab::vm(root)?;
     let tally = tests(root)?;
     step(root, "demo", &["run", "--release", "--locked", "--", "demo"])?;
     simulated(root)?;

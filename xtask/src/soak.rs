@@ -4,7 +4,7 @@
 //! fio, which verifies what it wrote, behind `steady`, a client that outlives its server · `workers` two agents and a
 //! machine that moves between them, which is a test of the program's that is told to go on · `pingpong` the same there and
 //! back while nothing goes wrong, for so many moves · `database` that with a database on a filesystem · `postgres` PostgreSQL
-//! with clients at the workers' proxies, for so many moves · `oracle`, `dice`, `link`, `server`, `tally` what they share.
+//! with clients at the workers' proxies, for so many moves · `vm` a VM that moves cold and warm · `oracle`, `dice`, `link`, `server`, `tally` what they share.
 //!
 //! A seed gives the same choices again, not the same moments: when a kill meets a server is up to the scheduler. So a
 //! finding comes with what happened last and what the servers said, and is looked for with its seed many times.
@@ -27,19 +27,24 @@ use crate::bench;
 use crate::bench::interrupt;
 use tally::Until;
 
-const USAGE: &str = "usage: cargo xtask soak [--what volumes|fio|workers|pingpong|database|postgres] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]";
+const USAGE: &str = "usage: cargo xtask soak [--what volumes|fio|workers|pingpong|database|postgres|vm] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]";
 const MINUTES_DEFAULT: u64 = 10;
 const MOVES_DEFAULT: u64 = 1000;
 const POSTGRES_MOVES_DEFAULT: u64 = 10;
+const VM_MOVES_DEFAULT: u64 = 10;
 /// A request that nothing on purpose stands in the way of is answered within this time, or that is a finding. Far above
 /// what a starved host takes for one request, for it is no measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The tests that go on as long as they are told.
+const SOAK: &str = "soak";
+const VMS: &str = "vms";
 const WORKERS: &str = "a_machine_keeps_all_it_was_promised_whatever_dies_while_it_moves_back_and_forth";
 const PINGPONG: &str =
     "pingpong::a_machine_that_moves_there_and_back_loses_nothing_and_leaves_nothing_behind";
 const DATABASE: &str = "pingpong::a_database_that_moves_there_and_back_keeps_every_commit_it_acknowledged";
 const POSTGRES: &str = "postgres::a_postgres_that_moves_there_and_back_keeps_every_commit_and_refuses_nobody";
+const VM: &str = "a_vm_moves_cold_and_warm_and_keeps_every_record_it_acknowledged";
 
 #[derive(Clone, Copy)]
 enum What {
@@ -49,6 +54,7 @@ enum What {
     Pingpong,
     Database,
     Postgres,
+    Vm,
 }
 
 struct Wishes {
@@ -64,10 +70,14 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let play = match what {
         What::Volumes => volumes::run,
         What::Fio => fio::run,
-        What::Workers => return soak_test(root, WORKERS, seed, &until, ferry.is_some()),
-        What::Pingpong => return soak_test(root, PINGPONG, seed, &until, ferry.is_some()),
-        What::Database => return soak_test(root, DATABASE, seed, &until, ferry.is_some()),
-        What::Postgres => return soak_test(root, POSTGRES, seed, &until, ferry.is_some()),
+        What::Workers => return soak_test(root, SOAK, WORKERS, seed, &until, ferry.is_some()),
+        What::Pingpong => return soak_test(root, SOAK, PINGPONG, seed, &until, ferry.is_some()),
+        What::Database => return soak_test(root, SOAK, DATABASE, seed, &until, ferry.is_some()),
+        What::Postgres => return soak_test(root, SOAK, POSTGRES, seed, &until, ferry.is_some()),
+        What::Vm => {
+            crate::lab::vm(root)?;
+            return soak_test(root, VMS, VM, seed, &until, ferry.is_some());
+        }
     };
     let ferry = match ferry {
         Some(path) => path.canonicalize().context("there is no such program")?,
@@ -79,7 +89,14 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 /// A test of the program for as long as is asked. It is one because workers are at home there.
-fn soak_test(root: &Path, test: &str, seed: u64, until: &Until, has_program: bool) -> anyhow::Result<()> {
+fn soak_test(
+    root: &Path,
+    tests: &str,
+    test: &str,
+    seed: u64,
+    until: &Until,
+    has_program: bool,
+) -> anyhow::Result<()> {
     let (name, value) = match until {
         Until::Minutes(minutes) => ("FERRY_SOAK_MINUTES", minutes),
         Until::Moves(moves) => ("FERRY_SOAK_MOVES", moves),
@@ -87,7 +104,7 @@ fn soak_test(root: &Path, test: &str, seed: u64, until: &Until, has_program: boo
     };
     ensure!(!has_program, "workers soak with the program that their test is built with: leave out --ferry");
     let test =
-        ["test", "--locked", "--package", "ferry", "--test", "soak", "--", "--nocapture", "--exact", test];
+        ["test", "--locked", "--package", "ferry", "--test", tests, "--", "--nocapture", "--exact", test];
     let status = crate::ci::cargo(root, &test)
         .env(name, value.to_string())
         .env("FERRY_SOAK_SEED", seed.to_string())
@@ -109,6 +126,7 @@ fn parse(mut arguments: &[&str]) -> anyhow::Result<Wishes> {
             ("--what", "pingpong") => what = What::Pingpong,
             ("--what", "database") => what = What::Database,
             ("--what", "postgres") => what = What::Postgres,
+            ("--what", "vm") => what = What::Vm,
             ("--minutes", _) => until = Some(Until::Minutes(number()?)),
             ("--kills", _) => until = Some(Until::Kills(number()?)),
             ("--moves", _) => until = Some(Until::Moves(number()?)),
@@ -129,11 +147,12 @@ fn ends(what: What, asked: Option<Until>) -> anyhow::Result<Until> {
     Ok(match (what, asked) {
         (What::Pingpong | What::Database, None) => Until::Moves(MOVES_DEFAULT),
         (What::Postgres, None) => Until::Moves(POSTGRES_MOVES_DEFAULT),
+        (What::Vm, None) => Until::Moves(VM_MOVES_DEFAULT),
         (What::Volumes | What::Fio | What::Workers, None) => Until::Minutes(MINUTES_DEFAULT),
-        (What::Pingpong | What::Database | What::Postgres, Some(until @ Until::Moves(_)))
+        (What::Pingpong | What::Database | What::Postgres | What::Vm, Some(until @ Until::Moves(_)))
         | (What::Volumes | What::Fio, Some(until))
         | (What::Workers, Some(until @ Until::Minutes(_))) => until,
-        (What::Pingpong | What::Database | What::Postgres, Some(_)) => {
+        (What::Pingpong | What::Database | What::Postgres | What::Vm, Some(_)) => {
             bail!("that is counted in moves: give --moves\n{USAGE}")
         }
         (What::Workers, Some(_)) => bail!("workers soak for a time: give --minutes\n{USAGE}"),

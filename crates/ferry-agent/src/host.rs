@@ -8,14 +8,16 @@
 //! Invariant: nothing of the agent that decides who may write, or what runs where, comes to files, processes or the clock
 //! by another way; so what a simulation tries is what real hosts run.
 
+use crate::drivers::qemu::MONITOR_SOCKET;
 use crate::drivers::{
-    Driver, DriverError, Holds, LaunchError, Launcher, ProcessDriver, Watch, filesystem, isolated,
+    Driver, DriverError, Gates, Holds, LaunchError, Launcher, ProcessDriver, QemuDriver, Watch, filesystem,
+    isolated,
 };
 use crate::lying::{self, Lying, Running};
 use crate::machines::LOG;
 use crate::records::{ProcessMark, VolumeRecord};
 use crate::volumes::VolumesError;
-use ferry_api::{DriverKind, MachineId, MachineSpec, VolumeKey};
+use ferry_api::{CONSOLE_SOCKET, DriverKind, MachineId, MachineSpec, VolumeKey};
 use ferry_volume::client::{self, BlockError};
 use ferry_volume::control::{Client, ControlError};
 use ferry_volume::{Credentials, LastState, Left, SourceUri, StoreError};
@@ -24,6 +26,7 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::timeout;
 
@@ -169,14 +172,17 @@ pub struct ThisHost {
     launcher: Launcher,
     credentials: Option<Credentials>,
     process: ProcessDriver,
+    qemu: QemuDriver,
 }
 
 impl ThisHost {
     /// This host with the state directory of an agent, which starts volume servers by `launcher`.
     #[must_use]
     pub fn new(state_dir: &Path, launcher: Launcher, credentials: Option<Credentials>) -> Self {
-        let process = ProcessDriver::new(launcher.program());
-        Self { state_dir: state_dir.to_owned(), launcher, credentials, process }
+        let gates = Arc::new(Gates::default());
+        let process = ProcessDriver::new(launcher.program(), Arc::clone(&gates));
+        let qemu = QemuDriver::new(gates);
+        Self { state_dir: state_dir.to_owned(), launcher, credentials, process, qemu }
     }
 
     fn dir(&self, copy: VolumeKey) -> PathBuf {
@@ -202,6 +208,7 @@ impl Host for ThisHost {
     fn driver(&self, kind: DriverKind) -> &dyn Driver {
         match kind {
             DriverKind::Process => &self.process,
+            DriverKind::Qemu => &self.qemu,
         }
     }
 
@@ -257,7 +264,7 @@ impl Host for ThisHost {
 
     fn lying(&self) -> Doing<'_, io::Result<Lying>> {
         let state_dir = self.state_dir.clone();
-        blocking(move || lying::lying(&state_dir, &[LOG, isolated::PLAN]))
+        blocking(move || lying::lying(&state_dir, &[LOG, isolated::PLAN, MONITOR_SOCKET, CONSOLE_SOCKET]))
     }
 
     fn running(&self) -> Doing<'_, io::Result<Running>> {

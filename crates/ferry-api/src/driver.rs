@@ -1,5 +1,6 @@
 //! What runs a machine: one variant for each driver, each with what only that driver must know.
 
+use crate::QemuSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +12,8 @@ use std::path::PathBuf;
 pub enum Driver {
     /// A process of the worker.
     Process(ProcessSpec),
+    /// A VM, run by QEMU.
+    Qemu(QemuSpec),
 }
 
 /// A process of the worker. It finds the NBD URI of each volume in `FERRY_VOLUME_<NAME>`.
@@ -36,6 +39,7 @@ impl Driver {
     pub fn kind(&self) -> DriverKind {
         match self {
             Self::Process(_) => DriverKind::Process,
+            Self::Qemu(_) => DriverKind::Qemu,
         }
     }
 
@@ -44,6 +48,16 @@ impl Driver {
     pub fn as_process(&self) -> Option<&ProcessSpec> {
         match self {
             Self::Process(process) => Some(process),
+            Self::Qemu(_) => None,
+        }
+    }
+
+    /// What the `qemu` driver must know, if it is the one.
+    #[must_use]
+    pub fn as_qemu(&self) -> Option<&QemuSpec> {
+        match self {
+            Self::Qemu(qemu) => Some(qemu),
+            Self::Process(_) => None,
         }
     }
 }
@@ -53,17 +67,20 @@ impl Driver {
 pub enum DriverKind {
     /// Runs processes.
     Process,
+    /// Runs VMs.
+    Qemu,
 }
 
 impl DriverKind {
     /// All that there are.
-    pub const ALL: [Self; 1] = [Self::Process];
+    pub const ALL: [Self; 2] = [Self::Process, Self::Qemu];
 
     /// Its name, as in `driver = "process"`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Process => "process",
+            Self::Qemu => "qemu",
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Machines: stateful guests with an id that never changes.
 
 use crate::{
-    Driver, Generation, Health, HealthCheck, Isolation, JobId, MachineId, MachineName, Mount, ProcessSpec,
-    Service, VolumeId, VolumeName, VolumeRef, WorkerName,
+    CONSOLE_SOCKET, Driver, Generation, Health, HealthCheck, Isolation, JobId, MachineId, MachineName, Mount,
+    ProcessSpec, Service, VolumeId, VolumeName, VolumeRef, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -13,9 +13,9 @@ use std::str::FromStr;
 /// How long a machine may take to stop before it is killed, when nothing else is asked for, in milliseconds.
 const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
-/// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health checks. A machine
-/// moves only to a worker that understands all of its spec.
-pub const SPEC_VERSION: u32 = 4;
+/// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
+/// checks, 5 with VMs. A machine moves only to a worker that understands all of its spec.
+pub const SPEC_VERSION: u32 = 5;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,11 +131,12 @@ impl MachineSpec {
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
-        match (&self.health, self.services.is_empty(), self.is_isolated()) {
-            (Some(_), _, _) => 4,
-            (None, false, _) => 3,
-            (None, true, true) => 2,
-            (None, true, false) => 1,
+        match (&self.driver, &self.health, self.services.is_empty(), self.is_isolated()) {
+            (Driver::Qemu(_), ..) => 5,
+            (Driver::Process(_), Some(_), ..) => 4,
+            (Driver::Process(_), None, false, _) => 3,
+            (Driver::Process(_), None, true, true) => 2,
+            (Driver::Process(_), None, true, false) => 1,
         }
     }
 }
@@ -251,6 +252,14 @@ pub struct Machine {
     pub created_at_ms: u64,
 }
 
+impl Machine {
+    /// Its serial console, a socket on its worker, if it is a VM.
+    #[must_use]
+    pub fn console(&self) -> Option<PathBuf> {
+        self.spec.driver.as_qemu().map(|_| self.log.with_file_name(CONSOLE_SOCKET))
+    }
+}
+
 /// A disk of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineVolume {
@@ -358,7 +367,9 @@ mod tests {
         spec.services.push(serde_json::from_str(r#"{"port": 80}"#).unwrap());
         assert_eq!(spec.version(), 3);
         spec.health = Some(crate::Probe::Command(vec!["true".to_owned()]).into());
-        assert_eq!(spec.version(), SPEC_VERSION);
+        assert_eq!(spec.version(), 4);
+        let vm = MachineSpec { driver: Driver::Qemu(crate::QemuSpec::default()), ..spec.clone() };
+        assert_eq!(vm.version(), SPEC_VERSION);
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<MachineSpec>(&json).unwrap(), spec);
     }

@@ -271,6 +271,13 @@ pub enum Machine {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Connect this terminal with the serial console of a VM of this host; Ctrl-] leaves it
+    Console {
+        /// Name or id
+        machine: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Print what a machine wrote on this worker. What it wrote before it moved here stayed where that was
     Logs {
         /// Name or id

@@ -6,6 +6,7 @@ mod loss;
 pub mod machine_file;
 mod pace;
 mod truth;
+mod vm_file;
 mod when;
 
 use std::collections::BTreeMap;
@@ -120,6 +121,8 @@ pub enum Question {
     MachineList,
     /// `machine show`
     MachineShow(MachineRef),
+    /// `machine console`
+    MachineConsole(MachineRef),
     /// `machine logs`
     MachineLogs {
         /// Whose.
@@ -331,6 +334,9 @@ fn machine_question(machine: args::Machine) -> Result<Meant, Misuse> {
         args::Machine::Spec { machine, asking } => ask(&asking, Question::MachineSpec(parsed(&machine)?)),
         args::Machine::List { asking } => ask(&asking, Question::MachineList),
         args::Machine::Show { machine, asking } => ask(&asking, Question::MachineShow(parsed(&machine)?)),
+        args::Machine::Console { machine, asking } => {
+            ask(&asking, Question::MachineConsole(parsed(&machine)?))
+        }
         args::Machine::Logs { machine, follow, lines, asking } => {
             ask(&asking, Question::MachineLogs { machine: parsed(&machine)?, lines, follow })
         }

@@ -5,24 +5,28 @@
 //! (`inhibitor`) ends with it.
 
 pub(crate) mod filesystem;
+mod gate;
 pub(crate) mod inhibitor;
 mod init;
 pub(crate) mod isolated;
 mod probe;
 mod process;
+pub(crate) mod qemu;
 mod server;
 mod watch;
 
 pub use filesystem::Holds;
+pub use gate::Gates;
 pub use init::{InitError, Side, init};
 pub use probe::{ProbeError, probe};
 pub use process::ProcessDriver;
+pub use qemu::QemuDriver;
 pub use server::{LaunchError, Launcher};
 pub use watch::{Ended, Watch, Watched, boot_id, mark_of};
 
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::{HealthCheck, MachineName, MachineSpec, Mount};
+use ferry_api::{HealthCheck, MachineName, MachineSpec, Mount, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,6 +46,19 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// The volumes that it mounts.
     pub mounts: Vec<MountedVolume>,
+    /// All its volumes, as disks.
+    pub disks: Vec<Disk>,
+}
+
+/// A volume as a disk of its machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The socket where its server speaks NBD.
+    pub nbd: PathBuf,
+    /// The socket where it speaks vhost-user-blk, for a machine that wants that.
+    pub vhost: Option<PathBuf>,
 }
 
 /// A volume that a machine mounts, in the order in which they are mounted.
@@ -96,6 +113,46 @@ pub enum DriverError {
          mounts and isolation out of the machine's spec"
     )]
     NoRights,
+    /// A program is too old.
+    #[error(
+        "{program} is too old: it says '{found}', and {needed} is the earliest that will do; install a newer one"
+    )]
+    TooOld {
+        /// The program.
+        program: &'static str,
+        /// What it says of itself.
+        found: String,
+        /// The earliest version.
+        needed: String,
+    },
+    /// KVM is asked for and of no use.
+    #[error("KVM is of no use on this worker: {why}; choose another worker, or accel = \"auto\"")]
+    NoKvm {
+        /// What was found.
+        why: String,
+    },
+    /// What a VM is to boot is not there.
+    #[error("{} is no file of this worker; put it there or choose another", path.display())]
+    NoImage {
+        /// What the machine's spec says.
+        path: PathBuf,
+    },
+    /// A VM cannot have it.
+    #[error(
+        "mounts, isolation, services and health checks are not for VMs, whose kernel and network are their own; leave them out"
+    )]
+    NotForVms,
+    /// A socket cannot be made.
+    #[error(
+        "{} is longer than the {bytes_max} bytes that a socket's path can have; choose a shorter state_dir",
+        path.display()
+    )]
+    LongPath {
+        /// The socket.
+        path: PathBuf,
+        /// The most bytes.
+        bytes_max: usize,
+    },
     /// A file or process operation failed.
     #[error("cannot {doing}")]
     Io {

@@ -1,49 +1,24 @@
 //! The `process` driver: a machine is a process group of the worker.
 //!
-//! Between fork and the machine's first instruction lies a gate, so that no machine ever runs that the records do
-//! not know: the process is made as a shell that waits for a line on its standard input, its mark is recorded,
-//! then the line is sent and the shell becomes the machine (`exec`: same process, same number). An agent that dies
-//! before leaves a shell whose input ends, and that ends with it.
-//!
 //! A machine that mounts volumes, or is isolated, becomes this program first, which makes its namespaces (`init`).
 
-use super::watch::{Watch, mark_of};
-use super::{Driver, DriverError, HeldMachine, Launch, isolated, probe};
+use super::gate::{Behind, Clothes, Gates, Held};
+use super::{Driver, DriverError, HeldMachine, Launch, Watch, gate, isolated, probe};
 use crate::host::Doing;
 use crate::records::ProcessMark;
 use ferry_api::{HealthCheck, MachineSpec, Probe, ProcessSpec};
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
-use tokio::sync::Mutex;
-
-/// What a machine gets of its agent's environment. The rest may be the agent's own secrets, and would differ from
-/// worker to worker.
-const KEPT_VARIABLES: [&str; 7] = ["PATH", "HOME", "USER", "SHELL", "LANG", "TZ", "TMPDIR"];
-/// Waits for the gate to open and becomes the machine.
-const GATE: &str = "IFS= read -r gate && [ \"$gate\" = open ] && exec \"$@\" </dev/null";
-/// The line that opens the gate.
-const OPEN: &[u8] = b"open\n";
+use std::process::Command;
+use std::sync::Arc;
 
 /// Runs machines as processes of this worker.
 #[derive(Debug)]
 pub struct ProcessDriver {
     /// This program.
     program: PathBuf,
-    /// One machine is made at a time: a process that is forked while a gate is made would hold it open.
-    making: Mutex<()>,
-}
-
-/// A machine behind its gate.
-#[derive(Debug)]
-struct Held {
-    mark: ProcessMark,
-    watch: Watch,
-    gate: ChildStdin,
+    gates: Arc<Gates>,
 }
 
 impl Driver for ProcessDriver {
@@ -70,22 +45,17 @@ impl Driver for ProcessDriver {
         let words = serde_json::to_string(&one).expect("what is tried is plain data and always encodes");
         let mut command = Command::new(&self.program);
         command.args(["machine-probe", &words]);
-        clothe(&mut command, launch);
+        clothes(launch).put_on(&mut command);
         Box::pin(async move {
-            let _one_at_a_time = self.making.lock().await;
+            let one_at_a_time = self.gates.one_at_a_time().await;
             let trying = probe::begin(command)?;
-            drop(_one_at_a_time);
+            drop(one_at_a_time);
             trying.outcome(check).await
         })
     }
 
     fn find(&self, _dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
-        let failed = |cause| DriverError::Io { doing: format!("look for process {}", mark.pid), cause };
-        let found = Watch::find(mark).map_err(failed)?;
-        if found.is_none() {
-            Watch::kill_orphans(mark).map_err(failed)?;
-        }
-        Ok(found)
+        gate::find(mark)
     }
 }
 
@@ -114,10 +84,10 @@ pub(super) fn process_of(spec: &MachineSpec) -> &ProcessSpec {
 }
 
 impl ProcessDriver {
-    /// Runs machines; `program` is this program, by which those are started that have namespaces of their own.
+    /// Runs machines that begin behind `gates`; `program` is this program, by which those are started that have namespaces of their own.
     #[must_use]
-    pub fn new(program: &Path) -> Self {
-        Self { program: program.to_owned(), making: Mutex::default() }
+    pub fn new(program: &Path, gates: Arc<Gates>) -> Self {
+        Self { program: program.to_owned(), gates }
     }
 
     /// What the gate becomes: the machine, or this program that makes its namespaces.
@@ -134,62 +104,17 @@ impl ProcessDriver {
     async fn hold(&self, launch: &Launch) -> Result<Held, DriverError> {
         let ProcessSpec { command, .. } = process_of(&launch.spec);
         let words = self.first_words(launch)?;
-        let log = open_log(&launch.log)?;
-        let failed = |doing: &str| {
-            let doing = format!("{doing} {command}");
-            move |cause| DriverError::Io { doing, cause }
-        };
-        let _one_at_a_time = self.making.lock().await;
-        let mut gate = Command::new("/bin/sh");
-        gate.args(["-c", GATE, "ferry-machine"]).args(&words);
-        clothe(&mut gate, launch);
-        let mut child = gate
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone().map_err(failed("log the output of"))?)
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .map_err(failed("start"))?;
-        let gate = child.stdin.take().expect("its standard input was asked for");
-        let gone = || io::Error::other("its process ended at once");
-        // Not reaped yet, so the number cannot be another process's.
-        let watch = Watch::open(child.id()).and_then(|w| w.ok_or_else(gone)).map_err(failed("watch"))?;
-        let mark = mark_of(child.id()).and_then(|m| m.ok_or_else(gone)).map_err(failed("watch"))?;
-        Ok(Held { mark, watch, gate })
+        let behind = Behind { name: command, words: &words, clothes: clothes(launch), log: &launch.log };
+        self.gates.hold(&behind).await
     }
 }
 
-impl HeldMachine for Held {
-    fn mark(&self) -> &ProcessMark {
-        &self.mark
-    }
-
-    fn release(mut self: Box<Self>) -> Result<Watch, DriverError> {
-        let doing = || format!("let process {} run", self.mark.pid);
-        self.gate.write_all(OPEN).map_err(|cause| DriverError::Io { doing: doing(), cause })?;
-        Ok(self.watch)
-    }
-
-    fn abandon(self: Box<Self>) -> Doing<'static, ()> {
-        let Self { watch, gate, .. } = *self;
-        drop(gate);
-        Box::pin(async move {
-            watch.ended().await;
-        })
-    }
-}
-
-/// Gives a command the environment and the directory of a machine.
-fn clothe(command: &mut Command, launch: &Launch) {
+/// The environment and the directory of a machine.
+fn clothes(launch: &Launch) -> Clothes<'_> {
     let ProcessSpec { env, workdir, .. } = process_of(&launch.spec);
     // One with a root of its own finds its directory inside.
     let workdir = workdir.as_ref().filter(|_| !launch.spec.is_isolated()).unwrap_or(&launch.dir);
-    command
-        .env_clear()
-        .envs(KEPT_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-        .envs(env)
-        .envs(&launch.env)
-        .current_dir(workdir);
+    Clothes { env: vec![env, &launch.env], workdir }
 }
 
 /// Finds a program as a shell would.
@@ -206,24 +131,20 @@ pub(super) fn find_program(command: &str) -> Result<PathBuf, DriverError> {
     found.ok_or_else(|| DriverError::NoProgram { command: command.to_owned() })
 }
 
-fn open_log(path: &Path) -> Result<File, DriverError> {
-    let opened = OpenOptions::new().create(true).append(true).open(path);
-    opened.map_err(|cause| DriverError::Io { doing: format!("open {}", path.display()), cause })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
     fn driver() -> ProcessDriver {
-        ProcessDriver::new(Path::new("/bin/false"))
+        ProcessDriver::new(Path::new("/bin/false"), Arc::default())
     }
 
     fn launch(dir: &Path, script: &str) -> Launch {
         Launch {
             name: "sh".parse().unwrap(),
             mounts: Vec::new(),
+            disks: Vec::new(),
             spec: MachineSpec::process("sh", ["-c", script]),
             dir: dir.to_owned(),
             log: dir.join("machine.log"),

@@ -50,6 +50,11 @@ pub trait Watched: Send + Sync + fmt::Debug {
     fn signal(&self, number: i32);
     /// Kills the whole process group.
     fn kill_group(&self);
+    /// Asks it to end as machines of its kind are asked, for which `signal` may serve, and resolves when it has.
+    fn end(&self, signal: i32) -> Doing<'_, Ended> {
+        self.signal(signal);
+        self.ended()
+    }
 }
 
 /// A process that is watched.
@@ -114,10 +119,9 @@ impl Watch {
         self.0.kill_group();
     }
 
-    /// Asks the process to end with `signal` and kills its whole group after `grace`. Returns as soon as it ended.
+    /// Asks the process to end, as [`Watched::end`] does, and kills its whole group after `grace`. Returns as soon as it ended.
     pub async fn stop(&self, signal: i32, grace: Duration) -> Ended {
-        self.signal(signal);
-        match tokio::time::timeout(grace, self.ended()).await {
+        match tokio::time::timeout(grace, self.0.end(signal)).await {
             Ok(ended) => ended,
             Err(_) => {
                 self.kill_group();

@@ -227,7 +227,7 @@ impl Minder {
         mark: &ProcessMark,
     ) -> Result<(), MachinesError> {
         if record.spec.health.is_some() && self.seen().nurse.is_none() {
-            let launch = inner.launch(record, Vec::new())?;
+            let launch = inner.launch(record, Vec::new(), Vec::new())?;
             self.seen().nurse = Nurse::begin(inner, launch, mark.clone());
         }
         Ok(())
@@ -313,7 +313,8 @@ impl Inner {
             }
         }
         let mounts = self.to_mount(record).await?;
-        let held = driver.start(&self.launch(record, mounts)?).await?;
+        let disks = self.disks(record).await?;
+        let held = driver.start(&self.launch(record, mounts, disks)?).await?;
         let process = held.mark().clone();
         let starts = Change::ProcessStarts { machine: record.id, process: process.clone() };
         let recorded = self.records.change(vec![starts]).await;

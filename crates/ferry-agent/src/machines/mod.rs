@@ -8,6 +8,7 @@
 //! Invariants: a machine runs only while the records say that it shall, and never twice: its process is in the
 //! records before it does anything. Machines outlive the agent; the next one finds them by their marks.
 
+mod disks;
 mod filesystems;
 mod health;
 pub(crate) mod log;
@@ -16,7 +17,7 @@ mod policy;
 mod unneeded;
 
 use crate::config::Config;
-use crate::drivers::{DriverError, Launch, MountedVolume};
+use crate::drivers::{Disk, DriverError, Launch, MountedVolume};
 use crate::fences::{FenceError, Fences};
 use crate::host::{Host, blocking};
 use crate::records::{Change, MachineRecord, Records, RecordsError, Standing};
@@ -130,6 +131,11 @@ impl From<MachinesError> for ApiError {
                 | DriverError::NoRoot { .. }
                 | DriverError::NoUser { .. }
                 | DriverError::NoTool { .. }
+                | DriverError::TooOld { .. }
+                | DriverError::NoKvm { .. }
+                | DriverError::NoImage { .. }
+                | DriverError::NotForVms
+                | DriverError::LongPath { .. }
                 | DriverError::NoRights,
             )
             | MachinesError::Filesystem(_) => ErrorCode::InvalidRequest,
@@ -395,7 +401,12 @@ impl Inner {
     }
 
     /// What the driver must know; the machine's directory exists then.
-    fn launch(&self, record: &MachineRecord, mounts: Vec<MountedVolume>) -> Result<Launch, MachinesError> {
+    fn launch(
+        &self,
+        record: &MachineRecord,
+        mounts: Vec<MountedVolume>,
+        disks: Vec<Disk>,
+    ) -> Result<Launch, MachinesError> {
         let failed = |cause| MachinesError::Io { doing: "make", path: self.dir(record.id), cause };
         let dir = self.host.machine_dir(record.id).map_err(failed)?;
         let mut env = BTreeMap::from([
@@ -406,6 +417,6 @@ impl Inner {
             env.insert(volume.name.environment_variable(), self.volumes.guest_uri(key));
         }
         let (name, spec) = (record.name.clone(), record.spec.clone());
-        Ok(Launch { name, spec, log: dir.join(LOG), dir, env, mounts })
+        Ok(Launch { name, spec, log: dir.join(LOG), dir, env, mounts, disks })
     }
 }

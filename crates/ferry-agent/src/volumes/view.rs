@@ -36,8 +36,12 @@ impl Volumes {
     /// The NBD URI under which the guest finds a copy.
     #[must_use]
     pub fn guest_uri(&self, key: VolumeKey) -> String {
-        let socket = volume_dir(&self.inner.state_dir, key).join(GUEST_SOCKET);
-        format!("nbd+unix:///?socket={}", percent_encoded(&socket.to_string_lossy()))
+        format!("nbd+unix:///?socket={}", percent_encoded(&self.guest_socket(key).to_string_lossy()))
+    }
+
+    /// The socket where the guest finds a copy, by NBD.
+    pub(crate) fn guest_socket(&self, key: VolumeKey) -> std::path::PathBuf {
+        volume_dir(&self.inner.state_dir, key).join(GUEST_SOCKET)
     }
 
     fn forks(&self, record: &VolumeRecord, status: Option<&Status>) -> Vec<VolumeFork> {

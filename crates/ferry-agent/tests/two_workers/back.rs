@@ -270,7 +270,7 @@ async fn a_move_that_waits_since_the_machine_does_not_start_ends_when_it_is_take
     let script = format!("trap '{stop}' TERM; while :; do sleep 0.01; done");
     let mut create = machine("web", &script);
     create.spec.stop_signal = ferry_api::Signal::TERM;
-    let Driver::Process(process) = &mut create.spec.driver;
+    let Driver::Process(process) = &mut create.spec.driver else { panic!() };
     process.workdir = Some(workdir.clone());
     w1.door().machine_create(create).await.unwrap();
     let there = w1.door().move_start(start("w2")).await.unwrap();

@@ -224,8 +224,16 @@ fn isolation_text(spec: &MachineSpec) -> String {
 }
 
 fn command_text(driver: &Driver) -> String {
-    let Driver::Process(ProcessSpec { command, args, .. }) = driver;
-    std::iter::once(command).chain(args).map(String::as_str).collect::<Vec<_>>().join(" ")
+    match driver {
+        Driver::Process(ProcessSpec { command, args, .. }) => {
+            std::iter::once(command).chain(args).map(String::as_str).collect::<Vec<_>>().join(" ")
+        }
+        Driver::Qemu(vm) => {
+            let boots =
+                vm.kernel.as_ref().map_or_else(String::new, |kernel| format!(", {}", kernel.display()));
+            format!("VM: {}, {} vcpus, {} MiB{boots}", vm.machine, vm.vcpus, vm.memory_mib)
+        }
+    }
 }
 
 fn exit_text(exit: MachineExit) -> String {

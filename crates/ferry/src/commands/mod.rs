@@ -3,6 +3,7 @@
 pub mod agent;
 mod attach;
 mod base;
+mod console;
 mod crossed;
 mod foreseen;
 pub mod gc;
@@ -41,6 +42,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::MachineSpec(machine) => machine::spec(&agent, json, &machine).await,
         Question::MachineList => machine::list(&agent, json).await,
         Question::MachineShow(machine) => machine::show(&agent, json, &machine).await,
+        Question::MachineConsole(machine) => console::open(&agent, &machine).await,
         Question::MachineLogs { machine, lines, follow } => {
             logs::print(&agent, json, &machine, lines, follow).await
         }

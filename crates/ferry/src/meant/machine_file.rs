@@ -4,6 +4,7 @@
 
 use super::Misuse;
 use super::health::HealthInFile;
+use super::vm_file::VmInFile;
 use crate::output::bytes::{parse_size, parse_span};
 use ferry_api::{
     CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, Mount, MountPath,
@@ -24,6 +25,7 @@ struct MachineFile {
     name: MachineName,
     #[serde(default)]
     driver: DriverName,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     command: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     workdir: Option<PathBuf>,
@@ -37,8 +39,8 @@ struct MachineFile {
     network: Network,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     services: Vec<Service>,
-    #[serde(default)]
-    stop_signal: Signal,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stop_signal: Option<Signal>,
     #[serde(default = "grace_default", deserialize_with = "span", serialize_with = "in_ms")]
     stop_grace: Duration,
     #[serde(default, deserialize_with = "restart", serialize_with = "restart_text")]
@@ -49,6 +51,8 @@ struct MachineFile {
     health: Option<HealthInFile>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     volumes: BTreeMap<VolumeName, VolumeInFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    qemu: Option<VmInFile>,
 }
 
 /// What can run a machine.
@@ -57,6 +61,7 @@ struct MachineFile {
 enum DriverName {
     #[default]
     Process,
+    Qemu,
 }
 
 /// A disk as a person writes it down.
@@ -104,8 +109,16 @@ pub enum Form {
 
 /// What a machine is, as such a file; `sizes_bytes` are those of its volumes.
 pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: Form) -> String {
-    let Driver::Process(process) = machine.spec.driver.clone();
-    let ProcessSpec { command, args, env, workdir } = process;
+    let (driver, command, qemu) = match machine.spec.driver.clone() {
+        Driver::Process(process) => (DriverName::Process, Some(process), None),
+        Driver::Qemu(qemu) => (DriverName::Qemu, None, Some(VmInFile::from(qemu))),
+    };
+    let (words, env, workdir) = match command {
+        Some(ProcessSpec { command, args, env, workdir }) => {
+            (std::iter::once(command).chain(args).collect(), env, workdir)
+        }
+        None => (Vec::new(), BTreeMap::new(), None),
+    };
     let isolation = machine.spec.isolation.clone();
     let volume = |name: &VolumeName| {
         let mount = machine.spec.mounts.get(name);
@@ -119,20 +132,21 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: F
     };
     let file = MachineFile {
         name: machine.name.clone(),
-        driver: DriverName::Process,
-        command: std::iter::once(command).chain(args).collect(),
+        driver,
+        command: words,
         workdir,
         isolated: isolation.as_ref() == Some(&Isolation::default()),
         user: isolation.as_ref().and_then(|isolation| isolation.user.clone()),
         root: isolation.as_ref().and_then(|isolation| isolation.root.clone()),
         network: isolation.map(|isolation| isolation.network).unwrap_or_default(),
         services: machine.spec.services.clone(),
-        stop_signal: machine.spec.stop_signal,
+        stop_signal: qemu.is_none().then_some(machine.spec.stop_signal),
         stop_grace: Duration::from_millis(machine.spec.stop_grace_ms),
         restart: machine.spec.restart,
         env,
         health: machine.spec.health.clone().map(HealthInFile::from),
         volumes: machine.volumes.iter().map(|known| (known.name.clone(), volume(&known.name))).collect(),
+        qemu,
     };
     match form {
         Form::Toml => toml::to_string_pretty(&file).expect("a machine is plain data and always encodes"),
@@ -147,11 +161,9 @@ fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
         Form::Toml => toml::from_str(text).map_err(|error| in_words(text, &error))?,
         Form::Json => serde_json::from_str(text).map_err(|error| json_in_words(text, &error))?,
     };
+    let driver = driver(text, &file)?;
     let isolation = Isolation { user: file.user, root: file.root, network: file.network };
     let is_isolated = file.isolated || isolation != Isolation::default();
-    let mut words = file.command.into_iter();
-    let missing = || "field command: it is empty; write the program and its arguments".to_owned();
-    let command = words.next().ok_or_else(missing)?;
     let (mut volumes, mut mounts) = (Vec::new(), BTreeMap::new());
     for (name, volume) in file.volumes {
         let at = |why: &str| format!("{} volumes.{name}: {why}", line_of_table(text, name.as_str()));
@@ -172,11 +184,9 @@ fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
     let health = file.health.map(HealthInFile::check).transpose();
     let health = health.map_err(|why| format!("{} health: {why}", line_of_table(text, "[health]")))?;
     let stop_grace_ms = u64::try_from(file.stop_grace.as_millis()).unwrap_or(u64::MAX);
-    let driver =
-        Driver::Process(ProcessSpec { command, args: words.collect(), env: file.env, workdir: file.workdir });
     let spec = MachineSpec {
         driver,
-        stop_signal: file.stop_signal,
+        stop_signal: file.stop_signal.unwrap_or_default(),
         stop_grace_ms,
         restart: file.restart,
         mounts,
@@ -185,6 +195,51 @@ fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
         health,
     };
     Ok(CreateMachine { name: file.name, spec, volumes, start: false })
+}
+
+/// What runs it; what another driver must know is refused.
+fn driver(text: &str, file: &MachineFile) -> Result<Driver, String> {
+    let refuse = |field: &str, why: &str| Err(format!("{} {field}: {why}", line_of_field(text, field)));
+    match (file.driver, &file.qemu) {
+        (DriverName::Process, Some(_)) => refuse("[qemu]", "this is for driver = \"qemu\""),
+        (DriverName::Process, None) => {
+            let mut words = file.command.iter().cloned();
+            let missing = || "field command: it is missing; write the program and its arguments".to_owned();
+            let command = words.next().ok_or_else(missing)?;
+            let (env, workdir) = (file.env.clone(), file.workdir.clone());
+            Ok(Driver::Process(ProcessSpec { command, args: words.collect(), env, workdir }))
+        }
+        (DriverName::Qemu, vm) => match only_for_processes(file) {
+            Some(field) => refuse(field, "a VM has none; this is for driver = \"process\""),
+            None => Ok(Driver::Qemu(vm.clone().unwrap_or_default().try_into()?)),
+        },
+    }
+}
+
+/// A field that is given and that VMs do not have.
+fn only_for_processes(file: &MachineFile) -> Option<&'static str> {
+    let given = [
+        ("command", !file.command.is_empty()),
+        ("workdir", file.workdir.is_some()),
+        ("isolated", file.isolated),
+        ("user", file.user.is_some()),
+        ("root", file.root.is_some()),
+        ("network", !is_default(&file.network)),
+        ("services", !file.services.is_empty()),
+        ("[health]", file.health.is_some()),
+        ("stop_signal", file.stop_signal.is_some()),
+        ("[env]", !file.env.is_empty()),
+        ("mount", file.volumes.values().any(|volume| volume.mount.is_some())),
+    ];
+    given.into_iter().find(|(_, is_given)| *is_given).map(|(field, _)| field)
+}
+
+/// The line on which a field is given.
+fn line_of_field(text: &str, field: &str) -> String {
+    let (bare, marks) = (field.trim_matches(['[', ']']), [' ', '"', '[']);
+    let at =
+        text.lines().position(|line| line.trim_start_matches(marks).starts_with(bare)).unwrap_or_default();
+    format!("line {} field", at + 1)
 }
 
 fn origin(volume: &VolumeInFile) -> Result<VolumeOrigin, &'static str> {
@@ -347,14 +402,48 @@ fs = "ext4"
         let said = refusal(&DATABASE.replace("command = [\"pg_isready\"]", "http = \"https://x\""));
         assert!(said.starts_with("line 14 field http: 'https://x' is no URL"), "{said}");
         let said = refusal("name = \"x\"\n");
-        assert!(said.contains("missing field `command`"), "{said}");
+        assert!(said.contains("field command: it is missing"), "{said}");
+        let said = refusal("name = \"x\"\ndriver = \"qemu\"\nstop_signal = \"INT\"\n");
+        assert_eq!(said, "line 3 field stop_signal: a VM has none; this is for driver = \"process\"");
+        let said = refusal("name = \"x\"\ndriver = \"qemu\"\n[qemu]\nmemory = \"1000KiB\"\n");
+        assert!(said.starts_with("line 4 field memory: "), "{said}");
+    }
+
+    const VM: &str = r#"
+name = "vm"
+driver = "qemu"
+stop_grace = "1m"
+
+[qemu]
+kernel = "/boot/vmlinuz"
+append = "console=ttyS0"
+memory = "1GiB"
+accel = "tcg"
+disk = "nbd"
+
+[volumes.root]
+size = "8GiB"
+"#;
+
+    #[test]
+    fn a_vm_is_read_as_it_is_written() {
+        let created = understand(VM, Form::Toml).unwrap();
+        let Driver::Qemu(vm) = &created.spec.driver else { panic!("{created:?}") };
+        assert_eq!((vm.memory_mib, vm.vcpus, vm.accel), (1024, 1, ferry_api::Accel::Tcg));
+        assert_eq!((vm.disk, vm.machine.as_str()), (ferry_api::QemuDisk::Nbd, "q35"));
+        assert_written_alike(&created, "root");
+        let least = understand("name = \"x\"\ndriver = \"qemu\"\n", Form::Toml).unwrap();
+        assert_eq!(least.spec.driver, Driver::Qemu(ferry_api::QemuSpec::default()));
     }
 
     #[test]
     fn a_machine_is_written_as_a_file_that_says_the_same() {
-        let created = understand(DATABASE, Form::Toml).unwrap();
+        assert_written_alike(&understand(DATABASE, Form::Toml).unwrap(), "data");
+    }
+
+    fn assert_written_alike(created: &CreateMachine, disk: &str) {
         let volume = ferry_api::MachineVolume {
-            name: "data".parse().unwrap(),
+            name: disk.parse().unwrap(),
             volume: ferry_api::VolumeId::fresh(),
             generation: ferry_api::Generation::FIRST,
         };
@@ -373,10 +462,10 @@ fs = "ext4"
             log: PathBuf::from("/x"),
             created_at_ms: 1,
         };
-        let sizes_bytes = BTreeMap::from([("data".parse().unwrap(), 8 << 30)]);
+        let sizes_bytes = BTreeMap::from([(disk.parse().unwrap(), 8 << 30)]);
         for form in [Form::Toml, Form::Json] {
             let text = write(&machine, &sizes_bytes, form);
-            assert_eq!(understand(&text, form).unwrap(), created, "{text}");
+            assert_eq!(understand(&text, form).unwrap(), *created, "{text}");
         }
     }
 

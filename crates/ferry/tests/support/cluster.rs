@@ -93,6 +93,7 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             for worker in &self.workers {
                 println!("-- the agent of {} said:\n{}", worker.name, worker.log());
+                println!("-- its machines said:\n{}", worker.machines_said());
             }
         }
         self.workers.iter().for_each(Worker::kill);
@@ -195,6 +196,14 @@ impl Worker {
     /// All its agents said so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// All that machines said here so far, also those that have moved away.
+    pub fn machines_said(&self) -> String {
+        let dirs = std::fs::read_dir(self.dir.join("machines")).into_iter().flatten().flatten();
+        dirs.filter_map(|dir| std::fs::read(dir.path().join("machine.log")).ok())
+            .map(|said| String::from_utf8_lossy(&said).into_owned())
+            .collect()
     }
 
     fn log_path(&self) -> PathBuf {

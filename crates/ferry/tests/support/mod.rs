@@ -56,6 +56,7 @@ pub const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };
 pub const DUMPE2FS: Tool = Tool { program: "dumpe2fs", package: "e2fsprogs" };
 pub const SQLITE: Tool = Tool { program: "sqlite3", package: "sqlite3" };
 pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
+pub const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
 
 /// Returns from the test when one of the tools is missing, after saying so. In CI that is a failure.
 macro_rules! needs {

@@ -1,0 +1,167 @@
+//! VMs: a guest with a kernel of its own writes records to a file system on its volume, says which are durable, and moves.
+//! `cargo xtask lab vm` makes the guest; what it does is in `xtask/src/lab/vm.sh`.
+#![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
+
+mod support;
+
+use ferry_api::{Machine, MachineState, ServerState, WorkerInfo};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use support::cluster::{Cluster, Worker};
+use support::peers::path_text;
+use support::{DEBUGFS, E2FSCK, MKE2FS, QEMU, needs, skip, succeed, test_name, until};
+
+/// How often the VM moves: once cold and once warm, unless a soak asks for more.
+const MOVES: usize = 2;
+const MOVES_VARIABLE: &str = "FERRY_SOAK_MOVES";
+/// Records that are kept between two disturbances.
+const RECORDS: usize = 5;
+const APPEND: &str =
+    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr cryptomgr.notests no_timer_check lpj=4000000";
+
+/// The kernel and the initial RAM disk, if they have been made.
+fn guest() -> Option<(PathBuf, PathBuf)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab/vm");
+    let (kernel, initrd) = (dir.join("kernel"), dir.join("initrd"));
+    (kernel.is_file() && initrd.is_file()).then_some((kernel, initrd))
+}
+
+/// Creates the VM `vm`, which boots `kernel`.
+fn create(worker: &Worker, dir: &Path, (kernel, initrd): (&Path, &Path), more: &str) -> Machine {
+    let file = dir.join("vm.toml");
+    let spec = format!(
+        "name = \"vm\"\ndriver = \"qemu\"\n[qemu]\nkernel = {kernel:?}\ninitrd = {initrd:?}\nappend = {APPEND:?}\n\
+         memory = \"192MiB\"\n{more}\n[volumes.data]\nsize = \"48MiB\"\n"
+    );
+    std::fs::write(&file, spec).unwrap();
+    worker.ask(&["machine", "create", "--file", path_text(&file)])
+}
+
+/// The records that the guest said to be kept, on this worker, also before it moved away.
+fn kept(worker: &Worker) -> BTreeSet<u64> {
+    let said = worker.machines_said();
+    said.lines().filter_map(|line| line.trim_end().strip_prefix("VM kept ")?.parse().ok()).collect()
+}
+
+/// Waits until the guest has kept more than it has by now.
+fn wait_for_more(worker: &Worker) {
+    let before = kept(worker).len();
+    until("the guest keeps more records", || (kept(worker).len() >= before + RECORDS).then_some(()));
+}
+
+fn pid(machine: &Machine) -> u32 {
+    let MachineState::Running { pid, .. } = machine.state else { panic!("{machine:?}") };
+    pid
+}
+
+fn moves() -> usize {
+    std::env::var(MOVES_VARIABLE).map_or(MOVES, |typed| typed.parse().unwrap())
+}
+
+/// The file system is whole, and each record on it; answers them.
+fn records(worker: &Worker) -> BTreeSet<u64> {
+    let device = worker.ferry(&["volume", "attach", "data"]).stdout.trim().to_owned();
+    succeed("e2fsck", &["-fn", &device]);
+    let found = succeed("debugfs", &["-R", "cat /records", &device]);
+    assert_eq!(worker.ferry(&["volume", "detach", "data"]).code, Some(0));
+    found.lines().map(|line| line.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_vm_moves_cold_and_warm_and_keeps_every_record_it_acknowledged() {
+    needs!(QEMU, MKE2FS, E2FSCK, DEBUGFS);
+    support::devices::needs_loop_devices!();
+    let Some((kernel, initrd)) = guest() else {
+        return skip(test_name!(), "target/lab/vm (cargo xtask lab vm)");
+    };
+    let cluster = Cluster::two();
+    let (mut here, mut there) = cluster.pair();
+    let machine = create(here, cluster.dir(), (&kernel, &initrd), "");
+    wait_for_more(here);
+
+    // Whoever serves its disk, and whoever looks after it, may die: it is the same VM, and goes on.
+    let ServerState::Running { pid: server } = here.volume("data").server else { panic!("it is served") };
+    here.kill_process(server);
+    wait_for_more(here);
+    here.restart();
+    assert_eq!(pid(&here.machine("vm")), pid(&machine), "the agent has lost its VM");
+    wait_for_more(here);
+
+    let mut acknowledged = BTreeSet::new();
+    for turn in 0..moves() {
+        wait_for_more(here);
+        let mode = ["cold", "warm"][turn % 2];
+        assert_eq!(here.ferry(&["move", "vm", "--to", &there.name, "--mode", mode]).code, Some(0));
+        acknowledged.extend(kept(here));
+        std::mem::swap(&mut here, &mut there);
+        wait_for_more(here);
+    }
+    let stopped: Machine = here.ask(&["machine", "stop", "vm"]);
+    assert_eq!(stopped.last_exit.map(|exit| exit.code), Some(Some(0)), "it was not shut down: {stopped:?}");
+    acknowledged.extend(kept(here));
+    let there = records(here);
+    assert_eq!(acknowledged.difference(&there).collect::<Vec<_>>(), Vec::<&u64>::new());
+    assert_eq!(there.len() as u64, *there.last().unwrap(), "a record is missing in between");
+}
+
+#[test]
+fn a_vm_with_nbd_disks_has_a_console_and_stays_up_when_its_server_dies_and_when_a_move_is_refused() {
+    needs!(QEMU, MKE2FS);
+    let Some((made, initrd)) = guest() else {
+        return skip(test_name!(), "target/lab/vm (cargo xtask lab vm)");
+    };
+    let cluster = Cluster::two();
+    let (w1, _) = cluster.pair();
+    let kernel = cluster.dir().join("kernel");
+    std::fs::copy(made, &kernel).unwrap();
+    let machine = create(w1, cluster.dir(), (&kernel, &initrd), "disk = \"nbd\"\naccel = \"tcg\"");
+    wait_for_more(w1);
+    let ServerState::Running { pid: server } = w1.volume("data").server else { panic!("it is served") };
+    w1.kill_process(server);
+    wait_for_more(w1);
+
+    let mut console = Command::new(env!("CARGO_BIN_EXE_ferry"))
+        .args(["machine", "console", "vm"])
+        .env("FERRY_AGENT", w1.url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(console.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("VM kept ")), "the console is silent");
+    console.stdin.as_mut().unwrap().write_all(b"\x1d").unwrap();
+    assert_eq!(console.wait().unwrap().code(), Some(0));
+
+    // A worker on which it could not boot refuses it before it stops here.
+    std::fs::remove_file(&kernel).unwrap();
+    let said = w1.ferry(&["move", "vm", "--to", "w2"]);
+    let missing = format!("{} is no file of this worker; put it there or choose another", kernel.display());
+    assert!(said.code == Some(4) && said.stderr.contains(&missing), "{said:?}");
+    assert_eq!(pid(&w1.machine("vm")), pid(&machine));
+    wait_for_more(w1);
+    assert_eq!(w1.ferry(&["machine", "destroy", "vm", "--stop"]).code, Some(0));
+    assert_eq!(w1.processes(), BTreeSet::new());
+}
+
+#[test]
+fn a_vm_that_cannot_run_here_is_refused_in_a_sentence() {
+    needs!(QEMU);
+    let cluster = Cluster::two();
+    let (w1, _) = cluster.pair();
+    let file = cluster.dir().join("vm.toml");
+    let refused = |lines: &str| {
+        std::fs::write(&file, format!("name = \"vm\"\ndriver = \"qemu\"\n{lines}")).unwrap();
+        w1.refusal(&["machine", "create", "--file", path_text(&file)], 1)
+    };
+    let said = refused("[qemu]\nkernel = \"/no/such/kernel\"\n");
+    assert_eq!(said, "/no/such/kernel is no file of this worker; put it there or choose another");
+    if !Path::new("/dev/kvm").exists() {
+        let said = refused("[qemu]\naccel = \"kvm\"\n");
+        assert!(said.starts_with("KVM is of no use on this worker: there is no /dev/kvm; "), "{said}");
+    }
+    let info: WorkerInfo = w1.ask(&["worker", "show"]);
+    let qemu = info.drivers.iter().find(|driver| driver.name == "qemu").unwrap();
+    assert!(qemu.error.is_none() && qemu.found.as_ref().unwrap().contains("qemu-system-x86_64"), "{qemu:?}");
+}

@@ -1,0 +1,33 @@
+#!/bin/busybox sh
+# The first process of a VM of Ferry's tests (crates/ferry/tests/vms.rs): it writes numbered records to a file system on its
+# volume, and says on its console which of them are durable.
+export PATH=/bin
+busybox mkdir -p /proc /sys /dev /mnt /etc
+busybox mount -t proc proc /proc
+busybox --install -s /bin
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk crc16 mbcache jbd2 crc32c_generic \
+  ext4 evdev button; do
+  [ -e /$module.ko ] && insmod /$module.ko
+done
+say() { echo "VM $*"; }
+
+until [ -b /dev/vda ]; do sleep 1; done
+say "serial $(cat /sys/block/vda/serial)"
+# A file system is made where nothing is.
+[ "$(dd if=/dev/vda bs=1k count=64 2>/dev/null | tr -d '\0' | wc -c)" = 0 ] && /programs/mke2fs -q -t ext4 /dev/vda
+mount -t ext4 /dev/vda /mnt || say "no file system"
+# Somebody presses the power button.
+for keys in /dev/input/event*; do
+  (dd if=$keys of=/dev/null bs=24 count=1 2>/dev/null && : >/stop) &
+done
+touch /mnt/records
+record=$(wc -l </mnt/records)
+say "up $(cat /proc/sys/kernel/random/boot_id) $record"
+until [ -e /stop ]; do
+  record=$((record + 1))
+  echo $record | dd of=/mnt/records oflag=append conv=notrunc,fsync 2>/dev/null && say "kept $record"
+done
+umount /mnt && say "bye"
+poweroff -f

@@ -134,7 +134,9 @@ impl Faults {
     pub fn drawn_to(planted: Option<Planted>, dice: &mut Dice) -> Self {
         let some = Self::some(dice);
         match planted {
-            Some(Planted::FrameLost) => Self { kinds: vec![Kind::PowerLoss], pause_ms_max: 1_000, ..some },
+            Some(Planted::FrameLost) => {
+                Self { kinds: vec![Kind::PowerLoss, Kind::SlowDisk], pause_ms_max: 8_000, ..some }
+            }
             Some(Planted::UnsealForgotten) => {
                 Self { kinds: vec![Kind::SlowDisk, Kind::ServerDies], pause_ms_max: 4_000, ..some }
             }

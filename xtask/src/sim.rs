@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_fresh_seeds_of_a_commit_are_the_same_whenever_it_runs() {
-        assert_eq!(first_fresh("00000010f9d1e6c7\n"), Some(1));
+        assert_eq!(first_fresh("000000001f9d1e6c\n"), Some(1));
         assert_eq!(first_fresh("fffffffff000\n"), Some((1 << 36) - 1));
         assert_eq!(first_fresh("HEAD\n"), None);
     }

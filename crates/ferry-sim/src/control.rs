@@ -174,6 +174,9 @@ fn one_step(state: &mut State, at: At) -> Option<()> {
     let pid = state.server(at)?.pid;
     match state.one_for_disk(at) {
         Some(op) => state.complete(at, pid, op),
+        // A growth waits for a last block that was short and is being fetched. While a command is carried out here nothing
+        // else happens, so the link breaks over it.
+        None if state.server(at)?.link.is_some() => crate::wire::break_link(state, at),
         None => {
             state.find(format!("the engine of {} waits for something that no disk does", at.key));
             return None;

@@ -29,7 +29,7 @@ pub(super) struct Durability {
     pub(super) noted: BlockSet,
     /// Of all these and those in the commit: what a guest's write is changing or has changed, and is not noted. Nobody
     /// reads them: a server that is killed would take back what it has shown.
-    unknown: BlockSet,
+    pub(super) unknown: BlockSet,
     blocks_waiting: u64,
     /// The guest wrote to a block that is in neither the map nor the commit that runs.
     guest_dirty: bool,
@@ -123,11 +123,6 @@ impl Durability {
 
     pub(super) fn has_unknown(&self, blocks: Blocks) -> bool {
         self.unknown.intersects(blocks)
-    }
-
-    /// A server after this one would know that these blocks are local.
-    pub(super) fn became_known(&mut self, blocks: Blocks) {
-        self.unknown.remove(blocks);
     }
 
     /// The guest's bytes in these blocks are in the store. Tells whether the map lacks any of them.
@@ -264,9 +259,8 @@ impl Engine {
                 let told = std::mem::take(&mut commit.blocks);
                 for run in told.runs() {
                     self.durability.noted.remove(run);
-                    self.durability.became_known(run);
+                    self.became_known(run);
                 }
-                self.wake = true;
             }
             Err(_) => {
                 self.durability.persist_failures += 1;

@@ -65,8 +65,7 @@ impl Engine {
         for part in self.durability.unpersisted(blocks).collect::<Vec<_>>() {
             self.durability.noted.insert(part);
         }
-        self.durability.became_known(blocks);
-        self.wake = true;
+        self.became_known(blocks);
         reply(request, Ok(()), out);
     }
 }

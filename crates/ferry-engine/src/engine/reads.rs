@@ -62,11 +62,12 @@ impl Gather {
 
 impl Engine {
     pub(super) fn start_read(&mut self, id: RequestId, range: ByteRange, out: &mut Vec<Operation>) {
-        let is_cold = !self.truth.covers(self.geometry().blocks_touched(range));
+        let blocks = self.geometry().blocks_touched(range);
+        let is_cold = !self.truth.covers(blocks);
         if !self.truth.is_complete() {
             self.ahead.guest_reads(range, is_cold, self.geometry());
         }
-        if !is_cold && !self.durability.has_unknown(self.geometry().blocks_touched(range)) {
+        if !is_cold && !self.durability.has_unknown(blocks) {
             let op = self.ops.insert(Op::ReadWhole { request: id, range });
             out.push(Operation::ReadLocal { op, range, request: id, at: 0 });
             return;
@@ -126,7 +127,7 @@ impl Engine {
         result: Result<(), Errno>,
         out: &mut Vec<Operation>,
     ) {
-        if result.is_ok() && self.durability.has_unknown(self.geometry().blocks_touched(range)) {
+        if result.is_ok() && self.has_unknown(range) {
             return self.gather(request, range, Of::Volume, out);
         }
         reply(request, result, out);
@@ -134,10 +135,20 @@ impl Engine {
 
     /// As [`Engine::whole_read`].
     pub(super) fn piece_read(&mut self, piece: Piece, result: Result<(), Errno>, out: &mut Vec<Operation>) {
-        if result.is_ok() && self.durability.has_unknown(self.geometry().blocks_touched(piece.range)) {
+        if result.is_ok() && self.has_unknown(piece.range) {
             return self.plan_piece(piece, out);
         }
         self.end_piece(piece.ticket, result, out);
+    }
+
+    fn has_unknown(&self, range: ByteRange) -> bool {
+        self.durability.has_unknown(self.geometry().blocks_touched(range))
+    }
+
+    /// A server after this one would know that these blocks are local: who waits to read them looks again.
+    pub(super) fn became_known(&mut self, blocks: Blocks) {
+        self.durability.unknown.remove(blocks);
+        self.wake |= self.parked.iter().any(|parked| parked.until == Until::Known);
     }
 
     /// `run` is local; what only this process knows waits.

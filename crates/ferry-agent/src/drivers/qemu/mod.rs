@@ -12,7 +12,6 @@ use crate::host::Doing;
 use crate::records::ProcessMark;
 use ferry_api::{Accel as Wanted, HealthCheck, MachineSpec, QemuSpec};
 use guest::Guest;
-use probe::Qemu;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,10 +43,10 @@ impl QemuDriver {
         Self { gates, kvm: OnceCell::new() }
     }
 
-    async fn kvm(&self, qemu: &Qemu) -> &Result<(), String> {
+    async fn kvm(&self, qemu: &Path) -> &Result<(), String> {
         let found = self.kvm.get_or_init(|| async {
             let found = match Path::new(KVM).exists() {
-                true => probe::counts(&qemu.program, &Accel::Kvm.words(), probe::COUNTING_MAX).await,
+                true => probe::counts(qemu, &Accel::Kvm.words(), probe::COUNTING_MAX).await,
                 false => Err(format!("there is no {KVM}")),
             };
             if let Err(why) = &found {
@@ -58,7 +57,7 @@ impl QemuDriver {
         found.await
     }
 
-    async fn accel(&self, qemu: &Qemu, wanted: Wanted) -> Result<Accel, DriverError> {
+    async fn accel(&self, qemu: &Path, wanted: Wanted) -> Result<Accel, DriverError> {
         match wanted {
             Wanted::Tcg => Ok(Accel::Tcg),
             Wanted::Auto => Ok(self.kvm(qemu).await.as_ref().map_or(Accel::Tcg, |()| Accel::Kvm)),
@@ -69,7 +68,7 @@ impl QemuDriver {
         }
     }
 
-    async fn checked(&self, spec: &MachineSpec) -> Result<(Qemu, Accel), DriverError> {
+    async fn checked(&self, spec: &MachineSpec) -> Result<(), DriverError> {
         let wanted = qemu_of(spec);
         if spec.is_isolated() || !spec.services.is_empty() || spec.health.is_some() {
             return Err(DriverError::NotForVms);
@@ -80,14 +79,15 @@ impl QemuDriver {
             }
         }
         let qemu = probe::qemu().await?;
-        let accel = self.accel(&qemu, wanted.accel).await?;
-        Ok((qemu, accel))
+        self.accel(&qemu, wanted.accel).await.map(drop)
     }
 
     async fn hold(&self, launch: &Launch) -> Result<HeldVm, DriverError> {
-        let (qemu, accel) = self.checked(&launch.spec).await?;
-        let mut words: Vec<OsString> = vec![qemu.program.into()];
-        words.extend(words::words(launch, qemu_of(&launch.spec), accel)?);
+        // That it is recent enough was checked a moment ago, and clients wait for the machine now.
+        let (program, spec) = (probe::find()?, qemu_of(&launch.spec));
+        let accel = self.accel(&program, spec.accel).await?;
+        let mut words: Vec<OsString> = vec![program.into()];
+        words.extend(words::words(launch, spec, accel)?);
         let monitor = launch.dir.join(MONITOR_SOCKET);
         let behind = Behind {
             name: probe::PROGRAM,
@@ -117,7 +117,7 @@ impl Driver for QemuDriver {
     }
 
     fn check<'a>(&'a self, spec: &'a MachineSpec) -> Doing<'a, Result<(), DriverError>> {
-        Box::pin(async { self.checked(spec).await.map(drop) })
+        Box::pin(self.checked(spec))
     }
 
     fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>> {

@@ -110,7 +110,9 @@ fn command(state: &mut State, at: At, command: Command) -> Option<Answer> {
         if let Some(answer) = notices.iter().find_map(|notice| answer(command, notice)) {
             return Some(answer);
         }
-        one_step(state, at)?;
+        // A growth waits for a last block that was short and is being fetched. While a command is carried out here nothing
+        // else happens, so the link breaks over it.
+        one_step(state, at, matches!(command, Command::Grow { .. }))?;
     }
 }
 
@@ -158,13 +160,13 @@ fn flush(state: &mut State, at: At) -> Option<Answer> {
             Ok(Err(errno)) => {
                 return Some(Answer::Refused { reason: format!("the last writes are not durable: {errno}") });
             }
-            Err(_) => one_step(state, at)?,
+            Err(_) => one_step(state, at, false)?,
         }
     }
 }
 
 /// One thing that a disk does for a server, unless the server dies before.
-fn one_step(state: &mut State, at: At) -> Option<()> {
+fn one_step(state: &mut State, at: At, breaks_link: bool) -> Option<()> {
     let often = state.faults.server_dies;
     if state.mishap(often) {
         state.count("volume servers killed over a command");
@@ -174,9 +176,7 @@ fn one_step(state: &mut State, at: At) -> Option<()> {
     let pid = state.server(at)?.pid;
     match state.one_for_disk(at) {
         Some(op) => state.complete(at, pid, op),
-        // A growth waits for a last block that was short and is being fetched. While a command is carried out here nothing
-        // else happens, so the link breaks over it.
-        None if state.server(at)?.link.is_some() => crate::wire::break_link(state, at),
+        None if breaks_link && state.server(at)?.link.is_some() => crate::wire::break_link(state, at),
         None => {
             state.find(format!("the engine of {} waits for something that no disk does", at.key));
             return None;

@@ -9,7 +9,7 @@
 //! A seed gives the same choices again, not the same moments: when a kill meets a server is up to the scheduler. So a
 //! finding comes with what happened last and what the servers said, and is looked for with its seed many times.
 
-mod dice;
+pub mod dice;
 mod fio;
 mod link;
 mod oracle;

@@ -15,11 +15,12 @@ use ferry_volume::client::BlockClient;
 use serde_json::Value;
 
 use super::content::{self, MIB, Noise};
-use super::control::{Agents, Line, with_section};
+use super::control::{Agents, Line, tell};
 use super::options::Options;
 use super::peers::{Door, Kind, Peer};
 use super::processes::{self, Process};
-use super::{KEPT_IN, interrupt, machine};
+use super::{interrupt, machine};
+use crate::soak::dice::Dice;
 
 /// The heading by which the section is found again.
 const HEADING: &str = "## Interruption";
@@ -53,16 +54,7 @@ pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::
         options.pairs,
     );
     lines.iter().for_each(|line| section.push_str(&line.row()));
-    println!("{section}");
-    if options.write {
-        let path = root.join(KEPT_IN);
-        let page =
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        std::fs::write(&path, with_section(&page, HEADING, &section))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        println!("kept in {KEPT_IN}");
-    }
-    Ok(())
+    tell(root, options, HEADING, &section)
 }
 
 /// Two workers, and the machine on one of them.
@@ -257,10 +249,11 @@ fn while_loaded<T>(
     let write = |uri: &str| {
         let Ok(mut guest) = BlockClient::connect_text(uri) else { return std::thread::sleep(LOOK_EVERY) };
         let block = vec![0x5A; 16 * BLOCK as usize];
-        let mut dice = Dice(1);
+        let mut dice = Dice::new(1);
         while !is_over.load(Ordering::Relaxed) {
             // The machine goes, and its disk with it.
-            let Ok(()) = guest.write_at(dice.block(used_mib - 1), &block) else { return };
+            let Ok(at) = block_at(&mut dice, used_mib - 1) else { return };
+            let Ok(()) = guest.write_at(at, &block) else { return };
         }
     };
     std::thread::scope(|scope| {
@@ -283,26 +276,18 @@ fn reads_p99_us(uri: &str, used_mib: u64) -> anyhow::Result<f64> {
     let mut guest = interrupt::until("the disk lets its guest in", LOOK_EVERY, DEADLINE, || {
         Ok(BlockClient::connect_text(uri).ok())
     })?;
-    let (begun, mut dice, mut took) = (Instant::now(), Dice(7), Vec::new());
+    let (begun, mut dice, mut took) = (Instant::now(), Dice::new(7), Vec::new());
     let mut block = vec![0; BLOCK as usize];
     while begun.elapsed() < READING {
         let asked = Instant::now();
-        guest.read_at(dice.block(used_mib), &mut block).context("cannot read the disk")?;
+        guest.read_at(block_at(&mut dice, used_mib)?, &mut block).context("cannot read the disk")?;
         took.push(asked.elapsed().as_secs_f64() * 1e6);
     }
     took.sort_by(f64::total_cmp);
     Ok(took[(took.len() * 99).div_ceil(100) - 1])
 }
 
-/// Blocks by chance, the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    /// Where a block within so many MiB begins.
-    fn block(&mut self, mib: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % (mib * MIB / BLOCK) * BLOCK
-    }
+/// Where a block within so many MiB begins, by chance.
+fn block_at(dice: &mut Dice, mib: u64) -> anyhow::Result<u64> {
+    Ok(dice.below(usize::try_from(mib * MIB / BLOCK)?) as u64 * BLOCK)
 }

@@ -1,4 +1,4 @@
-//! The soak's choices: a sequence that follows from the seed.
+//! Choices, of soaks and loads: a sequence that follows from the seed.
 
 pub struct Dice(u64);
 

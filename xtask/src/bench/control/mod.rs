@@ -14,7 +14,7 @@ use anyhow::Context;
 use super::options::Options;
 use super::{KEPT_IN, machine};
 pub use agents::Agents;
-pub use table::{Line, with_section};
+pub use table::Line;
 
 /// Runs all of it and prints the section of the page that is kept.
 pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::Result<()> {
@@ -29,12 +29,17 @@ pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::
     keep(many::run(ferry, dir, options.jobs)?);
     keep(appends::run(root, dir, options.appends)?);
     let section = table::section(&lines, &machine, begun, options);
+    tell(root, options, table::HEADING, &section)
+}
+
+/// Prints a section, and keeps it in the place of the former one of that heading if that is asked.
+pub fn tell(root: &Path, options: &Options, heading: &str, section: &str) -> anyhow::Result<()> {
     println!("{section}");
     if options.write {
         let path = root.join(KEPT_IN);
         let page =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let page = with_section(&page, table::HEADING, &section);
+        let page = table::with_section(&page, heading, section);
         std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
         println!("kept in {KEPT_IN}");
     }

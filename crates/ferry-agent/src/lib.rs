@@ -26,6 +26,7 @@ pub mod lying;
 pub mod machines;
 mod metrics;
 pub mod moments;
+mod mutex;
 pub mod peers;
 pub mod records;
 mod service;

@@ -4,7 +4,7 @@
 //! and the next one goes on from what is durable.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ferry_api::{ApiError, ErrorCode, EventsAfter, Job, JobEvent, JobEvents, JobId, JobKind, JobState};
@@ -19,6 +19,7 @@ use super::queues::{Place, Queues};
 use super::task::{Command, Task, TaskError, Work};
 use super::{Clock, view};
 use crate::failure::Failure;
+use crate::mutex::locked;
 use crate::records::{Change, JobRecord, RecordsError};
 
 /// Requests that may wait for one job's task.
@@ -390,11 +391,6 @@ impl Drop for Alarm<'_> {
             self.crew.fail(format!("the task of job {} panicked; its log says where", self.id));
         }
     }
-}
-
-/// The lock, also after a panic elsewhere: what it guards is replaced whole and never half done.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<J, C, W: Work> std::fmt::Debug for Executor<J, C, W> {

@@ -2,9 +2,10 @@
 
 use super::Inner;
 use crate::drivers::Launch;
+use crate::mutex::locked;
 use crate::records::ProcessMark;
 use ferry_api::{Health, HealthCheck};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -75,7 +76,7 @@ impl Nurse {
                 let before = tally.health.clone();
                 tally.count(&check, tried, now_ms.saturating_sub(mark.started_at_ms), now_ms);
                 tell_change(&launch, &before, &tally.health);
-                *told.lock().unwrap_or_else(PoisonError::into_inner) = tally.health.clone();
+                *locked(&told) = tally.health.clone();
                 tokio::time::sleep(tally.pause(&check)).await;
             }
         });
@@ -84,7 +85,7 @@ impl Nurse {
 
     /// How the machine is.
     pub(super) fn health(&self) -> Health {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.known).clone()
     }
 }
 

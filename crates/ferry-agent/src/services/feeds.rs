@@ -1,8 +1,9 @@
 //! What fills the directory: this worker's own records, and the other workers, each of which is asked for all it knows and
 //! answers when that changes. So news is pushed the moment it is durable, and pulled again if a push is lost.
 
-use super::{Inner, locked};
+use super::Inner;
 use crate::host::now_ms;
+use crate::mutex::locked;
 use crate::records::{MachineRecord, Records, RecordsError, Touched};
 use ferry_api::http::Client;
 use ferry_api::{AgentApi, AskMappings, JobId, Mapping, Mappings, WorkerName};

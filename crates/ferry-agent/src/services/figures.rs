@@ -1,9 +1,10 @@
 //! What is counted of one service on this worker. It begins anew with the agent.
 
+use crate::mutex::locked;
 use ferry_crossing::proxy::Refusal;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Counts of one service.
@@ -26,7 +27,7 @@ struct Waits {
 
 impl Figures {
     fn waits(&self) -> MutexGuard<'_, Waits> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.waits)
     }
 
     /// How many connections wait now.

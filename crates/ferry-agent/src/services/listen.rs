@@ -3,7 +3,8 @@
 //! A port that is taken keeps nothing from running: it is said where services are listed, and tried again.
 
 use super::figures::ms_since;
-use super::{Inner, Key, forward, locked, proxy};
+use super::{Inner, Key, forward, proxy};
+use crate::mutex::locked;
 use ferry_api::Service;
 use ferry_crossing::directory::Claim;
 use std::collections::{BTreeMap, BTreeSet};

@@ -16,6 +16,7 @@ mod listen;
 mod proxy;
 
 use crate::config::Config;
+use crate::mutex::locked;
 use crate::peers::Peers;
 use crate::records::Records;
 use ferry_api::{
@@ -30,7 +31,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -65,10 +66,6 @@ struct Inner {
     /// Where this worker listens for which service, or why it does not.
     places: Mutex<BTreeMap<Key, Result<SocketAddr, String>>>,
     figures: Mutex<BTreeMap<Key, Arc<Figures>>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Services {

@@ -2,7 +2,8 @@
 
 use super::figures::{Figures, Held, ms_since};
 use super::forward::{self, CONNECT_MAX, Request};
-use super::{Inner, Key, locked};
+use super::{Inner, Key};
+use crate::mutex::locked;
 use ferry_api::{Presence, WorkerName};
 use ferry_crossing::directory::Known;
 use ferry_crossing::proxy::{Act, Answer, Facts, Failed, Refusal, answer, decide};

@@ -16,8 +16,31 @@ pub fn target_key(planned: &PlannedVolume) -> VolumeKey {
     VolumeKey { id: planned.id, generation: planned.generation.next() }
 }
 
+/// Refuses a move to where the machine is.
+pub fn check_elsewhere(input: &MoveInput) -> Result<(), StepError> {
+    if input.to != input.from {
+        return Ok(());
+    }
+    Err(StepError::fatal(format!("machine {} is already on {}", input.machine_name, input.to)))
+}
+
+/// Why a worker cannot take this machine at all, the first thing first; nothing if it can, as far as is known before it is
+/// asked to reserve.
+#[must_use]
+pub fn against_worker(input: &MoveInput, info: &WorkerInfo, spec: &MachineSpec) -> Vec<StepError> {
+    let checks = [check_target(input, info), check_spec(info, spec), check_driver(info, spec)];
+    checks.into_iter().filter_map(Result::err).collect()
+}
+
+/// The same of the machine's volumes.
+#[must_use]
+pub fn against_volumes(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Vec<StepError> {
+    let checks = [check_room(info, volumes), check_direct(info, volumes)];
+    checks.into_iter().filter_map(Result::err).collect()
+}
+
 /// Refuses a target that is not the one meant, or speaks another language.
-pub fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), StepError> {
+fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), StepError> {
     if info.name != input.to {
         return Err(StepError::fatal(format!(
             "the agent that is configured as {} calls itself {}; correct the peer's url",
@@ -35,7 +58,7 @@ pub fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), StepErro
 }
 
 /// Refuses a target that does not understand all of what the machine's spec says: it would lose the rest.
-pub fn check_spec(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> {
+fn check_spec(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> {
     if spec.version() <= info.spec_version {
         return Ok(());
     }
@@ -49,7 +72,7 @@ pub fn check_spec(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError
 }
 
 /// Refuses a target that cannot run machines of this kind at all. Whether it can run this one, it says when it reserves.
-pub fn check_driver(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> {
+fn check_driver(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> {
     let kind = spec.driver.kind();
     let told = info.drivers.iter().find(|driver| driver.name == kind.as_str());
     let why = match told {
@@ -125,7 +148,7 @@ pub fn check_size(planned: &PlannedVolume, sealed: &Volume) -> Result<(), StepEr
 }
 
 /// A first look; the target checks again when it reserves.
-pub fn check_room(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), StepError> {
+fn check_room(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), StepError> {
     let needed_bytes: u64 = volumes.iter().map(|planned| planned.bytes_in_use).sum();
     if needed_bytes > info.room.free_bytes {
         return Err(StepError::fatal(format!(
@@ -138,7 +161,7 @@ pub fn check_room(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), St
 }
 
 /// A first look; the target checks again when it reserves.
-pub fn check_direct(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), StepError> {
+fn check_direct(info: &WorkerInfo, volumes: &[PlannedVolume]) -> Result<(), StepError> {
     match volumes.iter().find(|planned| planned.direct && !info.direct_io) {
         None => Ok(()),
         Some(planned) => {

@@ -2,9 +2,9 @@
 
 use ferry_api::{ApiError, Expected, Job, JobKind, JobState, JobStep, MachineId, MoveMode, MovePlan};
 use ferry_crossing::foresight::{Past, expected};
-use ferry_crossing::reckoning::{check_direct, check_room, check_spec, check_target, plan_volume};
+use ferry_crossing::reckoning::{against_volumes, against_worker, check_elsewhere, plan_volume};
 use ferry_crossing::{MoveInput, MoveStep, Plan, Prepared, Reserved};
-use ferry_fsm::{Step, StepError, replay};
+use ferry_fsm::{Step, replay};
 
 use super::Clock;
 use super::journal::entries;
@@ -27,6 +27,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let mut blockers: Vec<String> = Vec::new();
         let held = machine.job.map(|job| format!("machine {} is held by job {job}", machine.name));
         blockers.extend(held);
+        blockers.extend(check_elsewhere(input).err().map(|error| error.message));
         let mut volumes = Vec::new();
         for disk in &machine.volumes {
             let volume = self.home.volume(VolumeKey { id: disk.volume, generation: disk.generation }).await?;
@@ -41,14 +42,9 @@ impl<H: Home, C: Clock> Mover<H, C> {
         };
         match target {
             Ok(info) => {
-                let checks = [
-                    check_target(input, &info),
-                    check_spec(&info, &machine.spec),
-                    check_room(&info, &volumes),
-                    check_direct(&info, &volumes),
-                ];
-                blockers
-                    .extend(checks.into_iter().filter_map(Result::err).map(|error: StepError| error.message));
+                let against = against_worker(input, &info, &machine.spec).into_iter();
+                let against = against.chain(against_volumes(&info, &volumes));
+                blockers.extend(against.map(|error| error.message));
             }
             Err(error) => blockers.push(error.message),
         }

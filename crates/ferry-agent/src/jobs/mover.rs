@@ -11,8 +11,8 @@ use ferry_api::{
 };
 use ferry_crossing::moving::{later, refusal};
 use ferry_crossing::reckoning::{
-    check_direct, check_driver, check_room, check_size, check_spec, check_target, is_whole, lacks_source,
-    plan_volume, progress,
+    against_volumes, against_worker, check_elsewhere, check_size, is_whole, lacks_source, plan_volume,
+    progress,
 };
 use ferry_crossing::{
     Activated, Ahead, Booted, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped, moving,
@@ -90,25 +90,17 @@ impl<H: Home, C: Clock> Mover<H, C> {
     }
 
     async fn plan(&self, input: &MoveInput) -> Result<Plan, StepError> {
-        if input.to == input.from {
-            return Err(StepError::fatal(format!(
-                "machine {} is already on {}",
-                input.machine_name, input.to
-            )));
-        }
+        check_elsewhere(input)?;
         let info = self.home.target(&input.to).map_err(refusal)?.worker().await.map_err(refusal)?;
-        check_target(input, &info)?;
         let machine = self.home.machine(input.machine).await.map_err(refusal)?;
-        check_spec(&info, &machine.spec)?;
-        check_driver(&info, &machine.spec)?;
+        first(against_worker(input, &info, &machine.spec))?;
         let mut volumes = Vec::new();
         for disk in &machine.volumes {
             let key = VolumeKey { id: disk.volume, generation: disk.generation };
             let volume = self.home.volume(key).await.map_err(refusal)?;
             volumes.push(plan_volume(&volume)?);
         }
-        check_room(&info, &volumes)?;
-        check_direct(&info, &volumes)?;
+        first(against_volumes(&info, &volumes))?;
         let past = self.home.past_moves().await.map_err(refusal)?;
         Ok(Plan {
             expected: Some(expect(&past, input.machine)),
@@ -356,6 +348,11 @@ fn said_by(target: &WorkerName, error: ApiError) -> ApiError {
         true => error,
         false => ApiError { message: format!("worker {target} refuses: {}", error.message), ..error },
     }
+}
+
+/// The first of what speaks against it, if anything does.
+fn first(against: Vec<StepError>) -> Result<(), StepError> {
+    against.into_iter().next().map_or(Ok(()), Err)
 }
 
 fn input(context: &Context) -> Result<MoveInput, StepError> {

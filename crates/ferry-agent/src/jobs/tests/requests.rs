@@ -4,9 +4,12 @@ use ferry_api::{
     AskJobs, CrossingState, Desired, DriverInfo, ErrorCode, EventsAfter, JobEventKind, JobState, StepState,
 };
 use ferry_fsm::{Entry, Event, Terms};
+use std::sync::Arc;
 
 use super::faults::Worker;
-use super::world::Gone;
+use super::records::Hourglass;
+use super::world::{Alpha, Gone};
+use crate::jobs::mover::Mover;
 use crate::jobs::{Receipt, begin_move};
 use crate::records::{ChangeRefused, RecordsError};
 
@@ -250,10 +253,13 @@ async fn a_target_that_lacks_the_machines_driver_is_refused_before_anything_stop
     let mut worker = Worker::new(Desired::Running, &[]).await;
     let error = Some("its programs are locked away; unlock them".to_owned());
     worker.world.state().drivers = vec![DriverInfo { name: "process".to_owned(), found: None, error }];
+    let mover = Mover::new(Arc::new(Alpha(worker.world.clone())), Hourglass(worker.world.clone()));
+    let foreseen = mover.foresee(&worker.input("beta")).await.unwrap();
     let id = worker.begin().await.unwrap().id;
     let job = worker.run_to_the_end(id).await;
     assert_eq!((job.state, job.steps[0].attempts), (JobState::Failed, 1));
     let reason = job.reason.clone().unwrap();
+    assert!(reason.contains(&foreseen.blockers[0]), "what stops it was foreseen: {:?}", foreseen.blockers);
     assert!(
         reason.contains("worker beta cannot run the machine, whose driver is process: its programs"),
         "{reason}"

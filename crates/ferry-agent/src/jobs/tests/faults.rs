@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferry_api::{CrossingState, Desired, EventsAfter, Job, JobId, JobState, MoveMode, Ownership};
+use ferry_api::{AskJobs, CrossingState, Desired, EventsAfter, Job, JobId, JobState, MoveMode, Ownership};
 use ferry_fsm::Terms;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -162,11 +162,11 @@ pub(super) async fn story_of(mode: MoveMode, desired: Desired, faults: &[(u64, F
     };
     let id = match begun {
         Some(job) => job.id,
-        // The very first append did not answer; the job may be durable all the same.
+        // Nobody was told of the job. It may be durable all the same, and even have ended: it runs before its answer.
         None => {
             worker.restart().await;
-            match worker.records.unfinished_jobs().await.unwrap().first() {
-                Some(record) => record.id,
+            match worker.jobs().jobs(AskJobs::default()).await.unwrap().first() {
+                Some(job) => job.id,
                 None => worker.begin_as(mode).await.unwrap().id,
             }
         }

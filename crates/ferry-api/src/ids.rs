@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 use ulid::Ulid;
 
@@ -162,9 +163,42 @@ impl FromStr for VolumeKey {
     }
 }
 
+/// What addresses of machines are derived in; all of them begin alike for it.
+const ADDRESS_CONTEXT: &str = "ferry 1 address of a machine";
+/// Bytes that the addresses of all machines begin with: the mark of unique local ones, and 40 bits of Ferry's own.
+const ADDRESS_PREFIX_BYTES: usize = 6;
+
+impl MachineId {
+    /// The machine's own address, the same on every worker: unique local (`fd00::/8`), the first 48 bits the same for all
+    /// machines, the rest from the BLAKE3 of the id (docs/formats.md).
+    #[must_use]
+    pub fn address(self) -> Ipv6Addr {
+        let mut address = [0; 16];
+        let (prefix, rest) = address.split_at_mut(ADDRESS_PREFIX_BYTES);
+        prefix[0] = 0xfd;
+        blake3::Hasher::new_derive_key(ADDRESS_CONTEXT).finalize_xof().fill(&mut prefix[1..]);
+        blake3::Hasher::new_derive_key(ADDRESS_CONTEXT).update(&self.0.to_bytes()).finalize_xof().fill(rest);
+        Ipv6Addr::from(address)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_has_one_unique_local_address_for_ever() {
+        let machine: MachineId = "01M8B0ZM45ES6YH9E3M6B683NF".parse().unwrap();
+        let known: Ipv6Addr = "fd1a:f928:b0af:2da7:10a4:1e68:6e72:b864".parse().unwrap();
+        assert_eq!(machine.address(), known, "what is written in docs/formats.md has changed");
+        let other = MachineId::fresh().address();
+        assert_ne!(machine.address(), other);
+        assert_eq!(
+            machine.address().octets()[..6],
+            other.octets()[..6],
+            "one route may lead to all machines"
+        );
+    }
 
     #[test]
     fn an_id_reads_back_as_it_was_written() {

@@ -133,6 +133,8 @@ pub enum Network {
     Host,
     /// Nothing.
     None,
+    /// An interface of its own with the machine's own address ([`crate::MachineId::address`]), which its worker reaches.
+    Own,
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 
 use crate::{
     CONSOLE_SOCKET, Driver, Generation, Health, HealthCheck, Isolation, JobId, MachineId, MachineName, Mount,
-    ProcessSpec, Service, VolumeId, VolumeName, VolumeRef, WorkerName,
+    Network, ProcessSpec, Service, VolumeId, VolumeName, VolumeRef, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -14,8 +15,8 @@ use std::str::FromStr;
 const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
 /// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
-/// checks, 5 with VMs. A machine moves only to a worker that understands all of its spec.
-pub const SPEC_VERSION: u32 = 5;
+/// checks, 5 with VMs, 6 with networks of their own. A machine moves only to a worker that understands all of its spec.
+pub const SPEC_VERSION: u32 = 6;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,9 +129,18 @@ impl MachineSpec {
         self.isolation.is_some() || !self.mounts.is_empty()
     }
 
+    /// What it has of the network.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        self.isolation.as_ref().map(|isolation| isolation.network).unwrap_or_default()
+    }
+
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
+        if self.network() == Network::Own {
+            return 6;
+        }
         match (&self.driver, &self.health, self.services.is_empty(), self.is_isolated()) {
             (Driver::Qemu(_), ..) => 5,
             (Driver::Process(_), Some(_), ..) => 4,
@@ -227,6 +237,10 @@ pub struct Machine {
     pub id: MachineId,
     /// Its name.
     pub name: MachineName,
+    /// Its own address, the same on every worker ([`MachineId::address`]); it is reached there with `network = "own"`. None: who
+    /// tells it is of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv6Addr>,
     /// The worker that tells this.
     pub worker: WorkerName,
     /// How often it has changed hands.
@@ -369,7 +383,9 @@ mod tests {
         spec.health = Some(crate::Probe::Command(vec!["true".to_owned()]).into());
         assert_eq!(spec.version(), 4);
         let vm = MachineSpec { driver: Driver::Qemu(crate::QemuSpec::default()), ..spec.clone() };
-        assert_eq!(vm.version(), SPEC_VERSION);
+        assert_eq!(vm.version(), 5);
+        spec.isolation = Some(Isolation { network: Network::Own, ..Isolation::default() });
+        assert_eq!(spec.version(), SPEC_VERSION);
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<MachineSpec>(&json).unwrap(), spec);
     }

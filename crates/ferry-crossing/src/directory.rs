@@ -42,7 +42,7 @@ pub fn told_of(
         generation,
         owner: owner.clone(),
         services: record.spec.services.clone(),
-        network: record.spec.isolation.as_ref().map(|isolation| isolation.network).unwrap_or_default(),
+        network: record.spec.network(),
         presence,
     })
 }

@@ -258,6 +258,7 @@ pub(crate) mod tests {
 
     fn machine(state: MachineState) -> Machine {
         Machine {
+            address: None,
             id: MachineId::fresh(),
             name: "web".parse().unwrap(),
             worker: w("w1"),

@@ -10,10 +10,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use support::cluster::{Cluster, Worker};
-use support::until;
+use support::{IP, needs, skip_where_impossible, succeed, test_name, until};
 
 /// In the environment of this program: it is a machine that listens there.
 const PORT: &str = "FERRY_TEST_LISTENS_AT";
+/// In the environment of this program, too: it listens at the machine's own address.
+const OWN: &str = "FERRY_TEST_HAS_AN_ADDRESS";
 /// Below what the system gives to outgoing connections.
 const PORT_FIRST: u32 = 22_000;
 const PORTS: u32 = 9_000;
@@ -30,7 +32,10 @@ fn fresh_port() -> u16 {
 fn is_the_machine_where_it_is_asked_to_be() {
     let Ok(port) = std::env::var(PORT) else { return };
     let worker = std::env::var("TMPDIR").unwrap();
-    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
+    // With a network of its own it listens there, else where nobody but its worker is.
+    let own = std::env::var(OWN).ok().and_then(|_| std::env::var("FERRY_MACHINE_ADDRESS").ok());
+    let listener =
+        TcpListener::bind(own.map_or(format!("127.0.0.1:{port}"), |ip| format!("[{ip}]:{port}"))).unwrap();
     for client in listener.incoming().flatten() {
         let worker = worker.clone();
         std::thread::spawn(move || {
@@ -198,27 +203,30 @@ fn a_connection_that_is_through_ends_with_its_machine_and_a_stopped_machine_refu
 
 #[test]
 fn connections_wait_in_bounded_number_and_time() {
-    let cluster = Cluster::of(&[("w1", "services_hold_seconds = 1\nservices_held_max = 2"), ("w2", "")]);
-    let (w1, _) = cluster.pair();
+    let cluster = Cluster::of(&[("w1", "services_hold_seconds = 1"), ("w2", "services_held_max = 2")]);
+    let (w1, w2) = cluster.pair();
     let port = fresh_port();
-    let file = machine_file(cluster.dir(), "deaf", port, "").replace(".toml", "");
-    let text = std::fs::read_to_string(format!("{file}.toml")).unwrap();
+    let file = machine_file(cluster.dir(), "deaf", port, "");
+    let text = std::fs::read_to_string(&file).unwrap();
     let command = text.lines().find(|line| line.starts_with("command")).unwrap();
-    std::fs::write(format!("{file}.toml"), text.replace(command, "command = [\"sleep\", \"1000\"]")).unwrap();
-    let machine: Machine = w1.ask(&["machine", "create", "--file", &format!("{file}.toml")]);
+    std::fs::write(&file, text.replace(command, "command = [\"sleep\", \"1000\"]")).unwrap();
+    let machine: Machine = w1.ask(&["machine", "create", "--file", &file]);
     assert!(matches!(machine.state, MachineState::Running { .. }));
-    wait_served(&[w1], port);
+    wait_served(&[w1, w2], port);
+    let of = |worker| services(worker).pop().unwrap();
+    // What only looked whether somebody listens is gone.
+    until("nobody waits", || (of(w2).held == 0).then_some(()));
+    let held = [(); 2].map(|()| TcpStream::connect(at(w2, port)).unwrap());
+    until("two wait", || (of(w2).held == 2).then_some(()));
+    assert_eq!(ask(at(w2, port), "x"), Outcome::Ended);
+    assert!(of(w2).last_refusal.unwrap().contains("services_held_max"));
+    drop(held);
+    until("they give their places free", || (of(w2).held == 0).then_some(()));
     let began = Instant::now();
-    std::thread::scope(|scope| {
-        let held = [(); 2].map(|()| scope.spawn(|| ask(at(w1, port), "x")));
-        until("two wait", || (services(w1)[0].held == 2).then_some(()));
-        assert_eq!(ask(at(w1, port), "x"), Outcome::Ended);
-        assert!(services(w1)[0].last_refusal.as_ref().unwrap().contains("services_held_max"));
-        held.into_iter().for_each(|held| assert_eq!(held.join().unwrap(), Outcome::Ended));
-    });
-    assert!(began.elapsed() >= Duration::from_secs(1), "they were to wait for a second");
-    let status = services(w1).pop().unwrap();
-    assert!(status.longest_wait_ms >= 1_000 && status.held == 0 && status.refused >= 3, "{status:?}");
+    assert_eq!(ask(at(w1, port), "x"), Outcome::Ended);
+    assert!(began.elapsed() >= Duration::from_secs(1), "it was to wait for a second");
+    let status = of(w1);
+    assert!(status.longest_wait_ms >= 1_000 && status.refused >= 1, "{status:?}");
     assert!(status.last_refusal.unwrap().contains("services_hold_seconds"));
 }
 
@@ -262,4 +270,39 @@ fn while_the_owners_agent_is_dead_others_let_connections_wait() {
         w1.start();
         assert_eq!(held.join().unwrap(), w1.dir.to_str().unwrap());
     });
+}
+
+#[test]
+fn a_machine_takes_the_network_of_its_own_along_and_leaves_no_interface_behind() {
+    if !rustix::process::geteuid().is_root() {
+        return skip_where_impossible(test_name!(), "root");
+    }
+    needs!(IP);
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let port = fresh_port();
+    let file = machine_file(cluster.dir(), "echo", port, "network = \"own\"");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}{OWN} = \"1\"\n")).unwrap();
+    let machine: Machine = w1.ask(&["machine", "create", "--file", &file]);
+    let address = machine.address.unwrap();
+    let direct = SocketAddr::new(address.into(), port);
+    wait_served(&[w1, w2], port);
+    let route = || succeed(IP.program, &["-6", "route", "show", &format!("{address}/128")]);
+    let is_on = |worker: &Worker| {
+        let on = worker.dir.to_str().unwrap();
+        for by in [at(w1, port), at(w2, port), direct] {
+            assert_eq!(told(by), on, "by {by}");
+        }
+        assert_eq!(route().lines().count(), 1, "{}", route());
+    };
+    is_on(w1);
+    w1.moves("echo", w2);
+    is_on(w2);
+    w2.moves("echo", w1);
+    is_on(w1);
+    let shown = w1.ferry(&["machine", "show", "echo"]).stdout;
+    assert!(shown.contains(&address.to_string()) && shown.contains("a network of its own"), "{shown}");
+    assert_eq!(w1.ferry(&["machine", "destroy", "echo", "--stop"]).code, Some(0));
+    until("its interface is gone", || route().is_empty().then_some(()));
 }

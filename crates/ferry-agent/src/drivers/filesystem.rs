@@ -12,7 +12,7 @@ use std::process::Command;
 const HEAD_BYTES: usize = 1 << 20;
 /// What is read of its end, in bytes.
 const TAIL_BYTES: usize = 64 << 10;
-/// Where tools for file systems are that an agent's `PATH` may not name.
+/// Where tools for file systems and networks are that an agent's `PATH` may not name.
 const TOOL_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"];
 const MKE2FS: &str = "mke2fs";
 
@@ -102,10 +102,18 @@ pub(crate) fn make(device: &Path, owner: Option<(u32, u32)>) -> Result<(), Drive
 /// # Errors
 /// It is not there.
 pub(crate) fn mke2fs() -> Result<PathBuf, DriverError> {
+    find_tool(MKE2FS, "e2fsprogs")
+}
+
+/// A tool that comes with `package`.
+///
+/// # Errors
+/// It is not there.
+pub(super) fn find_tool(tool: &'static str, package: &'static str) -> Result<PathBuf, DriverError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(TOOL_DIRS.into_iter().map(PathBuf::from));
-    let mut tools = dirs.map(|dir| dir.join(MKE2FS));
-    tools.find(|tool| tool.is_file()).ok_or(DriverError::NoTool { tool: MKE2FS, package: "e2fsprogs" })
+    let mut found = dirs.map(|dir| dir.join(tool));
+    found.find(|found| found.is_file()).ok_or(DriverError::NoTool { tool, package })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! unmounted. If it is killed, init dies with it (and with init all that is inside), and the kernel unmounts.
 
 use super::MountedVolume;
+use super::network::OwnNetwork;
 use ferry_api::Network;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -50,6 +51,8 @@ pub(super) struct Inside {
     pub root: Option<PathBuf>,
     /// Its network.
     pub network: Network,
+    /// What of it is its own.
+    pub own_network: Option<OwnNetwork>,
     /// User and group that it runs as.
     pub ids: Option<(u32, u32)>,
     /// What it runs.
@@ -116,6 +119,9 @@ fn failed<E: Into<io::Error>>(doing: impl Into<String>) -> impl FnOnce(E) -> Ini
 /// Makes the namespaces and mounts, has init run in them, and takes the mounts away when it has ended.
 fn keep(plan: &Path, inside: &Inside) -> Result<i32, InitError> {
     let this = std::env::current_exe().map_err(failed("tell which program this is"))?;
+    if let Some(own) = &inside.own_network {
+        own.enter().map_err(failed("make a network of the machine's own"))?;
+    }
     unshare(inside.network).map_err(failed("make namespaces"))?;
     let all = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", all).map_err(failed("keep mounts to the machine"))?;
@@ -149,7 +155,8 @@ fn keep(plan: &Path, inside: &Inside) -> Result<i32, InitError> {
 fn unshare(network: Network) -> rustix::io::Result<()> {
     let own = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     rustix::thread::unshare(match network {
-        Network::Host => own,
+        // Its own one is entered already.
+        Network::Host | Network::Own => own,
         Network::None => own | UnshareFlags::NEWNET,
     })
 }

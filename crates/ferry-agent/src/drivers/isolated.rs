@@ -1,9 +1,10 @@
 //! What a machine with namespaces of its own needs of its worker, and the description that its keeper reads.
 
 use super::init::Inside;
+use super::network::{self, OwnNetwork};
 use super::process::{find_program, process_of};
 use super::{DriverError, Launch, filesystem};
-use ferry_api::{Isolation, MachineSpec, ProcessSpec};
+use ferry_api::{Isolation, MachineSpec, Network, ProcessSpec};
 use rustix::thread::CapabilitySet;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ pub(super) fn check(spec: &MachineSpec) -> Result<(), DriverError> {
     }
     if !spec.mounts.is_empty() {
         filesystem::mke2fs()?;
+    }
+    if spec.network() == Network::Own {
+        network::check(may)?;
     }
     if let Some(path) = root(spec).filter(|path| !path.is_dir()) {
         return Err(DriverError::NoRoot { path: path.to_owned() });
@@ -55,6 +59,7 @@ pub(super) fn write_plan(launch: &Launch) -> Result<PathBuf, DriverError> {
             (None, None) => launch.dir.clone(),
         },
         root,
+        own_network: (network == Network::Own).then(|| OwnNetwork::of(launch.machine)).transpose()?,
         network,
     };
     let path = launch.dir.join(PLAN);

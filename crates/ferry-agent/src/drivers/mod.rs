@@ -9,6 +9,7 @@ mod gate;
 pub(crate) mod inhibitor;
 mod init;
 pub(crate) mod isolated;
+mod network;
 mod probe;
 mod process;
 pub(crate) mod qemu;
@@ -26,7 +27,7 @@ pub use watch::{Ended, Watch, Watched, boot_id, mark_of};
 
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::{HealthCheck, MachineName, MachineSpec, Mount, VolumeId};
+use ferry_api::{HealthCheck, MachineId, MachineName, MachineSpec, Mount, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ use std::path::{Path, PathBuf};
 /// Everything a driver must know to start a machine.
 #[derive(Clone, Debug)]
 pub struct Launch {
+    /// Its id.
+    pub machine: MachineId,
     /// Its name.
     pub name: MachineName,
     /// What it runs.
@@ -152,6 +155,15 @@ pub enum DriverError {
         path: PathBuf,
         /// The most bytes.
         bytes_max: usize,
+    },
+    /// The worker cannot give the machine a network of its own.
+    #[error(
+        "this worker can give a machine no network of its own, since {lacks}; mend that, or leave `network` out of the \
+         machine's spec"
+    )]
+    NoNetwork {
+        /// What it lacks.
+        lacks: &'static str,
     },
     /// A file or process operation failed.
     #[error("cannot {doing}")]

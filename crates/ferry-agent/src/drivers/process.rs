@@ -142,6 +142,7 @@ mod tests {
 
     fn launch(dir: &Path, script: &str) -> Launch {
         Launch {
+            machine: ferry_api::MachineId::fresh(),
             name: "sh".parse().unwrap(),
             mounts: Vec::new(),
             disks: Vec::new(),

@@ -136,7 +136,8 @@ impl From<MachinesError> for ApiError {
                 | DriverError::NoImage { .. }
                 | DriverError::NotForVms
                 | DriverError::LongPath { .. }
-                | DriverError::NoRights,
+                | DriverError::NoRights
+                | DriverError::NoNetwork { .. },
             )
             | MachinesError::Filesystem(_) => ErrorCode::InvalidRequest,
             MachinesError::Volume { .. }
@@ -360,6 +361,7 @@ impl Machines {
             state: self.state(&record),
             log: self.inner.dir(record.id).join(LOG),
             id: record.id,
+            address: Some(record.id.address()),
             name: record.name,
             worker: self.inner.worker.clone(),
             generation: record.generation,
@@ -412,11 +414,12 @@ impl Inner {
         let mut env = BTreeMap::from([
             ("FERRY_MACHINE_ID".to_owned(), record.id.to_string()),
             ("FERRY_MACHINE_NAME".to_owned(), record.name.to_string()),
+            ("FERRY_MACHINE_ADDRESS".to_owned(), record.id.address().to_string()),
         ]);
         for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
             env.insert(volume.name.environment_variable(), self.volumes.guest_uri(key));
         }
         let (name, spec) = (record.name.clone(), record.spec.clone());
-        Ok(Launch { name, spec, log: dir.join(LOG), dir, env, mounts, disks })
+        Ok(Launch { machine: record.id, name, spec, log: dir.join(LOG), dir, env, mounts, disks })
     }
 }

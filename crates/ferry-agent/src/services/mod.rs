@@ -164,7 +164,7 @@ impl Services {
                 format!("a machine has at most {} services; leave some out", Service::PER_MACHINE_MAX);
             return refuse(ErrorCode::InvalidRequest, message);
         }
-        let network = spec.isolation.as_ref().map(|isolation| isolation.network).unwrap_or_default();
+        let network = spec.network();
         if network == Network::None && !spec.services.is_empty() {
             let message = "a machine without a network has no services; leave out `network` or `services`";
             return refuse(ErrorCode::InvalidRequest, message.to_owned());
@@ -223,16 +223,17 @@ impl Inner {
     }
 
     /// Where a machine of this worker listens.
-    fn home(network: Network) -> IpAddr {
+    fn home(machine: MachineId, network: Network) -> IpAddr {
         match network {
             Network::Host | Network::None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Network::Own => IpAddr::V6(machine.address()),
         }
     }
 
     /// Refuses to listen where the machine itself is to.
     fn may_listen(&self, service: &Service, network: Network) -> Result<(), String> {
         let (ip, port) = (self.listen.ip(), service.port);
-        let meets = ip == Self::home(network) || ip.is_unspecified() && network == Network::Host;
+        let meets = network == Network::Host && (ip == Ipv4Addr::LOCALHOST || ip.is_unspecified());
         if !meets || service.listens_on() != port {
             return Ok(());
         }

@@ -107,7 +107,7 @@ async fn way(
 
 /// To the machine, which runs here.
 async fn to_machine(key: Key, known: &Known) -> io::Result<TcpStream> {
-    let address = SocketAddr::new(Inner::home(known.mapping.network), key.1.get());
+    let address = SocketAddr::new(Inner::home(key.0, known.mapping.network), key.1.get());
     let stream = forward::in_time(CONNECT_MAX, TcpStream::connect(address)).await?;
     forward::prepare(&stream);
     Ok(stream)

@@ -78,6 +78,7 @@ pub async fn show(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
         ("volumes", if volumes.is_empty() { "-".to_owned() } else { volumes.join(", ") }),
         ("mounts", mounts_text(&machine.spec.mounts)),
         ("isolation", isolation_text(&machine.spec)),
+        ("address", address_text(&machine)),
         ("services", services),
         (
             "stops on",
@@ -200,6 +201,16 @@ pub fn restart_text(restart: RestartPolicy) -> &'static str {
     }
 }
 
+fn address_text(machine: &Machine) -> String {
+    let address = machine.address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+    match machine.spec.network() {
+        Network::Own => address,
+        Network::Host | Network::None => {
+            format!("{address} (not in use: network = \"own\" gives it an interface)")
+        }
+    }
+}
+
 fn mounts_text(mounts: &BTreeMap<VolumeName, Mount>) -> String {
     let one = |(name, mount): (&VolumeName, &Mount)| {
         let how = if mount.read_only { ", read-only" } else { "" };
@@ -219,6 +230,7 @@ fn isolation_text(spec: &MachineSpec) -> String {
     let network = match network {
         Network::Host => "",
         Network::None => ", no network",
+        Network::Own => ", a network of its own",
     };
     format!("namespaces of its own{user}{root}{network}")
 }

@@ -449,6 +449,7 @@ size = "8GiB"
         };
         let machine = Machine {
             id: ferry_api::MachineId::fresh(),
+            address: None,
             name: created.name.clone(),
             worker: "w1".parse().unwrap(),
             generation: ferry_api::Generation::FIRST,

@@ -55,6 +55,7 @@ pub const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
 pub const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };
 pub const DUMPE2FS: Tool = Tool { program: "dumpe2fs", package: "e2fsprogs" };
 pub const SQLITE: Tool = Tool { program: "sqlite3", package: "sqlite3" };
+pub const IP: Tool = Tool { program: "ip", package: "iproute2" };
 pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
 pub const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
 

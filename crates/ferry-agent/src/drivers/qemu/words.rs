@@ -151,6 +151,7 @@ mod tests {
         let volume: VolumeId = "01JD7Q0000000000000000000V".parse().unwrap();
         let dir = Path::new(dir);
         let launch = Launch {
+            machine: ferry_api::MachineId::fresh(),
             name: "vm".parse().unwrap(),
             spec: MachineSpec { driver: Driver::Qemu(qemu.clone()), ..MachineSpec::process("x", ["y"]) },
             dir: dir.to_owned(),

@@ -409,6 +409,7 @@ impl Home for Alpha {
         });
         let machine = Machine {
             id: machine,
+            address: None,
             name: "db".parse().unwrap(),
             worker: worker("alpha"),
             generation: Generation::FIRST,

@@ -12,6 +12,7 @@
 //! moves_at_once = 64              # moves away from this worker; further ones wait in line
 //! services_listen = "0.0.0.0:7434"   # where services of machines are reached; the port is for other workers (0: any free)
 //! services_hold_seconds = 60      # for how long a connection waits for its machine ...
+//! dns_listen = "127.0.0.1:5353"   # answers for MACHINE.ferry.internal; without it, nobody does
 //! services_held_max = 1000        # ... and how many of one service at once
 //!
 //! [peers]
@@ -72,6 +73,8 @@ pub struct Config {
     pub moves_at_once: NonZeroUsize,
     /// Where services of machines are reached; the port is the one at which other workers hand connections on, 0 any free one.
     pub services_listen: SocketAddr,
+    /// Where questions for names of machines are answered, over UDP.
+    pub dns_listen: Option<SocketAddr>,
     /// How long a connection waits for its machine, in seconds.
     pub services_hold_seconds: u64,
     /// How many connections of one service wait at once.
@@ -123,6 +126,7 @@ struct File {
     jobs_kept: Option<u64>,
     moves_at_once: Option<NonZeroUsize>,
     services_listen: Option<SocketAddr>,
+    dns_listen: Option<SocketAddr>,
     services_hold_seconds: Option<u64>,
     services_held_max: Option<u64>,
     tls: Option<toml::Spanned<PathBuf>>,
@@ -163,6 +167,7 @@ impl Config {
             jobs_kept: file.jobs_kept.unwrap_or(JOBS_KEPT_DEFAULT),
             moves_at_once: file.moves_at_once.unwrap_or(MOVES_AT_ONCE_DEFAULT),
             services_listen: file.services_listen.unwrap_or_else(|| SocketAddr::new(listen.ip(), 0)),
+            dns_listen: file.dns_listen,
             services_hold_seconds: file.services_hold_seconds.unwrap_or(SERVICES_HOLD_SECONDS_DEFAULT),
             services_held_max: file.services_held_max.unwrap_or(SERVICES_HELD_MAX_DEFAULT),
             tls: file.tls.map(|dir| beside(&place, &dir)).transpose()?,

@@ -40,4 +40,5 @@ pub mod volumes;
 pub use config::{Config, ConfigError};
 pub use core::Ground;
 pub use service::{Agent, AgentError, run};
+pub use services::NoServices;
 pub use truth::{StateDir, truth_at_rest};

@@ -18,6 +18,7 @@ use crate::metrics;
 use crate::moments::{self, When};
 use crate::peers::Peers;
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
+use crate::services::NoServices;
 use crate::shutdown::Shutdown;
 use crate::stopping;
 use crate::truth;
@@ -93,18 +94,9 @@ pub enum AgentError {
         #[source]
         cause: io::Error,
     },
-    /// Other workers cannot be listened for.
-    #[error(
-        "cannot listen on {address} for other workers' connections to machines; choose another `services_listen` in the \
-         configuration, or end what has it"
-    )]
-    Services {
-        /// The configured address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        cause: io::Error,
-    },
+    /// Services of machines cannot be served.
+    #[error(transparent)]
+    Services(#[from] NoServices),
     /// The door broke.
     #[error("cannot go on listening")]
     Serve(#[source] io::Error),
@@ -218,11 +210,9 @@ impl Agent {
             fences: Fences::open(&config.state_dir)?,
             peers: Peers::new(&config.peers)?,
         };
-        let address = config.services_listen;
         let mut agent = Self::start_on(config, ground, credentials).await?;
         let Core { services, records, peers, .. } = &*agent.core;
-        let opened = services.open(records, peers, &mut agent._chores).await;
-        opened.map_err(|cause| AgentError::Services { address, cause })?;
+        services.open(records, peers, &mut agent._chores).await?;
         Ok(agent)
     }
 

@@ -5,7 +5,7 @@ mod support;
 
 use ferry_api::{Machine, MachineState, Presence, ServiceStatus};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const PORTS: u32 = 9_000;
 fn fresh_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
-    u16::try_from(PORT_FIRST + (std::process::id() * 8 + next) % PORTS).unwrap()
+    u16::try_from(PORT_FIRST + (std::process::id() * 16 + next) % PORTS).unwrap()
 }
 
 /// The machine of these tests: answers each line with the directory of the worker that it runs on, and the line.
@@ -305,4 +305,26 @@ fn a_machine_takes_the_network_of_its_own_along_and_leaves_no_interface_behind()
     assert!(shown.contains(&address.to_string()) && shown.contains("a network of its own"), "{shown}");
     assert_eq!(w1.ferry(&["machine", "destroy", "echo", "--stop"]).code, Some(0));
     until("its interface is gone", || route().is_empty().then_some(()));
+}
+
+#[test]
+fn a_machine_is_found_by_its_name_on_every_worker() {
+    let port = fresh_port();
+    let dns =
+        |worker: &str| format!("dns_listen = \"127.0.0.1:{}\"", port + if worker == "w1" { 1 } else { 2 });
+    let cluster = Cluster::of(&[("w1", &dns("w1")), ("w2", &dns("w2"))]);
+    let (w1, w2) = cluster.pair();
+    create(w1, cluster.dir(), port);
+    wait_served(&[w1, w2], port);
+    for (worker, dns) in [(w1, port + 1), (w2, port + 2)] {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let head = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0";
+        let question = [head, &b"\x04echo\x05ferry\x08internal\0\0\x01\0\x01"[..]].concat();
+        socket.send_to(&question, ("127.0.0.1", dns)).unwrap();
+        let mut answer = [0; 512];
+        let length = socket.recv(&mut answer).unwrap();
+        let IpAddr::V4(ip) = worker.address.ip() else { panic!("workers have such addresses here") };
+        assert_eq!(answer[..2], question[..2]);
+        assert_eq!(answer[length - 4..length], ip.octets(), "the address of the worker that was asked");
+    }
 }

@@ -9,6 +9,7 @@
 //! Invariants: the directory is a cache and decides nothing about machines. A connection that is through stays with the process
 //! of the machine that it was made to, and ends with it: TCP does not survive a cold move.
 
+mod dns;
 mod feeds;
 mod figures;
 mod forward;
@@ -18,7 +19,7 @@ mod proxy;
 use crate::config::Config;
 use crate::mutex::locked;
 use crate::peers::Peers;
-use crate::records::Records;
+use crate::records::{Records, RecordsError};
 use ferry_api::{
     ApiError, AskMappings, ErrorCode, MachineId, MachineSpec, Mapping, Mappings, Network, Service,
     ServiceStatus, WorkerName,
@@ -33,7 +34,7 @@ use std::num::NonZeroU16;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -41,6 +42,27 @@ use tokio::time::{Instant, timeout};
 type Answer<T> = Result<T, ApiError>;
 /// A service: whose, and at which port of it.
 type Key = (MachineId, NonZeroU16);
+
+/// Why a worker serves no services.
+#[derive(Debug, thiserror::Error)]
+pub enum NoServices {
+    /// Somebody else listens there, or nobody can.
+    #[error(
+        "cannot listen on {address}; choose another `{setting}` in the configuration, or end what has it"
+    )]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The field of the configuration that says so.
+        setting: &'static str,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// It is not known which machines there are.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+}
 
 /// The services that a worker knows of.
 #[derive(Clone, Debug)]
@@ -52,6 +74,7 @@ pub struct Services {
 struct Inner {
     me: WorkerName,
     listen: SocketAddr,
+    dns_listen: Option<SocketAddr>,
     /// The host under which other workers reach this one.
     host: String,
     limits: Limits,
@@ -81,6 +104,7 @@ impl Services {
         let inner = Inner {
             me: config.name.clone(),
             listen,
+            dns_listen: config.dns_listen,
             host,
             limits: Limits {
                 hold_ms_max: config.services_hold_seconds.saturating_mul(1_000),
@@ -101,17 +125,24 @@ impl Services {
     /// it puts into `chores` runs.
     ///
     /// # Errors
-    /// Other workers cannot be listened for; the records cannot be read.
+    /// Other workers, or questions for names, cannot be listened for; the records cannot be read.
     pub(crate) async fn open(
         &self,
         records: &Records,
         peers: &Peers,
         chores: &mut JoinSet<()>,
-    ) -> io::Result<()> {
-        let others = TcpListener::bind(self.inner.listen).await?;
-        let reached_at = format!("{}:{}", self.inner.host, others.local_addr()?.port());
+    ) -> Result<(), NoServices> {
+        let failed = |address, setting| move |cause| NoServices::Listen { address, setting, cause };
+        let listen = self.inner.listen;
+        let others = TcpListener::bind(listen).await.map_err(failed(listen, "services_listen"))?;
+        let port = others.local_addr().map_err(failed(listen, "services_listen"))?.port();
+        if let Some(address) = self.inner.dns_listen {
+            let socket = UdpSocket::bind(address).await.map_err(failed(address, "dns_listen"))?;
+            chores.spawn(dns::serve(Arc::clone(&self.inner), socket));
+        }
+        let reached_at = format!("{}:{}", self.inner.host, port);
         let touched = records.touched();
-        feeds::look_at_own(&self.inner, records, &reached_at).await.map_err(io::Error::other)?;
+        feeds::look_at_own(&self.inner, records, &reached_at).await?;
         chores.spawn(feeds::follow_own(Arc::clone(&self.inner), records.clone(), touched, reached_at));
         for peer in peers.list().into_iter().filter(|peer| peer.name != self.inner.me) {
             if let Ok(client) = peers.client(&peer.name) {

@@ -10,8 +10,8 @@
 
 use crate::drivers::qemu::MONITOR_SOCKET;
 use crate::drivers::{
-    Driver, DriverError, Gates, Holds, LaunchError, Launcher, ProcessDriver, QemuDriver, Watch, filesystem,
-    isolated,
+    Driver, DriverError, Gates, Holds, LaunchError, Launcher, OciDriver, ProcessDriver, QemuDriver, Watch,
+    filesystem, isolated, oci,
 };
 use crate::lying::{self, Lying, Running};
 use crate::machines::LOG;
@@ -171,7 +171,8 @@ pub struct ThisHost {
     state_dir: PathBuf,
     launcher: Launcher,
     credentials: Option<Credentials>,
-    process: ProcessDriver,
+    process: Arc<ProcessDriver>,
+    oci: OciDriver,
     qemu: QemuDriver,
 }
 
@@ -180,9 +181,10 @@ impl ThisHost {
     #[must_use]
     pub fn new(state_dir: &Path, launcher: Launcher, credentials: Option<Credentials>) -> Self {
         let gates = Arc::new(Gates::default());
-        let process = ProcessDriver::new(launcher.program(), Arc::clone(&gates));
+        let process = Arc::new(ProcessDriver::new(launcher.program(), Arc::clone(&gates)));
+        let oci = OciDriver::new(Arc::clone(&process), state_dir);
         let qemu = QemuDriver::new(gates);
-        Self { state_dir: state_dir.to_owned(), launcher, credentials, process, qemu }
+        Self { state_dir: state_dir.to_owned(), launcher, credentials, process, oci, qemu }
     }
 
     fn dir(&self, copy: VolumeKey) -> PathBuf {
@@ -207,7 +209,8 @@ impl Host for ThisHost {
 
     fn driver(&self, kind: DriverKind) -> &dyn Driver {
         match kind {
-            DriverKind::Process => &self.process,
+            DriverKind::Process => &*self.process,
+            DriverKind::Oci => &self.oci,
             DriverKind::Qemu => &self.qemu,
         }
     }
@@ -217,7 +220,15 @@ impl Host for ThisHost {
     }
 
     fn make_filesystem(&self, device: PathBuf, spec: MachineSpec) -> Doing<'_, Result<(), DriverError>> {
-        blocking(move || filesystem::make(&device, isolated::ids(&spec)?))
+        Box::pin(async move {
+            let owner = match spec.driver.kind() {
+                DriverKind::Process => isolated::ids(&spec)?,
+                DriverKind::Oci => self.oci.ids(&spec).await?,
+                // A VM mounts its volumes itself.
+                DriverKind::Qemu => None,
+            };
+            blocking(move || filesystem::make(&device, owner)).await
+        })
     }
 
     fn machine_dir(&self, machine: MachineId) -> io::Result<PathBuf> {
@@ -264,7 +275,8 @@ impl Host for ThisHost {
 
     fn lying(&self) -> Doing<'_, io::Result<Lying>> {
         let state_dir = self.state_dir.clone();
-        blocking(move || lying::lying(&state_dir, &[LOG, isolated::PLAN, MONITOR_SOCKET, CONSOLE_SOCKET]))
+        let known = [LOG, isolated::PLAN, oci::OCI_DIR, MONITOR_SOCKET, CONSOLE_SOCKET];
+        blocking(move || lying::lying(&state_dir, &known))
     }
 
     fn running(&self) -> Doing<'_, io::Result<Running>> {

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 pub enum Driver {
     /// A process of the worker.
     Process(ProcessSpec),
+    /// A container of an OCI runtime.
+    Oci(OciSpec),
     /// A VM, run by QEMU.
     Qemu(QemuSpec),
 }
@@ -33,12 +35,46 @@ pub struct ProcessSpec {
     pub workdir: Option<PathBuf>,
 }
 
+/// A container. Its volumes are those that it mounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OciSpec {
+    /// What it is made of.
+    pub from: OciSource,
+    /// What it runs; what its image or bundle says if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Environment variables beside, or instead of, those of the image or bundle.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Its working directory inside; what its image or bundle says if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<PathBuf>,
+}
+
+/// What a container is made of: a directory that is on each worker on which it shall run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum OciSource {
+    /// An OCI bundle: `config.json` and a root file system.
+    Bundle(PathBuf),
+    /// An image in an OCI image layout.
+    Image {
+        /// The layout.
+        path: PathBuf,
+        /// Which of its images; the only one if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tag: Option<String>,
+    },
+}
+
 impl Driver {
     /// Which driver it is.
     #[must_use]
     pub fn kind(&self) -> DriverKind {
         match self {
             Self::Process(_) => DriverKind::Process,
+            Self::Oci(_) => DriverKind::Oci,
             Self::Qemu(_) => DriverKind::Qemu,
         }
     }
@@ -48,7 +84,16 @@ impl Driver {
     pub fn as_process(&self) -> Option<&ProcessSpec> {
         match self {
             Self::Process(process) => Some(process),
-            Self::Qemu(_) => None,
+            Self::Oci(_) | Self::Qemu(_) => None,
+        }
+    }
+
+    /// What the `oci` driver must know, if it is the one.
+    #[must_use]
+    pub fn as_oci(&self) -> Option<&OciSpec> {
+        match self {
+            Self::Oci(oci) => Some(oci),
+            Self::Process(_) | Self::Qemu(_) => None,
         }
     }
 
@@ -57,7 +102,7 @@ impl Driver {
     pub fn as_qemu(&self) -> Option<&QemuSpec> {
         match self {
             Self::Qemu(qemu) => Some(qemu),
-            Self::Process(_) => None,
+            Self::Process(_) | Self::Oci(_) => None,
         }
     }
 }
@@ -67,19 +112,22 @@ impl Driver {
 pub enum DriverKind {
     /// Runs processes.
     Process,
+    /// Runs containers.
+    Oci,
     /// Runs VMs.
     Qemu,
 }
 
 impl DriverKind {
     /// All that there are.
-    pub const ALL: [Self; 2] = [Self::Process, Self::Qemu];
+    pub const ALL: [Self; 3] = [Self::Process, Self::Oci, Self::Qemu];
 
     /// Its name, as in `driver = "process"`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Process => "process",
+            Self::Oci => "oci",
             Self::Qemu => "qemu",
         }
     }

@@ -32,7 +32,7 @@ mod volume;
 mod worker;
 
 pub use door::AgentApi;
-pub use driver::{Driver, DriverInfo, DriverKind, ProcessSpec};
+pub use driver::{Driver, DriverInfo, DriverKind, OciSource, OciSpec, ProcessSpec};
 pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
 pub use garbage::{Artefact, AskGarbage, Garbage, Remnant};

@@ -15,8 +15,9 @@ use std::str::FromStr;
 const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
 /// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
-/// checks, 5 with VMs, 6 with networks of their own. A machine moves only to a worker that understands all of its spec.
-pub const SPEC_VERSION: u32 = 6;
+/// checks, 5 with VMs, 6 with networks of their own, 7 with containers. A machine moves only to a worker that understands
+/// all of its spec.
+pub const SPEC_VERSION: u32 = 7;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,15 +139,14 @@ impl MachineSpec {
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
-        if self.network() == Network::Own {
-            return 6;
-        }
-        match (&self.driver, &self.health, self.services.is_empty(), self.is_isolated()) {
+        match (&self.driver, self.network(), &self.health, self.services.is_empty(), self.is_isolated()) {
+            (Driver::Oci(_), ..) => 7,
+            (_, Network::Own, ..) => 6,
             (Driver::Qemu(_), ..) => 5,
-            (Driver::Process(_), Some(_), ..) => 4,
-            (Driver::Process(_), None, false, _) => 3,
-            (Driver::Process(_), None, true, true) => 2,
-            (Driver::Process(_), None, true, false) => 1,
+            (Driver::Process(_), _, Some(_), ..) => 4,
+            (Driver::Process(_), _, None, false, _) => 3,
+            (Driver::Process(_), _, None, true, true) => 2,
+            (Driver::Process(_), _, None, true, false) => 1,
         }
     }
 }
@@ -385,7 +385,7 @@ mod tests {
         let vm = MachineSpec { driver: Driver::Qemu(crate::QemuSpec::default()), ..spec.clone() };
         assert_eq!(vm.version(), 5);
         spec.isolation = Some(Isolation { network: Network::Own, ..Isolation::default() });
-        assert_eq!(spec.version(), SPEC_VERSION);
+        assert_eq!(spec.version(), 6);
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<MachineSpec>(&json).unwrap(), spec);
     }

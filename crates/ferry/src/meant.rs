@@ -4,6 +4,7 @@
 mod health;
 mod loss;
 pub mod machine_file;
+mod oci_file;
 mod pace;
 mod truth;
 mod vm_file;

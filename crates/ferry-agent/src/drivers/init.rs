@@ -61,6 +61,20 @@ pub(super) struct Inside {
     pub args: Vec<String>,
     /// Where it runs, inside.
     pub workdir: PathBuf,
+    /// A directory that is seen elsewhere as well, and what is written there is in memory.
+    #[serde(default)]
+    pub overlay: Option<Overlay>,
+}
+
+/// A directory over which another one lies that is in memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Overlay {
+    /// What is seen where nothing was written.
+    pub lower: PathBuf,
+    /// An empty directory, for what is written.
+    pub memory: PathBuf,
+    /// Where both are seen.
+    pub at: PathBuf,
 }
 
 /// Which of the two processes this is.
@@ -128,6 +142,9 @@ fn keep(plan: &Path, inside: &Inside) -> Result<i32, InitError> {
     leave_volumes()?;
     rustix::system::sethostname(inside.host_name.as_bytes()).map_err(failed("name the machine's host"))?;
     make_root(inside)?;
+    if let Some(overlay) = &inside.overlay {
+        lay_over(overlay)?;
+    }
     let places: Vec<PathBuf> = inside.mounts.iter().map(|mounted| place(inside, mounted)).collect();
     for (mounted, place) in inside.mounts.iter().zip(&places) {
         mount_volume(mounted, place)?;
@@ -190,6 +207,23 @@ fn make_root(inside: &Inside) -> Result<(), InitError> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("tmpfs", root.join("tmp"), "tmpfs", safe, c"mode=1777")
         .map_err(failed("mount /tmp of the machine"))
+}
+
+fn lay_over(Overlay { lower, memory, at }: &Overlay) -> Result<(), InitError> {
+    let doing = || format!("lay memory over {}", lower.display());
+    rustix::mount::mount("tmpfs", memory, "tmpfs", MountFlags::empty(), c"mode=755")
+        .map_err(failed(doing()))?;
+    let (upper, work) = (memory.join("upper"), memory.join("work"));
+    make_dir(&upper)?;
+    make_dir(&work)?;
+    // The machine's root looks as it does in the image.
+    let seen = lower.metadata().map_err(failed(doing()))?;
+    std::fs::set_permissions(&upper, seen.permissions()).map_err(failed(doing()))?;
+    let [lower, upper, work] = [lower, &upper, &work].map(|path| path.display());
+    let options = std::ffi::CString::new(format!("lowerdir={lower},upperdir={upper},workdir={work}"))
+        .map_err(failed(doing()))?;
+    rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), options.as_c_str())
+        .map_err(failed(doing()))
 }
 
 fn place(inside: &Inside, mounted: &MountedVolume) -> PathBuf {

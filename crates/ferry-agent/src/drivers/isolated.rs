@@ -19,24 +19,41 @@ pub(super) fn root(spec: &MachineSpec) -> Option<&Path> {
 
 /// Says why a machine with this spec cannot have namespaces here, if it cannot.
 pub(super) fn check(spec: &MachineSpec) -> Result<(), DriverError> {
+    check_namespaces(spec)?;
+    if let Some(path) = root(spec).filter(|path| !path.is_dir()) {
+        return Err(DriverError::NoRoot { path: path.to_owned() });
+    }
+    ids(spec).map(drop)
+}
+
+/// The same of what every keeper makes, whatever it runs.
+pub(super) fn check_namespaces(spec: &MachineSpec) -> Result<(), DriverError> {
+    let may = may_make_namespaces()?;
+    if !spec.mounts.is_empty() {
+        filesystem::mke2fs()?;
+    }
+    match spec.network() {
+        Network::Own => network::check(may),
+        Network::Host | Network::None => Ok(()),
+    }
+}
+
+/// Tells what this agent may do, and says so if it may make no namespaces.
+pub(super) fn may_make_namespaces() -> Result<CapabilitySet, DriverError> {
     let failed = |cause: rustix::io::Errno| DriverError::Io {
         doing: "ask what this agent may do".to_owned(),
         cause: cause.into(),
     };
     let may = rustix::thread::capabilities(None).map_err(failed)?.effective;
-    if !may.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_CHROOT) {
-        return Err(DriverError::NoRights);
+    match may.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_CHROOT) {
+        true => Ok(may),
+        false => Err(DriverError::NoRights),
     }
-    if !spec.mounts.is_empty() {
-        filesystem::mke2fs()?;
-    }
-    if spec.network() == Network::Own {
-        network::check(may)?;
-    }
-    if let Some(path) = root(spec).filter(|path| !path.is_dir()) {
-        return Err(DriverError::NoRoot { path: path.to_owned() });
-    }
-    ids(spec).map(drop)
+}
+
+/// The network of a machine, if it has one of its own.
+pub(super) fn own_network(launch: &Launch) -> Result<Option<OwnNetwork>, DriverError> {
+    (launch.spec.network() == Network::Own).then(|| OwnNetwork::of(launch.machine)).transpose()
 }
 
 /// Writes what the machine's keeper is to make.
@@ -59,11 +76,17 @@ pub(super) fn write_plan(launch: &Launch) -> Result<PathBuf, DriverError> {
             (None, None) => launch.dir.clone(),
         },
         root,
-        own_network: (network == Network::Own).then(|| OwnNetwork::of(launch.machine)).transpose()?,
+        own_network: own_network(launch)?,
         network,
+        overlay: None,
     };
-    let path = launch.dir.join(PLAN);
-    let text = serde_json::to_vec_pretty(&inside).expect("what is inside is plain data and always encodes");
+    write_inside(&launch.dir, &inside)
+}
+
+/// Writes what a keeper is to make into the machine's directory.
+pub(super) fn write_inside(dir: &Path, inside: &Inside) -> Result<PathBuf, DriverError> {
+    let path = dir.join(PLAN);
+    let text = serde_json::to_vec_pretty(inside).expect("what is inside is plain data and always encodes");
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let written = options.open(&path).and_then(|mut file| std::io::Write::write_all(&mut file, &text));
@@ -83,7 +106,7 @@ pub(crate) fn ids(spec: &MachineSpec) -> Result<Option<(u32, u32)>, DriverError>
 }
 
 /// User and group of a name or number, by the text of a `passwd(5)`. A number need not be in it.
-fn find_user(passwd: &str, user: &str) -> Option<(u32, u32)> {
+pub(super) fn find_user(passwd: &str, user: &str) -> Option<(u32, u32)> {
     let ids = |line: &str| {
         let mut fields = line.split(':');
         let name = fields.next()?.to_owned();

@@ -4,12 +4,14 @@
 //! finds them again by a mark that cannot be mistaken ([`crate::records::ProcessMark`]). The one that holds a lock for the agent
 //! (`inhibitor`) ends with it.
 
+mod cgroup;
 pub(crate) mod filesystem;
 mod gate;
 pub(crate) mod inhibitor;
 mod init;
 pub(crate) mod isolated;
 mod network;
+pub(crate) mod oci;
 mod probe;
 mod process;
 pub(crate) mod qemu;
@@ -19,6 +21,7 @@ mod watch;
 pub use filesystem::Holds;
 pub use gate::Gates;
 pub use init::{InitError, Side, init};
+pub use oci::{ImageError, OciDriver};
 pub use probe::{ProbeError, probe};
 pub use process::ProcessDriver;
 pub use qemu::QemuDriver;
@@ -110,6 +113,15 @@ pub enum DriverError {
         /// What it comes with.
         package: &'static str,
     },
+    /// Nothing says what a container is to run.
+    #[error("neither the machine's spec nor its image in {} says what it runs; give a `command`", path.display())]
+    NoCommand {
+        /// Its root file system.
+        path: PathBuf,
+    },
+    /// Its image cannot be used.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The agent may not do what the machine needs.
     #[error(
         "this worker's agent may make no namespaces and mount nothing; run it as root with CAP_SYS_ADMIN, or leave \

@@ -42,16 +42,9 @@ impl Driver for ProcessDriver {
     ) -> Doing<'a, Result<(), String>> {
         let inside = launch.spec.is_isolated().then(|| (mark.clone(), launch.dir.join(isolated::PLAN)));
         let one = probe::Try { inside, probe: check.probe.clone(), timeout_ms: check.timeout_ms };
-        let words = serde_json::to_string(&one).expect("what is tried is plain data and always encodes");
-        let mut command = Command::new(&self.program);
-        command.args(["machine-probe", &words]);
+        let mut command = self.try_of(one);
         clothes(launch).put_on(&mut command);
-        Box::pin(async move {
-            let one_at_a_time = self.gates.one_at_a_time().await;
-            let trying = probe::begin(command)?;
-            drop(one_at_a_time);
-            trying.outcome(check).await
-        })
+        Box::pin(self.try_by(command, check))
     }
 
     fn find(&self, _dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
@@ -94,11 +87,15 @@ impl ProcessDriver {
     fn first_words(&self, launch: &Launch) -> Result<Vec<OsString>, DriverError> {
         let ProcessSpec { command, args, .. } = process_of(&launch.spec);
         if launch.spec.is_isolated() {
-            let plan = isolated::write_plan(launch)?;
-            return Ok(vec![self.program.clone().into(), "machine-init".into(), plan.into()]);
+            return Ok(self.keeper(isolated::write_plan(launch)?));
         }
         let program = find_program(command)?.into_os_string();
         Ok(std::iter::once(program).chain(args.iter().map(OsString::from)).collect())
+    }
+
+    /// What a gate becomes that leads to the keeper of what `plan` describes.
+    fn keeper(&self, plan: PathBuf) -> Vec<OsString> {
+        vec![self.program.clone().into(), "machine-init".into(), plan.into()]
     }
 
     async fn hold(&self, launch: &Launch) -> Result<Held, DriverError> {
@@ -106,6 +103,44 @@ impl ProcessDriver {
         let words = self.first_words(launch)?;
         let behind = Behind { name: command, words: &words, clothes: clothes(launch), log: &launch.log };
         self.gates.hold(&behind).await
+    }
+
+    /// Holds the keeper of a machine of another driver: it makes what `plan` describes, and runs what that says.
+    pub(super) async fn hold_keeper(&self, launch: &Launch, plan: PathBuf) -> Result<Held, DriverError> {
+        let words = self.keeper(plan);
+        let clothes = keepers_clothes(launch);
+        let behind = Behind { name: "the keeper of a machine", words: &words, clothes, log: &launch.log };
+        self.gates.hold(&behind).await
+    }
+
+    /// Tries how a machine is whose keeper was held so.
+    pub(super) async fn try_in_keeper(
+        &self,
+        launch: &Launch,
+        mark: &ProcessMark,
+        probe: Probe,
+        check: &HealthCheck,
+    ) -> Result<(), String> {
+        let inside = Some((mark.clone(), launch.dir.join(isolated::PLAN)));
+        let mut command = self.try_of(probe::Try { inside, probe, timeout_ms: check.timeout_ms });
+        keepers_clothes(launch).put_on(&mut command);
+        self.try_by(command, check).await
+    }
+
+    /// The program that tries how a machine is.
+    fn try_of(&self, one: probe::Try) -> Command {
+        let words = serde_json::to_string(&one).expect("what is tried is plain data and always encodes");
+        let mut command = Command::new(&self.program);
+        command.args(["machine-probe", &words]);
+        command
+    }
+
+    async fn try_by(&self, command: Command, check: &HealthCheck) -> Result<(), String> {
+        let trying = {
+            let _one_at_a_time = self.gates.one_at_a_time().await;
+            probe::begin(command)?
+        };
+        trying.outcome(check).await
     }
 }
 
@@ -115,6 +150,11 @@ fn clothes(launch: &Launch) -> Clothes<'_> {
     // One with a root of its own finds its directory inside.
     let workdir = workdir.as_ref().filter(|_| !launch.spec.is_isolated()).unwrap_or(&launch.dir);
     Clothes { env: vec![env, &launch.env], workdir }
+}
+
+/// Those of the keeper of a machine of another driver.
+fn keepers_clothes(launch: &Launch) -> Clothes<'_> {
+    Clothes { env: vec![&launch.env], workdir: &launch.dir }
 }
 
 /// Finds a program as a shell would.

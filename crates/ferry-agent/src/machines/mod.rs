@@ -136,6 +136,8 @@ impl From<MachinesError> for ApiError {
                 | DriverError::NoImage { .. }
                 | DriverError::NotForVms
                 | DriverError::LongPath { .. }
+                | DriverError::NoCommand { .. }
+                | DriverError::Image(_)
                 | DriverError::NoRights
                 | DriverError::NoNetwork { .. },
             )

@@ -4,8 +4,8 @@ use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, CreateMachine, Desired, DestroyMachine, Driver, Exit as MachineExit, Health, HealthCheck,
-    Isolation, Machine, MachineRef, MachineSpec, MachineState, Mount, Network, ProcessSpec, RestartPolicy,
-    VolumeName, VolumeRef,
+    Isolation, Machine, MachineRef, MachineSpec, MachineState, Mount, Network, OciSource, OciSpec,
+    ProcessSpec, RestartPolicy, VolumeName, VolumeRef,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -244,6 +244,14 @@ fn command_text(driver: &Driver) -> String {
             let boots =
                 vm.kernel.as_ref().map_or_else(String::new, |kernel| format!(", {}", kernel.display()));
             format!("VM: {}, {} vcpus, {} MiB{boots}", vm.machine, vm.vcpus, vm.memory_mib)
+        }
+        Driver::Oci(OciSpec { from, command, .. }) => {
+            let from = match from {
+                OciSource::Bundle(path) => format!("bundle {}", path.display()),
+                OciSource::Image { path, tag: None } => format!("image {}", path.display()),
+                OciSource::Image { path, tag: Some(tag) } => format!("image {}:{tag}", path.display()),
+            };
+            [from, command.join(" ")].join(" ").trim_end().to_owned()
         }
     }
 }

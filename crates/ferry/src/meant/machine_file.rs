@@ -4,11 +4,13 @@
 
 use super::Misuse;
 use super::health::HealthInFile;
+use super::oci_file::OciInFile;
 use super::vm_file::VmInFile;
 use crate::output::bytes::{parse_size, parse_span};
 use ferry_api::{
     CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, Mount, MountPath,
-    Network, NewVolume, ProcessSpec, RestartPolicy, Service, Signal, VolumeName, VolumeOrigin, VolumeRef,
+    Network, NewVolume, OciSpec, ProcessSpec, RestartPolicy, Service, Signal, VolumeName, VolumeOrigin,
+    VolumeRef,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -27,6 +29,8 @@ struct MachineFile {
     driver: DriverName,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     command: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    oci: Option<OciInFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     workdir: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -61,6 +65,7 @@ struct MachineFile {
 enum DriverName {
     #[default]
     Process,
+    Oci,
     Qemu,
 }
 
@@ -109,15 +114,17 @@ pub enum Form {
 
 /// What a machine is, as such a file; `sizes_bytes` are those of its volumes.
 pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: Form) -> String {
-    let (driver, command, qemu) = match machine.spec.driver.clone() {
-        Driver::Process(process) => (DriverName::Process, Some(process), None),
-        Driver::Qemu(qemu) => (DriverName::Qemu, None, Some(VmInFile::from(qemu))),
-    };
-    let (words, env, workdir) = match command {
-        Some(ProcessSpec { command, args, env, workdir }) => {
-            (std::iter::once(command).chain(args).collect(), env, workdir)
+    let (driver, command, env, workdir, oci, qemu) = match machine.spec.driver.clone() {
+        Driver::Process(ProcessSpec { command, args, env, workdir }) => {
+            let words = std::iter::once(command).chain(args).collect();
+            (DriverName::Process, words, env, workdir, None, None)
         }
-        None => (Vec::new(), BTreeMap::new(), None),
+        Driver::Oci(OciSpec { from, command, env, workdir }) => {
+            (DriverName::Oci, command, env, workdir, Some(OciInFile::from(from)), None)
+        }
+        Driver::Qemu(vm) => {
+            (DriverName::Qemu, Vec::new(), BTreeMap::new(), None, None, Some(VmInFile::from(vm)))
+        }
     };
     let isolation = machine.spec.isolation.clone();
     let volume = |name: &VolumeName| {
@@ -133,7 +140,8 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: F
     let file = MachineFile {
         name: machine.name.clone(),
         driver,
-        command: words,
+        command,
+        oci,
         workdir,
         isolated: isolation.as_ref() == Some(&Isolation::default()),
         user: isolation.as_ref().and_then(|isolation| isolation.user.clone()),
@@ -200,36 +208,54 @@ fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
 /// What runs it; what another driver must know is refused.
 fn driver(text: &str, file: &MachineFile) -> Result<Driver, String> {
     let refuse = |field: &str, why: &str| Err(format!("{} {field}: {why}", line_of_field(text, field)));
-    match (file.driver, &file.qemu) {
-        (DriverName::Process, Some(_)) => refuse("[qemu]", "this is for driver = \"qemu\""),
-        (DriverName::Process, None) => {
+    if let Some(field) = not_for(file) {
+        let why = match file.driver {
+            DriverName::Process | DriverName::Oci if field.starts_with('[') => {
+                "this is for another driver; leave it out, or choose that"
+            }
+            DriverName::Process => "a process has none; leave it out",
+            DriverName::Oci => "the root of a container is that of its image or bundle; leave it out",
+            DriverName::Qemu => "a VM has none; leave it out, or choose another driver",
+        };
+        return refuse(field, why);
+    }
+    let (env, workdir) = (file.env.clone(), file.workdir.clone());
+    match file.driver {
+        DriverName::Process => {
             let mut words = file.command.iter().cloned();
             let missing = || "field command: it is missing; write the program and its arguments".to_owned();
             let command = words.next().ok_or_else(missing)?;
-            let (env, workdir) = (file.env.clone(), file.workdir.clone());
             Ok(Driver::Process(ProcessSpec { command, args: words.collect(), env, workdir }))
         }
-        (DriverName::Qemu, vm) => match only_for_processes(file) {
-            Some(field) => refuse(field, "a VM has none; this is for driver = \"process\""),
-            None => Ok(Driver::Qemu(vm.clone().unwrap_or_default().try_into()?)),
-        },
+        DriverName::Oci => {
+            let missing = || "field oci: it is missing; say what `image` or `bundle` to run".to_owned();
+            let from = file.oci.clone().ok_or_else(missing)?;
+            match from.try_into() {
+                Ok(from) => Ok(Driver::Oci(OciSpec { from, command: file.command.clone(), env, workdir })),
+                Err(why) => refuse("[oci]", why),
+            }
+        }
+        DriverName::Qemu => Ok(Driver::Qemu(file.qemu.clone().unwrap_or_default().try_into()?)),
     }
 }
 
-/// A field that is given and that VMs do not have.
-fn only_for_processes(file: &MachineFile) -> Option<&'static str> {
+/// A field that is given and that machines of its driver do not have.
+fn not_for(file: &MachineFile) -> Option<&'static str> {
+    let (is_oci, is_vm) = (matches!(file.driver, DriverName::Oci), matches!(file.driver, DriverName::Qemu));
     let given = [
-        ("command", !file.command.is_empty()),
-        ("workdir", file.workdir.is_some()),
-        ("isolated", file.isolated),
-        ("user", file.user.is_some()),
-        ("root", file.root.is_some()),
-        ("network", !is_default(&file.network)),
-        ("services", !file.services.is_empty()),
-        ("[health]", file.health.is_some()),
-        ("stop_signal", file.stop_signal.is_some()),
-        ("[env]", !file.env.is_empty()),
-        ("mount", file.volumes.values().any(|volume| volume.mount.is_some())),
+        ("[qemu]", !is_vm && file.qemu.is_some()),
+        ("[oci]", !is_oci && file.oci.is_some()),
+        ("root", (is_oci || is_vm) && file.root.is_some()),
+        ("command", is_vm && !file.command.is_empty()),
+        ("workdir", is_vm && file.workdir.is_some()),
+        ("isolated", is_vm && file.isolated),
+        ("user", is_vm && file.user.is_some()),
+        ("network", is_vm && !is_default(&file.network)),
+        ("services", is_vm && !file.services.is_empty()),
+        ("[health]", is_vm && file.health.is_some()),
+        ("stop_signal", is_vm && file.stop_signal.is_some()),
+        ("[env]", is_vm && !file.env.is_empty()),
+        ("mount", is_vm && file.volumes.values().any(|volume| volume.mount.is_some())),
     ];
     given.into_iter().find(|(_, is_given)| *is_given).map(|(field, _)| field)
 }
@@ -404,7 +430,8 @@ fs = "ext4"
         let said = refusal("name = \"x\"\n");
         assert!(said.contains("field command: it is missing"), "{said}");
         let said = refusal("name = \"x\"\ndriver = \"qemu\"\nstop_signal = \"INT\"\n");
-        assert_eq!(said, "line 3 field stop_signal: a VM has none; this is for driver = \"process\"");
+        let why = "a VM has none; leave it out, or choose another driver";
+        assert_eq!(said, format!("line 3 field stop_signal: {why}"));
         let said = refusal("name = \"x\"\ndriver = \"qemu\"\n[qemu]\nmemory = \"1000KiB\"\n");
         assert!(said.starts_with("line 4 field memory: "), "{said}");
     }

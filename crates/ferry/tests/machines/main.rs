@@ -1,6 +1,7 @@
 //! Machines that mount their volumes and have namespaces of their own, asked as people ask: by a file and the command line.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
+mod drivers;
 mod health;
 #[path = "../support/mod.rs"]
 mod support;
@@ -119,7 +120,7 @@ fn a_machine_has_a_user_a_root_and_no_network_and_keeps_its_exit_code() {
 
 /// A script that copies what a shell script needs, with its libraries, to the root `$1`.
 fn copy_of_the_tools() -> String {
-    "set -e; mkdir -p $1/bin $1/etc; for tool in sh id ls wc stat touch; do \
+    "set -e; mkdir -p $1/bin $1/etc; for tool in sh id ls wc stat touch sleep; do \
      cp $(command -v $tool) $1/bin/; \
      for lib in $(ldd $(command -v $tool) | grep -o '/[^ ]*'); do mkdir -p $1$(dirname $lib); cp -L $lib $1$lib; done; \
      done"

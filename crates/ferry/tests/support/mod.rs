@@ -56,6 +56,7 @@ pub const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };
 pub const DUMPE2FS: Tool = Tool { program: "dumpe2fs", package: "e2fsprogs" };
 pub const SQLITE: Tool = Tool { program: "sqlite3", package: "sqlite3" };
 pub const IP: Tool = Tool { program: "ip", package: "iproute2" };
+pub const RUNC: Tool = Tool { program: "runc", package: "runc" };
 pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
 pub const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
 

@@ -1,0 +1,320 @@
+//! What every driver keeps to, asked of each in the same way. A driver passes by one line at the end of this file.
+
+use super::copy_of_the_tools;
+use super::support::cluster::Cluster;
+use super::support::devices::needs_loop_devices;
+use super::support::peers::path_text;
+use super::support::{MKE2FS, RUNC, needs, skip_where_impossible, succeed, until};
+use ferry_agent::drivers::{Driver, Gates, HeldMachine, Launch, OciDriver, ProcessDriver, Watch};
+use ferry_api::{
+    Driver as Kind, HealthCheck, Isolation, Machine, MachineId, MachineSpec, MachineState, OciSource,
+    OciSpec, Probe,
+};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Longer than any of these tests.
+const LONG: Duration = Duration::from_secs(600);
+const TERM: i32 = 15;
+
+type Make = Box<dyn Fn(&Path) -> Arc<dyn Driver>>;
+type Runs = Box<dyn Fn(&Path, &[&str]) -> MachineSpec>;
+
+/// A driver, and how a machine of it is told to run a script, or a program that is not there.
+struct Subject {
+    dir: TempDir,
+    make: Make,
+    runs: Runs,
+    refused: Box<dyn Fn(&Path) -> MachineSpec>,
+}
+
+impl Subject {
+    /// As an agent that was just started has it.
+    fn driver(&self) -> Arc<dyn Driver> {
+        (self.make)(self.dir.path())
+    }
+
+    fn launch_of(&self, spec: MachineSpec) -> Launch {
+        let id = MachineId::fresh();
+        let dir = self.dir.path().join("machines").join(id.to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        let env = BTreeMap::from([("FERRY_MACHINE_ID".to_owned(), id.to_string())]);
+        let log = dir.join("machine.log");
+        Launch {
+            machine: id,
+            name: "web".parse().unwrap(),
+            spec,
+            log,
+            dir,
+            env,
+            mounts: Vec::new(),
+            disks: Vec::new(),
+        }
+    }
+
+    fn launch(&self, script: &str) -> Launch {
+        self.launch_of((self.runs)(self.dir.path(), &["sh", "-c", script]))
+    }
+}
+
+fn log_of(launch: &Launch) -> String {
+    std::fs::read_to_string(&launch.log).unwrap_or_default()
+}
+
+async fn hold(subject: &Subject, launch: &Launch) -> Box<dyn HeldMachine> {
+    let driver = subject.driver();
+    driver.check(&launch.spec).await.unwrap();
+    driver.start(launch).await.unwrap()
+}
+
+async fn run(subject: &Subject, launch: &Launch) -> Watch {
+    hold(subject, launch).await.release().unwrap()
+}
+
+fn wait_until_logged(launch: &Launch, what: &str) {
+    until(&format!("the log says {what}"), || log_of(launch).contains(what).then_some(()));
+}
+
+async fn what_a_machine_says_is_in_its_log_and_its_code_is_told(subject: Subject) {
+    let launch = subject.launch("echo out; echo $FERRY_MACHINE_ID >&2; exit 7");
+    let ended = run(&subject, &launch).await.ended().await;
+    assert_eq!((ended.code, ended.signal), (Some(7), None), "{}", log_of(&launch));
+    let id = &launch.env["FERRY_MACHINE_ID"];
+    assert!(log_of(&launch).contains("out\n") && log_of(&launch).contains(id), "{}", log_of(&launch));
+}
+
+async fn a_machine_whose_mark_is_not_kept_never_runs(subject: Subject) {
+    let launch = subject.launch("echo ran");
+    let held = hold(&subject, &launch).await;
+    let mark = held.mark().clone();
+    assert!(subject.driver().find(&launch.dir, &mark).unwrap().is_some(), "it is held, and not found");
+    held.abandon().await;
+    assert!(subject.driver().find(&launch.dir, &mark).unwrap().is_none());
+    assert_eq!(log_of(&launch), "");
+}
+
+async fn the_next_agent_finds_a_machine_and_stops_it_in_its_grace_time(subject: Subject) {
+    let launch = subject.launch("trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.02; done");
+    let held = hold(&subject, &launch).await;
+    let mark = held.mark().clone();
+    drop(held.release().unwrap());
+    wait_until_logged(&launch, "up\n");
+    let found = subject.driver().find(&launch.dir, &mark).unwrap().expect("it runs");
+    assert_eq!(found.pid(), mark.pid);
+    found.stop(TERM, LONG).await;
+    assert!(log_of(&launch).ends_with("bye\n"), "{}", log_of(&launch));
+    assert!(subject.driver().find(&launch.dir, &mark).unwrap().is_none());
+}
+
+async fn a_machine_that_ignores_its_signal_is_killed_with_what_it_started(subject: Subject) {
+    let launch = subject.launch("trap '' TERM; sleep 1000 & echo up; while :; do sleep 0.02; done");
+    let watch = run(&subject, &launch).await;
+    wait_until_logged(&launch, "up\n");
+    assert!(!processes_of(&launch).is_empty());
+    let ended = watch.stop(TERM, Duration::ZERO).await;
+    assert_eq!((ended.code, ended.signal), (None, Some(9)));
+    until("nothing of it runs", || processes_of(&launch).is_empty().then_some(()));
+    // And it can be started again.
+    let again = Launch { spec: (subject.runs)(subject.dir.path(), &["sh", "-c", "exit 5"]), ..launch };
+    let ended = run(&subject, &again).await.ended().await;
+    assert_eq!(ended.code, Some(5), "{}", log_of(&again));
+}
+
+/// The processes that have the machine's id in their environment.
+fn processes_of(launch: &Launch) -> Vec<PathBuf> {
+    let mark = format!("FERRY_MACHINE_ID={}", launch.env["FERRY_MACHINE_ID"]);
+    let is_marked = |path: &PathBuf| {
+        let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path()).filter(is_marked).collect()
+}
+
+async fn what_cannot_start_is_refused_before(subject: Subject) {
+    let launch = subject.launch_of((subject.refused)(subject.dir.path()));
+    let refused = subject.driver().check(&launch.spec).await.expect_err("it is not there").to_string();
+    let fails = subject.driver().start(&launch).await.err().expect("it is not there").to_string();
+    assert_eq!(refused, fails);
+    assert!(!refused.contains('\n'), "{refused}");
+    assert!(processes_of(&launch).is_empty());
+}
+
+async fn it_is_tried_where_the_machine_is_how_it_is(subject: Subject) {
+    let launch = subject.launch("echo 1 > /tmp/$FERRY_MACHINE_ID; echo up; while :; do sleep 0.02; done");
+    let held = hold(&subject, &launch).await;
+    let mark = held.mark().clone();
+    let watch = held.release().unwrap();
+    wait_until_logged(&launch, "up\n");
+    let driver = subject.driver();
+    let ask = |script: &str| {
+        let words = ["sh", "-c", script].map(str::to_owned).to_vec();
+        HealthCheck { timeout_ms: 60_000, ..HealthCheck::from(Probe::Command(words)) }
+    };
+    let well = driver.try_health(&launch, &mark, &ask("[ -e /tmp/$FERRY_MACHINE_ID ]")).await;
+    assert_eq!(well, Ok(()));
+    let ill = driver.try_health(&launch, &mark, &ask("echo its head aches; exit 3")).await.unwrap_err();
+    assert!(ill.ends_with("ended with code 3: its head aches"), "{ill}");
+    watch.stop(TERM, Duration::ZERO).await;
+    let _ = std::fs::remove_file(Path::new("/tmp").join(&launch.env["FERRY_MACHINE_ID"]));
+}
+
+/// Has a driver pass; `$subject` gives it, or none on a host that cannot run it.
+macro_rules! conforms {
+    ($name:ident, $subject:expr) => {
+        mod $name {
+            use super::*;
+            conforms!(@ $subject,
+                what_a_machine_says_is_in_its_log_and_its_code_is_told,
+                a_machine_whose_mark_is_not_kept_never_runs,
+                the_next_agent_finds_a_machine_and_stops_it_in_its_grace_time,
+                a_machine_that_ignores_its_signal_is_killed_with_what_it_started,
+                what_cannot_start_is_refused_before,
+                it_is_tried_where_the_machine_is_how_it_is,
+            );
+        }
+    };
+    (@ $subject:expr, $($test:ident,)+) => {$(
+        #[tokio::test]
+        async fn $test() {
+            if let Some(subject) = $subject(stringify!($test)) {
+                super::$test(subject).await;
+            }
+        }
+    )+};
+}
+
+fn process_driver() -> ProcessDriver {
+    ProcessDriver::new(Path::new(env!("CARGO_BIN_EXE_ferry")), Arc::new(Gates::default()))
+}
+
+fn of_words(words: &[&str]) -> MachineSpec {
+    MachineSpec::process(words[0], words[1..].iter().copied())
+}
+
+fn plain(_test: &str) -> Option<Subject> {
+    Some(Subject {
+        dir: tempfile::tempdir().unwrap(),
+        make: Box::new(|_| Arc::new(process_driver())),
+        runs: Box::new(|_, words| of_words(words)),
+        refused: Box::new(|_| of_words(&["no-such-program", "x"])),
+    })
+}
+
+fn isolated(test: &str) -> Option<Subject> {
+    if !rustix::process::geteuid().is_root() {
+        skip_where_impossible(test, "root");
+        return None;
+    }
+    let apart = |words: &[&str]| MachineSpec { isolation: Some(Isolation::default()), ..of_words(words) };
+    Some(Subject {
+        dir: tempfile::tempdir().unwrap(),
+        make: Box::new(|_| Arc::new(process_driver())),
+        runs: Box::new(move |_, words| apart(words)),
+        refused: Box::new(move |_| apart(&["no-such-program", "x"])),
+    })
+}
+
+fn container(test: &str) -> Option<Subject> {
+    if !super::support::requires(test, &[RUNC]) {
+        return None;
+    }
+    if !rustix::process::geteuid().is_root() {
+        skip_where_impossible(test, "root");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    make_layout(dir.path());
+    let of = |path: PathBuf, words: &[&str]| {
+        let command = words.iter().map(|word| (*word).to_owned()).collect();
+        let from = OciSource::Image { path, tag: None };
+        let oci = OciSpec { from, command, env: BTreeMap::new(), workdir: None };
+        MachineSpec { driver: Kind::Oci(oci), ..MachineSpec::process("unused", [""]) }
+    };
+    Some(Subject {
+        dir,
+        make: Box::new(|dir| Arc::new(OciDriver::new(Arc::new(process_driver()), dir))),
+        runs: Box::new(move |dir, words| of(dir.join("layout"), words)),
+        refused: Box::new(move |dir| of(dir.join("no-such-layout"), &["sh"])),
+    })
+}
+
+/// Makes an image layout with a shell and a few tools at `dir/layout`.
+fn make_layout(dir: &Path) {
+    let root = dir.join("root");
+    std::fs::create_dir_all(root.join("tmp")).unwrap();
+    succeed("sh", &["-c", &copy_of_the_tools(), "sh", path_text(&root)]);
+    let blobs = dir.join("layout/blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let layer = dir.join("layer.tgz");
+    succeed("tar", &["-C", path_text(&root), "-czf", path_text(&layer), "."]);
+    std::fs::remove_dir_all(&root).unwrap();
+    let blob = |media: &str, file: &Path| {
+        let digest = succeed("sha256sum", &[path_text(file)]);
+        let digest = digest.split(' ').next().unwrap();
+        std::fs::copy(file, blobs.join(digest)).unwrap();
+        serde_json::json!({ "mediaType": media, "digest": format!("sha256:{digest}"),
+            "size": file.metadata().unwrap().len() })
+    };
+    let written = |value: serde_json::Value| {
+        let file = dir.join("document.json");
+        std::fs::write(&file, value.to_string()).unwrap();
+        file
+    };
+    let layer = blob("application/vnd.oci.image.layer.v1.tar+gzip", &layer);
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let config = written(serde_json::json!({ "architecture": architecture, "os": "linux",
+        "config": { "Env": ["PATH=/bin:/usr/bin"] }, "rootfs": { "type": "layers", "diff_ids": [] } }));
+    let config = blob("application/vnd.oci.image.config.v1+json", &config);
+    let manifest = written(serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [layer] }));
+    let manifest = blob("application/vnd.oci.image.manifest.v1+json", &manifest);
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [manifest] });
+    std::fs::write(dir.join("layout/index.json"), index.to_string()).unwrap();
+}
+
+conforms!(process, plain);
+conforms!(process_with_namespaces, isolated);
+conforms!(oci, container);
+
+#[test]
+fn a_container_finds_its_volume_as_its_user_also_after_a_move() {
+    needs!(RUNC, MKE2FS);
+    needs_loop_devices!();
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    make_layout(cluster.dir());
+    let file = cluster.dir().join("web.toml");
+    let script = "read n < /data/n || n=0; n=$((n+1)); echo $n > /data/n; echo run $n as $(id -u) in $(pwd); \
+                  trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let spec = |layout: &Path| {
+        format!(
+            "name = \"web\"\ndriver = \"oci\"\nuser = \"4711\"\nworkdir = \"/data\"\ncommand = [\"sh\", \"-c\", {script:?}]\n\
+             [oci]\nimage = {layout:?}\n[volumes.data]\nsize = \"64MiB\"\nmount = \"/data\"\n"
+        )
+    };
+    std::fs::write(&file, spec(&cluster.dir().join("none"))).unwrap();
+    let said = w1.refusal(&["machine", "create", "--file", path_text(&file)], 1);
+    assert!(said.contains("is no OCI image layout"), "{said}");
+    std::fs::write(&file, spec(&cluster.dir().join("layout"))).unwrap();
+    let made: Machine = w1.ask(&["machine", "create", "--file", path_text(&file)]);
+    super::wait_until_said(&made, "run 1 as 4711 in /data\n");
+    w1.restart();
+    assert_eq!(super::pid(&w1.machine("web")), super::pid(&made), "the agent has lost its machine");
+    let written = w1.ferry(&["machine", "spec", "web"]).stdout;
+    assert!(written.contains("driver = \"oci\"") && written.contains("[oci]"), "{written}");
+    w1.moves("web", w2);
+    super::wait_until_said(&w2.machine("web"), "run 2 as 4711 in /data\n");
+    // Without what it runs on, it is told before it stops.
+    std::fs::rename(cluster.dir().join("layout"), cluster.dir().join("away")).unwrap();
+    let said = w2.ferry(&["move", "web", "--to", "w1"]);
+    assert!(said.code != Some(0) && said.stderr.contains("worker w1 refuses"), "{said:?}");
+    let stopped: Machine = w2.ask(&["machine", "stop", "web"]);
+    assert_eq!(stopped.state, MachineState::Stopped);
+    assert_eq!(super::loop_devices_below(cluster.dir()), Vec::<PathBuf>::new());
+}

@@ -73,11 +73,7 @@ impl QemuDriver {
         if spec.is_isolated() || !spec.services.is_empty() || spec.health.is_some() {
             return Err(DriverError::NotForVms);
         }
-        for path in [&wanted.kernel, &wanted.initrd, &wanted.firmware].into_iter().flatten() {
-            if !path.is_file() {
-                return Err(DriverError::NoImage { path: path.clone() });
-            }
-        }
+        find_images(wanted)?;
         let qemu = probe::qemu().await?;
         self.accel(&qemu, wanted.accel).await.map(drop)
     }
@@ -85,6 +81,7 @@ impl QemuDriver {
     async fn hold(&self, launch: &Launch) -> Result<HeldVm, DriverError> {
         // That it is recent enough was checked a moment ago, and clients wait for the machine now.
         let (program, spec) = (probe::find()?, qemu_of(&launch.spec));
+        find_images(spec)?;
         let accel = self.accel(&program, spec.accel).await?;
         let mut words: Vec<OsString> = vec![program.into()];
         words.extend(words::words(launch, spec, accel)?);
@@ -96,6 +93,15 @@ impl QemuDriver {
             log: &launch.log,
         };
         Ok(HeldVm { process: Box::new(self.gates.hold(&behind).await?), monitor })
+    }
+}
+
+/// Says so if something that it boots is not there.
+fn find_images(spec: &QemuSpec) -> Result<(), DriverError> {
+    let mut images = [&spec.kernel, &spec.initrd, &spec.firmware].into_iter().flatten();
+    match images.find(|path| !path.is_file()) {
+        Some(path) => Err(DriverError::NoImage { path: path.clone() }),
+        None => Ok(()),
     }
 }
 

@@ -1,11 +1,13 @@
 //! What an agent asks of a volume server, done as the product's server does it, all at one instant of the simulation.
 
+use crate::precopy;
 use crate::server::Server;
 use crate::store::sectors;
 use crate::world::{At, State, World};
-use ferry_engine::{Command, Event, Notice, RequestKind};
+use ferry_engine::{Command, Event, MarkId, Notice, RequestKind};
 use ferry_volume::control::{
-    Answer, Courier, Hydration, LossPolicy, Phase, Receipt, Request, RootState, SourceStatus, Status,
+    Adopted, Answer, Courier, Hydration, LossPolicy, MarkStatus, Phase, Receipt, Request, RootState,
+    SourceStatus, Status,
 };
 use std::io;
 use std::net::SocketAddr;
@@ -41,7 +43,22 @@ impl Courier for Socket {
 fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
     match request {
         Request::Status => status(state, at).map(|status| Answer::Status(Box::new(status))),
-        Request::Open => command(state, at, Command::Open),
+        Request::Open => {
+            precopy::drop_copied(state, at);
+            command(state, at, Command::Open)
+        }
+        Request::Mark => command(state, at, Command::Mark),
+        Request::ForgetMark { mark } => command(state, at, Command::ForgetMark { mark: MarkId(mark) }),
+        Request::Precopy { uri, mark, since } => {
+            Some(match precopy::begin_round(state, at, &uri, mark, since) {
+                Ok(()) => Answer::Done,
+                Err(reason) => Answer::Refused { reason },
+            })
+        }
+        Request::Adopt { uri, since } => match precopy::adopt(state, at, &uri, since) {
+            Ok(()) => command(state, at, Command::Adopt),
+            Err(reason) => Some(Answer::Refused { reason }),
+        },
         Request::Seal => command(state, at, Command::Seal),
         Request::Unseal => command(state, at, Command::Unseal),
         Request::DetachSource => {
@@ -54,11 +71,11 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
             Some(answer)
         }
         Request::Flush => flush(state, at),
-        Request::Export { .. } => export(state, at),
+        Request::Export { live, .. } => export(state, at, live),
         Request::Withdraw => {
             let server = state.server_mut(at)?;
             server.epoch += 1;
-            server.exports = None;
+            (server.exports, server.lives) = (None, false);
             state.hosts[at.host].copies.get_mut(&at.key)?.export = None;
             Some(Answer::Done)
         }
@@ -108,7 +125,14 @@ fn command(state: &mut State, at: At, command: Command) -> Option<Answer> {
     loop {
         let notices = std::mem::take(&mut state.server_mut(at)?.notices);
         if let Some(answer) = notices.iter().find_map(|notice| answer(command, notice)) {
-            return Some(answer);
+            return match (command, &answer) {
+                (Command::Adopt, Answer::Done) => {
+                    let engine = state.server(at)?.engine.status();
+                    let (bytes_held, bytes_remote) = (engine.bytes_local, engine.bytes_remote);
+                    Some(Answer::Adopted(Adopted { bytes_held, bytes_remote }))
+                }
+                _ => Some(answer),
+            };
         }
         // A growth waits for a last block that was short and is being fetched. While a command is carried out here nothing
         // else happens, so the link breaks over it.
@@ -125,6 +149,11 @@ fn answer(asked: Command, notice: &Notice) -> Option<Answer> {
         (Notice::Grown { size_bytes }, Command::Grow { size_bytes: asked }) if *size_bytes == asked => {
             Some(Answer::Done)
         }
+        (Notice::Adopted, Command::Adopt) => Some(Answer::Done),
+        (Notice::MarkForgotten { mark }, Command::ForgetMark { mark: asked }) if *mark == asked => {
+            Some(Answer::Done)
+        }
+        (Notice::Marked { mark }, Command::Mark) => Some(Answer::Marked { mark: mark.0 }),
         (Notice::CommandRefused { command, refusal }, asked) if *command == asked => {
             Some(Answer::Refused { reason: refusal.to_string() })
         }
@@ -185,10 +214,11 @@ fn one_step(state: &mut State, at: At, breaks_link: bool) -> Option<()> {
     Some(())
 }
 
-fn export(state: &mut State, at: At) -> Option<Answer> {
+fn export(state: &mut State, at: At, live: bool) -> Option<Answer> {
     let known = state.server(at)?.exports.or(state.hosts[at.host].copies.get(&at.key)?.export);
     let port = known.unwrap_or_else(|| state.hosts[at.host].fresh_port());
-    state.server_mut(at)?.exports = Some(port);
+    let server = state.server_mut(at)?;
+    (server.exports, server.lives) = (Some(port), live);
     state.hosts[at.host].copies.get_mut(&at.key)?.export = Some(port);
     Some(Answer::Exported { listen: SocketAddr::from(([10, 0, 0, 1], port)) })
 }
@@ -229,8 +259,8 @@ fn status(state: &State, at: At) -> Option<Status> {
         snapshots: Vec::new(),
         finish_by_ms: None,
         expected_end_ms: None,
-        marks: Vec::new(),
-        precopy: None,
+        marks: marks(server),
+        precopy: server.precopy.status(),
         born_from: crate::base::born_from(state, at),
         bytes_changed: crate::base::bytes_changed(state, at),
         base: crate::base::status(state, at),
@@ -238,6 +268,11 @@ fn status(state: &State, at: At) -> Option<Status> {
         store_failed: engine.store_failed,
         store_bytes_allocated: copy.data.bytes_used(),
     })
+}
+
+fn marks(server: &Server) -> Vec<MarkStatus> {
+    let marks = server.engine.marks().iter();
+    marks.map(|(mark, changed)| MarkStatus { mark: mark.0, bytes_changed: changed.bytes() }).collect()
 }
 
 fn readers(state: &State, at: At) -> u32 {

@@ -96,11 +96,13 @@ pub enum Planted {
     GrowthForgotten,
     /// What a disk cannot read it gives as zeroes.
     BadSectorsGiven,
+    /// A sealed source says that nothing has changed since the last round of copying ahead.
+    NothingSince,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SyncThatIsNone,
         Self::SealForgotten,
         Self::UnsealForgotten,
@@ -112,6 +114,7 @@ impl Planted {
         Self::NothingDiffers,
         Self::GrowthForgotten,
         Self::BadSectorsGiven,
+        Self::NothingSince,
     ];
 }
 

@@ -28,6 +28,7 @@ mod log;
 mod many;
 mod oracle;
 mod person;
+mod precopy;
 mod process;
 mod records;
 mod rest;

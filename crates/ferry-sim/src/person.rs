@@ -114,7 +114,9 @@ async fn move_something(world: &Arc<World>, host: HostIndex) {
         state.say("person", format!("moves {} from w{} to {to}", machine.id, host + 1));
         to
     };
-    let start = StartMove { mode: MoveMode::Cold, ..StartMove::new(MachineRef::Id(machine.id), to) };
+    // By itself none would be warm: the disks are small.
+    let mode = if world.lock().dice.coin() { MoveMode::Warm } else { MoveMode::Cold };
+    let start = StartMove { mode, ..StartMove::new(MachineRef::Id(machine.id), to) };
     let answer = ask(world, host, |agent| async move { agent.move_start(start).await }).await;
     told(world, answer.map(|job| job.map(|job| job.id.to_string())));
 }

@@ -8,6 +8,7 @@
 
 use crate::base::BaseSide;
 use crate::faults::Planted;
+use crate::precopy::Precopy;
 use crate::process::What;
 use crate::store::{SyncPoint, Token, sectors, span};
 use crate::world::{At, Copy, HostIndex, State, World};
@@ -41,6 +42,10 @@ pub struct Server {
     pub base: BaseSide,
     /// The port on which it listens for readers.
     pub exports: Option<u16>,
+    /// Whether it gives what it holds also while its guest writes.
+    pub lives: bool,
+    /// What it has copied ahead.
+    pub precopy: Precopy,
     /// Rises each time that its readers are sent away.
     pub epoch: u64,
     /// Notices that nobody has taken yet.
@@ -105,6 +110,8 @@ impl State {
             link: None,
             base: BaseSide::default(),
             exports,
+            lives: false,
+            precopy: Precopy::default(),
             epoch: 0,
             notices: Vec::new(),
             under_way: BTreeMap::new(),
@@ -254,6 +261,7 @@ impl State {
         if notice == Notice::Unsealed {
             server.epoch += 1;
             server.base.is_held = false;
+            server.lives = false;
         }
         server.notices.push(notice);
         match (notice, planted) {

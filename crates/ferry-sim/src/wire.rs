@@ -205,7 +205,8 @@ fn link_of(state: &State, at: At, pid: u32) -> Option<Link> {
     (connect_to_source(state, at) == Some(link)).then_some(link)
 }
 
-async fn travel(world: &Arc<World>, host: HostIndex) -> bool {
+/// Waits as long as something is under way between two volume servers; tells whether the host is still up.
+pub async fn travel(world: &Arc<World>, host: HostIndex) -> bool {
     let ms = {
         let mut state = world.lock();
         let most = if state.is_quiet { 2 } else { state.travel_ms_max };

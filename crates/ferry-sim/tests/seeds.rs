@@ -100,3 +100,8 @@ fn a_map_that_is_not_told_of_a_growth_is_found() {
 fn bad_sectors_that_are_given_as_zeroes_are_found() {
     is_found(Planted::BadSectorsGiven, 60);
 }
+
+#[test]
+fn a_source_that_forgets_what_changed_since_the_last_round_of_a_warm_move_is_found() {
+    is_found(Planted::NothingSince, 60);
+}

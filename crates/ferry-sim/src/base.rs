@@ -13,6 +13,8 @@ use ferry_volume::control::{Answer, BaseStatus};
 
 /// How long the background waits for a base that is away, in milliseconds.
 const PATIENCE_MS: u64 = 3_000;
+/// How long a base that was asked may send nothing, in milliseconds: then the source is.
+pub const SILENCE_MS: u64 = 5_000;
 
 /// What a server knows of its base.
 #[derive(Default)]

@@ -40,11 +40,14 @@ async fn look(world: &Arc<World>) -> Result<Vec<At>, String> {
     let mut real = Vec::new();
     let mut machines = Vec::new();
     let hosts = world.lock().hosts.len();
+    // What a job that is parked on one worker keeps from resting may be on another.
+    for host in 0..hosts {
+        if resume_all(world, host).await > 0 {
+            return Err(format!("a job waits on w{}", host + 1));
+        }
+    }
     for host in 0..hosts {
         let name = format!("w{}", host + 1);
-        if resume_all(world, host).await > 0 {
-            return Err(format!("a job waits on {name}"));
-        }
         let all = jobs(world, host).await;
         if let Some(job) = all.iter().find(|job| !job.state.is_final()) {
             return Err(format!("job {} on {name} is {:?}: {:?}", job.id, job.state, job.reason));

@@ -261,7 +261,13 @@ async fn bring(
 ) -> (Option<Reply>, bool) {
     if holder == Holder::Both {
         let base = crate::base::link_of(&world.lock(), at);
-        let reply = read(world, base, range).await;
+        // A base that is not whole itself may wait for its own source, which is gone.
+        let silent = tokio::time::sleep(Duration::from_millis(crate::base::SILENCE_MS));
+        let reply = tokio::select! {
+            biased;
+            reply = read(world, base, range) => reply,
+            () = silent => None,
+        };
         let mut state = world.lock();
         let is_good = base.is_some() && crate::base::link_of(&state, at) == base;
         if let Some(Ok(tokens)) = reply

@@ -3,6 +3,7 @@
 //! Invariant: nothing here decides. Records change by [`ferry_crossing::Change`]; what is done follows from
 //! [`ferry_crossing`] and [`ferry_fsm`]; this is the shell that the agent is in the product, without time and bytes.
 
+use crate::ahead::{Copied, Mark};
 use crate::books::Books;
 use crate::names;
 use crate::scope::{Bug, Cost, Scope};
@@ -53,6 +54,19 @@ pub(crate) struct Copy {
     pub(crate) block: Option<u8>,
     /// Whether a machine has written it since it was made.
     pub(crate) changed: bool,
+    /// Its last mark, if that is still known.
+    pub(crate) mark: Option<Mark>,
+    /// Marks that it ever had.
+    pub(crate) marks_made: u64,
+    /// What it has copied ahead, while it stands by.
+    pub(crate) copied: Option<Copied>,
+}
+
+impl Copy {
+    /// One that nothing has happened to yet.
+    pub(crate) const fn new(phase: VolumePhase, block: Option<u8>) -> Self {
+        Self { phase, block, changed: false, mark: None, marks_made: 0, copied: None }
+    }
 }
 
 /// A machine that runs, with the copies it writes.
@@ -83,6 +97,12 @@ pub(crate) enum Input {
     Writes(VolumeId, u8),
     /// The block of a copy is fetched from its source.
     Fetched(VolumeKey, u8),
+    /// A clone that copies ahead has read its source.
+    Copied(VolumeKey, u8),
+    /// Its sealed source tells it whether anything has changed since the mark.
+    Told(VolumeKey, bool),
+    /// It keeps what is right.
+    Adopt(VolumeKey),
     /// A retired copy has been kept long enough.
     Reap(VolumeKey),
     /// The source of an expected move says that it was undone.
@@ -133,6 +153,9 @@ impl Input {
             | Self::Keep(_)
             | Self::Mind
             | Self::Fetched(..)
+            | Self::Copied(..)
+            | Self::Told(..)
+            | Self::Adopt(_)
             | Self::Reap(_)
             | Self::Undone(_)
             | Self::CleanUp
@@ -173,6 +196,9 @@ impl Host {
             Input::Mind => host.mind(scope)?,
             Input::Writes(volume, number) => host.writes(volume, number)?,
             Input::Fetched(key, number) => host.copies.get_mut(&key)?.block = Some(number),
+            Input::Copied(key, number) => host.copied(key, number)?,
+            Input::Told(key, is_changed) => host.told(key, is_changed)?,
+            Input::Adopt(key) => host.adopt(key)?,
             Input::Reap(key) => host.delete(scope, key)?,
             Input::Undone(job) => host.release(scope, job, false).map(drop).ok()?,
             Input::Forget(job) => host.forget(scope, job)?,
@@ -200,6 +226,7 @@ impl Host {
 
     fn go_down(&mut self) {
         self.processes.clear();
+        self.forget_copied();
         self.was_down = true;
     }
 
@@ -227,12 +254,12 @@ impl Host {
         }
         let Ok(made) = self.serving(scope, &record) else { return false };
         let copy = self.copies.get_mut(&key).expect("a copy that is served is there");
-        let phase = match service::correction(service, copy.phase, true) {
+        match service::correction(service, copy.phase, true) {
             Correction::Nothing | Correction::Export | Correction::Astray(_) => return made,
-            Correction::Open | Correction::Unseal => VolumePhase::Open,
-            Correction::Seal => VolumePhase::Sealed,
-        };
-        copy.phase = phase;
+            Correction::Open => copy.open(),
+            Correction::Unseal => copy.unseal(scope),
+            Correction::Seal => copy.phase = VolumePhase::Sealed,
+        }
         true
     }
 
@@ -254,7 +281,7 @@ impl Host {
         };
         let block = if record.source.is_some() { None } else { Some(0) };
         // One that lies there already is taken as it is.
-        self.copies.entry(key).or_insert(Copy { phase, block, changed: false });
+        self.copies.entry(key).or_insert(Copy::new(phase, block));
         self.change(&[Change::Made(key)])?;
         Ok(true)
     }
@@ -272,7 +299,7 @@ impl Host {
         let copy = self.copies.get_mut(&key).expect("a copy that is served is there");
         match wish {
             Wish::Seal => copy.phase = VolumePhase::Sealed,
-            Wish::Unseal => copy.phase = VolumePhase::Open,
+            Wish::Unseal => copy.unseal(scope),
             Wish::Export | Wish::Retire => {}
         }
         Ok(())
@@ -367,6 +394,7 @@ impl Host {
         let key = self.writable(volume)?;
         let copy = self.copies.get_mut(&key)?;
         (copy.block, copy.changed) = (Some(number), true);
+        copy.mark = copy.mark.map(|mark| Mark { is_changed: true, ..mark });
         Some(())
     }
 

@@ -16,8 +16,10 @@
 //! that is breadth first, so that what it finds is as short as can be. It is our own and small rather than a library's
 //! because a world here is a handful of numbers: what becomes of one worker is computed once and remembered.
 
+mod ahead;
 mod books;
 mod host;
+mod moments;
 mod names;
 mod promises;
 mod quick;

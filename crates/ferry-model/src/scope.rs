@@ -9,6 +9,8 @@ pub struct Scope {
     pub volumes: usize,
     /// What may happen.
     pub budget: Budget,
+    /// Whether moves are warm ones: the target copies while the machine runs, in one round.
+    pub is_warm: bool,
     /// A mistake, or none.
     pub bug: Option<Bug>,
     /// Whether somebody asks which machine and which copy is the real one after each thing that happens, and how sure that
@@ -110,13 +112,24 @@ pub enum Bug {
     DeletesUnseen,
     /// A move to here is forgotten as soon as it is over, whatever may still be asked of it.
     ForgetsTooSoon,
+    /// What was copied ahead is kept whatever was written since.
+    KeepsWhatChanged,
+    /// A copy that is opened again keeps its marks.
+    UnsealKeepsMarks,
+    /// The target is told that its clones hold what is right, without a look at the marks.
+    VouchesUnseen,
     /// What becomes of a machine that was stopped is forgotten when it moves: the target starts it.
     StartsWhatWasStopped,
 }
 
 impl Scope {
     const fn new(workers: usize, volumes: usize, budget: Budget) -> Self {
-        Self { workers, volumes, budget, bug: None, is_asked: true }
+        Self { workers, volumes, budget, is_warm: false, bug: None, is_asked: true }
+    }
+
+    /// The same with warm moves.
+    const fn warm(self) -> Self {
+        Self { is_warm: true, ..self }
     }
 
     /// The same with a mistake in it, which is to do harm.
@@ -179,6 +192,15 @@ pub const FORGOTTEN_OF_DESTROYED: Scope =
 pub const BACKUP_OF_TWO_MOVES: Scope =
     Scope::new(2, 1, Budget { moves: 2, cancels: 1, backups: 1, restores: 1, ..CALM });
 
+/// One warm move, cancelled or not, while agents die and calls go astray.
+pub const WARM: Scope = ONE_MOVE.warm();
+/// One warm move, cancelled or not, while a host goes down.
+pub const WARM_HOST_DOWN: Scope = HOST_DOWN.warm();
+/// Two warm moves: there and back, or again after one was undone.
+pub const WARM_TWICE: Scope = Scope::new(2, 1, Budget { moves: 2, cancels: 1, ..CALM }).warm();
+/// One warm move, cancelled or not, and records of either worker from a backup.
+pub const WARM_BACKUP: Scope = BACKUP.warm();
+
 /// The worlds that are searched with `cargo xtask model`, each with what it is.
 pub const ALL: &[(&str, Scope)] = &[
     ("one move, cancelled or not; agents die, calls go astray", ONE_MOVE),
@@ -191,6 +213,14 @@ pub const ALL: &[(&str, Scope)] = &[
     ("two moves, there and back, one cancelled; what has arrived is forgotten", FORGOTTEN),
     ("one move; the machine is destroyed, what has arrived is forgotten", FORGOTTEN_OF_DESTROYED),
     ("one move, cancelled or not; records from a backup", BACKUP),
+    ("one warm move, cancelled or not; agents die, calls go astray", WARM),
+    ("one warm move, cancelled or not; a host goes down", WARM_HOST_DOWN),
+    ("one warm move, cancelled or not; records from a backup", WARM_BACKUP),
+    ("two warm moves, one cancelled", WARM_TWICE),
+    (
+        "one warm move of two volumes, cancelled or not; agents die",
+        Scope::new(2, 2, Budget { cancels: 1, crashes: 1, ..CALM }).warm(),
+    ),
     (
         "two moves of two volumes, one cancelled; calls go astray",
         Scope::new(2, 2, Budget { moves: 2, cancels: 1, timeouts: 1, ..CALM }),

@@ -3,6 +3,7 @@
 //! Invariant: the agent may die between any two moments, and finds in its records what it had made durable, no more.
 
 use crate::host::{Host, Stepped};
+use crate::moments::{Moment, moments, step_of};
 use crate::names;
 use crate::scope::{Bug, Scope};
 use crate::target::{Asks, Based, Call};
@@ -10,7 +11,6 @@ use ferry_api::{
     ApiError, Crossing, CrossingVolume, Desired, ErrorCode, JobId, JobKind, MoveMode, Prepare, PrepareVolume,
     VolumeBase, VolumeKey,
 };
-use ferry_crossing::service::Wish;
 use ferry_crossing::{
     Activated, Booted, Change, ChangeRefused, Fence, JobRecord, MoveInput, MoveStep, Plan, Prepared, Receipt,
     Reserved, ReservedVolume, Retired, Subject, minding, moving, reckoning,
@@ -39,84 +39,6 @@ pub(crate) enum Task {
     Stuck,
 }
 
-/// A moment of a step: what is done without anything in between, or waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
-    Wish(Wish, usize),
-    Mark(usize),
-    MarkMachine,
-    Down,
-    Up,
-    Ask,
-    /// Nothing is remote at the target any more, by its own account and by the receipt.
-    Whole,
-}
-
-/// The moments of a step or of its undo, in their order.
-fn moments(scope: &Scope, act: &Act<MoveStep>) -> Vec<Moment> {
-    let each = |moment: fn(usize) -> Moment| (0..scope.volumes).map(moment);
-    match act {
-        Act::Begin { step, .. } => match step {
-            MoveStep::Reserve | MoveStep::Boot => vec![Moment::Ask],
-            MoveStep::Prepare => each(|v| Moment::Wish(Wish::Export, v)).chain([Moment::Ask]).collect(),
-            MoveStep::Stop => vec![Moment::Down],
-            MoveStep::Seal => each(|v| Moment::Wish(Wish::Seal, v)).collect(),
-            MoveStep::Activate if scope.bug == Some(Bug::TellsBeforeMark) => {
-                [Moment::Ask, Moment::MarkMachine].into_iter().chain(each(Moment::Mark)).collect()
-            }
-            MoveStep::Activate => {
-                let seal = each(|v| Moment::Wish(Wish::Seal, v));
-                seal.chain(each(Moment::Mark)).chain([Moment::MarkMachine, Moment::Ask]).collect()
-            }
-            MoveStep::Hydrate | MoveStep::Verify if scope.bug == Some(Bug::RetiresEarly) => Vec::new(),
-            MoveStep::Hydrate | MoveStep::Verify => vec![Moment::Whole],
-            MoveStep::Retire if scope.bug == Some(Bug::RetiresEarly) => Vec::new(),
-            MoveStep::Retire => {
-                [Moment::Ask].into_iter().chain(each(|v| Moment::Wish(Wish::Retire, v))).collect()
-            }
-            MoveStep::Plan | MoveStep::HandOver => Vec::new(),
-        },
-        Act::Undo { step, .. } => match step {
-            MoveStep::Reserve => vec![Moment::Ask],
-            MoveStep::Stop if scope.bug == Some(Bug::ReportsTooSoon) => Vec::new(),
-            MoveStep::Stop => vec![Moment::Up],
-            MoveStep::Seal => each(|v| Moment::Wish(Wish::Unseal, v)).collect(),
-            // Withdrawing an export touches no promise: a sealed copy may be read by anybody.
-            MoveStep::Prepare
-            | MoveStep::Plan
-            | MoveStep::HandOver
-            | MoveStep::Activate
-            | MoveStep::Boot
-            | MoveStep::Hydrate
-            | MoveStep::Verify
-            | MoveStep::Retire => Vec::new(),
-        },
-        Act::Admit { .. }
-        | Act::Commit { .. }
-        | Act::Unwind { .. }
-        | Act::WaitUntil { .. }
-        | Act::Park { .. }
-        | Act::WaitForPerson { .. }
-        | Act::Finish { .. }
-        | Act::Rest => Vec::new(),
-    }
-}
-
-/// The step that an act is about, and whether the act undoes it.
-pub(crate) fn step_of(act: &Act<MoveStep>) -> Option<(MoveStep, bool)> {
-    match act {
-        Act::Begin { step, .. } | Act::Commit { step, .. } => Some((*step, false)),
-        Act::Undo { step, .. } => Some((*step, true)),
-        Act::Admit { .. }
-        | Act::Unwind { .. }
-        | Act::WaitUntil { .. }
-        | Act::Park { .. }
-        | Act::WaitForPerson { .. }
-        | Act::Finish { .. }
-        | Act::Rest => None,
-    }
-}
-
 /// A task at a moment of a step, or at its end if there is no such moment.
 fn at(scope: &Scope, act: Act<MoveStep>, moment: usize) -> Task {
     let is_through = !matches!(act, Act::Commit { .. }) && moment >= moments(scope, &act).len();
@@ -143,6 +65,12 @@ impl Host {
                 Some(Moment::Up) => format!("in {}: sees the machine up", step(act)),
                 Some(Moment::Ask) => format!("in {}: asks the target", step(act)),
                 Some(Moment::MarkMachine) => format!("in {}: marks the machine", step(act)),
+                Some(Moment::Round) => format!("in {}: marks what may change from now on", step(act)),
+                Some(Moment::AskAhead) => {
+                    format!("in {}: asks the target to copy ahead, or to keep it", step(act))
+                }
+                Some(Moment::Copied) => format!("in {}: gives up copying ahead", step(act)),
+                Some(Moment::ForgetMarks) => format!("in {}: forgets marks", step(act)),
                 Some(Moment::Whole) | None => format!("is through with {}", step(act)),
             },
             Some(Task::Ended { act, result: Ok(_) }) => format!("writes that {} is done", step(act)),
@@ -159,7 +87,7 @@ impl Host {
             Task::At { act: Act::Commit { step, attempt }, .. } => self.commit(scope, job, step, attempt),
             Task::At { act, moment } => self.moment(scope, job, &standing, act, moment),
             Task::Ended { act, result } => {
-                let event = self.event(&standing, &act, result);
+                let event = self.event(scope, &standing, &act, result);
                 self.append(scope, job, &standing, vec![event]).ok()
             }
             Task::Asking { .. } | Task::Stuck => None,
@@ -184,6 +112,23 @@ impl Host {
                 self.tasks.insert(job, Task::Asking { act, moment });
                 let call = Call { job, from, to, asks };
                 return Some(Stepped { sends: Some(call), ..Stepped::to(self) });
+            }
+            Moment::AskAhead => {
+                let prepared = moving::memo_of::<Prepared>(standing, MoveStep::Prepare).ok();
+                let kept = prepared.as_ref().and_then(|prepared| prepared.ahead.as_ref());
+                let Some(asks) = self.asks_ahead(job, &plan, kept) else {
+                    self.tasks.insert(job, at(scope, act, moment + 1));
+                    return Some(Stepped::to(self));
+                };
+                let (from, to) = (self.index, names::index_of(&input.to));
+                self.tasks.insert(job, Task::Asking { act, moment });
+                return Some(Stepped { sends: Some(Call { job, from, to, asks }), ..Stepped::to(self) });
+            }
+            Moment::Round => self.mark_round(standing),
+            Moment::Copied => Err(ErrorCode::Unavailable),
+            Moment::ForgetMarks => {
+                self.forget_marks(&plan);
+                Ok(())
             }
             Moment::Whole => return None,
             Moment::Down => {
@@ -224,6 +169,9 @@ impl Host {
             self.tasks.insert(job, at(scope, act, moment + 1));
             return Some(());
         };
+        if self.goes_on_cold(scope, job, standing, &act, moment) {
+            return Some(());
+        }
         let error = ApiError::new(code, "refused");
         let is_undo = matches!(act, Act::Undo { .. });
         if standing.past_no_return() || is_undo {
@@ -236,6 +184,27 @@ impl Host {
         }
         self.tasks.insert(job, Task::Ended { act, result: Err(moving::refusal(error)) });
         Some(())
+    }
+
+    /// Goes on without what was copied ahead, if that is what went wrong.
+    fn goes_on_cold(
+        &mut self,
+        scope: &Scope,
+        job: JobId,
+        standing: &Standing<MoveStep>,
+        act: &Act<MoveStep>,
+        moment: usize,
+    ) -> bool {
+        let all = moments(scope, act);
+        let is_ahead = matches!(all[moment], Moment::Round | Moment::AskAhead | Moment::Copied);
+        if is_ahead && step_of(act) == Some((MoveStep::Prepare, false)) {
+            let plan: Plan = moving::memo_of(standing, MoveStep::Plan).expect("the plan is made first");
+            self.forget_marks(&plan);
+        }
+        if is_ahead {
+            self.tasks.insert(job, at(scope, act.clone(), all.len()));
+        }
+        is_ahead
     }
 
     /// The answer to what a job asked.
@@ -258,9 +227,13 @@ impl Host {
 
     /// No answer came.
     pub(crate) fn timed_out(&mut self, scope: &Scope, job: JobId) -> Option<()> {
-        let Task::Asking { act, .. } = self.tasks.get(&job)?.clone() else { return None };
+        let Task::Asking { act, moment } = self.tasks.get(&job)?.clone() else { return None };
         if scope.bug == Some(Bug::ForgetsToRetry) {
             self.tasks.insert(job, Task::Stuck);
+            return Some(());
+        }
+        let standing = self.books.standing(job)?;
+        if self.goes_on_cold(scope, job, &standing, &act, moment) {
             return Some(());
         }
         let gives_up = matches!(act, Act::Undo { step: MoveStep::Reserve, attempt }
@@ -280,11 +253,15 @@ impl Host {
     /// Whether a job looks at the target, and finds there what it waits for.
     pub(crate) fn finds(&self, scope: &Scope, job: JobId, target: &Host) -> bool {
         let Some(Task::At { act, moment }) = self.tasks.get(&job) else { return false };
-        if moments(scope, act).get(*moment) != Some(&Moment::Whole) {
+        let now = moments(scope, act).get(*moment).copied();
+        if !matches!(now, Some(Moment::Whole | Moment::Copied)) {
             return false;
         }
         let Some(standing) = self.books.standing(job) else { return false };
         let Ok(plan) = moving::memo_of::<Plan>(&standing, MoveStep::Plan) else { return false };
+        if now == Some(Moment::Copied) {
+            return self.finds_copied(job, &plan, target);
+        }
         let Some(crossing) = target.crossing_view(job) else { return false };
         if step_of(act) == Some((MoveStep::Hydrate, false)) {
             return crossing.volumes.iter().all(reckoning::is_whole);
@@ -331,7 +308,8 @@ impl Host {
                     Some(Bug::StartsWhatWasStopped) => Desired::Running,
                     _ => here.desired,
                 });
-                let sources = sources.into_iter().map(|source| (source, false)).collect();
+                let standing = self.books.standing(job).expect("the job is under way");
+                let sources = sources.into_iter().zip(self.holds(scope, &standing, plan)).collect();
                 Asks::Activate(moving::activate(job, here, plan, sources))
             }
             Some((MoveStep::Boot, false)) => Asks::Boot,
@@ -344,6 +322,7 @@ impl Host {
     /// What is written of a step that has ended.
     fn event(
         &self,
+        scope: &Scope,
         standing: &Standing<MoveStep>,
         act: &Act<MoveStep>,
         result: Result<Based, StepError>,
@@ -351,7 +330,7 @@ impl Host {
         match (act, result) {
             (Act::Begin { step, attempt }, result) => {
                 let name = step.name().to_owned();
-                match result.and_then(|based| self.memo(standing, *step, based)) {
+                match result.and_then(|based| self.memo(scope, standing, *step, based)) {
                     Ok(memo) => Event::Done { step: name, memo },
                     Err(error) => Event::Failed { step: name, attempt: *attempt, error },
                 }
@@ -364,11 +343,20 @@ impl Host {
         }
     }
 
-    fn memo(&self, standing: &Standing<MoveStep>, step: MoveStep, based: Based) -> Result<Value, StepError> {
+    fn memo(
+        &self,
+        scope: &Scope,
+        standing: &Standing<MoveStep>,
+        step: MoveStep,
+        based: Based,
+    ) -> Result<Value, StepError> {
         Ok(match step {
             MoveStep::Reserve => moving::memo(reserved(standing, based)?),
             MoveStep::Plan => moving::memo(self.plan(standing)?),
-            MoveStep::Prepare => moving::memo(Prepared { sources: Vec::new(), ahead: None }),
+            MoveStep::Prepare => {
+                let plan = moving::memo_of(standing, MoveStep::Plan)?;
+                moving::memo(Prepared { sources: Vec::new(), ahead: self.ahead(scope, &plan) })
+            }
             MoveStep::Activate => moving::memo(Activated { activated_at_ms: None }),
             MoveStep::Boot => moving::memo(Booted { booted_at_ms: None }),
             MoveStep::Verify => moving::memo(Receipt { volumes: Vec::new() }),

@@ -4,7 +4,7 @@ use crate::host::{Host, Stepped};
 use crate::names;
 use crate::scope::{Bug, Scope};
 use ferry_api::{
-    Activate, ApiError, CrossingState, ErrorCode, JobId, Ownership, Prepare, Reserve, ReserveVolume,
+    Activate, ApiError, CrossingState, ErrorCode, JobId, Ownership, Precopy, Prepare, Reserve, ReserveVolume,
     VolumeKey, VolumePhase,
 };
 use ferry_crossing::service::{self, Service};
@@ -24,6 +24,7 @@ pub(crate) struct Call {
 pub(crate) enum Asks {
     Reserve(Box<Reserve>),
     Prepare(Prepare),
+    Precopy(Precopy),
     Activate(Activate),
     Boot,
     Settle,
@@ -35,6 +36,8 @@ impl Asks {
         match self {
             Self::Reserve(_) => "reserve",
             Self::Prepare(_) => "prepare",
+            Self::Precopy(wish) if wish.volumes.iter().all(|volume| volume.mark.is_some()) => "precopy",
+            Self::Precopy(_) => "adopt",
             Self::Activate(_) => "activate",
             Self::Boot => "boot",
             Self::Settle => "settle",
@@ -59,6 +62,7 @@ impl Host {
         let answer = match &call.asks {
             Asks::Reserve(reserve) => self.reserve(scope, reserve),
             Asks::Prepare(prepare) => self.prepare(scope, prepare, cut),
+            Asks::Precopy(wish) => self.precopy(wish.clone()).map(|()| 0),
             Asks::Activate(activate) => self.activate(scope, activate, cut),
             Asks::Boot => self.boot(scope, call.job),
             Asks::Settle => self.settle(scope, call.job),
@@ -145,6 +149,9 @@ impl Host {
             return Ok(0);
         };
         target::check_fences(&reserve, &self.heeded(scope)).map_err(code)?;
+        for volume in activate.volumes.iter().filter(|volume| !volume.holds) {
+            self.give_up_copied(VolumeKey { id: volume.id, generation: volume.generation });
+        }
         self.change(&changes)?;
         if !cut {
             for key in target::keys_of(&reserve) {

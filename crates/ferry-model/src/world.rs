@@ -89,6 +89,8 @@ pub(crate) struct Worlds {
 struct Looks {
     /// Copies whose block is remote.
     remote: Vec<VolumeKey>,
+    /// Clones that copy ahead, or find out what of that is right.
+    ahead: Vec<VolumeKey>,
     /// What is looked for, and at whom.
     at_others: Vec<(Input, usize)>,
 }
@@ -176,7 +178,8 @@ impl Worlds {
             let arrives = |cut| Input::Arrives { call: number as u8, cut };
             let waits = matches!(
                 self.host(world, call.from).tasks.get(&call.job),
-                Some(Task::Asking { act, .. }) if Some(call.asks.name()) == asked(act)
+                Some(Task::Asking { act, moment })
+                    if Some(call.asks.name()) == crate::moments::asked(&self.scope, act, *moment)
             );
             if waits {
                 actions.push(Action { host, input: arrives(false), answer: true });
@@ -221,6 +224,10 @@ impl Worlds {
                 actions.push(Action { host, input: Input::Fetched(key, number), answer: false });
             }
         }
+        for &key in &looks.ahead {
+            let next = Host::next_ahead(&self.scope, &self.hosts(world), index, key);
+            actions.extend(next.map(|input| Action { host, input, answer: false }));
+        }
         for &(input, other) in &looks.at_others {
             let pair = (world.hosts[index], world.hosts[other], input);
             let (here, there) = (&self.hosts[pair.0 as usize], &self.hosts[pair.1 as usize]);
@@ -251,6 +258,9 @@ impl Worlds {
         let rests = |key| state.books.volumes.get(key).is_some_and(|record| record.rests);
         let remote = state.copies.iter().filter(|(key, copy)| served(copy) && !rests(key));
         looks.remote.extend(remote.map(|(key, _)| *key));
+        looks
+            .ahead
+            .extend(state.copies.iter().filter(|(_, copy)| copy.copied.is_some()).map(|(key, _)| *key));
         for &job in state.tasks.keys() {
             if let Some(to) = state.books.standing(job).and_then(|s| ferry_crossing::moving::input(&s).ok()) {
                 looks.at_others.push((Input::Found(job), names::index_of(&to.to)));
@@ -395,6 +405,14 @@ impl Worlds {
             Input::Fetched(key, number) => {
                 format!("{at}: {} fetches {number} from its source or base", names::short(key))
             }
+            Input::Copied(key, number) => {
+                format!("{at}: {} has copied {number} ahead", names::short(key))
+            }
+            Input::Told(key, is_changed) => {
+                let what = if is_changed { "that something" } else { "that nothing" };
+                format!("{at}: {} is told {what} has changed since", names::short(key))
+            }
+            Input::Adopt(key) => format!("{at}: {} keeps what is right", names::short(key)),
             Input::Reap(key) => format!("{at}: the retired copy {} is deleted", names::short(key)),
             Input::Undone(job) => format!("{at}: the sweep hears that job {} was undone", names::short(job)),
             Input::Forget(job) => format!("{at}: the record of job {} is forgotten", names::short(job)),
@@ -412,20 +430,6 @@ impl Worlds {
             Input::Backup => format!("{at}: a backup is made of the records"),
             Input::Restore => format!("{at}: the host goes down and comes back with the backup for records"),
         }
-    }
-}
-
-/// The name of the call that an act waits for.
-fn asked(act: &ferry_fsm::Act<ferry_crossing::MoveStep>) -> Option<&'static str> {
-    use ferry_crossing::MoveStep as S;
-    match crate::source::step_of(act)? {
-        (S::Reserve, false) => Some("reserve"),
-        (S::Prepare, false) => Some("prepare"),
-        (S::Activate, false) => Some("activate"),
-        (S::Boot, false) => Some("boot"),
-        (S::Retire, false) => Some("settle"),
-        (S::Reserve, true) => Some("release"),
-        _ => None,
     }
 }
 
@@ -470,7 +474,7 @@ fn first_host(scope: &Scope, index: usize) -> Host {
         };
         debug_assert_eq!(service::wanted(&record.ownership, false), service::Service::Open);
         books.volumes.insert(key, record);
-        let copy = crate::host::Copy { phase: VolumePhase::Open, block: Some(0), changed: false };
+        let copy = crate::host::Copy::new(VolumePhase::Open, Some(0));
         host.copies.insert(key, copy);
     }
     let process = ProcessMark { pid: 1, start_ticks: 0, boot_id: String::new(), started_at_ms: 0 };

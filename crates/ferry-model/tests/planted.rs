@@ -132,3 +132,21 @@ fn a_worker_that_forgets_a_move_too_soon_lets_in_a_machine_that_was_destroyed() 
     assert_eq!(last, "w2: `reserve` of job 1 arrives, and the answer goes astray");
     assert_eq!(promise, "from here on nothing goes wrong, and yet the move never ends as it should");
 }
+
+#[test]
+fn what_was_copied_ahead_and_has_changed_since_is_found_to_be_kept() {
+    let (_, promise) = found(scope::WARM, Bug::KeepsWhatChanged);
+    assert!(promise.contains("should hold write 1, which the machine was told is durable"), "{promise}");
+}
+
+#[test]
+fn a_copy_that_is_opened_again_and_keeps_its_marks_vouches_for_what_was_copied_before() {
+    let (_, promise) = found(scope::WARM_BACKUP, Bug::UnsealKeepsMarks);
+    assert!(promise.contains("should hold write 1, which the machine was told is durable"), "{promise}");
+}
+
+#[test]
+fn clones_that_are_vouched_for_without_a_look_at_the_marks_lose_writes() {
+    let (_, promise) = found(scope::WARM_BACKUP, Bug::VouchesUnseen);
+    assert!(promise.contains("should hold write 1, which the machine was told is durable"), "{promise}");
+}

@@ -69,3 +69,23 @@ fn a_machine_that_moved_there_and_back_is_not_opened_again_by_records_from_a_bac
 fn a_machine_without_volumes_is_not_started_again_by_records_from_a_backup() {
     every_promise_holds(scope::BACKUP_WITHOUT_VOLUMES);
 }
+
+#[test]
+fn a_warm_move_keeps_every_promise_whichever_agent_dies_and_whatever_call_goes_astray() {
+    every_promise_holds(scope::WARM);
+}
+
+#[test]
+fn a_warm_move_keeps_every_promise_when_a_host_goes_down() {
+    every_promise_holds(scope::WARM_HOST_DOWN);
+}
+
+#[test]
+fn a_machine_moves_warm_there_and_back_and_again_after_a_move_was_undone() {
+    every_promise_holds(scope::WARM_TWICE);
+}
+
+#[test]
+fn records_from_a_backup_do_not_make_a_warm_move_keep_what_has_changed() {
+    every_promise_holds(scope::WARM_BACKUP);
+}

@@ -140,6 +140,12 @@ impl Faults {
             Some(Planted::FrameLost) => {
                 Self { kinds: vec![Kind::PowerLoss, Kind::SlowDisk], pause_ms_max: 8_000, ..some }
             }
+            Some(Planted::NotesLost) => {
+                Self { kinds: vec![Kind::ServerDies, Kind::SlowDisk], pause_ms_max: 1_000, ..some }
+            }
+            Some(Planted::BadSectorsGiven) => {
+                Self { kinds: vec![Kind::BadSectors, Kind::SlowDisk], pause_ms_max: 1_000, ..some }
+            }
             Some(Planted::UnsealForgotten) => {
                 Self { kinds: vec![Kind::SlowDisk, Kind::ServerDies], pause_ms_max: 4_000, ..some }
             }

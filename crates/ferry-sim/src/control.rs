@@ -50,10 +50,8 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
         Request::Mark => command(state, at, Command::Mark),
         Request::ForgetMark { mark } => command(state, at, Command::ForgetMark { mark: MarkId(mark) }),
         Request::Precopy { uri, mark, since } => {
-            Some(match precopy::begin_round(state, at, &uri, mark, since) {
-                Ok(()) => Answer::Done,
-                Err(reason) => Answer::Refused { reason },
-            })
+            let begun = precopy::begin_round(state, at, &uri, mark, since);
+            Some(begun.map_or_else(|reason| Answer::Refused { reason }, |()| Answer::Done))
         }
         Request::Adopt { uri, since } => match precopy::adopt(state, at, &uri, since) {
             Ok(()) => command(state, at, Command::Adopt),
@@ -72,13 +70,7 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
         }
         Request::Flush => flush(state, at),
         Request::Export { live, .. } => export(state, at, live),
-        Request::Withdraw => {
-            let server = state.server_mut(at)?;
-            server.epoch += 1;
-            (server.exports, server.lives) = (None, false);
-            state.hosts[at.host].copies.get_mut(&at.key)?.export = None;
-            Some(Answer::Done)
-        }
+        Request::Withdraw => withdraw(state, at),
         Request::SetSource { uri } => {
             let copy = state.hosts[at.host].copies.get_mut(&at.key)?;
             let copy_of = |uri: &str| uri.rsplit('/').next().map(str::to_owned);
@@ -96,11 +88,8 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
             Some(Answer::Done)
         }
         Request::Receipt { .. } => {
-            let reason = "checksums are not simulated".to_owned();
-            Some(Answer::Receipt(Box::new(Receipt {
-                root: RootState::Unknown { reason },
-                ..Receipt::default()
-            })))
+            let root = RootState::Unknown { reason: "checksums are not simulated".to_owned() };
+            Some(Answer::Receipt(Box::new(Receipt { root, ..Receipt::default() })))
         }
         Request::Shutdown => {
             let is_standby = state.server(at)?.engine.status().phase == ferry_engine::Phase::Standby;
@@ -116,6 +105,14 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
         | Request::SetShare { .. } => Some(Answer::Done),
         other => Some(Answer::Refused { reason: format!("{other:?} is not simulated") }),
     }
+}
+
+fn withdraw(state: &mut State, at: At) -> Option<Answer> {
+    let server = state.server_mut(at)?;
+    server.epoch += 1;
+    (server.exports, server.lives) = (None, false);
+    state.hosts[at.host].copies.get_mut(&at.key)?.export = None;
+    Some(Answer::Done)
 }
 
 /// Carries out a command of the engine with all that disks do for it.

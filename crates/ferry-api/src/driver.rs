@@ -148,6 +148,9 @@ pub struct DriverInfo {
     /// What was found that it runs with, in a few words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<String>,
+    /// What of its machines can be limited here: [`crate::Limit::as_str`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<String>,
     /// Why it can run no machine here, in one sentence, if it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

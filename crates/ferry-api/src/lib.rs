@@ -16,6 +16,7 @@ pub mod http;
 mod ids;
 mod inside;
 mod job;
+mod limits;
 mod log;
 mod loss;
 mod machine;
@@ -43,6 +44,7 @@ pub use job::{
     AskJobs, CancelMove, ChildJob, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobJournal, JobKind,
     JobState, JobStep, MoveMode, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
 };
+pub use limits::{Limit, Limits};
 pub use log::{AskLog, MachineLog};
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{

@@ -1,8 +1,8 @@
 //! Machines: stateful guests with an id that never changes.
 
 use crate::{
-    CONSOLE_SOCKET, Driver, Generation, Health, HealthCheck, Isolation, JobId, MachineId, MachineName, Mount,
-    Network, ProcessSpec, Service, VolumeId, VolumeName, VolumeRef, WorkerName,
+    CONSOLE_SOCKET, Driver, Generation, Health, HealthCheck, Isolation, JobId, Limits, MachineId,
+    MachineName, Mount, Network, ProcessSpec, Service, VolumeId, VolumeName, VolumeRef, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,9 +15,9 @@ use std::str::FromStr;
 const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
 /// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
-/// checks, 5 with VMs, 6 with networks of their own, 7 with containers. A machine moves only to a worker that understands
+/// checks, 5 with VMs, 6 with networks of their own, 7 with containers, 8 with limits. A machine moves only to a worker that understands
 /// all of its spec.
-pub const SPEC_VERSION: u32 = 7;
+pub const SPEC_VERSION: u32 = 8;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +97,9 @@ pub struct MachineSpec {
     /// How it is found out whether it is well; none: it is not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
+    /// What it may use at most.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
 }
 
 fn stop_grace_ms_default() -> u64 {
@@ -121,6 +124,7 @@ impl MachineSpec {
             isolation: None,
             services: Vec::new(),
             health: None,
+            limits: Limits::default(),
         }
     }
 
@@ -139,6 +143,9 @@ impl MachineSpec {
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
+        if !self.limits.is_none() {
+            return 8;
+        }
         match (&self.driver, self.network(), &self.health, self.services.is_empty(), self.is_isolated()) {
             (Driver::Oci(_), ..) => 7,
             (_, Network::Own, ..) => 6,
@@ -342,6 +349,9 @@ pub struct Exit {
     /// When this was noticed, in milliseconds since 1970. Neither code nor signal are known for a machine that
     /// outlived the agent that started it.
     pub at_ms: u64,
+    /// Whether it was killed since it wanted more memory than its limit ([`Limits::memory_bytes`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
 }
 
 /// Asks for the end of a machine.

@@ -3,7 +3,7 @@
 //! Nothing here touches the world: facts in, a verdict out.
 
 use ferry_api::{
-    API_VERSION, Crossing, CrossingVolume, DriverInfo, DriverKind, Hydration, MachineSpec, Ownership,
+    API_VERSION, Crossing, CrossingVolume, DriverInfo, DriverKind, Hydration, Limit, MachineSpec, Ownership,
     Progress, ServerState, Volume, VolumeKey, WorkerInfo,
 };
 use ferry_fsm::StepError;
@@ -28,7 +28,12 @@ pub fn check_elsewhere(input: &MoveInput) -> Result<(), StepError> {
 /// asked to reserve.
 #[must_use]
 pub fn against_worker(input: &MoveInput, info: &WorkerInfo, spec: &MachineSpec) -> Vec<StepError> {
-    let checks = [check_target(input, info), check_spec(info, spec), check_driver(info, spec)];
+    let checks = [
+        check_target(input, info),
+        check_spec(info, spec),
+        check_driver(info, spec),
+        check_limits(info, spec),
+    ];
     checks.into_iter().filter_map(Result::err).collect()
 }
 
@@ -85,6 +90,22 @@ fn check_driver(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> 
         "worker {} cannot run the machine, whose driver is {kind}: {why}; put that right or choose another worker",
         info.name
     )))
+}
+
+/// Refuses a target that could not keep the machine to its limits.
+fn check_limits(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> {
+    let kind = spec.driver.kind();
+    let told = info.drivers.iter().find(|driver| driver.name == kind.as_str());
+    let can = |limit: &Limit| told.is_some_and(|told| told.limits.iter().any(|name| name == limit.as_str()));
+    let cannot: Vec<&str> = spec.limits.kinds().filter(|limit| !can(limit)).map(Limit::as_str).collect();
+    match cannot.is_empty() {
+        true => Ok(()),
+        false => Err(StepError::fatal(format!(
+            "worker {} cannot limit the {} of the machine; see `ferry doctor` there, or choose another worker",
+            info.name,
+            cannot.join(" and ")
+        ))),
+    }
 }
 
 /// A volume as the plan holds it; refuses one that cannot move now.

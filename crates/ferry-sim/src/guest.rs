@@ -73,7 +73,7 @@ impl Guest {
         let mut state = self.world.lock();
         if state.hosts[self.host].processes.contains_key(&self.pid) {
             state.say_of(self.host, format!("machine of process {} ends", self.pid));
-            state.end_process(self.host, self.pid, Ended { code: Some(0), signal: None });
+            state.end_process(self.host, self.pid, Ended::with_code(0));
         }
     }
 

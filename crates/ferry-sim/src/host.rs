@@ -474,7 +474,7 @@ impl HeldMachine for Held {
     }
 
     fn abandon(self: Box<Self>) -> Doing<'static, ()> {
-        let end = Ended { code: Some(1), signal: None };
+        let end = Ended::with_code(1);
         // Also of a dead agent: what it holds never ran, and ends with it.
         self.host.world.lock().end_process(self.host.index, self.mark.pid, end);
         Box::pin(async {})

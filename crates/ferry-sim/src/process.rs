@@ -66,11 +66,11 @@ impl State {
                 self.kill_server(At { host, key }, "is killed");
             }
             What::Serves(_) | What::Waits(_) => {
-                self.end_process(host, pid, Ended { code: None, signal: Some(KILL) });
+                self.end_process(host, pid, Ended::by_signal(KILL));
             }
             What::Runs(machine) => {
                 self.say_of(host, format!("machine {machine} (process {pid}) is killed"));
-                self.end_process(host, pid, Ended { code: None, signal: Some(KILL) });
+                self.end_process(host, pid, Ended::by_signal(KILL));
             }
         }
     }
@@ -174,10 +174,10 @@ impl Watched for Watching {
             if self.world.lock().planted == Some(Planted::StoppedTooEarly) {
                 // Whoever was asked to end surely does.
                 self.told.wait_for(|told| *told).await;
-                return Ended { code: Some(0), signal: None };
+                return Ended::with_code(0);
             }
             let how = self.ended.wait_for(Option::is_some).await;
-            how.unwrap_or(Ended { code: None, signal: None })
+            how.unwrap_or(Ended::UNSEEN)
         })
     }
 

@@ -82,7 +82,7 @@ struct UnderWay {
 impl State {
     /// A server has come up as a process: it opens its copy.
     pub fn open_server(&mut self, at: At, pid: u32) {
-        let end = Ended { code: Some(1), signal: None };
+        let end = Ended::with_code(1);
         if !self.hosts[at.host].processes.contains_key(&pid) {
             return;
         }
@@ -422,7 +422,7 @@ impl State {
         {
             copy.notes.clear();
         }
-        self.end_process(at.host, pid, Ended { code: None, signal: Some(9) });
+        self.end_process(at.host, pid, Ended::by_signal(9));
     }
 
     /// The power goes where a copy lies.
@@ -445,7 +445,7 @@ impl State {
     pub fn server_ends(&mut self, at: At) {
         if let Some(server) = self.hosts[at.host].servers.remove(&at.key) {
             self.say_of(at.host, format!("server of {} (process {}) ends", at.key, server.pid));
-            self.end_process(at.host, server.pid, Ended { code: Some(0), signal: None });
+            self.end_process(at.host, server.pid, Ended::with_code(0));
         }
     }
 }

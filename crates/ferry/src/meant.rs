@@ -2,6 +2,7 @@
 //! is asked of an agent; behind this door nothing is checked again.
 
 mod health;
+mod limits_file;
 mod loss;
 pub mod machine_file;
 mod oci_file;
@@ -383,6 +384,7 @@ fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> 
             isolation: None,
             services: Vec::new(),
             health: None,
+            limits: ferry_api::Limits::default(),
         },
         volumes,
         start: !create.stopped,

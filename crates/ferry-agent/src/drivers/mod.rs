@@ -18,6 +18,7 @@ pub(crate) mod qemu;
 mod server;
 mod watch;
 
+pub use cgroup::limits;
 pub use filesystem::Holds;
 pub use gate::Gates;
 pub use init::{InitError, Side, init};
@@ -30,7 +31,7 @@ pub use watch::{Ended, Watch, Watched, boot_id, mark_of};
 
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::{HealthCheck, MachineId, MachineName, MachineSpec, Mount, VolumeId};
+use ferry_api::{HealthCheck, Limit, MachineId, MachineName, MachineSpec, Mount, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -154,7 +155,7 @@ pub enum DriverError {
     },
     /// A VM cannot have it.
     #[error(
-        "mounts, isolation, services and health checks are not for VMs, whose kernel and network are their own; leave them out"
+        "mounts, isolation, limits, services and health checks are not for VMs, whose kernel and network are their own; leave them out"
     )]
     NotForVms,
     /// A socket cannot be made.
@@ -167,6 +168,16 @@ pub enum DriverError {
         path: PathBuf,
         /// The most bytes.
         bytes_max: usize,
+    },
+    /// A limit cannot be kept.
+    #[error(
+        "this worker cannot limit the {limit} of a machine, since {why}; mend that, or leave {limit} out of its limits"
+    )]
+    NoLimit {
+        /// What is to be limited.
+        limit: Limit,
+        /// What it lacks.
+        why: String,
     },
     /// The worker cannot give the machine a network of its own.
     #[error(
@@ -195,6 +206,11 @@ pub trait Driver: Send + Sync + 'static {
     /// # Errors
     /// It can run no machine here at all.
     fn probe(&self) -> Doing<'_, Result<String, DriverError>>;
+
+    /// What of its machines can be limited here.
+    fn limits(&self) -> Vec<Limit> {
+        Vec::new()
+    }
 
     /// Says why a machine with this spec cannot run here, if it cannot.
     ///

@@ -2,11 +2,12 @@
 //!
 //! A machine that mounts volumes, or is isolated, becomes this program first, which makes its namespaces (`init`).
 
+use super::cgroup::{self, Groups};
 use super::gate::{Behind, Clothes, Gates, Held};
 use super::{Driver, DriverError, HeldMachine, Launch, Watch, gate, isolated, probe};
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::{HealthCheck, MachineSpec, Probe, ProcessSpec};
+use ferry_api::{HealthCheck, Limit, Limits, MachineSpec, Probe, ProcessSpec};
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,13 @@ pub struct ProcessDriver {
     /// This program.
     program: PathBuf,
     gates: Arc<Gates>,
+    groups: Groups,
+}
+
+/// A machine behind its gate, and the control groups that it is in.
+pub(super) struct Grouped {
+    held: Held,
+    machine: String,
 }
 
 impl Driver for ProcessDriver {
@@ -26,8 +34,15 @@ impl Driver for ProcessDriver {
         Box::pin(async { Ok(String::new()) })
     }
 
+    fn limits(&self) -> Vec<Limit> {
+        self.groups.limits()
+    }
+
     fn check<'a>(&'a self, spec: &'a MachineSpec) -> Doing<'a, Result<(), DriverError>> {
-        Box::pin(async { check(spec) })
+        Box::pin(async {
+            self.groups.check(&spec.limits)?;
+            check(spec)
+        })
     }
 
     fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>> {
@@ -47,8 +62,13 @@ impl Driver for ProcessDriver {
         Box::pin(self.try_by(command, check))
     }
 
-    fn find(&self, _dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
-        gate::find(mark)
+    fn find(&self, dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
+        let machine = machine_of(dir);
+        let found = gate::find(mark)?;
+        if found.is_none() {
+            cgroup::remove(&machine);
+        }
+        Ok(found.map(|process| cgroup::watched(process, machine)))
     }
 }
 
@@ -80,7 +100,7 @@ impl ProcessDriver {
     /// Runs machines that begin behind `gates`; `program` is this program, by which those are started that have namespaces of their own.
     #[must_use]
     pub fn new(program: &Path, gates: Arc<Gates>) -> Self {
-        Self { program: program.to_owned(), gates }
+        Self { program: program.to_owned(), gates, groups: Groups::default() }
     }
 
     /// What the gate becomes: the machine, or this program that makes its namespaces.
@@ -98,19 +118,45 @@ impl ProcessDriver {
         vec![self.program.clone().into(), "machine-init".into(), plan.into()]
     }
 
-    async fn hold(&self, launch: &Launch) -> Result<Held, DriverError> {
+    async fn hold(&self, launch: &Launch) -> Result<Grouped, DriverError> {
         let ProcessSpec { command, .. } = process_of(&launch.spec);
         let words = self.first_words(launch)?;
         let behind = Behind { name: command, words: &words, clothes: clothes(launch), log: &launch.log };
-        self.gates.hold(&behind).await
+        self.grouped(launch, &behind, &launch.spec.limits).await
     }
 
-    /// Holds the keeper of a machine of another driver: it makes what `plan` describes, and runs what that says.
-    pub(super) async fn hold_keeper(&self, launch: &Launch, plan: PathBuf) -> Result<Held, DriverError> {
+    /// Holds the keeper of a machine of another driver: it makes what `plan` describes, and runs what that says. How many processes
+    /// that may have is left to the other driver.
+    pub(super) async fn hold_keeper(&self, launch: &Launch, plan: PathBuf) -> Result<Grouped, DriverError> {
         let words = self.keeper(plan);
         let clothes = keepers_clothes(launch);
         let behind = Behind { name: "the keeper of a machine", words: &words, clothes, log: &launch.log };
-        self.gates.hold(&behind).await
+        let limits = Limits { pids: None, ..launch.spec.limits };
+        self.grouped(launch, &behind, &limits).await
+    }
+
+    async fn grouped(
+        &self,
+        launch: &Launch,
+        behind: &Behind<'_>,
+        limits: &Limits,
+    ) -> Result<Grouped, DriverError> {
+        let machine = machine_of(&launch.dir);
+        // A machine that ended while its host was down has left none; one whose agent was killed as it ended may have.
+        cgroup::remove(&machine);
+        let grouped = Grouped { held: self.gates.hold(behind).await?, machine };
+        match self.groups.enter(&grouped.machine, limits, grouped.mark().pid) {
+            Ok(()) => Ok(grouped),
+            Err(error) => {
+                Box::new(grouped).abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether these limits can be kept here.
+    pub(super) fn check_limits(&self, limits: &Limits) -> Result<(), DriverError> {
+        self.groups.check(limits)
     }
 
     /// Tries how a machine is whose keeper was held so.
@@ -142,6 +188,28 @@ impl ProcessDriver {
         };
         trying.outcome(check).await
     }
+}
+
+impl HeldMachine for Grouped {
+    fn mark(&self) -> &ProcessMark {
+        self.held.mark()
+    }
+
+    fn release(self: Box<Self>) -> Result<Watch, DriverError> {
+        Ok(cgroup::watched(Box::new(self.held).release()?, self.machine))
+    }
+
+    fn abandon(self: Box<Self>) -> Doing<'static, ()> {
+        Box::pin(async {
+            Box::new(self.held).abandon().await;
+            cgroup::remove(&self.machine);
+        })
+    }
+}
+
+/// How the groups of a machine are called: as its directory, which is its id.
+pub(super) fn machine_of(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The environment and the directory of a machine.

@@ -28,11 +28,31 @@ pub struct Ended {
     pub code: Option<i32>,
     /// Signal that killed it, if one did.
     pub signal: Option<i32>,
+    /// Whether it was killed since it wanted more memory than it may have.
+    pub out_of_memory: bool,
+}
+
+impl Ended {
+    /// Without anything that is known of it.
+    pub const UNSEEN: Self = Self { code: None, signal: None, out_of_memory: false };
+
+    /// By itself, with an exit code.
+    #[must_use]
+    pub const fn with_code(code: i32) -> Self {
+        Self { code: Some(code), signal: None, out_of_memory: false }
+    }
+
+    /// By a signal.
+    #[must_use]
+    pub const fn by_signal(signal: i32) -> Self {
+        Self { code: None, signal: Some(signal), out_of_memory: false }
+    }
 }
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.code, self.signal) {
+            _ if self.out_of_memory => f.write_str("killed: it wanted more memory than its limit"),
             (Some(code), _) => write!(f, "with code {code}"),
             (None, Some(signal)) => write!(f, "by signal {signal}"),
             (None, None) => f.write_str("in an unknown way"),
@@ -170,8 +190,12 @@ impl Process {
     fn reap(&self) -> Ended {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match rustix::process::waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), options) {
-            Ok(Some(status)) => Ended { code: status.exit_status(), signal: status.terminating_signal() },
-            Ok(None) | Err(_) => Ended { code: None, signal: None },
+            Ok(Some(status)) => Ended {
+                code: status.exit_status(),
+                signal: status.terminating_signal(),
+                out_of_memory: false,
+            },
+            Ok(None) | Err(_) => Ended::UNSEEN,
         }
     }
 }
@@ -264,7 +288,7 @@ mod tests {
     async fn the_end_of_a_child_is_noticed_with_its_exit_code() {
         let child = child("sh", &["-c", "exit 7"]);
         let watch = Watch::open(child.id()).unwrap().unwrap();
-        assert_eq!(watch.ended().await, Ended { code: Some(7), signal: None });
+        assert_eq!(watch.ended().await, Ended::with_code(7));
     }
 
     #[tokio::test]
@@ -276,7 +300,7 @@ mod tests {
         child.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
         let watch = Watch::open(child.id()).unwrap().unwrap();
         let ended = watch.stop(Signal::TERM.as_raw(), Duration::ZERO).await;
-        assert_eq!(ended, Ended { code: None, signal: Some(9) });
+        assert_eq!(ended, Ended::by_signal(9));
     }
 
     /// A first process that ends when its input does, and another one of its group that does not.

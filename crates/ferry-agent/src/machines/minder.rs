@@ -177,7 +177,7 @@ impl Minder {
                 let found = inner.host.driver(record.spec.driver.kind()).find(&inner.dir(self.id), mark)?;
                 if found.is_none() {
                     inner.unmounted(&record).await?;
-                    self.note_end(inner, Ended { code: None, signal: None }).await;
+                    self.note_end(inner, Ended::UNSEEN).await;
                     return Ok(Next::Later(Duration::ZERO));
                 }
                 found
@@ -333,7 +333,12 @@ impl Inner {
 
     fn process_ended(&self, machine: MachineId, ended: Option<Ended>, stays_down: bool) -> Change {
         let at_ms = self.host.now_ms();
-        let exit = ended.map(|ended| Exit { code: ended.code, signal: ended.signal, at_ms });
+        let exit = ended.map(|ended| Exit {
+            code: ended.code,
+            signal: ended.signal,
+            out_of_memory: ended.out_of_memory,
+            at_ms,
+        });
         Change::ProcessEnded { machine, exit, stays_down }
     }
 }

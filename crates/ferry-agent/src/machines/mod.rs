@@ -139,6 +139,7 @@ impl From<MachinesError> for ApiError {
                 | DriverError::NoCommand { .. }
                 | DriverError::Image(_)
                 | DriverError::NoRights
+                | DriverError::NoLimit { .. }
                 | DriverError::NoNetwork { .. },
             )
             | MachinesError::Filesystem(_) => ErrorCode::InvalidRequest,
@@ -216,11 +217,13 @@ impl Machines {
     pub async fn drivers(&self) -> Vec<DriverInfo> {
         let mut drivers = Vec::new();
         for kind in DriverKind::ALL {
-            let (found, error) = match self.inner.host.driver(kind).probe().await {
+            let driver = self.inner.host.driver(kind);
+            let (found, error) = match driver.probe().await {
                 Ok(found) => (Some(found).filter(|found| !found.is_empty()), None),
                 Err(error) => (None, Some(ApiError::because(ErrorCode::Unavailable, &error).message)),
             };
-            drivers.push(DriverInfo { name: kind.to_string(), found, error });
+            let limits = driver.limits().iter().map(ToString::to_string).collect();
+            drivers.push(DriverInfo { name: kind.to_string(), found, limits, error });
         }
         drivers
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, CreateMachine, Desired, DestroyMachine, Driver, Exit as MachineExit, Health, HealthCheck,
-    Isolation, Machine, MachineRef, MachineSpec, MachineState, Mount, Network, OciSource, OciSpec,
+    Isolation, Limits, Machine, MachineRef, MachineSpec, MachineState, Mount, Network, OciSource, OciSpec,
     ProcessSpec, RestartPolicy, VolumeName, VolumeRef,
 };
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::{service, utc};
 use crate::exit::Exit;
 use crate::meant::machine_file::{self, Form};
-use crate::output::bytes::Span;
+use crate::output::bytes::{Bytes, Span};
 use crate::output::{Paint, say, say_json, table};
 
 pub async fn create(agent: &Client, json: bool, create: CreateMachine) -> Result<Exit> {
@@ -88,6 +88,7 @@ pub async fn show(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
                 Span(std::time::Duration::from_millis(spec.stop_grace_ms))
             ),
         ),
+        ("limits", limits_text(&spec.limits)),
         ("restart", restart_text(spec.restart).to_owned()),
         ("last exit", machine.last_exit.map_or_else(|| "-".to_owned(), exit_text)),
         ("log", machine.log.display().to_string()),
@@ -256,8 +257,17 @@ fn command_text(driver: &Driver) -> String {
     }
 }
 
+fn limits_text(limits: &Limits) -> String {
+    let memory = limits.memory_bytes.map(|bytes| format!("{} of memory", Bytes(bytes.get())));
+    let cpus = limits.cpu_millis.map(|millis| format!("{} processors", f64::from(millis.get()) / 1000.0));
+    let pids = limits.pids.map(|pids| format!("{pids} processes and threads"));
+    let all: Vec<String> = [memory, cpus, pids].into_iter().flatten().collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(", ") }
+}
+
 fn exit_text(exit: MachineExit) -> String {
     let how = match (exit.code, exit.signal) {
+        _ if exit.out_of_memory => "killed, since it wanted more memory than its limit".to_owned(),
         (Some(code), _) => format!("with code {code}"),
         (None, Some(signal)) => format!("by signal {signal}"),
         (None, None) => "in an unknown way".to_owned(),

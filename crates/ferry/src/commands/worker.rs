@@ -41,10 +41,14 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
 }
 
 fn drivers_text(drivers: &[DriverInfo]) -> String {
-    let one = |driver: &DriverInfo| match (&driver.error, &driver.found) {
+    let one = |driver: &DriverInfo| match (&driver.error, driver.limits.is_empty()) {
         (Some(error), _) => format!("not {}: {error}", driver.name),
-        (None, Some(found)) => format!("{} ({found})", driver.name),
-        (None, None) => driver.name.clone(),
+        (None, is_unlimited) => {
+            let limits = format!("limits {}", driver.limits.join(" "));
+            let told = driver.found.iter().cloned().chain((!is_unlimited).then_some(limits));
+            let told = told.collect::<Vec<_>>().join(", ");
+            if told.is_empty() { driver.name.clone() } else { format!("{} ({told})", driver.name) }
+        }
     };
     drivers.iter().map(one).collect::<Vec<_>>().join("; ")
 }

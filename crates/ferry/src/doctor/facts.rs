@@ -25,6 +25,8 @@ pub struct Facts {
     pub net_namespaces: bool,
     /// Cgroups, as they are mounted.
     pub cgroups: Cgroups,
+    /// What of machines can be limited, as was found by limiting nobody.
+    pub limits: Vec<ferry_api::Limit>,
     /// Drivers that may be modules.
     pub modules: Modules,
     /// Programs that are on the PATH.

@@ -249,13 +249,21 @@ fn namespaces(facts: &Facts) -> Finding {
 }
 
 fn cgroups(facts: &Facts) -> Finding {
-    let (what, purpose) = ("cgroups", "limits on containers");
-    match facts.cgroups {
-        Cgroups::V2 => Finding::works(what, purpose, "version 2"),
-        Cgroups::V1 => Finding::works(what, purpose, "version 1").advised(
+    let (what, purpose) = ("cgroups", "limits on machines");
+    let can: Vec<&str> = facts.limits.iter().map(|limit| limit.as_str()).collect();
+    let limits = match can.is_empty() {
+        true => "nothing can be limited".to_owned(),
+        false => format!("can limit {}", can.join(", ")),
+    };
+    let run_as_root = "run the agent as root where it may write /sys/fs/cgroup";
+    match (facts.cgroups, can.is_empty()) {
+        (Cgroups::V2, false) => Finding::works(what, purpose, format!("version 2; {limits}")),
+        (Cgroups::V1, false) => Finding::works(what, purpose, format!("version 1; {limits}")).advised(
             "prefer version 2 (systemd.unified_cgroup_hierarchy=1); crun needs it alone, runc takes both",
         ),
-        Cgroups::None => Finding::missing(
+        (Cgroups::V2, true) => Finding::missing(what, purpose, format!("version 2; {limits}"), run_as_root),
+        (Cgroups::V1, true) => Finding::missing(what, purpose, format!("version 1; {limits}"), run_as_root),
+        (Cgroups::None, _) => Finding::missing(
             what,
             purpose,
             "none are mounted",
@@ -336,6 +344,7 @@ mod tests {
             kvm: Device::Usable,
             net_namespaces: true,
             cgroups: Cgroups::V2,
+            limits: ferry_api::Limit::ALL.to_vec(),
             modules: Modules { veth: there, nbd: there, dm_clone: there, dm_crypt: there, ublk: there },
             programs: Programs {
                 qemu: Some("/usr/bin/qemu-system-x86_64".into()),
@@ -385,6 +394,7 @@ mod tests {
             kvm: Device::Missing,
             net_namespaces: false,
             cgroups: Cgroups::None,
+            limits: Vec::new(),
             modules: Modules {
                 veth: missing,
                 nbd: missing,

@@ -27,6 +27,7 @@ pub fn look(state_dir: &Path) -> Facts {
         kvm: device("/dev/kvm"),
         net_namespaces: Path::new("/proc/self/ns/net").exists(),
         cgroups: cgroups(),
+        limits: ferry_agent::drivers::limits(),
         modules,
         programs: Programs {
             qemu: find(&[&format!("qemu-system-{}", std::env::consts::ARCH), "qemu-kvm"]),

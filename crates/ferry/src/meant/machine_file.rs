@@ -4,6 +4,7 @@
 
 use super::Misuse;
 use super::health::HealthInFile;
+use super::limits_file::LimitsInFile;
 use super::oci_file::OciInFile;
 use super::vm_file::VmInFile;
 use crate::output::bytes::{parse_size, parse_span};
@@ -53,6 +54,8 @@ struct MachineFile {
     env: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     health: Option<HealthInFile>,
+    #[serde(default, skip_serializing_if = "LimitsInFile::is_none")]
+    limits: LimitsInFile,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     volumes: BTreeMap<VolumeName, VolumeInFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +156,7 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: F
         restart: machine.spec.restart,
         env,
         health: machine.spec.health.clone().map(HealthInFile::from),
+        limits: machine.spec.limits.into(),
         volumes: machine.volumes.iter().map(|known| (known.name.clone(), volume(&known.name))).collect(),
         qemu,
     };
@@ -201,6 +205,7 @@ fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
         isolation: is_isolated.then_some(isolation),
         services: file.services,
         health,
+        limits: file.limits.into(),
     };
     Ok(CreateMachine { name: file.name, spec, volumes, start: false })
 }
@@ -253,6 +258,7 @@ fn not_for(file: &MachineFile) -> Option<&'static str> {
         ("network", is_vm && !is_default(&file.network)),
         ("services", is_vm && !file.services.is_empty()),
         ("[health]", is_vm && file.health.is_some()),
+        ("[limits]", is_vm && !file.limits.is_none()),
         ("stop_signal", is_vm && file.stop_signal.is_some()),
         ("[env]", is_vm && !file.env.is_empty()),
         ("mount", is_vm && file.volumes.values().any(|volume| volume.mount.is_some())),
@@ -386,6 +392,10 @@ LANG = "C.UTF-8"
 command = ["pg_isready"]
 interval = "2s"
 
+[limits]
+memory = "512MiB"
+cpus = 1.5
+
 [volumes.data]
 size = "8GiB"
 mount = "/var/lib/postgresql"
@@ -401,6 +411,9 @@ fs = "ext4"
         let created = understand(DATABASE, Form::Toml).unwrap();
         assert_eq!(created.name.as_str(), "db");
         assert_eq!((created.spec.stop_grace_ms, created.spec.restart), (120_000, RestartPolicy::OnFailure));
+        let limits = created.spec.limits;
+        assert_eq!(limits.memory_bytes.map(u64::from), Some(512 << 20));
+        assert_eq!((limits.cpu_millis.map(u32::from), limits.pids), (Some(1500), None));
         assert_eq!(created.spec.isolation.unwrap().user.as_deref(), Some("postgres"));
         let mount = &created.spec.mounts[&"data".parse().unwrap()];
         assert_eq!(mount.path.to_string(), "/var/lib/postgresql");
@@ -412,21 +425,23 @@ fs = "ext4"
     #[test]
     fn what_is_wrong_is_told_with_its_line_and_field() {
         let said = refusal(&DATABASE.replace("mount =", "mout ="));
-        assert!(said.starts_with("line 19 field mout: unknown field `mout`"), "{said}");
+        assert!(said.starts_with("line 23 field mout: unknown field `mout`"), "{said}");
         let said = refusal(&DATABASE.replace("8GiB", "8 potatoes"));
-        assert!(said.starts_with("line 18 field size: ") && said.contains("potatoes"), "{said}");
+        assert!(said.starts_with("line 22 field size: ") && said.contains("potatoes"), "{said}");
         let said = refusal(&DATABASE.replace("\"INT\"", "\"STOP\""));
         assert!(said.starts_with("line 5 field stop_signal: 'STOP' is not a stop signal"), "{said}");
         let said = refusal(&DATABASE.replace("\"/var/lib/postgresql\"\n", "\"pg\"\n"));
-        assert!(said.starts_with("line 19 field mount: 'pg' is no place"), "{said}");
+        assert!(said.starts_with("line 23 field mount: 'pg' is no place"), "{said}");
         let said = refusal(&DATABASE.replace("on-failure", "maybe"));
         assert!(said.starts_with("line 7 field restart: 'maybe' is no restart policy"), "{said}");
         let said = refusal(&DATABASE.replace("size = \"8GiB\"\n", ""));
-        assert!(said.starts_with("line 17 field volumes.data: give either"), "{said}");
+        assert!(said.starts_with("line 21 field volumes.data: give either"), "{said}");
         let said = refusal(&DATABASE.replace("[\"pg_isready\"]", "[]"));
         assert!(said.starts_with("line 13 field health: command is empty"), "{said}");
         let said = refusal(&DATABASE.replace("command = [\"pg_isready\"]", "http = \"https://x\""));
         assert!(said.starts_with("line 14 field http: 'https://x' is no URL"), "{said}");
+        let said = refusal(&DATABASE.replace("cpus = 1.5", "cpus = 0"));
+        assert!(said.starts_with("line 19 field cpus: "), "{said}");
         let said = refusal("name = \"x\"\n");
         assert!(said.contains("field command: it is missing"), "{said}");
         let said = refusal("name = \"x\"\ndriver = \"qemu\"\nstop_signal = \"INT\"\n");

@@ -7,8 +7,8 @@ use super::support::peers::path_text;
 use super::support::{MKE2FS, QEMU, RUNC, needs, skip_where_impossible, succeed, until};
 use ferry_agent::drivers::{Driver, Gates, HeldMachine, Launch, OciDriver, ProcessDriver, QemuDriver, Watch};
 use ferry_api::{
-    Driver as Kind, HealthCheck, Isolation, Machine, MachineId, MachineSpec, MachineState, OciSource,
-    OciSpec, Probe, QemuSpec,
+    Driver as Kind, HealthCheck, Isolation, Limit, Limits, Machine, MachineId, MachineSpec, MachineState,
+    OciSource, OciSpec, Probe, QemuSpec,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,9 @@ use tempfile::TempDir;
 /// Longer than any of these tests.
 const LONG: Duration = Duration::from_secs(600);
 const TERM: i32 = 15;
+/// What a machine of these tests may have, where it is limited.
+const MEMORY_BYTES: u64 = 48 << 20;
+const PIDS: u32 = 12;
 /// How a VM's kernel is told to run busybox first ...
 const VM_APPEND: &str =
     "console=ttyS0 quiet panic=-1 nokaslr cryptomgr.notests lpj=4000000 rdinit=/bin/busybox";
@@ -170,6 +173,43 @@ async fn it_is_tried_where_the_machine_is_how_it_is(subject: Subject) {
     let _ = std::fs::remove_file(Path::new("/tmp").join(&launch.env["FERRY_MACHINE_ID"]));
 }
 
+async fn it_is_kept_to_its_limits_and_leaves_no_group(subject: Subject) {
+    let can = subject.driver().limits();
+    if can.len() < Limit::ALL.len() {
+        return skip_where_impossible("it_is_kept_to_its_limits_and_leaves_no_group", "control groups");
+    }
+    let limited = |script: &str, limits: Limits| {
+        let launch = subject.launch(script);
+        Launch { spec: MachineSpec { limits, ..launch.spec.clone() }, ..launch }
+    };
+    // Twice as much as it may have: a shell's variable grows until it is killed.
+    let hungry = "echo up; x=0123456789abcdef; while :; do x=$x$x; done";
+    let memory_bytes = MEMORY_BYTES.try_into().ok();
+    let launch = limited(hungry, Limits { memory_bytes, ..Limits::default() });
+    let ended = run(&subject, &launch).await.ended().await;
+    assert!(ended.out_of_memory, "{ended:?}: {}", log_of(&launch));
+    assert_eq!(groups_of(&launch), Vec::<PathBuf>::new());
+    // Of a machine that is killed by somebody it is not said.
+    let (pids, cpu_millis) = (PIDS.try_into().ok(), 500.try_into().ok());
+    let many = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do sleep 1000 & done; echo up; while :; do sleep 0.02; done";
+    let launch = limited(many, Limits { pids, cpu_millis, memory_bytes: None });
+    let watch = run(&subject, &launch).await;
+    let refused = || log_of(&launch).to_lowercase().contains("fork").then_some(());
+    until("a process more is refused", refused);
+    assert!(!groups_of(&launch).is_empty());
+    let ended = watch.stop(TERM, Duration::ZERO).await;
+    assert!(!ended.out_of_memory, "{ended:?}");
+    assert_eq!(groups_of(&launch), Vec::<PathBuf>::new());
+}
+
+/// The control groups that a machine has.
+fn groups_of(launch: &Launch) -> Vec<PathBuf> {
+    let name = format!("ferry-{}", launch.machine);
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
+    let all = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).map(|hierarchy| hierarchy.join(&name));
+    all.filter(|group| group.exists()).collect()
+}
+
 /// Has a driver pass; `$subject` gives it, or none on a host that cannot run it.
 macro_rules! conforms {
     ($name:ident, $subject:expr) => {
@@ -182,6 +222,7 @@ macro_rules! conforms {
                 a_machine_that_ignores_its_signal_is_killed_with_what_it_started,
                 what_cannot_start_is_refused_before,
                 it_is_tried_where_the_machine_is_how_it_is,
+                it_is_kept_to_its_limits_and_leaves_no_group,
             );
         }
     };

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A container is a process machine whose program is the runtime: gate, keeper, mark, signals, exit code and log are those of
-//! the `process` driver. The keeper's namespaces hold the runtime as well, so that nothing of it outlives the keeper.
-//! The runtime's control groups do when it is killed; they are removed when its end is noticed.
+//! the `process` driver, and so are its limits. The keeper's namespaces hold the runtime as well, so that nothing of it outlives the
+//! keeper but its control groups, which go when the machine's end is noticed.
 
 mod image;
 mod made;
@@ -16,30 +16,24 @@ mod runtime;
 
 use super::init::{Inside, Overlay};
 use super::isolated::{check_namespaces, own_network, write_inside};
-use super::process::ProcessDriver;
-use super::watch::{Ended, Watch, Watched};
-use super::{Driver, DriverError, HeldMachine, Launch, MountedVolume, cgroup};
+use super::process::{ProcessDriver, machine_of};
+use super::{Driver, DriverError, HeldMachine, Launch, MountedVolume, Watch, cgroup};
 use crate::host::{Doing, blocking};
 use crate::records::ProcessMark;
-use ferry_api::{HealthCheck, MachineSpec, Mount, OciSpec, Probe};
+use ferry_api::{HealthCheck, Limit, MachineSpec, Mount, OciSpec, Probe};
 pub use image::ImageError;
 use made::Made;
-use oci_spec::runtime::{MountBuilder, Root, RootBuilder, Spec};
+use oci_spec::runtime::{LinuxPidsBuilder, MountBuilder, Root, RootBuilder, Spec};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// Where images are unpacked, in the agent's state directory.
 const IMAGES: &str = "images";
 /// What is Ferry's in the directory of a machine.
 pub(crate) const OCI_DIR: &str = "oci";
-/// How often, and after which pause, control groups are tried to be removed in which something still dies.
-const CGROUP_LOOKS_MAX: u32 = 500;
-const CGROUP_PAUSE: Duration = Duration::from_millis(10);
-
 /// Runs machines as containers.
 #[derive(Debug)]
 pub struct OciDriver {
@@ -98,7 +92,14 @@ impl OciDriver {
         let root = RootBuilder::default().path(&places.root).readonly(read_only).build();
         spec.set_root(Some(root.expect("a root with a path is one")));
         if let Some(linux) = spec.linux_mut() {
-            linux.set_cgroups_path(Some(cgroup::path_of(&container_of(launch))));
+            linux.set_cgroups_path(Some(cgroup::path_of_container(&machine_of(&launch.dir))));
+            // The runtime has many threads of its own, so that this limit is kept by it, and the others around it.
+            if let Some(limit) = launch.spec.limits.pids {
+                let pids = LinuxPidsBuilder::default().limit(i64::from(limit.get())).build();
+                let mut resources = linux.resources().clone().unwrap_or_default();
+                resources.set_pids(Some(pids.expect("a limit of processes with a number is one")));
+                linux.set_resources(Some(resources));
+            }
         }
         if let Some(process) = spec.process_mut() {
             let mut env = process.env().clone().unwrap_or_default();
@@ -109,7 +110,7 @@ impl OciDriver {
         let saved = spec.save(&config);
         saved.map_err(|cause| failed("write", &config)(io::Error::other(cause)))?;
         let (state, bundle) = (places.state.to_string_lossy(), places.dir.to_string_lossy());
-        let words = ["--root", &state, "run", "--bundle", &bundle, &container_of(launch)];
+        let words = ["--root", &state, "run", "--bundle", &bundle, &machine_of(&launch.dir)];
         let inside = Inside {
             host_name: launch.name.to_string(),
             mounts: volumes,
@@ -134,21 +135,23 @@ impl Driver for OciDriver {
         })
     }
 
+    fn limits(&self) -> Vec<Limit> {
+        self.process.limits()
+    }
+
     fn check<'a>(&'a self, spec: &'a MachineSpec) -> Doing<'a, Result<(), DriverError>> {
         Box::pin(async {
             self.runtime().await?;
             check_namespaces(spec)?;
+            self.process.check_limits(&spec.limits)?;
             self.made(spec).await.map(drop)
         })
     }
 
     fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>> {
         Box::pin(async {
-            cgroup::remove(&container_of(launch));
             let plan = self.write(launch).await?;
-            let container = container_of(launch);
-            let held = self.process.hold_keeper(launch, plan).await?;
-            Ok(Box::new(Held { held: Box::new(held), container }) as Box<dyn HeldMachine>)
+            Ok(Box::new(self.process.hold_keeper(launch, plan).await?) as Box<dyn HeldMachine>)
         })
     }
 
@@ -164,7 +167,7 @@ impl Driver for OciDriver {
                     let runtime = self.runtime().await.map_err(|error| error.to_string())?;
                     let state = launch.dir.join(OCI_DIR).join("state");
                     let runtime =
-                        [runtime, "--root".into(), state, "exec".into(), container_of(launch).into()];
+                        [runtime, "--root".into(), state, "exec".into(), machine_of(&launch.dir).into()];
                     let runtime = runtime.iter().map(|word| word.to_string_lossy().into_owned());
                     Probe::Command(runtime.chain(words.iter().cloned()).collect())
                 }
@@ -175,68 +178,7 @@ impl Driver for OciDriver {
     }
 
     fn find(&self, dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
-        let container = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let found = self.process.find(dir, mark)?;
-        if found.is_none() {
-            cgroup::remove(&container);
-        }
-        Ok(found.map(|inner| Watch::over(Watching { inner, container })))
-    }
-}
-
-/// A container behind its gate.
-struct Held {
-    held: Box<dyn HeldMachine>,
-    container: String,
-}
-
-impl HeldMachine for Held {
-    fn mark(&self) -> &ProcessMark {
-        self.held.mark()
-    }
-
-    fn release(self: Box<Self>) -> Result<Watch, DriverError> {
-        let inner = self.held.release()?;
-        Ok(Watch::over(Watching { inner, container: self.container }))
-    }
-
-    fn abandon(self: Box<Self>) -> Doing<'static, ()> {
-        self.held.abandon()
-    }
-}
-
-/// A container that is watched: when its keeper has ended, what the runtime may have left goes.
-#[derive(Debug)]
-struct Watching {
-    inner: Watch,
-    container: String,
-}
-
-impl Watched for Watching {
-    fn pid(&self) -> u32 {
-        self.inner.pid()
-    }
-
-    fn ended(&self) -> Doing<'_, Ended> {
-        Box::pin(async {
-            let ended = self.inner.ended().await;
-            // What died with a keeper that was killed is gone a moment later.
-            for _ in 0..CGROUP_LOOKS_MAX {
-                if cgroup::remove(&self.container) {
-                    break;
-                }
-                tokio::time::sleep(CGROUP_PAUSE).await;
-            }
-            ended
-        })
-    }
-
-    fn signal(&self, number: i32) {
-        self.inner.signal(number);
-    }
-
-    fn kill_group(&self) {
-        self.inner.kill_group();
+        self.process.find(dir, mark)
     }
 }
 
@@ -289,11 +231,6 @@ fn bind(source: &Path, place: &Path, how: &str) -> oci_spec::runtime::Mount {
 fn failed(doing: &str, path: &Path) -> impl Fn(io::Error) -> DriverError + use<> {
     let doing = format!("{doing} {}", path.display());
     move |cause| DriverError::Io { doing: doing.clone(), cause }
-}
-
-/// The container's name: that of the machine's directory, which is its id.
-fn container_of(launch: &Launch) -> String {
-    launch.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// What this driver is to run.

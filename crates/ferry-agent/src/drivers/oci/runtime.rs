@@ -50,7 +50,7 @@ fn try_runtime(runtime: &Path) -> io::Result<()> {
     }
     let name = format!("ferry-probe-{}", std::process::id());
     if let Some(linux) = spec.linux_mut() {
-        linux.set_cgroups_path(Some(cgroup::path_of(&name)));
+        linux.set_cgroups_path(Some(cgroup::path_of_container(&name)));
     }
     spec.save(dir.path().join("config.json")).map_err(io::Error::other)?;
     let ran = Command::new(runtime)

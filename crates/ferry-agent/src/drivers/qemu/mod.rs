@@ -70,7 +70,8 @@ impl QemuDriver {
 
     async fn checked(&self, spec: &MachineSpec) -> Result<(), DriverError> {
         let wanted = qemu_of(spec);
-        if spec.is_isolated() || !spec.services.is_empty() || spec.health.is_some() {
+        if spec.is_isolated() || !spec.limits.is_none() || !spec.services.is_empty() || spec.health.is_some()
+        {
             return Err(DriverError::NotForVms);
         }
         find_images(wanted)?;

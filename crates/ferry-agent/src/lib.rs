@@ -12,6 +12,7 @@
 //! Invariant: the records are the only truth. Whoever wants something changes them, durably; keepers and minders
 //! then make the world follow, however often the agent is killed in between.
 
+mod arrivals;
 pub mod config;
 mod core;
 mod create;

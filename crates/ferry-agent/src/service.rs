@@ -1,5 +1,6 @@
 //! The agent: the door's other side, and the life of the process.
 
+use crate::arrivals::Arrived;
 use crate::config::Config;
 use crate::core::{Core, Ground};
 use crate::create;
@@ -11,7 +12,7 @@ use crate::host::{ThisHost, blocking};
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
     AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Mover, Office, Queues, begin_fleet, begin_move,
-    forget, reap, sweep,
+    forget, judge_arrivals, reap, sweep,
 };
 use crate::machines::{MachinesError, log};
 use crate::metrics;
@@ -251,6 +252,10 @@ impl Agent {
         chores.spawn(async move { forget(&past, &others.fences, &*others, keep, &forgets).await });
         let sweeps = clock.clone();
         chores.spawn(async move { sweep(&*guests, &sweeps).await });
+        let retention_ms = core.config.retention_hours.saturating_mul(HOUR_MS);
+        let arrived = Arrived { core: Arc::clone(&core), moves: Arc::clone(&jobs.moves), retention_ms };
+        let judges = clock.clone();
+        chores.spawn(async move { judge_arrivals(&arrived, &judges).await });
         let shutdown = Shutdown::default();
         let started_at_ms = host.now_ms();
         Ok(Self { core, jobs, shutdown, clock, age, started_at_ms, _chores: chores })
@@ -272,16 +277,8 @@ impl Agent {
         }
     }
 
-    async fn begin_move(
-        &self,
-        record: MachineRecord,
-        to: WorkerName,
-        retention_hours: Option<u64>,
-        mode: MoveMode,
-        terms: Terms,
-    ) -> Answer<Job> {
+    async fn begin_move(&self, input: MoveInput, terms: Terms) -> Answer<Job> {
         self.shutdown.admit()?;
-        let input = self.input(record, to, retention_hours, mode)?;
         Ok(begin_move(&self.jobs.moves, input, terms).await?)
     }
 
@@ -300,6 +297,7 @@ impl Agent {
             to,
             retention_ms: self.retention_ms(retention_hours),
             mode,
+            undo_unhealthy: false,
         })
     }
 
@@ -612,12 +610,14 @@ impl AgentApi for Agent {
     async fn move_start(&self, start: StartMove) -> Answer<Job> {
         let record = self.core.machines.find(&start.machine).await?;
         let terms = self.terms(start.at_ms, start.after_ms, start.within_ms);
-        self.begin_move(record, start.to, start.retention_hours, start.mode, terms).await
+        let input = self.input(record, start.to, start.retention_hours, start.mode)?;
+        self.begin_move(MoveInput { undo_unhealthy: start.undo_unhealthy, ..input }, terms).await
     }
 
     async fn move_plan(&self, start: StartMove) -> Answer<MovePlan> {
         let record = self.core.machines.find(&start.machine).await?;
         let input = self.input(record, start.to, start.retention_hours, start.mode)?;
+        let input = MoveInput { undo_unhealthy: start.undo_unhealthy, ..input };
         Mover::new(Arc::clone(&self.core), self.clock.clone()).foresee(&input).await
     }
 
@@ -634,6 +634,7 @@ impl AgentApi for Agent {
             moves: moves.collect(),
             retention_ms: self.retention_ms(start.retention_hours),
             mode: start.mode,
+            undo_unhealthy: start.undo_unhealthy,
             terms: self.terms(start.at_ms, start.after_ms, start.within_ms),
             to: start.to,
         };
@@ -643,7 +644,8 @@ impl AgentApi for Agent {
     async fn move_undo(&self, undo: UndoMove) -> Answer<Job> {
         let record = self.core.machines.find(&undo.machine).await?;
         let (_, from) = back::came_from(&record, &self.core.records.crossings_of(record.id).await?, undo.of)?;
-        self.begin_move(record, from, undo.retention_hours, MoveMode::Cold, Terms::default()).await
+        let input = self.input(record, from, undo.retention_hours, MoveMode::Cold)?;
+        self.begin_move(input, Terms::default()).await
     }
 
     async fn move_cancel(&self, cancel: CancelMove) -> Answer<Job> {

@@ -16,12 +16,13 @@ use ferry_api::{
     Activate, ApiError, Crossing, CrossingState, CrossingVolume, ErrorCode, JobId, MachineName, Precopy,
     Prepare, Reserve, VolumeKey, WorkerName,
 };
+use ferry_crossing::judging;
 use ferry_crossing::target::{self, conflict, keys_of};
 use ferry_volume::SourceUri;
 use ferry_volume::control::Phase;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Mutex as Turn, MutexGuard};
+use tokio::sync::{Mutex as Turn, MutexGuard, Notify};
 
 type Answer<T> = Result<T, ApiError>;
 
@@ -37,6 +38,8 @@ pub struct Target {
     turns: Mutex<BTreeMap<JobId, Arc<Turn<()>>>>,
     /// Held while a machine's name is checked and taken.
     names: Turn<()>,
+    /// Told when a machine was booted that is to be judged.
+    arrived: Notify,
 }
 
 impl Target {
@@ -59,6 +62,7 @@ impl Target {
             host,
             turns: Mutex::default(),
             names: Turn::default(),
+            arrived: Notify::new(),
         }
     }
 
@@ -237,6 +241,9 @@ impl Target {
         };
         let booted = CrossingRecord { state: CrossingState::Booted, booted_at_ms, ..crossing };
         self.records.change(vec![Change::Crossing(Box::new(booted.clone()))]).await?;
+        if judging::waits(&booted) {
+            self.arrived.notify_one();
+        }
         self.view(booted).await
     }
 
@@ -327,6 +334,7 @@ impl Target {
             booted_at_ms: crossing.booted_at_ms,
             machine_now,
             volumes,
+            judged: crossing.judged,
         })
     }
 
@@ -342,7 +350,13 @@ impl Target {
         })
     }
 
-    fn turn(&self, job: JobId) -> Arc<Turn<()>> {
+    /// Resolves when a machine was booted that is to be judged.
+    pub(crate) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// What is held while something is done with a job.
+    pub(crate) fn turn(&self, job: JobId) -> Arc<Turn<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(job).or_default())

@@ -26,6 +26,9 @@ pub struct StartMove {
     /// What crosses before the machine stops.
     #[serde(default)]
     pub mode: MoveMode,
+    /// Whether the target takes the machine back here, with all that it wrote, if its health check fails there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undo_unhealthy: bool,
 }
 
 /// What of a machine's disks crosses before it stops.
@@ -60,8 +63,16 @@ impl StartMove {
     /// A move at once, with all the time it needs.
     #[must_use]
     pub fn new(machine: MachineRef, to: WorkerName) -> Self {
-        let mode = MoveMode::default();
-        Self { machine, to, retention_hours: None, at_ms: None, after_ms: None, within_ms: None, mode }
+        Self {
+            machine,
+            to,
+            retention_hours: None,
+            at_ms: None,
+            after_ms: None,
+            within_ms: None,
+            mode: MoveMode::default(),
+            undo_unhealthy: false,
+        }
     }
 }
 
@@ -110,6 +121,9 @@ pub struct StartMoves {
     /// As in [`StartMove`], for each of them.
     #[serde(default)]
     pub mode: MoveMode,
+    /// As in [`StartMove`], for each of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undo_unhealthy: bool,
 }
 
 impl StartMoves {

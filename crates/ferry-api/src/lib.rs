@@ -54,8 +54,8 @@ pub use machine::{
 pub use names::{MachineName, MachineRef, NameError, ServiceName, VolumeName, VolumeRef, WorkerName};
 pub use pace::{PaceVolume, PaceWorker, VolumePace};
 pub use peer::{
-    Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Precopy, PrecopyVolume, Prepare,
-    PrepareVolume, Reserve, ReserveVolume, VolumeExport,
+    Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Judged, Precopy, PrecopyVolume,
+    Prepare, PrepareVolume, Reserve, ReserveVolume, VolumeExport,
 };
 pub use plan::{Expected, MovePlan};
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};

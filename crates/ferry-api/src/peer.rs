@@ -28,6 +28,9 @@ pub struct Reserve {
     pub created_at_ms: u64,
     /// Its disks.
     pub volumes: Vec<ReserveVolume>,
+    /// Whether the target takes the machine back to the source if its health check fails there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undo_unhealthy: bool,
 }
 
 /// A disk that is to cross.
@@ -155,6 +158,36 @@ pub struct Crossing {
     pub machine_now: Option<Machine>,
     /// The clones.
     pub volumes: Vec<CrossingVolume>,
+    /// How the machine was found to be, of a move that is undone if it is not well; none before that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judged>,
+}
+
+/// What a target has found of a machine that arrived, and done about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "judged", rename_all = "snake_case")]
+pub enum Judged {
+    /// It passed its health check; it stays.
+    Well {
+        /// When that was noted, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// It did not, and is taken back.
+    TakenBack {
+        /// The move back, on the worker that was the target.
+        job: JobId,
+        /// What was wrong with it, in one sentence.
+        why: String,
+        /// When that was decided, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// It stays, since it was not for this move to decide any more.
+    Stays {
+        /// Why, in one sentence.
+        why: String,
+        /// When that was decided, in milliseconds since 1970.
+        at_ms: u64,
+    },
 }
 
 /// How far a move is on the target.

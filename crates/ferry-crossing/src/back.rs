@@ -120,8 +120,16 @@ mod tests {
             spec: machine.spec.clone(),
             created_at_ms: 0,
             volumes: Vec::new(),
+            undo_unhealthy: false,
         };
-        CrossingRecord { job, state, reserve: Some(reserve), activated_at_ms: None, booted_at_ms: None }
+        CrossingRecord {
+            job,
+            state,
+            reserve: Some(reserve),
+            activated_at_ms: None,
+            booted_at_ms: None,
+            judged: None,
+        }
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub struct FleetInput {
     /// What of each machine crosses before it stops.
     #[serde(default = "MoveMode::unsaid", skip_serializing_if = "MoveMode::is_cold")]
     pub mode: MoveMode,
+    /// Whether the target takes each of them back whose health check fails there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undo_unhealthy: bool,
     /// When each of them begins and by when it must be handed over.
     pub terms: Terms,
 }
@@ -81,6 +84,7 @@ impl FleetInput {
             to: self.to.clone(),
             retention_ms: self.retention_ms,
             mode: self.mode,
+            undo_unhealthy: self.undo_unhealthy,
         };
         (input, Terms { parent: Some(parent.to_string()), ..self.terms.clone() })
     }

@@ -106,8 +106,16 @@ mod tests {
                 born_from: None,
                 origin: None,
             }],
+            undo_unhealthy: false,
         };
-        CrossingRecord { job, state, reserve: Some(reserve), activated_at_ms: None, booted_at_ms: None }
+        CrossingRecord {
+            job,
+            state,
+            reserve: Some(reserve),
+            activated_at_ms: None,
+            booted_at_ms: None,
+            judged: None,
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod fleet;
 pub mod foresight;
 pub mod garbage;
 pub mod history;
+pub mod judging;
 mod line;
 pub mod minding;
 pub mod moving;
@@ -45,8 +46,8 @@ pub mod truth;
 pub use change::{Change, Rows, Touched};
 pub use fence::{Fence, Subject};
 pub use line::{
-    Activated, Adopted, Ahead, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof,
-    Receipt, Reserved, ReservedVolume, Retired, Round, Sealed, Stopped, VolumeReceipt,
+    Activated, Adopted, Ahead, Booted, HandedOver, Hydrated, MoveInput, MoveStep, Plan, PlannedVolume,
+    Prepared, Proof, Receipt, Reserved, ReservedVolume, Retired, Round, Sealed, Stopped, VolumeReceipt,
 };
 pub use records::{
     BaseRecord, CrossingRecord, FilesystemMark, ForkRecord, JobRecord, JournalRow, MachineRecord,

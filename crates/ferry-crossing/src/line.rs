@@ -4,7 +4,7 @@
 //! deed. Before it failures unwind, behind it the move only goes forward.
 
 use ferry_api::{
-    Exit, Expected, Generation, Hydration, MachineId, MachineName, MachineSpec, MoveMode, VolumeBase,
+    Exit, Expected, Generation, Hydration, Judged, MachineId, MachineName, MachineSpec, MoveMode, VolumeBase,
     VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
@@ -119,6 +119,9 @@ pub struct MoveInput {
     /// What crosses before the machine stops.
     #[serde(default = "MoveMode::unsaid", skip_serializing_if = "MoveMode::is_cold")]
     pub mode: MoveMode,
+    /// Whether the target takes the machine back if its health check fails there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undo_unhealthy: bool,
 }
 
 /// Memo of `Plan`: the machine and its volumes as they stood.
@@ -278,6 +281,14 @@ pub struct Booted {
     /// When the machine's first process ran on the target, by its clock, in milliseconds since 1970; none for a
     /// machine that is not wanted to run.
     pub booted_at_ms: Option<u64>,
+}
+
+/// Memo of `Hydrate`. A journal of before machines were judged says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hydrated {
+    /// How the machine was found to be on the target, if the move was to be undone in case that it is not well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judged>,
 }
 
 /// Memo of `Verify`: what arrived, volume by volume.

@@ -68,6 +68,7 @@ pub fn reserve(job: JobId, input: &MoveInput, plan: &Plan) -> Reserve {
         spec: plan.spec.clone(),
         created_at_ms: plan.created_at_ms,
         volumes: volumes.collect(),
+        undo_unhealthy: input.undo_unhealthy,
     }
 }
 

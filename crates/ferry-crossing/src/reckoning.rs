@@ -33,6 +33,7 @@ pub fn against_worker(input: &MoveInput, info: &WorkerInfo, spec: &MachineSpec) 
         check_spec(info, spec),
         check_driver(info, spec),
         check_limits(info, spec),
+        check_undo(input, spec),
     ];
     checks.into_iter().filter_map(Result::err).collect()
 }
@@ -90,6 +91,18 @@ fn check_driver(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> 
         "worker {} cannot run the machine, whose driver is {kind}: {why}; put that right or choose another worker",
         info.name
     )))
+}
+
+/// Refuses to undo a move if the machine is not well where nobody could tell.
+fn check_undo(input: &MoveInput, spec: &MachineSpec) -> Result<(), StepError> {
+    match input.undo_unhealthy && spec.health.is_none() {
+        true => Err(StepError::fatal(format!(
+            "machine {} has no health check, so that nobody can tell whether it is well on worker {}; create it with \
+             [health], or move it without --undo-unhealthy",
+            input.machine_name, input.to
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Refuses a target that could not keep the machine to its limits.

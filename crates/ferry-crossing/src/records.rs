@@ -1,7 +1,7 @@
 //! What the records hold, as types. Each is stored as JSON in its row, beside the columns that SQLite checks.
 
 use ferry_api::{
-    CrossingState, Desired, Exit, Generation, JobId, JobKind, MachineId, MachineName, MachineSpec,
+    CrossingState, Desired, Exit, Generation, JobId, JobKind, Judged, MachineId, MachineName, MachineSpec,
     MachineVolume, Ownership, Reserve, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use serde::{Deserialize, Serialize};
@@ -233,4 +233,7 @@ pub struct CrossingRecord {
     pub activated_at_ms: Option<u64>,
     /// When its first process started here, in milliseconds since 1970.
     pub booted_at_ms: Option<u64>,
+    /// How the machine was found to be here, if the move was to be undone in case that it is not well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judged>,
 }

@@ -256,7 +256,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn machine(state: MachineState) -> Machine {
+    pub(crate) fn machine(state: MachineState) -> Machine {
         Machine {
             address: None,
             id: MachineId::fresh(),
@@ -458,7 +458,15 @@ pub(crate) mod tests {
             spec: MachineSpec::process("sleep", ["1"]),
             created_at_ms: 0,
             volumes: Vec::new(),
+            undo_unhealthy: false,
         };
-        CrossingRecord { job, state, reserve: Some(reserve), activated_at_ms: None, booted_at_ms: None }
+        CrossingRecord {
+            job,
+            state,
+            reserve: Some(reserve),
+            activated_at_ms: None,
+            booted_at_ms: None,
+            judged: None,
+        }
     }
 }

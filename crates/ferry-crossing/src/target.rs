@@ -174,6 +174,7 @@ pub fn reservation(
         reserve: Some(reserve),
         activated_at_ms: None,
         booted_at_ms: None,
+        judged: None,
     };
     (crossing, volumes)
 }
@@ -333,6 +334,7 @@ pub fn release(known: Option<CrossingRecord>, job: JobId) -> Result<CrossingReco
         reserve: None,
         activated_at_ms: None,
         booted_at_ms: None,
+        judged: None,
     };
     let crossing = known.unwrap_or(unknown);
     match crossing.state {

@@ -286,6 +286,7 @@ impl Host {
             booted_at_ms: crossing.booted_at_ms,
             machine_now: None,
             volumes: keys.map(|key| CrossingVolume { key, volume: self.view(key) }).collect(),
+            judged: None,
         })
     }
 
@@ -486,8 +487,15 @@ impl Host {
         let (machine, name) = (names::machine(), names::machine_name());
         let (from, to) = (names::worker(self.index), names::worker(to));
         let kind = JobKind::Move { machine, machine_name: name.clone(), from: from.clone(), to: to.clone() };
-        let input =
-            MoveInput { machine, machine_name: name, from, to, retention_ms: 0, mode: MoveMode::Cold };
+        let input = MoveInput {
+            machine,
+            machine_name: name,
+            from,
+            to,
+            retention_ms: 0,
+            mode: MoveMode::Cold,
+            undo_unhealthy: false,
+        };
         let opening = Standing::<MoveStep>::opening(0, moving::memo(input), Terms::default());
         let record = JobRecord { id: job, kind, created_at_ms: 0, finished: false };
         let changes = [Change::AddJob(Box::new(record)), Change::Claim { machine, job }];

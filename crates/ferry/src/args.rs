@@ -575,6 +575,9 @@ pub struct Move {
     /// latter where that can be and pays (auto)
     #[arg(long, value_enum, default_value_t = Mode::Auto, conflicts_with_all = ["undo", "cancel"])]
     pub mode: Mode,
+    /// If its health check fails on the target, take it back to where it was with all that it wrote; the receipt says so
+    #[arg(long, requires = "to", conflicts_with_all = ["undo", "cancel"])]
+    pub undo_unhealthy: bool,
     /// Only say what the move would do, and what keeps it from being made; nothing changes
     #[arg(long, requires = "to", conflicts_with_all = ["undo", "cancel", "detach", "at", "after", "deadline"])]
     pub plan: bool,

@@ -568,7 +568,7 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
         Some(to) => {
             let at_ms = wish.at.as_deref().map(|at| when::at_ms(at, &jiff::Zoned::now())).transpose()?;
             let (after_ms, within_ms) = (wish.after.map(when::span_ms), wish.deadline.map(when::span_ms));
-            let to = parsed(&to)?;
+            let (to, undo_unhealthy) = (parsed(&to)?, wish.undo_unhealthy);
             let mode = match wish.mode {
                 args::Mode::Cold => MoveMode::Cold,
                 args::Mode::Warm => MoveMode::Warm,
@@ -577,13 +577,29 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
             match machines.as_slice() {
                 [machine] => {
                     let start = StartMove::new(machine.clone(), to);
-                    let start = StartMove { retention_hours, at_ms, after_ms, within_ms, mode, ..start };
+                    let start = StartMove {
+                        retention_hours,
+                        at_ms,
+                        after_ms,
+                        within_ms,
+                        mode,
+                        undo_unhealthy,
+                        ..start
+                    };
                     if wish.plan { Question::MovePlan(start) } else { Question::Move { start, follow } }
                 }
                 _ if wish.plan => return Err(Misuse("--plan is about one machine; name one".to_owned())),
                 _ => {
-                    let start =
-                        StartMoves { machines, to, retention_hours, at_ms, after_ms, within_ms, mode };
+                    let start = StartMoves {
+                        machines,
+                        to,
+                        retention_hours,
+                        at_ms,
+                        after_ms,
+                        within_ms,
+                        mode,
+                        undo_unhealthy,
+                    };
                     Question::Moves { start, follow }
                 }
             }

@@ -15,7 +15,7 @@
 //!   kind.
 //! - `history` forgets jobs that ended long ago, by `age`, a clock that nobody can set forward;
 //!   `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
-//!   while it was away.
+//!   while it was away; `judge` takes back what arrived and is not well.
 //!
 //! Invariant: nothing acts on a decision that is not in the journal, and one machine has one active job at most.
 
@@ -27,6 +27,7 @@ mod fleet;
 mod foresee;
 mod history;
 mod journal;
+mod judge;
 mod mover;
 mod office;
 mod queues;
@@ -41,13 +42,15 @@ pub use age::AgeClock;
 pub use clock::{Clock, HostClock};
 pub use executor::{Executor, JobRefusal};
 pub use ferry_crossing::{
-    Activated, Adopted, Booted, HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Proof,
-    Receipt, Reserved, ReservedVolume, Retired, Sealed, Stopped, VolumeReceipt,
+    Activated, Adopted, Booted, HandedOver, Hydrated, MoveInput, MoveStep, Plan, PlannedVolume, Prepared,
+    Proof, Receipt, Reserved, ReservedVolume, Retired, Sealed, Stopped, VolumeReceipt,
 };
 pub use fleet::{Fleet, begin_fleet};
 pub(crate) use foresee::past_moves;
 pub use history::{Targets, forget};
 pub use journal::Journal;
+pub use judge::{Arrivals, judge_arrivals};
+pub(crate) use mover::begin_move_with;
 pub use mover::{MOVES, Mover, begin_move};
 pub use office::Office;
 pub(crate) use queues::QueueFigures;

@@ -15,7 +15,8 @@ use ferry_crossing::reckoning::{
     progress,
 };
 use ferry_crossing::{
-    Activated, Ahead, Booted, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped, moving,
+    Activated, Ahead, Booted, Hydrated, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped,
+    moving,
 };
 use ferry_fsm::{Event, Outcome, StepError, Terms};
 use serde::Serialize;
@@ -70,6 +71,20 @@ pub(super) async fn begin_move_as<J: Journal, H: Home, C: Clock>(
     input: MoveInput,
     terms: Terms,
 ) -> Result<Job, RecordsError> {
+    begin_move_with(executor, job, input, terms, Vec::new()).await
+}
+
+/// As [`begin_move_as`], with changes of the records that become true with it, or it is not taken on.
+///
+/// # Errors
+/// As there, and if the records refuse one of these changes.
+pub(crate) async fn begin_move_with<J: Journal, H: Home, C: Clock>(
+    executor: &Executor<J, C, Mover<H, C>>,
+    job: JobId,
+    input: MoveInput,
+    terms: Terms,
+    mut changes: Vec<Change>,
+) -> Result<Job, RecordsError> {
     let kind = JobKind::Move {
         machine: input.machine,
         machine_name: input.machine_name.clone(),
@@ -80,7 +95,8 @@ pub(super) async fn begin_move_as<J: Journal, H: Home, C: Clock>(
     let claim = is_now.then_some(Change::Claim { machine: input.machine, job });
     let input = serde_json::to_value(input).expect("an input is plain data and always encodes");
     let terms = Terms { queue: Some(MOVES.to_owned()), ..terms };
-    executor.begin(job, kind, input, terms, claim.into_iter().collect()).await
+    changes.extend(claim);
+    executor.begin(job, kind, input, terms, changes).await
 }
 
 impl<H: Home, C: Clock> Mover<H, C> {
@@ -176,15 +192,17 @@ impl<H: Home, C: Clock> Mover<H, C> {
         Ok(Activated { activated_at_ms: crossing.activated_at_ms })
     }
 
-    /// Looks at the target until nothing is remote there. Meanwhile keeps the exports alive that it reads from.
-    async fn hydrate(&self, context: &Context, input: &MoveInput, plan: &Plan) -> Result<(), ApiError> {
+    /// Looks at the target until nothing is remote there, and the machine is judged if it is to be. Meanwhile keeps the exports
+    /// alive that it reads from.
+    async fn hydrate(&self, context: &Context, input: &MoveInput, plan: &Plan) -> Result<Hydrated, ApiError> {
         let target = self.home.target(&input.to)?;
         let mut pause_ms = *LOOK_MS.start();
         loop {
             let crossing = target.crossing(context.job).await?;
             context.show(progress(plan, &crossing));
-            if crossing.volumes.iter().all(is_whole) {
-                return Ok(());
+            let is_judged = !input.undo_unhealthy || crossing.judged.is_some();
+            if is_judged && crossing.volumes.iter().all(is_whole) {
+                return Ok(Hydrated { judged: crossing.judged });
             }
             if crossing.volumes.iter().any(lacks_source) {
                 self.export_all(plan).await?;

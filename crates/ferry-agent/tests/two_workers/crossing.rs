@@ -34,6 +34,7 @@ fn reserve(name: &str) -> Reserve {
         spec: MachineSpec::process("sleep", ["1000"]),
         created_at_ms: 1,
         volumes: vec![volume],
+        undo_unhealthy: false,
     }
 }
 

@@ -191,6 +191,7 @@ async fn a_worker_that_forgot_what_it_handed_over_takes_it_in_at_a_later_generat
             born_from: None,
             origin: None,
         }],
+        undo_unhealthy: false,
     };
     let refused = w2.door().peer_reserve(late).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::HandedOver, "{refused}");

@@ -88,6 +88,7 @@ fn several(names: [&str; 3], after_ms: Option<u64>) -> StartMoves {
         after_ms,
         within_ms: None,
         mode: MoveMode::Cold,
+        undo_unhealthy: false,
     }
 }
 

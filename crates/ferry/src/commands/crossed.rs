@@ -3,8 +3,8 @@
 //!
 //! Invariant: a span is told with the clocks that it rests on; none is made up where an entry is missing.
 
-use ferry_agent::jobs::{Adopted, Booted, Plan, Prepared, Sealed, Stopped};
-use ferry_api::{Exit, Expected, Job, JobStep, StepState};
+use ferry_agent::jobs::{Adopted, Booted, Hydrated, Plan, Prepared, Sealed, Stopped};
+use ferry_api::{Exit, Expected, Job, JobStep, Judged, StepState};
 use serde::Serialize;
 
 use super::job::{memo, step, took_ms};
@@ -19,6 +19,9 @@ pub struct Crossed {
     pub stop: Option<StopEnd>,
     /// What was copied while the machine still ran; none of a cold move that was asked for as one.
     pub ahead: Option<CopiedAhead>,
+    /// How the machine was found to be there; none of a move that was not to be undone if it is not well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judged>,
     /// The steps, each with how often it was begun.
     pub steps: Vec<StepTaken>,
 }
@@ -98,6 +101,7 @@ impl Crossed {
             interruption: interruption(job),
             stop: stop(job),
             ahead: CopiedAhead::of(job),
+            judged: judged(job),
             steps: taken.collect(),
         }
     }
@@ -108,6 +112,7 @@ impl Crossed {
         facts.extend(self.interruption.as_ref().map(|down| ("down for", down.text())));
         facts.extend(self.stop.as_ref().map(|stop| ("stopped", stop.text())));
         facts.extend(self.ahead.as_ref().map(|ahead| ("copied ahead", ahead.text())));
+        facts.extend(self.judged.as_ref().map(|judged| ("found there", judged_text(judged))));
         let again: Vec<String> = self.steps.iter().filter_map(StepTaken::again).collect();
         facts.push(("tried again", if again.is_empty() { "nothing".to_owned() } else { again.join("; ") }));
         facts
@@ -187,6 +192,20 @@ fn interruption(job: &Job) -> Option<Interruption> {
     })
 }
 
+/// How the machine was found to be on the target, if that was asked and is known.
+pub fn judged(job: &Job) -> Option<Judged> {
+    memo::<Hydrated>(done(job, "Hydrate")?)?.judged
+}
+
+/// For people.
+pub fn judged_text(judged: &Judged) -> String {
+    match judged {
+        Judged::Well { .. } => "well".to_owned(),
+        Judged::TakenBack { job, why, .. } => format!("not well: {why}; taken back by job {job} there"),
+        Judged::Stays { why, .. } => format!("it stays: {why}"),
+    }
+}
+
 /// How the machine ended when it was to stop.
 fn stop(job: &Job) -> Option<StopEnd> {
     let plan: Plan = memo(done(job, "Plan")?)?;
@@ -222,6 +241,7 @@ mod tests {
             interruption: None,
             stop: Some(StopEnd::Killed { grace_ms: 5 }),
             ahead: None,
+            judged: None,
             steps: vec![step(3)],
         };
         let facts = crossed.facts();

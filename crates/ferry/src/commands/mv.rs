@@ -3,10 +3,11 @@
 use anyhow::{Result, bail};
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, CancelMove, ErrorCode, Job, JobId, JobKind, JobState, MachineRef, MachineState,
-    StartMove, StartMoves, UndoMove, WorkerName,
+    AgentApi, ApiError, CancelMove, ErrorCode, Job, JobId, JobKind, JobState, Judged, MachineRef,
+    MachineState, StartMove, StartMoves, UndoMove, WorkerName,
 };
 
+use super::crossed;
 use super::job::{Followed, ending, follow, say_ending};
 use crate::args::AGENT_URL_DEFAULT;
 use crate::exit::Exit;
@@ -135,7 +136,13 @@ async fn watch(agent: &Client, json: bool, job: &Job, follow_it: bool) -> Result
                 say_json(&job)?;
             }
             say_ending(json, &job)?;
-            Ok(Exit::of_job(job.state))
+            match crossed::judged(&job) {
+                Some(judged @ Judged::TakenBack { .. }) => {
+                    complain(&format!("the machine was found there {}", crossed::judged_text(&judged)));
+                    Ok(Exit::JobFailed)
+                }
+                Some(Judged::Well { .. } | Judged::Stays { .. }) | None => Ok(Exit::of_job(job.state)),
+            }
         }
         Followed::Left => {
             if json {

@@ -5,7 +5,7 @@ use super::support::devices::needs_loop_devices;
 use super::support::peers::path_text;
 use super::support::{MKE2FS, needs, until};
 use super::{create, wait_until_said};
-use ferry_api::{Health, Machine, MachineState};
+use ferry_api::{Health, Job, Machine, MachineState};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
@@ -44,6 +44,65 @@ fn a_machine_that_is_not_well_says_why_and_is_left_alone() {
     wait_for_health(w1, "it is well again", |health| matches!(health, Health::Healthy { .. }));
     let stopped: Machine = w1.ask(&["machine", "stop", "web"]);
     assert_eq!((stopped.state, stopped.health), (MachineState::Stopped, None));
+}
+
+#[test]
+fn a_machine_that_is_unwell_where_it_was_moved_to_is_taken_back_with_what_it_wrote_and_the_receipt_says_so() {
+    needs!(MKE2FS);
+    needs_loop_devices!();
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let ill = cluster.dir().join("ill");
+    std::fs::write(&ill, "").unwrap();
+    // It knows by its own directory where it is; on its disk it notes each place.
+    let check = format!(
+        "case $PWD in */w2/*) [ ! -e {} ] || {{ echo it feels ill; exit 3; }};; esac",
+        path_text(&ill)
+    );
+    let place = cluster.dir().join("data");
+    let script = "case $PWD in */w2/*) echo w2;; *) echo w1;; esac >> $PLACE/places; sync; echo up $(cat $PLACE/places); \
+                  trap 'exit 0' TERM; while :; do sleep 0.02; done";
+    // So often that it certainly could be looked into.
+    let more = format!(
+        "[env]\nPLACE = {place:?}\n[health]\ncommand = [\"sh\", \"-c\", {check:?}]\ninterval = \"20ms\"\nfailures = 50\n"
+    );
+    let machine = create(w1, cluster.dir(), script, &more);
+    wait_until_said(&machine, "up w1\n");
+
+    let moved = w1.ferry(&["move", "web", "--to", "w2", "--undo-unhealthy"]);
+    assert_eq!(moved.code, Some(4), "{moved:?}");
+    assert!(
+        moved.stderr.contains("found there not well: ") && moved.stderr.contains("it feels ill"),
+        "{moved:?}"
+    );
+    wait_until_said(&w1.machine("web"), "up w1 w2 w1\n");
+    let jobs: Vec<Job> = w1.ask(&["job", "list"]);
+    let receipt = w1.ferry(&["job", "receipt", &jobs[0].id.to_string()]).stdout;
+    assert!(receipt.contains("not well: ") && receipt.contains("taken back by job"), "{receipt}");
+
+    // The target's agent dies meanwhile: the next one takes it back.
+    let detached = ["move", "web", "--to", "w2", "--undo-unhealthy", "--detach"];
+    assert_eq!(w1.ferry(&detached).code, Some(0));
+    until("it runs on w2", || {
+        let here: Vec<Machine> = w2.ask(&["machine", "list"]);
+        here.iter().any(|machine| matches!(machine.state, MachineState::Running { .. })).then_some(())
+    });
+    w2.restart();
+    until("it is back", || said_of(w1).contains("up w1 w2 w1 w2 w1\n").then_some(()));
+
+    // What is well stays.
+    std::fs::remove_file(&ill).unwrap();
+    let moved = w1.ferry(&["move", "web", "--to", "w2", "--undo-unhealthy"]);
+    assert_eq!(moved.code, Some(0), "{moved:?}");
+    wait_until_said(&w2.machine("web"), "up w1 w2 w1 w2 w1 w2\n");
+    let jobs: Vec<Job> = w1.ask(&["job", "list"]);
+    let receipt = w1.ferry(&["job", "receipt", &jobs[0].id.to_string()]).stdout;
+    assert!(receipt.lines().any(|line| line.contains("found there") && line.contains("well")), "{receipt}");
+    let _: Machine = w2.ask(&["machine", "stop", "web"]);
+}
+
+fn said_of(worker: &Worker) -> String {
+    std::fs::read_to_string(&worker.machine("web").log).unwrap_or_default()
 }
 
 #[test]

@@ -57,6 +57,7 @@ impl Worker {
             to: worker(to),
             retention_ms: 1_000,
             mode: MoveMode::Cold,
+            undo_unhealthy: false,
         }
     }
 

@@ -180,6 +180,7 @@ impl Inn {
                 spec: MachineSpec::process("sleep", ["1000"]),
                 created_at_ms: 1,
                 volumes: Vec::new(),
+                undo_unhealthy: false,
             };
             let state = CrossingState::Settled;
             let crossing = CrossingRecord {
@@ -188,6 +189,7 @@ impl Inn {
                 reserve: Some(reserve),
                 activated_at_ms: Some(1),
                 booted_at_ms: None,
+                judged: None,
             };
             inn.records.change(vec![Change::Crossing(Box::new(crossing))]).await.unwrap();
         }

@@ -3,6 +3,7 @@
 mod ahead;
 mod faults;
 mod forgetting;
+mod judged;
 mod records;
 mod requests;
 mod target;

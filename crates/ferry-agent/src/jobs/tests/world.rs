@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
     ApiError, AskRoot, BadRanges, CopyRoot, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode,
-    Generation, Hydration, Job, JobId, Machine, MachineId, MachineSpec, MachineState, MachineVolume,
+    Generation, Hydration, Job, JobId, Judged, Machine, MachineId, MachineSpec, MachineState, MachineVolume,
     Ownership, Precopied, Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource,
     WorkerName,
 };
@@ -89,6 +89,8 @@ pub(super) struct State {
     pub(super) destroyed_at_home: bool,
     /// The machine does not start on the target.
     pub(super) does_not_boot: bool,
+    /// The machine has a health check, and is judged on the target some looks after all has arrived.
+    pub(super) is_judged: bool,
     /// The target's room, in bytes.
     pub(super) room_bytes: u64,
     /// Drivers of the target.
@@ -295,6 +297,7 @@ impl World {
             booted_at_ms: state.target_runs.then_some(8),
             machine_now: None,
             volumes: volumes.collect(),
+            judged: (state.is_judged && state.looks > 2 * LOOKS_UNTIL_WHOLE).then(taken_back),
         }
     }
 
@@ -335,6 +338,15 @@ impl World {
             lineage,
             ..volume(key, self.machine, "beta")
         }
+    }
+}
+
+/// What the target says of a machine that was not well.
+pub(super) fn taken_back() -> Judged {
+    Judged::TakenBack {
+        job: "01JD7Q0000000000000000000B".parse().unwrap(),
+        why: "it is ill".to_owned(),
+        at_ms: 9,
     }
 }
 
@@ -397,9 +409,10 @@ impl Home for Alpha {
     }
 
     async fn machine(&self, machine: MachineId) -> Result<Machine, ApiError> {
-        let (keys, desired, runs) = {
+        let (keys, desired, runs, health) = {
             let state = self.0.state();
-            (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap(), state.home_runs)
+            let health = state.is_judged.then(|| ferry_api::Probe::Tcp(1.try_into().unwrap()).into());
+            (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap(), state.home_runs, health)
         };
         let state = if runs { MachineState::Running { pid: 1, since_ms: 1 } } else { MachineState::Stopped };
         let volumes = keys.into_iter().map(|key| MachineVolume {
@@ -413,7 +426,7 @@ impl Home for Alpha {
             name: "db".parse().unwrap(),
             worker: worker("alpha"),
             generation: Generation::FIRST,
-            spec: MachineSpec::process("sleep", ["1"]),
+            spec: MachineSpec { health, ..MachineSpec::process("sleep", ["1"]) },
             volumes: volumes.collect(),
             desired,
             state,

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! What has run and is wanted lies in `volume.json`, so a server that starts again attaches what the one before it had. A frontend
-//! runs only while the volume is open for its guest: a seal stops it, and what it takes back starts it again.
+//! runs only while the volume is open for its guest: a seal stops it, and what it takes back starts it again. One for VMs runs
+//! on a volume that stands by as well, so that a VM whose memory is still to come finds its disk; the engine refuses all that
+//! is asked until the volume is open.
 //!
 //! Starting and stopping may wait for the kernel, which may in turn wait for bytes of the volume; so each has a thread
 //! of its own, and the loop only hears of the end.
@@ -171,10 +173,10 @@ impl Attachment {
 
 impl Server {
     pub(super) fn attach(&mut self, asker: u64, frontend: Frontend) -> Option<Answer> {
-        if self.phase() != Phase::Open {
+        let kind = frontend.kind();
+        if !self.may_run(kind) {
             return Some(refused("only a volume that is open for its guest can be attached".to_owned()));
         }
-        let kind = frontend.kind();
         if let Some(there) = self.frontends.find(kind) {
             if !there.wanted {
                 return Some(refused(format!("the frontend {kind} is being detached; ask again")));
@@ -213,6 +215,12 @@ impl Server {
         None
     }
 
+    /// Whether such a frontend may run, as things stand.
+    fn may_run(&self, kind: FrontendKind) -> bool {
+        let stands_by = self.phase() == Phase::Standby && kind == FrontendKind::VhostUserBlk;
+        (self.phase() == Phase::Open || stands_by) && !self.frontends.ending
+    }
+
     fn answer_all(&mut self, askers: Vec<u64>, answer: &Answer) {
         askers.into_iter().for_each(|asker| self.answer(asker, answer));
     }
@@ -225,10 +233,10 @@ impl Server {
 
     /// Starts and stops what must be, as things stand; answers those who wait for what has been reached.
     pub(super) fn follow_frontends(&mut self) {
-        let open = self.phase() == Phase::Open && !self.frontends.ending;
         let mut answers = Vec::new();
         let mut all = std::mem::take(&mut self.frontends.all);
         all.retain_mut(|there| {
+            let open = self.may_run(there.frontend.kind());
             let shall_run = there.wanted && open;
             there.state = match std::mem::replace(&mut there.state, State::Down) {
                 State::Down if shall_run => self.start_frontend(&there.frontend),

@@ -1,6 +1,7 @@
 //! The vhost-user-blk frontend as virtual machines meet it: real servers, real shared memory, real virtqueues.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod moving;
 mod vmm;
 
 use ferry_volume::client::BlockClient;
@@ -35,13 +36,17 @@ struct Volume {
 
 impl Volume {
     fn create(dir: PathBuf, generation: u64, source: Option<SourceUri>) -> Self {
+        Self::create_in(Phase::Open, dir, generation, source)
+    }
+
+    fn create_in(phase: Phase, dir: PathBuf, generation: u64, source: Option<SourceUri>) -> Self {
         let options = CreateOptions {
             dir: dir.clone(),
             id: ID.to_owned(),
             size_bytes: 64 * MIB,
             region_bytes: REGION_BYTES_DEFAULT,
             generation,
-            phase: Phase::Open,
+            phase,
             source,
             born_from: None,
             base: None,

@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserInflight};
-use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::{VhostBackend, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 use virtio_bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
@@ -118,7 +118,8 @@ impl Vmm {
         let offered = frontend.get_protocol_features().unwrap();
         frontend.set_protocol_features(offered).unwrap();
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        frontend.set_features(features & !unwanted).unwrap();
+        let log_all = VhostUserVirtioFeatures::LOG_ALL.bits();
+        frontend.set_features(features & !unwanted & !log_all).unwrap();
         let wanted = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
@@ -164,6 +165,25 @@ impl Vmm {
         }
     }
 
+    /// Has the device keep a log of the guest's memory, as for a move of it: a bit for each 4 KiB.
+    pub fn share_log(&mut self) -> File {
+        let log: File = memfd_create("log", MemfdFlags::CLOEXEC).unwrap().into();
+        let bytes = self.queues.len() as u64 * QUEUE_BYTES / 4096 / 8;
+        ftruncate(&log, bytes).unwrap();
+        let region =
+            VhostUserDirtyLogRegion { mmap_size: bytes, mmap_offset: 0, mmap_handle: log.as_raw_fd() };
+        self.frontend.set_log_base(0, Some(region)).unwrap();
+        log
+    }
+
+    /// Has the log kept, or not, under a guest that goes on.
+    pub fn keep_log(&mut self, kept: bool) {
+        let log_all = VhostUserVirtioFeatures::LOG_ALL.bits();
+        let features = self.frontend.get_features().unwrap();
+        assert!(features & log_all != 0, "it is offered");
+        self.frontend.set_features(if kept { features } else { features & !log_all }).unwrap();
+    }
+
     /// Lets the device say something unasked.
     pub fn listen(&mut self) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -181,11 +201,11 @@ impl Vmm {
 
 const DESCRIPTORS: u64 = 0;
 const AVAILABLE: u64 = 0x1000;
-const USED: u64 = 0x2000;
+pub const USED: u64 = 0x2000;
 const SLOT: u64 = 0x10000;
 const STATUS: u64 = 16;
 const INDIRECT: u64 = 0x100;
-const DATA: u64 = 0x1000;
+pub const DATA: u64 = 0x1000;
 
 impl Driver {
     fn new(memory: &GuestMemoryMmap, base: u64, manners: Manners) -> Self {

@@ -3,9 +3,11 @@
 //! The VMM and its guest write here whenever they like, so bytes are only copied (by volatile accesses). A VMM that
 //! shrinks the file behind a region makes accesses to it end this process, which serves this one volume alone.
 
+use super::log::{Log, RegionLog};
 use crate::virtio_blk::{GuestMemory, Unmapped};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vhost::vhost_user::{Error, Result};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
@@ -21,16 +23,18 @@ struct Region {
 #[derive(Default)]
 pub(super) struct Memory {
     regions: Vec<Region>,
-    map: GuestMemoryMmap,
+    map: GuestMemoryMmap<RegionLog>,
 }
 
 impl Memory {
-    /// Maps what the VMM named.
-    pub(super) fn map(table: &[VhostUserMemoryRegion], files: Vec<File>) -> Result<Self> {
+    /// Maps what the VMM named; what is written there is noted in `log`.
+    pub(super) fn map(table: &[VhostUserMemoryRegion], files: Vec<File>, log: &Arc<Log>) -> Result<Self> {
         let mut regions = Vec::new();
         let mut maps = Vec::new();
         for (named, file) in table.iter().zip(files) {
-            let map = GuestRegionMmap::new(named.mmap_region(file)?, GuestAddress(named.guest_phys_addr));
+            let region = named.mmap_region::<RegionLog>(file)?;
+            region.bitmap().begins_at(named.guest_phys_addr, log);
+            let map = GuestRegionMmap::new(region, GuestAddress(named.guest_phys_addr));
             maps.push(map.ok_or(Error::InvalidParam)?);
             regions.push(Region {
                 vmm_address: named.user_addr,
@@ -51,7 +55,7 @@ impl Memory {
         })
     }
 
-    pub(super) fn mapped(&self) -> &GuestMemoryMmap {
+    pub(super) fn mapped(&self) -> &GuestMemoryMmap<RegionLog> {
         &self.map
     }
 }

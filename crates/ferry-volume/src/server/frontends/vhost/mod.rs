@@ -11,6 +11,7 @@
 
 mod channel;
 mod inflight;
+mod log;
 mod memory;
 mod queue;
 mod requests;

@@ -10,7 +10,6 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
-use vhost::vhost_user::message::VhostUserVringAddrFlags;
 use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
 
@@ -123,15 +122,7 @@ impl Queue {
     }
 
     /// Where the rings lie; none when they cannot lie there.
-    pub(super) fn set_addresses(
-        &mut self,
-        memory: &Memory,
-        flags: VhostUserVringAddrFlags,
-        at: &Addresses,
-    ) -> Option<()> {
-        if flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG) {
-            return None;
-        }
+    pub(super) fn set_addresses(&mut self, memory: &Memory, at: &Addresses) -> Option<()> {
         let place = |vmm| memory.guest_address(vmm).map(GuestAddress);
         self.ring.try_set_desc_table_address(place(at.descriptors)?).ok()?;
         self.ring.try_set_avail_ring_address(place(at.available)?).ok()?;

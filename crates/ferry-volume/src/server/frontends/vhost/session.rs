@@ -3,6 +3,7 @@
 //! The messages are those of the vhost-user protocol (QEMU, docs/interop/vhost-user.rst), parsed by the `vhost` crate.
 
 use super::inflight::{self, Inflight, Shape};
+use super::log::Log;
 use super::memory::Memory;
 use super::queue::{Addresses, QUEUE_SIZE_MAX, Queue};
 use super::requests::Replies;
@@ -33,6 +34,8 @@ pub(super) struct Session {
     /// The socket, to notice that the VMM is gone.
     peer: UnixStream,
     features: u64,
+    /// What of the guest's memory is written, while the VMM moves it.
+    log: Arc<Log>,
     /// Where the VMM hears of us.
     pub(super) channel: Option<UnixStream>,
     /// The queue that was looked at first in the last turn.
@@ -53,6 +56,7 @@ impl Session {
             replies,
             peer,
             features: 0,
+            log: Arc::default(),
             channel: None,
             first: 0,
         }
@@ -67,7 +71,8 @@ impl Session {
     }
 
     fn offered(&self) -> u64 {
-        self.disk.device().features() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+        let of_the_protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES | VhostUserVirtioFeatures::LOG_ALL;
+        self.disk.device().features() | of_the_protocol.bits()
     }
 
     /// Stops a queue and waits until nothing of it is under way, or the VMM is gone.
@@ -127,6 +132,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             return Err(Error::InvalidParam);
         }
         self.features = features;
+        self.log.keep(features & VhostUserVirtioFeatures::LOG_ALL.bits() != 0);
         let event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         let enabled = !self.has_protocol_features();
         for queue in &mut self.queues {
@@ -145,7 +151,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         files: Vec<File>,
         _: Option<bool>,
     ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
-        self.memory = Arc::new(Memory::map(table, files)?);
+        self.memory = Arc::new(Memory::map(table, files, &self.log)?);
         self.queues.iter_mut().for_each(|queue| queue.check(&self.memory));
         Ok(None)
     }
@@ -157,15 +163,15 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_addr(
         &mut self,
         index: u32,
-        flags: VhostUserVringAddrFlags,
+        _: VhostUserVringAddrFlags,
         descriptors: u64,
         used: u64,
         available: u64,
-        _log: u64,
+        _log: u64, // the same as `used`, in the guest's addresses, which are noted anyway
     ) -> Result<()> {
         let memory = self.memory.clone();
         let addresses = Addresses { descriptors, available, used };
-        self.queue(index)?.set_addresses(&memory, flags, &addresses).ok_or(Error::InvalidParam)
+        self.queue(index)?.set_addresses(&memory, &addresses).ok_or(Error::InvalidParam)
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
@@ -203,7 +209,8 @@ impl VhostUserBackendReqHandlerMut for Session {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::INFLIGHT_SHMFD)
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::LOG_SHMFD)
     }
 
     fn set_protocol_features(&mut self, _: u64) -> Result<()> {
@@ -280,8 +287,8 @@ impl VhostUserBackendReqHandlerMut for Session {
         not_offered()
     }
 
-    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
-        not_offered()
+    fn set_log_base(&mut self, shared: &VhostUserLog, file: File) -> Result<()> {
+        self.log.share(shared, file).map_err(Error::ReqHandlerError)
     }
 }
 

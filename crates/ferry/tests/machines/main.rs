@@ -15,7 +15,7 @@ use support::peers::path_text;
 use support::{DEBUGFS, DUMPE2FS, E2FSCK, MKE2FS, SQLITE, UNSHARE, needs, succeed, until};
 
 /// How often the database moves.
-const MOVES: usize = 10;
+const MOVES: u64 = 10;
 /// Commits between two moves.
 const COMMITS: usize = 5;
 
@@ -227,7 +227,7 @@ fn numbers(text: &str) -> BTreeSet<u64> {
 }
 
 #[test]
-fn a_database_on_a_file_system_moves_ten_times_and_loses_no_commit() {
+fn a_database_on_a_file_system_moves_ten_times_while_agents_are_killed_and_loses_no_commit() {
     needs!(MKE2FS, E2FSCK, DUMPE2FS, SQLITE, UNSHARE);
     needs_loop_devices!();
     let cluster = Cluster::two();
@@ -241,10 +241,10 @@ fn a_database_on_a_file_system_moves_ten_times_and_loses_no_commit() {
     let more = format!("[env]\nPLACE = {:?}\nLEDGER = {ledger:?}", cluster.dir().join("data"));
     let machine = create(here, cluster.dir(), script, &more);
     let acknowledged = || numbers(&std::fs::read_to_string(&ledger).unwrap_or_default());
-    for _ in 0..MOVES {
+    for number in 0..MOVES {
         let before = acknowledged().len();
         until("it commits", || (acknowledged().len() >= before + COMMITS).then_some(()));
-        here.moves("web", there);
+        here.hops("web", there, number, || here.restart());
         std::mem::swap(&mut here, &mut there);
     }
     let before = acknowledged().len();

@@ -13,8 +13,10 @@
 #[path = "../../../../xtask/src/soak/dice.rs"]
 mod dice;
 mod guest;
+mod house;
 mod pingpong;
 mod postgres;
+mod redis;
 #[path = "../support/mod.rs"]
 mod support;
 mod undone;

@@ -10,8 +10,8 @@
 
 use crate::drivers::qemu::MONITOR_SOCKET;
 use crate::drivers::{
-    Driver, DriverError, Gates, Holds, LaunchError, Launcher, OciDriver, ProcessDriver, QemuDriver, Watch,
-    filesystem, isolated, oci,
+    Driver, DriverError, Gates, Holds, LaunchError, Launcher, MicroVmDriver, OciDriver, ProcessDriver,
+    QemuDriver, Vmm, Watch, filesystem, isolated, oci,
 };
 use crate::lying::{self, Lying, Running};
 use crate::machines::LOG;
@@ -174,6 +174,8 @@ pub struct ThisHost {
     process: Arc<ProcessDriver>,
     oci: OciDriver,
     qemu: QemuDriver,
+    cloud_hypervisor: MicroVmDriver,
+    firecracker: MicroVmDriver,
 }
 
 impl ThisHost {
@@ -183,8 +185,11 @@ impl ThisHost {
         let gates = Arc::new(Gates::default());
         let process = Arc::new(ProcessDriver::new(launcher.program(), Arc::clone(&gates)));
         let oci = OciDriver::new(Arc::clone(&process), state_dir);
-        let qemu = QemuDriver::new(gates);
-        Self { state_dir: state_dir.to_owned(), launcher, credentials, process, oci, qemu }
+        let qemu = QemuDriver::new(Arc::clone(&gates));
+        let cloud_hypervisor = MicroVmDriver::new(Vmm::CloudHypervisor, Arc::clone(&gates));
+        let firecracker = MicroVmDriver::new(Vmm::Firecracker, gates);
+        let state_dir = state_dir.to_owned();
+        Self { state_dir, launcher, credentials, process, oci, qemu, cloud_hypervisor, firecracker }
     }
 
     fn dir(&self, copy: VolumeKey) -> PathBuf {
@@ -212,6 +217,8 @@ impl Host for ThisHost {
             DriverKind::Process => &*self.process,
             DriverKind::Oci => &self.oci,
             DriverKind::Qemu => &self.qemu,
+            DriverKind::CloudHypervisor => &self.cloud_hypervisor,
+            DriverKind::Firecracker => &self.firecracker,
         }
     }
 
@@ -225,7 +232,7 @@ impl Host for ThisHost {
                 DriverKind::Process => isolated::ids(&spec)?,
                 DriverKind::Oci => self.oci.ids(&spec).await?,
                 // A VM mounts its volumes itself.
-                DriverKind::Qemu => None,
+                DriverKind::Qemu | DriverKind::CloudHypervisor | DriverKind::Firecracker => None,
             };
             blocking(move || filesystem::make(&device, owner)).await
         })

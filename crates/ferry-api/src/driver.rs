@@ -1,6 +1,6 @@
 //! What runs a machine: one variant for each driver, each with what only that driver must know.
 
-use crate::QemuSpec;
+use crate::{MicroVmSpec, QemuSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +16,10 @@ pub enum Driver {
     Oci(OciSpec),
     /// A VM, run by QEMU.
     Qemu(QemuSpec),
+    /// A VM, run by cloud-hypervisor.
+    CloudHypervisor(MicroVmSpec),
+    /// A VM, run by firecracker.
+    Firecracker(MicroVmSpec),
 }
 
 /// A process of the worker. It finds the NBD URI of each volume in `FERRY_VOLUME_<NAME>`.
@@ -76,33 +80,44 @@ impl Driver {
             Self::Process(_) => DriverKind::Process,
             Self::Oci(_) => DriverKind::Oci,
             Self::Qemu(_) => DriverKind::Qemu,
+            Self::CloudHypervisor(_) => DriverKind::CloudHypervisor,
+            Self::Firecracker(_) => DriverKind::Firecracker,
         }
     }
 
     /// What the `process` driver must know, if it is the one.
     #[must_use]
     pub fn as_process(&self) -> Option<&ProcessSpec> {
-        match self {
-            Self::Process(process) => Some(process),
-            Self::Oci(_) | Self::Qemu(_) => None,
-        }
+        if let Self::Process(process) = self { Some(process) } else { None }
     }
 
     /// What the `oci` driver must know, if it is the one.
     #[must_use]
     pub fn as_oci(&self) -> Option<&OciSpec> {
-        match self {
-            Self::Oci(oci) => Some(oci),
-            Self::Process(_) | Self::Qemu(_) => None,
-        }
+        if let Self::Oci(oci) = self { Some(oci) } else { None }
     }
 
     /// What the `qemu` driver must know, if it is the one.
     #[must_use]
     pub fn as_qemu(&self) -> Option<&QemuSpec> {
+        if let Self::Qemu(qemu) = self { Some(qemu) } else { None }
+    }
+
+    /// What the drivers of VMs without a PC's devices must know, if it is one of them.
+    #[must_use]
+    pub fn as_micro_vm(&self) -> Option<&MicroVmSpec> {
         match self {
-            Self::Qemu(qemu) => Some(qemu),
-            Self::Process(_) | Self::Oci(_) => None,
+            Self::CloudHypervisor(vm) | Self::Firecracker(vm) => Some(vm),
+            Self::Process(_) | Self::Oci(_) | Self::Qemu(_) => None,
+        }
+    }
+
+    /// Whether it runs a VM, whose kernel and network are its own.
+    #[must_use]
+    pub fn is_vm(&self) -> bool {
+        match self {
+            Self::Process(_) | Self::Oci(_) => false,
+            Self::Qemu(_) | Self::CloudHypervisor(_) | Self::Firecracker(_) => true,
         }
     }
 }
@@ -116,11 +131,16 @@ pub enum DriverKind {
     Oci,
     /// Runs VMs.
     Qemu,
+    /// Runs VMs, by cloud-hypervisor.
+    CloudHypervisor,
+    /// Runs VMs, by firecracker.
+    Firecracker,
 }
 
 impl DriverKind {
     /// All that there are.
-    pub const ALL: [Self; 3] = [Self::Process, Self::Oci, Self::Qemu];
+    pub const ALL: [Self; 5] =
+        [Self::Process, Self::Oci, Self::Qemu, Self::CloudHypervisor, Self::Firecracker];
 
     /// Its name, as in `driver = "process"`.
     #[must_use]
@@ -129,6 +149,8 @@ impl DriverKind {
             Self::Process => "process",
             Self::Oci => "oci",
             Self::Qemu => "qemu",
+            Self::CloudHypervisor => "cloud-hypervisor",
+            Self::Firecracker => "firecracker",
         }
     }
 }

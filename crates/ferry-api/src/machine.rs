@@ -15,9 +15,10 @@ use std::str::FromStr;
 const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
 /// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
-/// checks, 5 with VMs, 6 with networks of their own, 7 with containers, 8 with limits. A machine moves only to a worker that understands
+/// checks, 5 with VMs, 6 with networks of their own, 7 with containers, 8 with limits, 9 with VMs of cloud-hypervisor and
+/// firecracker. A machine moves only to a worker that understands
 /// all of its spec.
-pub const SPEC_VERSION: u32 = 8;
+pub const SPEC_VERSION: u32 = 9;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,12 +144,16 @@ impl MachineSpec {
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
+        if self.driver.as_micro_vm().is_some() {
+            return 9;
+        }
         if !self.limits.is_none() {
             return 8;
         }
         match (&self.driver, self.network(), &self.health, self.services.is_empty(), self.is_isolated()) {
             (Driver::Oci(_), ..) => 7,
             (_, Network::Own, ..) => 6,
+            (Driver::CloudHypervisor(_) | Driver::Firecracker(_), ..) => 9,
             (Driver::Qemu(_), ..) => 5,
             (Driver::Process(_), _, Some(_), ..) => 4,
             (Driver::Process(_), _, None, false, _) => 3,

@@ -1,4 +1,4 @@
-//! What a VM is, as far as QEMU must know.
+//! What a VM is, as far as its VMM must know.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -73,6 +73,35 @@ fn memory_mib_default() -> u32 {
 
 fn vcpus_default() -> u32 {
     1
+}
+
+/// A VM without a PC's devices and firmware, run by cloud-hypervisor or firecracker, which need KVM. It boots a kernel that is given, and
+/// finds its volumes as virtio disks, in the order in which the machine has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MicroVmSpec {
+    /// A kernel of the worker.
+    pub kernel: PathBuf,
+    /// An initial RAM disk of the worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line; what its VMM has for one if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub append: Option<String>,
+    /// Memory in MiB.
+    #[serde(default = "memory_mib_default")]
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    #[serde(default = "vcpus_default")]
+    pub vcpus: u32,
+}
+
+impl MicroVmSpec {
+    /// One that boots this kernel.
+    #[must_use]
+    pub fn of(kernel: PathBuf) -> Self {
+        Self { kernel, initrd: None, append: None, memory_mib: MEMORY_MIB_DEFAULT, vcpus: vcpus_default() }
+    }
 }
 
 /// A VM's serial console, a socket in its directory.

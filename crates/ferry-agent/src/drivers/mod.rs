@@ -4,24 +4,28 @@
 //! finds them again by a mark that cannot be mistaken ([`crate::records::ProcessMark`]). The one that holds a lock for the agent
 //! (`inhibitor`) ends with it.
 
+mod button;
 mod cgroup;
 pub(crate) mod filesystem;
 mod gate;
 pub(crate) mod inhibitor;
 mod init;
 pub(crate) mod isolated;
+mod microvm;
 mod network;
 pub(crate) mod oci;
 mod probe;
 mod process;
 pub(crate) mod qemu;
 mod server;
+mod socket;
 mod watch;
 
 pub use cgroup::limits;
 pub use filesystem::Holds;
 pub use gate::Gates;
 pub use init::{InitError, Side, init};
+pub use microvm::{MicroVmDriver, Vmm};
 pub use oci::{ImageError, OciDriver};
 pub use probe::{ProbeError, probe};
 pub use process::ProcessDriver;
@@ -140,6 +144,14 @@ pub enum DriverError {
         found: String,
         /// The earliest version.
         needed: String,
+    },
+    /// A VM has more processors than its VMM gives.
+    #[error("a VM of {program} has at most {most} vcpus; give it fewer, or choose another driver")]
+    TooManyVcpus {
+        /// The VMM.
+        program: &'static str,
+        /// The most.
+        most: u32,
     },
     /// KVM is asked for and of no use.
     #[error("KVM is of no use on this worker: {why}; choose another worker, or accel = \"auto\"")]

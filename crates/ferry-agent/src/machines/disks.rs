@@ -9,6 +9,7 @@ use ferry_api::{Driver, Frontend, MachineSpec, QemuDisk};
 fn wants_vhost(spec: &MachineSpec) -> bool {
     match &spec.driver {
         Driver::Qemu(qemu) => qemu.disk == QemuDisk::VhostUserBlk,
+        Driver::CloudHypervisor(_) | Driver::Firecracker(_) => true,
         Driver::Process(_) | Driver::Oci(_) => false,
     }
 }

@@ -133,6 +133,7 @@ impl From<MachinesError> for ApiError {
                 | DriverError::NoTool { .. }
                 | DriverError::TooOld { .. }
                 | DriverError::NoKvm { .. }
+                | DriverError::TooManyVcpus { .. }
                 | DriverError::NoImage { .. }
                 | DriverError::NotForVms
                 | DriverError::LongPath { .. }

@@ -3,6 +3,7 @@
 //! Every call is one path under `/v1`. A refusal is `{"code": ..., "message": ...}` with the status of its code.
 
 mod client;
+pub mod local;
 mod router;
 mod serve;
 

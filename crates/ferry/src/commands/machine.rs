@@ -246,6 +246,15 @@ fn command_text(driver: &Driver) -> String {
                 vm.kernel.as_ref().map_or_else(String::new, |kernel| format!(", {}", kernel.display()));
             format!("VM: {}, {} vcpus, {} MiB{boots}", vm.machine, vm.vcpus, vm.memory_mib)
         }
+        Driver::CloudHypervisor(vm) | Driver::Firecracker(vm) => {
+            format!(
+                "VM: {}, {} vcpus, {} MiB, {}",
+                driver.kind(),
+                vm.vcpus,
+                vm.memory_mib,
+                vm.kernel.display()
+            )
+        }
         Driver::Oci(OciSpec { from, command, .. }) => {
             let from = match from {
                 OciSource::Bundle(path) => format!("bundle {}", path.display()),

@@ -6,12 +6,12 @@ use super::Misuse;
 use super::health::HealthInFile;
 use super::limits_file::LimitsInFile;
 use super::oci_file::OciInFile;
-use super::vm_file::VmInFile;
+use super::vm_file::{MicroVmInFile, VmInFile};
 use crate::output::bytes::{parse_size, parse_span};
 use ferry_api::{
-    CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, Mount, MountPath,
-    Network, NewVolume, OciSpec, ProcessSpec, RestartPolicy, Service, Signal, VolumeName, VolumeOrigin,
-    VolumeRef,
+    CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, MicroVmSpec, Mount,
+    MountPath, Network, NewVolume, OciSpec, ProcessSpec, RestartPolicy, Service, Signal, VolumeName,
+    VolumeOrigin, VolumeRef,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -60,6 +60,8 @@ struct MachineFile {
     volumes: BTreeMap<VolumeName, VolumeInFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     qemu: Option<VmInFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vm: Option<MicroVmInFile>,
 }
 
 /// What can run a machine.
@@ -70,6 +72,15 @@ enum DriverName {
     Process,
     Oci,
     Qemu,
+    #[serde(rename = "cloud-hypervisor")]
+    CloudHypervisor,
+    Firecracker,
+}
+
+impl DriverName {
+    fn is_micro_vm(self) -> bool {
+        matches!(self, Self::CloudHypervisor | Self::Firecracker)
+    }
 }
 
 /// A disk as a person writes it down.
@@ -117,16 +128,26 @@ pub enum Form {
 
 /// What a machine is, as such a file; `sizes_bytes` are those of its volumes.
 pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: Form) -> String {
-    let (driver, command, env, workdir, oci, qemu) = match machine.spec.driver.clone() {
+    let (mut qemu, mut vm) = (None, None);
+    let (driver, command, env, workdir, oci) = match machine.spec.driver.clone() {
         Driver::Process(ProcessSpec { command, args, env, workdir }) => {
             let words = std::iter::once(command).chain(args).collect();
-            (DriverName::Process, words, env, workdir, None, None)
+            (DriverName::Process, words, env, workdir, None)
         }
         Driver::Oci(OciSpec { from, command, env, workdir }) => {
-            (DriverName::Oci, command, env, workdir, Some(OciInFile::from(from)), None)
+            (DriverName::Oci, command, env, workdir, Some(OciInFile::from(from)))
         }
-        Driver::Qemu(vm) => {
-            (DriverName::Qemu, Vec::new(), BTreeMap::new(), None, None, Some(VmInFile::from(vm)))
+        Driver::Qemu(spec) => {
+            qemu = Some(VmInFile::from(spec));
+            (DriverName::Qemu, Vec::new(), BTreeMap::new(), None, None)
+        }
+        Driver::CloudHypervisor(spec) => {
+            vm = Some(MicroVmInFile::from(spec));
+            (DriverName::CloudHypervisor, Vec::new(), BTreeMap::new(), None, None)
+        }
+        Driver::Firecracker(spec) => {
+            vm = Some(MicroVmInFile::from(spec));
+            (DriverName::Firecracker, Vec::new(), BTreeMap::new(), None, None)
         }
     };
     let isolation = machine.spec.isolation.clone();
@@ -151,7 +172,7 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: F
         root: isolation.as_ref().and_then(|isolation| isolation.root.clone()),
         network: isolation.map(|isolation| isolation.network).unwrap_or_default(),
         services: machine.spec.services.clone(),
-        stop_signal: qemu.is_none().then_some(machine.spec.stop_signal),
+        stop_signal: (!machine.spec.driver.is_vm()).then_some(machine.spec.stop_signal),
         stop_grace: Duration::from_millis(machine.spec.stop_grace_ms),
         restart: machine.spec.restart,
         env,
@@ -159,6 +180,7 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: F
         limits: machine.spec.limits.into(),
         volumes: machine.volumes.iter().map(|known| (known.name.clone(), volume(&known.name))).collect(),
         qemu,
+        vm,
     };
     match form {
         Form::Toml => toml::to_string_pretty(&file).expect("a machine is plain data and always encodes"),
@@ -215,12 +237,14 @@ fn driver(text: &str, file: &MachineFile) -> Result<Driver, String> {
     let refuse = |field: &str, why: &str| Err(format!("{} {field}: {why}", line_of_field(text, field)));
     if let Some(field) = not_for(file) {
         let why = match file.driver {
-            DriverName::Process | DriverName::Oci if field.starts_with('[') => {
+            _ if ["[qemu]", "[oci]", "[vm]"].contains(&field) => {
                 "this is for another driver; leave it out, or choose that"
             }
             DriverName::Process => "a process has none; leave it out",
             DriverName::Oci => "the root of a container is that of its image or bundle; leave it out",
-            DriverName::Qemu => "a VM has none; leave it out, or choose another driver",
+            DriverName::Qemu | DriverName::CloudHypervisor | DriverName::Firecracker => {
+                "a VM has none; leave it out, or choose another driver"
+            }
         };
         return refuse(field, why);
     }
@@ -241,14 +265,24 @@ fn driver(text: &str, file: &MachineFile) -> Result<Driver, String> {
             }
         }
         DriverName::Qemu => Ok(Driver::Qemu(file.qemu.clone().unwrap_or_default().try_into()?)),
+        DriverName::CloudHypervisor => Ok(Driver::CloudHypervisor(micro_vm(file)?)),
+        DriverName::Firecracker => Ok(Driver::Firecracker(micro_vm(file)?)),
     }
+}
+
+fn micro_vm(file: &MachineFile) -> Result<MicroVmSpec, String> {
+    let missing = || "field vm: it is missing; say what `kernel` to boot".to_owned();
+    file.vm.clone().ok_or_else(missing)?.try_into()
 }
 
 /// A field that is given and that machines of its driver do not have.
 fn not_for(file: &MachineFile) -> Option<&'static str> {
-    let (is_oci, is_vm) = (matches!(file.driver, DriverName::Oci), matches!(file.driver, DriverName::Qemu));
+    let (is_oci, is_qemu) = (matches!(file.driver, DriverName::Oci), matches!(file.driver, DriverName::Qemu));
+    let is_micro_vm = file.driver.is_micro_vm();
+    let is_vm = is_qemu || is_micro_vm;
     let given = [
-        ("[qemu]", !is_vm && file.qemu.is_some()),
+        ("[qemu]", !is_qemu && file.qemu.is_some()),
+        ("[vm]", !is_micro_vm && file.vm.is_some()),
         ("[oci]", !is_oci && file.oci.is_some()),
         ("root", (is_oci || is_vm) && file.root.is_some()),
         ("command", is_vm && !file.command.is_empty()),
@@ -476,6 +510,24 @@ size = "8GiB"
         assert_written_alike(&created, "root");
         let least = understand("name = \"x\"\ndriver = \"qemu\"\n", Form::Toml).unwrap();
         assert_eq!(least.spec.driver, Driver::Qemu(ferry_api::QemuSpec::default()));
+    }
+
+    #[test]
+    fn a_vm_of_another_vmm_is_read_as_it_is_written() {
+        for driver in ["cloud-hypervisor", "firecracker"] {
+            let text = format!(
+                "name = \"vm\"\ndriver = \"{driver}\"\n[vm]\nkernel = \"/k\"\nmemory = \"1GiB\"\nvcpus = 2\n\
+                 [volumes.root]\nsize = \"8GiB\"\n"
+            );
+            let created = understand(&text, Form::Toml).unwrap();
+            let vm = created.spec.driver.as_micro_vm().unwrap();
+            assert_eq!((vm.memory_mib, vm.vcpus, created.spec.driver.kind().as_str()), (1024, 2, driver));
+            assert_written_alike(&created, "root");
+            let said = refusal(&format!("name = \"x\"\ndriver = \"{driver}\"\n"));
+            assert_eq!(said, "field vm: it is missing; say what `kernel` to boot");
+            let said = refusal(&format!("name = \"x\"\ndriver = \"{driver}\"\n[qemu]\n"));
+            assert!(said.starts_with("line 3 field [qemu]: this is for another driver"), "{said}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The part of a machine's file that says what a VM is.
 
 use crate::output::bytes::parse_size;
-use ferry_api::{Accel, QemuDisk, QemuSpec, QemuWord};
+use ferry_api::{Accel, MicroVmSpec, QemuDisk, QemuSpec, QemuWord};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 
@@ -73,6 +73,47 @@ impl From<QemuSpec> for VmInFile {
             vcpus: Some(spec.vcpus),
             accel: spec.accel,
             disk: spec.disk,
+        }
+    }
+}
+
+/// A VM without a PC's devices as a person writes it down: as [`MicroVmSpec`], but for its memory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MicroVmInFile {
+    kernel: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    initrd: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    append: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "memory")]
+    memory: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vcpus: Option<u32>,
+}
+
+impl TryFrom<MicroVmInFile> for MicroVmSpec {
+    type Error = String;
+
+    fn try_from(file: MicroVmInFile) -> Result<Self, String> {
+        let least = Self::of(file.kernel);
+        let memory_mib = match &file.memory {
+            Some(text) => mib(text)?,
+            None => least.memory_mib,
+        };
+        let vcpus = file.vcpus.unwrap_or(least.vcpus);
+        Ok(Self { initrd: file.initrd, append: file.append, memory_mib, vcpus, ..least })
+    }
+}
+
+impl From<MicroVmSpec> for MicroVmInFile {
+    fn from(spec: MicroVmSpec) -> Self {
+        Self {
+            kernel: spec.kernel,
+            initrd: spec.initrd,
+            append: spec.append,
+            memory: Some(format!("{}MiB", spec.memory_mib)),
+            vcpus: Some(spec.vcpus),
         }
     }
 }

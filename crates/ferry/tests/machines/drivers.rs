@@ -5,10 +5,12 @@ use super::support::cluster::Cluster;
 use super::support::devices::needs_loop_devices;
 use super::support::peers::path_text;
 use super::support::{MKE2FS, QEMU, RUNC, needs, skip_where_impossible, succeed, until};
-use ferry_agent::drivers::{Driver, Gates, HeldMachine, Launch, OciDriver, ProcessDriver, QemuDriver, Watch};
+use ferry_agent::drivers::{
+    Disk, Driver, Gates, HeldMachine, Launch, MicroVmDriver, OciDriver, ProcessDriver, QemuDriver, Vmm, Watch,
+};
 use ferry_api::{
     Driver as Kind, HealthCheck, Isolation, Limit, Limits, Machine, MachineId, MachineSpec, MachineState,
-    OciSource, OciSpec, Probe, QemuSpec,
+    MicroVmSpec, OciSource, OciSpec, Probe, QemuSpec, VolumeId,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -369,6 +371,36 @@ fn vm(test: &str) -> Option<Subject> {
     })
 }
 
+/// A VM of the stand-in for a VMM.
+fn micro_vm(vmm: Vmm, name: &'static str, kind: fn(MicroVmSpec) -> Kind) -> Option<Subject> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("kernel"), "").unwrap();
+    let program = super::stand_in::make(dir.path(), name);
+    let of = move |kernel: PathBuf, script: &str| {
+        let append = Some(format!("console=ttyS0 {}{script}", super::stand_in::SCRIPT));
+        let driver = kind(MicroVmSpec { append, ..MicroVmSpec::of(kernel) });
+        MachineSpec { driver, ..MachineSpec::process("unused", [""]) }
+    };
+    let make = move |_: &Path| {
+        let driver = MicroVmDriver::new(vmm, Arc::new(Gates::default()));
+        Arc::new(driver.with(&program, Path::new("/dev/null"))) as Arc<dyn Driver>
+    };
+    Some(Subject {
+        dir,
+        make: Box::new(make),
+        runs: Box::new(move |dir, words| of(dir.join("kernel"), words[words.len() - 1])),
+        refused: Box::new(move |dir| of(dir.join("no-such-kernel"), "")),
+    })
+}
+
+fn cloud_hypervisor(_test: &str) -> Option<Subject> {
+    micro_vm(Vmm::CloudHypervisor, "cloud-hypervisor", Kind::CloudHypervisor)
+}
+
+fn firecracker(_test: &str) -> Option<Subject> {
+    micro_vm(Vmm::Firecracker, "firecracker", Kind::Firecracker)
+}
+
 /// Makes an image layout with a shell and a few tools at `dir/layout`.
 fn make_layout(dir: &Path) {
     let root = dir.join("root");
@@ -411,6 +443,27 @@ conforms!(process_with_namespaces, isolated);
 conforms!(oci_image, container_of_an_image);
 conforms!(oci_bundle, container_of_a_bundle);
 conforms!(qemu, vm, without codes and health);
+conforms!(cloud_hypervisor_stand_in, cloud_hypervisor, without codes and health);
+conforms!(firecracker_stand_in, firecracker, without codes and health);
+
+#[tokio::test]
+async fn a_vmm_is_told_of_every_disk_as_it_publishes_and_comes_to_each() {
+    for subject in [cloud_hypervisor, firecracker].map(|make| make("").unwrap()) {
+        let mut launch = subject.launch("echo up; sleep 1000");
+        let sockets = ["a", "b"].map(|name| launch.dir.join(name));
+        let servers = sockets.clone().map(|socket| std::os::unix::net::UnixListener::bind(socket).unwrap());
+        launch.disks = sockets
+            .map(|socket| Disk { volume: VolumeId::fresh(), nbd: PathBuf::new(), vhost: Some(socket) })
+            .into();
+        let watch = run(&subject, &launch).await;
+        for server in servers {
+            drop(server.accept().unwrap());
+        }
+        wait_until_logged(&launch, "up\n");
+        watch.stop(TERM, LONG).await;
+        assert!(!log_of(&launch).contains("refuses"), "{}", log_of(&launch));
+    }
+}
 
 #[test]
 fn a_container_finds_its_volume_as_its_user_also_after_a_move() {

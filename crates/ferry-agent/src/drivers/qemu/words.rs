@@ -1,14 +1,13 @@
 //! The words that QEMU is started with. Pure.
 
 use super::MONITOR_SOCKET;
+use crate::drivers::socket::checked;
 use crate::drivers::{Disk, DriverError, Launch};
 use ferry_api::{CONSOLE_SOCKET, QemuDisk, QemuSpec};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// The longest path that a unix socket can have, in bytes (unix(7), `sun_path` with its end).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// How long QEMU waits before it comes to a volume's server again, in milliseconds.
 const RECONNECT_MS: u32 = 100;
 /// How long a guest's requests wait for a volume's server that is gone, in seconds: as good as for ever (the server comes
@@ -131,13 +130,6 @@ fn boot_order(at: usize) -> usize {
 /// A path as a value of an option: QEMU takes a comma for the end, unless there are two.
 fn quoted(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
-}
-
-fn checked(socket: &Path) -> Result<&Path, DriverError> {
-    if socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
-        return Ok(socket);
-    }
-    Err(DriverError::LongPath { path: socket.to_owned(), bytes_max: SOCKET_PATH_BYTES_MAX })
 }
 
 #[cfg(test)]

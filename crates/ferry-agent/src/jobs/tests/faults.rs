@@ -72,6 +72,8 @@ impl Worker {
     /// Kills the agent where it stands and starts another one from what is durable.
     pub(super) async fn restart(&mut self) {
         drop(self.jobs.take());
+        // What the dead agent had asked to be written is written before the next one reads, as the lock of its directory sees to.
+        let _ = self.records.unfinished_jobs().await;
         self.records = Records::open(self.state_dir.path()).unwrap();
         self.world.come_back(&self.records).await;
         self.jobs = Some(start(&self.records, &self.world).await);

@@ -17,7 +17,7 @@ use ferry_api::{
 use tokio::sync::Notify;
 
 use crate::jobs::Home;
-use crate::records::Records;
+use crate::records::{Records, Standing};
 
 /// Looks at the target until its clones are whole.
 pub(super) const LOOKS_UNTIL_WHOLE: u32 = 3;
@@ -261,8 +261,11 @@ impl World {
 
     /// What comes up again after the agent, or its host, went down: the machine as the records want it.
     pub(super) async fn come_back(&self, records: &Records) {
-        let shall_run = records.machine(self.machine).await.unwrap().unwrap().shall_run();
+        let machine = records.machine(self.machine).await.unwrap().unwrap();
+        let shall_run = machine.shall_run();
         let mut state = self.state();
+        // Its last entry may be durable though it was never told so.
+        state.handed_over |= matches!(machine.standing, Standing::HandedOver { .. });
         match state.dead.take() {
             Some(Fault::HostDies) => state.home_runs = false,
             Some(Fault::OlderRecords) if state.crossing < Some(CrossingState::Activated) => {

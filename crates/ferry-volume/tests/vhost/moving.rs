@@ -2,8 +2,7 @@
 
 use super::vmm::{DATA, USED};
 use super::{
-    ID, IO_ERROR, MIB, MODERN, OK, PLAIN, Phase, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, Vmm,
-    Volume, read,
+    ID, IO_ERROR, MIB, MODERN, OK, PLAIN, Phase, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_OUT, Vmm, Volume, read,
 };
 use std::collections::BTreeSet;
 use std::fs::File;

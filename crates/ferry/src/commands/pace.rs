@@ -32,8 +32,13 @@ pub async fn worker(agent: &Client, json: bool, pace: PaceWorker) -> Result<Exit
         say_json(&worker)?;
     } else {
         let name = Paint::for_stdout().strong(worker.name.as_str());
-        let budget = budget_text(worker.budget_bytes_per_s);
-        say(format_args!("all volumes of worker {name} hydrate with a budget of {budget} together"))?;
+        match worker.budget_bytes_per_s {
+            Some(_) => {
+                let budget = budget_text(worker.budget_bytes_per_s);
+                say(format_args!("all volumes of worker {name} hydrate with a budget of {budget} together"))?;
+            }
+            None => say(format_args!("volumes of worker {name} hydrate without a common budget"))?,
+        }
     }
     Ok(Exit::Done)
 }

@@ -89,10 +89,11 @@ fn ferry_program(root: &Path, options: &Options) -> anyhow::Result<PathBuf> {
     release_build(root)
 }
 
-/// Builds the program for release; tells where it is.
+/// Builds the program for release, as `cargo run --release` does; tells where it is.
 pub fn release_build(root: &Path) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["build", "--release", "--locked", "--package", "ferry"];
+    // Not by its package, which would have it built again, with fewer features of what it is built from.
+    let arguments = ["build", "--release", "--locked", "--bin", "ferry"];
     let status = Command::new(cargo).args(arguments).current_dir(root).status();
     let status = status.context("cannot start cargo")?;
     if !status.success() {

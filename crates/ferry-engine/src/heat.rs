@@ -8,6 +8,7 @@
 //! file keeps the classes over a restart of the server (see docs/formats.md); losing it costs nothing but order.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::geometry::ByteRange;
 
@@ -41,7 +42,7 @@ pub struct Hot {
 }
 
 /// The heat of one volume.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Heat {
     pages: BTreeMap<u64, Page>,
     warm_spots: u64,
@@ -51,6 +52,16 @@ pub struct Heat {
 }
 
 type Page = Box<[u8; PAGE_SPOTS as usize]>;
+
+impl fmt::Debug for Heat {
+    /// Only what is warm: a page has thousands of spots that were never touched.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pages, warm_spots: _, visits, last } = self;
+        let spots = pages.iter().flat_map(|(page, counts)| (page * PAGE_SPOTS..).zip(counts.iter()));
+        let warm: BTreeMap<_, _> = spots.filter(|(_, count)| **count > 0).collect();
+        f.debug_struct("Heat").field("warm", &warm).field("visits", visits).field("last", last).finish()
+    }
+}
 
 impl Heat {
     /// Nothing is hot.

@@ -4,7 +4,7 @@
 //! fio, which verifies what it wrote, behind `steady`, a client that outlives its server · `workers` two agents and a
 //! machine that moves between them, which is a test of the program's that is told to go on · `pingpong` the same there and
 //! back while nothing goes wrong, for so many moves · `database` that with a database on a filesystem · `postgres` PostgreSQL
-//! with clients at the workers' proxies, for so many moves · `redis` the same of Redis · `vm` a VM that moves cold and warm · `oracle`, `dice`, `link`, `server`, `tally` what they share.
+//! with clients at the workers' proxies, for so many moves · `redis` the same of Redis · `vm` a VM that moves cold, warm and live · `oracle`, `dice`, `link`, `server`, `tally` what they share.
 //!
 //! A seed gives the same choices again, not the same moments: when a kill meets a server is up to the scheduler. So a
 //! finding comes with what happened last and what the servers said, and is looked for with its seed many times.
@@ -46,7 +46,7 @@ const PINGPONG: &str =
 const DATABASE: &str = "pingpong::a_database_that_moves_there_and_back_keeps_every_commit_it_acknowledged";
 const POSTGRES: &str = "postgres::a_postgres_that_moves_there_and_back_keeps_every_commit_and_refuses_nobody";
 const REDIS: &str = "redis::a_redis_that_moves_there_and_back_keeps_every_write_and_refuses_nobody";
-const VM: &str = "a_vm_moves_cold_and_warm_and_keeps_every_record_it_acknowledged";
+const VM: &str = "a_vm_moves_cold_warm_and_live_and_keeps_every_record_it_acknowledged";
 
 #[derive(Clone, Copy)]
 enum What {

@@ -13,8 +13,9 @@ use crate::volumes::Volumes;
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, ApiError, AskRoot, CopyRoot, CrossingState, ErrorCode, Generation, Job, JobId, JobState,
-    Machine, MachineId, Volume, VolumeKey, WorkerName,
+    LiveFacts, Machine, MachineId, Volume, VolumeKey, WorkerName,
 };
+use ferry_crossing::live::Memory;
 use ferry_crossing::{Fence, target};
 use ferry_volume::Credentials;
 use std::sync::Arc;
@@ -80,6 +81,7 @@ impl Core {
             machines.clone(),
             peers.clone(),
             host.clone(),
+            config.advertise.clone(),
         );
         let (services, retired) = (Services::new(&config), Notify::new());
         Self { config, records, volumes, machines, peers, target, services, host, fences, retired }
@@ -175,6 +177,26 @@ impl Home for Core {
 
     async fn halt(&self, machine: MachineId) -> Answer<()> {
         Ok(self.machines.down(machine).await?)
+    }
+
+    async fn live_facts(&self, machine: MachineId) -> Answer<Result<LiveFacts, String>> {
+        Ok(self.machines.live_facts(machine).await?)
+    }
+
+    async fn memory(&self, machine: MachineId) -> Answer<Option<Memory>> {
+        Ok(self.machines.memory(machine).await?)
+    }
+
+    async fn send_memory(&self, machine: MachineId, to: &str) -> Answer<()> {
+        Ok(self.machines.send_memory(machine, to).await?)
+    }
+
+    async fn let_memory_go(&self, machine: MachineId) -> Answer<Option<Memory>> {
+        Ok(self.machines.let_memory_go(machine).await?)
+    }
+
+    async fn keep_memory(&self, machine: MachineId) -> Answer<()> {
+        Ok(self.machines.keep_memory(machine).await?)
     }
 
     async fn let_run(&self, machine: MachineId) -> Answer<()> {

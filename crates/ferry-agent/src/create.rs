@@ -69,6 +69,7 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
         halted: false,
         doomed: false,
         process: None,
+        memory: None,
         last_exit: None,
         created_at_ms: core.host.now_ms(),
     };

@@ -10,7 +10,7 @@
 
 use crate::drivers::qemu::MONITOR_SOCKET;
 use crate::drivers::{
-    Driver, DriverError, Gates, Holds, LaunchError, Launcher, MicroVmDriver, OciDriver, ProcessDriver,
+    Channel, Driver, DriverError, Gates, Holds, LaunchError, Launcher, MicroVmDriver, OciDriver, ProcessDriver,
     QemuDriver, Vmm, Watch, filesystem, isolated, oci,
 };
 use crate::lying::{self, Lying, Running};
@@ -179,13 +179,19 @@ pub struct ThisHost {
 }
 
 impl ThisHost {
-    /// This host with the state directory of an agent, which starts volume servers by `launcher`.
+    /// This host with the state directory of an agent, which starts volume servers by `launcher`; memory of machines comes and
+    /// goes through `channel`.
     #[must_use]
-    pub fn new(state_dir: &Path, launcher: Launcher, credentials: Option<Credentials>) -> Self {
+    pub fn new(
+        state_dir: &Path,
+        launcher: Launcher,
+        credentials: Option<Credentials>,
+        channel: Channel,
+    ) -> Self {
         let gates = Arc::new(Gates::default());
         let process = Arc::new(ProcessDriver::new(launcher.program(), Arc::clone(&gates)));
         let oci = OciDriver::new(Arc::clone(&process), state_dir);
-        let qemu = QemuDriver::new(Arc::clone(&gates));
+        let qemu = QemuDriver::new(Arc::clone(&gates), channel);
         let cloud_hypervisor = MicroVmDriver::new(Vmm::CloudHypervisor, Arc::clone(&gates));
         let firecracker = MicroVmDriver::new(Vmm::Firecracker, gates);
         let state_dir = state_dir.to_owned();

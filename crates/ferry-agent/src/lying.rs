@@ -179,7 +179,7 @@ pub(crate) fn running(state_dir: &Path) -> io::Result<Running> {
 }
 
 /// Whether a process that has this `/proc/PID/stat` only waits for its parent to hear of its end.
-fn has_ended(stat: &[u8]) -> bool {
+pub(crate) fn has_ended(stat: &[u8]) -> bool {
     // The command's name is in parentheses and may itself contain any character.
     let after_name = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
     matches!(after_name.trim_ascii_start().first(), None | Some(b'Z' | b'X'))

@@ -4,8 +4,9 @@ use crate::arrivals::Arrived;
 use crate::config::Config;
 use crate::core::{Core, Ground};
 use crate::create;
+
 use crate::drivers::inhibitor::Inhibitor;
-use crate::drivers::{LaunchError, Launcher};
+use crate::drivers::{Channel, LaunchError, Launcher};
 use crate::fences::{FenceError, Fences};
 use crate::garbage;
 use crate::host::{ThisHost, blocking};
@@ -28,12 +29,13 @@ use ferry_api::http::{self, ClientError};
 use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskMappings,
     AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot,
-    CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume,
-    Garbage, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine,
-    MachineId, MachineLog, MachineRef, Mappings, MoveMode, MovePlan, OnSourceLoss, Ownership, PaceVolume,
-    PaceWorker, Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker,
-    StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
-    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect,
+    ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState,
+    Losses, Machine, MachineId, MachineLog, MachineRef, Mappings, MoveMode, MovePlan, OnSourceLoss,
+    Ownership, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop, ServiceStatus,
+    ShutDownWorker, StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -205,8 +207,9 @@ impl Agent {
         identity::note(&config.state_dir, &config.name)?;
         let credentials = config.tls.as_deref().map(Credentials::load).transpose()?;
         let launcher = launcher.with_tls(config.tls.clone());
+        let channel = Channel { listen: config.export_listen.ip(), tls: config.tls.clone() };
         let ground = Ground {
-            host: Arc::new(ThisHost::new(&config.state_dir, launcher, credentials.clone())),
+            host: Arc::new(ThisHost::new(&config.state_dir, launcher, credentials.clone(), channel)),
             records: Records::open_held(&config.state_dir, lock)?,
             fences: Fences::open(&config.state_dir)?,
             peers: Peers::new(&config.peers)?,
@@ -694,6 +697,10 @@ impl AgentApi for Agent {
         answering("precopy", self.core.target.precopy(precopy)).await
     }
 
+    async fn peer_expect(&self, expect: Expect) -> Answer<Crossing> {
+        answering("expect", self.core.target.expect(expect)).await
+    }
+
     async fn peer_activate(&self, activate: Activate) -> Answer<Crossing> {
         let activated = answering("activate", self.core.target.activate(activate)).await?;
         if let Err(error) = self.resume_overtaken(activated.machine).await {
@@ -704,6 +711,10 @@ impl AgentApi for Agent {
 
     async fn peer_boot(&self, job: JobId) -> Answer<Crossing> {
         answering("boot", self.core.target.boot(job)).await
+    }
+
+    async fn peer_forsake(&self, job: JobId) -> Answer<Crossing> {
+        answering("forsake", self.core.target.forsake(job)).await
     }
 
     async fn peer_crossing(&self, job: JobId) -> Answer<Crossing> {

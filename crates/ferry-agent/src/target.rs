@@ -8,13 +8,13 @@
 
 use crate::fences::Fences;
 use crate::host::Host;
-use crate::machines::Machines;
+use crate::machines::{Machines, MachinesError};
 use crate::peers::Peers;
-use crate::records::{Change, CrossingRecord, Records, Standing};
+use crate::records::{AwaitedMachine, Change, CrossingRecord, Records, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    Activate, ApiError, Crossing, CrossingState, CrossingVolume, ErrorCode, JobId, MachineName, Precopy,
-    Prepare, Reserve, VolumeKey, WorkerName,
+    Activate, ApiError, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Expect, JobId,
+    MachineName, Precopy, Prepare, Reserve, VolumeKey, WorkerName,
 };
 use ferry_crossing::judging;
 use ferry_crossing::target::{self, conflict, keys_of};
@@ -34,6 +34,8 @@ pub struct Target {
     machines: Machines,
     peers: Peers,
     host: Arc<dyn Host>,
+    /// Where other workers reach this host.
+    advertise: String,
     /// One call at a time for each job.
     turns: Mutex<BTreeMap<JobId, Arc<Turn<()>>>>,
     /// Held while a machine's name is checked and taken.
@@ -52,6 +54,7 @@ impl Target {
         machines: Machines,
         peers: Peers,
         host: Arc<dyn Host>,
+        advertise: String,
     ) -> Self {
         Self {
             records,
@@ -60,6 +63,7 @@ impl Target {
             machines,
             peers,
             host,
+            advertise,
             turns: Mutex::default(),
             names: Turn::default(),
             arrived: Notify::new(),
@@ -190,6 +194,53 @@ impl Target {
         self.view(crossing).await
     }
 
+    /// See [`ferry_api::AgentApi::peer_expect`].
+    ///
+    /// # Errors
+    /// The job is not prepared here, or has handed over; the machine cannot be made.
+    pub async fn expect(&self, expect: Expect) -> Answer<Crossing> {
+        let turn = self.turn(expect.job);
+        let _turn = turn.lock().await;
+        let (crossing, reserve) = self.reserved(expect.job).await?;
+        target::check_expects(&crossing)?;
+        self.machines.end_awaited(&target::arriving(&crossing, &reserve, Desired::Running)).await?;
+        let unborn = CrossingRecord { awaited: None, ..crossing };
+        let held = self
+            .machines
+            .expect(&target::arriving(&unborn, &reserve, Desired::Running), &expect.facts)
+            .await?;
+        let mut awaited = AwaitedMachine { process: held.mark().clone(), at: None, arrival: None };
+        let with =
+            |awaited: &AwaitedMachine| CrossingRecord { awaited: Some(awaited.clone()), ..unborn.clone() };
+        let recorded = self.records.change(vec![Change::Crossing(Box::new(with(&awaited)))]).await;
+        if let Err(error) = recorded {
+            held.abandon().await;
+            return Err(error.into());
+        }
+        held.release().map_err(MachinesError::from)?;
+        let port =
+            self.machines.listen(&target::arriving(&with(&awaited), &reserve, Desired::Running)).await?;
+        awaited.at = Some(format!("{}:{port}", self.advertise));
+        let listening = with(&awaited);
+        self.records.change(vec![Change::Crossing(Box::new(listening.clone()))]).await?;
+        self.view(listening).await
+    }
+
+    /// See [`ferry_api::AgentApi::peer_forsake`].
+    ///
+    /// # Errors
+    /// No such job, or it has not handed over; it is not known how the machine stands.
+    pub async fn forsake(&self, job: JobId) -> Answer<Crossing> {
+        let turn = self.turn(job);
+        let _turn = turn.lock().await;
+        let (crossing, reserve) = self.reserved(job).await?;
+        let here = self.records.machine(reserve.machine).await?;
+        if target::boots(&crossing)? && here.is_some_and(|here| target::is_still_here(&here, &reserve)) {
+            self.machines.forsake(reserve.machine).await?;
+        }
+        self.view(crossing).await
+    }
+
     /// See [`ferry_api::AgentApi::peer_activate`].
     ///
     /// # Errors
@@ -231,15 +282,21 @@ impl Target {
             return self.view(crossing).await;
         }
         let here = self.records.machine(reserve.machine).await?;
-        let booted_at_ms = match here {
+        let process = match here {
             Some(here) if target::is_still_here(&here, &reserve) => {
+                self.machines.arrive(reserve.machine).await?;
                 self.machines.up(reserve.machine).await?;
                 let here = self.records.machine(reserve.machine).await?;
-                here.and_then(|here| here.process).map(|process| process.started_at_ms)
+                here.and_then(|here| here.process)
             }
             Some(_) | None => None,
         };
-        let booted = CrossingRecord { state: CrossingState::Booted, booted_at_ms, ..crossing };
+        let awaited = crossing.awaited.clone().map(|awaited| {
+            let arrival = Some(target::arrival(&awaited, process.as_ref()));
+            AwaitedMachine { arrival, ..awaited }
+        });
+        let booted_at_ms = process.map(|process| process.started_at_ms);
+        let booted = CrossingRecord { state: CrossingState::Booted, booted_at_ms, awaited, ..crossing };
         self.records.change(vec![Change::Crossing(Box::new(booted.clone()))]).await?;
         if judging::waits(&booted) {
             self.arrived.notify_one();
@@ -293,6 +350,10 @@ impl Target {
 
     async fn drop_clones(&self, crossing: &CrossingRecord) -> Answer<()> {
         let Some(reserve) = &crossing.reserve else { return Ok(()) };
+        if crossing.awaited.is_some() {
+            self.machines.end_awaited(&target::arriving(crossing, reserve, Desired::Stopped)).await?;
+            self.machines.forget_expected(reserve.machine).await?;
+        }
         for key in keys_of(reserve) {
             let volume = self.records.volume(key).await?;
             if volume.is_some_and(|volume| target::is_reserved_by(&volume, crossing.job)) {
@@ -307,7 +368,7 @@ impl Target {
     }
 
     async fn view(&self, crossing: CrossingRecord) -> Answer<Crossing> {
-        let Some(reserve) = crossing.reserve else {
+        let Some(reserve) = crossing.reserve.clone() else {
             return Err(conflict(crossing.job, "was released here before it reserved anything"));
         };
         let mut volumes = Vec::new();
@@ -325,6 +386,12 @@ impl Target {
             }
             Some(_) | None => None,
         };
+        let arriving = target::arriving(&crossing, &reserve, Desired::Running);
+        let (memory_to, arrival) = match crossing.awaited {
+            None => (None, None),
+            Some(awaited) if awaited.arrival.is_some() => (None, awaited.arrival),
+            Some(awaited) => (awaited.at.filter(|_| self.machines.awaits(&arriving).unwrap_or(true)), None),
+        };
         Ok(Crossing {
             job: crossing.job,
             from: reserve.from,
@@ -332,6 +399,8 @@ impl Target {
             state: crossing.state,
             activated_at_ms: crossing.activated_at_ms,
             booted_at_ms: crossing.booted_at_ms,
+            memory_to,
+            arrival,
             machine_now,
             volumes,
             judged: crossing.judged,

@@ -3,11 +3,11 @@
 use crate::{
     AbandonSource, Activate, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot, AskTestimony,
     AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing,
-    DestroyMachine, DetachVolume, EventsAfter, ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents,
-    JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume,
-    PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartMove, StartMoves,
-    Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
-    VolumeRef, WorkerInfo, WorkerShutDown,
+    DestroyMachine, DetachVolume, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, ImportVolume, Job,
+    JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss,
+    PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartMove,
+    StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
+    VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -171,6 +171,13 @@ pub trait AgentApi: Send + Sync + 'static {
     /// Target: copy into the clones while the machine still runs on its source; answered when that has begun, and then looked
     /// at by [`AgentApi::peer_crossing`]. Once the source is sealed: keep what is right; answered when that is durable.
     fn peer_precopy(&self, precopy: Precopy) -> impl Future<Output = Answer<Crossing>> + Send;
+
+    /// Makes a machine on the target that waits for its memory, or another one in its place: each attempt at sending has its own.
+    fn peer_expect(&self, expect: Expect) -> impl Future<Output = Answer<Crossing>> + Send;
+
+    /// No more of the memory will come: a machine on the target that still waits for it is ended, and started anew from its
+    /// disks.
+    fn peer_forsake(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
     /// Target: own machine and volumes from now on. Durable when answered; refused for an unknown reservation.
     fn peer_activate(&self, activate: Activate) -> impl Future<Output = Answer<Crossing>> + Send;
     /// Target: start the machine if it shall run; answers when its first process runs.

@@ -1,6 +1,6 @@
 //! What runs a machine: one variant for each driver, each with what only that driver must know.
 
-use crate::{MicroVmSpec, QemuSpec};
+use crate::{LiveFacts, MicroVmSpec, QemuSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -176,4 +176,7 @@ pub struct DriverInfo {
     /// Why it can run no machine here, in one sentence, if it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What counts when machines of it are to come with their memory; none if they cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveFacts>,
 }

@@ -43,6 +43,8 @@ pub enum MoveMode {
     /// Warm where that can be and pays, else cold; the move says why.
     #[default]
     Auto,
+    /// Its memory as well: it is paused for a moment and goes on at the target. Refused where that cannot be.
+    Live,
 }
 
 impl MoveMode {
@@ -50,6 +52,12 @@ impl MoveMode {
     #[must_use]
     pub const fn unsaid() -> Self {
         Self::Cold
+    }
+
+    /// Whether the machine moves with its memory.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        *self == Self::Live
     }
 
     /// Whether nothing crosses before the machine stops.

@@ -17,6 +17,7 @@ mod ids;
 mod inside;
 mod job;
 mod limits;
+mod live;
 mod log;
 mod loss;
 mod machine;
@@ -45,6 +46,7 @@ pub use job::{
     JobState, JobStep, MoveMode, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
 };
 pub use limits::{Limit, Limits};
+pub use live::{Arrival, Expect, LiveFacts};
 pub use log::{AskLog, MachineLog};
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{

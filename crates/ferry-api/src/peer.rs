@@ -1,8 +1,8 @@
 //! What one agent asks of another for a move. All calls are idempotent and keyed by the job.
 
 use crate::{
-    Desired, Generation, JobId, Machine, MachineId, MachineName, MachineSpec, PaceVolume, Volume, VolumeId,
-    VolumeKey, VolumeName, WorkerName,
+    Arrival, Desired, Generation, JobId, Machine, MachineId, MachineName, MachineSpec, PaceVolume, Volume,
+    VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +154,12 @@ pub struct Crossing {
     pub activated_at_ms: Option<u64>,
     /// When its first process started on the target, in milliseconds since 1970.
     pub booted_at_ms: Option<u64>,
+    /// Where the machine's memory is to be sent, as `HOST:PORT`, while a machine waits for it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_to: Option<String>,
+    /// How it began, if its memory was to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrival: Option<Arrival>,
     /// The machine on the target, once it is the target's.
     pub machine_now: Option<Machine>,
     /// The clones.

@@ -98,6 +98,7 @@ mod tests {
             halted: false,
             doomed: false,
             process: None,
+            memory: None,
             last_exit: None,
             created_at_ms: 0,
         }
@@ -129,6 +130,7 @@ mod tests {
             activated_at_ms: None,
             booted_at_ms: None,
             judged: None,
+            awaited: None,
         }
     }
 

@@ -4,8 +4,8 @@
 //! is asked and however often. Where the records lie ([`Rows`]) is not known here.
 
 use crate::records::{
-    CrossingRecord, FilesystemMark, ForkRecord, JobRecord, MachineRecord, ProcessMark, SourceRecord,
-    Standing, VolumeRecord, WorkerRecord,
+    CrossingRecord, FilesystemMark, ForkRecord, JobRecord, MachineRecord, MemoryMoves, ProcessMark,
+    SourceRecord, Standing, VolumeRecord, WorkerRecord,
 };
 use crate::refusal::ChangeRefused;
 use ferry_api::{
@@ -116,6 +116,25 @@ pub enum Change {
         /// Whether it is kept down.
         halted: bool,
     },
+    /// As [`Change::Halt`], but by pausing it: its process stays, with the memory that moves.
+    Pause {
+        /// The machine.
+        machine: MachineId,
+        /// The job; it must hold the machine.
+        job: JobId,
+        /// Whether it is kept paused.
+        paused: bool,
+    },
+    /// The memory of a machine has left, or never will: what is left of its process here is ended. Nothing changes if it did
+    /// not move away.
+    MemoryLeft(MachineId),
+    /// The memory of a machine has arrived: its process is the machine, since then. Nothing changes if it was not waited for.
+    MemoryArrived {
+        /// The machine.
+        machine: MachineId,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
     /// A machine is to be destroyed, and to stop first. Refused for a machine that a job holds or that is not ours.
     Doom(MachineId),
     /// What the owner wants. Refused for a machine that a job holds.
@@ -209,7 +228,7 @@ pub enum Change {
     /// The record of a copy goes.
     RemoveVolume(VolumeKey),
     /// The deed: `job` hands over the machine it holds and all its volumes. Refused unless the machine is ours,
-    /// held and kept down by the job, without a process, and every volume is sealed by the job.
+    /// held and kept down by the job, without a process or paused, and every volume is sealed by the job.
     HandOver {
         /// The job.
         job: JobId,
@@ -254,6 +273,9 @@ impl Change {
             | Self::Claim { machine, .. }
             | Self::Unclaim { machine, .. }
             | Self::Halt { machine, .. }
+            | Self::Pause { machine, .. }
+            | Self::MemoryLeft(machine)
+            | Self::MemoryArrived { machine, .. }
             | Self::Desire { machine, .. }
             | Self::ProcessStarts { machine, .. }
             | Self::ProcessEnded { machine, .. } => Some(Touched::Machine(*machine)),
@@ -289,11 +311,16 @@ impl Change {
             Self::RemoveMachine(id) => t.remove_machine(*id),
             Self::Claim { machine, job } => change_machine(t, *machine, |m| claim(m, *job)),
             Self::Unclaim { machine, job } => unclaim(t, *machine, *job),
-            Self::Halt { machine, job, halted } => change_machine(t, *machine, |m| {
-                held_by(m, *job)?;
-                m.halted = *halted;
+            Self::Halt { machine, job, halted } => change_machine(t, *machine, |m| halt(m, *job, *halted)),
+            Self::Pause { machine, job, paused } => change_machine(t, *machine, |m| {
+                halt(m, *job, *paused)?;
+                m.memory = paused.then_some(MemoryMoves::Away);
                 Ok(())
             }),
+            Self::MemoryLeft(machine) => memory_moved(t, *machine, MemoryMoves::Away, None),
+            Self::MemoryArrived { machine, at_ms } => {
+                memory_moved(t, *machine, MemoryMoves::Here, Some(*at_ms))
+            }
             Self::Doom(machine) => change_machine(t, *machine, doom),
             Self::Desire { machine, desired } => change_machine(t, *machine, |m| {
                 ours(m)?;
@@ -302,16 +329,11 @@ impl Change {
                 m.desired = *desired;
                 Ok(())
             }),
-            Self::ProcessStarts { machine, process } => change_machine(t, *machine, |m| {
-                ours(m)?;
-                if !m.shall_run() || m.process.is_some() {
-                    return Err(ChangeRefused::MayNotStart(m.name.clone()));
-                }
-                m.process = Some(process.clone());
-                Ok(())
-            }),
+            Self::ProcessStarts { machine, process } => change_machine(t, *machine, |m| starts(m, process)),
             Self::ProcessEnded { machine, exit, stays_down } => change_machine(t, *machine, |m| {
                 m.process = None;
+                // What waited for its memory, and lost it, is started anew.
+                m.memory = m.memory.filter(|moves| *moves == MemoryMoves::Away);
                 m.last_exit = exit.or(m.last_exit);
                 if *stays_down {
                     m.desired = Desired::Stopped;
@@ -367,6 +389,36 @@ fn add_machine<R: Rows>(t: &mut R, machine: &MachineRecord) -> Result<(), R::Err
     t.put_machine(machine)
 }
 
+fn halt(machine: &mut MachineRecord, job: JobId, halted: bool) -> Result<(), ChangeRefused> {
+    held_by(machine, job)?;
+    machine.halted = halted;
+    Ok(())
+}
+
+fn starts(machine: &mut MachineRecord, process: &ProcessMark) -> Result<(), ChangeRefused> {
+    ours(machine)?;
+    if !machine.shall_run() || machine.process.is_some() {
+        return Err(ChangeRefused::MayNotStart(machine.name.clone()));
+    }
+    machine.process = Some(process.clone());
+    Ok(())
+}
+
+fn memory_moved<R: Rows>(
+    t: &mut R,
+    machine: MachineId,
+    moved: MemoryMoves,
+    began_at_ms: Option<u64>,
+) -> Result<(), R::Error> {
+    let known = t.machine(machine)?;
+    let Some(mut record) = known.filter(|record| record.memory == Some(moved)) else { return Ok(()) };
+    record.memory = (moved == MemoryMoves::Away && record.process.is_some()).then_some(MemoryMoves::Left);
+    if let (Some(process), Some(at_ms)) = (&mut record.process, began_at_ms) {
+        process.started_at_ms = at_ms;
+    }
+    t.put_machine(&record)
+}
+
 fn claim(machine: &mut MachineRecord, job: JobId) -> Result<(), ChangeRefused> {
     ours(machine)?;
     spared(machine)?;
@@ -382,6 +434,7 @@ fn unclaim<R: Rows>(t: &mut R, machine: MachineId, job: JobId) -> Result<(), R::
         Some(mut record) if record.job == Some(job) => {
             record.job = None;
             record.halted = false;
+            record.memory = record.memory.filter(|moves| *moves == MemoryMoves::Here);
             t.put_machine(&record)
         }
         // Gone, or another job's by now (it may have come back meanwhile).
@@ -496,12 +549,14 @@ fn hand_over<R: Rows>(t: &mut R, job: JobId, machine: MachineId, to: &WorkerName
     let mut keys = Vec::new();
     change_machine(t, machine, |m| {
         held_by(m, job)?;
-        if m.process.is_some() || !m.halted {
+        let is_paused = m.memory == Some(MemoryMoves::Away);
+        if (m.process.is_some() && !is_paused) || !m.halted {
             return Err(ChangeRefused::StillRuns(m.name.clone()));
         }
         m.standing = Standing::HandedOver { to: to.clone(), job };
         m.job = None;
         m.halted = false;
+        m.memory = m.memory.filter(|_| m.process.is_some());
         keys = m.volume_keys().collect();
         Ok(())
     })?;

@@ -115,6 +115,7 @@ mod tests {
             activated_at_ms: None,
             booted_at_ms: None,
             judged: None,
+            awaited: None,
         }
     }
 

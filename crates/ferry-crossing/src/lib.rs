@@ -32,6 +32,7 @@ pub mod garbage;
 pub mod history;
 pub mod judging;
 mod line;
+pub mod live;
 pub mod minding;
 pub mod moving;
 pub mod proxy;
@@ -50,7 +51,7 @@ pub use line::{
     Prepared, Proof, Receipt, Reserved, ReservedVolume, Retired, Round, Sealed, Stopped, VolumeReceipt,
 };
 pub use records::{
-    BaseRecord, CrossingRecord, FilesystemMark, ForkRecord, JobRecord, JournalRow, MachineRecord,
-    ProcessMark, SourceRecord, Standing, VolumeRecord, WorkerRecord,
+    AwaitedMachine, BaseRecord, CrossingRecord, FilesystemMark, ForkRecord, JobRecord, JournalRow,
+    MachineRecord, MemoryMoves, ProcessMark, SourceRecord, Standing, VolumeRecord, WorkerRecord,
 };
 pub use refusal::ChangeRefused;

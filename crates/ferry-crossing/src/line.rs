@@ -3,9 +3,10 @@
 //! Invariant: `HandOver` has no body; its entry, with the change of the records in the same transaction, is the
 //! deed. Before it failures unwind, behind it the move only goes forward.
 
+use crate::live::MemoryCopied;
 use ferry_api::{
-    Exit, Expected, Generation, Hydration, Judged, MachineId, MachineName, MachineSpec, MoveMode, VolumeBase,
-    VolumeId, VolumeKey, VolumeName, WorkerName,
+    Arrival, Exit, Expected, Generation, Hydration, Judged, LiveFacts, MachineId, MachineName, MachineSpec,
+    MoveMode, VolumeBase, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,9 @@ pub struct Plan {
     /// How long it was expected to be down; none if an earlier version planned it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Expected>,
+    /// How it runs, for one that moves with its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveFacts>,
 }
 
 impl Plan {
@@ -255,6 +259,9 @@ pub struct Adopted {
 pub struct Stopped {
     /// How the machine ended the last time that it did, which may have been long before; none if nobody knows.
     pub last_exit: Option<Exit>,
+    /// What was copied of its memory until it was paused; none if it was stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryCopied>,
 }
 
 /// Memo of `HandOver`: who owns what from now on.
@@ -281,6 +288,9 @@ pub struct Booted {
     /// When the machine's first process ran on the target, by its clock, in milliseconds since 1970; none for a
     /// machine that is not wanted to run.
     pub booted_at_ms: Option<u64>,
+    /// How it began there, if its memory was to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrival: Option<Arrival>,
 }
 
 /// Memo of `Hydrate`. A journal of before machines were judged says nothing.

@@ -1,6 +1,6 @@
 //! What is to be done with a machine, decided from its record and from whether it runs.
 
-use crate::records::MachineRecord;
+use crate::records::{MachineRecord, MemoryMoves};
 
 /// What is to be done with a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Care {
 #[must_use]
 pub fn care(record: &MachineRecord, runs: bool) -> Care {
     match (runs, record.shall_run()) {
+        // It is paused, and holds the memory of the machine.
+        (true, false) if record.memory == Some(MemoryMoves::Away) => Care::Leave,
         (true, true) => Care::Leave,
         (true, false) => Care::Stop,
         (false, true) => Care::Start,

@@ -8,8 +8,8 @@ use crate::change::Change;
 use crate::line::{HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Reserved, ReservedVolume, Retired};
 use crate::reckoning::target_key;
 use ferry_api::{
-    API_VERSION, Activate, ActivateVolume, ApiError, Crossing, Desired, JobId, Ownership, Reserve,
-    ReserveVolume, VolumeKey,
+    API_VERSION, Activate, ActivateVolume, ApiError, Crossing, Desired, JobId, MachineId, MoveMode,
+    Ownership, Reserve, ReserveVolume, VolumeKey,
 };
 use ferry_fsm::{Event, Standing, Step, StepError};
 use serde::Serialize;
@@ -126,7 +126,7 @@ pub fn deed(standing: &Standing<MoveStep>) -> Result<Value, StepError> {
 /// The changes of the records that come with an entry, in its transaction. `standing` is before the entry.
 #[must_use]
 pub fn changes(job: JobId, standing: &Standing<MoveStep>, event: &Event) -> Vec<Change> {
-    let Ok(MoveInput { machine, to, .. }) = input(standing) else { return Vec::new() };
+    let Ok(MoveInput { machine, to, mode, .. }) = input(standing) else { return Vec::new() };
     let own = |ownership: Ownership| {
         let keys = memo_of::<Plan>(standing, MoveStep::Plan).map(|plan| plan.keys()).unwrap_or_default();
         keys.into_iter().map(|key| Change::Own { key, ownership: ownership.clone() }).collect()
@@ -136,16 +136,19 @@ pub fn changes(job: JobId, standing: &Standing<MoveStep>, event: &Event) -> Vec<
         Event::Admitted => vec![Change::Claim { machine, job }],
         Event::Finished { .. } => vec![Change::Unclaim { machine, job }, Change::FinishJob(job)],
         Event::Begun { step, .. } if is(step, MoveStep::Stop) => {
-            vec![Change::Halt { machine, job, halted: true }]
+            vec![keep_down(machine, job, mode, true)]
         }
         Event::UndoBegun { step, .. } if is(step, MoveStep::Stop) => {
-            vec![Change::Halt { machine, job, halted: false }]
+            vec![keep_down(machine, job, mode, false)]
         }
         Event::Begun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Sealed { job }),
         Event::UndoBegun { step, .. } if is(step, MoveStep::Seal) => own(Ownership::Ours),
         Event::Done { step, .. } if is(step, MoveStep::HandOver) => {
             let rest = read_beside_a_base(standing).into_iter().map(Change::Rest);
             [Change::HandOver { job, machine, to }].into_iter().chain(rest).collect()
+        }
+        Event::Done { step, .. } if is(step, MoveStep::Boot) && mode.is_live() => {
+            vec![Change::MemoryLeft(machine)]
         }
         Event::Done { step, memo } if is(step, MoveStep::Retire) => {
             match serde_json::from_value::<Retired>(memo.clone()) {
@@ -165,6 +168,14 @@ pub fn changes(job: JobId, standing: &Standing<MoveStep>, event: &Event) -> Vec<
         | Event::Parked { .. }
         | Event::Resumed
         | Event::Unknown => Vec::new(),
+    }
+}
+
+/// The machine is kept down, or no longer; one that moves live by pausing it.
+fn keep_down(machine: MachineId, job: JobId, mode: MoveMode, down: bool) -> Change {
+    match mode.is_live() {
+        true => Change::Pause { machine, job, paused: down },
+        false => Change::Halt { machine, job, halted: down },
     }
 }
 

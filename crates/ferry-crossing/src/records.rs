@@ -1,8 +1,8 @@
 //! What the records hold, as types. Each is stored as JSON in its row, beside the columns that SQLite checks.
 
 use ferry_api::{
-    CrossingState, Desired, Exit, Generation, JobId, JobKind, Judged, MachineId, MachineName, MachineSpec,
-    MachineVolume, Ownership, Reserve, VolumeId, VolumeKey, VolumeName, WorkerName,
+    Arrival, CrossingState, Desired, Exit, Generation, JobId, JobKind, Judged, MachineId, MachineName,
+    MachineSpec, MachineVolume, Ownership, Reserve, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
@@ -42,6 +42,9 @@ pub struct MachineRecord {
     pub doomed: bool,
     /// Its first process, when it was last known to run.
     pub process: Option<ProcessMark>,
+    /// Whether the memory of that process moves, so that it is neither ended nor taken for one that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryMoves>,
     /// How it ended the last time.
     pub last_exit: Option<Exit>,
     /// When it was created, in milliseconds since 1970.
@@ -59,6 +62,19 @@ impl MachineRecord {
     pub fn volume_keys(&self) -> impl Iterator<Item = VolumeKey> + '_ {
         self.volumes.iter().map(|v| VolumeKey { id: v.volume, generation: v.generation })
     }
+}
+
+/// Where the memory of a machine moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryMoves {
+    /// Away: the job that keeps the machine down does so by pausing it, and its process holds the memory until the machine goes
+    /// on at the target, or here.
+    Away,
+    /// It has left, or never will: its process is ended without being asked.
+    Left,
+    /// Here: its process waits for it.
+    Here,
 }
 
 /// Whether a machine is ours.
@@ -236,4 +252,18 @@ pub struct CrossingRecord {
     /// How the machine was found to be here, if the move was to be undone in case that it is not well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judged: Option<Judged>,
+    /// The machine that waits for its memory, or has waited for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<AwaitedMachine>,
+}
+
+/// A machine that is made before it is this worker's, to wait for its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitedMachine {
+    /// Its first process.
+    pub process: ProcessMark,
+    /// Where it waits, as `HOST:PORT`; none before it does.
+    pub at: Option<String>,
+    /// How it began here in the end.
+    pub arrival: Option<Arrival>,
 }

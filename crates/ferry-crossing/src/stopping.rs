@@ -467,6 +467,7 @@ pub(crate) mod tests {
             activated_at_ms: None,
             booted_at_ms: None,
             judged: None,
+            awaited: None,
         }
     }
 }

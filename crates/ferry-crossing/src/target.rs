@@ -11,11 +11,14 @@
 
 use crate::change::Change;
 use crate::fence::{Fence, Subject};
-use crate::records::{BaseRecord, CrossingRecord, MachineRecord, SourceRecord, Standing, VolumeRecord};
+use crate::records::{
+    AwaitedMachine, BaseRecord, CrossingRecord, MachineRecord, MemoryMoves, ProcessMark, SourceRecord,
+    Standing, VolumeRecord,
+};
 use ferry_api::{
-    API_VERSION, Activate, ApiError, CrossingState, Desired, ErrorCode, Generation, JobId, JobState,
-    MachineVolume, Ownership, Precopy, PrecopyVolume, Prepare, Reserve, ReserveVolume, VolumeId, VolumeKey,
-    VolumeName, WorkerName,
+    API_VERSION, Activate, ApiError, Arrival, CrossingState, Desired, ErrorCode, Generation, JobId, JobState,
+    MachineId, MachineVolume, Ownership, Precopy, PrecopyVolume, Prepare, Reserve, ReserveVolume, VolumeId,
+    VolumeKey, VolumeName, WorkerName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,9 +81,16 @@ pub(crate) fn no_direct_io(volume: &VolumeName) -> String {
 /// Refuses a machine that is `here` already, or was at this generation or a later one.
 ///
 /// # Errors
-/// `AlreadyExists`.
+/// `AlreadyExists`, or `Unavailable` while a process of it is left from before.
 pub fn check_machine(here: Option<&MachineRecord>, reserve: &Reserve) -> Result<(), ApiError> {
     match here {
+        Some(here) if here.standing != Standing::Ours && here.process.is_some() => {
+            let message = format!(
+                "what is left of machine {} here since it moved away has not ended yet; try again in a moment",
+                here.name
+            );
+            Err(ApiError::new(ErrorCode::Unavailable, message))
+        }
         Some(here) if here.standing == Standing::Ours || here.generation >= reserve.machine_generation => {
             let message = format!(
                 "machine {} is already here at generation {}, so generation {} cannot come; ask this worker's agent",
@@ -175,6 +185,7 @@ pub fn reservation(
         activated_at_ms: None,
         booted_at_ms: None,
         judged: None,
+        awaited: None,
     };
     (crossing, volumes)
 }
@@ -280,7 +291,7 @@ pub fn activate(
         changes.push(Change::Source { key, source: Some(source) });
         changes.push(Change::Own { key, ownership: Ownership::Ours });
     }
-    changes.push(Change::AddMachine(Box::new(arriving(reserve, activate.desired))));
+    changes.push(Change::AddMachine(Box::new(arriving(crossing, reserve, activate.desired))));
     let activated =
         CrossingRecord { state: CrossingState::Activated, activated_at_ms: Some(now_ms), ..crossing.clone() };
     changes.push(Change::Crossing(Box::new(activated.clone())));
@@ -335,6 +346,7 @@ pub fn release(known: Option<CrossingRecord>, job: JobId) -> Result<CrossingReco
         activated_at_ms: None,
         booted_at_ms: None,
         judged: None,
+        awaited: None,
     };
     let crossing = known.unwrap_or(unknown);
     match crossing.state {
@@ -402,8 +414,41 @@ pub fn keys_of(reserve: &Reserve) -> Vec<VolumeKey> {
     reserve.volumes.iter().map(|volume| VolumeKey { id: volume.id, generation: volume.generation }).collect()
 }
 
+/// Refuses a machine that would wait for its memory where none can come, or no more.
+///
+/// # Errors
+/// The job is not prepared here, or has handed over.
+pub fn check_expects(crossing: &CrossingRecord) -> Result<(), ApiError> {
+    match crossing.state {
+        CrossingState::Prepared => Ok(()),
+        CrossingState::Reserved => Err(conflict(crossing.job, "is reserved here and not yet prepared")),
+        CrossingState::Released => Err(conflict(crossing.job, "was already released here")),
+        CrossingState::Activated | CrossingState::Booted | CrossingState::Settled => {
+            Err(conflict(crossing.job, "has handed over the machine already"))
+        }
+    }
+}
+
+/// Whether a machine is on its way here with its memory, and has a process already.
+#[must_use]
+pub fn awaits(crossing: &CrossingRecord, machine: MachineId) -> bool {
+    let is_it = crossing.reserve.as_ref().is_some_and(|reserve| reserve.machine == machine);
+    is_it && crossing.awaited.is_some() && is_expected(crossing)
+}
+
+/// How a machine began whose memory was to come, by the process that is the machine now.
+#[must_use]
+pub fn arrival(awaited: &AwaitedMachine, now: Option<&ProcessMark>) -> Arrival {
+    match now {
+        Some(process) if process.is_of_the_same(&awaited.process) => Arrival::Live,
+        Some(_) | None => Arrival::Rebooted,
+    }
+}
+
 /// The machine as it arrives.
-fn arriving(reserve: &Reserve, desired: Desired) -> MachineRecord {
+#[must_use]
+pub fn arriving(crossing: &CrossingRecord, reserve: &Reserve, desired: Desired) -> MachineRecord {
+    let process = crossing.awaited.as_ref().map(|awaited| awaited.process.clone());
     let volumes = reserve.volumes.iter().map(|volume| MachineVolume {
         name: volume.name.clone(),
         volume: volume.id,
@@ -420,7 +465,8 @@ fn arriving(reserve: &Reserve, desired: Desired) -> MachineRecord {
         job: None,
         halted: false,
         doomed: false,
-        process: None,
+        memory: process.as_ref().map(|_| MemoryMoves::Here),
+        process,
         last_exit: None,
         created_at_ms: reserve.created_at_ms,
     }

@@ -284,6 +284,8 @@ impl Host {
             state: crossing.state,
             activated_at_ms: crossing.activated_at_ms,
             booted_at_ms: crossing.booted_at_ms,
+            memory_to: None,
+            arrival: None,
             machine_now: None,
             volumes: keys.map(|key| CrossingVolume { key, volume: self.view(key) }).collect(),
             judged: None,
@@ -359,7 +361,7 @@ impl Host {
                 moving::memo(Prepared { sources: Vec::new(), ahead: self.ahead(scope, &plan) })
             }
             MoveStep::Activate => moving::memo(Activated { activated_at_ms: None }),
-            MoveStep::Boot => moving::memo(Booted { booted_at_ms: None }),
+            MoveStep::Boot => moving::memo(Booted { booted_at_ms: None, arrival: None }),
             MoveStep::Verify => moving::memo(Receipt { volumes: Vec::new() }),
             MoveStep::Retire => moving::memo(Retired { until_ms: 0 }),
             MoveStep::Stop | MoveStep::Seal | MoveStep::HandOver | MoveStep::Hydrate => Value::Null,
@@ -380,6 +382,7 @@ impl Host {
             created_at_ms: 0,
             volumes,
             expected: None,
+            live: None,
         })
     }
 

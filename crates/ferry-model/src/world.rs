@@ -11,7 +11,8 @@ use crate::scope::{Budget, Scope};
 use crate::source::Task;
 use crate::target::{Based, Call};
 use ferry_api::{
-    Desired, Generation, MachineSpec, MachineVolume, Ownership, Testimony, VolumeId, VolumeKey, VolumePhase,
+    Desired, Generation, MachineId, MachineSpec, MachineVolume, Ownership, Testimony, VolumeId, VolumeKey,
+    VolumePhase,
 };
 use ferry_crossing::{MachineRecord, ProcessMark, Standing, VolumeRecord, service, target};
 use std::collections::{BTreeMap, BTreeSet};
@@ -483,25 +484,30 @@ fn first_host(scope: &Scope, index: usize) -> Host {
         volume: key.id,
         generation,
     });
-    let record = MachineRecord {
-        id: machine,
+    books.machines.insert(machine, first_machine(machine, volumes.collect(), process));
+    host.books = Rc::new(books);
+    host.processes = vec![Process { pid: 1, keys }];
+    host
+}
+
+/// The machine as it runs there.
+fn first_machine(id: MachineId, volumes: Vec<MachineVolume>, process: ProcessMark) -> MachineRecord {
+    MachineRecord {
+        id,
         name: names::machine_name(),
         spec: MachineSpec::process("m", [""; 0]),
-        volumes: volumes.collect(),
+        volumes,
         desired: Desired::Running,
-        generation,
+        generation: Generation::FIRST,
         standing: Standing::Ours,
         job: None,
         halted: false,
         doomed: false,
         process: Some(process),
+        memory: None,
         last_exit: None,
         created_at_ms: 0,
-    };
-    books.machines.insert(machine, record);
-    host.books = Rc::new(books);
-    host.processes = vec![Process { pid: 1, keys }];
-    host
+    }
 }
 
 /// 128 bits of what is written to it.

@@ -597,6 +597,8 @@ pub enum Mode {
     Warm,
     /// Warm where that can be and pays, else cold.
     Auto,
+    /// A VM is paused for a moment and goes on with its memory; refused where that cannot be.
+    Live,
 }
 
 /// `ferry job ...`

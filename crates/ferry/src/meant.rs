@@ -573,6 +573,7 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
                 args::Mode::Cold => MoveMode::Cold,
                 args::Mode::Warm => MoveMode::Warm,
                 args::Mode::Auto => MoveMode::Auto,
+                args::Mode::Live => MoveMode::Live,
             };
             match machines.as_slice() {
                 [machine] => {

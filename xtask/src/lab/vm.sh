@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process of a VM of Ferry's tests (crates/ferry/tests/vms.rs): it writes numbered records to a file system on its
+# The first process of a VM of Ferry's tests (crates/ferry/tests/vms): it writes numbered records to a file system on its
 # volume, and says on its console which of them are durable.
 export PATH=/bin
 busybox mkdir -p /proc /sys /dev /mnt /etc
@@ -27,6 +27,8 @@ record=$(wc -l </mnt/records)
 say "up $(cat /proc/sys/kernel/random/boot_id) $record"
 until [ -e /stop ]; do
   record=$((record + 1))
+  # Which boot of it this is, and what it takes for the time.
+  [ $((record % 4)) = 0 ] && say "is $(cat /proc/sys/kernel/random/boot_id) at $(date +%s)"
   echo $record | dd of=/mnt/records oflag=append conv=notrunc,fsync 2>/dev/null && say "kept $record"
 done
 umount /mnt && say "bye"

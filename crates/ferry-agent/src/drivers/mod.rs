@@ -11,6 +11,7 @@ mod gate;
 pub(crate) mod inhibitor;
 mod init;
 pub(crate) mod isolated;
+mod live;
 mod microvm;
 mod network;
 pub(crate) mod oci;
@@ -25,6 +26,7 @@ pub use cgroup::limits;
 pub use filesystem::Holds;
 pub use gate::Gates;
 pub use init::{InitError, Side, init};
+pub use live::{Channel, Live};
 pub use microvm::{MicroVmDriver, Vmm};
 pub use oci::{ImageError, OciDriver};
 pub use probe::{ProbeError, probe};
@@ -245,6 +247,11 @@ pub trait Driver: Send + Sync + 'static {
         mark: &'a ProcessMark,
         check: &'a HealthCheck,
     ) -> Doing<'a, Result<(), String>>;
+
+    /// How it moves machines with their memory; none if it does not.
+    fn live(&self) -> Option<&dyn Live> {
+        None
+    }
 
     /// The machine with this mark, if it still runs; `dir` is its own directory. If it ended unseen, nothing of it runs any
     /// more after this.

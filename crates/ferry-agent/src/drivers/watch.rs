@@ -4,6 +4,7 @@
 //! another process meanwhile is noticed.
 
 use crate::host::{Doing, now_ms};
+use crate::lying::has_ended;
 use crate::records::ProcessMark;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -250,6 +251,12 @@ pub fn mark_of(pid: u32) -> io::Result<Option<ProcessMark>> {
 /// `/proc` cannot be read.
 pub fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Whether the process with this mark has ended and only waits for its parent to hear of that.
+#[must_use]
+pub(super) fn is_over(mark: &ProcessMark) -> bool {
+    std::fs::read(format!("/proc/{}/stat", mark.pid)).is_ok_and(|stat| has_ended(&stat))
 }
 
 fn start_ticks(pid: u32) -> io::Result<Option<u64>> {

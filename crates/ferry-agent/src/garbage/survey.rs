@@ -68,7 +68,9 @@ impl Survey<'_> {
     }
 
     fn knows_machine(&self, machine: MachineId) -> bool {
+        // One that is on its way here with its memory has no record yet.
         self.machines.iter().any(|record| record.id == machine)
+            || self.crossings.iter().any(|crossing| target::awaits(crossing, machine))
     }
 
     /// The job that handed a copy over, and when; as far as that is still known.

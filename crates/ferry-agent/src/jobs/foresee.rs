@@ -3,7 +3,7 @@
 use ferry_api::{ApiError, Expected, Job, JobKind, JobState, JobStep, MachineId, MoveMode, MovePlan};
 use ferry_crossing::foresight::{Past, expected};
 use ferry_crossing::reckoning::{against_volumes, against_worker, check_elsewhere, plan_volume};
-use ferry_crossing::{MoveInput, MoveStep, Plan, Prepared, Reserved};
+use ferry_crossing::{MoveInput, MoveStep, Plan, Prepared, Reserved, Stopped};
 use ferry_fsm::{Step, replay};
 
 use super::Clock;
@@ -42,6 +42,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         };
         match target {
             Ok(info) => {
+                blockers.extend(self.against_live(input, &machine.spec, Some(&info)).await?.1);
                 let against = against_worker(input, &info, &machine.spec).into_iter();
                 let against = against.chain(against_volumes(&info, &volumes));
                 blockers.extend(against.map(|error| error.message));
@@ -55,12 +56,15 @@ impl<H: Home, C: Clock> Mover<H, C> {
             created_at_ms: machine.created_at_ms,
             volumes,
             expected: None,
+            live: None,
         };
         let bytes_in_use = plan.volumes.iter().map(|planned| planned.bytes_in_use).sum();
         let why_cold = match input.mode {
             MoveMode::Cold => Some("it is asked for as a cold one".to_owned()),
             // What the target has of the volumes is known when it reserves.
-            MoveMode::Warm | MoveMode::Auto => self.why_cold(input, &plan, &Reserved::default()).await?,
+            MoveMode::Warm | MoveMode::Auto | MoveMode::Live => {
+                self.why_cold(input, &plan, &Reserved::default()).await?
+            }
         };
         let is_warm = why_cold.is_none();
         let has_base = plan.volumes.iter().any(|planned| planned.born_from.is_some());
@@ -75,21 +79,28 @@ impl<H: Home, C: Clock> Mover<H, C> {
             machine_name: machine.name,
             from: input.from.clone(),
             to: input.to.clone(),
-            mode: if is_warm { MoveMode::Warm } else { MoveMode::Cold },
+            mode: match input.mode {
+                MoveMode::Live => MoveMode::Live,
+                MoveMode::Cold | MoveMode::Warm | MoveMode::Auto if is_warm => MoveMode::Warm,
+                MoveMode::Cold | MoveMode::Warm | MoveMode::Auto => MoveMode::Cold,
+            },
             why,
             blockers,
             bytes_in_use,
             bytes_ahead: if is_warm { bytes_in_use } else { 0 },
             rounds: past.iter().filter(|job| is_of(job, input.machine)).find_map(rounds),
-            interruption: expect(&past, input.machine),
+            interruption: expect(&past, input),
         })
     }
 }
 
 /// How long a machine will be down, by the moves from here.
-pub(super) fn expect(past: &[Job], machine: MachineId) -> Expected {
-    let measured = past.iter().map(|job| Past {
-        is_own: is_of(job, machine),
+///
+/// One that is paused is no measure for one that is stopped and started.
+pub(super) fn expect(past: &[Job], input: &MoveInput) -> Expected {
+    let alike = past.iter().filter(|job| was_paused(job) == input.mode.is_live());
+    let measured = alike.map(|job| Past {
+        is_own: is_of(job, input.machine),
         stop_ms: took_ms(job, MoveStep::Stop),
         seal_ms: took_ms(job, MoveStep::Seal),
         hand_over_ms: took_ms(job, MoveStep::Activate),
@@ -117,6 +128,12 @@ pub(crate) async fn past_moves(records: &Records) -> Result<Vec<Job>, RecordsErr
 
 fn is_of(job: &Job, machine: MachineId) -> bool {
     matches!(job.kind, JobKind::Move { machine: of, .. } if of == machine)
+}
+
+fn was_paused(job: &Job) -> bool {
+    let memo = step(job, MoveStep::Stop).and_then(|step| step.memo.clone());
+    let stopped = memo.and_then(|memo| serde_json::from_value::<Stopped>(memo).ok());
+    stopped.is_some_and(|stopped| stopped.memory.is_some())
 }
 
 fn step(job: &Job, step: MoveStep) -> Option<&JobStep> {

@@ -110,6 +110,8 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let info = self.home.target(&input.to).map_err(refusal)?.worker().await.map_err(refusal)?;
         let machine = self.home.machine(input.machine).await.map_err(refusal)?;
         first(against_worker(input, &info, &machine.spec))?;
+        let (live, against) = self.against_live(input, &machine.spec, Some(&info)).await.map_err(refusal)?;
+        first(against.into_iter().map(StepError::fatal).collect())?;
         let mut volumes = Vec::new();
         for disk in &machine.volumes {
             let key = VolumeKey { id: disk.volume, generation: disk.generation };
@@ -119,11 +121,12 @@ impl<H: Home, C: Clock> Mover<H, C> {
         first(against_volumes(&info, &volumes))?;
         let past = self.home.past_moves().await.map_err(refusal)?;
         Ok(Plan {
-            expected: Some(expect(&past, input.machine)),
+            expected: Some(expect(&past, input)),
             generation: machine.generation,
             spec: machine.spec,
             created_at_ms: machine.created_at_ms,
             volumes,
+            live,
         })
     }
 
@@ -158,7 +161,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         // `Prepare` may have been long ago; this one is short, and the machine still runs.
         self.flush_all(plan).await?;
         self.home.halt(input.machine).await?;
-        Ok(Stopped { last_exit: self.home.machine(input.machine).await?.last_exit })
+        Ok(Stopped { last_exit: self.home.machine(input.machine).await?.last_exit, memory: None })
     }
 
     async fn activate(
@@ -292,8 +295,15 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                 let prepared = self.prepare(context, &input, &plan, &reserved).await;
                 prepared.map_err(refusal).and_then(memo)
             }
+            MoveStep::Stop if input.mode.is_live() => {
+                self.flush_all(&plan).await.map_err(refusal)?;
+                memo(self.pause(context, &input, &plan).await?)
+            }
             MoveStep::Stop => self.stop(&input, &plan).await.map_err(refusal).and_then(memo),
             MoveStep::Seal => {
+                if input.mode.is_live() {
+                    self.check_paused(context, &input).await?;
+                }
                 let sealed = self.each(plan.keys(), |home, key| async move { home.seal(key).await }).await;
                 sealed.map_err(refusal)?;
                 for planned in &plan.volumes {
@@ -307,10 +317,11 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                 let activated = self.activate(job, &input, &plan, prepared.ahead.as_ref()).await;
                 activated.map_err(later).and_then(memo)
             }
+            MoveStep::Boot if input.mode.is_live() => memo(self.arrive(context, &input).await?),
             MoveStep::Boot => {
                 let target = self.home.target(&input.to).map_err(later)?;
                 let crossing = target.boot(job).await.map_err(later)?;
-                memo(Booted { booted_at_ms: crossing.booted_at_ms })
+                memo(Booted { booted_at_ms: crossing.booted_at_ms, arrival: None })
             }
             MoveStep::Hydrate => self.hydrate(context, &input, &plan).await.map_err(later).and_then(memo),
             MoveStep::Verify => memo(self.verify(context, &input, &plan).await?),
@@ -333,6 +344,7 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                 });
                 undone.await.map(drop)
             }
+            MoveStep::Stop if input.mode.is_live() => self.go_on(&input).await,
             MoveStep::Stop => self.home.let_run(input.machine).await,
             MoveStep::Seal => {
                 self.each(plan.keys(), |home, key| async move { home.unseal(key).await }).await.map(drop)

@@ -6,9 +6,11 @@ use std::future::Future;
 use std::sync::Arc;
 
 use ferry_api::{
-    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Generation, Job, JobId, Machine, MachineId,
-    Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
+    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Expect, Generation, Job, JobId, LiveFacts,
+    Machine, MachineId, Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
 };
+
+use ferry_crossing::live::Memory;
 
 type Answer<T> = Result<T, ApiError>;
 
@@ -58,6 +60,24 @@ pub trait Home: Send + Sync + 'static {
     /// longer runs.
     fn halt(&self, machine: MachineId) -> impl Future<Output = Answer<()>> + Send;
 
+    /// How the machine runs, for a worker that is to take it with its memory; or why that cannot be, in one sentence.
+    fn live_facts(
+        &self,
+        machine: MachineId,
+    ) -> impl Future<Output = Answer<Result<LiveFacts, String>>> + Send;
+
+    /// How the memory of the machine stands, after a moment if it is on its way; none if no process of it runs here.
+    fn memory(&self, machine: MachineId) -> impl Future<Output = Answer<Option<Memory>>> + Send;
+
+    /// Begins to send the memory of the machine to `to`, `HOST:PORT`.
+    fn send_memory(&self, machine: MachineId, to: &str) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Lets the rest of its memory go; answers how it stands then. Unless it has left, the machine is ended here.
+    fn let_memory_go(&self, machine: MachineId) -> impl Future<Output = Answer<Option<Memory>>> + Send;
+
+    /// Takes back that its memory moves: it runs on here. One that has ended meanwhile is left to [`Home::let_run`].
+    fn keep_memory(&self, machine: MachineId) -> impl Future<Output = Answer<()>> + Send;
+
     /// Starts the machine, which the records say is no longer halted, if it is wanted to run. Answers when it does.
     fn let_run(&self, machine: MachineId) -> impl Future<Output = Answer<()>> + Send;
 
@@ -98,6 +118,10 @@ pub trait Target: Send + Sync + 'static {
     fn prepare(&self, prepare: Prepare) -> impl Future<Output = Answer<Crossing>> + Send;
     /// See [`AgentApi::peer_precopy`].
     fn precopy(&self, precopy: Precopy) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_expect`].
+    fn expect(&self, expect: Expect) -> impl Future<Output = Answer<Crossing>> + Send;
+    /// See [`AgentApi::peer_forsake`].
+    fn forsake(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
     /// See [`AgentApi::peer_activate`].
     fn activate(&self, activate: Activate) -> impl Future<Output = Answer<Crossing>> + Send;
     /// See [`AgentApi::peer_boot`].
@@ -127,6 +151,14 @@ impl<A: AgentApi> Target for A {
 
     async fn precopy(&self, precopy: Precopy) -> Answer<Crossing> {
         self.peer_precopy(precopy).await
+    }
+
+    async fn expect(&self, expect: Expect) -> Answer<Crossing> {
+        self.peer_expect(expect).await
+    }
+
+    async fn forsake(&self, job: JobId) -> Answer<Crossing> {
+        self.peer_forsake(job).await
     }
 
     async fn activate(&self, activate: Activate) -> Answer<Crossing> {

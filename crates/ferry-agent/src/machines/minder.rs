@@ -6,7 +6,7 @@ use super::health::Nurse;
 use super::policy::{RAN_WELL, stays_down, wait};
 use super::{Inner, MachinesError};
 use crate::drivers::{Ended, Watch};
-use crate::records::{Change, MachineRecord, ProcessMark};
+use crate::records::{Change, MachineRecord, MemoryMoves, ProcessMark};
 use ferry_api::{ApiError, ErrorCode, Exit, Health, MachineId, MachineState};
 use ferry_crossing::Subject;
 use ferry_crossing::minding::{Care, care, care_at_the_end};
@@ -197,7 +197,12 @@ impl Minder {
             }
             (Care::Stop, Some(watch)) => {
                 self.seen().nurse = None;
-                let grace = Duration::from_millis(record.spec.stop_grace_ms);
+                let grace = match record.memory {
+                    Some(MemoryMoves::Left) => Duration::ZERO,
+                    Some(MemoryMoves::Away | MemoryMoves::Here) | None => {
+                        Duration::from_millis(record.spec.stop_grace_ms)
+                    }
+                };
                 let ended = watch.stop(record.spec.stop_signal.number(), grace).await;
                 inner.unmounted(&record).await?;
                 inner.records.change(vec![inner.process_ended(self.id, Some(ended), false)]).await?;
@@ -249,6 +254,10 @@ impl Minder {
             let error = ApiError::because(ErrorCode::Internal, &error).message;
             tracing::warn!(machine = %self.id, %error, "the devices of a machine that ended are still held");
         }
+        if record.memory == Some(MemoryMoves::Here) {
+            // It never was the machine, which is started anew at once.
+            return self.record_end(inner, None, false).await;
+        }
         let ran_ms = record
             .process
             .as_ref()
@@ -262,9 +271,12 @@ impl Minder {
             let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
             seen.not_before = Some((Instant::now() + pause, inner.host.now_ms().saturating_add(pause_ms)));
         }
-        if let Err(error) =
-            inner.records.change(vec![inner.process_ended(self.id, Some(ended), stays_down)]).await
-        {
+        self.record_end(inner, Some(ended), stays_down).await;
+    }
+
+    async fn record_end(&self, inner: &Inner, ended: Option<Ended>, stays_down: bool) {
+        let ended = inner.process_ended(self.id, ended, stays_down);
+        if let Err(error) = inner.records.change(vec![ended]).await {
             tracing::warn!(machine = %self.id, %error, "cannot record that a machine ended");
         }
     }

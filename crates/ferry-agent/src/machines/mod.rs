@@ -11,6 +11,7 @@
 mod disks;
 mod filesystems;
 mod health;
+mod live;
 pub(crate) mod log;
 mod minder;
 mod policy;
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::drivers::{Disk, DriverError, Launch, MountedVolume};
 use crate::fences::{FenceError, Fences};
 use crate::host::{Host, blocking};
-use crate::records::{Change, MachineRecord, Records, RecordsError, Standing};
+use crate::records::{Change, MachineRecord, MemoryMoves, Records, RecordsError, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
     ApiError, AskLog, DriverInfo, DriverKind, ErrorCode, Health, Machine, MachineId, MachineLog, MachineName,
@@ -223,8 +224,12 @@ impl Machines {
                 Ok(found) => (Some(found).filter(|found| !found.is_empty()), None),
                 Err(error) => (None, Some(ApiError::because(ErrorCode::Unavailable, &error).message)),
             };
+            let live = match driver.live() {
+                Some(live) => live.offers().await.ok(),
+                None => None,
+            };
             let limits = driver.limits().iter().map(ToString::to_string).collect();
-            drivers.push(DriverInfo { name: kind.to_string(), found, limits, error });
+            drivers.push(DriverInfo { name: kind.to_string(), found, limits, error, live });
         }
         drivers
     }
@@ -388,7 +393,9 @@ impl Machines {
     }
 
     fn state(&self, record: &MachineRecord) -> MachineState {
+        let is_paused = record.memory == Some(MemoryMoves::Away);
         match (&record.standing, &record.process, record.job) {
+            (Standing::Ours, Some(_), Some(job)) if is_paused => MachineState::Halted { job },
             (Standing::HandedOver { to, .. }, _, _) => MachineState::HandedOver { to: to.clone() },
             (Standing::Ours, Some(process), _) => {
                 MachineState::Running { pid: process.pid, since_ms: process.started_at_ms }

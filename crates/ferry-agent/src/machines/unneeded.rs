@@ -9,6 +9,7 @@ use crate::lying::{Lying, MachineProcess};
 use crate::records::ProcessMark;
 use ferry_api::MachineId;
 use ferry_crossing::garbage::{self, Verdict};
+use ferry_crossing::target;
 
 impl Machines {
     /// Ends a process of a machine of which no record tells.
@@ -57,9 +58,11 @@ impl Machines {
         machine: MachineId,
         verdict: Verdict,
     ) -> Result<(), MachinesError> {
+        let is_awaited = self.inner.records.crossings_under_way().await?;
+        let is_awaited = is_awaited.iter().any(|crossing| target::awaits(crossing, machine));
         let verdict = match self.inner.records.machine(machine).await? {
-            None => verdict,
-            Some(_) => Verdict::Stays("the records tell of it by now".to_owned()),
+            None if !is_awaited => verdict,
+            _ => Verdict::Stays("the records tell of it by now".to_owned()),
         };
         match verdict {
             Verdict::Goes(_) => Ok(()),

@@ -23,8 +23,8 @@ mod schema;
 pub(crate) use at_rest::RecordsAtRest;
 pub(crate) use counts::CountRow;
 pub use ferry_crossing::{
-    Change, ChangeRefused, CrossingRecord, FilesystemMark, ForkRecord, JobRecord, JournalRow, MachineRecord,
-    ProcessMark, SourceRecord, Standing, Touched, VolumeRecord, WorkerRecord,
+    AwaitedMachine, Change, ChangeRefused, CrossingRecord, FilesystemMark, ForkRecord, JobRecord, JournalRow,
+    MachineRecord, MemoryMoves, ProcessMark, SourceRecord, Standing, Touched, VolumeRecord, WorkerRecord,
 };
 pub use inline::Gate;
 pub use lock::StateLock;

@@ -51,6 +51,7 @@ fn machine(name: &str) -> (MachineRecord, VolumeRecord) {
         halted: false,
         doomed: false,
         process: None,
+        memory: None,
         last_exit: None,
         created_at_ms: 1,
     };

@@ -27,7 +27,10 @@ impl Volumes {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
-        if record.ownership != Ownership::Ours {
+        // A VM whose memory is still to come finds its disk where it stands by.
+        let is_for_vm = frontend == Some(Frontend::VhostUserBlk);
+        let stands_by = is_for_vm && matches!(record.ownership, Ownership::Prepared { .. });
+        if record.ownership != Ownership::Ours && !stands_by {
             return Err(not_allowed(&record, "attached"));
         }
         let status = self.inner.serving(&record).await?;

@@ -1,7 +1,8 @@
 //! What is done to the copies of a worker whose records and directories disagree.
 
 use super::*;
-use crate::drivers::Launcher;
+
+use crate::drivers::{Channel, Launcher};
 use crate::host::ThisHost;
 use ferry_api::{Generation, Ownership, VolumeId};
 use ferry_volume::{CreateOptions, create};
@@ -22,12 +23,13 @@ async fn worker(
     let records = Records::open(dir).unwrap();
     let peers = Peers::new(&config.peers).unwrap();
     // No server is to be started by these tests.
+    let channel = Channel { listen: config.export_listen.ip(), tls: None };
     let volumes = Volumes::new(
         &config,
         records.clone(),
         Fences::open(dir).unwrap(),
         peers,
-        Arc::new(ThisHost::new(dir, Launcher::new("/bin/false"), None)),
+        Arc::new(ThisHost::new(dir, Launcher::new("/bin/false"), None, channel)),
         None,
     );
     let record = VolumeRecord {

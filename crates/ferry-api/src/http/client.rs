@@ -3,7 +3,7 @@
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot,
     AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine,
-    Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, ForkVolume, Garbage, GrowVolume,
+    Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume,
     ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings,
     MovePlan, OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus,
     ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
@@ -462,12 +462,21 @@ impl AgentApi for Client {
         self.post(&["peer", "precopy"], &precopy).await
     }
 
+    async fn peer_expect(&self, expect: Expect) -> Result<Crossing, ApiError> {
+        // The last one waits for disks.
+        self.post(&["peer", "expect"], &expect).await
+    }
+
     async fn peer_activate(&self, activate: Activate) -> Result<Crossing, ApiError> {
         self.post(&["peer", "activate"], &activate).await
     }
 
     async fn peer_boot(&self, job: JobId) -> Result<Crossing, ApiError> {
         self.post(&["peer", "crossings", &job.to_string(), "boot"], &()).await
+    }
+
+    async fn peer_forsake(&self, job: JobId) -> Result<Crossing, ApiError> {
+        self.post(&["peer", "crossings", &job.to_string(), "forsake"], &()).await
     }
 
     async fn peer_crossing(&self, job: JobId) -> Result<Crossing, ApiError> {

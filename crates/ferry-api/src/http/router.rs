@@ -3,9 +3,9 @@
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot,
     AskTestimony, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume,
-    ErrorCode, EventsAfter, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss, PaceVolume,
-    PaceWorker, Precopy, Prepare, Reserve, ShutDownWorker, StartMove, StartMoves, UndoMove, VerifyVolume,
-    VolumeKey,
+    ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss,
+    PaceVolume, PaceWorker, Precopy, Prepare, Reserve, ShutDownWorker, StartMove, StartMoves, UndoMove,
+    VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -65,9 +65,11 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/peer/reserve", post(peer_reserve::<A>))
         .route("/v1/peer/prepare", post(peer_prepare::<A>))
         .route("/v1/peer/precopy", post(peer_precopy::<A>))
+        .route("/v1/peer/expect", post(peer_expect::<A>))
         .route("/v1/peer/activate", post(peer_activate::<A>))
         .route("/v1/peer/crossings/{job}", get(peer_crossing::<A>))
         .route("/v1/peer/crossings/{job}/boot", post(peer_boot::<A>))
+        .route("/v1/peer/crossings/{job}/forsake", post(peer_forsake::<A>))
         .route("/v1/peer/crossings/{job}/settle", post(peer_settle::<A>))
         .route("/v1/peer/crossings/{job}/release", post(peer_release::<A>))
         .route("/v1/peer/mappings", get(peer_mappings::<A>))
@@ -186,6 +188,7 @@ by_path!(job_cancel);
 by_path!(job_resume);
 by_path!(peer_crossing);
 by_path!(peer_boot);
+by_path!(peer_forsake);
 by_path!(peer_settle);
 by_path!(peer_release);
 by_body!(worker_shut_down, ShutDownWorker);
@@ -200,6 +203,7 @@ by_body!(move_cancel, CancelMove);
 by_body!(peer_reserve, Reserve);
 by_body!(peer_prepare, Prepare);
 by_body!(peer_precopy, Precopy);
+by_body!(peer_expect, Expect);
 by_body!(peer_activate, Activate);
 by_body!(peer_testimony, AskTestimony);
 

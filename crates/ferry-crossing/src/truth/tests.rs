@@ -307,6 +307,7 @@ fn machine(generation: u64, standing: Standing, volumes: Vec<VolumeKey>) -> Mach
         halted: false,
         doomed: false,
         process: None,
+        memory: None,
         last_exit: None,
         created_at_ms: 3,
     }

@@ -4,7 +4,7 @@
 //! Invariant: a span is told with the clocks that it rests on; none is made up where an entry is missing.
 
 use ferry_agent::jobs::{Adopted, Booted, Hydrated, Plan, Prepared, Sealed, Stopped};
-use ferry_api::{Exit, Expected, Job, JobStep, Judged, StepState};
+use ferry_api::{Arrival, Exit, Expected, Job, JobStep, Judged, StepState};
 use serde::Serialize;
 
 use super::job::{memo, step, took_ms};
@@ -15,7 +15,9 @@ use crate::output::bytes::Bytes;
 pub struct Crossed {
     /// How long the machine was down; none before it runs on the target.
     pub interruption: Option<Interruption>,
-    /// How it stopped; none if an earlier version stopped it, which did not note that.
+    /// What became of its memory; none of a move that leaves it behind.
+    pub memory: Option<MemoryCrossed>,
+    /// How it stopped; none if it was paused, or if an earlier version stopped it, which did not note that.
     pub stop: Option<StopEnd>,
     /// What was copied while the machine still ran; none of a cold move that was asked for as one.
     pub ahead: Option<CopiedAhead>,
@@ -24,6 +26,17 @@ pub struct Crossed {
     pub judged: Option<Judged>,
     /// The steps, each with how often it was begun.
     pub steps: Vec<StepTaken>,
+}
+
+/// What became of the memory of a machine that was to move with it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryCrossed {
+    /// Bytes that were sent before it was paused.
+    pub bytes: u64,
+    /// How often its memory was looked through for what has changed.
+    pub passes: u64,
+    /// How it began on the target; none before it did.
+    pub arrival: Option<Arrival>,
 }
 
 /// From when the machine was down until its first process ran on the target, in milliseconds.
@@ -100,6 +113,7 @@ impl Crossed {
         Self {
             interruption: interruption(job),
             stop: stop(job),
+            memory: MemoryCrossed::of(job),
             ahead: CopiedAhead::of(job),
             judged: judged(job),
             steps: taken.collect(),
@@ -110,6 +124,7 @@ impl Crossed {
     pub fn facts(&self) -> Vec<(&'static str, String)> {
         let mut facts = Vec::new();
         facts.extend(self.interruption.as_ref().map(|down| ("down for", down.text())));
+        facts.extend(self.memory.as_ref().map(|memory| ("memory", memory.text())));
         facts.extend(self.stop.as_ref().map(|stop| ("stopped", stop.text())));
         facts.extend(self.ahead.as_ref().map(|ahead| ("copied ahead", ahead.text())));
         facts.extend(self.judged.as_ref().map(|judged| ("found there", judged_text(judged))));
@@ -128,6 +143,26 @@ impl Interruption {
             "at most {} ms by the source's clock{both}, after {} ms of stopping{expected}",
             self.ms_by_source, self.stopping_ms
         )
+    }
+}
+
+impl MemoryCrossed {
+    fn of(job: &Job) -> Option<Self> {
+        let copied = memo::<Stopped>(done(job, "Stop")?)?.memory?;
+        let arrival = done(job, "Boot").and_then(memo::<Booted>).and_then(|booted| booted.arrival);
+        Some(Self { bytes: copied.bytes, passes: copied.passes, arrival })
+    }
+
+    fn text(&self) -> String {
+        let Self { bytes, passes, arrival } = self;
+        let sent = format!("{} sent in {passes} passes before it was paused", Bytes(*bytes));
+        match arrival {
+            None => sent,
+            Some(Arrival::Live) => format!("{sent}; it went on with it"),
+            Some(Arrival::Rebooted) => {
+                format!("{sent}; lost behind the hand-over, so the machine was rebooted from its disks")
+            }
+        }
     }
 }
 
@@ -211,7 +246,11 @@ fn stop(job: &Job) -> Option<StopEnd> {
     let plan: Plan = memo(done(job, "Plan")?)?;
     let step = done(job, "Stop")?;
     let begun_ms = step.started_at_ms?;
-    let exit = memo::<Stopped>(step)?.last_exit.filter(|exit: &Exit| exit.at_ms >= begun_ms);
+    let stopped = memo::<Stopped>(step)?;
+    if stopped.memory.is_some() {
+        return None;
+    }
+    let exit = stopped.last_exit.filter(|exit: &Exit| exit.at_ms >= begun_ms);
     Some(match exit.map(|exit| (exit.code, exit.signal)) {
         None | Some((None, None)) => StopEnd::Unseen,
         Some((None, Some(9))) if plan.spec.stop_signal.number() != 9 => {
@@ -239,6 +278,7 @@ mod tests {
         };
         let crossed = Crossed {
             interruption: None,
+            memory: None,
             stop: Some(StopEnd::Killed { grace_ms: 5 }),
             ahead: None,
             judged: None,
@@ -248,6 +288,16 @@ mod tests {
         assert_eq!(facts[0], ("stopped", "killed after its grace time of 5 ms".to_owned()));
         assert_eq!(facts[1], ("tried again", "Activate 3 times (w2 did not answer)".to_owned()));
         assert_eq!(step(1).again(), None);
+    }
+
+    #[test]
+    fn what_became_of_the_memory_is_told_also_when_it_was_lost() {
+        let memory = |arrival| MemoryCrossed { bytes: 3 << 20, passes: 2, arrival }.text();
+        assert_eq!(
+            memory(Some(Arrival::Live)),
+            "3.0 MiB sent in 2 passes before it was paused; it went on with it"
+        );
+        assert!(memory(Some(Arrival::Rebooted)).ends_with("so the machine was rebooted from its disks"));
     }
 
     #[test]

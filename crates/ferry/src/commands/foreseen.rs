@@ -20,7 +20,11 @@ pub async fn plan(agent: &Client, json: bool, start: StartMove) -> Result<Exit> 
 }
 
 fn sheet(plan: &MovePlan) -> String {
-    let mode = if plan.mode == MoveMode::Warm { "warm" } else { "cold" };
+    let mode = match plan.mode {
+        MoveMode::Live => "live",
+        MoveMode::Warm => "warm",
+        MoveMode::Cold | MoveMode::Auto => "cold",
+    };
     let rounds = plan.rounds.map(|rounds| format!(", in {rounds} rounds the last time")).unwrap_or_default();
     let mut facts = vec![
         ("move", format!("{} from {} to {}", plan.machine_name, plan.from, plan.to)),

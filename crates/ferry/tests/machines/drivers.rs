@@ -6,7 +6,7 @@ use super::support::devices::needs_loop_devices;
 use super::support::peers::path_text;
 use super::support::{MKE2FS, QEMU, RUNC, needs, skip_where_impossible, succeed, until};
 use ferry_agent::drivers::{
-    Disk, Driver, Gates, HeldMachine, Launch, MicroVmDriver, OciDriver, ProcessDriver, QemuDriver, Vmm, Watch,
+    Channel, Disk, Driver, Gates, HeldMachine, Launch, MicroVmDriver, OciDriver, ProcessDriver, QemuDriver, Vmm, Watch,
 };
 use ferry_api::{
     Driver as Kind, HealthCheck, Isolation, Limit, Limits, Machine, MachineId, MachineSpec, MachineState,
@@ -365,7 +365,10 @@ fn vm(test: &str) -> Option<Subject> {
     let of_none = of.clone();
     Some(Subject {
         dir: tempfile::tempdir().unwrap(),
-        make: Box::new(|_| Arc::new(QemuDriver::new(Arc::new(Gates::default())))),
+        make: Box::new(|_| {
+            let channel = Channel { listen: std::net::Ipv4Addr::LOCALHOST.into(), tls: None };
+            Arc::new(QemuDriver::new(Arc::new(Gates::default()), channel))
+        }),
         runs: Box::new(move |_, words| of(initrd.clone(), words)),
         refused: Box::new(move |dir| of_none(dir.join("no-such-disk"), &["x"])),
     })

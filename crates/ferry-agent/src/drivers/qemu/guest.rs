@@ -1,16 +1,16 @@
 //! A VM that runs: a process like any other, which is asked to end by pressing its power button.
 
-use super::qmp::Monitor;
+use super::migration::memory;
+use super::qmp::{ANSWER_MAX, Monitor};
 use crate::drivers::watch::{Ended, Watch, Watched};
 use crate::host::Doing;
+use ferry_crossing::live::Memory;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long QEMU may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// How long a guest is left to itself before its button is pressed again: one that is just booting does not hear it.
 const PRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -55,7 +55,17 @@ impl Watched for Guest {
     }
 }
 
+/// Presses the button. One whose memory is not here, or not all of it, has nothing to write, and is ended.
 async fn press(monitor: &Path) -> io::Result<()> {
-    let pressed = async { Monitor::connect(monitor).await?.run("system_powerdown").await };
+    let pressed = async {
+        let mut monitor = Monitor::connect(monitor).await?;
+        let migrate = monitor.run("query-migrate").await?;
+        let stands = memory(&migrate, &monitor.run("query-status").await?);
+        let command = match stands {
+            Memory::Here | Memory::Leaving(_) | Memory::Failed { .. } => "system_powerdown",
+            Memory::Paused(_) | Memory::Finishing | Memory::Left | Memory::Awaited => "quit",
+        };
+        monitor.run(command).await
+    };
     timeout(ANSWER_MAX, pressed).await.map_err(io::Error::from)?.map(drop)
 }

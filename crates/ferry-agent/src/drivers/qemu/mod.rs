@@ -2,19 +2,23 @@
 //! monitor, its console and its log are in the machine's directory.
 
 mod guest;
+mod live;
+mod migration;
 mod probe;
 mod qmp;
 mod words;
 
 use super::gate::{Behind, Clothes, Gates, Held};
-use super::{Driver, DriverError, HeldMachine, Launch, Watch, gate};
+use super::{Channel, Driver, DriverError, HeldMachine, Launch, Live, Watch, gate, watch};
 use crate::host::Doing;
+use crate::mutex::locked;
 use crate::records::ProcessMark;
 use ferry_api::{Accel as Wanted, HealthCheck, MachineSpec, QemuSpec};
 use guest::Guest;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 use tokio::sync::OnceCell;
 use words::Accel;
 
@@ -26,8 +30,20 @@ const KVM: &str = "/dev/kvm";
 #[derive(Debug)]
 pub struct QemuDriver {
     gates: Arc<Gates>,
+    /// How memory comes and goes.
+    channel: Channel,
     /// Whether KVM is of use, or why not. Found out once: an agent does not live longer than its host's boot.
     kvm: OnceCell<Result<(), String>>,
+    /// What the program said that it is, as of when it was last changed.
+    known: Mutex<Option<Known>>,
+}
+
+/// A program that was asked what it is.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    program: PathBuf,
+    changed: Option<SystemTime>,
+    version: String,
 }
 
 /// A VM behind its gate.
@@ -37,10 +53,10 @@ struct HeldVm {
 }
 
 impl QemuDriver {
-    /// Runs machines that begin behind `gates`.
+    /// Runs machines that begin behind `gates` and whose memory moves through `channel`.
     #[must_use]
-    pub fn new(gates: Arc<Gates>) -> Self {
-        Self { gates, kvm: OnceCell::new() }
+    pub fn new(gates: Arc<Gates>, channel: Channel) -> Self {
+        Self { gates, channel, kvm: OnceCell::new(), known: Mutex::default() }
     }
 
     async fn kvm(&self, qemu: &Path) -> &Result<(), String> {
@@ -55,6 +71,20 @@ impl QemuDriver {
             found
         });
         found.await
+    }
+
+    /// What QEMU is here, asked again only when it was changed: this is told to whoever asks for the worker.
+    async fn version(&self) -> Result<String, DriverError> {
+        let program = probe::find()?;
+        let changed = std::fs::metadata(&program).and_then(|file| file.modified()).ok();
+        if let Some(known) = &*locked(&self.known)
+            && (&known.program, known.changed) == (&program, changed)
+        {
+            return Ok(known.version.clone());
+        }
+        let version = probe::version(&program).await?;
+        *locked(&self.known) = Some(Known { program, changed, version: version.clone() });
+        Ok(version)
     }
 
     async fn accel(&self, qemu: &Path, wanted: Wanted) -> Result<Accel, DriverError> {
@@ -79,13 +109,18 @@ impl QemuDriver {
         self.accel(&qemu, wanted.accel).await.map(drop)
     }
 
-    async fn hold(&self, launch: &Launch) -> Result<HeldVm, DriverError> {
+    async fn hold(
+        &self,
+        launch: &Launch,
+        spec: &QemuSpec,
+        accel: Accel,
+        more: &[OsString],
+    ) -> Result<HeldVm, DriverError> {
         // That it is recent enough was checked a moment ago, and clients wait for the machine now.
-        let (program, spec) = (probe::find()?, qemu_of(&launch.spec));
         find_images(spec)?;
-        let accel = self.accel(&program, spec.accel).await?;
-        let mut words: Vec<OsString> = vec![program.into()];
+        let mut words: Vec<OsString> = vec![probe::find()?.into()];
         words.extend(words::words(launch, spec, accel)?);
+        words.extend_from_slice(more);
         let monitor = launch.dir.join(MONITOR_SOCKET);
         let behind = Behind {
             name: probe::PROGRAM,
@@ -128,7 +163,11 @@ impl Driver for QemuDriver {
     }
 
     fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>> {
-        Box::pin(async { Ok(Box::new(self.hold(launch).await?) as Box<dyn HeldMachine>) })
+        Box::pin(async {
+            let spec = qemu_of(&launch.spec);
+            let accel = self.accel(&probe::find()?, spec.accel).await?;
+            Ok(Box::new(self.hold(launch, spec, accel, &[]).await?) as Box<dyn HeldMachine>)
+        })
     }
 
     fn try_health<'a>(
@@ -141,9 +180,23 @@ impl Driver for QemuDriver {
         Box::pin(async { Err(DriverError::NotForVms.to_string()) })
     }
 
+    fn live(&self) -> Option<&dyn Live> {
+        Some(self)
+    }
+
     fn find(&self, dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
         let monitor = dir.join(MONITOR_SOCKET);
-        Ok(gate::find(mark)?.map(|process| Watch::over(Guest { process, monitor })))
+        let found = gate::find(mark)?.map(|process| Watch::over(Guest { process, monitor }));
+        if !watch::is_over(mark) {
+            return Ok(found);
+        }
+        // One that waited for its memory, and that nobody watched, is reaped here.
+        tokio::spawn(async move {
+            if let Some(watch) = found {
+                watch.ended().await;
+            }
+        });
+        Ok(None)
     }
 }
 

@@ -40,20 +40,28 @@ const COUNT: u32 = 1 << 28;
 /// It is not there, or too old.
 pub(super) async fn qemu() -> Result<PathBuf, DriverError> {
     let program = find()?;
-    let failed = |cause| DriverError::Io { doing: format!("run {}", program.display()), cause };
-    let said = Command::new(&program).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
-    let said = timeout(VERSION_MAX, said).await.map_err(|late| failed(late.into()))?.map_err(failed)?;
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let said = version(&program).await?;
     let version = said.split_whitespace().skip_while(|word| *word != "version").nth(1).unwrap_or_default();
     let mut numbers = version.split('.').map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= VERSION_MIN => Ok(program),
         (_, _) => Err(DriverError::TooOld {
             program: PROGRAM,
-            found: said.lines().next().unwrap_or_default().to_owned(),
+            found: said,
             needed: format!("{}.{}", VERSION_MIN.0, VERSION_MIN.1),
         }),
     }
+}
+
+/// What a QEMU says that it is.
+///
+/// # Errors
+/// It cannot be run.
+pub(super) async fn version(program: &Path) -> Result<String, DriverError> {
+    let failed = |cause| DriverError::Io { doing: format!("run {}", program.display()), cause };
+    let said = Command::new(program).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
+    let said = timeout(VERSION_MAX, said).await.map_err(|late| failed(late.into()))?.map_err(failed)?;
+    Ok(String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().to_owned())
 }
 
 /// Where QEMU is, whatever it is.

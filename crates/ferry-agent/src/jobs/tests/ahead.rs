@@ -7,7 +7,7 @@ use super::faults::{Worker, story_of};
 use super::world::Fault;
 use ferry_crossing::{Ahead, Prepared, Sealed};
 
-fn memo<T: DeserializeOwned>(job: &Job, step: &str) -> T {
+pub(super) fn memo<T: DeserializeOwned>(job: &Job, step: &str) -> T {
     let step = job.steps.iter().find(|other| other.step == step).unwrap();
     serde_json::from_value(step.memo.clone().unwrap()).unwrap()
 }

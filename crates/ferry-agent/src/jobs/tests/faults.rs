@@ -158,6 +158,12 @@ async fn story(desired: Desired, faults: &[(u64, Fault)]) -> (JobState, u64) {
 /// One whole move with these faults; answers how it ended and how many points it passed.
 pub(super) async fn story_of(mode: MoveMode, desired: Desired, faults: &[(u64, Fault)]) -> (JobState, u64) {
     let mut worker = Worker::new(desired, faults).await;
+    let job = play(&mut worker, mode).await;
+    (job.state, worker.world.state().points)
+}
+
+/// One whole move of a worker.
+pub(super) async fn play(worker: &mut Worker, mode: MoveMode) -> Job {
     let begun = tokio::select! {
         biased;
         () = worker.world.died.notified() => None,
@@ -176,8 +182,7 @@ pub(super) async fn story_of(mode: MoveMode, desired: Desired, faults: &[(u64, F
     };
     let job = worker.run_to_the_end(id).await;
     worker.check_the_end(&job).await;
-    let points = worker.world.state().points;
-    (job.state, points)
+    job
 }
 
 /// The points of a move that nothing disturbs.

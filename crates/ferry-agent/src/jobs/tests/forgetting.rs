@@ -190,6 +190,7 @@ impl Inn {
                 activated_at_ms: Some(1),
                 booted_at_ms: None,
                 judged: None,
+                awaited: None,
             };
             inn.records.change(vec![Change::Crossing(Box::new(crossing))]).await.unwrap();
         }

@@ -4,6 +4,7 @@ mod ahead;
 mod faults;
 mod forgetting;
 mod judged;
+mod live;
 mod records;
 mod requests;
 mod target;

@@ -112,6 +112,7 @@ pub(super) async fn furnish(records: &Records, world: &World) {
         halted: false,
         doomed: false,
         process: None,
+        memory: None,
         last_exit: None,
         created_at_ms: 1,
     };

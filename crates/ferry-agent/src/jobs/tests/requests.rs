@@ -253,7 +253,7 @@ async fn a_target_that_lacks_the_machines_driver_is_refused_before_anything_stop
     let mut worker = Worker::new(Desired::Running, &[]).await;
     let error = Some("its programs are locked away; unlock them".to_owned());
     worker.world.state().drivers =
-        vec![DriverInfo { name: "process".to_owned(), found: None, limits: Vec::new(), error }];
+        vec![DriverInfo { name: "process".to_owned(), found: None, limits: Vec::new(), error, live: None }];
     let mover = Mover::new(Arc::new(Alpha(worker.world.clone())), Hourglass(worker.world.clone()));
     let foreseen = mover.foresee(&worker.input("beta")).await.unwrap();
     let id = worker.begin().await.unwrap().id;

@@ -1,11 +1,11 @@
 //! The target of the world made of memory: it refuses what comes out of turn.
 
 use ferry_api::{
-    API_VERSION, Activate, ApiError, AskRoot, CopyRoot, Crossing, CrossingState, Desired, ErrorCode,
-    Generation, JobId, Precopied, Precopy, Prepare, Reserve, Room, Root, VolumeKey, WorkerInfo,
+    API_VERSION, Activate, ApiError, Arrival, AskRoot, CopyRoot, Crossing, CrossingState, Desired, ErrorCode,
+    Expect, Generation, JobId, Precopied, Precopy, Prepare, Reserve, Room, Root, VolumeKey, WorkerInfo,
 };
 
-use super::world::{Beta, HomeVolume, LOOKS_UNTIL_WHOLE, SIZE_BYTES, State, error, worker};
+use super::world::{Beta, HomeVolume, LOOKS_UNTIL_WHOLE, SIZE_BYTES, State, error, facts, worker};
 use crate::jobs::Target;
 
 impl Target for Beta {
@@ -132,11 +132,43 @@ impl Target for Beta {
             .await
     }
 
+    async fn expect(&self, expect: Expect) -> Result<Crossing, ApiError> {
+        assert_eq!(expect.facts, facts());
+        self.0
+            .call_target(|state| {
+                assert_eq!(
+                    state.crossing,
+                    Some(CrossingState::Prepared),
+                    "expected where it is not prepared"
+                );
+                (state.awaited, state.arrived) = (true, false);
+                Ok(self.0.crossing(state, expect.job))
+            })
+            .await
+    }
+
+    async fn forsake(&self, job: JobId) -> Result<Crossing, ApiError> {
+        self.0
+            .call_target(|state| {
+                assert!(state.crossing >= Some(CrossingState::Activated), "forsaken too early");
+                state.awaited &= state.arrived;
+                Ok(self.0.crossing(state, job))
+            })
+            .await
+    }
+
     async fn boot(&self, job: JobId) -> Result<Crossing, ApiError> {
         self.0
             .call_target(|state| {
                 if state.does_not_boot {
                     return Err(error(ErrorCode::Internal, "there is no program sleep"));
+                }
+                if state.awaited && !state.arrived {
+                    return Err(error(ErrorCode::Unavailable, "its memory is still on its way"));
+                }
+                if state.is_vm && state.crossing < Some(CrossingState::Booted) {
+                    state.reboots += u32::from(!state.arrived);
+                    state.arrival = Some(if state.arrived { Arrival::Live } else { Arrival::Rebooted });
                 }
                 state.crossing = state.crossing.max(Some(CrossingState::Booted));
                 state.target_runs = state.desired == Some(Desired::Running);
@@ -185,6 +217,7 @@ impl Target for Beta {
                 });
                 assert!(!owned, "what the target owns is released");
                 state.crossing = Some(CrossingState::Released);
+                state.awaited = false;
                 Ok(())
             })
             .await

@@ -9,11 +9,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
-    ApiError, AskRoot, BadRanges, CopyRoot, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode,
-    Generation, Hydration, Job, JobId, Judged, Machine, MachineId, MachineSpec, MachineState, MachineVolume,
-    Ownership, Precopied, Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource,
-    WorkerName,
+    ApiError, Arrival, AskRoot, BadRanges, CopyRoot, Crossing, CrossingState, CrossingVolume, Desired,
+    Driver, ErrorCode, Generation, Hydration, Job, JobId, Judged, LiveFacts, Machine, MachineId, MachineSpec,
+    MachineState, MachineVolume, Ownership, Precopied, QemuSpec, Root, ServerState, Volume, VolumeId,
+    VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
+use ferry_crossing::live::{Memory, MemoryCopied};
 use tokio::sync::Notify;
 
 use crate::jobs::Home;
@@ -21,6 +22,8 @@ use crate::records::{Records, Standing};
 
 /// Looks at the target until its clones are whole.
 pub(super) const LOOKS_UNTIL_WHOLE: u32 = 3;
+/// Looks at the memory that is copied until the machine is paused.
+const PASSES_UNTIL_PAUSED: u64 = 3;
 /// Size of each volume, in bytes.
 pub(super) const SIZE_BYTES: u64 = 1 << 20;
 /// What the machine changes in each volume before the first mark, in bytes.
@@ -58,6 +61,24 @@ pub(super) enum Gone {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) home_runs: bool,
+    /// How the memory of the machine stands at home; none without a process.
+    pub(super) memory: Option<Memory>,
+    /// It is a VM, whose memory can be moved.
+    pub(super) is_vm: bool,
+    /// It writes to its memory faster than that crosses.
+    pub(super) writes_fast: bool,
+    /// The rest of its memory does not arrive.
+    pub(super) rest_is_lost: bool,
+    /// What waits for its memory on the target ends as soon as the machine is paused.
+    pub(super) nobody_awaits: bool,
+    /// A process on the target waits for its memory, or has it.
+    pub(super) awaited: bool,
+    /// All of its memory is on the target.
+    pub(super) arrived: bool,
+    /// How it began there, if its memory was to come.
+    pub(super) arrival: Option<Arrival>,
+    /// How often it was started anew.
+    pub(super) reboots: u32,
     pub(super) home: HashMap<VolumeKey, HomeVolume>,
     pub(super) crossing: Option<CrossingState>,
     pub(super) target_runs: bool,
@@ -148,6 +169,26 @@ impl State {
         CopyRoot { root: Root::Known { root }, regions, region_bytes: REGION_BYTES, ..CopyRoot::default() }
     }
 
+    /// Starts the machine at home, unless a process of it is there.
+    fn start_at_home(&mut self) {
+        if self.memory.is_none() {
+            self.reboots += 1;
+            (self.home_runs, self.memory) = (true, Some(Memory::Here));
+        }
+    }
+
+    /// Goes on with what is being copied of the memory.
+    fn copy_memory(&mut self) {
+        let Some(Memory::Leaving(copied)) = &mut self.memory else { return };
+        copied.passes += 1;
+        if copied.passes >= PASSES_UNTIL_PAUSED && !self.writes_fast {
+            assert!(self.home.values().all(|volume| !volume.sealed), "sealed before it is paused: {self:?}");
+            self.memory = Some(Memory::Paused(MemoryCopied::default()));
+            self.home_runs = false;
+            self.awaited &= !self.nobody_awaits;
+        }
+    }
+
     /// At most one worker writes, at most one machine runs, and the deed comes first.
     pub(super) fn hold_the_rules(&self) {
         assert!(!(self.home_runs && self.target_runs), "the machine runs twice: {self:?}");
@@ -156,6 +197,7 @@ impl State {
             .crossing
             .is_some_and(|state| (CrossingState::Activated..CrossingState::Released).contains(&state));
         assert!(!owned_there || self.handed_over, "the target owns what was not handed over: {self:?}");
+        assert!(self.memory != Some(Memory::Left) || owned_there, "memory left too early: {self:?}");
         assert!(!self.target_runs || owned_there, "the target runs what it does not own: {self:?}");
         assert!(self.machine_fenced || !owned_there, "owned elsewhere and not fenced: {self:?}");
         assert!(!self.machine_fenced || self.handed_over, "fenced and not handed over: {self:?}");
@@ -182,6 +224,7 @@ impl World {
     pub(super) fn new(volumes: &[VolumeKey], desired: Desired) -> Arc<Self> {
         let state = State {
             home_runs: desired == Desired::Running,
+            memory: (desired == Desired::Running).then_some(Memory::Here),
             home: volumes
                 .iter()
                 .map(|key| (*key, HomeVolume { changes: CHANGES_BYTES, ..HomeVolume::default() }))
@@ -267,13 +310,18 @@ impl World {
         // Its last entry may be durable though it was never told so.
         state.handed_over |= matches!(machine.standing, Standing::HandedOver { .. });
         match state.dead.take() {
-            Some(Fault::HostDies) => state.home_runs = false,
+            Some(Fault::HostDies) => {
+                (state.home_runs, state.memory) = (false, None);
+                state.awaited &= state.arrived;
+            }
             Some(Fault::OlderRecords) if state.crossing < Some(CrossingState::Activated) => {
                 state.home.values_mut().for_each(HomeVolume::unseal);
             }
             Some(Fault::OlderRecords | Fault::AgentDies | Fault::Unreachable | Fault::Cancel) | None => {}
         }
-        state.home_runs |= shall_run && state.home.values().all(|volume| !volume.sealed);
+        if shall_run && state.home.values().all(|volume| !volume.sealed) {
+            state.start_at_home();
+        }
         state.hold_the_rules();
     }
 
@@ -298,6 +346,8 @@ impl World {
             state: state.crossing.unwrap_or(CrossingState::Released),
             activated_at_ms: Some(7),
             booted_at_ms: state.target_runs.then_some(8),
+            memory_to: (state.awaited && state.arrival.is_none()).then(|| "beta:1".to_owned()),
+            arrival: state.arrival,
             machine_now: None,
             volumes: volumes.collect(),
             judged: (state.is_judged && state.looks > 2 * LOOKS_UNTIL_WHOLE).then(taken_back),
@@ -417,6 +467,13 @@ impl Home for Alpha {
             let health = state.is_judged.then(|| ferry_api::Probe::Tcp(1.try_into().unwrap()).into());
             (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap(), state.home_runs, health)
         };
+        let spec = match self.0.state().is_vm {
+            true => MachineSpec {
+                driver: Driver::Qemu(QemuSpec::default()),
+                ..MachineSpec::process("sleep", ["1"])
+            },
+            false => MachineSpec::process("sleep", ["1"]),
+        };
         let state = if runs { MachineState::Running { pid: 1, since_ms: 1 } } else { MachineState::Stopped };
         let volumes = keys.into_iter().map(|key| MachineVolume {
             name: "data".parse().unwrap(),
@@ -429,7 +486,7 @@ impl Home for Alpha {
             name: "db".parse().unwrap(),
             worker: worker("alpha"),
             generation: Generation::FIRST,
-            spec: MachineSpec { health, ..MachineSpec::process("sleep", ["1"]) },
+            spec: MachineSpec { health, ..spec },
             volumes: volumes.collect(),
             desired,
             state,
@@ -517,7 +574,8 @@ impl Home for Alpha {
     async fn halt(&self, _machine: MachineId) -> Result<(), ApiError> {
         self.0
             .call(|state| {
-                state.home_runs = false;
+                assert!(state.memory.is_none() || !state.is_vm, "it is paused, not stopped");
+                (state.home_runs, state.memory) = (false, None);
                 Ok(())
             })
             .await
@@ -526,7 +584,68 @@ impl Home for Alpha {
     async fn let_run(&self, _machine: MachineId) -> Result<(), ApiError> {
         self.0
             .call(|state| {
-                state.home_runs = state.desired == Some(Desired::Running);
+                if state.desired == Some(Desired::Running) {
+                    state.start_at_home();
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn live_facts(&self, _machine: MachineId) -> Result<Result<LiveFacts, String>, ApiError> {
+        self.0
+            .call(|state| match state.memory {
+                Some(_) => Ok(Ok(facts())),
+                None => Ok(Err("machine db does not run".to_owned())),
+            })
+            .await
+    }
+
+    async fn memory(&self, _machine: MachineId) -> Result<Option<Memory>, ApiError> {
+        self.0
+            .call(|state| {
+                state.copy_memory();
+                Ok(state.memory.clone())
+            })
+            .await
+    }
+
+    async fn send_memory(&self, _machine: MachineId, to: &str) -> Result<(), ApiError> {
+        assert_eq!(to, "beta:1");
+        self.0
+            .call(|state| {
+                assert!(state.awaited, "sent to nobody: {state:?}");
+                assert!(
+                    matches!(state.memory, Some(Memory::Here | Memory::Failed { .. })),
+                    "sent twice: {state:?}"
+                );
+                state.memory = Some(Memory::Leaving(MemoryCopied::default()));
+                Ok(())
+            })
+            .await
+    }
+
+    async fn let_memory_go(&self, _machine: MachineId) -> Result<Option<Memory>, ApiError> {
+        self.0
+            .call(|state| {
+                assert!(state.crossing >= Some(CrossingState::Activated), "let go too early: {state:?}");
+                if let Some(Memory::Paused(_)) = state.memory {
+                    state.arrived = state.awaited && !state.rest_is_lost;
+                    state.memory = state.arrived.then_some(Memory::Left);
+                }
+                Ok(state.memory.clone())
+            })
+            .await
+    }
+
+    async fn keep_memory(&self, _machine: MachineId) -> Result<(), ApiError> {
+        self.0
+            .call(|state| {
+                assert!(!state.handed_over, "kept behind the hand-over: {state:?}");
+                if let Some(Memory::Leaving(_) | Memory::Paused(_)) = state.memory {
+                    state.memory = Some(Memory::Failed { why: "it was taken back".to_owned() });
+                    (state.home_runs, state.awaited) = (true, false);
+                }
                 Ok(())
             })
             .await
@@ -587,6 +706,11 @@ impl Home for Alpha {
             })
             .await
     }
+}
+
+/// How machines run on both workers.
+pub(super) fn facts() -> LiveFacts {
+    LiveFacts { program: "QEMU 10".to_owned(), kvm: false, cpu: None, tls: true, local: false }
 }
 
 pub(super) fn fresh_keys(count: usize) -> Vec<VolumeKey> {

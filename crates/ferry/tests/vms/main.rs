@@ -2,6 +2,10 @@
 //! `cargo xtask lab vm` makes the guest; what it does is in `xtask/src/lab/vm.sh`.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
+#[path = "../../../ferry-volume/tests/support/authority.rs"]
+mod authority;
+mod live;
+#[path = "../support/mod.rs"]
 mod support;
 
 use ferry_api::{Machine, MachineState, ServerState, WorkerInfo};
@@ -13,8 +17,8 @@ use support::cluster::{Cluster, Worker};
 use support::peers::path_text;
 use support::{DEBUGFS, E2FSCK, MKE2FS, QEMU, needs, skip, succeed, test_name, until};
 
-/// How often the VM moves: once cold and once warm, unless a soak asks for more.
-const MOVES: usize = 2;
+/// How often the VM moves: once in each mode, unless a soak asks for more.
+const MOVES: usize = 3;
 const MOVES_VARIABLE: &str = "FERRY_SOAK_MOVES";
 /// Records that are kept between two disturbances.
 const RECORDS: usize = 5;
@@ -70,7 +74,7 @@ fn records(worker: &Worker) -> BTreeSet<u64> {
 }
 
 #[test]
-fn a_vm_moves_cold_and_warm_and_keeps_every_record_it_acknowledged() {
+fn a_vm_moves_cold_warm_and_live_and_keeps_every_record_it_acknowledged() {
     needs!(QEMU, MKE2FS, E2FSCK, DEBUGFS);
     support::devices::needs_loop_devices!();
     let Some((kernel, initrd)) = guest() else {
@@ -92,7 +96,7 @@ fn a_vm_moves_cold_and_warm_and_keeps_every_record_it_acknowledged() {
     let mut acknowledged = BTreeSet::new();
     for turn in 0..moves() {
         wait_for_more(here);
-        let mode = ["cold", "warm"][turn % 2];
+        let mode = ["cold", "warm", "live"][turn % 3];
         assert_eq!(here.ferry(&["move", "vm", "--to", &there.name, "--mode", mode]).code, Some(0));
         acknowledged.extend(kept(here));
         std::mem::swap(&mut here, &mut there);

@@ -1,0 +1,218 @@
+//! Moving machines with their memory: what is asked of the driver of one, and what the records say meanwhile.
+
+use super::{Inner, Machines, MachinesError};
+use crate::drivers::{DriverError, HeldMachine, Live, Watch};
+use crate::records::{Change, MachineRecord, MemoryMoves, ProcessMark};
+use ferry_api::{LiveFacts, MachineId};
+use ferry_crossing::live::Memory;
+use std::time::Duration;
+
+/// How long a call waits for memory that is on its way here.
+const ARRIVES_MAX: Duration = Duration::from_secs(10);
+
+impl Machines {
+    /// How a machine runs here, for a worker that is to take it with its memory; or why that cannot be, in one sentence.
+    ///
+    /// # Errors
+    /// It is not here, or does not tell.
+    pub async fn live_facts(&self, machine: MachineId) -> Result<Result<LiveFacts, String>, MachinesError> {
+        let record = self.record(machine).await?;
+        let (Some(live), Some(_)) = (self.live(&record), self.inner.process(&record)?) else {
+            let name = &record.name;
+            return Ok(Err(format!(
+                "machine {name} does not run, so there is no memory to move; move it --mode cold"
+            )));
+        };
+        Ok(Ok(live.runs_as(&self.inner.dir(machine)).await?))
+    }
+
+    /// How the memory of a machine stands; none if no process of it runs here.
+    ///
+    /// # Errors
+    /// It is not here, or does not tell.
+    pub async fn memory(&self, machine: MachineId) -> Result<Option<Memory>, MachinesError> {
+        let record = self.record(machine).await?;
+        self.memory_of(&record).await
+    }
+
+    async fn memory_of(&self, record: &MachineRecord) -> Result<Option<Memory>, MachinesError> {
+        let (Some(live), Some(_)) = (self.live(record), self.inner.process(record)?) else { return Ok(None) };
+        match live.memory(&self.inner.dir(record.id)).await {
+            Ok(stands) => Ok(Some(stands)),
+            // It may have ended just now.
+            Err(_) if self.inner.process(record)?.is_none() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Begins to send the memory of a machine to `to`, `HOST:PORT`.
+    ///
+    /// # Errors
+    /// It is not begun.
+    pub async fn send_memory(&self, machine: MachineId, to: &str) -> Result<(), MachinesError> {
+        let record = self.record(machine).await?;
+        let live = self.live(&record).ok_or_else(|| no_memory(&record))?;
+        Ok(live.send(&self.inner.dir(machine), to).await?)
+    }
+
+    /// Lets the rest of a paused machine's memory go; answers how it stands then. One whose memory did not leave is ended: what
+    /// was handed over must not run on here.
+    ///
+    /// # Errors
+    /// It is not known how it stands.
+    pub async fn let_memory_go(&self, machine: MachineId) -> Result<Option<Memory>, MachinesError> {
+        let record = self.record(machine).await?;
+        let stands = match (self.live(&record), self.inner.process(&record)?) {
+            (Some(live), Some(_)) => match live.let_go(&self.inner.dir(machine)).await {
+                Ok(stands) => Some(stands),
+                Err(_) if self.inner.process(&record)?.is_none() => None,
+                Err(error) => return Err(error.into()),
+            },
+            (_, _) => None,
+        };
+        if stands.as_ref().is_some_and(|stands| *stands != Memory::Left) {
+            self.inner.records.change(vec![Change::MemoryLeft(machine)]).await?;
+            self.settle(machine).await;
+        }
+        Ok(stands)
+    }
+
+    /// Takes back that the memory of a machine moves: it runs on here. One that has ended meanwhile is started as any other.
+    ///
+    /// # Errors
+    /// It does not run on yet.
+    pub async fn keep_memory(&self, machine: MachineId) -> Result<(), MachinesError> {
+        let record = self.record(machine).await?;
+        let (Some(live), Some(_)) = (self.live(&record), self.inner.process(&record)?) else { return Ok(()) };
+        match live.keep(&self.inner.dir(machine)).await {
+            Err(_) if self.inner.process(&record)?.is_none() => Ok(()),
+            kept => Ok(kept?),
+        }
+    }
+
+    /// Makes a machine that waits for its memory, behind its gate; `record` as it will arrive, its disks stand by.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub async fn expect(
+        &self,
+        record: &MachineRecord,
+        facts: &LiveFacts,
+    ) -> Result<Box<dyn HeldMachine>, MachinesError> {
+        let live = self.live(record).ok_or_else(|| no_memory(record))?;
+        let disks = self.inner.disks(record).await?;
+        let launch = self.inner.launch(record, Vec::new(), disks)?;
+        Ok(live.expect(&launch, facts).await?)
+    }
+
+    /// Has a machine that waits for its memory listen for it; answers the port.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn listen(&self, record: &MachineRecord) -> Result<u16, MachinesError> {
+        let live = self.live(record).ok_or_else(|| no_memory(record))?;
+        Ok(live.listen(&self.inner.dir(record.id)).await?)
+    }
+
+    /// Whether a process that waits for the memory of a machine is there.
+    ///
+    /// # Errors
+    /// The system refuses to tell.
+    pub fn awaits(&self, record: &MachineRecord) -> Result<bool, MachinesError> {
+        Ok(self.inner.process(record)?.is_some())
+    }
+
+    /// Ends a process that waits, or waited, for the memory of a machine.
+    ///
+    /// # Errors
+    /// The system refuses to tell.
+    pub async fn end_awaited(&self, record: &MachineRecord) -> Result<(), MachinesError> {
+        if let Some(watch) = self.inner.process(record)? {
+            watch.kill_group();
+            watch.ended().await;
+        }
+        Ok(())
+    }
+
+    /// Removes the directory of a machine that never came, unless it was here before.
+    ///
+    /// # Errors
+    /// The records cannot be read; a file operation failed.
+    pub async fn forget_expected(&self, machine: MachineId) -> Result<(), MachinesError> {
+        if self.inner.records.machine(machine).await?.is_some() {
+            return Ok(());
+        }
+        let failed = |cause| MachinesError::Io { doing: "remove", path: self.inner.dir(machine), cause };
+        self.inner.host.remove_machine_dir(machine).await.map_err(failed)
+    }
+
+    /// Waits until a machine goes on here with its memory, or it is known that it does not and it is started anew. Nothing
+    /// happens to one that does not wait for memory.
+    ///
+    /// # Errors
+    /// Its memory is still on its way.
+    pub async fn arrive(&self, machine: MachineId) -> Result<(), MachinesError> {
+        let until = tokio::time::Instant::now() + ARRIVES_MAX;
+        loop {
+            let record = self.record(machine).await?;
+            if record.memory != Some(MemoryMoves::Here) {
+                return Ok(());
+            }
+            // Its disks may have been made anew when they became this worker's.
+            self.inner.disks(&record).await?;
+            match self.memory_of(&record).await? {
+                Some(Memory::Awaited) if tokio::time::Instant::now() < until => {}
+                Some(Memory::Awaited) => {
+                    let waits_for = "its memory is still on its way".to_owned();
+                    return Err(MachinesError::DoesNotRun { name: record.name.to_string(), waits_for });
+                }
+                Some(_) => {
+                    let at_ms = self.inner.host.now_ms();
+                    return Ok(self
+                        .inner
+                        .records
+                        .change(vec![Change::MemoryArrived { machine, at_ms }])
+                        .await?);
+                }
+                // Its minder notices, and starts it anew.
+                None => {
+                    self.settle(machine).await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// No memory will come any more: a process that still waits for it is ended, and its minder starts the machine anew.
+    ///
+    /// # Errors
+    /// It is not known how the process stands.
+    pub async fn forsake(&self, machine: MachineId) -> Result<(), MachinesError> {
+        let record = self.record(machine).await?;
+        if record.memory == Some(MemoryMoves::Here) && self.memory_of(&record).await? == Some(Memory::Awaited)
+        {
+            tracing::warn!(machine = %record.name, "the memory of a machine was lost; it is started anew");
+            self.end_awaited(&record).await?;
+            self.settle(machine).await;
+        }
+        Ok(())
+    }
+
+    fn live(&self, record: &MachineRecord) -> Option<&dyn Live> {
+        self.inner.host.driver(record.spec.driver.kind()).live()
+    }
+}
+
+impl Inner {
+    /// The process of a machine, if it runs.
+    fn process(&self, record: &MachineRecord) -> Result<Option<Watch>, DriverError> {
+        let find =
+            |mark: &ProcessMark| self.host.driver(record.spec.driver.kind()).find(&self.dir(record.id), mark);
+        Ok(record.process.as_ref().map(find).transpose()?.flatten())
+    }
+}
+
+fn no_memory(record: &MachineRecord) -> MachinesError {
+    let waits_for = "the memory of its kind of machine cannot be moved".to_owned();
+    MachinesError::DoesNotRun { name: record.name.to_string(), waits_for }
+}

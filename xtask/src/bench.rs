@@ -10,6 +10,7 @@ mod figures;
 mod fio;
 pub mod interrupt;
 mod interruption;
+mod live;
 mod machine;
 mod options;
 mod peers;
@@ -55,6 +56,7 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     match options.what {
         What::Control => return control::run(root, &options, &ferry, dir.path()),
         What::Interruption => return interruption::run(root, &options, &ferry, dir.path()),
+        What::Live => return live::run(root, &options, &ferry, dir.path()),
         What::Data => {}
     }
     let mut bench = Bench { options, ferry, dir, rows: Vec::new() };

@@ -16,8 +16,10 @@ a journal, and an agent with many jobs.
 With `--what interruption` it measures how long a machine writes nothing while it goes to another worker: killed, copied with
 nbdcopy and started again, by a cold and by a warm move, idle and under load.
 
+With `--what live` it measures how long a VM writes nothing while it moves with its memory, beside QEMU's own migration of it.
+
 options:
-  --what WHAT          data, control or interruption (default data)
+  --what WHAT          data, control, interruption or live (default data)
   --used-mib N         interruption: data of the machine (default 1024)
   --moves N            control: moves (default 20)
   --appends N          control: appends (default 1000)
@@ -46,6 +48,8 @@ pub enum What {
     Control,
     /// Machines that move.
     Interruption,
+    /// VMs that move with their memory.
+    Live,
 }
 
 /// The caller's choice.
@@ -144,7 +148,8 @@ fn what(text: &str) -> anyhow::Result<What> {
         "data" => Ok(What::Data),
         "control" => Ok(What::Control),
         "interruption" => Ok(What::Interruption),
-        other => bail!("--what is data, control or interruption, not `{other}`"),
+        "live" => Ok(What::Live),
+        other => bail!("--what is data, control, interruption or live, not `{other}`"),
     }
 }
 

@@ -1,0 +1,299 @@
+//! `cargo xtask bench --what live`: how long a VM writes nothing while it moves with its memory, beside QEMU's own migration of
+//! the same guest on a disk that both sides share.
+//!
+//! The guest is the lab's (`cargo xtask lab vm`): it says which of its records are durable, so that the longest time without one
+//! is the pause as the guest has it. QEMU by itself moves no disk: both its sides open the same file.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+use super::control::{Agents, Line, tell};
+use super::options::Options;
+use super::processes::Process;
+use super::{interrupt, machine};
+
+/// The heading by which the section is found again.
+const HEADING: &str = "## Live moves";
+const QEMU: &str = "qemu-system-x86_64";
+/// What a guest says of a record that is durable.
+const KEPT: &str = "VM kept ";
+/// Records after which a guest is known to write again.
+const RECORDS: usize = 20;
+const MEMORY: &str = "192M";
+const DISK_MIB: u64 = 48;
+const APPEND: &str =
+    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr cryptomgr.notests no_timer_check lpj=4000000";
+/// The most that Ferry's pause may be of QEMU's own.
+const RATIO: f64 = 1.5;
+/// As Ferry has it.
+const REST_MS: u64 = 300;
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Runs all of it and prints the section of the page that is kept.
+pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::Result<()> {
+    crate::lab::vm(root)?;
+    let machine = machine::describe()?;
+    let begun = jiff::Timestamp::now();
+    let guest = Guest { lab: root.join("target/lab/vm") };
+    let mut by_ferry = ByFerry::start(&guest, ferry, dir)?;
+    let mut by_qemu = ByQemu::start(&guest, dir)?;
+    let mut ms = [const { Vec::new() }; 2];
+    for round in 0..options.pairs {
+        eprintln!("bench: live, round {} of {}", round + 1, options.pairs);
+        ms[0].push(by_qemu.moves()?);
+        ms[1].push(by_ferry.moves()?);
+    }
+    let [own, ferry] = ms;
+    let own = Line::new("QEMU's own migration, of a VM on a disk that both sides share", "ms", own);
+    let beside = format!("QEMU's own {}", own.told_short());
+    let bound = own.median() * RATIO;
+    let lines = [
+        Line::new("`ferry move --mode live`, its disk as well", "ms", ferry).beside(beside).at_most(bound),
+        own,
+    ];
+    let mut section = format!(
+        "{HEADING}\n\nBy `cargo xtask bench --what live`, {}, {} cores ({}), Linux {}, load average {} before: two agents on loopback, a VM of {MEMORY} \
+         without KVM that writes records to ext4 one by one.\n{} times each, by turns. The longest time without a record that the guest knows to be durable.\n\n\
+         | what | median | p90 | beside | goal | |\n|---|---|---|---|---|---|\n",
+        begun.strftime("%Y-%m-%d"),
+        machine.cores,
+        machine.processor,
+        machine.kernel,
+        machine.load,
+        options.pairs,
+    );
+    lines.iter().for_each(|line| section.push_str(&line.row()));
+    tell(root, options, HEADING, &section)
+}
+
+/// What a VM boots.
+struct Guest {
+    lab: PathBuf,
+}
+
+impl Guest {
+    fn file(&self, name: &str) -> String {
+        self.lab.join(name).display().to_string()
+    }
+}
+
+/// A VM of two agents.
+struct ByFerry {
+    agents: Agents,
+    consoles: [PathBuf; 2],
+    worker: usize,
+}
+
+impl ByFerry {
+    fn start(guest: &Guest, ferry: &Path, dir: &Path) -> anyhow::Result<Self> {
+        let state = dir.join("live");
+        let agents = Agents::start(ferry, &state)?;
+        let file = dir.join("vm.toml");
+        let (kernel, initrd) = (guest.file("kernel"), guest.file("initrd"));
+        let spec = format!(
+            "name = \"vm\"\ndriver = \"qemu\"\n[qemu]\nkernel = {kernel:?}\ninitrd = {initrd:?}\nappend = {APPEND:?}\n\
+             accel = \"tcg\"\nmemory = \"{MEMORY}iB\"\n[volumes.data]\nsize = \"{DISK_MIB}MiB\"\n"
+        );
+        std::fs::write(&file, spec).context("cannot write a machine's file")?;
+        let file = file.to_str().context("the temporary directory's name is no text")?;
+        let made = agents.ask(0, &["machine", "create", "--file", file])?;
+        let id = made["id"].as_str().context("a machine has an id")?;
+        let console = |worker: &str| state.join(worker).join("machines").join(id).join("machine.log");
+        let consoles = ["w1", "w2"].map(console);
+        until_it_writes(&consoles[0])?;
+        Ok(Self { agents, consoles, worker: 0 })
+    }
+
+    /// Moves it to the other worker; how long it wrote nothing, in milliseconds.
+    fn moves(&mut self) -> anyhow::Result<f64> {
+        let (here, there) = (self.worker, 1 - self.worker);
+        let gap = longest_gap([&self.consoles[here], &self.consoles[there]], || {
+            let to = ["w1", "w2"][there];
+            let words = ["move", "vm", "--to", to, "--mode", "live", "--retention", "0h"];
+            let job = self.agents.ask(here, &words)?;
+            ensure!(job["state"] == "succeeded", "a move did not succeed: {job}");
+            ensure!(job["steps"][7]["memo"]["arrival"] == "live", "it was no live move: {job}");
+            Ok(())
+        })?;
+        self.worker = there;
+        Ok(gap)
+    }
+}
+
+/// A VM that QEMU migrates by itself, and the disk that all its sides share.
+struct ByQemu {
+    words: Vec<OsString>,
+    dir: PathBuf,
+    count: u32,
+    side: Side,
+}
+
+/// A QEMU.
+struct Side {
+    _process: Process,
+    monitor: Monitor,
+    console: PathBuf,
+}
+
+impl ByQemu {
+    fn start(guest: &Guest, dir: &Path) -> anyhow::Result<Self> {
+        let disk = dir.join("shared.raw");
+        let file = std::fs::File::create(&disk).context("cannot make a disk")?;
+        file.set_len(DISK_MIB << 20).context("cannot make a disk")?;
+        let node = json!({ "driver": "file", "filename": disk, "node-name": "disk", "locking": "off", "discard": "unmap" });
+        let words = [
+            "-nodefaults -no-user-config -display none -accel tcg,thread=multi -cpu max -machine q35,memory-backend=ram",
+            &format!("-m {MEMORY} -smp 1 -object memory-backend-memfd,id=ram,size={MEMORY},share=on"),
+            "-device virtio-blk-pci,drive=disk,write-cache=on -serial chardev:console",
+        ];
+        let mut words: Vec<OsString> =
+            words.iter().flat_map(|line| line.split(' ')).map(OsString::from).collect();
+        let (kernel, initrd) = (guest.file("kernel"), guest.file("initrd"));
+        let rest =
+            ["-blockdev", &node.to_string(), "-kernel", &kernel, "-initrd", &initrd, "-append", APPEND];
+        words.extend(rest.map(OsString::from));
+        let side = Side::start(&words, dir, 0, &[])?;
+        until_it_writes(&side.console)?;
+        Ok(Self { words, dir: dir.to_owned(), count: 0, side })
+    }
+
+    /// Migrates it to a fresh QEMU; how long it wrote nothing, in milliseconds.
+    fn moves(&mut self) -> anyhow::Result<f64> {
+        self.count += 1;
+        let mut next = Side::start(&self.words, &self.dir, self.count, &["-incoming", "defer"])?;
+        let uri = format!("unix:{}", self.dir.join(format!("memory{}", self.count)).display());
+        next.monitor.ask("migrate-incoming", json!({ "uri": uri }))?;
+        let monitor = &mut self.side.monitor;
+        let gap = longest_gap([&self.side.console, &next.console], || {
+            monitor.ask(
+                "migrate-set-parameters",
+                json!({ "max-bandwidth": 16_u64 << 30, "downtime-limit": REST_MS }),
+            )?;
+            monitor.ask("migrate", json!({ "uri": uri }))?;
+            interrupt::until("QEMU has migrated its guest", LOOK_EVERY, DEADLINE, || {
+                let told = monitor.ask("query-migrate", json!({}))?;
+                ensure!(told["status"] != "failed", "QEMU did not migrate its guest: {told}");
+                Ok((told["status"] == "completed").then_some(()))
+            })
+        })?;
+        self.side = next;
+        Ok(gap)
+    }
+}
+
+impl Side {
+    fn start(words: &[OsString], dir: &Path, number: u32, more: &[&str]) -> anyhow::Result<Self> {
+        let [socket, console, log] =
+            ["qmp", "console", "qemu"].map(|name| dir.join(format!("{name}{number}")));
+        let own = [
+            "-qmp".to_owned(),
+            format!("unix:{},server=on,wait=off", socket.display()),
+            "-chardev".to_owned(),
+            format!("file,id=console,path={}", console.display()),
+        ];
+        let own = own.iter().map(OsString::from).chain(words.iter().cloned());
+        let words: Vec<OsString> = own.chain(more.iter().map(OsString::from)).collect();
+        let words: Vec<_> = words.iter().map(OsString::as_os_str).collect();
+        let mut process = Process::start(Path::new(QEMU), &words, &log)?;
+        let monitor = interrupt::until("QEMU answers", LOOK_EVERY, DEADLINE, || {
+            process.check().with_context(|| format!("see {}", log.display()))?;
+            Ok(Monitor::connect(&socket).ok())
+        })?;
+        Ok(Self { _process: process, monitor, console })
+    }
+}
+
+/// QEMU's monitor.
+struct Monitor(BufReader<UnixStream>);
+
+impl Monitor {
+    fn connect(socket: &Path) -> anyhow::Result<Self> {
+        let mut monitor = Self(BufReader::new(UnixStream::connect(socket)?));
+        monitor.0.read_line(&mut String::new())?;
+        monitor.ask("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    fn ask(&mut self, command: &str, arguments: Value) -> anyhow::Result<Value> {
+        writeln!(self.0.get_mut(), "{}", json!({ "execute": command, "arguments": arguments }))?;
+        loop {
+            let mut line = String::new();
+            ensure!(self.0.read_line(&mut line)? > 0, "QEMU is gone");
+            let mut heard: Value = serde_json::from_str(&line)?;
+            if let Some(error) = heard.get("error") {
+                bail!("QEMU refuses {command}: {error}");
+            }
+            if let Some(answer) = heard.get_mut("return") {
+                return Ok(answer.take());
+            }
+        }
+    }
+}
+
+/// A guest's console, read as it grows.
+struct Console {
+    path: PathBuf,
+    read: u64,
+}
+
+impl Console {
+    /// What comes from now on.
+    fn of(path: &Path) -> Self {
+        let read = std::fs::metadata(path).map_or(0, |file| file.len());
+        Self { path: path.to_owned(), read }
+    }
+
+    /// How many records were said to be kept since the last look.
+    fn kept(&mut self) -> usize {
+        let Ok(mut file) = std::fs::File::open(&self.path) else { return 0 };
+        let mut said = Vec::new();
+        if file.seek(SeekFrom::Start(self.read)).and_then(|_| file.read_to_end(&mut said)).is_err() {
+            return 0;
+        }
+        // The rest of a line is read when it is whole.
+        let whole = said.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        self.read += whole as u64;
+        String::from_utf8_lossy(&said[..whole]).lines().filter(|line| line.starts_with(KEPT)).count()
+    }
+}
+
+fn until_it_writes(console: &Path) -> anyhow::Result<()> {
+    let (mut console, mut kept) = (Console::of(console), 0);
+    interrupt::until("the guest writes", LOOK_EVERY, DEADLINE, || {
+        kept += console.kept();
+        Ok((kept >= RECORDS).then_some(()))
+    })
+}
+
+/// The longest time without a record on either console while `act` is done and until the guest writes on the second one, in
+/// milliseconds.
+fn longest_gap(consoles: [&Path; 2], act: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    until_it_writes(consoles[0])?;
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let mut consoles = consoles.map(Console::of);
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            while !is_over.load(Ordering::Relaxed) {
+                if consoles.iter_mut().map(Console::kept).sum::<usize>() > 0 {
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+            longest
+        });
+        let done = act().and_then(|()| until_it_writes(consoles[1]));
+        is_over.store(true, Ordering::Relaxed);
+        let longest = watching.join().expect("watching does not panic");
+        done.map(|()| longest.as_secs_f64() * 1e3)
+    })
+}

@@ -10,8 +10,8 @@
 
 use crate::drivers::qemu::MONITOR_SOCKET;
 use crate::drivers::{
-    Channel, Driver, DriverError, Gates, Holds, LaunchError, Launcher, MicroVmDriver, OciDriver, ProcessDriver,
-    QemuDriver, Vmm, Watch, filesystem, isolated, oci,
+    Channel, Driver, DriverError, Gates, Holds, LaunchError, Launcher, MicroVmDriver, OciDriver,
+    ProcessDriver, QemuDriver, Vmm, Watch, filesystem, isolated, oci,
 };
 use crate::lying::{self, Lying, Running};
 use crate::machines::LOG;

@@ -6,7 +6,8 @@ use super::support::devices::needs_loop_devices;
 use super::support::peers::path_text;
 use super::support::{MKE2FS, QEMU, RUNC, needs, skip_where_impossible, succeed, until};
 use ferry_agent::drivers::{
-    Channel, Disk, Driver, Gates, HeldMachine, Launch, MicroVmDriver, OciDriver, ProcessDriver, QemuDriver, Vmm, Watch,
+    Channel, Disk, Driver, Gates, HeldMachine, Launch, MicroVmDriver, OciDriver, ProcessDriver, QemuDriver,
+    Vmm, Watch,
 };
 use ferry_api::{
     Driver as Kind, HealthCheck, Isolation, Limit, Limits, Machine, MachineId, MachineSpec, MachineState,

@@ -295,7 +295,7 @@ mod tests {
         let memory = |arrival| MemoryCrossed { bytes: 3 << 20, passes: 2, arrival }.text();
         assert_eq!(
             memory(Some(Arrival::Live)),
-            "3.0 MiB sent in 2 passes before it was paused; it went on with it"
+            "3 MiB sent in 2 passes before it was paused; it went on with it"
         );
         assert!(memory(Some(Arrival::Rebooted)).ends_with("so the machine was rebooted from its disks"));
     }

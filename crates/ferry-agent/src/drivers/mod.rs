@@ -20,6 +20,7 @@ mod process;
 pub(crate) mod qemu;
 mod server;
 mod socket;
+mod vm;
 mod watch;
 
 pub use cgroup::limits;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// How long a call waits for memory that is on its way here.
 const ARRIVES_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked meanwhile, beside the time that a look itself waits for news.
+const ARRIVES_POLL: Duration = Duration::from_millis(2);
 
 impl Machines {
     /// How a machine runs here, for a worker that is to take it with its memory; or why that cannot be, in one sentence.
@@ -161,11 +163,8 @@ impl Machines {
             // Its disks may have been made anew when they became this worker's.
             self.inner.disks(&record).await?;
             match self.memory_of(&record).await? {
-                Some(Memory::Awaited) if tokio::time::Instant::now() < until => {}
-                Some(Memory::Awaited) => {
-                    let waits_for = "its memory is still on its way".to_owned();
-                    return Err(MachinesError::DoesNotRun { name: record.name.to_string(), waits_for });
-                }
+                // A process that could not take it ends next.
+                Some(Memory::Awaited | Memory::Failed { .. }) => {}
                 Some(_) => {
                     let at_ms = self.inner.host.now_ms();
                     return Ok(self
@@ -174,12 +173,14 @@ impl Machines {
                         .change(vec![Change::MemoryArrived { machine, at_ms }])
                         .await?);
                 }
-                // Its minder notices, and starts it anew.
-                None => {
-                    self.settle(machine).await;
-                    return Ok(());
-                }
+                // Its minder starts it anew, once it has noticed, too: the process that is gone is not what went on.
+                None => self.settle(machine).await,
             }
+            if tokio::time::Instant::now() >= until {
+                let waits_for = "its memory is still on its way".to_owned();
+                return Err(MachinesError::DoesNotRun { name: record.name.to_string(), waits_for });
+            }
+            tokio::time::sleep(ARRIVES_POLL).await;
         }
     }
 

@@ -7,9 +7,10 @@
 mod told;
 
 use super::button::{Button, WithButton};
-use super::gate::{Behind, Clothes, Gates, Held};
+use super::gate::{Behind, Clothes, Gates};
 use super::process::find_program;
 use super::socket::checked;
+use super::vm::{self, HeldVm};
 use super::{Driver, DriverError, HeldMachine, Launch, Watch, gate};
 use crate::host::Doing;
 use crate::records::ProcessMark;
@@ -61,12 +62,6 @@ pub struct MicroVmDriver {
     kvm: PathBuf,
 }
 
-/// A VM behind its gate.
-struct HeldVm {
-    process: Box<Held>,
-    button: PowerButton,
-}
-
 /// A guest's power button, or what stands for it.
 #[derive(Debug)]
 struct PowerButton {
@@ -96,22 +91,16 @@ impl MicroVmDriver {
     }
 
     fn checked(&self, spec: &MachineSpec) -> Result<PathBuf, DriverError> {
-        if spec.is_isolated() || !spec.limits.is_none() || !spec.services.is_empty() || spec.health.is_some()
-        {
-            return Err(DriverError::NotForVms);
-        }
+        vm::check_spec(spec)?;
         let vm = vm_of(spec);
         if let Some(most) = self.vmm.vcpus_max().filter(|most| vm.vcpus > *most) {
             return Err(DriverError::TooManyVcpus { program: self.vmm.program(), most });
         }
-        let mut images = [Some(&vm.kernel), vm.initrd.as_ref()].into_iter().flatten();
-        match images.find(|path| !path.is_file()) {
-            Some(path) => Err(DriverError::NoImage { path: path.clone() }),
-            None => self.found(),
-        }
+        vm::find_images([Some(&vm.kernel), vm.initrd.as_ref()])?;
+        self.found()
     }
 
-    async fn hold(&self, launch: &Launch) -> Result<HeldVm, DriverError> {
+    async fn hold(&self, launch: &Launch) -> Result<HeldVm<PowerButton>, DriverError> {
         let (program, vm) = (self.checked(&launch.spec)?, vm_of(&launch.spec));
         let api = launch.dir.join(API_SOCKET);
         checked(&api)?;
@@ -182,27 +171,11 @@ impl Driver for MicroVmDriver {
         _mark: &'a ProcessMark,
         _check: &'a HealthCheck,
     ) -> Doing<'a, Result<(), String>> {
-        // One that has a check is not started.
-        Box::pin(async { Err(DriverError::NotForVms.to_string()) })
+        vm::no_health()
     }
 
     fn find(&self, dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
         let button = PowerButton { vmm: self.vmm, api: dir.join(API_SOCKET) };
         Ok(gate::find(mark)?.map(|process| Watch::over(WithButton { process, button })))
-    }
-}
-
-impl HeldMachine for HeldVm {
-    fn mark(&self) -> &ProcessMark {
-        self.process.mark()
-    }
-
-    fn release(self: Box<Self>) -> Result<Watch, DriverError> {
-        let Self { process, button } = *self;
-        Ok(Watch::over(WithButton { process: process.release()?, button }))
-    }
-
-    fn abandon(self: Box<Self>) -> Doing<'static, ()> {
-        self.process.abandon()
     }
 }

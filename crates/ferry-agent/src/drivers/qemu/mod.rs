@@ -8,13 +8,15 @@ mod probe;
 mod qmp;
 mod words;
 
-use super::gate::{Behind, Clothes, Gates, Held};
+use super::button::WithButton;
+use super::gate::{Behind, Clothes, Gates};
+use super::vm::{self, HeldVm};
 use super::{Channel, Driver, DriverError, HeldMachine, Launch, Live, Watch, gate, watch};
 use crate::host::Doing;
 use crate::mutex::locked;
 use crate::records::ProcessMark;
 use ferry_api::{Accel as Wanted, HealthCheck, MachineSpec, QemuSpec};
-use guest::Guest;
+use guest::PowerButton;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -44,12 +46,6 @@ struct Known {
     program: PathBuf,
     changed: Option<SystemTime>,
     version: String,
-}
-
-/// A VM behind its gate.
-struct HeldVm {
-    process: Box<Held>,
-    monitor: PathBuf,
 }
 
 impl QemuDriver {
@@ -99,11 +95,8 @@ impl QemuDriver {
     }
 
     async fn checked(&self, spec: &MachineSpec) -> Result<(), DriverError> {
+        vm::check_spec(spec)?;
         let wanted = qemu_of(spec);
-        if spec.is_isolated() || !spec.limits.is_none() || !spec.services.is_empty() || spec.health.is_some()
-        {
-            return Err(DriverError::NotForVms);
-        }
         find_images(wanted)?;
         let qemu = probe::qemu().await?;
         self.accel(&qemu, wanted.accel).await.map(drop)
@@ -115,30 +108,28 @@ impl QemuDriver {
         spec: &QemuSpec,
         accel: Accel,
         more: &[OsString],
-    ) -> Result<HeldVm, DriverError> {
+    ) -> Result<HeldVm<PowerButton>, DriverError> {
         // That it is recent enough was checked a moment ago, and clients wait for the machine now.
         find_images(spec)?;
         let mut words: Vec<OsString> = vec![probe::find()?.into()];
         words.extend(words::words(launch, spec, accel)?);
         words.extend_from_slice(more);
-        let monitor = launch.dir.join(MONITOR_SOCKET);
         let behind = Behind {
             name: probe::PROGRAM,
             words: &words,
             clothes: Clothes { env: vec![&launch.env], workdir: &launch.dir },
             log: &launch.log,
         };
-        Ok(HeldVm { process: Box::new(self.gates.hold(&behind).await?), monitor })
+        Ok(HeldVm { process: Box::new(self.gates.hold(&behind).await?), button: button(&launch.dir) })
     }
 }
 
-/// Says so if something that it boots is not there.
 fn find_images(spec: &QemuSpec) -> Result<(), DriverError> {
-    let mut images = [&spec.kernel, &spec.initrd, &spec.firmware].into_iter().flatten();
-    match images.find(|path| !path.is_file()) {
-        Some(path) => Err(DriverError::NoImage { path: path.clone() }),
-        None => Ok(()),
-    }
+    vm::find_images([spec.kernel.as_ref(), spec.initrd.as_ref(), spec.firmware.as_ref()])
+}
+
+fn button(dir: &Path) -> PowerButton {
+    PowerButton { monitor: dir.join(MONITOR_SOCKET) }
 }
 
 fn qemu_of(spec: &MachineSpec) -> &QemuSpec {
@@ -176,8 +167,7 @@ impl Driver for QemuDriver {
         _mark: &'a ProcessMark,
         _check: &'a HealthCheck,
     ) -> Doing<'a, Result<(), String>> {
-        // One that has a check is not started.
-        Box::pin(async { Err(DriverError::NotForVms.to_string()) })
+        vm::no_health()
     }
 
     fn live(&self) -> Option<&dyn Live> {
@@ -185,8 +175,8 @@ impl Driver for QemuDriver {
     }
 
     fn find(&self, dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
-        let monitor = dir.join(MONITOR_SOCKET);
-        let found = gate::find(mark)?.map(|process| Watch::over(Guest { process, monitor }));
+        let button = button(dir);
+        let found = gate::find(mark)?.map(|process| Watch::over(WithButton { process, button }));
         if !watch::is_over(mark) {
             return Ok(found);
         }
@@ -197,20 +187,5 @@ impl Driver for QemuDriver {
             }
         });
         Ok(None)
-    }
-}
-
-impl HeldMachine for HeldVm {
-    fn mark(&self) -> &ProcessMark {
-        self.process.mark()
-    }
-
-    fn release(self: Box<Self>) -> Result<Watch, DriverError> {
-        let Self { process, monitor } = *self;
-        Ok(Watch::over(Guest { process: process.release()?, monitor }))
-    }
-
-    fn abandon(self: Box<Self>) -> Doing<'static, ()> {
-        self.process.abandon()
     }
 }

@@ -1,0 +1,51 @@
+//! What VMs of every VMM have in common: what they cannot have, what they boot, and their gate.
+
+use super::button::{Button, WithButton};
+use super::gate::Held;
+use super::{DriverError, HeldMachine, Watch};
+use crate::host::Doing;
+use crate::records::ProcessMark;
+use ferry_api::MachineSpec;
+use std::path::PathBuf;
+
+/// A VM behind its gate.
+pub(super) struct HeldVm<B> {
+    pub process: Box<Held>,
+    pub button: B,
+}
+
+impl<B: Button> HeldMachine for HeldVm<B> {
+    fn mark(&self) -> &ProcessMark {
+        self.process.mark()
+    }
+
+    fn release(self: Box<Self>) -> Result<Watch, DriverError> {
+        let Self { process, button } = *self;
+        Ok(Watch::over(WithButton { process: process.release()?, button }))
+    }
+
+    fn abandon(self: Box<Self>) -> Doing<'static, ()> {
+        self.process.abandon()
+    }
+}
+
+/// Says so if a spec asks for what no VM can have.
+pub(super) fn check_spec(spec: &MachineSpec) -> Result<(), DriverError> {
+    match spec.is_isolated() || !spec.limits.is_none() || !spec.services.is_empty() || spec.health.is_some() {
+        true => Err(DriverError::NotForVms),
+        false => Ok(()),
+    }
+}
+
+/// How the health check of a VM ends, if it ever came to one: what has one is not started.
+pub(super) fn no_health<'a>() -> Doing<'a, Result<(), String>> {
+    Box::pin(async { Err(DriverError::NotForVms.to_string()) })
+}
+
+/// Says so if something that a VM boots is not there.
+pub(super) fn find_images<const N: usize>(images: [Option<&PathBuf>; N]) -> Result<(), DriverError> {
+    match images.into_iter().flatten().find(|path| !path.is_file()) {
+        Some(path) => Err(DriverError::NoImage { path: path.clone() }),
+        None => Ok(()),
+    }
+}

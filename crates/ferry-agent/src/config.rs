@@ -5,6 +5,8 @@
 //! state_dir = "/var/lib/ferry"
 //! listen = "0.0.0.0:7433"
 //! advertise = "10.0.0.1"          # where other workers reach this host
+//! region = "north"               # for machines that belong to one
+//! labels = { disk = "nvme" }      # for machines that ask for some
 //! room_bytes = 500_000_000_000    # for all volumes together; without it, what the filesystem has free
 //! retention_hours = 24
 //! job_retention_days = 90         # for how long it is known what became of a job ...
@@ -21,7 +23,7 @@
 //!
 //! Invariant: a [`Config`] can be run; everything in it was checked when the file was read.
 
-use ferry_api::{Generation, VolumeId, VolumeKey, WorkerName};
+use ferry_api::{Generation, Labels, Placement, RegionName, VolumeId, VolumeKey, WorkerName};
 use ferry_volume::directory;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -61,6 +63,10 @@ pub struct Config {
     pub advertise: String,
     /// The other workers, by name, with the URLs of their agents.
     pub peers: BTreeMap<WorkerName, String>,
+    /// The region that the worker is in.
+    pub region: Option<RegionName>,
+    /// The worker's labels, for machines that ask for some.
+    pub labels: Labels,
     /// Limit for all volumes together, in bytes.
     pub room_bytes: Option<u64>,
     /// How long a source's copy is kept after nobody needs it, in hours.
@@ -120,6 +126,8 @@ struct File {
     advertise: Option<toml::Spanned<String>>,
     #[serde(default)]
     peers: BTreeMap<WorkerName, toml::Spanned<String>>,
+    region: Option<RegionName>,
+    labels: Option<toml::Spanned<Labels>>,
     room_bytes: Option<u64>,
     retention_hours: Option<u64>,
     job_retention_days: Option<u64>,
@@ -161,6 +169,8 @@ impl Config {
             export_listen: file.export_listen.unwrap_or_else(|| SocketAddr::new(listen.ip(), 0)),
             advertise,
             peers: peers(&place, file.peers)?,
+            region: file.region,
+            labels: file.labels.map(|labels| few_enough(&place, labels)).transpose()?.unwrap_or_default(),
             room_bytes: file.room_bytes,
             retention_hours: file.retention_hours.unwrap_or(RETENTION_HOURS_DEFAULT),
             job_retention_days: file.job_retention_days.unwrap_or(JOB_RETENTION_DAYS_DEFAULT),
@@ -247,6 +257,17 @@ fn advertise(place: &Place<'_>, file: &File, listen: SocketAddr) -> Result<Strin
     }
 }
 
+fn few_enough(place: &Place<'_>, labels: toml::Spanned<Labels>) -> Result<Labels, ConfigError> {
+    let (at, labels) = (labels.span().start, labels.into_inner());
+    match labels.len() {
+        0..=Placement::LABELS_MAX => Ok(labels),
+        count => {
+            let most = Placement::LABELS_MAX;
+            Err(place.wrong(at, format!("{count} labels are given and at most {most} allowed; remove some")))
+        }
+    }
+}
+
 /// A path that is meant relative to the file.
 fn beside(place: &Place<'_>, given: &toml::Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
     let dir = place.path.parent().unwrap_or(Path::new("")).join(given.get_ref());
@@ -324,6 +345,17 @@ mod tests {
         assert_eq!(config.advertise, "127.0.0.1");
         assert_eq!(config.retention_hours, 24);
         assert_eq!((config.room_bytes, config.tls), (None, None));
+    }
+
+    #[test]
+    fn a_worker_has_a_region_and_labels_and_not_too_many() {
+        let begin = "name = \"w1\"\nstate_dir = \"/s\"\nregion = \"north\"\n";
+        let text = format!("{begin}labels = {{ disk = \"nvme\" }}\n");
+        let config = Config::parse(Path::new("/etc/ferry.toml"), &text).unwrap();
+        assert_eq!(config.region, Some("north".parse().unwrap()));
+        assert_eq!(config.labels[&"disk".parse().unwrap()], "nvme".parse().unwrap());
+        let many: String = (0..=Placement::LABELS_MAX).map(|n| format!("l{n} = \"x\"\n")).collect();
+        assert!(refusal(&format!("{begin}[labels]\n{many}")).contains("33 labels are given"));
     }
 
     #[test]

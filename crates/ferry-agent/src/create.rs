@@ -6,8 +6,8 @@ use crate::records::{
 };
 use ferry_api::{
     AgentApi, ApiError, CreateMachine, Desired, ErrorCode, ForkVolume, Generation, ImportVolume, Machine,
-    MachineId, MachineVolume, NewVolume, Ownership, REGION_BYTES_DEFAULT, Volume, VolumeId, VolumeKey,
-    VolumeName, VolumeOrigin, VolumeRef,
+    MachineId, MachineSpec, MachineVolume, NewVolume, Ownership, REGION_BYTES_DEFAULT, Volume, VolumeId,
+    VolumeKey, VolumeName, VolumeOrigin, VolumeRef,
 };
 use ferry_volume::{DialError, REGION_BYTES_MAX, SourceUri, client};
 use std::collections::BTreeSet;
@@ -21,12 +21,18 @@ const REGION_BYTES_MIN: u32 = 4096;
 
 type Answer<T> = Result<T, ApiError>;
 
+fn check_placement(spec: &MachineSpec) -> Answer<()> {
+    let refused = spec.placement.too_many().map(|why| ApiError::new(ErrorCode::InvalidRequest, why));
+    refused.map_or(Ok(()), Err)
+}
+
 /// Makes a machine with its volumes, and starts it if asked.
 pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machine> {
     core.machines.check(&create.spec).await?;
     check_names(&create.volumes)?;
     check_mounts(&create)?;
     core.services.check_new(&create.spec)?;
+    check_placement(&create.spec)?;
     let id = MachineId::fresh();
     let mut added = Vec::new();
     let mut changes = Vec::new();

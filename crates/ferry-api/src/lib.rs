@@ -7,6 +7,7 @@
 //! parsed, which includes every JSON body, so nothing behind the door checks them again.
 
 mod door;
+mod drain;
 mod driver;
 mod error;
 mod frontend;
@@ -24,6 +25,7 @@ mod machine;
 mod names;
 mod pace;
 mod peer;
+mod placement;
 mod plan;
 mod proof;
 mod service;
@@ -34,6 +36,7 @@ mod volume;
 mod worker;
 
 pub use door::AgentApi;
+pub use drain::{AskDrain, Deviation, DeviationKind, DrainPlan, PlannedMove};
 pub use driver::{Driver, DriverInfo, DriverKind, OciSource, OciSpec, ProcessSpec};
 pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
@@ -53,11 +56,17 @@ pub use machine::{
     CreateMachine, Desired, DestroyMachine, Exit, Machine, MachineSpec, MachineState, MachineVolume,
     NewVolume, RestartPolicy, SPEC_VERSION, Signal, SignalError, VolumeOrigin,
 };
-pub use names::{MachineName, MachineRef, NameError, ServiceName, VolumeName, VolumeRef, WorkerName};
+pub use names::{
+    GroupName, LabelName, LabelValue, MachineName, MachineRef, NameError, RegionName, ServiceName,
+    VolumeName, VolumeRef, WorkerName,
+};
 pub use pace::{PaceVolume, PaceWorker, VolumePace};
 pub use peer::{
     Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Judged, Precopy, PrecopyVolume,
     Prepare, PrepareVolume, Reserve, ReserveVolume, VolumeExport,
+};
+pub use placement::{
+    Bid, Capacity, Demand, Fit, Labels, Other, Placement, PlacementExplained, Resident, Score, WorkerJudged,
 };
 pub use plan::{Expected, MovePlan};
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
@@ -72,4 +81,4 @@ pub use volume::{
     ForkVolume, GrowVolume, Hydration, ImportVolume, Lineage, Ownership, Precopied, REGION_BYTES_DEFAULT,
     ServerState, Volume, VolumeBase, VolumeFork, VolumePhase, VolumeSource,
 };
-pub use worker::{API_VERSION, PeerInfo, Room, WorkerInfo};
+pub use worker::{API_VERSION, Cordon, PeerInfo, Room, WorkerInfo};

@@ -1,13 +1,15 @@
 //! Machines: stateful guests with an id that never changes.
 
 use crate::{
-    CONSOLE_SOCKET, Driver, Generation, Health, HealthCheck, Isolation, JobId, Limits, MachineId,
-    MachineName, Mount, Network, ProcessSpec, Service, VolumeId, VolumeName, VolumeRef, WorkerName,
+    CONSOLE_SOCKET, Demand, Driver, Generation, Health, HealthCheck, Isolation, JobId, Limits, MachineId,
+    MachineName, Mount, Network, Placement, ProcessSpec, Service, VolumeId, VolumeName, VolumeRef,
+    WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -16,9 +18,9 @@ const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
 /// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
 /// checks, 5 with VMs, 6 with networks of their own, 7 with containers, 8 with limits, 9 with VMs of cloud-hypervisor and
-/// firecracker. A machine moves only to a worker that understands
+/// firecracker, 11 with placement. A machine moves only to a worker that understands
 /// all of its spec.
-pub const SPEC_VERSION: u32 = 9;
+pub const SPEC_VERSION: u32 = 11;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +103,9 @@ pub struct MachineSpec {
     /// What it may use at most.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
+    /// Which workers it may go to.
+    #[serde(default, skip_serializing_if = "Placement::is_none")]
+    pub placement: Placement,
 }
 
 fn stop_grace_ms_default() -> u64 {
@@ -126,6 +131,7 @@ impl MachineSpec {
             services: Vec::new(),
             health: None,
             limits: Limits::default(),
+            placement: Placement::default(),
         }
     }
 
@@ -141,9 +147,31 @@ impl MachineSpec {
         self.isolation.as_ref().map(|isolation| isolation.network).unwrap_or_default()
     }
 
+    /// What it is known to take of a worker: what it is limited to, else what its VM is made with.
+    #[must_use]
+    pub fn demand(&self) -> Demand {
+        let vm = match &self.driver {
+            Driver::Process(_) | Driver::Oci(_) => None,
+            Driver::Qemu(vm) => Some((vm.vcpus, vm.memory_mib)),
+            Driver::CloudHypervisor(vm) | Driver::Firecracker(vm) => Some((vm.vcpus, vm.memory_mib)),
+        };
+        let limited_millis = self.limits.cpu_millis.map(|millis| u64::from(millis.get()));
+        Demand {
+            cpu_millis: limited_millis.or(vm.map(|(vcpus, _)| u64::from(vcpus) * 1_000)),
+            memory_bytes: self
+                .limits
+                .memory_bytes
+                .map(NonZeroU64::get)
+                .or(vm.map(|(_, mib)| u64::from(mib) << 20)),
+        }
+    }
+
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
+        if !self.placement.is_none() {
+            return 11;
+        }
         if self.driver.as_micro_vm().is_some() {
             return 9;
         }

@@ -107,6 +107,22 @@ name!(
     /// Name of a service, for people.
     ServiceName
 );
+name!(
+    /// Name of a group of machines that stand in for each other.
+    GroupName
+);
+name!(
+    /// Name of a region of workers.
+    RegionName
+);
+name!(
+    /// Name of a label.
+    LabelName
+);
+name!(
+    /// What a label says.
+    LabelValue
+);
 
 impl VolumeName {
     /// The environment variable in which a machine finds the NBD URI of this volume: `FERRY_VOLUME_` and the name

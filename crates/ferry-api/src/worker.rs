@@ -1,6 +1,6 @@
 //! What a worker tells about itself.
 
-use crate::{DriverInfo, WorkerName};
+use crate::{DriverInfo, Labels, RegionName, WorkerName};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -30,6 +30,15 @@ pub struct WorkerInfo {
     pub listen: String,
     /// How much room the worker has for volumes.
     pub room: Room,
+    /// Its region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionName>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// Whether nothing is to come here, by the word of a person or of a drain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<Cordon>,
     /// Which drivers can run machines here, and why others cannot. An agent that does not tell knows only `process`.
     #[serde(default)]
     pub drivers: Vec<DriverInfo>,
@@ -45,6 +54,16 @@ pub struct WorkerInfo {
     pub volumes: u64,
     /// The other workers it knows.
     pub peers: Vec<PeerInfo>,
+}
+
+/// A worker takes no machines, until that is taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cordon {
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Why, in the words of whoever asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What an agent understands that does not tell.

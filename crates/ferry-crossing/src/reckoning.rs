@@ -3,8 +3,8 @@
 //! Nothing here touches the world: facts in, a verdict out.
 
 use ferry_api::{
-    API_VERSION, Crossing, CrossingVolume, DriverInfo, DriverKind, Hydration, Limit, MachineSpec, Ownership,
-    Progress, ServerState, Volume, VolumeKey, WorkerInfo,
+    API_VERSION, Cordon, Crossing, CrossingVolume, DriverInfo, DriverKind, Hydration, Limit, MachineSpec,
+    Ownership, Progress, ServerState, Volume, VolumeKey, WorkerInfo, WorkerName,
 };
 use ferry_fsm::StepError;
 
@@ -28,13 +28,15 @@ pub fn check_elsewhere(input: &MoveInput) -> Result<(), StepError> {
 /// asked to reserve.
 #[must_use]
 pub fn against_worker(input: &MoveInput, info: &WorkerInfo, spec: &MachineSpec) -> Vec<StepError> {
-    let checks = [
-        check_target(input, info),
-        check_spec(info, spec),
-        check_driver(info, spec),
-        check_limits(info, spec),
-        check_undo(input, spec),
-    ];
+    let checks = [check_target(input, info), check_undo(input, spec)];
+    checks.into_iter().filter_map(Result::err).chain(against_spec(info, spec)).collect()
+}
+
+/// The same as far as it does not depend on the move: what the worker is, against what the machine is.
+#[must_use]
+pub fn against_spec(info: &WorkerInfo, spec: &MachineSpec) -> Vec<StepError> {
+    let checks =
+        [check_cordon(info), check_spec(info, spec), check_driver(info, spec), check_limits(info, spec)];
     checks.into_iter().filter_map(Result::err).collect()
 }
 
@@ -61,6 +63,21 @@ fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), StepError> {
         )));
     }
     Ok(())
+}
+
+/// Refuses a target that takes no machines.
+fn check_cordon(info: &WorkerInfo) -> Result<(), StepError> {
+    info.cordon.as_ref().map_or(Ok(()), |cordon| Err(StepError::fatal(cordoned(&info.name, cordon))))
+}
+
+/// What a worker that takes no machines says.
+#[must_use]
+pub fn cordoned(worker: &WorkerName, cordon: &Cordon) -> String {
+    let reason = cordon.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    format!(
+        "worker {worker} is cordoned{reason} and takes no machines; choose another worker, or let it take some again \
+         (`ferry worker uncordon`)"
+    )
 }
 
 /// Refuses a target that does not understand all of what the machine's spec says: it would lose the rest.

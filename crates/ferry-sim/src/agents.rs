@@ -110,6 +110,8 @@ fn config(world: &World, host: HostIndex, retention_hours: u64) -> Config {
         listen: nowhere,
         export_listen: nowhere,
         peers: BTreeMap::new(),
+        region: None,
+        labels: Default::default(),
         room_bytes: None,
         retention_hours,
         moves_at_once: NonZeroUsize::MIN,

@@ -385,6 +385,7 @@ fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> 
             services: Vec::new(),
             health: None,
             limits: ferry_api::Limits::default(),
+            placement: ferry_api::Placement::default(),
         },
         volumes,
         start: !create.stopped,

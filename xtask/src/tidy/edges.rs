@@ -16,7 +16,12 @@ const EDGES: &[Crate] = &[
     Crate { name: "ferry-volume", may_use: &["ferry-engine", "ferry-nbd"] },
     // Of the api the heart takes the words, never the door.
     Crate { name: "ferry-crossing", may_use: &["ferry-fsm", "ferry-api"] },
-    Crate { name: "ferry-agent", may_use: &["ferry-fsm", "ferry-api", "ferry-crossing", "ferry-volume"] },
+    // Whether a worker can run a machine at all is the crossing's to say, in Plan as in a bid.
+    Crate { name: "ferry-placement", may_use: &["ferry-api", "ferry-crossing"] },
+    Crate {
+        name: "ferry-agent",
+        may_use: &["ferry-fsm", "ferry-api", "ferry-crossing", "ferry-placement", "ferry-volume"],
+    },
     // The model checks the hearts of the crossing; no part of the product uses it.
     Crate { name: "ferry-model", may_use: &["ferry-fsm", "ferry-api", "ferry-crossing"] },
     // The simulator runs the agent and the engine on hosts that are not real; no part of the product uses it.
@@ -32,7 +37,7 @@ const EDGES: &[Crate] = &[
 ];
 
 /// What a heart may take from outside: arithmetic, encodings and error types, nothing that reaches the world.
-const HEARTS: &[&str] = &["ferry-nbd", "ferry-engine", "ferry-fsm", "ferry-crossing"];
+const HEARTS: &[&str] = &["ferry-nbd", "ferry-engine", "ferry-fsm", "ferry-crossing", "ferry-placement"];
 const HEARTS_MAY_USE: &[&str] = &["crc32c", "proptest", "serde", "serde_json", "thiserror"];
 
 /// HTTP has one room: `ferry_api::http`.

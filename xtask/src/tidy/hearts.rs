@@ -5,7 +5,7 @@ use super::lexer::{Token, closing, matches_at, tokens};
 use super::tree::{crate_of, is_test_file};
 use super::{Finding, Tree};
 
-const HEARTS: &[&str] = &["ferry-nbd", "ferry-engine", "ferry-fsm", "ferry-crossing"];
+const HEARTS: &[&str] = &["ferry-nbd", "ferry-engine", "ferry-fsm", "ferry-crossing", "ferry-placement"];
 
 /// Words that have no place in a heart, whatever path leads to them.
 const BANNED_WORDS: &[&str] = &[

@@ -10,8 +10,8 @@ use super::vm_file::{MicroVmInFile, VmInFile};
 use crate::output::bytes::{parse_size, parse_span};
 use ferry_api::{
     CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, MicroVmSpec, Mount,
-    MountPath, Network, NewVolume, OciSpec, ProcessSpec, RestartPolicy, Service, Signal, VolumeName,
-    VolumeOrigin, VolumeRef,
+    MountPath, Network, NewVolume, OciSpec, Placement, ProcessSpec, RestartPolicy, Service, Signal,
+    VolumeName, VolumeOrigin, VolumeRef,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -56,6 +56,8 @@ struct MachineFile {
     health: Option<HealthInFile>,
     #[serde(default, skip_serializing_if = "LimitsInFile::is_none")]
     limits: LimitsInFile,
+    #[serde(default, skip_serializing_if = "Placement::is_none")]
+    placement: Placement,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     volumes: BTreeMap<VolumeName, VolumeInFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -178,6 +180,7 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: F
         env,
         health: machine.spec.health.clone().map(HealthInFile::from),
         limits: machine.spec.limits.into(),
+        placement: machine.spec.placement.clone(),
         volumes: machine.volumes.iter().map(|known| (known.name.clone(), volume(&known.name))).collect(),
         qemu,
         vm,
@@ -217,6 +220,9 @@ fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
     }
     let health = file.health.map(HealthInFile::check).transpose();
     let health = health.map_err(|why| format!("{} health: {why}", line_of_table(text, "[health]")))?;
+    if let Some(why) = file.placement.too_many() {
+        return Err(format!("{} {why}", line_of_table(text, "[placement]")));
+    }
     let stop_grace_ms = u64::try_from(file.stop_grace.as_millis()).unwrap_or(u64::MAX);
     let spec = MachineSpec {
         driver,
@@ -228,6 +234,7 @@ fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
         services: file.services,
         health,
         limits: file.limits.into(),
+        placement: file.placement,
     };
     Ok(CreateMachine { name: file.name, spec, volumes, start: false })
 }
@@ -430,6 +437,11 @@ interval = "2s"
 memory = "512MiB"
 cpus = 1.5
 
+[placement]
+group = "pg"
+apart = [{ group = "pg" }]
+labels = { disk = "nvme" }
+
 [volumes.data]
 size = "8GiB"
 mount = "/var/lib/postgresql"
@@ -448,6 +460,9 @@ fs = "ext4"
         let limits = created.spec.limits;
         assert_eq!(limits.memory_bytes.map(u64::from), Some(512 << 20));
         assert_eq!((limits.cpu_millis.map(u32::from), limits.pids), (Some(1500), None));
+        let placement = created.spec.placement.clone();
+        assert_eq!(placement.group, Some("pg".parse().unwrap()));
+        assert_eq!(placement.apart, [ferry_api::Other::Group("pg".parse().unwrap())]);
         assert_eq!(created.spec.isolation.unwrap().user.as_deref(), Some("postgres"));
         let mount = &created.spec.mounts[&"data".parse().unwrap()];
         assert_eq!(mount.path.to_string(), "/var/lib/postgresql");
@@ -459,17 +474,17 @@ fs = "ext4"
     #[test]
     fn what_is_wrong_is_told_with_its_line_and_field() {
         let said = refusal(&DATABASE.replace("mount =", "mout ="));
-        assert!(said.starts_with("line 23 field mout: unknown field `mout`"), "{said}");
+        assert!(said.starts_with("line 28 field mout: unknown field `mout`"), "{said}");
         let said = refusal(&DATABASE.replace("8GiB", "8 potatoes"));
-        assert!(said.starts_with("line 22 field size: ") && said.contains("potatoes"), "{said}");
+        assert!(said.starts_with("line 27 field size: ") && said.contains("potatoes"), "{said}");
         let said = refusal(&DATABASE.replace("\"INT\"", "\"STOP\""));
         assert!(said.starts_with("line 5 field stop_signal: 'STOP' is not a stop signal"), "{said}");
         let said = refusal(&DATABASE.replace("\"/var/lib/postgresql\"\n", "\"pg\"\n"));
-        assert!(said.starts_with("line 23 field mount: 'pg' is no place"), "{said}");
+        assert!(said.starts_with("line 28 field mount: 'pg' is no place"), "{said}");
         let said = refusal(&DATABASE.replace("on-failure", "maybe"));
         assert!(said.starts_with("line 7 field restart: 'maybe' is no restart policy"), "{said}");
         let said = refusal(&DATABASE.replace("size = \"8GiB\"\n", ""));
-        assert!(said.starts_with("line 21 field volumes.data: give either"), "{said}");
+        assert!(said.starts_with("line 26 field volumes.data: give either"), "{said}");
         let said = refusal(&DATABASE.replace("[\"pg_isready\"]", "[]"));
         assert!(said.starts_with("line 13 field health: command is empty"), "{said}");
         let said = refusal(&DATABASE.replace("command = [\"pg_isready\"]", "http = \"https://x\""));

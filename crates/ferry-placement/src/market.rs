@@ -1,0 +1,147 @@
+//! The bids of all workers, and what of them has been taken since.
+//!
+//! Invariant: what a machine takes is counted before the next one is judged, so that many machines never fill one worker's
+//! room twice.
+
+use crate::judge::{Verdict, judge, score};
+use crate::requirements::Requirements;
+use ferry_api::{Bid, Fit, Score, WorkerJudged, WorkerName};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// So many workers are named when none takes a machine.
+const NAMED_MAX: usize = 3;
+
+/// Workers that offer something, and those that say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Market {
+    bids: BTreeMap<WorkerName, Bid>,
+    silent: BTreeMap<WorkerName, String>,
+}
+
+impl Market {
+    /// A market of these answers: a bid, or what was heard instead, in one sentence.
+    pub fn new(answers: impl IntoIterator<Item = (WorkerName, Result<Bid, String>)>) -> Self {
+        let mut market = Self::default();
+        for (worker, answer) in answers {
+            match answer {
+                Ok(bid) => drop(market.bids.insert(worker, bid)),
+                Err(reason) => drop(market.silent.insert(worker, reason)),
+            }
+        }
+        market
+    }
+
+    /// The bids, with what has been taken of them.
+    pub fn bids(&self) -> impl Iterator<Item = (&WorkerName, &Bid)> {
+        self.bids.iter()
+    }
+
+    /// Workers that say nothing, each with what was heard instead.
+    #[must_use]
+    pub fn silent(&self) -> &BTreeMap<WorkerName, String> {
+        &self.silent
+    }
+
+    /// What a worker is found to be for a machine; none of one that says nothing.
+    #[must_use]
+    pub fn judge(&self, wants: &Requirements, worker: &WorkerName) -> Option<Verdict> {
+        self.bids.get(worker).map(|bid| judge(wants, bid))
+    }
+
+    /// Whether a machine could go to each of them: those that fit first, the best of them first.
+    #[must_use]
+    pub fn explain(&self, wants: &Requirements) -> Vec<WorkerJudged> {
+        let judged = self.bids.iter().map(|(worker, bid)| {
+            let fit = match judge(wants, bid) {
+                Verdict::Yes(score) => Fit::Yes(score),
+                Verdict::No(reasons) => {
+                    Fit::No { reasons: reasons.iter().map(|reason| reason.text().to_owned()).collect() }
+                }
+            };
+            WorkerJudged { worker: worker.clone(), fit }
+        });
+        let silent = self.silent.iter().map(|(worker, reason)| WorkerJudged {
+            worker: worker.clone(),
+            fit: Fit::Silent { reason: reason.clone() },
+        });
+        let mut all: Vec<WorkerJudged> = judged.chain(silent).collect();
+        all.sort_by_key(|judged| match &judged.fit {
+            Fit::Yes(score) => (0, Reverse(*score)),
+            Fit::No { .. } => (1, Reverse(Score::default())),
+            Fit::Silent { .. } => (2, Reverse(Score::default())),
+        });
+        all
+    }
+
+    /// The worker that fits best.
+    #[must_use]
+    pub fn best(&self, wants: &Requirements) -> Option<WorkerName> {
+        let fitting = self.bids.iter().filter_map(|(worker, bid)| match judge(wants, bid) {
+            Verdict::Yes(score) => Some((score, worker)),
+            Verdict::No(_) => None,
+        });
+        best_of(fitting)
+    }
+
+    /// The worker that fits best if rules may be broken, and those that are broken then: as few as possible.
+    #[must_use]
+    pub fn best_by_force(&self, wants: &Requirements) -> Option<(WorkerName, Vec<String>)> {
+        let bending = self.bids.iter().filter_map(|(worker, bid)| {
+            let costs = judge(wants, bid).costs()?;
+            Some(((Reverse(costs.len()), score(wants, bid)), worker))
+        });
+        let worker = best_of(bending)?;
+        let costs = judge(wants, &self.bids[&worker]).costs()?;
+        Some((worker, costs))
+    }
+
+    /// Counts that a worker has taken a machine.
+    pub fn take(&mut self, wants: &Requirements, worker: &WorkerName) {
+        let Some(bid) = self.bids.get_mut(worker) else { return };
+        let room = &mut bid.worker.room;
+        let bytes = wants.disk_bytes();
+        room.free_bytes = room.free_bytes.saturating_sub(bytes);
+        room.promised_bytes = room.promised_bytes.saturating_add(bytes);
+        bid.residents.push(wants.as_resident());
+    }
+
+    /// Counts that a machine has left a worker, with its disks.
+    pub(crate) fn leave(&mut self, wants: &Requirements, worker: &WorkerName) {
+        let Some(bid) = self.bids.get_mut(worker) else { return };
+        let room = &mut bid.worker.room;
+        let bytes = wants.disk_bytes().min(room.used_bytes.saturating_add(room.promised_bytes));
+        let used = bytes.min(room.used_bytes);
+        room.used_bytes -= used;
+        room.promised_bytes -= bytes - used;
+        room.free_bytes = room.free_bytes.saturating_add(bytes);
+        bid.residents.retain(|there| there.machine != wants.machine);
+    }
+
+    /// Why nobody takes a machine, in one sentence.
+    #[must_use]
+    pub fn why_nobody(&self, wants: &Requirements) -> String {
+        let others = self.bids.iter().filter(|(worker, _)| **worker != wants.from);
+        let said = others.filter_map(|(_, bid)| match judge(wants, bid) {
+            Verdict::Yes(_) => None,
+            Verdict::No(reasons) => reasons.first().map(|reason| reason.text().to_owned()),
+        });
+        let silent =
+            self.silent.iter().map(|(worker, reason)| format!("worker {worker} gives no bid: {reason}"));
+        let said: Vec<String> = said.chain(silent).collect();
+        if said.is_empty() {
+            return "no other worker is known here; add it to this worker's [peers]".to_owned();
+        }
+        let more = match said.len().saturating_sub(NAMED_MAX) {
+            0 => String::new(),
+            more => format!("; and {more} more, see `ferry placement explain {}`", wants.name),
+        };
+        let named = said.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join("; ");
+        format!("no worker takes it: {named}{more}")
+    }
+}
+
+/// The best one; of several alike the first by name, which is the order in which they come.
+fn best_of<'a, S: Ord>(scored: impl Iterator<Item = (S, &'a WorkerName)>) -> Option<WorkerName> {
+    scored.min_by(|(one, _), (other, _)| other.cmp(one)).map(|(_, worker)| worker.clone())
+}

@@ -35,6 +35,7 @@ mod sums_file;
 mod tls;
 pub mod ublk;
 pub mod virtio_blk;
+mod writeback;
 
 pub use base::Base;
 pub use dial::DialError;

@@ -7,10 +7,16 @@
 //! Invariant: outside of what the source says has changed since [`Held::since`], the store holds what the source holds. A
 //! round that fails leaves that as it was, since the next one, or the end, asks about the same time again.
 
+mod held;
+
+pub(crate) use held::{Held, Right};
+use held::{by_region, region_around};
+
 use crate::client::{BlockClient, BlockError};
 use crate::server::is_zero;
 use crate::store;
 use crate::tls::Credentials;
+use crate::writeback::{Stretch, Writeback};
 use ferry_engine::{BLOCK_BYTES, Blocks, ByteRange, Geometry};
 use ferry_nbd::wire::STATE_ZERO;
 use ferry_nbd::{CONTEXT_ALLOCATION, CONTEXT_DIRTY, Uri};
@@ -53,33 +59,6 @@ pub(crate) enum PrecopyError {
     /// The volume is opened, or its server ends.
     #[error("it was ended")]
     Over,
-}
-
-/// What is held, as of a mark of the source's.
-#[derive(Debug)]
-pub(crate) struct Held {
-    /// The mark.
-    pub(crate) since: u64,
-    leaves: Vec<Leaf>,
-}
-
-/// What is known of a region in the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaf {
-    /// Nothing: it must be read.
-    Unknown,
-    /// It is zero.
-    Zero,
-    /// Its checksum.
-    Crc(u32),
-}
-
-/// A part of the store that is right, within one region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Right {
-    pub(crate) blocks: Blocks,
-    /// None: it is zero.
-    pub(crate) crc32c: Option<u32>,
 }
 
 /// Where it is copied from and to.
@@ -152,25 +131,19 @@ impl Copier {
     pub(crate) fn copy_all(&self, mark: u64, shared: &Shared) -> Result<Held, PrecopyError> {
         // An earlier attempt may have left something.
         shared.unless_over(|| punch(&self.data, self.geometry.all_bytes()))?;
-        let mut leaves = vec![Leaf::Zero; self.geometry.region_count() as usize];
+        let mut held = Held::nothing(self.geometry, mark);
         let regions = self.regions_with_data()?;
-        self.copy(&regions, shared, false)?.into_iter().for_each(|(region, leaf)| leaves[region] = leaf);
+        self.copy(&regions, &mut held, shared, false)?;
         self.data.sync_data()?;
-        Ok(Held { since: mark, leaves })
+        Ok(held)
     }
 
     /// A later round: copies what has changed since `held`; `mark` was set before.
     pub(crate) fn catch_up(&self, held: &mut Held, mark: u64, shared: &Shared) -> Result<(), PrecopyError> {
         let changes = self.changes(held.since)?;
-        let parts: Vec<Blocks> = changes.iter().flat_map(|run| self.by_region(*run)).collect();
-        let touched = |part: &Blocks| self.region_of(*part);
-        parts.iter().for_each(|part| held.leaves[touched(part)] = Leaf::Unknown);
-        self.copy(&parts, shared, true)?;
-        let mut regions: Vec<usize> = parts.iter().map(touched).collect();
-        regions.dedup();
-        for region in regions {
-            held.leaves[region] = self.leaf(region)?;
-        }
+        let parts: Vec<Blocks> = changes.iter().flat_map(|run| by_region(self.geometry, *run)).collect();
+        parts.iter().for_each(|part| held.will_change(*part));
+        self.copy(&parts, held, shared, true)?;
         self.data.sync_data()?;
         held.since = mark;
         Ok(())
@@ -183,27 +156,7 @@ impl Copier {
             let range = self.geometry.bytes_of(*run);
             shared.unless_over(|| punch(&self.data, range))?;
         }
-        let mut changes = changes.into_iter().flat_map(|run| self.by_region(run)).peekable();
-        let mut right = Vec::new();
-        for (region, &leaf) in held.leaves.iter().enumerate() {
-            let all = self.blocks_of(region);
-            let mut at = all.first();
-            let mut kept = Vec::new();
-            while let Some(change) = changes.next_if(|change| change.first() < all.end()) {
-                kept.extend(Blocks::between(at, change.first()));
-                at = change.end();
-            }
-            kept.extend(Blocks::between(at, all.end()));
-            for blocks in kept {
-                let crc32c = match leaf {
-                    Leaf::Zero => None,
-                    Leaf::Crc(crc32c) if blocks == all => Some(crc32c),
-                    Leaf::Crc(_) | Leaf::Unknown => self.sum(blocks)?,
-                };
-                right.push(Right { blocks, crc32c });
-            }
-        }
-        Ok(right)
+        held.right(&changes, |blocks| self.sum(blocks))
     }
 
     fn connect(&self, context: Option<&str>) -> Result<BlockClient, PrecopyError> {
@@ -242,10 +195,9 @@ impl Copier {
             for extent in extents {
                 let len = extent.len_bytes.min(size_bytes - at);
                 let data = ByteRange::new(at, len).filter(|_| extent.flags & u64::from(STATE_ZERO) == 0);
-                for part in
-                    data.into_iter().flat_map(|data| self.by_region(self.geometry.blocks_touched(data)))
-                {
-                    let region = self.blocks_of(self.region_of(part));
+                let touched = data.map(|data| self.geometry.blocks_touched(data));
+                for part in touched.into_iter().flat_map(|run| by_region(self.geometry, run)) {
+                    let region = region_around(self.geometry, part.first());
                     if regions.last() != Some(&region) {
                         regions.push(region);
                     }
@@ -259,48 +211,50 @@ impl Copier {
         Ok(regions)
     }
 
-    /// Copies these parts, each within a region, over several connections; gives for each whole region that it copied what
-    /// is known of it.
+    /// Copies these parts, each within a region, over several connections.
     fn copy(
         &self,
         parts: &[Blocks],
+        held: &mut Held,
         shared: &Shared,
         punches: bool,
-    ) -> Result<Vec<(usize, Leaf)>, PrecopyError> {
+    ) -> Result<(), PrecopyError> {
         let bytes = |blocks: &Blocks| self.geometry.bytes_of(*blocks).len_bytes();
         shared.bytes_copied.store(0, Ordering::Relaxed);
         shared.bytes_to_copy.store(parts.iter().map(bytes).sum(), Ordering::Relaxed);
         let next = AtomicUsize::new(0);
+        let (held, writeback) = (Mutex::new(held), Mutex::new(Writeback::default()));
         let work = || {
-            let mut leaves = Vec::new();
             let mut client = None;
             while let Some(&part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let client = match &mut client {
                     Some(client) => client,
                     none => none.insert(self.connect(None)?),
                 };
-                leaves.extend(self.copy_part(client, part, shared, punches)?);
+                let sums = self.copy_part(client, part, shared, punches)?;
+                held.lock().unwrap_or_else(PoisonError::into_inner).copied(part, &sums);
+                self.write_back(part, &writeback);
             }
-            Ok(leaves)
+            Ok(())
         };
-        let ended: Vec<Result<Vec<(usize, Leaf)>, PrecopyError>> = std::thread::scope(|scope| {
+        let ended: Vec<Result<(), PrecopyError>> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..LINKS.min(parts.len())).map(|_| scope.spawn(work)).collect();
             let join = |worker: std::thread::ScopedJoinHandle<'_, _>| {
                 worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
             workers.into_iter().map(join).collect()
         });
-        let leaves: Result<Vec<_>, PrecopyError> = ended.into_iter().collect();
-        Ok(leaves?.into_iter().flatten().collect())
+        ended.into_iter().collect()
     }
 
+    /// Copies a part; gives the checksums of its blocks.
     fn copy_part(
         &self,
         client: &mut BlockClient,
         part: Blocks,
         shared: &Shared,
         punches: bool,
-    ) -> Result<Option<(usize, Leaf)>, PrecopyError> {
+    ) -> Result<Vec<u32>, PrecopyError> {
         let range = self.geometry.bytes_of(part);
         shared.pace(range.len_bytes())?;
         let mut bytes = vec![0; range.len_bytes() as usize];
@@ -319,12 +273,17 @@ impl Copier {
             }
         }
         shared.bytes_copied.fetch_add(range.len_bytes(), Ordering::Relaxed);
-        let region = self.region_of(part);
-        Ok((part == self.blocks_of(region)).then(|| (region, leaf_of(&bytes))))
+        Ok(bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect())
     }
 
-    fn leaf(&self, region: usize) -> Result<Leaf, PrecopyError> {
-        Ok(self.sum(self.blocks_of(region))?.map_or(Leaf::Zero, Leaf::Crc))
+    /// Has the disk take what was copied as it comes, so that neither the end of the round nor a flush of another guest of
+    /// this worker meets all of it. It stays in the page cache as long as there is room: the machine that comes reads it at once.
+    fn write_back(&self, part: Blocks, writeback: &Mutex<Writeback>) {
+        let range = self.geometry.bytes_of(part);
+        let stretch = Stretch { offset: range.offset(), len: range.len_bytes() as u32, cached: true };
+        stretch.begin(&self.data);
+        let before = writeback.lock().unwrap_or_else(PoisonError::into_inner).begun(stretch);
+        before.into_iter().rev().for_each(|stretch| stretch.finish(&self.data));
     }
 
     /// The checksum of blocks as they lie in the store; none: they are zero.
@@ -332,37 +291,8 @@ impl Copier {
         let range = self.geometry.bytes_of(blocks);
         let mut bytes = vec![0; range.len_bytes() as usize];
         self.data.read_exact_at(&mut bytes, range.offset())?;
-        Ok(match leaf_of(&bytes) {
-            Leaf::Crc(crc32c) => Some(crc32c),
-            Leaf::Zero | Leaf::Unknown => None,
-        })
+        Ok((!is_zero(&bytes)).then(|| crc32c::crc32c(&bytes)))
     }
-
-    fn region_of(&self, part: Blocks) -> usize {
-        (part.first() / self.geometry.region_blocks()) as usize
-    }
-
-    fn blocks_of(&self, region: usize) -> Blocks {
-        let first = region as u64 * self.geometry.region_blocks();
-        let end = (first + self.geometry.region_blocks()).min(self.geometry.block_count());
-        Blocks::between(first, end).expect("a region of the volume has blocks")
-    }
-
-    /// A run of blocks, cut where regions meet.
-    fn by_region(&self, run: Blocks) -> impl Iterator<Item = Blocks> + use<> {
-        let region_blocks = self.geometry.region_blocks();
-        let mut at = run.first();
-        std::iter::from_fn(move || {
-            let end = (at - at % region_blocks + region_blocks).min(run.end());
-            let part = Blocks::between(at, end);
-            at = end;
-            part
-        })
-    }
-}
-
-fn leaf_of(bytes: &[u8]) -> Leaf {
-    if is_zero(bytes) { Leaf::Zero } else { Leaf::Crc(crc32c::crc32c(bytes)) }
 }
 
 /// Stretches of whole blocks that are zero, or in which no block is.

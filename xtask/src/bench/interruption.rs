@@ -73,6 +73,16 @@ struct Place {
     next_uri: String,
 }
 
+/// What a move was to the machine, in milliseconds but for its reads.
+struct Moved {
+    /// The longest gap before it was asked to stop.
+    ahead_ms: f64,
+    /// The longest gap from then on.
+    away_ms: f64,
+    /// Of the first second on the other worker.
+    reads_p99_us: f64,
+}
+
 impl House {
     fn open(ferry: &Path, dir: &Path, used_mib: u64) -> anyhow::Result<Self> {
         let agents = Agents::start(ferry, &dir.join("moves"))?;
@@ -121,7 +131,7 @@ impl House {
     /// All three ways by turns, and the reads around the warm one.
     fn lines(&self, load: bool, name: &str, rounds: usize) -> anyhow::Result<Vec<Line>> {
         let mut ms = [const { Vec::new() }; 3];
-        let (mut own, mut usual, mut after) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut own, mut usual, mut after, mut ahead) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut worker = 0;
         for round in 0..rounds {
             eprintln!("bench: {name}, round {} of {rounds}", round + 1);
@@ -130,9 +140,10 @@ impl House {
             for (way, into) in [("cold", 1), ("warm", 2)] {
                 let place = self.place(worker)?;
                 usual.extend((into == 2).then(|| reads_p99_us(&place.uri, self.used_mib)).transpose()?);
-                let (gap_ms, p99_us) = self.moves(&place, way, load)?;
-                ms[into].push(gap_ms);
-                after.extend((into == 2).then_some(p99_us));
+                let moved = self.moves(&place, way, load)?;
+                ms[into].push(moved.away_ms);
+                after.extend((into == 2).then_some(moved.reads_p99_us));
+                ahead.extend((into == 2).then_some(moved.ahead_ms));
                 worker = 1 - worker;
             }
         }
@@ -145,6 +156,11 @@ impl House {
             Line::new(&format!("{name}: kill, nbdcopy, boot"), "ms", by_hand).beside(beside.clone()),
             Line::new(&format!("{name}: cold move"), "ms", cold).beside(beside.clone()).at_most(within),
             Line::new(&format!("{name}: warm move"), "ms", warm).beside(beside).at_most(within),
+            Line::new(
+                &format!("{name}: longest wait for a flush while a warm move copies ahead"),
+                "ms",
+                ahead,
+            ),
             Line::new(
                 &format!("{name}: p99 of reads of 4 KiB in the first second after a warm move"),
                 "us",
@@ -193,8 +209,8 @@ impl House {
         Ok(Some(gap))
     }
 
-    /// A move to the other worker, and the p99 of reads there in the first second.
-    fn moves(&self, place: &Place, way: &str, load: bool) -> anyhow::Result<(f64, f64)> {
+    /// A move to the other worker.
+    fn moves(&self, place: &Place, way: &str, load: bool) -> anyhow::Result<Moved> {
         content::touch_memory(self.used_mib);
         while_loaded(load.then_some(place), self.used_mib, || {
             let since = self.settled()?;
@@ -207,7 +223,11 @@ impl House {
                 ensure!(job["state"] == "succeeded", "a move did not succeed: {job}");
                 let ahead = &job["steps"][2]["memo"]["ahead"];
                 ensure!(way == "cold" || ahead["rounds"][0].is_object(), "it was no warm move: {ahead}");
-                Ok((self.gap_ms(since)?, reads?))
+                let stop = job["steps"].as_array().into_iter().flatten().find(|step| step["step"] == "Stop");
+                let stop_ms = stop.and_then(|stop| stop["started_at_ms"].as_u64());
+                let stop_ns = stop_ms.context("a move has stopped its machine")? * 1_000_000;
+                let [ahead_ms, away_ms] = self.gaps_ms(since, stop_ns)?;
+                Ok(Moved { ahead_ms, away_ms, reads_p99_us: reads? })
             })
         })
     }
@@ -224,18 +244,26 @@ impl House {
 
     /// The longest gap between two records since then, once the machine writes again. In milliseconds.
     fn gap_ms(&self, since: u64) -> anyhow::Result<f64> {
+        let [_, gap_ms] = self.gaps_ms(since, 0)?;
+        Ok(gap_ms)
+    }
+
+    /// The longest gaps between two records since then, once the machine writes again: of those that ended before a moment, and of
+    /// the others. In milliseconds.
+    fn gaps_ms(&self, since: u64, moment_ns: u64) -> anyhow::Result<[f64; 2]> {
         self.settled()?;
         let diary = std::fs::read(self.diary()).context("cannot read the machine's diary")?;
         let diary = String::from_utf8_lossy(&diary[usize::try_from(since)?..]);
         let mut acks =
             diary.lines().filter_map(|line| line.strip_prefix("ack ")?.split(' ').next()?.parse().ok());
         let mut last: u64 = acks.next().context("the machine has written")?;
-        let mut longest = 0;
+        let mut longest = [0; 2];
         for ack in acks {
-            longest = longest.max(ack.saturating_sub(last));
+            let longest = &mut longest[usize::from(ack >= moment_ns)];
+            *longest = (*longest).max(ack.saturating_sub(last));
             last = ack;
         }
-        Ok(longest as f64 / 1e6)
+        Ok(longest.map(|gap_ns| gap_ns as f64 / 1e6))
     }
 }
 

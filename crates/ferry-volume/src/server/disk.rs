@@ -4,10 +4,10 @@
 use super::Purpose;
 use super::direct::{Deed, Direct, Place, Turns};
 use super::inline::Inline;
-use super::writeback::{Stretch, Writeback};
 use crate::buffer::{Buffer, Pool};
 use crate::ring::{Descriptor, Ring};
 use crate::store::Store;
+use crate::writeback::{Stretch, Writeback};
 use ferry_engine::{ByteRange, Errno, MapLog, MapRecord, OpId};
 use std::io;
 use std::time::Instant;

@@ -49,7 +49,6 @@ mod suspects;
 mod task;
 mod trust;
 mod walk;
-mod writeback;
 
 use crate::buffer::{Buffer, Pool};
 use crate::control::Phase;
@@ -58,6 +57,7 @@ use crate::heat;
 use crate::ring::{Completion, Descriptor, IoBackend, Ring};
 use crate::store::{self, Store, StoreError, say_ready};
 use crate::tls::{Credentials, CredentialsError};
+use crate::writeback::Writeback;
 use asks::Asker;
 use base::Rest;
 use connection::Connection;
@@ -94,7 +94,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 pub(crate) use task::is_zero;
-use writeback::Writeback;
 
 /// Longest sleep of an idle server.
 const IDLE: Duration = Duration::from_secs(60);

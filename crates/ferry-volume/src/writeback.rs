@@ -12,29 +12,32 @@
 //! asked for by a flush, which also hears of a write that failed.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::num::NonZeroU64;
+use std::os::fd::AsRawFd;
 
 /// Bytes that may be on their way before copy-ins wait for them.
 const UNDER_WAY_BYTES_MAX: u64 = 32 << 20;
 
 /// A stretch of the data file that is being written to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stretch {
-    pub(super) offset: u64,
-    pub(super) len: u32,
+pub(crate) struct Stretch {
+    pub(crate) offset: u64,
+    pub(crate) len: u32,
     /// Whether it shall stay in the page cache.
-    pub(super) cached: bool,
+    pub(crate) cached: bool,
 }
 
 /// The stretches under way, in the order in which they were begun.
 #[derive(Debug, Default)]
-pub(super) struct Writeback {
+pub(crate) struct Writeback {
     under_way: VecDeque<Stretch>,
     bytes: u64,
 }
 
 impl Writeback {
     /// Writing this has begun. Gives what must have reached the disk before more may be copied in, oldest last.
-    pub(super) fn begun(&mut self, stretch: Stretch) -> Vec<Stretch> {
+    pub(crate) fn begun(&mut self, stretch: Stretch) -> Vec<Stretch> {
         self.under_way.push_back(stretch);
         self.bytes += u64::from(stretch.len);
         let mut before = Vec::new();
@@ -45,6 +48,28 @@ impl Writeback {
             before.insert(0, oldest);
         }
         before
+    }
+}
+
+impl Stretch {
+    /// Begins to write it, by a thread that may wait. A courtesy: what fails is heard of by whoever asks for durability.
+    pub(crate) fn begin(self, file: &File) {
+        self.sync(file, libc::SYNC_FILE_RANGE_WRITE);
+    }
+
+    /// Waits until it has reached the disk, by a thread that may, and lets go of it unless it shall stay.
+    pub(crate) fn finish(self, file: &File) {
+        self.sync(file, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+        if !self.cached {
+            let len = NonZeroU64::new(self.len.into());
+            let _ = rustix::fs::fadvise(file, self.offset, len, rustix::fs::Advice::DontNeed);
+        }
+    }
+
+    #[allow(unsafe_code, reason = "a call that neither the standard library nor rustix has")]
+    fn sync(self, file: &File, flags: libc::c_uint) {
+        // SAFETY: no memory is passed, and the descriptor is open for as long as the file is borrowed.
+        unsafe { libc::sync_file_range(file.as_raw_fd(), self.offset as i64, self.len.into(), flags) };
     }
 }
 

@@ -175,8 +175,8 @@ pub trait AgentApi: Send + Sync + 'static {
     /// Makes a machine on the target that waits for its memory, or another one in its place: each attempt at sending has its own.
     fn peer_expect(&self, expect: Expect) -> impl Future<Output = Answer<Crossing>> + Send;
 
-    /// No more of the memory will come: a machine on the target that still waits for it is ended, and started anew from its
-    /// disks.
+    /// No more of the memory will come: a machine on the target that still waits for it is ended. `peer_boot` starts it anew
+    /// from its disks.
     fn peer_forsake(&self, job: JobId) -> impl Future<Output = Answer<Crossing>> + Send;
     /// Target: own machine and volumes from now on. Durable when answered; refused for an unknown reservation.
     fn peer_activate(&self, activate: Activate) -> impl Future<Output = Answer<Crossing>> + Send;

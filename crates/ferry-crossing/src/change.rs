@@ -128,7 +128,8 @@ pub enum Change {
     /// The memory of a machine has left, or never will: what is left of its process here is ended. Nothing changes if it did
     /// not move away.
     MemoryLeft(MachineId),
-    /// The memory of a machine has arrived: its process is the machine, since then. Nothing changes if it was not waited for.
+    /// The memory of a machine has arrived: its process is the machine, since then; or it never will and runs nowhere: without a
+    /// process the machine is started anew. Nothing changes if it was not waited for.
     MemoryArrived {
         /// The machine.
         machine: MachineId,
@@ -322,18 +323,11 @@ impl Change {
                 memory_moved(t, *machine, MemoryMoves::Here, Some(*at_ms))
             }
             Self::Doom(machine) => change_machine(t, *machine, doom),
-            Self::Desire { machine, desired } => change_machine(t, *machine, |m| {
-                ours(m)?;
-                free(m)?;
-                spared(m)?;
-                m.desired = *desired;
-                Ok(())
-            }),
+            Self::Desire { machine, desired } => change_machine(t, *machine, |m| desire(m, *desired)),
             Self::ProcessStarts { machine, process } => change_machine(t, *machine, |m| starts(m, process)),
             Self::ProcessEnded { machine, exit, stays_down } => change_machine(t, *machine, |m| {
                 m.process = None;
-                // What waited for its memory, and lost it, is started anew.
-                m.memory = m.memory.filter(|moves| *moves == MemoryMoves::Away);
+                m.memory = m.memory.filter(|moves| *moves != MemoryMoves::Left);
                 m.last_exit = exit.or(m.last_exit);
                 if *stays_down {
                     m.desired = Desired::Stopped;
@@ -401,6 +395,18 @@ fn starts(machine: &mut MachineRecord, process: &ProcessMark) -> Result<(), Chan
         return Err(ChangeRefused::MayNotStart(machine.name.clone()));
     }
     machine.process = Some(process.clone());
+    Ok(())
+}
+
+fn desire(machine: &mut MachineRecord, desired: Desired) -> Result<(), ChangeRefused> {
+    ours(machine)?;
+    free(machine)?;
+    spared(machine)?;
+    machine.desired = desired;
+    if desired == Desired::Running && machine.lost_its_memory() {
+        // Who starts it knows that it runs nowhere else.
+        machine.memory = None;
+    }
     Ok(())
 }
 

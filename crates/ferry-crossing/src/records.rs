@@ -55,7 +55,15 @@ impl MachineRecord {
     /// Whether it is to run on this worker now.
     #[must_use]
     pub fn shall_run(&self) -> bool {
-        self.standing == Standing::Ours && self.desired == Desired::Running && !self.halted
+        let is_wanted = self.desired == Desired::Running && !self.halted;
+        self.standing == Standing::Ours && is_wanted && !self.lost_its_memory()
+    }
+
+    /// Whether it came with its memory and that was lost on the way. Then it may still run where it came from, so it is not
+    /// started anew before that worker, which has seen to it that it does not, or a person says so.
+    #[must_use]
+    pub fn lost_its_memory(&self) -> bool {
+        self.memory == Some(MemoryMoves::Here) && self.process.is_none()
     }
 
     /// The copies of its disks on this worker.
@@ -73,7 +81,7 @@ pub enum MemoryMoves {
     Away,
     /// It has left, or never will: its process is ended without being asked.
     Left,
-    /// Here: its process waits for it.
+    /// Here: its process waits for it. Without a process it was lost.
     Here,
 }
 

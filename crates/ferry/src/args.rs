@@ -4,6 +4,7 @@ pub mod gc;
 pub mod service;
 pub mod truth;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -117,6 +118,13 @@ pub enum Command {
     /// The machine of the demo
     #[command(hide = true)]
     DemoWriter(DemoWriter),
+    /// What stands for a VM in a drill
+    #[command(hide = true, disable_help_flag = true)]
+    DrillVm {
+        /// What QEMU would be told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Fill a volume as the demo does
     #[command(hide = true)]
     DemoFill(DemoPiece),

@@ -73,6 +73,10 @@ fn run(meant: Meant) -> Result<Exit> {
             demo::writer::run(&options, |uri| Ok(BlockClient::connect_text(uri)?))?;
             Ok(Exit::Done)
         }
+        Meant::DrillVm(words) => {
+            log_to_stderr();
+            drill::vm::run(&words)
+        }
         Meant::DemoFill(piece) => piece.fill(),
         Meant::DemoCheck { piece, diary } => piece.check(&diary),
         Meant::Doctor { state_dir, json } => doctor::run(&state_dir, json),

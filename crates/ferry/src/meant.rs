@@ -12,6 +12,7 @@ mod vm_file;
 mod when;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub enum Meant {
     Drill(DrillOptions),
     /// Be the demo's machine.
     DemoWriter(WriterOptions),
+    /// Stand for a VM in a drill.
+    DrillVm(Vec<OsString>),
     /// Fill a volume as the demo does.
     DemoFill(Piece),
     /// Check a volume as the demo does.
@@ -245,6 +248,7 @@ impl Meant {
             args::Command::Demo(demo) => Ok(Self::Demo(demo_options(&demo)?)),
             args::Command::Drill(drill) => Ok(Self::Drill(drill_options(drill))),
             args::Command::DemoWriter(writer) => Ok(Self::DemoWriter(writer_options(writer)?)),
+            args::Command::DrillVm { words } => Ok(Self::DrillVm(words)),
             args::Command::DemoFill(piece) => Ok(Self::DemoFill(demo_piece(piece))),
             args::Command::DemoCheck { piece, acks } => {
                 Ok(Self::DemoCheck { piece: demo_piece(piece), diary: acks })

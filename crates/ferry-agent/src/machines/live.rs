@@ -75,6 +75,9 @@ impl Machines {
         if stands.as_ref().is_some_and(|stands| *stands != Memory::Left) {
             self.inner.records.change(vec![Change::MemoryLeft(machine)]).await?;
             self.settle(machine).await;
+            if self.inner.process(&record)?.is_some() {
+                return Err(MachinesError::DoesNotStop { name: record.name.to_string() });
+            }
         }
         Ok(stands)
     }
@@ -148,8 +151,8 @@ impl Machines {
         self.inner.host.remove_machine_dir(machine).await.map_err(failed)
     }
 
-    /// Waits until a machine goes on here with its memory, or it is known that it does not and it is started anew. Nothing
-    /// happens to one that does not wait for memory.
+    /// Waits until a machine goes on here with its memory, or it is known that it does not and it may be started anew. Nothing
+    /// happens to one that does not wait for memory. Whoever calls this has seen to it that it runs nowhere else.
     ///
     /// # Errors
     /// Its memory is still on its way.
@@ -165,16 +168,14 @@ impl Machines {
             match self.memory_of(&record).await? {
                 // A process that could not take it ends next.
                 Some(Memory::Awaited | Memory::Failed { .. }) => {}
-                Some(_) => {
-                    let at_ms = self.inner.host.now_ms();
-                    return Ok(self
-                        .inner
-                        .records
-                        .change(vec![Change::MemoryArrived { machine, at_ms }])
-                        .await?);
+                Some(_) => return self.note_arrival(machine).await,
+                None => {
+                    // Its minder has to notice, too: the process that is gone is not what goes on.
+                    self.settle(machine).await;
+                    if self.record(machine).await?.process.is_none() {
+                        return self.note_arrival(machine).await;
+                    }
                 }
-                // Its minder starts it anew, once it has noticed, too: the process that is gone is not what went on.
-                None => self.settle(machine).await,
             }
             if tokio::time::Instant::now() >= until {
                 let waits_for = "its memory is still on its way".to_owned();
@@ -184,7 +185,12 @@ impl Machines {
         }
     }
 
-    /// No memory will come any more: a process that still waits for it is ended, and its minder starts the machine anew.
+    async fn note_arrival(&self, machine: MachineId) -> Result<(), MachinesError> {
+        let at_ms = self.inner.host.now_ms();
+        Ok(self.inner.records.change(vec![Change::MemoryArrived { machine, at_ms }]).await?)
+    }
+
+    /// No memory will come any more: a process that still waits for it is ended.
     ///
     /// # Errors
     /// It is not known how the process stands.
@@ -192,7 +198,7 @@ impl Machines {
         let record = self.record(machine).await?;
         if record.memory == Some(MemoryMoves::Here) && self.memory_of(&record).await? == Some(Memory::Awaited)
         {
-            tracing::warn!(machine = %record.name, "the memory of a machine was lost; it is started anew");
+            tracing::warn!(machine = %record.name, "the memory of a machine was lost");
             self.end_awaited(&record).await?;
             self.settle(machine).await;
         }

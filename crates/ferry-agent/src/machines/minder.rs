@@ -255,7 +255,7 @@ impl Minder {
             tracing::warn!(machine = %self.id, %error, "the devices of a machine that ended are still held");
         }
         if record.memory == Some(MemoryMoves::Here) {
-            // It never was the machine, which is started anew at once.
+            // It never was the machine, which is started anew once it is known to run nowhere else.
             return self.record_end(inner, None, false).await;
         }
         let ran_ms = record

@@ -24,8 +24,8 @@ use crate::host::{Host, blocking};
 use crate::records::{Change, MachineRecord, MemoryMoves, Records, RecordsError, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    ApiError, AskLog, DriverInfo, DriverKind, ErrorCode, Health, Machine, MachineId, MachineLog, MachineName,
-    MachineRef, MachineSpec, MachineState, VolumeName, WorkerName,
+    ApiError, AskLog, Desired, DriverInfo, DriverKind, ErrorCode, Health, Machine, MachineId, MachineLog,
+    MachineName, MachineRef, MachineSpec, MachineState, VolumeName, WorkerName,
 };
 use ferry_crossing::{Fence, Subject, minding};
 pub use filesystems::NoFilesystem;
@@ -37,6 +37,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+/// What a machine waits for that came with its memory and lost it.
+const LOST_ITS_MEMORY: &str = "its memory was lost on the way here, and the worker that it left has not said yet that it does not \
+                               run there any more; if that worker is gone for good: ferry machine start MACHINE";
 
 /// Name of the file a machine's output goes to.
 pub(crate) const LOG: &str = "machine.log";
@@ -401,6 +405,9 @@ impl Machines {
                 MachineState::Running { pid: process.pid, since_ms: process.started_at_ms }
             }
             (Standing::Ours, None, Some(job)) if record.halted => MachineState::Halted { job },
+            (Standing::Ours, None, _) if record.lost_its_memory() && record.desired == Desired::Running => {
+                MachineState::Starting { waits_for: LOST_ITS_MEMORY.to_owned() }
+            }
             (Standing::Ours, None, _) if record.shall_run() => {
                 Inner::minder(&self.inner, record.id).waiting()
             }

@@ -379,6 +379,33 @@ async fn a_machine_that_is_being_destroyed_is_neither_moved_nor_started() {
 }
 
 #[tokio::test]
+async fn a_machine_that_lost_its_memory_on_the_way_is_not_started_before_somebody_says_that_it_runs_nowhere_else()
+ {
+    let Book { records, .. } = &book().await;
+    let process = ProcessMark { pid: 7, start_ticks: 7, boot_id: "boot".to_owned(), started_at_ms: 7 };
+    let says: [fn(MachineId) -> Change; 2] = [
+        |machine| Change::MemoryArrived { machine, at_ms: 8 },
+        |machine| Change::Desire { machine, desired: Desired::Running },
+    ];
+    for (name, says) in ["a", "b"].into_iter().zip(says) {
+        let arriving = MachineRecord {
+            process: Some(process.clone()),
+            memory: Some(MemoryMoves::Here),
+            volumes: Vec::new(),
+            ..machine(name).0
+        };
+        let id = arriving.id;
+        let ended = Change::ProcessEnded { machine: id, exit: None, stays_down: false };
+        records.change(vec![Change::AddMachine(Box::new(arriving)), ended]).await.unwrap();
+        let starts = || Change::ProcessStarts { machine: id, process: process.clone() };
+        assert!(matches!(refused(records.change(vec![starts()]).await), ChangeRefused::MayNotStart(_)));
+        records.change(vec![says(id), starts()]).await.unwrap();
+        let started = records.machine(id).await.unwrap().unwrap();
+        assert_eq!((started.process.as_ref(), started.memory), (Some(&process), None));
+    }
+}
+
+#[tokio::test]
 async fn numbers_beyond_all_there_is_find_nothing_and_harm_nothing() {
     let Book { records, volume, job, .. } = &book().await;
     assert_eq!(records.journal(job.id, u64::MAX).await.unwrap(), []);

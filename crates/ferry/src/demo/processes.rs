@@ -65,18 +65,27 @@ pub fn become_subreaper() -> Result<()> {
 }
 
 /// Starts this program again with `args` in a process group of its own, so that ctrl-C reaches only the demo itself.
-/// Its output goes to the end of `log`.
+/// Its output goes to the end of `log`; it finds programs of `bin` before any others.
 ///
 /// # Errors
 /// The program cannot be started.
-pub fn start_self(args: &[&std::ffi::OsStr], log: &Path) -> Result<u32> {
+pub fn start_self(args: &[&std::ffi::OsStr], log: &Path, bin: Option<&Path>) -> Result<u32> {
     use std::os::unix::process::CommandExt;
 
     let program = std::env::current_exe().context("this program cannot find its own file")?;
     let output = std::fs::OpenOptions::new().create(true).append(true).open(log);
     let output = output.with_context(|| format!("{} cannot be made", log.display()))?;
     let errors = output.try_clone().context("a file cannot be opened twice")?;
-    let child = Command::new(&program)
+    let mut command = Command::new(&program);
+    if let Some(bin) = bin {
+        let others = std::env::var_os("PATH").unwrap_or_default();
+        let all = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&others));
+        command.env(
+            "PATH",
+            std::env::join_paths(all).context("a directory of programs has a colon in its name")?,
+        );
+    }
+    let child = command
         .args(args)
         .stdin(Stdio::null())
         .stdout(output)
@@ -152,7 +161,7 @@ pub fn kill(is_wanted: impl Fn(&[u8]) -> bool) -> Result<usize> {
 /// Ends everything of the kept demo or drill in `dir`, agents first.
 pub fn end_kept(dir: &Path) {
     let ended = Ended::default();
-    for part in [&["agent"][..], &["agent", "volume-server", "demo-writer"]] {
+    for part in [&["agent"][..], &["agent", "volume-server", "demo-writer", "drill-vm"]] {
         end(&|| find(|line| runs_part(line, part, dir)), &ended);
     }
 }
@@ -169,6 +178,14 @@ pub fn runs_part(line: &[u8], parts: &[&str], dir: &Path) -> bool {
     let part = words.nth(1);
     part.is_some_and(|word| parts.iter().any(|part| word == *part))
         && words.any(|word| word != dir.as_os_str() && Path::new(word).starts_with(dir))
+}
+
+/// Whether a process has this file open.
+pub fn has_open(pid: u32, path: &Path) -> bool {
+    // As the kernel knows it.
+    let Ok(path) = std::fs::canonicalize(path) else { return false };
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|open| open == path)
 }
 
 /// All living descendants of this process.

@@ -154,7 +154,7 @@ fn start(
     let text = configuration(&household.dir.join(name), name, own, other);
     std::fs::write(&config, text).with_context(|| format!("{} cannot be written", config.display()))?;
     let args = [OsStr::new("agent"), OsStr::new("--config"), config.as_os_str()];
-    let pid = processes::start_self(&args, &log_of(household, name))?;
+    let pid = processes::start_self(&args, &log_of(household, name), None)?;
     household.agents.push(pid);
     Ok(Worker { name, client: Client::new(&format!("http://{own}"))?, pid })
 }

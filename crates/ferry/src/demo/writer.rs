@@ -71,11 +71,15 @@ pub fn run<D: Disk>(options: &WriterOptions, connect: impl Fn(&str) -> Result<D>
 }
 
 /// One connection's worth of writing.
-struct Session<'a, D> {
-    disk: &'a mut D,
-    diary: &'a mut Diary,
-    ring: Ring,
-    writer: u64,
+pub struct Session<'a, D> {
+    /// The volume.
+    pub disk: &'a mut D,
+    /// Its diary.
+    pub diary: &'a mut Diary,
+    /// Where its records go.
+    pub ring: Ring,
+    /// The incarnation that writes them.
+    pub writer: u64,
 }
 
 impl<D: Disk> Session<'_, D> {
@@ -92,7 +96,11 @@ impl<D: Disk> Session<'_, D> {
         Ok(())
     }
 
-    fn find_the_end(&mut self) -> Result<u64> {
+    /// The number of the record after the last one that is there.
+    ///
+    /// # Errors
+    /// The volume cannot be read.
+    pub fn find_the_end(&mut self) -> Result<u64> {
         let mut block = [0; RECORD_BYTES];
         resume_at(self.ring, |slot| {
             let offset = self.ring.offset_of(slot);
@@ -101,7 +109,11 @@ impl<D: Disk> Session<'_, D> {
         })
     }
 
-    fn write_record(&mut self, number: u64) -> Result<()> {
+    /// Writes a record, and notes it once it is durable.
+    ///
+    /// # Errors
+    /// The volume or the diary cannot be written.
+    pub fn write_record(&mut self, number: u64) -> Result<()> {
         let offset = self.ring.offset_of(number);
         let mut block = [0; RECORD_BYTES];
         let record = Record { number, offset, written_at_ns: now_ns(), writer: self.writer };

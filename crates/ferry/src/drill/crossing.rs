@@ -34,6 +34,8 @@ pub enum Way {
     Back,
     /// To the other worker, copied ahead. Its disk is never held back: the rounds would be, too.
     Warm,
+    /// The same with its memory.
+    Live,
 }
 
 /// A move that is under way.
@@ -73,7 +75,7 @@ impl Crossing {
     pub async fn prepare(lane: &Lane, way: Way) -> Result<Self> {
         let (source, target) = (&lane.seats[lane.home], &lane.seats[1 - lane.home]);
         let volume = VolumeRef::Id(lane.volume);
-        let held_back = (way != Way::Warm).then_some(HELD_BACK);
+        let held_back = (!matches!(way, Way::Warm | Way::Live)).then_some(HELD_BACK);
         source.client.volume_pace(&volume, paced(held_back)).await?;
         Ok(Self {
             before: source.client.jobs(AskJobs::default()).await?.iter().map(|job| job.id).max(),
@@ -100,6 +102,7 @@ impl Crossing {
         let there = match self.way {
             Way::There(hours) => Some((hours, MoveMode::Cold)),
             Way::Warm => Some((0, MoveMode::Warm)),
+            Way::Live => Some((0, MoveMode::Live)),
             Way::Back => None,
         };
         self.asking = Some(match there {

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Result, bail};
 
-use super::lane::{Lane, Wiring};
+use super::lane::{Addresses, Lane, Wiring};
+use super::row::Guest;
 use crate::demo;
 use crate::demo::layout::Layout;
 use crate::demo::processes::{self, Ended};
@@ -68,9 +69,10 @@ impl House {
     ///
     /// # Errors
     /// Something of it does not start.
-    pub async fn lane(&self, slot: u8, wiring: Wiring) -> Result<Lane> {
+    pub async fn lane(&self, slot: u8, wiring: Wiring, guest: Guest) -> Result<Lane> {
         let number = self.lanes.fetch_add(1, Ordering::Relaxed);
-        Lane::found(self.dir.join(number.to_string()), self.block, slot, wiring, self.layout).await
+        let addresses = Addresses { block: self.block, slot };
+        Lane::found(self.dir.join(number.to_string()), addresses, wiring, guest, self.layout).await
     }
 
     /// Ends a lane. Its directory stays if it is evidence, or all are kept.

@@ -118,8 +118,9 @@ async fn home(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
     let MachineState::Running { pid, .. } = machine.state else {
         bail!("the machine does not run on {}: {:?}", seat.name, machine.state)
     };
-    let machines = lane.machines();
-    must(machines == [pid], format!("the machine is {machines:?}, and {} says {pid}", seat.name));
+    for machines in [lane.machines(), lane.processes()] {
+        must(machines == [pid], format!("the machine is {machines:?}, and {} says {pid}", seat.name));
+    }
     let volume = lane.volume_on(lane.home).await?;
     let is_whole = volume.hydration.is_some_and(|hydration| hydration.complete) && volume.source.is_none();
     let is_ours = volume.ownership == Ownership::Ours && volume.phase == Some(VolumePhase::Open);

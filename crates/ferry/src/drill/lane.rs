@@ -7,19 +7,23 @@
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ferry_api::http::Client;
-use ferry_api::{AgentApi, Machine, Volume, VolumeId, VolumeRef};
+use ferry_api::{
+    Accel, AgentApi, CreateMachine, Driver, Machine, MachineSpec, QemuSpec, Volume, VolumeId, VolumeRef,
+};
 use ferry_volume::client::BlockClient;
 use tokio::time::{Instant, sleep};
 
 use super::gate::Gate;
 use super::link::Link;
 use super::point::Role;
-use super::row::Victim;
+use super::row::{Guest, Victim};
+use super::vm;
 use crate::demo::acks::{self, Entry};
 use crate::demo::layout::Layout;
 use crate::demo::processes::{self, runs_part};
@@ -33,12 +37,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long somebody who is to be killed is waited for.
 const VICTIM_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Pause between two records of the machine.
-const RECORD_EVERY: &str = "2ms";
+const RECORD_EVERY_MS: u64 = 2;
 /// So many records tell that the machine goes on.
 const RECORDS_MORE: usize = 5;
 /// Where the agents of all lanes listen, each at an address of its own.
 pub const AGENT_PORT: u16 = 7433;
 const EXPORT_PORT: u16 = 7434;
+/// Where memory arrives that crosses a link.
+const MEMORY_PORT: u16 = 7435;
+/// What the driver of VMs runs, as it looks for it.
+const VMM: &str = "qemu-system-x86_64";
 /// Addresses of one lane: its two workers, and each of them as seen through the link.
 const ADDRESSES: u8 = 4;
 /// Lanes that one block of addresses has room for.
@@ -69,6 +77,22 @@ pub struct Seat {
     log: PathBuf,
 }
 
+/// The addresses of a lane.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// 127.A.B.0/24, which the lanes of a drill share.
+    pub block: [u8; 2],
+    /// The lane's part of it.
+    pub slot: u8,
+}
+
+impl Addresses {
+    fn at(self, index: u8) -> IpAddr {
+        let [a, b] = self.block;
+        IpAddr::V4(Ipv4Addr::new(127, a, b, self.slot * ADDRESSES + index + 1))
+    }
+}
+
 /// Two workers and their machine.
 pub struct Lane {
     /// Where everything of it lies.
@@ -89,32 +113,33 @@ pub struct Lane {
     pub volume: VolumeId,
     /// Whether the link is between them.
     pub wiring: Wiring,
+    /// What the machine is.
+    pub guest: Guest,
     /// Whether copies that the machine left behind are kept for a while.
     pub keeps_copies: bool,
 }
 
 impl Lane {
-    /// Starts two agents and a machine on the first in `dir`, which is new. `block` and `slot` are the addresses.
+    /// Starts two agents and a machine on the first in `dir`, which is new.
     ///
     /// # Errors
     /// Something does not start; what was started is ended with the house.
     pub async fn found(
         dir: PathBuf,
-        block: [u8; 2],
-        slot: u8,
+        addresses: Addresses,
         wiring: Wiring,
+        guest: Guest,
         layout: Layout,
     ) -> Result<Self> {
         std::fs::create_dir(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
         let gate = Gate::listen(&dir.join("drill.sock"))?;
-        let address =
-            |index: u8| IpAddr::V4(Ipv4Addr::new(127, block[0], block[1], slot * ADDRESSES + index + 1));
+        let address = |index| addresses.at(index);
         let workers = [address(0), address(1)];
         let (seen, mut link) =
             (if wiring == Wiring::Linked { [address(2), address(3)] } else { workers }, Link::new());
         if wiring == Wiring::Linked {
             for (near, far) in seen.into_iter().zip(workers) {
-                for port in [AGENT_PORT, EXPORT_PORT] {
+                for port in [AGENT_PORT, EXPORT_PORT, MEMORY_PORT] {
                     link.bridge(SocketAddr::new(near, port), SocketAddr::new(far, port)).await?;
                 }
             }
@@ -123,8 +148,20 @@ impl Lane {
         let diary = dir.join("acks");
         let seats = [seat(0)?, seat(1)?];
         let volume = VolumeId::fresh();
-        let mut lane =
-            Self { dir, seats, home: 0, gate, link, layout, diary, volume, wiring, keeps_copies: false };
+        let mut lane = Self {
+            dir,
+            seats,
+            home: 0,
+            gate,
+            link,
+            layout,
+            diary,
+            volume,
+            wiring,
+            guest,
+            keeps_copies: false,
+        };
+        lane.install_vmm()?;
         tokio::try_join!(lane.start_agent(0), lane.start_agent(1))?;
         lane.create_machine().await?;
         Ok(lane)
@@ -147,7 +184,7 @@ impl Lane {
         let seat = &self.seats[seat];
         let words = ["agent", "--config"].map(OsStr::new).into_iter().chain([seat.config.as_os_str()]);
         let words: Vec<_> = words.chain([OsStr::new("--drill"), socket.as_os_str()]).collect();
-        let pid = processes::start_self(&words, &seat.log)?;
+        let pid = processes::start_self(&words, &seat.log, Some(&self.bin()))?;
         let deadline = Instant::now() + PATIENCE;
         while tokio::net::TcpStream::connect(seat.address).await.is_err() {
             if !processes::is_living(pid) {
@@ -161,10 +198,45 @@ impl Lane {
         Ok(())
     }
 
+    /// Where programs lie that stand for others.
+    fn bin(&self) -> PathBuf {
+        self.dir.join("bin")
+    }
+
+    fn install_vmm(&self) -> Result<()> {
+        let made = || {
+            std::fs::create_dir(self.bin())?;
+            let path = self.bin().join(VMM);
+            std::fs::write(&path, vm::script(std::env::current_exe()?.as_os_str()).as_bytes())?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+        };
+        made().context("what stands for a VMM cannot be made")
+    }
+
+    /// The machine, which is not started yet.
+    fn machine(&self) -> Result<CreateMachine> {
+        let interval = format!("{RECORD_EVERY_MS}ms");
+        let mut create = writer_machine(self.layout, &self.diary, &["--interval", &interval])?;
+        if self.guest == Guest::Vm {
+            // Also a kernel to the driver, which looks for that on both workers.
+            std::fs::write(&self.diary, "").context("the diary cannot be made")?;
+            let port = if self.wiring == Wiring::Linked { MEMORY_PORT } else { 0 };
+            let ring = (self.layout.ring_offset(), self.layout.ring_bytes);
+            let told = vm::Told { ring, interval_ms: RECORD_EVERY_MS, port };
+            let driver = Driver::Qemu(QemuSpec {
+                kernel: Some(self.diary.clone()),
+                append: Some(told.to_text()),
+                accel: Accel::Tcg,
+                ..QemuSpec::default()
+            });
+            create.spec = MachineSpec { driver, ..create.spec };
+        }
+        Ok(create)
+    }
+
     async fn create_machine(&mut self) -> Result<()> {
         let client = &self.seats[self.home].client;
-        let create = writer_machine(self.layout, &self.diary, &["--interval", RECORD_EVERY])?;
-        let machine = client.machine_create(create).await?;
+        let machine = client.machine_create(self.machine()?).await?;
         self.volume = machine.volumes.first().ok_or_else(|| anyhow!("a machine without its volume"))?.volume;
         let (uri, layout) = (self.volume_on(self.home).await?.guest_uri, self.layout);
         let filling = tokio::task::spawn_blocking(move || {
@@ -258,9 +330,25 @@ impl Lane {
         }
     }
 
-    /// The processes that are the machine.
+    /// The processes in which the machine runs.
     pub fn machines(&self) -> Vec<u32> {
-        processes::find(|line| runs_part(line, &["demo-writer"], &self.dir))
+        let mut found = self.processes();
+        // A VM may also wait for its memory, or be paused: then its diary is closed.
+        found.retain(|pid| self.guest == Guest::Process || processes::has_open(*pid, &self.diary));
+        found
+    }
+
+    /// All processes of the machine.
+    pub fn processes(&self) -> Vec<u32> {
+        processes::find(|line| runs_part(line, &["demo-writer", "drill-vm"], &self.dir))
+    }
+
+    /// How often the machine was started.
+    ///
+    /// # Errors
+    /// Its diary cannot be read, or is damaged.
+    pub fn boots(&self) -> Result<usize> {
+        Ok(self.entries()?.iter().filter(|entry| matches!(entry, Entry::Start { .. })).count())
     }
 }
 

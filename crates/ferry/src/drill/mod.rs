@@ -10,6 +10,7 @@
 //!
 //! `point`, `row` what there is to drill, without I/O · `gate` where agents say where they are and are held · `link` what is between
 //! two workers · `lane` two workers and their machine · `crossing` one move followed to its end · `cancel` who cancels it · `play`, `judge` one row ·
+//! `vm` what stands for a VM ·
 //! `house` what all lanes share · `report` what came of it.
 
 mod cancel;
@@ -23,6 +24,7 @@ mod play;
 mod point;
 mod report;
 mod row;
+pub mod vm;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -45,7 +47,7 @@ use play::{Played, play, rehearse};
 use point::Point;
 use report::{Report, Told};
 pub use row::Choice;
-use row::{Fault, Kind, Row, WentThere, rows};
+use row::{Fault, Guest, Kind, Row, WentThere, rows};
 
 /// After so many rows a lane has new workers and a new machine: what it carries along stays small.
 const ROWS_PER_LANE: usize = 25;
@@ -126,9 +128,9 @@ async fn drill(options: &DrillOptions, house: &Arc<House>, live: &mut Live) -> R
     ))?;
 
     let began = Instant::now();
-    // Those that need a link come last, so that a lane changes once.
+    // Those that need the same lane come after each other, so that it changes seldom.
     let mut turns: Vec<_> = rows.into_iter().enumerate().collect();
-    turns.sort_by_key(|(_, row)| wiring_for(row.fault) == Wiring::Linked);
+    turns.sort_by_key(|(_, row)| (row.kind.guest(), wiring_for(row.fault) == Wiring::Linked));
     let queue = Arc::new(Mutex::new(VecDeque::from(turns)));
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut playing = JoinSet::new();
@@ -157,7 +159,7 @@ async fn choose(options: &DrillOptions, house: &Arc<House>) -> Result<(Vec<Row>,
     for (slot, kind) in (0..).zip(Kind::ALL) {
         let house = Arc::clone(house);
         rehearsals.spawn(async move {
-            let mut lane = house.lane(slot, Wiring::Direct).await?;
+            let mut lane = house.lane(slot, Wiring::Direct, kind.guest()).await?;
             let points = rehearse(&mut lane, kind).await?;
             house.give_up(lane, false).await;
             anyhow::Ok((kind, points))
@@ -221,7 +223,7 @@ impl Player {
     }
 
     async fn play(&mut self, row: Row) -> Told {
-        let (mut lane, rows) = match self.lane_for(wiring_for(row.fault)).await {
+        let (mut lane, rows) = match self.lane_for(wiring_for(row.fault), row.kind.guest()).await {
             Ok(lane) => lane,
             Err(error) => return Told::new(row, Played::failed(&error), self.house.dir().to_owned()),
         };
@@ -234,15 +236,15 @@ impl Player {
     }
 
     /// The lane that was used last, or a new one.
-    async fn lane_for(&mut self, wiring: Wiring) -> Result<(Lane, usize)> {
+    async fn lane_for(&mut self, wiring: Wiring, guest: Guest) -> Result<(Lane, usize)> {
         if let Some((lane, rows)) = self.lane.take() {
             let rows_max = if lane.keeps_copies { ROWS_PER_LANE_KEEPING } else { ROWS_PER_LANE };
-            if lane.wiring == wiring && rows < rows_max {
+            if lane.wiring == wiring && lane.guest == guest && rows < rows_max {
                 return Ok((lane, rows));
             }
             self.house.give_up(lane, false).await;
         }
-        Ok((self.house.lane(self.slot, wiring).await?, 0))
+        Ok((self.house.lane(self.slot, wiring, guest).await?, 0))
     }
 }
 

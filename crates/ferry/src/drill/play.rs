@@ -91,6 +91,7 @@ pub async fn play(lane: &mut Lane, row: &Row) -> Played {
 
 async fn act(lane: &mut Lane, row: &Row, kills: &mut usize, is_short: &mut bool) -> Result<Ending> {
     let point = &row.point;
+    let boots = lane.boots()?;
     let mut crossing = ready(lane, row.kind).await?;
     let awaited =
         Moment { worker: lane.seats[lane.seat_of(point.role)].name.to_owned(), at: point.at.clone() };
@@ -125,7 +126,20 @@ async fn act(lane: &mut Lane, row: &Row, kills: &mut usize, is_short: &mut bool)
     }
     release_all(lane).await?;
     judge(lane).await?;
+    if keeps_memory(row) && lane.boots()? != boots {
+        bail!("the machine was started anew; its memory is lost");
+    }
     Ok(ending)
+}
+
+/// Whether what goes wrong in a row may cost a machine no boot: neither it is struck, nor the way of its memory after the source
+/// has looked at it for the last time, right before it hands over.
+fn keeps_memory(row: &Row) -> bool {
+    let is_spared = match row.fault {
+        Fault::Kill(_) | Fault::Pair(..) => !row.fault.victims().contains(&Victim::Machine),
+        Fault::Link(_) => matches!(row.point.phase.as_str(), "Prepare" | "Stop"),
+    };
+    row.kind == Kind::Live && is_spared
 }
 
 /// Gets ready for a move of this kind: a machine that is to go back must have moved first.
@@ -156,6 +170,7 @@ async fn ready(lane: &mut Lane, kind: Kind) -> Result<Crossing> {
     let way = match kind {
         Kind::Back | Kind::BackHalfway => Way::Back,
         Kind::Warm => Way::Warm,
+        Kind::Live => Way::Live,
         Kind::Move | Kind::Undone | Kind::Cancelled => Way::There(0),
     };
     let mut crossing = Crossing::prepare(lane, way).await?;
@@ -242,7 +257,7 @@ pub async fn rehearse(lane: &mut Lane, kind: Kind) -> Result<Vec<Point>> {
     crossing.start()?;
     let job = crossing.ended().await?.ok_or_else(|| anyhow!("the rehearsal never began"))?;
     match (kind, job.state) {
-        (Kind::Move | Kind::Back | Kind::BackHalfway | Kind::Warm, JobState::Succeeded) => {
+        (Kind::Move | Kind::Back | Kind::BackHalfway | Kind::Warm | Kind::Live, JobState::Succeeded) => {
             lane.home = 1 - lane.home
         }
         (Kind::Undone, JobState::Failed) | (Kind::Cancelled, JobState::Cancelled) => {}

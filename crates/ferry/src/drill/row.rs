@@ -23,6 +23,17 @@ pub enum Kind {
     BackHalfway,
     /// A warm move that goes through, up to where its machine runs again: from there on it is as any other.
     Warm,
+    /// A live move that goes through, up to the same.
+    Live,
+}
+
+/// What a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guest {
+    /// A process.
+    Process,
+    /// A VM, or what stands for one.
+    Vm,
 }
 
 /// How far a machine went before what is drilled begins.
@@ -36,13 +47,23 @@ pub enum WentThere {
 
 impl Kind {
     /// All there are.
-    pub const ALL: [Self; 6] =
-        [Self::Move, Self::Undone, Self::Cancelled, Self::Back, Self::BackHalfway, Self::Warm];
+    pub const ALL: [Self; 7] =
+        [Self::Move, Self::Undone, Self::Cancelled, Self::Back, Self::BackHalfway, Self::Warm, Self::Live];
+
+    /// What the machine is that moves.
+    pub fn guest(self) -> Guest {
+        match self {
+            Self::Move | Self::Undone | Self::Cancelled | Self::Back | Self::BackHalfway | Self::Warm => {
+                Guest::Process
+            }
+            Self::Live => Guest::Vm,
+        }
+    }
 
     /// The step that is made to fail.
     pub fn fails_at(self) -> Option<&'static str> {
         match self {
-            Self::Move | Self::Cancelled | Self::Back | Self::BackHalfway | Self::Warm => None,
+            Self::Move | Self::Cancelled | Self::Back | Self::BackHalfway | Self::Warm | Self::Live => None,
             Self::Undone => Some("HandOver"),
         }
     }
@@ -50,7 +71,7 @@ impl Kind {
     /// What came before, if it is a way back.
     pub fn went_there(self) -> Option<WentThere> {
         match self {
-            Self::Move | Self::Undone | Self::Cancelled | Self::Warm => None,
+            Self::Move | Self::Undone | Self::Cancelled | Self::Warm | Self::Live => None,
             Self::Back => Some(WentThere::Whole),
             Self::BackHalfway => Some(WentThere::Halfway),
         }
@@ -60,14 +81,16 @@ impl Kind {
     pub fn begins_as(self) -> Option<Self> {
         match self {
             Self::Undone | Self::Cancelled => Some(Self::Move),
-            Self::Move | Self::Back | Self::BackHalfway | Self::Warm => None,
+            Self::Move | Self::Back | Self::BackHalfway | Self::Warm | Self::Live => None,
         }
     }
 
     /// Whether it is drilled while this step is under way.
     pub fn is_drilled_at(self, phase: &str) -> bool {
         match self {
-            Self::Warm => matches!(phase, "Prepare" | "Stop" | "Seal" | "HandOver" | "Activate" | "Boot"),
+            Self::Warm | Self::Live => {
+                matches!(phase, "Prepare" | "Stop" | "Seal" | "HandOver" | "Activate" | "Boot")
+            }
             Self::Move | Self::Undone | Self::Cancelled | Self::Back | Self::BackHalfway => true,
         }
     }
@@ -82,6 +105,7 @@ impl fmt::Display for Kind {
             Self::Back => "way back",
             Self::BackHalfway => "way back halfway",
             Self::Warm => "warm move",
+            Self::Live => "live move",
         })
     }
 }

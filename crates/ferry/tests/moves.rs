@@ -131,7 +131,7 @@ fn a_filesystem_of_real_files_crosses_while_fio_writes_to_another_volume() {
                --bsrange=512-64k --iodepth=8 --verify=crc32c --verify_backlog=64 --verify_fatal=1 \
                --verify_state_save=0 --fsync=32 --time_based --runtime=24h";
     let words =
-        ["--volume", "pad=32MiB", "--stop-signal", "INT", "--restart", "never", "--", "sh", "-c", fio];
+        ["--volume=pad=32MiB", "--stop-signal=INT", "--grace=10m", "--restart=never", "--", "sh", "-c", fio];
     let pad: Machine = w1.ask(&[&["machine", "create", "pad"], &words[..]].concat());
     w1.wait_for_volume("pad", "fio writes to it", |volume| volume.store_bytes_allocated > Some(4 * MIB));
     import(w1, "files", path_text(&files.image));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const FILE: &str = "agent.lock";
 /// How long a lock that is held is tried again: a process that an agent was just starting when it was killed holds
 /// it for a moment longer.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is tried meanwhile.
 const POLL: Duration = Duration::from_millis(5);
 /// Longest process number that is read from the lock file, in bytes.

@@ -1,6 +1,6 @@
 //! One worker: machines, volumes, refusals, and an agent that dies.
 
-use crate::house::{machine, pid, server_pid, workers};
+use crate::house::{a_moment, machine, pid, server_pid, workers};
 use ferry_api::{
     AgentApi, CreateMachine, DestroyMachine, ErrorCode, ImportVolume, MachineState, NewVolume, PaceVolume,
     RestartPolicy, ServerState, VolumeOrigin, VolumePhase,
@@ -31,7 +31,7 @@ async fn a_machine_finds_its_volume_in_its_environment_and_stops_when_asked() {
         if log.ends_with('\n') {
             break log;
         }
-        tokio::task::yield_now().await;
+        a_moment().await;
     };
     assert_eq!(said, format!("web {}\n", volume.guest_uri));
     let stopped = w1.door().machine_stop(&"web".parse().unwrap()).await.unwrap();

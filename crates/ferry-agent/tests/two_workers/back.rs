@@ -1,6 +1,6 @@
 //! The way back, and moves in a row: what has not changed does not cross again.
 
-use crate::house::{Worker, machine, workers};
+use crate::house::{Worker, a_moment, machine, workers};
 use ferry_agent::jobs::{Receipt, Reserved};
 use ferry_api::{
     AgentApi, Driver, Generation, Hydration, Job, JobState, MachineState, Ownership, PaceVolume, StartMove,
@@ -102,7 +102,7 @@ async fn booted(worker: &Worker, job: &Job) {
         if job.steps.iter().any(|step| step.step == "Boot" && step.state == StepState::Done) {
             return;
         }
-        tokio::task::yield_now().await;
+        a_moment().await;
     }
 }
 
@@ -120,7 +120,7 @@ async fn copies(worker: &Worker, generations: &[u64]) -> Vec<Volume> {
         if volumes.iter().map(|volume| volume.generation.0).eq(generations.iter().copied()) {
             return volumes;
         }
-        tokio::task::yield_now().await;
+        a_moment().await;
     }
 }
 
@@ -275,7 +275,7 @@ async fn a_move_that_waits_since_the_machine_does_not_start_ends_when_it_is_take
     w1.door().machine_create(create).await.unwrap();
     let there = w1.door().move_start(start("w2")).await.unwrap();
     while w1.door().job(there.id).await.unwrap().state != JobState::Parked {
-        tokio::task::yield_now().await;
+        a_moment().await;
     }
     std::fs::create_dir(&workdir).unwrap();
     let back = w2.door().move_undo(undo()).await.unwrap();

@@ -1,11 +1,12 @@
 //! Two workers: machines that move, and the target's side of it.
 
-use crate::house::{Worker, machine, pid, workers};
+use crate::house::{Worker, machine, pid, until, workers};
 use ferry_api::{
-    API_VERSION, Activate, ActivateVolume, AgentApi, CrossingState, Desired, ErrorCode, Generation, JobId,
-    JobState, Machine, MachineId, MachineSpec, MachineState, Ownership, PaceVolume, Prepare, PrepareVolume,
-    Reserve, ReserveVolume, StartMove, VolumeId, VolumeKey,
+    API_VERSION, Activate, ActivateVolume, AgentApi, CrossingState, Desired, ErrorCode, Generation, Job,
+    JobId, JobState, Machine, MachineId, MachineSpec, MachineState, Ownership, PaceVolume, Prepare,
+    PrepareVolume, Reserve, ReserveVolume, Signal, StartMove, VolumeId, VolumeKey,
 };
+use rustix::process::{Pid, kill_process};
 use std::num::NonZeroU64;
 
 fn to(name: &str, worker: &str) -> StartMove {
@@ -94,17 +95,24 @@ async fn a_move_that_cannot_be_is_refused_and_the_machine_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_is_already_moving_is_refused() {
-    let mut workers = workers(["", ""]).await;
-    workers[0].door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
-    // The target is away, so the first move waits for it.
-    workers[1].kill().await;
+    let workers = workers(["", ""]).await;
+    // The first time it does not hear that it is to stop, so the first move waits for it.
+    let place = tempfile::tempdir().unwrap();
+    let once = place.path().join("once");
+    let script = "2>/dev/null && trap '' TERM; echo up; while :; do sleep 0.02; done";
+    let mut deaf = machine("web", &format!("mkdir {} {script}", once.display()));
+    (deaf.spec.stop_signal, deaf.spec.stop_grace_ms) = (Signal::TERM, 24 * 3_600_000);
+    let made = workers[0].door().machine_create(deaf).await.unwrap();
+    until(async || std::fs::read_to_string(&made.log).ok().filter(|said| said.contains("up"))).await;
     let job = workers[0].door().move_start(to("web", "w2")).await.unwrap();
     let web = "web".parse().unwrap();
     let refusal = workers[0].door().move_start(to("web", "w2")).await.unwrap_err();
     assert_eq!(refusal.code, ErrorCode::Busy);
     assert!(refusal.message.contains("already moving"), "{refusal}");
     assert_eq!(workers[0].door().machine_stop(&web).await.unwrap_err().code, ErrorCode::Busy);
-    workers[1].start().await;
+    let is_asked = |job: &Job| job.steps.iter().any(|step| step.step == "Stop" && step.attempts > 0);
+    until(async || Some(workers[0].door().job(job.id).await.unwrap()).filter(is_asked)).await;
+    kill_process(Pid::from_raw(pid(&made).cast_signed()).unwrap(), rustix::process::Signal::KILL).unwrap();
     assert_eq!(workers[0].finished(job.id).await.state, JobState::Succeeded);
     end(workers).await;
 }

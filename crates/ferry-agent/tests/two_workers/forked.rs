@@ -1,6 +1,7 @@
 //! Volumes that are forked, here and to another worker.
 
 use crate::house::{Worker, machine, workers};
+use crate::stopped::{pace, web_comes_halfway};
 use ferry_api::{AgentApi, ErrorCode, ForkVolume, JobState, StartMove, Volume};
 use ferry_volume::client::BlockClient;
 
@@ -76,9 +77,8 @@ async fn a_fork_that_cannot_be_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_that_a_fork_reads_is_neither_moved_nor_deleted() {
-    let [w1, mut w2] = workers(["", ""]).await;
-    w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
-    write(&w1.volume("data").await, 1);
+    let [w1, mut w2, mut w3] = workers(["", "", ""]).await;
+    let coming = web_comes_halfway(&mut w3, "w1").await;
     fork(&w1, "copy", Some("w2")).await.unwrap();
     // Nobody can tell whether the fork still reads.
     w2.kill().await;
@@ -86,6 +86,9 @@ async fn a_volume_that_a_fork_reads_is_neither_moved_nor_deleted() {
     let refusal = w1.door().machine_destroy(&"web".parse().unwrap(), destroy).await.unwrap_err();
     assert!(refusal.message.contains("its fork copy"), "{refusal}");
     w2.start().await;
+    w3.start().await;
+    pace(&w1, None).await;
+    assert_eq!(w3.finished(coming).await.state, JobState::Succeeded);
     until_nobody_reads(&w1).await;
     let start = StartMove::new("web".parse().unwrap(), "w2".parse().unwrap());
     let job = w1.door().move_start(start).await.unwrap();
@@ -93,4 +96,5 @@ async fn a_volume_that_a_fork_reads_is_neither_moved_nor_deleted() {
     assert_eq!(fork(&w1, "again", None).await.unwrap_err().code, ErrorCode::Conflict);
     w1.end().await;
     w2.end().await;
+    w3.end().await;
 }

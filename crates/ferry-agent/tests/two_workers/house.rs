@@ -8,11 +8,21 @@ use ferry_api::{
     ServerState, Signal, Volume, VolumeOrigin,
 };
 use ferry_volume::{IoBackend, ServeOptions};
-use std::net::SocketAddr;
+use rustix::fs::{FlockOperation, flock};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+
+/// How long a state may take to come on any machine before a test gives it up.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks: who looks all the time takes the processor from whom it waits for.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Where the first agent of this test process listens: below what the system gives to outgoing connections.
+const PORT_FIRST: u16 = 20_000;
 
 /// This very test program is also the volume server: the agent under test starts it with `--dir`. Without, there is
 /// nothing to serve.
@@ -27,6 +37,36 @@ fn a_volume_server() {
 fn launcher() -> Launcher {
     let this = std::env::current_exe().unwrap();
     Launcher::with_args(this, ["--exact", "--nocapture", "house::a_volume_server", "--"])
+}
+
+/// Looks until there is something.
+pub async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            a_moment().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain"))
+}
+
+/// Between two looks.
+pub async fn a_moment() {
+    tokio::time::sleep(LOOK_EVERY).await;
+}
+
+/// The loopback address of all agents of this test process. Nobody else has it, so an agent that was killed finds its port
+/// free again.
+pub fn ip() -> IpAddr {
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(127, a, b, c))
+}
+
+fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    SocketAddr::new(ip(), PORT_FIRST + NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A worker whose agent may be down.
@@ -47,13 +87,7 @@ pub async fn workers<const N: usize>(more: [&str; N]) -> [Worker; N] {
 
 /// As [`workers`], each with its state directory below the given one.
 pub async fn workers_below<const N: usize>(each: [(&str, &str); N]) -> [Worker; N] {
-    let mut addresses = Vec::new();
-    for _ in 0..N {
-        // Held only to find ports that are free; the agents bind them again.
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        addresses.push((listener.local_addr().unwrap(), listener));
-    }
-    let addresses: Vec<SocketAddr> = addresses.into_iter().map(|(address, _)| address).collect();
+    let addresses = [(); N].map(|()| own_address());
     let mut workers = Vec::new();
     for (index, (below, more)) in each.into_iter().enumerate() {
         let dir = tempfile::Builder::new().prefix("fa").tempdir_in(below).unwrap();
@@ -87,10 +121,13 @@ impl Worker {
         self.running = Some(runtime);
     }
 
-    /// Drops the agent where it is, as a crash would. Everything it started goes on.
+    /// Drops the agent where it is, as a crash would, and returns when another one may have its state directory. Everything it
+    /// started goes on.
     pub async fn kill(&mut self) {
         let runtime = self.running.take().unwrap();
         tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();
+        let lock = std::fs::File::open(self.config.state_dir.join("agent.lock")).unwrap();
+        until(async || flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()).await;
     }
 
     pub fn config(&self) -> &Config {
@@ -111,22 +148,12 @@ impl Worker {
 
     /// Waits until a volume is as it should be.
     pub async fn volume_when(&self, name: &str, is: impl Fn(&Volume) -> bool) -> Volume {
-        loop {
-            match self.volume(name).await {
-                volume if is(&volume) => return volume,
-                _ => tokio::task::yield_now().await,
-            }
-        }
+        until(async || Some(self.volume(name).await).filter(&is)).await
     }
 
     /// Waits until a machine is as it should be.
     pub async fn machine_when(&self, name: &str, is: impl Fn(&Machine) -> bool) -> Machine {
-        loop {
-            match self.machine(name).await {
-                machine if is(&machine) => return machine,
-                _ => tokio::task::yield_now().await,
-            }
-        }
+        until(async || Some(self.machine(name).await).filter(&is)).await
     }
 
     /// Waits until a job has ended.

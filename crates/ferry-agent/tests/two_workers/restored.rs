@@ -1,6 +1,6 @@
 //! Records that come back from a backup, on workers that have handed over what the backup says is theirs.
 
-use crate::house::{Worker, machine, pid, workers};
+use crate::house::{Worker, a_moment, machine, pid, workers};
 use ferry_agent::{StateDir, truth_at_rest};
 use ferry_api::{
     API_VERSION, AgentApi, CreateMachine, ErrorCode, Evidence, Generation, JobId, JobState, Machine,
@@ -34,7 +34,7 @@ async fn restore(worker: &mut Worker, backup: Backup) {
 async fn kill(worker: &mut Worker) {
     worker.kill().await;
     while worker.config().state_dir.join("records.db-wal").exists() {
-        tokio::task::yield_now().await;
+        a_moment().await;
     }
 }
 
@@ -164,7 +164,7 @@ async fn a_worker_that_forgot_what_it_handed_over_takes_it_in_at_a_later_generat
     moves(&w2, "w1").await;
     // Its copy is deleted at once, and its records are of before it had one.
     while !w2.door().volumes().await.unwrap().is_empty() {
-        tokio::task::yield_now().await;
+        a_moment().await;
     }
     restore(&mut w2, before).await;
     let here = w1.machine_when("web", runs).await;

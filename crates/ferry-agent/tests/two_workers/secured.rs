@@ -1,6 +1,6 @@
 //! Two workers whose volumes are read over TLS.
 
-use crate::house::{machine, pid, workers};
+use crate::house::{ip, machine, pid, workers};
 use ferry_api::{AgentApi, ForkVolume, JobState, MachineState, StartMove};
 use ferry_volume::client::BlockClient;
 
@@ -14,14 +14,14 @@ fn to(name: &str, worker: &str) -> StartMove {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_follows_over_tls() {
     let dir = tempfile::tempdir().unwrap();
-    authority::Authority::new().sign(dir.path(), "127.0.0.1");
+    authority::Authority::new().sign(dir.path(), &ip().to_string());
     let tls = format!("tls = {:?}", dir.path());
     let [w1, w2] = workers([&tls, &tls]).await;
     let made = w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
     let disk = &made.volumes[0];
     let key = ferry_api::VolumeKey { id: disk.volume, generation: disk.generation };
     let export = w1.door().peer_export(key).await.unwrap();
-    assert!(export.uri.starts_with("nbds://127.0.0.1:"), "{}", export.uri);
+    assert!(export.uri.starts_with(&format!("nbds://{}:", ip())), "{}", export.uri);
     let job = w1.door().move_start(to("web", "w2")).await.unwrap();
     let job = w1.finished(job.id).await;
     assert_eq!(job.state, JobState::Succeeded, "{job:#?}");
@@ -33,7 +33,7 @@ async fn a_disk_follows_over_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_without_certificates_is_found_out_before_the_machine_stops() {
     let dir = tempfile::tempdir().unwrap();
-    authority::Authority::new().sign(dir.path(), "127.0.0.1");
+    authority::Authority::new().sign(dir.path(), &ip().to_string());
     let tls = format!("tls = {:?}", dir.path());
     let [w1, w2] = workers([&tls, ""]).await;
     let made = w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
@@ -53,7 +53,7 @@ fn copy_to(worker: &str) -> ForkVolume {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fork_follows_over_tls_and_one_to_a_worker_without_certificates_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
-    authority::Authority::new().sign(dir.path(), "127.0.0.1");
+    authority::Authority::new().sign(dir.path(), &ip().to_string());
     let tls = format!("tls = {:?}", dir.path());
     let [w1, w2, w3] = workers([&tls, &tls, ""]).await;
     w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_fork_follows_over_tls_and_one_to_a_worker_without_certificates_leaves
     assert!(w1.volume("data").await.forks.is_empty() && w3.door().volumes().await.unwrap().is_empty());
     let copy = w1.door().volume_fork(&data, copy_to("w2")).await.unwrap();
     let source = copy.source.expect("it is a clone of a snapshot").uri;
-    assert!(source.starts_with("nbds://127.0.0.1:"), "{source}");
+    assert!(source.starts_with(&format!("nbds://{}:", ip())), "{source}");
     guest.write_at(0, &vec![2; 4 << 20]).unwrap();
     let whole = w2.volume_when("copy", |volume| volume.source.is_none()).await;
     assert!(whole.hydration.is_some_and(|hydration| hydration.bytes_verified >= 4 << 20), "{whole:?}");

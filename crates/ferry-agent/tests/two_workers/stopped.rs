@@ -1,6 +1,6 @@
 //! Whether the host of a worker may be stopped, while others copy from it and after.
 
-use crate::house::{Worker, machine, server_pid, workers};
+use crate::house::{Worker, a_moment, machine, server_pid, until, workers};
 use ferry_api::{AgentApi, ForkVolume, JobId, JobState, PaceVolume, StartMove, StillToCopy, StopReason};
 use ferry_volume::client::BlockClient;
 use rustix::process::{Pid, Signal, kill_process};
@@ -61,8 +61,22 @@ fn is_hydrating(reasons: &[StopReason]) -> bool {
     reasons.iter().any(at)
 }
 
+/// Moves the stopped machine `web` of a worker, which then dies and has nearly all of the disk: so no fork of that is whole before
+/// this worker is back, and [`pace`] lets it go on.
+pub async fn web_comes_halfway(from: &mut Worker, to: &str) -> JobId {
+    with_data(from).await;
+    from.door().machine_stop(&"web".parse().unwrap()).await.unwrap();
+    pace(from, SLOW).await;
+    let job = move_web(from, to).await;
+    until(async || is_hydrating(&reasons(from).await).then_some(())).await;
+    let server = server_pid(&from.volume("data").await);
+    from.kill().await;
+    kill_process(Pid::from_raw(server.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+    job
+}
+
 /// Sets how fast the disk of `web` hydrates: on a worker that it leaves, where it goes to.
-async fn pace(worker: &Worker, budget_bytes_per_s: Option<NonZeroU64>) {
+pub async fn pace(worker: &Worker, budget_bytes_per_s: Option<NonZeroU64>) {
     let pace =
         PaceVolume { budget_bytes_per_s: Some(budget_bytes_per_s), guard_us: None, finish_by_ms: None };
     worker.door().volume_pace(&"data".parse().unwrap(), pace).await.unwrap();
@@ -89,7 +103,7 @@ async fn a_worker_is_not_safe_to_stop_while_its_copy_is_hydrated_from_and_safe_a
         if is_hydrating(&found) && left(&found).bytes.is_some_and(|bytes| bytes > 0) {
             break found;
         }
-        tokio::task::yield_now().await;
+        a_moment().await;
     };
     assert_eq!(kinds(&found), ["copy", "job"]);
     let hydration = w2.volume("data").await.hydration.unwrap();
@@ -116,18 +130,7 @@ async fn a_worker_is_not_safe_to_stop_while_its_copy_is_hydrated_from_and_safe_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_not_safe_to_stop_while_forks_here_and_there_are_not_whole() {
     let [w1, w2, mut w3] = workers(["", "", ""]).await;
-    // No fork of this disk is whole before w3 is back, which has nearly all of it.
-    with_data(&w3).await;
-    w3.door().machine_stop(&"web".parse().unwrap()).await.unwrap();
-    pace(&w3, SLOW).await;
-    let job = move_web(&w3, "w1").await;
-    while !is_hydrating(&reasons(&w3).await) {
-        tokio::task::yield_now().await;
-    }
-    let server = server_pid(&w3.volume("data").await);
-    w3.kill().await;
-    kill_process(Pid::from_raw(server.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
-
+    let job = web_comes_halfway(&mut w3, "w1").await;
     assert_eq!(reasons(&w1).await, []);
     for (name, to) in [("here", None), ("there", Some("w2".parse().unwrap()))] {
         let fork = ForkVolume { name: name.parse().unwrap(), to };
@@ -171,7 +174,7 @@ async fn a_worker_is_not_safe_to_stop_while_somebody_reads_a_volume_of_it() {
         if !found.is_empty() {
             break found;
         }
-        tokio::task::yield_now().await;
+        a_moment().await;
     };
     assert!(matches!(found[..], [StopReason::Readers { connections: Some(1), .. }]), "{found:?}");
     drop(reader);

@@ -1,6 +1,6 @@
 //! Moves of real agents that wait: for later, and for their turn.
 
-use crate::house::{machine, workers};
+use crate::house::{a_moment, machine, workers};
 use ferry_api::{
     AgentApi, AskJobs, CancelMove, Job, JobState, MachineState, MoveMode, StartMove, StartMoves,
 };
@@ -136,7 +136,7 @@ async fn cancelling_the_parent_cancels_the_children_that_are_not_handed_over() {
         if let Some(job) = waiting().await {
             break job.children;
         }
-        tokio::task::yield_now().await;
+        a_moment().await;
     };
     workers[0].door().job_resume(children[0].job).await.unwrap();
     workers[0].finished(children[0].job).await;

@@ -1,6 +1,6 @@
 //! Warm moves: what the machine does not write again crosses before it stops.
 
-use crate::house::{Worker, machine, workers};
+use crate::house::{Worker, a_moment, machine, workers};
 use ferry_agent::jobs::Receipt;
 use ferry_api::{AgentApi, AskJobs, Job, JobState, MachineState, MoveMode, StartMove};
 use ferry_crossing::{Ahead, Prepared, Sealed};
@@ -152,14 +152,15 @@ async fn a_warm_move_that_is_cancelled_leaves_no_mark_and_no_export() {
     let [w1, w2] = workers(["", ""]).await;
     filled(&w1).await;
     let pace = ferry_api::PaceVolume {
-        budget_bytes_per_s: Some(std::num::NonZeroU64::new(MIB)),
+        // It takes minutes.
+        budget_bytes_per_s: Some(std::num::NonZeroU64::new(64 * KIB)),
         guard_us: None,
         finish_by_ms: None,
     };
     w1.door().volume_pace("data".parse().as_ref().unwrap(), pace).await.unwrap();
     let job = w1.door().move_start(warm()).await.unwrap();
     while w1.door().job(job.id).await.unwrap().progress.is_none_or(|progress| progress.bytes_done == 0) {
-        tokio::task::yield_now().await;
+        a_moment().await;
     }
     w1.door().job_cancel(job.id).await.unwrap();
     assert_eq!(w1.finished(job.id).await.state, JobState::Cancelled);

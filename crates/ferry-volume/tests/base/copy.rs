@@ -1,5 +1,6 @@
 //! A copy of one volume with a server on a thread, as a move makes it.
 
+use super::wait::{LOOK_EVERY, own_address, until};
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{Client, Phase, RootState, Status};
 use ferry_volume::{
@@ -127,7 +128,7 @@ impl Copy {
         let server = std::thread::spawn(move || serve_impatiently(&options, silence_max));
         while Client::connect(&self.dir).is_err() {
             assert!(!server.is_finished(), "the server ended: {:?}", server.join());
-            std::thread::yield_now();
+            std::thread::sleep(LOOK_EVERY);
         }
         self.server = Some(server);
     }
@@ -164,7 +165,7 @@ impl Copy {
     /// Seals and exports the copy; gives the address for another server.
     pub fn seal(&self) -> SourceUri {
         self.control().seal().unwrap();
-        self.export("127.0.0.1:0".parse().unwrap())
+        self.export(own_address())
     }
 
     pub fn export(&self, listen: SocketAddr) -> SourceUri {
@@ -181,13 +182,7 @@ impl Copy {
 
     pub fn until(&self, condition: impl Fn(&Status) -> bool) -> Status {
         let mut control = self.control();
-        loop {
-            let status = control.status().unwrap();
-            if condition(&status) {
-                return status;
-            }
-            std::thread::yield_now();
-        }
+        until(|| Some(control.status().unwrap()).filter(&condition))
     }
 
     pub fn until_whole(&self) -> Status {
@@ -197,13 +192,10 @@ impl Copy {
     /// The receipt of what was sealed at a generation, when it is known whether there is one.
     pub fn receipt(&self, of_generation: u64) -> RootState {
         let mut control = self.control();
-        loop {
+        until(|| {
             let root = control.receipt(of_generation, 0, None).unwrap().root;
-            if root != RootState::Summing {
-                return root;
-            }
-            std::thread::yield_now();
-        }
+            (root != RootState::Summing).then_some(root)
+        })
     }
 
     /// All that the guest reads.

@@ -10,3 +10,5 @@ mod copy;
 mod proxy;
 mod told;
 mod trouble;
+#[path = "../support/wait.rs"]
+mod wait;

@@ -1,6 +1,7 @@
 //! What a sealed copy tells of the copy that it was made from, and a hold of its hydration.
 
 use super::copy::{BLOCK, Copy, ID, KIB, MIB, SIZE, differences, pattern};
+use super::wait::own_address;
 use ferry_nbd::Uri;
 use ferry_volume::client::BlockClient;
 use ferry_volume::{Base, SourceUri};
@@ -33,7 +34,7 @@ fn only_a_sealed_copy_that_knows_tells_what_it_differs_in_and_of_no_other_genera
     assert_eq!(home.status().born_from, None);
     assert_eq!(differences(&uri, 0), None, "it came from nowhere");
     let away = Copy::next(tmp.path(), 2, &uri, None);
-    let listen = away.control().export_live("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listen = away.control().export_live(own_address()).unwrap();
     let live: Uri = format!("nbd://{listen}/{ID}@2+live").parse().unwrap();
     let mut client = BlockClient::connect_for_base(&live, 1, None).unwrap();
     assert!(!client.each_difference(1, |_| {}).unwrap(), "it may differ in more a moment later");
@@ -142,7 +143,7 @@ fn a_killed_copy_tells_of_every_block_that_was_written_and_not_flushed() {
         told.iter().map(|(_, len)| len).sum::<u64>() < SIZE,
         "what is far from every write is not told of"
     );
-    let again = home.export("127.0.0.1:0".parse().unwrap());
+    let again = home.export(own_address());
     left.control().set_source(&again.to_string()).unwrap();
     let after = left.bytes();
     for at in (0..SIZE).step_by(BLOCK as usize) {

@@ -4,6 +4,8 @@
 #[path = "../support/wire.rs"]
 mod bad_wire;
 mod volume;
+#[path = "../support/wait.rs"]
+mod wait;
 mod wire;
 
 use ferry_volume::SourceUri;

@@ -1,5 +1,6 @@
 //! A volume with a server on a thread.
 
+use crate::wait::{LOOK_EVERY, own_address, until};
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{Check, CheckState, Client, Phase, Receipt, RootState, Status};
 use ferry_volume::{
@@ -45,7 +46,7 @@ impl Volume {
         let server = std::thread::spawn(move || serve(&options));
         while Client::connect(&self.dir).is_err() {
             assert!(!server.is_finished(), "the server ended: {:?}", server.join());
-            std::thread::yield_now();
+            std::thread::sleep(LOOK_EVERY);
         }
         self.server = Some(server);
     }
@@ -66,7 +67,7 @@ impl Volume {
     /// Seals and exports the volume; gives the address for another server.
     pub fn seal_and_export(&self) -> SourceUri {
         let mut control = self.control();
-        let listen = control.export("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listen = control.export(own_address()).unwrap();
         control.seal().unwrap();
         let status = control.status().unwrap();
         format!("nbd://{listen}/{}@{}", status.id, status.generation).parse().unwrap()
@@ -74,25 +75,13 @@ impl Volume {
 
     pub fn until(&self, condition: impl Fn(&Status) -> bool) -> Status {
         let mut control = self.control();
-        loop {
-            let status = control.status().unwrap();
-            if condition(&status) {
-                return status;
-            }
-            std::thread::yield_now();
-        }
+        until(|| Some(control.status().unwrap()).filter(&condition))
     }
 
     /// The receipt of what was sealed at generation 1, when it is known whether there is one.
     pub fn receipt(&self) -> Receipt {
         let mut control = self.control();
-        loop {
-            let receipt = control.receipt(1, 0, None).unwrap();
-            if receipt.root != RootState::Summing {
-                return receipt;
-            }
-            std::thread::yield_now();
-        }
+        until(|| Some(control.receipt(1, 0, None).unwrap()).filter(|it| it.root != RootState::Summing))
     }
 
     pub fn root(&self) -> String {
@@ -106,12 +95,11 @@ impl Volume {
     /// Checks the store and waits for the end of that.
     pub fn check(&self) -> Check {
         let mut control = self.control();
-        let mut check = control.verify(true).unwrap();
-        while check.state == CheckState::Running {
-            std::thread::yield_now();
-            check = control.verify(false).unwrap();
-        }
-        check
+        let mut anew = true;
+        until(|| {
+            let check = control.verify(std::mem::take(&mut anew)).unwrap();
+            (check.state != CheckState::Running).then_some(check)
+        })
     }
 
     /// Flips a bit in the data file, behind the server's back.

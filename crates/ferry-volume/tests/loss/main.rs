@@ -5,6 +5,8 @@
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod second;
+#[path = "../support/wait.rs"]
+mod wait;
 
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{Client, LossPolicy, Phase, Span, Status};
@@ -17,6 +19,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use wait::{LOOK_EVERY, own_address, until};
 
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 4096;
@@ -59,7 +62,7 @@ impl Volume {
         let server = std::thread::spawn(move || serve_impatiently(&options, SILENCE_MAX));
         while Client::connect(&self.dir).is_err() {
             assert!(!server.is_finished(), "the server ended: {:?}", server.join());
-            std::thread::yield_now();
+            std::thread::sleep(LOOK_EVERY);
         }
         self.server = Some(server);
     }
@@ -79,13 +82,7 @@ impl Volume {
 
     fn until(&self, condition: impl Fn(&Status) -> bool) -> Status {
         let mut control = self.control();
-        loop {
-            let status = control.status().unwrap();
-            if condition(&status) {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        until(|| Some(control.status().unwrap()).filter(&condition))
     }
 
     /// A guest that reads a block and waits for as long as that takes.
@@ -120,7 +117,7 @@ fn home(dir: &Path) -> (Volume, SocketAddr) {
     let mut guest = home.guest();
     guest.write_at(0, &content()).unwrap();
     let mut control = home.control();
-    let address = control.export("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = control.export(own_address()).unwrap();
     control.seal().unwrap();
     (home, address)
 }

@@ -1,5 +1,6 @@
 //! A volume that is copied while its guest writes: live export, marks and what has changed since them.
 
+use super::wait::{own_address, until};
 use super::{A, MIB, Volume, pattern, read};
 use ferry_nbd::Uri;
 use ferry_volume::client::BlockClient;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const SIZE: u64 = 64 * MIB;
 
 fn live(volume: &Volume) -> Uri {
-    let listen = volume.control().export_live("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listen = volume.control().export_live(own_address()).unwrap();
     format!("nbd://{listen}/{A}@1+live").parse().unwrap()
 }
 
@@ -56,9 +57,7 @@ fn a_volume_whose_guest_writes_is_copied_in_rounds_and_whole_when_it_is_sealed()
     let (guest, mut control) = (home.guest(), home.control());
     let until_more = || {
         let seen = written.load(Ordering::Relaxed);
-        while written.load(Ordering::Relaxed) < seen + 100 {
-            std::thread::yield_now();
-        }
+        until(|| (written.load(Ordering::Relaxed) >= seen + 100).then_some(()));
     };
     let mut copy = Vec::new();
     std::thread::scope(|scope| {
@@ -103,7 +102,7 @@ fn a_live_export_is_read_only_has_a_name_of_its_own_and_ends_when_it_is_taken_ba
     home.control().seal().unwrap();
     assert_eq!(read(&mut reader, 8192, 512), [1; 512], "it goes on after the seal");
     assert!(BlockClient::connect(&sealed, None).is_ok());
-    home.control().export("127.0.0.1:0".parse().unwrap()).unwrap();
+    home.control().export(own_address()).unwrap();
     assert!(reader.read_at(0, &mut [0; 512]).is_err(), "it was taken back");
     assert!(BlockClient::connect(&uri, None).is_err());
 }

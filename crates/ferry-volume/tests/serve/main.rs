@@ -12,6 +12,8 @@ mod live;
 mod precopy;
 mod share;
 mod snapshots;
+#[path = "../support/wait.rs"]
+mod wait;
 
 use ferry_engine::limits::GUARANTEED_BYTES_PER_S;
 use ferry_nbd::wire;
@@ -28,6 +30,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use wait::{LOOK_EVERY, own_address, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -80,7 +83,7 @@ impl Volume {
         let server = std::thread::spawn(move || serve(&options));
         while Client::connect(&self.dir).is_err() {
             assert!(!server.is_finished(), "the server ended: {:?}", server.join());
-            std::thread::yield_now();
+            std::thread::sleep(LOOK_EVERY);
         }
         self.server = Some(server);
     }
@@ -108,7 +111,7 @@ impl Volume {
     /// Seals and exports the volume; gives the address for another server.
     fn seal_and_export(&self) -> SourceUri {
         let mut control = self.control();
-        let listen = control.export("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listen = control.export(own_address()).unwrap();
         control.seal().unwrap();
         let status = control.status().unwrap();
         format!("nbd://{listen}/{}@{}", status.id, status.generation).parse().unwrap()
@@ -116,13 +119,7 @@ impl Volume {
 
     fn until(&self, condition: impl Fn(&Status) -> bool) -> Status {
         let mut control = self.control();
-        loop {
-            let status = control.status().unwrap();
-            if condition(&status) {
-                return status;
-            }
-            std::thread::yield_now();
-        }
+        until(|| Some(control.status().unwrap()).filter(&condition))
     }
 }
 
@@ -464,7 +461,7 @@ fn readers_of_a_seal_that_was_taken_back_are_sent_away() {
 fn other_workers_cannot_keep_the_guest_out() {
     let tmp = tempfile::tempdir().unwrap();
     let home = Volume::create(tmp.path().join(A), A, MIB, 1, None);
-    let listen = home.control().export("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listen = home.control().export(own_address()).unwrap();
     let readers: Vec<TcpStream> = (0..64)
         .map(|_| {
             let mut reader = TcpStream::connect(listen).unwrap();

@@ -1,5 +1,6 @@
 //! A volume that stands by while it is copied from one whose guest writes, and what of it is right in the end.
 
+use super::wait::{own_address, until};
 use super::{A, MIB, Volume, pattern};
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{Adopted, Phase, PrecopyStatus, RootState, Status};
@@ -23,7 +24,7 @@ impl Move {
         let dir = tempfile::tempdir().unwrap();
         let home = Volume::create(dir.path().join("home"), A, SIZE, 1, None);
         home.guest().write_at(0, &pattern(5, 8 * MIB as usize)).unwrap();
-        let listen = home.control().export_live("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listen = home.control().export_live(own_address()).unwrap();
         let clone = standby(&dir.path().join("clone"), &format!("nbd://{listen}/{A}@1"));
         Self { home, clone, live: format!("nbd://{listen}/{A}@1+live"), _dir: dir }
     }
@@ -59,12 +60,12 @@ impl Move {
         };
         assert!(all(&self.home) == all(&self.clone), "both hold the same");
         self.clone.until(|status| status.hydration.complete);
-        let root = |volume: &Volume| loop {
-            match volume.control().receipt(1, 0, None).unwrap().root {
-                RootState::Known { root } => return root,
+        let root = |volume: &Volume| {
+            until(|| match volume.control().receipt(1, 0, None).unwrap().root {
+                RootState::Known { root } => Some(root),
                 RootState::Unknown { reason } => panic!("{reason}"),
-                _ => std::thread::yield_now(),
-            }
+                RootState::Summing => None,
+            })
         };
         assert_eq!(root(&self.home), root(&self.clone));
     }
@@ -150,7 +151,7 @@ fn a_round_that_fails_leaves_what_was_held_before_it() {
     let failed = moved.round(second, Some(first));
     assert_eq!(failed.held_since, Some(first));
     assert!(failed.failure.is_some_and(|why| why.contains("the source cannot be read")));
-    let listen = moved.home.control().export_live("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listen = moved.home.control().export_live(own_address()).unwrap();
     let live = format!("nbd://{listen}/{A}@1+live");
     let moved = Move { live, ..moved };
     moved.seal();

@@ -1,5 +1,6 @@
 //! Snapshots: what a clone reads from a volume whose guest writes on.
 
+use super::wait::{own_address, until};
 use super::{A, B, MIB, Volume, pattern, read};
 use ferry_volume::SourceUri;
 use ferry_volume::client::{BlockClient, BlockError};
@@ -15,7 +16,7 @@ const BLOCK: usize = 4096;
 fn take(volume: &Volume, id: &str) -> SourceUri {
     let mut control = volume.control();
     control.snapshot(id).unwrap();
-    let listen = control.export("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listen = control.export(own_address()).unwrap();
     let status = control.status().unwrap();
     format!("nbd://{listen}/{}@{}~{id}", status.id, status.generation).parse().unwrap()
 }
@@ -96,11 +97,7 @@ fn a_fork_of_a_busy_volume_holds_what_was_acknowledged_before_and_nothing_that_c
         let (guest, acknowledged, stop) = (volume.guest(), acknowledged.clone(), stop.clone());
         std::thread::spawn(move || write_counters(guest, &acknowledged, &stop))
     };
-    let wait_for = |count| {
-        while acknowledged.load(Ordering::Acquire) < count {
-            std::thread::yield_now();
-        }
-    };
+    let wait_for = |count| until(|| (acknowledged.load(Ordering::Acquire) >= count).then_some(()));
     wait_for(3_000);
     let before = acknowledged.load(Ordering::Acquire);
     let source = take(&volume, SNAPSHOT);
@@ -185,7 +182,7 @@ fn a_fork_of_a_clone_that_still_hydrates_holds_what_the_clone_held_and_the_sourc
     assert_eq!(status.snapshots[0].bytes_owed, 3 * BLOCK as u64 + MIB, "{status:?}");
     let fork = fork(tmp.path(), source);
     fork.control().pause_hydration().unwrap();
-    let home_at = home.control().export("127.0.0.1:0".parse().unwrap()).unwrap();
+    let home_at = home.control().export(own_address()).unwrap();
     volume.control().set_source(&format!("nbd://{home_at}/{A}@1")).unwrap();
     assert_eq!(read(&mut fork.guest(), 2 * MIB, 2 * BLOCK), bytes[2 * MIB as usize..][..2 * BLOCK]);
     assert_eq!(read(&mut fork.guest(), 9 * MIB, BLOCK), bytes[9 * MIB as usize..][..BLOCK]);

@@ -3,6 +3,8 @@
 
 mod moving;
 mod vmm;
+#[path = "../support/wait.rs"]
+mod wait;
 
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{Client, Phase};
@@ -23,6 +25,7 @@ use virtio_bindings::virtio_blk::{
 };
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vmm::{Answer, Ask, DATA_BYTES_MAX, IO_ERROR, MODERN, OK, PLAIN, SLOTS, UNSUPPORTED, Vmm};
+use wait::{LOOK_EVERY, own_address, until};
 
 const MIB: u64 = 1 << 20;
 const ID: &str = "01JD9Z6M4Q5R6S7T8V9WAXBYCZ";
@@ -65,7 +68,7 @@ impl Volume {
         let server = std::thread::spawn(move || serve(&options));
         while Client::connect(&self.dir).is_err() {
             assert!(!server.is_finished(), "the server ended: {:?}", server.join());
-            std::thread::yield_now();
+            std::thread::sleep(LOOK_EVERY);
         }
         self.server = Some(server);
     }
@@ -89,7 +92,7 @@ impl Volume {
 
     fn seal_and_export(&self) -> SourceUri {
         let mut control = self.control();
-        let listen = control.export("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listen = control.export(own_address()).unwrap();
         control.seal().unwrap();
         let status = control.status().unwrap();
         format!("nbd://{listen}/{}@{}", status.id, status.generation).parse().unwrap()
@@ -414,9 +417,7 @@ fn a_seal_takes_the_disk_away_from_the_machine() {
     let socket = volume.attach();
     let vmm = Vmm::boot(&socket, 1, MODERN);
     volume.control().seal().unwrap();
-    while socket.exists() {
-        std::thread::yield_now();
-    }
+    until(|| (!socket.exists()).then_some(()));
     assert!(vmm.frontend.get_features().is_err(), "the VMM was sent away");
     volume.control().unseal().unwrap();
     assert_eq!(Vmm::boot(&volume.attach(), 1, MODERN).queues[0].status(VIRTIO_BLK_T_OUT, 0, &[1; 512]), OK);

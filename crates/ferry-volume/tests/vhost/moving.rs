@@ -1,6 +1,7 @@
 //! What a VM needs whose memory is moved to another host.
 
 use super::vmm::{DATA, USED};
+use super::wait::until;
 use super::{
     ID, IO_ERROR, MIB, MODERN, OK, PLAIN, Phase, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_OUT, Vmm, Volume, read,
 };
@@ -62,12 +63,7 @@ fn a_vm_finds_its_disk_on_a_volume_that_stands_by_and_can_do_nothing_with_it_bef
     // Its server may be started again meanwhile.
     here.stop();
     here.start();
-    let socket = {
-        while !socket.exists() {
-            std::thread::yield_now()
-        }
-        socket
-    };
+    until(|| socket.exists().then_some(()));
     let mut vmm = Vmm::boot(&socket, 1, MODERN);
     assert_eq!(vmm.config(0, 8), 64 * MIB / 512);
     for kind in [VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH] {

@@ -106,10 +106,13 @@ fn a_source_without_that_export_is_refused_with_its_name() {
 fn a_source_that_dies_in_the_middle_is_taken_up_where_it_was_left() {
     needs!(NBDKIT, NBDCOPY);
     let dir = tempfile::tempdir().unwrap();
-    let image = dense_image(dir.path(), 51);
-    let source = slow_source(dir.path(), &image, "64M");
-    let volume = Volume::start(dir.path(), SIZE_BYTES, Some(&source.uri()));
-    let so_far = volume.wait_for("some of it is here", |status| status.hydration.bytes_local >= 3 * MIB);
+    // Much more than comes before it dies, so that it surely dies in the middle.
+    let size_bytes = 48 * MIB;
+    let image = dir.path().join("image");
+    image::dense(&image, size_bytes, 51);
+    let source = slow_source(dir.path(), &image, "4M");
+    let volume = Volume::start(dir.path(), size_bytes, Some(&source.uri()));
+    let so_far = volume.wait_for("some of it is here", |status| status.hydration.bytes_local >= MIB);
     source.kill();
     let cut = volume.wait_for("the loss is seen", |status| {
         status.source.as_ref().is_some_and(|source| !source.connected && source.last_error.is_some())
@@ -122,8 +125,8 @@ fn a_source_that_dies_in_the_middle_is_taken_up_where_it_was_left() {
     assert_reads_as(&image, &volume.uri(), dir.path(), "copy");
     let fetched = done.hydration.bytes_fetched;
     assert!(
-        fetched <= SIZE_BYTES,
-        "{fetched} bytes arrived for a volume of {SIZE_BYTES}: some were fetched twice"
+        fetched <= size_bytes,
+        "{fetched} bytes arrived for a volume of {size_bytes}: some were fetched twice"
     );
 }
 
@@ -133,9 +136,10 @@ fn without_its_source_a_guest_writes_on_and_its_cold_reads_wait() {
     let dir = tempfile::tempdir().unwrap();
     let image = dense_image(dir.path(), 52);
     let source = slow_source(dir.path(), &image, "16M");
-    let volume = Volume::start(dir.path(), SIZE_BYTES, Some(&source.uri()));
+    let volume = Volume::start_slowly(dir.path(), SIZE_BYTES, &source.uri());
     assert_still_hydrating(&volume);
     source.kill();
+    volume.let_go();
     let mut waiting = reader(&volume.uri(), "15M 4k");
     volume.wait_for("the guest's read waits", |status| status.hydration.cold_reads >= 1);
     qemu_io(&volume.uri(), &["write -P 4 14M 8k", "read -P 4 14M 8k", "flush"]);
@@ -205,7 +209,7 @@ fn a_server_that_is_killed_while_it_hydrates_has_everything_that_was_flushed() {
     std::fs::copy(&image, &model).unwrap();
     let model_file = File::options().write(true).open(&model).unwrap();
     let source = slow_source(dir.path(), &image, "24M");
-    let mut volume = Volume::start(dir.path(), SIZE_BYTES, Some(&source.uri()));
+    let mut volume = Volume::start_slowly(dir.path(), SIZE_BYTES, &source.uri());
     let mut dice = Dice::new(56);
     for round in 1..=4u8 {
         let (at, len) = (512 * dice.below(SIZE_BYTES / 512 - 600), 512 * (1 + dice.below(600)));
@@ -213,6 +217,7 @@ fn a_server_that_is_killed_while_it_hydrates_has_everything_that_was_flushed() {
         model_file.write_all_at(&vec![round; len as usize], at).unwrap();
         if round == 1 {
             assert_still_hydrating(&volume);
+            volume.let_go();
         }
         volume.kill();
         volume.serve();

@@ -94,9 +94,10 @@ fn a_source_that_pauses_holds_up_no_write_and_goes_on_where_it_was() {
         ["--filter=pause", "--filter=rate", "-r", "file", path_text(&image), "rate=32M", &control];
     let source = Peer::nbdkit(dir.path(), &arguments);
     let mut pause = PauseControl::connect(&socket);
-    let volume = Volume::start(dir.path(), SIZE_BYTES, Some(&source.uri()));
+    let volume = Volume::start_slowly(dir.path(), SIZE_BYTES, &source.uri());
     volume.wait_for("some of it is here", |status| status.hydration.bytes_local >= MIB);
     pause.say(b'p');
+    volume.let_go();
     assert_still_hydrating(&volume);
     qemu_io(
         &volume.uri(),

@@ -55,9 +55,10 @@ fn fio_verifies_what_it_wrote_while_the_volume_hydrates() {
     let image = dir.path().join("image");
     image::dense(&image, 64 * MIB, 32);
     let source = slow_source(dir.path(), &image, "64M");
-    let volume = Volume::start(dir.path(), 64 * MIB, Some(&source.uri()));
+    let volume = Volume::start_slowly(dir.path(), 64 * MIB, &source.uri());
     fio(&volume, 4, 33, &["--offset=40M"]);
     assert_still_hydrating(&volume);
+    volume.let_go();
     fio(&volume, 4, 34, &["--offset=16M", "--bsrange=4k-4k"]);
     volume.wait_hydrated();
     fio(&volume, 64, 35, &[]);

@@ -82,7 +82,7 @@ fn nbdinfo_map_of_a_clone_never_calls_data_a_hole() {
     let image = dir.path().join("image");
     image::sparse(&image, 32 * MIB, 2);
     let source = slow_source(dir.path(), &image, "8M");
-    let volume = Volume::start(dir.path(), 32 * MIB, Some(&source.uri()));
+    let volume = Volume::start_slowly(dir.path(), 32 * MIB, &source.uri());
     let while_hydrating = data_ranges(&volume.uri());
     assert_still_hydrating(&volume);
     let bytes = std::fs::read(&image).unwrap();
@@ -124,8 +124,9 @@ fn a_volume_is_whole_for_nbdcopy_from_the_first_moment_of_its_hydration() {
     let image = dir.path().join("image");
     image::sparse(&image, 32 * MIB, 5);
     let source = slow_source(dir.path(), &image, "64M");
-    let volume = Volume::start(dir.path(), 32 * MIB, Some(&source.uri()));
+    let volume = Volume::start_slowly(dir.path(), 32 * MIB, &source.uri());
     assert_still_hydrating(&volume);
+    volume.let_go();
     assert_reads_as(&image, &volume.uri(), dir.path(), "copy while hydrating");
     volume.wait_hydrated();
     drop(source);
@@ -140,8 +141,9 @@ fn what_nbdcopy_writes_while_the_volume_hydrates_wins_over_the_source() {
     image::dense(&image, 16 * MIB, 6);
     image::sparse(&written, 16 * MIB, 7);
     let source = slow_source(dir.path(), &image, "32M");
-    let volume = Volume::start(dir.path(), 16 * MIB, Some(&source.uri()));
+    let volume = Volume::start_slowly(dir.path(), 16 * MIB, &source.uri());
     assert_still_hydrating(&volume);
+    volume.let_go();
     succeed("nbdcopy", &["--flush", path_text(&written), &volume.uri()]);
     volume.wait_hydrated();
     assert_reads_as(&written, &volume.uri(), dir.path(), "copy");

@@ -57,10 +57,11 @@ fn the_device_is_whole_while_the_volume_hydrates() {
     image::dense(&tree.join("dense"), 40 * MIB, 50);
     succeed("mke2fs", &["-q", "-t", "ext4", "-d", path_text(&tree), path_text(&image), "64M"]);
     let source = slow_source(dir.path(), &image, "64M");
-    let mut volume = Volume::start(dir.path(), 64 * MIB, Some(&source.uri()));
+    let mut volume = Volume::start_slowly(dir.path(), 64 * MIB, &source.uri());
     let device = attach(&volume);
     in_private("mount $1 $2; echo now > $2/now; sync -f $2; umount $2", &device, dir.path());
     assert_still_hydrating(&volume);
+    volume.let_go();
     let compare = format!("mount $1 $2; cmp $2/dense {}; umount $2", tree.join("dense").display());
     in_private(&compare, &device, dir.path());
     volume.wait_hydrated();

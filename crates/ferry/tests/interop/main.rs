@@ -24,8 +24,8 @@ use support::peers::{Peer, path_text};
 use support::volume::Volume;
 use support::{image, succeed};
 
-/// A source so slow that a volume is still hydrating while a test works on it. It serves `image` at `rate` (as `16M`, in
-/// bits a second).
+/// A source so slow that a volume mostly hydrates still while a test works on it; it surely does where it was started by
+/// [`Volume::start_slowly`]. It serves `image` at `rate` (as `16M`, in bits a second).
 ///
 /// One thread a connection: nbdkit 1.32 aborts (`raw_send_socket: Assertion sock >= 0`) now and then when a client is
 /// killed while several of its threads answer it.
@@ -41,7 +41,8 @@ fn assert_reads_as(expected: &Path, uri: &str, dir: &Path, name: &str) {
     image::assert_same(expected, &copy);
 }
 
-/// Fails unless the volume was still fetching when this was called: otherwise the test showed nothing.
+/// Fails unless the volume still hydrates: otherwise the test has shown nothing. To be asked of one that was started by
+/// [`Volume::start_slowly`], or whose source is held: only these cannot be done yet.
 fn assert_still_hydrating(volume: &Volume) {
     let hydration = volume.status().hydration;
     assert!(!hydration.complete, "the source was too fast for this test: {hydration:?}");

@@ -143,7 +143,7 @@ fn qemu_io_on_a_volume_that_hydrates_sees_its_own_writes_over_the_sources_bytes(
     image::dense(&image, 32 * MIB, 21);
     std::fs::copy(&image, &model).unwrap();
     let source = slow_source(dir.path(), &image, "48M");
-    let volume = Volume::start(dir.path(), 32 * MIB, Some(&source.uri()));
+    let volume = Volume::start_slowly(dir.path(), 32 * MIB, &source.uri());
     qemu_io(
         &volume.uri(),
         &[
@@ -160,6 +160,7 @@ fn qemu_io_on_a_volume_that_hydrates_sees_its_own_writes_over_the_sources_bytes(
         ],
     );
     assert_still_hydrating(&volume);
+    volume.let_go();
     for (at, len, byte) in [
         (0, MIB, 0x71),
         (20_000 * 1024, 3072, 0x72),
@@ -183,7 +184,8 @@ fn qemu_img_compares_a_volume_with_its_own_source_while_it_hydrates() {
     let image = dir.path().join("image");
     image::sparse(&image, 32 * MIB, 22);
     let source = slow_source(dir.path(), &image, "64M");
-    let volume = Volume::start(dir.path(), 32 * MIB, Some(&source.uri()));
+    let volume = Volume::start_slowly(dir.path(), 32 * MIB, &source.uri());
     assert_still_hydrating(&volume);
+    volume.let_go();
     compare(&image, &volume.uri());
 }

@@ -184,9 +184,10 @@ fn a_guest_that_touches_single_sectors_of_a_source_with_large_blocks_gets_the_ri
         "blocksize-maximum=1M",
     ];
     let source = Peer::nbdkit(dir.path(), &arguments);
-    let volume = Volume::start(dir.path(), SIZE_BYTES, Some(&source.uri()));
+    let volume = Volume::start_slowly(dir.path(), SIZE_BYTES, &source.uri());
     succeed("qemu-io", &["-f", "raw", "-r", "-c", "read 20M 512", "-c", "read 23456789 1", &volume.uri()]);
     assert_still_hydrating(&volume);
+    volume.let_go();
     assert_reads_as(&image, &volume.uri(), dir.path(), "copy");
     assert_eq!(volume.status().hydration.fetch_errors, 0);
 }

@@ -148,7 +148,7 @@ fn a_machine_is_asked_inside_its_namespaces_as_its_user_and_a_hanging_check_does
 
 /// What one try says.
 fn tried(probe: &str) -> Result<(), String> {
-    let words = format!("{{\"inside\": null, \"probe\": {probe}, \"timeout_ms\": 5000}}");
+    let words = format!("{{\"inside\": null, \"probe\": {probe}, \"timeout_ms\": 60000}}");
     let output = Command::new(env!("CARGO_BIN_EXE_ferry")).args(["machine-probe", &words]).output().unwrap();
     match output.status.success() {
         true => Ok(()),

@@ -17,8 +17,8 @@ fn a_source_that_is_gone_is_given_up_only_with_the_figure_that_was_told() {
     let w1 = &cluster.workers[0];
     let image = cluster.dir().join("image");
     image::dense(&image, SIZE_BYTES, 70);
-    // So slow that nearly all of it is still there when the source dies.
-    let arguments = ["--threads=1", "--filter=rate", "-r", "file", path_text(&image), "rate=8M"];
+    // So slow that it would take two minutes: nearly all of it is still there when the source dies.
+    let arguments = ["--threads=1", "--filter=rate", "-r", "file", path_text(&image), "rate=1M"];
     let source = Peer::nbdkit(cluster.dir(), &arguments);
     let _: Volume = w1.ask(&["volume", "import", "db", "--from", &source.uri()]);
     let first = source.uri();

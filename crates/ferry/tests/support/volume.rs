@@ -2,8 +2,10 @@
 
 use super::until;
 use ferry_volume::control::{Client, Phase, Status};
+use ferry_volume::directory::VolumeConfig;
 use ferry_volume::{CreateOptions, SourceUri};
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -11,6 +13,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 pub const MIB: u64 = 1024 * 1024;
 const ID: &str = "01JD7Q0000000000000000000V";
 const REGION_BYTES: u32 = 1024 * 1024;
+/// A volume of 16 MiB takes minutes at this pace, whatever it copies first: longer than any test looks.
+const SLOW_BYTES_PER_S: NonZeroU64 = NonZeroU64::new(64 * 1024).expect("it is not zero");
 
 /// A volume and, while it runs, its server; killed when dropped.
 pub struct Volume {
@@ -24,6 +28,22 @@ impl Volume {
         let mut volume = Self::create(parent, size_bytes, source);
         volume.serve();
         volume
+    }
+
+    /// An open clone that copies next to nothing by itself before [`Volume::let_go`]: so it surely hydrates still while a
+    /// test looks, however slow the host is. What a guest reads is fetched at once.
+    pub fn start_slowly(parent: &Path, size_bytes: u64, source: &str) -> Self {
+        let mut volume = Self::create(parent, size_bytes, Some(source));
+        let mut config = VolumeConfig::read(&volume.dir).unwrap();
+        config.budget_bytes_per_s = Some(SLOW_BYTES_PER_S);
+        config.write(&volume.dir).unwrap();
+        volume.serve();
+        volume
+    }
+
+    /// Lets a clone that was started slowly copy as fast as its source gives.
+    pub fn let_go(&self) {
+        self.control().set_budget(None).unwrap();
     }
 
     /// As [`Volume::start`], but nobody serves it yet.

@@ -36,7 +36,7 @@ fn guest() -> Option<(PathBuf, PathBuf)> {
 fn create(worker: &Worker, dir: &Path, (kernel, initrd): (&Path, &Path), more: &str) -> Machine {
     let file = dir.join("vm.toml");
     let spec = format!(
-        "name = \"vm\"\ndriver = \"qemu\"\n[qemu]\nkernel = {kernel:?}\ninitrd = {initrd:?}\nappend = {APPEND:?}\n\
+        "name = \"vm\"\ndriver = \"qemu\"\nstop_grace = \"10m\"\n[qemu]\nkernel = {kernel:?}\ninitrd = {initrd:?}\nappend = {APPEND:?}\n\
          memory = \"192MiB\"\n{more}\n[volumes.data]\nsize = \"48MiB\"\n"
     );
     std::fs::write(&file, spec).unwrap();

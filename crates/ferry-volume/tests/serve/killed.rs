@@ -28,8 +28,10 @@ fn quiet_clone(dir: &Path) -> (Volume, Volume) {
     let mut clone = Volume { dir: options.dir, io: IoBackend::Auto, server: None };
     clone.start();
     clone.control().pause_hydration().unwrap();
-    clone.control().set_loss_policy(FAIL_AT_ONCE).unwrap();
     clone.control().open().unwrap();
+    // Before it is there for the first time, it is away.
+    clone.until(|status| status.source.as_ref().is_some_and(|source| source.connected));
+    clone.control().set_loss_policy(FAIL_AT_ONCE).unwrap();
     (home, clone)
 }
 

@@ -201,7 +201,12 @@ fn an_import_source_that_goes_away_is_told_and_taken_up_when_it_is_back() {
     let uri = source.uri();
     source.kill();
     let cut = w1.wait_for_volume("disk", "misses its source", |volume| {
-        volume.source.as_ref().is_some_and(|s| s.connected == Some(false) && s.last_error.is_some())
+        // First it tells how the connection ended, and from then on why there is no other.
+        let is_refused = |error: &String| error.contains("cannot connect");
+        volume
+            .source
+            .as_ref()
+            .is_some_and(|s| s.connected == Some(false) && s.last_error.as_ref().is_some_and(is_refused))
     });
     let left = cut.hydration.unwrap().bytes_remote;
     assert!(left > 0 && left < 32 * MIB, "{cut:?}");

@@ -35,6 +35,7 @@ pub fn bid(name: &str, free_gib: u64) -> Bid {
             found: None,
             limits: vec!["memory".to_owned(), "cpu".to_owned()],
             error: None,
+            live: None,
         }],
         direct_io: true,
         budget_bytes_per_s: None,

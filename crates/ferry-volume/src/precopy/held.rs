@@ -268,7 +268,7 @@ mod tests {
         copy(&mut held, &mut store, region_around(geometry(), 64), 7);
         copy(&mut held, &mut store, Blocks::between(3, 9).unwrap(), 11);
         let changes = [Blocks::between(5, 6).unwrap(), Blocks::between(70, 90).unwrap()];
-        let right = held.right(&changes, |blocks| Err(blocks)).expect("all is known");
+        let right = held.right(&changes, Err).expect("all is known");
         assert_eq!(right.len(), 6);
     }
 }

@@ -1,5 +1,9 @@
 //! Machines that have arrived here and are taken back if they are not well: what `jobs/judge.rs` looks at, and what it does.
 
+mod told;
+
+pub(crate) use told::tell_arrived;
+
 use crate::core::Core;
 use crate::jobs::{Arrivals, Executor, HostClock, MoveInput, Mover, begin_move_with};
 use crate::records::{Change, CrossingRecord, Records};
@@ -97,6 +101,6 @@ impl Arrivals for Arrived {
     }
 
     async fn come(&self) {
-        self.core.target.arrived().await;
+        self.core.target.one_to_judge().await;
     }
 }

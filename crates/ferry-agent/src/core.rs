@@ -12,8 +12,8 @@ use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskRoot, CopyRoot, CrossingState, ErrorCode, Generation, Job, JobId, JobState,
-    LiveFacts, Machine, MachineId, Volume, VolumeKey, WorkerName,
+    AgentApi, ApiError, AskRoot, CopyRoot, CrossingState, ErrorCode, Generation, HookRun, Job, JobId,
+    JobState, LiveFacts, Machine, MachineId, Notice, Volume, VolumeKey, WorkerName,
 };
 use ferry_crossing::live::Memory;
 use ferry_crossing::{Fence, target};
@@ -197,6 +197,10 @@ impl Home for Core {
 
     async fn keep_memory(&self, machine: MachineId) -> Answer<()> {
         Ok(self.machines.keep_memory(machine).await?)
+    }
+
+    async fn tell(&self, machine: MachineId, notice: Notice) -> Answer<Option<HookRun>> {
+        Ok(self.machines.tell(machine, &notice).await?)
     }
 
     async fn let_run(&self, machine: MachineId) -> Answer<()> {

@@ -28,6 +28,7 @@ fn check_placement(spec: &MachineSpec) -> Answer<()> {
 
 /// Makes a machine with its volumes, and starts it if asked.
 pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machine> {
+    check_hooks(&create.spec)?;
     core.machines.check(&create.spec).await?;
     check_names(&create.volumes)?;
     check_mounts(&create)?;
@@ -96,6 +97,13 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
         core.machines.settle(id).await;
     }
     Ok(core.machines.show(id).await?)
+}
+
+fn check_hooks(spec: &MachineSpec) -> Answer<()> {
+    spec.hooks.iter().try_for_each(|(name, hook)| {
+        let refused = |why| ApiError::new(ErrorCode::InvalidRequest, format!("the {name} hook: {why}"));
+        hook.check(name).map_err(refused)
+    })
 }
 
 /// Takes a machine back whose volumes could not be made. Volumes that were there before are given free again.

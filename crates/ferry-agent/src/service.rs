@@ -1,6 +1,6 @@
 //! The agent: the door's other side, and the life of the process.
 
-use crate::arrivals::Arrived;
+use crate::arrivals::{Arrived, tell_arrived};
 use crate::config::Config;
 use crate::core::{Core, Ground};
 use crate::create;
@@ -245,6 +245,7 @@ impl Agent {
         chores.spawn(async move { reap(&*attic, &looks).await });
         let volumes = core.volumes.clone();
         chores.spawn(async move { volumes.share_budget().await });
+        chores.spawn(tell_arrived(Arc::clone(&core)));
         let guests = Arc::clone(&core);
         let (past, others) = (core.records.clone(), Arc::clone(&core));
         let keep = Keep {

@@ -10,12 +10,13 @@ use crate::fences::Fences;
 use crate::host::Host;
 use crate::machines::{Machines, MachinesError};
 use crate::peers::Peers;
-use crate::records::{AwaitedMachine, Change, CrossingRecord, Records, Standing};
+use crate::records::{AwaitedMachine, Change, CrossingRecord, Records, RecordsError, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    Activate, ApiError, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Expect, JobId,
+    Activate, ApiError, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Expect, HookRun, JobId,
     MachineName, Precopy, Prepare, Reserve, VolumeKey, WorkerName,
 };
+use ferry_crossing::hooks::owes_after_move;
 use ferry_crossing::judging;
 use ferry_crossing::target::{self, conflict, keys_of};
 use ferry_volume::SourceUri;
@@ -41,7 +42,9 @@ pub struct Target {
     /// Held while a machine's name is checked and taken.
     names: Turn<()>,
     /// Told when a machine was booted that is to be judged.
-    arrived: Notify,
+    to_judge: Notify,
+    /// Told when a machine was booted that wants to be told of that.
+    to_tell: Notify,
 }
 
 impl Target {
@@ -66,7 +69,8 @@ impl Target {
             advertise,
             turns: Mutex::default(),
             names: Turn::default(),
-            arrived: Notify::new(),
+            to_judge: Notify::new(),
+            to_tell: Notify::new(),
         }
     }
 
@@ -299,9 +303,24 @@ impl Target {
         let booted = CrossingRecord { state: CrossingState::Booted, booted_at_ms, awaited, ..crossing };
         self.records.change(vec![Change::Crossing(Box::new(booted.clone()))]).await?;
         if judging::waits(&booted) {
-            self.arrived.notify_one();
+            self.to_judge.notify_one();
+        }
+        if owes_after_move(&booted) {
+            self.to_tell.notify_one();
         }
         self.view(booted).await
+    }
+
+    /// Records what came of telling a machine that it has arrived.
+    ///
+    /// # Errors
+    /// The records cannot be written.
+    pub(crate) async fn note_after_move(&self, job: JobId, run: HookRun) -> Result<(), RecordsError> {
+        let turn = self.turn(job);
+        let _turn = turn.lock().await;
+        let Some(crossing) = self.records.crossing(job).await? else { return Ok(()) };
+        let told = CrossingRecord { after_move: Some(run), ..crossing };
+        self.records.change(vec![Change::Crossing(Box::new(told))]).await
     }
 
     /// See [`ferry_api::AgentApi::peer_crossing`].
@@ -401,6 +420,7 @@ impl Target {
             booted_at_ms: crossing.booted_at_ms,
             memory_to,
             arrival,
+            after_move: crossing.after_move,
             machine_now,
             volumes,
             judged: crossing.judged,
@@ -420,8 +440,13 @@ impl Target {
     }
 
     /// Resolves when a machine was booted that is to be judged.
-    pub(crate) async fn arrived(&self) {
-        self.arrived.notified().await;
+    pub(crate) async fn one_to_judge(&self) {
+        self.to_judge.notified().await;
+    }
+
+    /// Resolves when a machine was booted that wants to be told of that.
+    pub(crate) async fn one_to_tell(&self) {
+        self.to_tell.notified().await;
     }
 
     /// What is held while something is done with a job.

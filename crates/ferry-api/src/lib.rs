@@ -13,6 +13,7 @@ mod error;
 mod frontend;
 mod garbage;
 mod health;
+mod hooks;
 pub mod http;
 mod ids;
 mod inside;
@@ -42,6 +43,7 @@ pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
 pub use garbage::{Artefact, AskGarbage, Garbage, Remnant};
 pub use health::{Health, HealthCheck, HttpUrl, HttpUrlError, Probe};
+pub use hooks::{Hook, HookName, HookRun, Hooks, Notice, OnHookFailure};
 pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_from};
 pub use inside::{Filesystem, Isolation, Mount, MountPath, MountPathError, Network};
 pub use job::{

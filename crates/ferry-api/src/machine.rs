@@ -1,8 +1,8 @@
 //! Machines: stateful guests with an id that never changes.
 
 use crate::{
-    CONSOLE_SOCKET, Demand, Driver, Generation, Health, HealthCheck, Isolation, JobId, Limits, MachineId,
-    MachineName, Mount, Network, Placement, ProcessSpec, Service, VolumeId, VolumeName, VolumeRef,
+    CONSOLE_SOCKET, Demand, Driver, Generation, Health, HealthCheck, Hooks, Isolation, JobId, Limits,
+    MachineId, MachineName, Mount, Network, Placement, ProcessSpec, Service, VolumeId, VolumeName, VolumeRef,
     WorkerName,
 };
 use serde::{Deserialize, Serialize};
@@ -18,8 +18,7 @@ const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
 /// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
 /// checks, 5 with VMs, 6 with networks of their own, 7 with containers, 8 with limits, 9 with VMs of cloud-hypervisor and
-/// firecracker, 11 with placement. A machine moves only to a worker that understands
-/// all of its spec.
+/// firecracker, 10 with hooks, 11 with placement. A machine moves only to a worker that understands all of its spec.
 pub const SPEC_VERSION: u32 = 11;
 
 /// Asks for a machine.
@@ -106,6 +105,9 @@ pub struct MachineSpec {
     /// Which workers it may go to.
     #[serde(default, skip_serializing_if = "Placement::is_none")]
     pub placement: Placement,
+    /// What it is told of its moves.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 fn stop_grace_ms_default() -> u64 {
@@ -132,6 +134,7 @@ impl MachineSpec {
             health: None,
             limits: Limits::default(),
             placement: Placement::default(),
+            hooks: Hooks::default(),
         }
     }
 
@@ -171,6 +174,9 @@ impl MachineSpec {
     pub fn version(&self) -> u32 {
         if !self.placement.is_none() {
             return 11;
+        }
+        if !self.hooks.is_empty() {
+            return 10;
         }
         if self.driver.as_micro_vm().is_some() {
             return 9;
@@ -429,6 +435,10 @@ mod tests {
         assert_eq!(vm.version(), 5);
         spec.isolation = Some(Isolation { network: Network::Own, ..Isolation::default() });
         assert_eq!(spec.version(), 6);
+        spec.hooks.quiesce = Some(crate::Hook::new(vec!["sync".to_owned()]));
+        assert_eq!(spec.version(), 10);
+        spec.placement.group = Some("web".parse().unwrap());
+        assert_eq!(spec.version(), SPEC_VERSION);
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<MachineSpec>(&json).unwrap(), spec);
     }

@@ -1,8 +1,8 @@
 //! What one agent asks of another for a move. All calls are idempotent and keyed by the job.
 
 use crate::{
-    Arrival, Desired, Generation, JobId, Machine, MachineId, MachineName, MachineSpec, PaceVolume, Volume,
-    VolumeId, VolumeKey, VolumeName, WorkerName,
+    Arrival, Desired, Generation, HookRun, JobId, Machine, MachineId, MachineName, MachineSpec, PaceVolume,
+    Volume, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +160,9 @@ pub struct Crossing {
     /// How it began, if its memory was to come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrival: Option<Arrival>,
+    /// What came of telling it that it has arrived; none: it was not told yet, or wants no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_move: Option<HookRun>,
     /// The machine on the target, once it is the target's.
     pub machine_now: Option<Machine>,
     /// The clones.

@@ -131,6 +131,7 @@ mod tests {
             booted_at_ms: None,
             judged: None,
             awaited: None,
+            after_move: None,
         }
     }
 

@@ -116,6 +116,7 @@ mod tests {
             booted_at_ms: None,
             judged: None,
             awaited: None,
+            after_move: None,
         }
     }
 

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   source   Standing ──decide──▶ step ──moving──▶ requests, changes of the records
-//!            several moves as children of one job: [`fleet`]; rounds of copying while the machine runs: [`ahead`]
+//!            several moves as children of one job: [`fleet`]; rounds of copying while the machine runs: [`ahead`];
+//!            what its hooks make of a move: [`hooks`]
 //!   target   request + record ──target──▶ refusal · done already · changes of the records
 //!   owner    machine + moves that came here ──back──▶ where an undo takes it, which job a cancel means
 //!   both     Fence: what was handed over stays so, whatever the records say
@@ -30,6 +31,7 @@ pub mod fleet;
 pub mod foresight;
 pub mod garbage;
 pub mod history;
+pub mod hooks;
 pub mod judging;
 mod line;
 pub mod live;

@@ -5,8 +5,8 @@
 
 use crate::live::MemoryCopied;
 use ferry_api::{
-    Arrival, Exit, Expected, Generation, Hydration, Judged, LiveFacts, MachineId, MachineName, MachineSpec,
-    MoveMode, VolumeBase, VolumeId, VolumeKey, VolumeName, WorkerName,
+    Arrival, Exit, Expected, Generation, HookRun, Hydration, Judged, LiveFacts, MachineId, MachineName,
+    MachineSpec, MoveMode, VolumeBase, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
 use serde::{Deserialize, Serialize};
@@ -208,6 +208,9 @@ pub struct Prepared {
     /// What was copied ahead; none for a cold move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ahead: Option<Ahead>,
+    /// What came of the hooks that were run before the machine stopped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookRun>,
 }
 
 /// What was copied while the machine still ran.
@@ -293,12 +296,15 @@ pub struct Booted {
     pub arrival: Option<Arrival>,
 }
 
-/// Memo of `Hydrate`. A journal of before machines were judged says nothing.
+/// Memo of `Hydrate`. A journal of before machines were judged, or told, says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hydrated {
     /// How the machine was found to be on the target, if the move was to be undone in case that it is not well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judged: Option<Judged>,
+    /// What came of telling the machine that it has arrived, if it wants that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_move: Option<HookRun>,
 }
 
 /// Memo of `Verify`: what arrived, volume by volume.

@@ -1,8 +1,8 @@
 //! What the records hold, as types. Each is stored as JSON in its row, beside the columns that SQLite checks.
 
 use ferry_api::{
-    Arrival, CrossingState, Desired, Exit, Generation, JobId, JobKind, Judged, MachineId, MachineName,
-    MachineSpec, MachineVolume, Ownership, Reserve, VolumeId, VolumeKey, VolumeName, WorkerName,
+    Arrival, CrossingState, Desired, Exit, Generation, HookRun, JobId, JobKind, Judged, MachineId,
+    MachineName, MachineSpec, MachineVolume, Ownership, Reserve, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
@@ -263,6 +263,9 @@ pub struct CrossingRecord {
     /// The machine that waits for its memory, or has waited for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaited: Option<AwaitedMachine>,
+    /// What came of telling it that it has arrived; none: it was not told, or wants no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_move: Option<HookRun>,
 }
 
 /// A machine that is made before it is this worker's, to wait for its memory.

@@ -468,6 +468,7 @@ pub(crate) mod tests {
             booted_at_ms: None,
             judged: None,
             awaited: None,
+            after_move: None,
         }
     }
 }

@@ -186,6 +186,7 @@ pub fn reservation(
         booted_at_ms: None,
         judged: None,
         awaited: None,
+        after_move: None,
     };
     (crossing, volumes)
 }
@@ -347,6 +348,7 @@ pub fn release(known: Option<CrossingRecord>, job: JobId) -> Result<CrossingReco
         booted_at_ms: None,
         judged: None,
         awaited: None,
+        after_move: None,
     };
     let crossing = known.unwrap_or(unknown);
     match crossing.state {

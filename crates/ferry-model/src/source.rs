@@ -286,6 +286,7 @@ impl Host {
             booted_at_ms: crossing.booted_at_ms,
             memory_to: None,
             arrival: None,
+            after_move: crossing.after_move,
             machine_now: None,
             volumes: keys.map(|key| CrossingVolume { key, volume: self.view(key) }).collect(),
             judged: None,
@@ -358,7 +359,11 @@ impl Host {
             MoveStep::Plan => moving::memo(self.plan(standing)?),
             MoveStep::Prepare => {
                 let plan = moving::memo_of(standing, MoveStep::Plan)?;
-                moving::memo(Prepared { sources: Vec::new(), ahead: self.ahead(scope, &plan) })
+                moving::memo(Prepared {
+                    sources: Vec::new(),
+                    ahead: self.ahead(scope, &plan),
+                    hooks: Vec::new(),
+                })
             }
             MoveStep::Activate => moving::memo(Activated { activated_at_ms: None }),
             MoveStep::Boot => moving::memo(Booted { booted_at_ms: None, arrival: None }),

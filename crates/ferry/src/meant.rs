@@ -2,6 +2,7 @@
 //! is asked of an agent; behind this door nothing is checked again.
 
 mod health;
+mod hooks_file;
 mod limits_file;
 mod loss;
 pub mod machine_file;
@@ -21,9 +22,9 @@ use ferry_agent::StateDir;
 use ferry_api::http::Client;
 use ferry_api::{
     AbandonSource, AskGarbage, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine,
-    DetachVolume, Driver, ForkVolume, GrowVolume, ImportVolume, JobId, MachineRef, MachineSpec, MoveMode,
-    NewVolume, OnSourceLoss, PaceVolume, PaceWorker, ProcessSpec, RestartPolicy, ShutDownWorker, StartMove,
-    StartMoves, TruthRef, UndoMove, VolumeName, VolumeOrigin, VolumeRef,
+    DetachVolume, Driver, ForkVolume, GrowVolume, Hooks, ImportVolume, JobId, MachineRef, MachineSpec,
+    MoveMode, NewVolume, OnSourceLoss, PaceVolume, PaceWorker, ProcessSpec, RestartPolicy, ShutDownWorker,
+    StartMove, StartMoves, TruthRef, UndoMove, VolumeName, VolumeOrigin, VolumeRef,
 };
 
 use crate::args::{self, Typed};
@@ -390,6 +391,7 @@ fn create_machine(create: args::MachineCreate) -> Result<CreateMachine, Misuse> 
             health: None,
             limits: ferry_api::Limits::default(),
             placement: ferry_api::Placement::default(),
+            hooks: Hooks::default(),
         },
         volumes,
         start: !create.stopped,

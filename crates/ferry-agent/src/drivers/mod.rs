@@ -170,7 +170,7 @@ pub enum DriverError {
     },
     /// A VM cannot have it.
     #[error(
-        "mounts, isolation, limits, services and health checks are not for VMs, whose kernel and network are their own; leave them out"
+        "mounts, isolation, limits, services, health checks and hooks are not for VMs, whose kernel and network are their own; leave them out"
     )]
     NotForVms,
     /// A socket cannot be made.

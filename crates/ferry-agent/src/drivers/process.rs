@@ -85,6 +85,9 @@ fn check(spec: &MachineSpec) -> Result<(), DriverError> {
     if let Some(Probe::Command(words)) = spec.health.as_ref().map(|check| &check.probe) {
         find_program(words.first().map_or("", String::as_str))?;
     }
+    for (_, hook) in spec.hooks.iter() {
+        find_program(hook.command.first().map_or("", String::as_str))?;
+    }
     match workdir {
         Some(path) if !path.is_dir() => Err(DriverError::NoWorkdir { path: path.clone() }),
         Some(_) | None => Ok(()),

@@ -31,7 +31,9 @@ impl<B: Button> HeldMachine for HeldVm<B> {
 
 /// Says so if a spec asks for what no VM can have.
 pub(super) fn check_spec(spec: &MachineSpec) -> Result<(), DriverError> {
-    match spec.is_isolated() || !spec.limits.is_none() || !spec.services.is_empty() || spec.health.is_some() {
+    let is_shut_in = spec.is_isolated() || !spec.limits.is_none();
+    let is_known_inside = !spec.services.is_empty() || spec.health.is_some() || !spec.hooks.is_empty();
+    match is_shut_in || is_known_inside {
         true => Err(DriverError::NotForVms),
         false => Ok(()),
     }

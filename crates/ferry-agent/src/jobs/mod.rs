@@ -30,6 +30,7 @@ mod journal;
 mod judge;
 mod live;
 mod mover;
+mod notices;
 mod office;
 mod queues;
 mod reaper;

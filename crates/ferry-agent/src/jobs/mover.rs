@@ -7,8 +7,10 @@ use std::future::Future;
 use std::sync::Arc;
 
 use ferry_api::{
-    ApiError, ErrorCode, Job, JobId, JobKind, MoveMode, Prepare, PrepareVolume, VolumeKey, WorkerName,
+    ApiError, ErrorCode, HookName, Job, JobId, JobKind, MoveMode, Prepare, PrepareVolume, VolumeKey,
+    WorkerName,
 };
+use ferry_crossing::hooks::awaits_after_move;
 use ferry_crossing::moving::{later, refusal};
 use ferry_crossing::reckoning::{
     against_volumes, against_worker, check_elsewhere, check_size, is_whole, lacks_source, plan_volume,
@@ -142,8 +144,18 @@ impl<H: Home, C: Clock> Mover<H, C> {
         input: &MoveInput,
         plan: &Plan,
         reserved: &Reserved,
-    ) -> Result<Prepared, ApiError> {
-        let job = context.job;
+    ) -> Result<Prepared, StepError> {
+        let sources = self.stand_by(context.job, input, plan).await.map_err(refusal)?;
+        let before = self.tell(context, input, plan, HookName::BeforeMove).await?;
+        let ahead = self.copy_ahead(context, input, plan, reserved).await;
+        // Here, and not in `Stop`: from there on the records want the machine down, and no agent that comes back asks first.
+        let quiesced = self.tell(context, input, plan, HookName::Quiesce).await?;
+        self.flush_all(plan).await.map_err(refusal)?;
+        Ok(Prepared { sources, ahead, hooks: before.into_iter().chain(quiesced).collect() })
+    }
+
+    /// Has the target make clones that stand by; gives where they will read from.
+    async fn stand_by(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Vec<String>, ApiError> {
         let sources = self.export_all(plan).await?;
         let here = self.each(plan.keys(), |home, key| async move { home.volume(key).await }).await?;
         let volumes = plan.volumes.iter().zip(&sources).zip(here).map(|((planned, source), here)| {
@@ -152,9 +164,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let prepare = Prepare { job, volumes: volumes.collect() };
         let prepared = self.home.target(&input.to)?.prepare(prepare).await;
         prepared.map_err(|error| said_by(&input.to, error))?;
-        let ahead = self.copy_ahead(context, input, plan, reserved).await;
-        self.flush_all(plan).await?;
-        Ok(Prepared { sources, ahead })
+        Ok(sources)
     }
 
     async fn stop(&self, input: &MoveInput, plan: &Plan) -> Result<Stopped, ApiError> {
@@ -195,17 +205,18 @@ impl<H: Home, C: Clock> Mover<H, C> {
         Ok(Activated { activated_at_ms: crossing.activated_at_ms })
     }
 
-    /// Looks at the target until nothing is remote there, and the machine is judged if it is to be. Meanwhile keeps the exports
-    /// alive that it reads from.
+    /// Looks at the target until nothing is remote there, and the machine has been judged and told that it has arrived if it is to be.
+    /// Meanwhile keeps the exports alive that it reads from.
     async fn hydrate(&self, context: &Context, input: &MoveInput, plan: &Plan) -> Result<Hydrated, ApiError> {
         let target = self.home.target(&input.to)?;
         let mut pause_ms = *LOOK_MS.start();
         loop {
             let crossing = target.crossing(context.job).await?;
             context.show(progress(plan, &crossing));
-            let is_judged = !input.undo_unhealthy || crossing.judged.is_some();
-            if is_judged && crossing.volumes.iter().all(is_whole) {
-                return Ok(Hydrated { judged: crossing.judged });
+            let awaits_judgement = input.undo_unhealthy && crossing.judged.is_none();
+            let awaits = awaits_judgement || awaits_after_move(&plan.spec, &crossing);
+            if !awaits && crossing.volumes.iter().all(is_whole) {
+                return Ok(Hydrated { judged: crossing.judged, after_move: crossing.after_move });
             }
             if crossing.volumes.iter().any(lacks_source) {
                 self.export_all(plan).await?;
@@ -293,7 +304,7 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                 // A journal of before there were bases says nothing.
                 let reserved = memo_of(context, MoveStep::Reserve).unwrap_or_default();
                 let prepared = self.prepare(context, &input, &plan, &reserved).await;
-                prepared.map_err(refusal).and_then(memo)
+                prepared.and_then(memo)
             }
             MoveStep::Stop if input.mode.is_live() => {
                 self.flush_all(&plan).await.map_err(refusal)?;
@@ -342,7 +353,11 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                     }
                     home.withdraw(key).await
                 });
-                undone.await.map(drop)
+                let undone = undone.await.map(drop);
+                if undone.is_ok() {
+                    self.tell_that_it_stays(context, &input, &plan).await;
+                }
+                undone
             }
             MoveStep::Stop if input.mode.is_live() => self.go_on(&input).await,
             MoveStep::Stop => self.home.let_run(input.machine).await,

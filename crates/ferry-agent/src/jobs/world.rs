@@ -6,8 +6,9 @@ use std::future::Future;
 use std::sync::Arc;
 
 use ferry_api::{
-    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Expect, Generation, Job, JobId, LiveFacts,
-    Machine, MachineId, Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
+    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Expect, Generation, HookRun, Job, JobId,
+    LiveFacts, Machine, MachineId, Notice, Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo,
+    WorkerName,
 };
 
 use ferry_crossing::live::Memory;
@@ -77,6 +78,13 @@ pub trait Home: Send + Sync + 'static {
 
     /// Takes back that its memory moves: it runs on here. One that has ended meanwhile is left to [`Home::let_run`].
     fn keep_memory(&self, machine: MachineId) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Runs a hook of the machine, which ends in its time; none if it has no such hook, or does not run.
+    fn tell(
+        &self,
+        machine: MachineId,
+        notice: Notice,
+    ) -> impl Future<Output = Answer<Option<HookRun>>> + Send;
 
     /// Starts the machine, which the records say is no longer halted, if it is wanted to run. Answers when it does.
     fn let_run(&self, machine: MachineId) -> impl Future<Output = Answer<()>> + Send;

@@ -11,6 +11,7 @@
 mod disks;
 mod filesystems;
 mod health;
+mod hooks;
 mod live;
 pub(crate) mod log;
 mod minder;

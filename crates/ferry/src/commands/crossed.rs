@@ -4,7 +4,7 @@
 //! Invariant: a span is told with the clocks that it rests on; none is made up where an entry is missing.
 
 use ferry_agent::jobs::{Adopted, Booted, Hydrated, Plan, Prepared, Sealed, Stopped};
-use ferry_api::{Arrival, Exit, Expected, Job, JobStep, Judged, StepState};
+use ferry_api::{Arrival, Exit, Expected, HookRun, Job, JobStep, Judged, StepState};
 use serde::Serialize;
 
 use super::job::{memo, step, took_ms};
@@ -24,6 +24,9 @@ pub struct Crossed {
     /// How the machine was found to be there; none of a move that was not to be undone if it is not well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judged: Option<Judged>,
+    /// What came of the machine's hooks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookRun>,
     /// The steps, each with how often it was begun.
     pub steps: Vec<StepTaken>,
 }
@@ -116,6 +119,7 @@ impl Crossed {
             memory: MemoryCrossed::of(job),
             ahead: CopiedAhead::of(job),
             judged: judged(job),
+            hooks: hooks(job),
             steps: taken.collect(),
         }
     }
@@ -128,6 +132,7 @@ impl Crossed {
         facts.extend(self.stop.as_ref().map(|stop| ("stopped", stop.text())));
         facts.extend(self.ahead.as_ref().map(|ahead| ("copied ahead", ahead.text())));
         facts.extend(self.judged.as_ref().map(|judged| ("found there", judged_text(judged))));
+        facts.extend(self.hooks.iter().map(|run| ("hook", run.to_string())));
         let again: Vec<String> = self.steps.iter().filter_map(StepTaken::again).collect();
         facts.push(("tried again", if again.is_empty() { "nothing".to_owned() } else { again.join("; ") }));
         facts
@@ -260,6 +265,13 @@ fn stop(job: &Job) -> Option<StopEnd> {
     })
 }
 
+/// What came of the machine's hooks, in their order.
+fn hooks(job: &Job) -> Vec<HookRun> {
+    let before = done(job, "Prepare").and_then(memo::<Prepared>).map(|prepared| prepared.hooks);
+    let after = done(job, "Hydrate").and_then(memo::<Hydrated>).and_then(|hydrated| hydrated.after_move);
+    before.unwrap_or_default().into_iter().chain(after).collect()
+}
+
 fn done<'a>(job: &'a Job, name: &str) -> Option<&'a JobStep> {
     step(job, name).filter(|step| step.state == StepState::Done)
 }
@@ -282,6 +294,7 @@ mod tests {
             stop: Some(StopEnd::Killed { grace_ms: 5 }),
             ahead: None,
             judged: None,
+            hooks: Vec::new(),
             steps: vec![step(3)],
         };
         let facts = crossed.facts();

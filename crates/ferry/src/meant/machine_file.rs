@@ -4,6 +4,7 @@
 
 use super::Misuse;
 use super::health::HealthInFile;
+use super::hooks_file::HooksInFile;
 use super::limits_file::LimitsInFile;
 use super::oci_file::OciInFile;
 use super::vm_file::{MicroVmInFile, VmInFile};
@@ -58,6 +59,8 @@ struct MachineFile {
     limits: LimitsInFile,
     #[serde(default, skip_serializing_if = "Placement::is_none")]
     placement: Placement,
+    #[serde(default, skip_serializing_if = "HooksInFile::is_empty")]
+    hooks: HooksInFile,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     volumes: BTreeMap<VolumeName, VolumeInFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -181,6 +184,7 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: F
         health: machine.spec.health.clone().map(HealthInFile::from),
         limits: machine.spec.limits.into(),
         placement: machine.spec.placement.clone(),
+        hooks: machine.spec.hooks.clone().into(),
         volumes: machine.volumes.iter().map(|known| (known.name.clone(), volume(&known.name))).collect(),
         qemu,
         vm,
@@ -223,6 +227,9 @@ fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
     if let Some(why) = file.placement.too_many() {
         return Err(format!("{} {why}", line_of_table(text, "[placement]")));
     }
+    let hooks = file.hooks.hooks().map_err(|(name, why)| {
+        format!("{} hooks.{name}: {why}", line_of_table(text, &format!("[hooks.{name}]")))
+    })?;
     let stop_grace_ms = u64::try_from(file.stop_grace.as_millis()).unwrap_or(u64::MAX);
     let spec = MachineSpec {
         driver,
@@ -235,6 +242,7 @@ fn understand(text: &str, form: Form) -> Result<CreateMachine, String> {
         health,
         limits: file.limits.into(),
         placement: file.placement,
+        hooks,
     };
     Ok(CreateMachine { name: file.name, spec, volumes, start: false })
 }
@@ -300,6 +308,7 @@ fn not_for(file: &MachineFile) -> Option<&'static str> {
         ("services", is_vm && !file.services.is_empty()),
         ("[health]", is_vm && file.health.is_some()),
         ("[limits]", is_vm && !file.limits.is_none()),
+        ("[hooks]", is_vm && !file.hooks.is_empty()),
         ("stop_signal", is_vm && file.stop_signal.is_some()),
         ("[env]", is_vm && !file.env.is_empty()),
         ("mount", is_vm && file.volumes.values().any(|volume| volume.mount.is_some())),
@@ -442,6 +451,11 @@ group = "pg"
 apart = [{ group = "pg" }]
 labels = { disk = "nvme" }
 
+[hooks.quiesce]
+command = ["psql", "-c", "CHECKPOINT"]
+timeout = "5s"
+on_failure = "abort"
+
 [volumes.data]
 size = "8GiB"
 mount = "/var/lib/postgresql"
@@ -474,17 +488,23 @@ fs = "ext4"
     #[test]
     fn what_is_wrong_is_told_with_its_line_and_field() {
         let said = refusal(&DATABASE.replace("mount =", "mout ="));
-        assert!(said.starts_with("line 28 field mout: unknown field `mout`"), "{said}");
+        assert!(said.starts_with("line 33 field mout: unknown field `mout`"), "{said}");
         let said = refusal(&DATABASE.replace("8GiB", "8 potatoes"));
-        assert!(said.starts_with("line 27 field size: ") && said.contains("potatoes"), "{said}");
+        assert!(said.starts_with("line 32 field size: ") && said.contains("potatoes"), "{said}");
         let said = refusal(&DATABASE.replace("\"INT\"", "\"STOP\""));
         assert!(said.starts_with("line 5 field stop_signal: 'STOP' is not a stop signal"), "{said}");
         let said = refusal(&DATABASE.replace("\"/var/lib/postgresql\"\n", "\"pg\"\n"));
-        assert!(said.starts_with("line 28 field mount: 'pg' is no place"), "{said}");
+        assert!(said.starts_with("line 33 field mount: 'pg' is no place"), "{said}");
         let said = refusal(&DATABASE.replace("on-failure", "maybe"));
         assert!(said.starts_with("line 7 field restart: 'maybe' is no restart policy"), "{said}");
         let said = refusal(&DATABASE.replace("size = \"8GiB\"\n", ""));
-        assert!(said.starts_with("line 26 field volumes.data: give either"), "{said}");
+        assert!(said.starts_with("line 31 field volumes.data: give either"), "{said}");
+        let said = refusal(&DATABASE.replace("hooks.quiesce", "hooks.after_move"));
+        assert!(said.starts_with("line 26 field hooks.after_move: no move can be given up"), "{said}");
+        let said = refusal(&DATABASE.replace("5s", "11m"));
+        assert!(said.starts_with("line 26 field hooks.quiesce: timeout is at least 1ms"), "{said}");
+        let said = refusal(&DATABASE.replace("\"abort\"", "\"panic\""));
+        assert!(said.starts_with("line 29 field on_failure: unknown variant `panic`"), "{said}");
         let said = refusal(&DATABASE.replace("[\"pg_isready\"]", "[]"));
         assert!(said.starts_with("line 13 field health: command is empty"), "{said}");
         let said = refusal(&DATABASE.replace("command = [\"pg_isready\"]", "http = \"https://x\""));

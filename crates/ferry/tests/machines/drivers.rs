@@ -172,6 +172,10 @@ async fn it_is_tried_where_the_machine_is_how_it_is(subject: Subject) {
     assert_eq!(well, Ok(()));
     let ill = driver.try_health(&launch, &mark, &ask("echo its head aches; exit 3")).await.unwrap_err();
     assert!(ill.ends_with("ended with code 3: its head aches"), "{ill}");
+    // A hook is told more than the machine was.
+    let mut telling = launch.clone();
+    telling.env.insert("FERRY_HOOK".to_owned(), "quiesce".to_owned());
+    assert_eq!(driver.try_health(&telling, &mark, &ask("[ $FERRY_HOOK = quiesce ]")).await, Ok(()));
     watch.stop(TERM, Duration::ZERO).await;
     let _ = std::fs::remove_file(Path::new("/tmp").join(&launch.env["FERRY_MACHINE_ID"]));
 }

@@ -3,6 +3,7 @@
 
 mod drivers;
 mod health;
+mod hooks;
 mod stand_in;
 #[path = "../support/mod.rs"]
 mod support;

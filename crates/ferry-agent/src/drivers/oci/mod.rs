@@ -166,10 +166,12 @@ impl Driver for OciDriver {
                 Probe::Command(words) => {
                     let runtime = self.runtime().await.map_err(|error| error.to_string())?;
                     let state = launch.dir.join(OCI_DIR).join("state");
-                    let runtime =
-                        [runtime, "--root".into(), state, "exec".into(), machine_of(&launch.dir).into()];
-                    let runtime = runtime.iter().map(|word| word.to_string_lossy().into_owned());
-                    Probe::Command(runtime.chain(words.iter().cloned()).collect())
+                    let exec = [runtime, "--root".into(), state, "exec".into()];
+                    let exec = exec.iter().map(|word| word.to_string_lossy().into_owned());
+                    // Beside what the container has: a hook is told more than that.
+                    let env = launch.env.iter().map(|(name, value)| format!("--env={name}={value}"));
+                    let inside = std::iter::once(machine_of(&launch.dir)).chain(words.iter().cloned());
+                    Probe::Command(exec.chain(env).chain(inside).collect())
                 }
                 other @ (Probe::Tcp(_) | Probe::Http(_)) => other.clone(),
             };

@@ -191,6 +191,7 @@ impl Inn {
                 booted_at_ms: None,
                 judged: None,
                 awaited: None,
+                after_move: None,
             };
             inn.records.change(vec![Change::Crossing(Box::new(crossing))]).await.unwrap();
         }

@@ -3,6 +3,7 @@
 mod ahead;
 mod faults;
 mod forgetting;
+mod hooks;
 mod judged;
 mod live;
 mod records;

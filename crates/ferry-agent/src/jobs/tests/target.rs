@@ -2,7 +2,8 @@
 
 use ferry_api::{
     API_VERSION, Activate, ApiError, Arrival, AskRoot, CopyRoot, Crossing, CrossingState, Desired, ErrorCode,
-    Expect, Generation, JobId, Precopied, Precopy, Prepare, Reserve, Room, Root, VolumeKey, WorkerInfo,
+    Expect, Generation, HookName, JobId, Precopied, Precopy, Prepare, Reserve, Room, Root, VolumeKey,
+    WorkerInfo,
 };
 
 use super::world::{Beta, HomeVolume, LOOKS_UNTIL_WHOLE, SIZE_BYTES, State, error, facts, worker};
@@ -185,6 +186,10 @@ impl Target for Beta {
             .call_target(|state| {
                 // Bytes arrive only while the source is there.
                 state.looks += u32::from(state.home.values().all(|volume| volume.exported));
+                let owes = state.target_runs && state.after_move.is_none();
+                if owes && state.hooks.get(HookName::AfterMove).is_some() && state.looks > LOOKS_UNTIL_WHOLE {
+                    state.after_move = Some(state.tell(HookName::AfterMove));
+                }
                 Ok(self.0.crossing(state, job))
             })
             .await

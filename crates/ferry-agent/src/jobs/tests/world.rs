@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
     ApiError, Arrival, AskRoot, BadRanges, CopyRoot, Crossing, CrossingState, CrossingVolume, Desired,
-    Driver, ErrorCode, Generation, Hydration, Job, JobId, Judged, LiveFacts, Machine, MachineId, MachineSpec,
-    MachineState, MachineVolume, Ownership, Precopied, QemuSpec, Root, ServerState, Volume, VolumeId,
-    VolumeKey, VolumePhase, VolumeSource, WorkerName,
+    Driver, ErrorCode, Generation, HookName, HookRun, Hooks, Hydration, Job, JobId, Judged, LiveFacts,
+    Machine, MachineId, MachineSpec, MachineState, MachineVolume, Notice, Ownership, Precopied, QemuSpec,
+    Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
 use ferry_crossing::live::{Memory, MemoryCopied};
 use tokio::sync::Notify;
@@ -116,6 +116,14 @@ pub(super) struct State {
     pub(super) room_bytes: u64,
     /// Drivers of the target.
     pub(super) drivers: Vec<ferry_api::DriverInfo>,
+    /// What the machine has of hooks.
+    pub(super) hooks: Hooks,
+    /// Those that fail.
+    pub(super) failing: Vec<HookName>,
+    /// Those that were run, in their order.
+    pub(super) told: Vec<HookName>,
+    /// What came of the hook on the target.
+    pub(super) after_move: Option<HookRun>,
     pub(super) looks: u32,
     pub(super) points: u64,
     pub(super) faults: Vec<(u64, Fault)>,
@@ -167,6 +175,13 @@ impl State {
         let wrong = wrong.filter(|region| (of.first_region..end).contains(region));
         let root = format!("{:016x}{:016x}{wrong:?}", of.first_region, end);
         CopyRoot { root: Root::Known { root }, regions, region_bytes: REGION_BYTES, ..CopyRoot::default() }
+    }
+
+    /// Runs a hook.
+    pub(super) fn tell(&mut self, hook: HookName) -> HookRun {
+        self.told.push(hook);
+        let failure = self.failing.contains(&hook).then(|| "it is busy".to_owned());
+        HookRun { hook, took_ms: 1, failure }
     }
 
     /// Starts the machine at home, unless a process of it is there.
@@ -348,6 +363,7 @@ impl World {
             booted_at_ms: state.target_runs.then_some(8),
             memory_to: (state.awaited && state.arrival.is_none()).then(|| "beta:1".to_owned()),
             arrival: state.arrival,
+            after_move: state.after_move.clone(),
             machine_now: None,
             volumes: volumes.collect(),
             judged: (state.is_judged && state.looks > 2 * LOOKS_UNTIL_WHOLE).then(taken_back),
@@ -462,17 +478,15 @@ impl Home for Alpha {
     }
 
     async fn machine(&self, machine: MachineId) -> Result<Machine, ApiError> {
-        let (keys, desired, runs, health) = {
+        let (keys, desired, runs, spec) = {
             let state = self.0.state();
             let health = state.is_judged.then(|| ferry_api::Probe::Tcp(1.try_into().unwrap()).into());
-            (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap(), state.home_runs, health)
-        };
-        let spec = match self.0.state().is_vm {
-            true => MachineSpec {
-                driver: Driver::Qemu(QemuSpec::default()),
-                ..MachineSpec::process("sleep", ["1"])
-            },
-            false => MachineSpec::process("sleep", ["1"]),
+            let mut spec = MachineSpec::process("sleep", ["1"]);
+            if state.is_vm {
+                spec.driver = Driver::Qemu(QemuSpec::default());
+            }
+            spec = MachineSpec { health, hooks: state.hooks.clone(), ..spec };
+            (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap(), state.home_runs, spec)
         };
         let state = if runs { MachineState::Running { pid: 1, since_ms: 1 } } else { MachineState::Stopped };
         let volumes = keys.into_iter().map(|key| MachineVolume {
@@ -486,7 +500,7 @@ impl Home for Alpha {
             name: "db".parse().unwrap(),
             worker: worker("alpha"),
             generation: Generation::FIRST,
-            spec: MachineSpec { health, ..spec },
+            spec,
             volumes: volumes.collect(),
             desired,
             state,
@@ -577,6 +591,15 @@ impl Home for Alpha {
                 assert!(state.memory.is_none() || !state.is_vm, "it is paused, not stopped");
                 (state.home_runs, state.memory) = (false, None);
                 Ok(())
+            })
+            .await
+    }
+
+    async fn tell(&self, _machine: MachineId, notice: Notice) -> Result<Option<HookRun>, ApiError> {
+        self.0
+            .call(|state| {
+                assert!(!state.home.values().any(|volume| volume.sealed), "told of it when it was sealed");
+                Ok(state.home_runs.then(|| state.tell(notice.hook)))
             })
             .await
     }

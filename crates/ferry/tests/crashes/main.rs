@@ -2,12 +2,14 @@
 //! ever wrote, and never runs twice.
 //!
 //! `agents` die at exact moments (`ferry agent --drill`); `hydration` is when agents, volume
-//! servers and the machine die while the disk follows; `forks` is the same while a fork follows; `warm` is what moves need that
+//! servers and the machine die while the disk follows; `forks` is the same while a fork follows; `hooks` is when a
+//! machine is told of its move; `warm` is what moves need that
 //! copy ahead.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
 mod agents;
 mod forks;
+mod hooks;
 mod hydration;
 #[path = "../support/mod.rs"]
 mod support;

@@ -26,14 +26,19 @@ fn check_placement(spec: &MachineSpec) -> Answer<()> {
     refused.map_or(Ok(()), Err)
 }
 
-/// Makes a machine with its volumes, and starts it if asked.
-pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machine> {
+/// What is asked for can be had here, as far as that shows before anything is made.
+async fn check(core: &Core, create: &CreateMachine) -> Answer<()> {
     check_hooks(&create.spec)?;
     core.machines.check(&create.spec).await?;
     check_names(&create.volumes)?;
-    check_mounts(&create)?;
+    check_mounts(create)?;
     core.services.check_new(&create.spec)?;
-    check_placement(&create.spec)?;
+    check_placement(&create.spec)
+}
+
+/// Makes a machine with its volumes, and starts it if asked.
+pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machine> {
+    check(core, &create).await?;
     let id = MachineId::fresh();
     let mut added = Vec::new();
     let mut changes = Vec::new();

@@ -216,7 +216,7 @@ impl House {
             let since = self.settled()?;
             let to = ["w2", "w1"][place.worker];
             std::thread::scope(|scope| {
-                let words = ["move", "web", "--to", to, "--mode", way, "--retention", "0h"];
+                let words = ["move", "web", "--to", to, "--mode", way, "--retention", "1h"];
                 let moving = scope.spawn(move || self.agents.ask(place.worker, &words));
                 let reads = reads_p99_us(&place.next_uri, self.used_mib);
                 let job: Value = moving.join().expect("asking does not panic")?;
@@ -227,6 +227,8 @@ impl House {
                 let stop_ms = stop.and_then(|stop| stop["started_at_ms"].as_u64());
                 let stop_ns = stop_ms.context("a move has stopped its machine")? * 1_000_000;
                 let [ahead_ms, away_ms] = self.gaps_ms(since, stop_ns)?;
+                // Only now: both workers have one disk here, and deleting a copy keeps flushes waiting.
+                self.agents.ask(place.worker, &["gc", "--retained"])?;
                 Ok(Moved { ahead_ms, away_ms, reads_p99_us: reads? })
             })
         })

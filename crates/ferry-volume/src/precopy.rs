@@ -149,12 +149,12 @@ impl Copier {
         Ok(())
     }
 
-    /// The source is sealed: gives what of the store is right. The rest is a hole again.
+    /// The source is sealed: gives what of the store is right. The rest is zero again.
     pub(crate) fn what_is_right(&self, held: &Held, shared: &Shared) -> Result<Vec<Right>, PrecopyError> {
         let changes = self.changes(held.since)?;
         for run in &changes {
             let range = self.geometry.bytes_of(*run);
-            shared.unless_over(|| punch(&self.data, range))?;
+            shared.unless_over(|| store::zero(&self.data, range.offset(), range.len_bytes()))?;
         }
         held.right(&changes, |blocks| self.sum(blocks))
     }

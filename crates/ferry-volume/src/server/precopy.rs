@@ -1,7 +1,7 @@
 //! Pre-copying, as agents ask for it: threads copy while the volume stands by and the loop serves nobody, see
 //! [`crate::precopy`].
 //!
-//! Invariant: before the volume is opened, what was copied is adopted or gone: a remote range of the data file is a hole.
+//! Invariant: before the volume is opened, what was copied is adopted or gone: a remote range of the data file reads as zeroes.
 
 use super::command::{refused, whole_story};
 use super::{Server, ring_the_bell};

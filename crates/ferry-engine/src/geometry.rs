@@ -283,6 +283,26 @@ impl Geometry {
         let end = (block / self.region_blocks() + 1) * self.region_blocks();
         if end < self.block_count() { end } else { self.block_count() }
     }
+
+    /// All blocks of a region.
+    ///
+    /// # Panics
+    /// If the volume has no such region.
+    #[must_use]
+    pub fn blocks_of_region(self, region: u64) -> Blocks {
+        let first = region * self.region_blocks();
+        Blocks::between(first, self.region_end(first)).expect("a region of the volume has blocks")
+    }
+
+    /// These blocks, cut where regions meet.
+    pub fn by_region(self, blocks: Blocks) -> impl Iterator<Item = Blocks> {
+        let mut at = blocks.first();
+        std::iter::from_fn(move || {
+            let part = Blocks::between(at, self.region_end(at).min(blocks.end()));
+            at = part.map_or(at, Blocks::end);
+            part
+        })
+    }
 }
 
 #[cfg(test)]

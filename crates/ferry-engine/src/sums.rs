@@ -119,7 +119,7 @@ impl Sums {
     /// # Panics
     /// If the blocks lie outside the volume.
     pub fn arrived(&mut self, blocks: Blocks, mut crc32c: impl FnMut(Blocks) -> u32) {
-        for part in self.by_region(blocks) {
+        for part in self.geometry.by_region(blocks) {
             for gap in self.gaps(part) {
                 self.learn(SumRecord::Arrived { blocks: gap, crc32c: crc32c(gap) });
             }
@@ -244,8 +244,7 @@ impl Sums {
     /// The blocks of a region.
     #[must_use]
     pub fn blocks_of(&self, region: u64) -> Blocks {
-        let first = region * self.geometry.region_blocks();
-        Blocks::between(first, self.geometry.region_end(first)).expect("a region has blocks")
+        self.geometry.blocks_of_region(region)
     }
 
     /// The bytes that the root of these regions is a hash of, one part after the other; false if a leaf is missing (and
@@ -305,17 +304,6 @@ impl Sums {
     }
 
     /// These blocks, cut where regions end.
-    fn by_region(&self, blocks: Blocks) -> Vec<Blocks> {
-        let mut parts = Vec::new();
-        let mut at = blocks.first();
-        while at < blocks.end() {
-            let end = self.geometry.region_end(at).min(blocks.end());
-            parts.extend(Blocks::between(at, end));
-            at = end;
-        }
-        parts
-    }
-
     fn learn(&mut self, record: SumRecord) {
         self.apply(record);
         self.news.push(record);
@@ -394,7 +382,7 @@ impl Sums {
             false => blocks.end() / size,
         };
         let Some(whole) = Blocks::between(whole_first, whole_end) else {
-            return self.by_region(blocks).into_iter().for_each(|part| self.fill_zeroes(part));
+            return self.geometry.by_region(blocks).for_each(|part| self.fill_zeroes(part));
         };
         let end = self.geometry.block_count().min(whole.end() * size);
         for edge in

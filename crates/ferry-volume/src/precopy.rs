@@ -10,7 +10,6 @@
 mod held;
 
 pub(crate) use held::{Held, Right};
-use held::{by_region, region_around};
 
 use crate::client::{BlockClient, BlockError};
 use crate::server::is_zero;
@@ -141,7 +140,7 @@ impl Copier {
     /// A later round: copies what has changed since `held`; `mark` was set before.
     pub(crate) fn catch_up(&self, held: &mut Held, mark: u64, shared: &Shared) -> Result<(), PrecopyError> {
         let changes = self.changes(held.since)?;
-        let parts: Vec<Blocks> = changes.iter().flat_map(|run| by_region(self.geometry, *run)).collect();
+        let parts: Vec<Blocks> = changes.iter().flat_map(|run| self.geometry.by_region(*run)).collect();
         parts.iter().for_each(|part| held.will_change(*part));
         self.copy(&parts, held, shared, true)?;
         self.data.sync_data()?;
@@ -196,8 +195,8 @@ impl Copier {
                 let len = extent.len_bytes.min(size_bytes - at);
                 let data = ByteRange::new(at, len).filter(|_| extent.flags & u64::from(STATE_ZERO) == 0);
                 let touched = data.map(|data| self.geometry.blocks_touched(data));
-                for part in touched.into_iter().flat_map(|run| by_region(self.geometry, run)) {
-                    let region = region_around(self.geometry, part.first());
+                for part in touched.into_iter().flat_map(|run| self.geometry.by_region(run)) {
+                    let region = self.geometry.blocks_of_region(part.first() / self.geometry.region_blocks());
                     if regions.last() != Some(&region) {
                         regions.push(region);
                     }

@@ -93,7 +93,7 @@ impl Held {
         changes: &[Blocks],
         mut read: impl FnMut(Blocks) -> Result<Option<u32>, E>,
     ) -> Result<Vec<Right>, E> {
-        let mut changes = changes.iter().flat_map(|run| by_region(self.geometry, *run)).peekable();
+        let mut changes = changes.iter().flat_map(|run| self.geometry.by_region(*run)).peekable();
         let mut right = Vec::new();
         for (region, known) in self.regions.iter().enumerate() {
             let all = self.blocks_of(region);
@@ -126,27 +126,8 @@ impl Held {
     }
 
     fn blocks_of(&self, region: usize) -> Blocks {
-        region_around(self.geometry, region as u64 * self.geometry.region_blocks())
+        self.geometry.blocks_of_region(region as u64)
     }
-}
-
-/// All blocks of the region in which this one lies.
-pub(crate) fn region_around(geometry: Geometry, block: u64) -> Blocks {
-    let first = block - block % geometry.region_blocks();
-    let end = (first + geometry.region_blocks()).min(geometry.block_count());
-    Blocks::between(first, end).expect("a region of the volume has blocks")
-}
-
-/// A run of blocks, cut where regions meet.
-pub(crate) fn by_region(geometry: Geometry, run: Blocks) -> impl Iterator<Item = Blocks> {
-    let region_blocks = geometry.region_blocks();
-    let mut at = run.first();
-    std::iter::from_fn(move || {
-        let end = (at - at % region_blocks + region_blocks).min(run.end());
-        let part = Blocks::between(at, end);
-        at = end;
-        part
-    })
 }
 
 /// Puts the checksums of whole blocks together: what [`combine`] does for any length, by tables for this one.
@@ -232,10 +213,10 @@ mod tests {
             let mut held = Held { room_blocks, ..Held::nothing(geometry(), 1) };
             let mut store = vec![0; SIZE];
             for region in whole {
-                copy(&mut held, &mut store, region_around(geometry(), region * 64), 3);
+                copy(&mut held, &mut store, geometry().blocks_of_region(region), 3);
             }
             for (run, seed) in rounds {
-                let parts: Vec<Blocks> = by_region(geometry(), run).collect();
+                let parts: Vec<Blocks> = geometry().by_region(run).collect();
                 parts.iter().for_each(|part| held.will_change(*part));
                 parts.iter().for_each(|part| copy(&mut held, &mut store, *part, seed));
             }
@@ -265,7 +246,7 @@ mod tests {
     fn nothing_is_read_again_while_there_is_room_for_checksums() {
         let mut held = Held::nothing(geometry(), 1);
         let mut store = vec![0; SIZE];
-        copy(&mut held, &mut store, region_around(geometry(), 64), 7);
+        copy(&mut held, &mut store, geometry().blocks_of_region(1), 7);
         copy(&mut held, &mut store, Blocks::between(3, 9).unwrap(), 11);
         let changes = [Blocks::between(5, 6).unwrap(), Blocks::between(70, 90).unwrap()];
         let right = held.right(&changes, Err).expect("all is known");

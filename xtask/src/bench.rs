@@ -11,6 +11,7 @@ mod fio;
 pub mod interrupt;
 mod interruption;
 mod live;
+mod load;
 mod machine;
 mod options;
 mod peers;

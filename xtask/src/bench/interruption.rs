@@ -1,59 +1,64 @@
-//! `cargo xtask bench --what interruption`: how long a machine writes nothing while it goes to another worker, three ways side by
+//! `cargo xtask bench --what interruption`: how long a machine writes nothing while it goes to another worker, four ways side by
 //! side, and what its reads cost right after a warm move.
 //!
 //! The machine is the demo's writer: it notes each record that became durable, so that the longest gap between two is the
 //! interruption as the machine has it, with its own stop and start in it. By hand the same program is stopped, its disk copied
 //! with nbdcopy, and it is started on the copy. Under load somebody else writes the same disk as fast as it takes it.
+//! Only a VM moves live: the lab's, with as much in use on a second disk.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use ferry_volume::client::BlockClient;
 use serde_json::Value;
 
-use super::content::{self, MIB, Noise};
+use super::content::{self, MIB};
 use super::control::{Agents, Line, tell};
+use super::live::{ByFerry, Guest};
+use super::load::{Place, reads_p99_us, while_loaded};
 use super::options::Options;
 use super::peers::{Door, Kind, Peer};
 use super::processes::{self, Process};
 use super::{interrupt, machine};
-use crate::soak::dice::Dice;
 
 /// The heading by which the section is found again.
 const HEADING: &str = "## Interruption";
 /// Behind what is in use: where the machine keeps its records.
 const RING_MIB: u64 = 16;
-/// How long reads are measured, before a move and after.
-const READING: Duration = Duration::from_secs(1);
-const BLOCK: u64 = 4096;
+/// What else happens to the disk meanwhile.
+const LOADS: [(bool, &str); 2] = [(false, "idle"), (true, "under write load")];
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Runs all of it and prints the section of the page that is kept.
 pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::Result<()> {
+    crate::lab::vm(root)?;
     let machine = machine::describe()?;
     let begun = jiff::Timestamp::now();
-    let house = House::open(ferry, dir, options.used_mib)?;
     let mut lines = Vec::new();
-    for (load, name) in [(false, "idle"), (true, "under write load")] {
-        lines.extend(house.lines(load, name, options.pairs)?);
+    for used_mib in &options.used_mib {
+        // Each has a place of its own, which is gone before the next: they are large.
+        let place = tempfile::tempdir_in(dir).context("cannot make a directory")?;
+        let house = House::open(ferry, place.path(), *used_mib)?;
+        for (load, name) in LOADS {
+            lines.extend(house.lines(load, &format!("{used_mib} MiB, {name}"), options.pairs)?);
+        }
+        drop(house);
+        let place = tempfile::tempdir_in(dir).context("cannot make a directory")?;
+        let mut vm = ByFerry::start(&Guest::of_the_lab(root), ferry, place.path(), Some(*used_mib))?;
+        for (load, name) in LOADS {
+            let gaps: anyhow::Result<Vec<f64>> = (0..options.pairs).map(|_| vm.moves(load)).collect();
+            lines.push(Line::new(&format!("{used_mib} MiB, {name}: live move of a VM"), "ms", gaps?));
+        }
     }
-    let mut section = format!(
-        "{HEADING}\n\nBy `cargo xtask bench --what interruption`, {}, {} cores ({}), Linux {}, load average {} before: two agents on loopback, a machine \
-         with {} MiB in use.\n{} times each, by turns. The longest time without a record that the machine knows to be durable, its own stop and start \
-         included.\n\n| what | median | p90 | beside | goal | |\n|---|---|---|---|---|---|\n",
-        begun.strftime("%Y-%m-%d"),
-        machine.cores,
-        machine.processor,
-        machine.kernel,
-        machine.load,
-        options.used_mib,
+    let section = format!(
+        "{HEADING}\n\n{} two agents on loopback, a machine with that much in use.\n{} times each, by turns. The longest time without a record that \
+         the machine knows to be durable, its own stop and start included; a VM (without KVM) that moves live has none.\n\n{}",
+        machine.preamble("interruption", begun),
         options.pairs,
+        Line::table(&lines),
     );
-    lines.iter().for_each(|line| section.push_str(&line.row()));
     tell(root, options, HEADING, &section)
 }
 
@@ -63,14 +68,6 @@ struct House {
     ferry: PathBuf,
     dir: PathBuf,
     used_mib: u64,
-}
-
-/// Where the machine is, and where its disk is reached there.
-struct Place {
-    worker: usize,
-    uri: String,
-    /// Where the disk will be reached on the other worker after a move.
-    next_uri: String,
 }
 
 /// What a move was to the machine, in milliseconds but for its reads.
@@ -92,12 +89,7 @@ impl House {
         let program: Vec<&str> = program.iter().map(String::as_str).collect();
         let words = ["machine", "create", "web", "--volume", &disk, "--stopped", "--"];
         house.agents.ask(0, &[&words[..], &program].concat())?;
-        let mut guest = BlockClient::connect_text(&house.place(0)?.uri).context("cannot come to the disk")?;
-        let mut noise = Noise::new();
-        for number in 0..used_mib {
-            guest.write_at(number * MIB, noise.mebibyte(number)).context("cannot fill the disk")?;
-        }
-        guest.flush().context("cannot fill the disk")?;
+        house.place(0)?.fill()?;
         house.agents.ask(0, &["machine", "start", "web"])?;
         Ok(house)
     }
@@ -118,14 +110,7 @@ impl House {
     }
 
     fn place(&self, worker: usize) -> anyhow::Result<Place> {
-        let volume = self.agents.ask(worker, &["volume", "show", "data"])?;
-        let uri = volume["guest_uri"].as_str().context("a volume has an address")?.to_owned();
-        let (id, generation) = (volume["id"].as_str(), volume["generation"].as_u64());
-        let (id, generation) = (id.context("a volume has an id")?, generation.context("and a generation")?);
-        let there = ["w2", "w1"][worker];
-        let copy = format!("{id}@{}", generation + 1);
-        let socket = self.dir.join("moves").join(there).join("volumes").join(copy).join("guest.sock");
-        Ok(Place { worker, uri, next_uri: format!("nbd+unix:///?socket={}", socket.display()) })
+        Place::of(&self.agents, &self.dir.join("moves"), worker, "data", self.used_mib)
     }
 
     /// All three ways by turns, and the reads around the warm one.
@@ -139,7 +124,7 @@ impl House {
             ms[0].extend(self.by_hand(worker, load)?);
             for (way, into) in [("cold", 1), ("warm", 2)] {
                 let place = self.place(worker)?;
-                usual.extend((into == 2).then(|| reads_p99_us(&place.uri, self.used_mib)).transpose()?);
+                usual.extend((into == 2).then(|| reads_p99_us(&place.uri, place.used_mib)).transpose()?);
                 let moved = self.moves(&place, way, load)?;
                 ms[into].push(moved.away_ms);
                 after.extend((into == 2).then_some(moved.reads_p99_us));
@@ -191,7 +176,7 @@ impl House {
         let copy = std::fs::File::create(&file).context("cannot make a copy's file")?;
         copy.set_len((self.used_mib + RING_MIB) * MIB).context("cannot make a copy's file")?;
         let there = Peer::start(kind, Door::Unix, &self.dir, "copy", &file)?;
-        let gap = while_loaded(load.then_some(&place), self.used_mib, || {
+        let gap = while_loaded(load.then_some(&place), || {
             let since = self.settled()?;
             self.agents.ask(worker, &["machine", "stop", "web"])?;
             processes::run("nbdcopy", &["--flush", &place.uri, &there.uri])?;
@@ -212,13 +197,13 @@ impl House {
     /// A move to the other worker.
     fn moves(&self, place: &Place, way: &str, load: bool) -> anyhow::Result<Moved> {
         content::touch_memory(self.used_mib);
-        while_loaded(load.then_some(place), self.used_mib, || {
+        while_loaded(load.then_some(place), || {
             let since = self.settled()?;
             let to = ["w2", "w1"][place.worker];
             std::thread::scope(|scope| {
                 let words = ["move", "web", "--to", to, "--mode", way, "--retention", "1h"];
                 let moving = scope.spawn(move || self.agents.ask(place.worker, &words));
-                let reads = reads_p99_us(&place.next_uri, self.used_mib);
+                let reads = reads_p99_us(&place.next_uri, place.used_mib);
                 let job: Value = moving.join().expect("asking does not panic")?;
                 ensure!(job["state"] == "succeeded", "a move did not succeed: {job}");
                 let ahead = &job["steps"][2]["memo"]["ahead"];
@@ -267,57 +252,4 @@ impl House {
         }
         Ok(longest.map(|gap_ns| gap_ns as f64 / 1e6))
     }
-}
-
-/// Does something while somebody writes blocks all over what is in use, here and after a move there, if `place` is given.
-fn while_loaded<T>(
-    place: Option<&Place>,
-    used_mib: u64,
-    act: impl FnOnce() -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let is_over = AtomicBool::new(false);
-    let write = |uri: &str| {
-        let Ok(mut guest) = BlockClient::connect_text(uri) else { return std::thread::sleep(LOOK_EVERY) };
-        let block = vec![0x5A; 16 * BLOCK as usize];
-        let mut dice = Dice::new(1);
-        while !is_over.load(Ordering::Relaxed) {
-            // The machine goes, and its disk with it.
-            let Ok(at) = block_at(&mut dice, used_mib - 1) else { return };
-            let Ok(()) = guest.write_at(at, &block) else { return };
-        }
-    };
-    std::thread::scope(|scope| {
-        if let Some(place) = place {
-            scope.spawn(|| {
-                while !is_over.load(Ordering::Relaxed) {
-                    write(&place.uri);
-                    write(&place.next_uri);
-                }
-            });
-        }
-        let done = act();
-        is_over.store(true, Ordering::Relaxed);
-        done
-    })
-}
-
-/// The p99 of random reads of 4 KiB for a second, from when the disk lets somebody in. In microseconds.
-fn reads_p99_us(uri: &str, used_mib: u64) -> anyhow::Result<f64> {
-    let mut guest = interrupt::until("the disk lets its guest in", LOOK_EVERY, DEADLINE, || {
-        Ok(BlockClient::connect_text(uri).ok())
-    })?;
-    let (begun, mut dice, mut took) = (Instant::now(), Dice::new(7), Vec::new());
-    let mut block = vec![0; BLOCK as usize];
-    while begun.elapsed() < READING {
-        let asked = Instant::now();
-        guest.read_at(block_at(&mut dice, used_mib)?, &mut block).context("cannot read the disk")?;
-        took.push(asked.elapsed().as_secs_f64() * 1e6);
-    }
-    took.sort_by(f64::total_cmp);
-    Ok(took[(took.len() * 99).div_ceil(100) - 1])
-}
-
-/// Where a block within so many MiB begins, by chance.
-fn block_at(dice: &mut Dice, mib: u64) -> anyhow::Result<u64> {
-    Ok(dice.below(usize::try_from(mib * MIB / BLOCK)?) as u64 * BLOCK)
 }

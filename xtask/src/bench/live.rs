@@ -15,6 +15,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use super::control::{Agents, Line, tell};
+use super::load::{Place, while_loaded};
 use super::options::Options;
 use super::processes::Process;
 use super::{interrupt, machine};
@@ -42,14 +43,14 @@ pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::
     crate::lab::vm(root)?;
     let machine = machine::describe()?;
     let begun = jiff::Timestamp::now();
-    let guest = Guest { lab: root.join("target/lab/vm") };
-    let mut by_ferry = ByFerry::start(&guest, ferry, dir)?;
+    let guest = Guest::of_the_lab(root);
+    let mut by_ferry = ByFerry::start(&guest, ferry, dir, None)?;
     let mut by_qemu = ByQemu::start(&guest, dir)?;
     let mut ms = [const { Vec::new() }; 2];
     for round in 0..options.pairs {
         eprintln!("bench: live, round {} of {}", round + 1, options.pairs);
         ms[0].push(by_qemu.moves()?);
-        ms[1].push(by_ferry.moves()?);
+        ms[1].push(by_ferry.moves(false)?);
     }
     let [own, ferry] = ms;
     let own = Line::new("QEMU's own migration, of a VM on a disk that both sides share", "ms", own);
@@ -59,41 +60,44 @@ pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::
         Line::new("`ferry move --mode live`, its disk as well", "ms", ferry).beside(beside).at_most(bound),
         own,
     ];
-    let mut section = format!(
-        "{HEADING}\n\nBy `cargo xtask bench --what live`, {}, {} cores ({}), Linux {}, load average {} before: two agents on loopback, a VM of {MEMORY} \
-         without KVM that writes records to ext4 one by one.\n{} times each, by turns. The longest time without a record that the guest knows to be durable.\n\n\
-         | what | median | p90 | beside | goal | |\n|---|---|---|---|---|---|\n",
-        begun.strftime("%Y-%m-%d"),
-        machine.cores,
-        machine.processor,
-        machine.kernel,
-        machine.load,
+    let section = format!(
+        "{HEADING}\n\n{} two agents on loopback, a VM of {MEMORY} without KVM that writes records to ext4 one by one.\n{} times each, by turns. The \
+         longest time without a record that the guest knows to be durable.\n\n{}",
+        machine.preamble("live", begun),
         options.pairs,
+        Line::table(&lines),
     );
-    lines.iter().for_each(|line| section.push_str(&line.row()));
     tell(root, options, HEADING, &section)
 }
 
 /// What a VM boots.
-struct Guest {
+pub struct Guest {
     lab: PathBuf,
 }
 
 impl Guest {
+    /// What `cargo xtask lab vm` has built.
+    pub fn of_the_lab(root: &Path) -> Self {
+        Self { lab: root.join("target/lab/vm") }
+    }
+
     fn file(&self, name: &str) -> String {
         self.lab.join(name).display().to_string()
     }
 }
 
 /// A VM of two agents.
-struct ByFerry {
+pub struct ByFerry {
     agents: Agents,
+    state: PathBuf,
     consoles: [PathBuf; 2],
     worker: usize,
+    rest_mib: Option<u64>,
 }
 
 impl ByFerry {
-    fn start(guest: &Guest, ferry: &Path, dir: &Path) -> anyhow::Result<Self> {
+    /// With a second disk that has so much in use, if that is said.
+    pub fn start(guest: &Guest, ferry: &Path, dir: &Path, rest_mib: Option<u64>) -> anyhow::Result<Self> {
         let state = dir.join("live");
         let agents = Agents::start(ferry, &state)?;
         let file = dir.join("vm.toml");
@@ -102,29 +106,42 @@ impl ByFerry {
             "name = \"vm\"\ndriver = \"qemu\"\n[qemu]\nkernel = {kernel:?}\ninitrd = {initrd:?}\nappend = {APPEND:?}\n\
              accel = \"tcg\"\nmemory = \"{MEMORY}iB\"\n[volumes.data]\nsize = \"{DISK_MIB}MiB\"\n"
         );
-        std::fs::write(&file, spec).context("cannot write a machine's file")?;
+        let rest = rest_mib.map(|mib| format!("[volumes.rest]\nsize = \"{mib}MiB\"\n")).unwrap_or_default();
+        std::fs::write(&file, spec + &rest).context("cannot write a machine's file")?;
         let file = file.to_str().context("the temporary directory's name is no text")?;
         let made = agents.ask(0, &["machine", "create", "--file", file])?;
         let id = made["id"].as_str().context("a machine has an id")?;
         let console = |worker: &str| state.join(worker).join("machines").join(id).join("machine.log");
         let consoles = ["w1", "w2"].map(console);
         until_it_writes(&consoles[0])?;
-        Ok(Self { agents, consoles, worker: 0 })
+        let vm = Self { agents, state, consoles, worker: 0, rest_mib };
+        vm.rest()?.as_ref().map_or(Ok(()), Place::fill)?;
+        Ok(vm)
     }
 
-    /// Moves it to the other worker; how long it wrote nothing, in milliseconds.
-    fn moves(&mut self) -> anyhow::Result<f64> {
+    /// The second disk, where it is now.
+    fn rest(&self) -> anyhow::Result<Option<Place>> {
+        self.rest_mib.map(|mib| Place::of(&self.agents, &self.state, self.worker, "rest", mib)).transpose()
+    }
+
+    /// Moves it to the other worker, under load while somebody writes its second disk; how long it wrote nothing, in milliseconds.
+    pub fn moves(&mut self, load: bool) -> anyhow::Result<f64> {
         let (here, there) = (self.worker, 1 - self.worker);
-        let gap = longest_gap([&self.consoles[here], &self.consoles[there]], || {
+        let rest = self.rest()?;
+        let gap = while_loaded(rest.as_ref().filter(|_| load), || self.moves_to(here, there))?;
+        self.worker = there;
+        Ok(gap)
+    }
+
+    fn moves_to(&self, here: usize, there: usize) -> anyhow::Result<f64> {
+        longest_gap([&self.consoles[here], &self.consoles[there]], || {
             let to = ["w1", "w2"][there];
             let words = ["move", "vm", "--to", to, "--mode", "live", "--retention", "0h"];
             let job = self.agents.ask(here, &words)?;
             ensure!(job["state"] == "succeeded", "a move did not succeed: {job}");
             ensure!(job["steps"][7]["memo"]["arrival"] == "live", "it was no live move: {job}");
             Ok(())
-        })?;
-        self.worker = there;
-        Ok(gap)
+        })
     }
 }
 

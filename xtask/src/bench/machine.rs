@@ -13,6 +13,17 @@ pub struct Machine {
     pub load: String,
 }
 
+impl Machine {
+    /// How a kept table begins: what made it, when, and where.
+    pub fn preamble(&self, what: &str, begun: jiff::Timestamp) -> String {
+        let Self { cores, processor, kernel, load, .. } = self;
+        let day = begun.strftime("%Y-%m-%d");
+        format!(
+            "By `cargo xtask bench --what {what}`, {day}, {cores} cores ({processor}), Linux {kernel}, load average {load} before:"
+        )
+    }
+}
+
 /// This machine, as it is now.
 pub fn describe() -> anyhow::Result<Machine> {
     let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"));

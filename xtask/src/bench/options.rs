@@ -14,13 +14,13 @@ With `--what control` it measures instead what moves cost beside the machine's s
 a journal, and an agent with many jobs.
 
 With `--what interruption` it measures how long a machine writes nothing while it goes to another worker: killed, copied with
-nbdcopy and started again, by a cold and by a warm move, idle and under load.
+nbdcopy and started again, by a cold, a warm and (a VM) a live move, idle and under load.
 
 With `--what live` it measures how long a VM writes nothing while it moves with its memory, beside QEMU's own migration of it.
 
 options:
   --what WHAT          data, control, interruption or live (default data)
-  --used-mib N         interruption: data of the machine (default 1024)
+  --used-mib N,N       interruption: data of the machine, one after the other (default 1024)
   --moves N            control: moves (default 20)
   --appends N          control: appends (default 1000)
   --jobs N             control: jobs in one agent (default 1000)
@@ -64,7 +64,8 @@ pub struct Options {
     pub seconds: f64,
     pub only: Option<String>,
     pub size_mib: u64,
-    pub used_mib: u64,
+    /// Each of them is measured.
+    pub used_mib: Vec<u64>,
     pub hydration_mib: u64,
     pub warm_only: bool,
     pub ferry: Option<PathBuf>,
@@ -83,7 +84,7 @@ impl Default for Options {
             seconds: 1.0,
             only: None,
             size_mib: 512,
-            used_mib: 1024,
+            used_mib: vec![1024],
             hydration_mib: 4096,
             warm_only: false,
             ferry: None,
@@ -109,7 +110,7 @@ impl Options {
                 "--seconds" => options.seconds = number(name, value()?)?,
                 "--only" => options.only = Some(value()?.to_owned()),
                 "--size-mib" => options.size_mib = number(name, value()?)?,
-                "--used-mib" => options.used_mib = number(name, value()?)?,
+                "--used-mib" => options.used_mib = numbers(name, value()?)?,
                 "--hydration-mib" => options.hydration_mib = number(name, value()?)?,
                 "--warm" => options.warm_only = true,
                 "--ferry" => options.ferry = Some(value()?.into()),
@@ -127,7 +128,7 @@ impl Options {
         if !(options.seconds.is_finite() && options.seconds >= 0.1) {
             bail!("--seconds must be at least 0.1");
         }
-        if options.used_mib < SIZE_MIB_MIN {
+        if options.used_mib.iter().any(|mib| *mib < SIZE_MIB_MIN) {
             bail!("--used-mib must be at least {SIZE_MIB_MIN}");
         }
         if options.size_mib < SIZE_MIB_MIN {
@@ -157,6 +158,10 @@ fn number<T: std::str::FromStr>(name: &str, text: &str) -> anyhow::Result<T> {
     text.parse().ok().with_context(|| format!("{name} needs a number, not `{text}`"))
 }
 
+fn numbers<T: std::str::FromStr>(name: &str, text: &str) -> anyhow::Result<Vec<T>> {
+    text.split(',').map(|each| number(name, each)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,7 +175,7 @@ mod tests {
 
     #[test]
     fn every_option_is_taken() {
-        let line = "--what control --moves 3 --appends 4 --jobs 5 --pairs 2 --seconds 0.5 --only qd --size-mib 64 --used-mib 32 --hydration-mib 256 --warm --ferry f --dir d";
+        let line = "--what control --moves 3 --appends 4 --jobs 5 --pairs 2 --seconds 0.5 --only qd --size-mib 64 --used-mib 32,64 --hydration-mib 256 --warm --ferry f --dir d";
         let options = Options::parse(&line.split(' ').collect::<Vec<_>>()).unwrap();
         let expected = Options {
             what: What::Control,
@@ -181,7 +186,7 @@ mod tests {
             seconds: 0.5,
             only: Some("qd".to_owned()),
             size_mib: 64,
-            used_mib: 32,
+            used_mib: vec![32, 64],
             hydration_mib: 256,
             warm_only: true,
             ferry: Some("f".into()),

@@ -70,9 +70,10 @@ impl Line {
         self.samples.median
     }
 
-    /// The line as a row of the table.
-    pub fn row(&self) -> String {
-        format!("| {} |\n", self.cells().join(" | "))
+    /// Lines as a table.
+    pub fn table(lines: &[Self]) -> String {
+        let head = "| what | median | p90 | beside | goal | |\n|---|---|---|---|---|---|\n".to_owned();
+        lines.iter().fold(head, |table, line| format!("{table}| {} |\n", line.cells().join(" | ")))
     }
 
     fn cells(&self) -> [String; 6] {
@@ -91,21 +92,15 @@ impl Line {
 
 /// The section: the table, and the machine and settings it came from.
 pub fn section(lines: &[Line], machine: &Machine, begun: jiff::Timestamp, options: &Options) -> String {
-    let Machine { cores, processor, kernel, load, .. } = machine;
-    let mut text = format!(
-        "{HEADING}\n\nBy `cargo xtask bench --what control`, {}, {cores} cores ({processor}), Linux {kernel}, load \
-         average {load} before: two agents on\nloopback. {} moves there and back of a machine with 8 MiB in use, by the \
-         times in their journals; {} appends by the product's records;\n{} moves that wait for their time. Goals are for \
-         the median.\n\n| what | median | p90 | beside | goal | |\n|---|---|---|---|---|---|\n",
-        begun.strftime("%Y-%m-%d"),
+    format!(
+        "{HEADING}\n\n{} two agents on\nloopback. {} moves there and back of a machine with 8 MiB in use, by the times in their \
+         journals; {} appends by the product's records;\n{} moves that wait for their time. Goals are for the median.\n\n{}",
+        machine.preamble("control", begun),
         options.moves,
         options.appends,
         options.jobs,
-    );
-    for line in lines {
-        text.push_str(&line.row());
-    }
-    text
+        Line::table(lines),
+    )
 }
 
 /// The page with this section in the place of the former one, or at its end.

@@ -47,6 +47,7 @@ impl Arrived {
             retention_ms: self.retention_ms,
             mode: MoveMode::Cold,
             undo_unhealthy: false,
+            way_back: true,
         })
     }
 }

@@ -8,6 +8,8 @@
 //! region = "north"               # for machines that belong to one
 //! labels = { disk = "nvme" }      # for machines that ask for some
 //! room_bytes = 500_000_000_000    # for all volumes together; without it, what the filesystem has free
+//! cpu_millis = 16_000             # for all machines together, in thousandths of a processor; without it, what the host has
+//! memory_bytes = 64_000_000_000   # the same of memory
 //! retention_hours = 24
 //! job_retention_days = 90         # for how long it is known what became of a job ...
 //! jobs_kept = 10_000              # ... and of how many jobs at most
@@ -23,7 +25,7 @@
 //!
 //! Invariant: a [`Config`] can be run; everything in it was checked when the file was read.
 
-use ferry_api::{Generation, Labels, Placement, RegionName, VolumeId, VolumeKey, WorkerName};
+use ferry_api::{Generation, Labels, MoveTo, Placement, RegionName, VolumeId, VolumeKey, WorkerName};
 use ferry_volume::directory;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -69,6 +71,10 @@ pub struct Config {
     pub labels: Labels,
     /// Limit for all volumes together, in bytes.
     pub room_bytes: Option<u64>,
+    /// What machines that come here may take of its processors all together, in thousandths of one; what the host has if none.
+    pub cpu_millis: Option<u64>,
+    /// The same of its memory, in bytes.
+    pub memory_bytes: Option<u64>,
     /// How long a source's copy is kept after nobody needs it, in hours.
     pub retention_hours: u64,
     /// For how long a job that has ended is kept with its journal, in days.
@@ -129,6 +135,8 @@ struct File {
     region: Option<RegionName>,
     labels: Option<toml::Spanned<Labels>>,
     room_bytes: Option<u64>,
+    cpu_millis: Option<u64>,
+    memory_bytes: Option<u64>,
     retention_hours: Option<u64>,
     job_retention_days: Option<u64>,
     jobs_kept: Option<u64>,
@@ -164,7 +172,7 @@ impl Config {
         let advertise = advertise(&place, &file, listen)?;
         Ok(Self {
             state_dir: state_dir(&place, &file.state_dir)?,
-            name: file.name.into_inner(),
+            name: own_name(&place, file.name)?,
             listen,
             export_listen: file.export_listen.unwrap_or_else(|| SocketAddr::new(listen.ip(), 0)),
             advertise,
@@ -172,6 +180,8 @@ impl Config {
             region: file.region,
             labels: file.labels.map(|labels| few_enough(&place, labels)).transpose()?.unwrap_or_default(),
             room_bytes: file.room_bytes,
+            cpu_millis: file.cpu_millis,
+            memory_bytes: file.memory_bytes,
             retention_hours: file.retention_hours.unwrap_or(RETENTION_HOURS_DEFAULT),
             job_retention_days: file.job_retention_days.unwrap_or(JOB_RETENTION_DAYS_DEFAULT),
             jobs_kept: file.jobs_kept.unwrap_or(JOBS_KEPT_DEFAULT),
@@ -254,6 +264,17 @@ fn advertise(place: &Place<'_>, file: &File, listen: SocketAddr) -> Result<Strin
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("[{ip}]"),
         }),
+    }
+}
+
+fn own_name(place: &Place<'_>, name: toml::Spanned<WorkerName>) -> Result<WorkerName, ConfigError> {
+    let (at, name) = (name.span().start, name.into_inner());
+    match name.as_str() == MoveTo::AUTO {
+        false => Ok(name),
+        true => {
+            Err(place
+                .wrong(at, format!("'{name}' means any worker (`ferry move --to {name}`); choose another")))
+        }
     }
 }
 
@@ -345,6 +366,12 @@ mod tests {
         assert_eq!(config.advertise, "127.0.0.1");
         assert_eq!(config.retention_hours, 24);
         assert_eq!((config.room_bytes, config.tls), (None, None));
+    }
+
+    #[test]
+    fn the_word_for_any_worker_is_the_name_of_none() {
+        let said = refusal("name = \"auto\"\nstate_dir = \"/a\"");
+        assert!(said.contains("'auto' means any worker"), "{said}");
     }
 
     #[test]

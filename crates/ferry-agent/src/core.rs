@@ -75,13 +75,13 @@ impl Core {
         let machines =
             Machines::new(&config, records.clone(), fences.clone(), volumes.clone(), Arc::clone(&host));
         let target = Target::new(
+            &config,
             records.clone(),
             fences.clone(),
             volumes.clone(),
             machines.clone(),
             peers.clone(),
             host.clone(),
-            config.advertise.clone(),
         );
         let (services, retired) = (Services::new(&config), Notify::new());
         Self { config, records, volumes, machines, peers, target, services, host, fences, retired }

@@ -1,6 +1,7 @@
 //! Making and destroying machines and volumes at a person's wish: all or nothing.
 
 use crate::core::Core;
+use crate::placement::refuse_if_cordoned;
 use crate::records::{
     Change, FilesystemMark, ForkRecord, MachineRecord, SourceRecord, Standing, VolumeRecord,
 };
@@ -28,6 +29,7 @@ fn check_placement(spec: &MachineSpec) -> Answer<()> {
 
 /// What is asked for can be had here, as far as that shows before anything is made.
 async fn check(core: &Core, create: &CreateMachine) -> Answer<()> {
+    refuse_if_cordoned(core).await?;
     check_hooks(&create.spec)?;
     core.machines.check(&create.spec).await?;
     check_names(&create.volumes)?;

@@ -15,9 +15,10 @@ use crate::drivers::{
 };
 use crate::lying::{self, Lying, Running};
 use crate::machines::LOG;
+use crate::means::{self, Means};
 use crate::records::{ProcessMark, VolumeRecord};
 use crate::volumes::VolumesError;
-use ferry_api::{CONSOLE_SOCKET, DriverKind, MachineId, MachineSpec, VolumeKey};
+use ferry_api::{CONSOLE_SOCKET, DriverKind, Frontend, MachineId, MachineSpec, VolumeKey};
 use ferry_volume::client::{self, BlockError};
 use ferry_volume::control::{Client, ControlError};
 use ferry_volume::{Credentials, LastState, Left, SourceUri, StoreError};
@@ -142,6 +143,15 @@ pub trait Host: Send + Sync + 'static {
 
     /// Whether volumes in files can have direct I/O.
     fn has_direct_io(&self) -> Doing<'_, bool>;
+
+    /// What it has for machines, and how busy it is.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    fn means(&self) -> io::Result<Means>;
+
+    /// What it can make of a volume beside its NBD socket.
+    fn frontends(&self) -> Doing<'_, Vec<Frontend>>;
 
     /// Starts the server of a copy, which is to be asked until it answers.
     ///
@@ -339,6 +349,14 @@ impl Host for ThisHost {
     fn has_direct_io(&self) -> Doing<'_, bool> {
         let dir = self.state_dir.clone();
         blocking(move || ferry_volume::check_direct_io(&dir).is_ok())
+    }
+
+    fn means(&self) -> io::Result<Means> {
+        Means::of_this_host()
+    }
+
+    fn frontends(&self) -> Doing<'_, Vec<Frontend>> {
+        blocking(means::frontends)
     }
 
     fn launch(&self, copy: VolumeKey) -> Result<u32, LaunchError> {

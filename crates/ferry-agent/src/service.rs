@@ -13,12 +13,13 @@ use crate::host::{ThisHost, blocking};
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
     AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Mover, Office, Queues, begin_fleet, begin_move,
-    forget, judge_arrivals, reap, sweep,
+    begin_move_with, forget, judge_arrivals, reap, sweep,
 };
 use crate::machines::{MachinesError, log};
 use crate::metrics;
 use crate::moments::{self, When};
 use crate::peers::Peers;
+use crate::placement;
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
 use crate::services::NoServices;
 use crate::shutdown::Shutdown;
@@ -27,15 +28,15 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskMappings,
-    AskRoot, AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot,
-    CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect,
-    ForkVolume, Garbage, GrowVolume, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState,
-    Losses, Machine, MachineId, MachineLog, MachineRef, Mappings, MoveMode, MovePlan, OnSourceLoss,
-    Ownership, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop, ServiceStatus,
-    ShutDownWorker, StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
-    WorkerShutDown,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskGarbage, AskJobs, AskLog,
+    AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources,
+    CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect,
+    ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind,
+    JobState, Losses, Machine, MachineId, MachineLog, MachineRef, Mappings, MoveMode, MovePlan, MoveTo,
+    OnSourceLoss, Ownership, PaceVolume, PaceWorker, PlacementExplained, Precopy, Prepare, Reserve,
+    SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker, StartMove, StartMoves, StepState, StopReason,
+    Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
+    VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -281,9 +282,14 @@ impl Agent {
         }
     }
 
-    async fn begin_move(&self, input: MoveInput, terms: Terms) -> Answer<Job> {
-        self.shutdown.admit()?;
-        Ok(begin_move(&self.jobs.moves, input, terms).await?)
+    fn mover(&self) -> Mover<Core, HostClock> {
+        Mover::new(Arc::clone(&self.core), self.clock.clone())
+    }
+
+    /// What this worker offers; what it holds for one move is as good as free.
+    async fn bid_but(&self, job: Option<JobId>) -> Answer<Bid> {
+        let troubles = self.shutdown.admit().err().map(|error| error.message);
+        placement::bid(&self.core, self.worker().await?, troubles, job).await
     }
 
     fn input(
@@ -302,6 +308,7 @@ impl Agent {
             retention_ms: self.retention_ms(retention_hours),
             mode,
             undo_unhealthy: false,
+            way_back: false,
         })
     }
 
@@ -416,6 +423,7 @@ async fn answering<T>(call: &str, answer: impl Future<Output = Answer<T>>) -> An
 impl AgentApi for Agent {
     async fn worker(&self) -> Answer<WorkerInfo> {
         let config = &self.core.config;
+        let set = self.core.records.worker().await?;
         let machines = self.core.machines.list().await?;
         Ok(WorkerInfo {
             name: config.name.clone(),
@@ -429,10 +437,10 @@ impl AgentApi for Agent {
             room: self.core.volumes.room().await?,
             region: config.region.clone(),
             labels: config.labels.clone(),
-            cordon: None,
+            cordon: set.cordon,
             drivers: self.core.machines.drivers().await,
             direct_io: self.core.volumes.has_direct_io().await,
-            budget_bytes_per_s: self.core.records.worker().await?.budget_bytes_per_s,
+            budget_bytes_per_s: set.budget_bytes_per_s,
             machines: machines.len() as u64,
             volumes: self.core.records.volumes().await?.len() as u64,
             peers: self.core.peers.list(),
@@ -442,6 +450,20 @@ impl AgentApi for Agent {
     async fn worker_pace(&self, pace: PaceWorker) -> Answer<WorkerInfo> {
         self.core.volumes.set_budget(pace.budget_bytes_per_s).await?;
         self.worker().await
+    }
+
+    async fn worker_cordon(&self, ask: AskCordon) -> Answer<WorkerInfo> {
+        placement::cordon(&self.core, ask).await?;
+        self.worker().await
+    }
+
+    async fn worker_uncordon(&self) -> Answer<WorkerInfo> {
+        self.core.records.change(vec![Change::Cordon(None)]).await?;
+        self.worker().await
+    }
+
+    async fn bid(&self) -> Answer<Bid> {
+        self.bid_but(None).await
     }
 
     async fn worker_safe_to_stop(&self) -> Answer<SafeToStop> {
@@ -488,6 +510,11 @@ impl AgentApi for Agent {
     async fn machine(&self, machine: &MachineRef) -> Answer<Machine> {
         let record = self.core.machines.find(machine).await?;
         Ok(self.core.machines.show(record.id).await?)
+    }
+
+    async fn machine_placement(&self, machine: &MachineRef) -> Answer<PlacementExplained> {
+        let record = self.core.machines.find(machine).await?;
+        placement::explain(&self.core, &self.mover(), &record, self.bid().await?).await
     }
 
     async fn machine_log(&self, machine: &MachineRef, ask: AskLog) -> Answer<MachineLog> {
@@ -617,15 +644,33 @@ impl AgentApi for Agent {
     async fn move_start(&self, start: StartMove) -> Answer<Job> {
         let record = self.core.machines.find(&start.machine).await?;
         let terms = self.terms(start.at_ms, start.after_ms, start.within_ms);
-        let input = self.input(record, start.to, start.retention_hours, start.mode)?;
-        self.begin_move(MoveInput { undo_unhealthy: start.undo_unhealthy, ..input }, terms).await
+        let job = JobId::fresh();
+        self.shutdown.admit()?;
+        let to = match start.to {
+            MoveTo::Worker(to) => to,
+            MoveTo::Auto if terms.not_before_ms.is_some() => {
+                let message =
+                    "a worker is chosen when the move begins, and this one is to begin later; name one";
+                return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+            }
+            MoveTo::Auto => {
+                placement::choose_now(&self.core, &self.mover(), job, &record, start.mode).await?
+            }
+        };
+        let input = self.input(record, to, start.retention_hours, start.mode)?;
+        let input = MoveInput { undo_unhealthy: start.undo_unhealthy, ..input };
+        Ok(begin_move_with(&self.jobs.moves, job, input, terms, Vec::new()).await?)
     }
 
     async fn move_plan(&self, start: StartMove) -> Answer<MovePlan> {
         let record = self.core.machines.find(&start.machine).await?;
-        let input = self.input(record, start.to, start.retention_hours, start.mode)?;
+        let to = match start.to {
+            MoveTo::Worker(to) => to,
+            MoveTo::Auto => placement::best(&self.core, &self.mover(), &record, start.mode).await?,
+        };
+        let input = self.input(record, to, start.retention_hours, start.mode)?;
         let input = MoveInput { undo_unhealthy: start.undo_unhealthy, ..input };
-        Mover::new(Arc::clone(&self.core), self.clock.clone()).foresee(&input).await
+        self.mover().foresee(&input).await
     }
 
     async fn moves_start(&self, start: StartMoves) -> Answer<Job> {
@@ -652,7 +697,8 @@ impl AgentApi for Agent {
         let record = self.core.machines.find(&undo.machine).await?;
         let (_, from) = back::came_from(&record, &self.core.records.crossings_of(record.id).await?, undo.of)?;
         let input = self.input(record, from, undo.retention_hours, MoveMode::Cold)?;
-        self.begin_move(input, Terms::default()).await
+        self.shutdown.admit()?;
+        Ok(begin_move(&self.jobs.moves, MoveInput { way_back: true, ..input }, Terms::default()).await?)
     }
 
     async fn move_cancel(&self, cancel: CancelMove) -> Answer<Job> {
@@ -686,6 +732,12 @@ impl AgentApi for Agent {
 
     async fn job_resume(&self, job: JobId) -> Answer<Job> {
         self.jobs.resume(job).await
+    }
+
+    async fn peer_hold(&self, hold: Hold) -> Answer<()> {
+        self.shutdown.admit()?;
+        let bid = self.bid_but(Some(hold.reserve.job)).await?;
+        answering("hold", self.core.target.hold(hold, &bid)).await
     }
 
     async fn peer_reserve(&self, reserve: Reserve) -> Answer<Crossing> {

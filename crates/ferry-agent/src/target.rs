@@ -6,19 +6,22 @@
 //! not before; from then on their keepers and their minder serve and boot them after any restart, whether the
 //! source asks again or not.
 
+use crate::config::Config;
 use crate::fences::Fences;
 use crate::host::Host;
 use crate::machines::{Machines, MachinesError};
 use crate::peers::Peers;
+use crate::placement::Holds;
 use crate::records::{AwaitedMachine, Change, CrossingRecord, Records, RecordsError, Standing};
 use crate::volumes::{Volumes, VolumesError};
 use ferry_api::{
-    Activate, ApiError, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Expect, HookRun, JobId,
-    MachineName, Precopy, Prepare, Reserve, VolumeKey, WorkerName,
+    Activate, ApiError, Bid, Crossing, CrossingState, CrossingVolume, Desired, ErrorCode, Expect, Hold,
+    HookRun, JobId, MachineName, Precopy, Prepare, Reserve, VolumeKey, WorkerName,
 };
 use ferry_crossing::hooks::owes_after_move;
 use ferry_crossing::judging;
 use ferry_crossing::target::{self, conflict, keys_of};
+use ferry_placement::{Requirements, fits};
 use ferry_volume::SourceUri;
 use ferry_volume::control::Phase;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,12 +32,16 @@ type Answer<T> = Result<T, ApiError>;
 
 /// Moves to this worker.
 pub struct Target {
+    /// This worker.
+    name: WorkerName,
     records: Records,
     fences: Fences,
     volumes: Volumes,
     machines: Machines,
     peers: Peers,
     host: Arc<dyn Host>,
+    /// What is kept for moves that are about to reserve.
+    pub(crate) holds: Holds,
     /// Where other workers reach this host.
     advertise: String,
     /// One call at a time for each job.
@@ -51,22 +58,24 @@ impl Target {
     /// The moves in the records.
     #[must_use]
     pub fn new(
+        config: &Config,
         records: Records,
         fences: Fences,
         volumes: Volumes,
         machines: Machines,
         peers: Peers,
         host: Arc<dyn Host>,
-        advertise: String,
     ) -> Self {
         Self {
+            name: config.name.clone(),
             records,
             fences,
             volumes,
             machines,
             peers,
             host,
-            advertise,
+            holds: Holds::default(),
+            advertise: config.advertise.clone(),
             turns: Mutex::default(),
             names: Turn::default(),
             to_judge: Notify::new(),
@@ -133,9 +142,32 @@ impl Target {
         self.check(&reserve).await?;
         let _name = self.claim_name(&reserve.machine_name).await?;
         let bases = self.volumes.bases(&reserve).await?;
+        let (_, held_bytes) = self.holds.but(Some(reserve.job));
         let (crossing, volumes) = target::reservation(reserve, &bases, self.host.now_ms());
-        self.volumes.add(volumes, vec![Change::Crossing(Box::new(crossing.clone()))]).await?;
+        let noted = vec![Change::Crossing(Box::new(crossing.clone()))];
+        self.volumes.add_beside(held_bytes, volumes, noted).await?;
+        self.holds.let_go(crossing.job);
         self.view(crossing).await
+    }
+
+    /// See [`ferry_api::AgentApi::peer_hold`]. `bid` is that of this worker without what is held for this very move.
+    ///
+    /// # Errors
+    /// As for a reservation; the machine does not fit by its rules or by what is taken here.
+    pub async fn hold(&self, hold: Hold, bid: &Bid) -> Answer<()> {
+        let reserve = &hold.reserve;
+        self.check(reserve).await?;
+        let wants = Requirements {
+            machine: reserve.machine,
+            name: reserve.machine_name.clone(),
+            from: reserve.from.clone(),
+            spec: reserve.spec.clone(),
+            volumes: reserve.volumes.iter().map(target::planned).collect(),
+        };
+        fits(&wants, bid, hold.force).map_err(|why| ApiError::new(ErrorCode::Conflict, why))?;
+        let _name = self.claim_name(&reserve.machine_name).await?;
+        self.holds.hold(&hold);
+        Ok(())
     }
 
     async fn check(&self, reserve: &Reserve) -> Answer<()> {
@@ -145,7 +177,10 @@ impl Target {
         // The clones will have to ask the source's agent where their source is.
         self.peers.client(&reserve.from)?;
         self.machines.check(&reserve.spec).await?;
-        target::check_machine(self.records.machine(reserve.machine).await?.as_ref(), reserve)
+        let here = self.records.machine(reserve.machine).await?;
+        let cordon = self.records.worker().await?.cordon;
+        target::check_cordon(&self.name, cordon.as_ref(), here.as_ref(), reserve)?;
+        target::check_machine(here.as_ref(), reserve)
     }
 
     fn check_fences(&self, reserve: &Reserve) -> Answer<()> {

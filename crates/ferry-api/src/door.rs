@@ -1,13 +1,13 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot, AskTestimony,
-    AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine, Crossing,
-    DestroyMachine, DetachVolume, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, ImportVolume, Job,
-    JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss,
-    PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartMove,
-    StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport,
-    VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    AbandonSource, Activate, ApiError, AskCordon, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot,
+    AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, CopyRoot, CreateMachine,
+    Crossing, DestroyMachine, DetachVolume, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold,
+    ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings,
+    MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PlacementExplained, Precopy, Prepare, Reserve,
+    SafeToStop, ServiceStatus, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -24,6 +24,13 @@ pub trait AgentApi: Send + Sync + 'static {
     fn worker(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;
     /// Sets the budget that all hydrations of the worker share.
     fn worker_pace(&self, pace: PaceWorker) -> impl Future<Output = Answer<WorkerInfo>> + Send;
+    /// Has the worker take no machines from now on, over restarts. Moves to it that have reserved their room still come, and a
+    /// machine may be taken back that left here with its last move.
+    fn worker_cordon(&self, ask: AskCordon) -> impl Future<Output = Answer<WorkerInfo>> + Send;
+    /// Has the worker take machines again.
+    fn worker_uncordon(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;
+    /// What the worker offers to machines: facts at this moment, and no promise.
+    fn bid(&self) -> impl Future<Output = Answer<Bid>> + Send;
     /// What keeps the host of this worker from being stopped. Asks the workers that still copy from here how far they are;
     /// one that does not answer is told as unknown.
     fn worker_safe_to_stop(&self) -> impl Future<Output = Answer<SafeToStop>> + Send;
@@ -56,6 +63,11 @@ pub trait AgentApi: Send + Sync + 'static {
     fn machines(&self) -> impl Future<Output = Answer<Vec<Machine>>> + Send;
     /// One machine.
     fn machine(&self, machine: &MachineRef) -> impl Future<Output = Answer<Machine>> + Send;
+    /// Where a machine could go: all workers that are known here are asked what they offer.
+    fn machine_placement(
+        &self,
+        machine: &MachineRef,
+    ) -> impl Future<Output = Answer<PlacementExplained>> + Send;
     /// What a machine wrote on this worker, a piece at a time.
     fn machine_log(
         &self,
@@ -164,6 +176,9 @@ pub trait AgentApi: Send + Sync + 'static {
     /// Lets a parked job go on.
     fn job_resume(&self, job: JobId) -> impl Future<Output = Answer<Job>> + Send;
 
+    /// Target: keep room for a machine for a minute, so that its move finds it. Refused where that would be, or would break a
+    /// rule of placement.
+    fn peer_hold(&self, hold: Hold) -> impl Future<Output = Answer<()>> + Send;
     /// Target: set aside room for a machine. Refused without room, and for names and ids in use.
     fn peer_reserve(&self, reserve: Reserve) -> impl Future<Output = Answer<Crossing>> + Send;
     /// Target: make the clones and start their servers in standby.

@@ -1,7 +1,8 @@
 //! Jobs: durable pieces of work, each a line of steps in a journal.
 
-use crate::{JobId, MachineId, MachineName, MachineRef, WorkerName};
+use crate::{JobId, MachineId, MachineName, MachineRef, NameError, WorkerName};
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 /// Asks for a machine to cross to another worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,7 +11,7 @@ pub struct StartMove {
     /// The machine.
     pub machine: MachineRef,
     /// The target.
-    pub to: WorkerName,
+    pub to: MoveTo,
     /// How long the copy on the source is kept after nobody needs it, in hours; as configured there if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_hours: Option<u64>,
@@ -29,6 +30,52 @@ pub struct StartMove {
     /// Whether the target takes the machine back here, with all that it wrote, if its health check fails there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub undo_unhealthy: bool,
+}
+
+/// Where a machine is to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum MoveTo {
+    /// To whichever worker fits it best.
+    Auto,
+    /// To this one.
+    Worker(WorkerName),
+}
+
+impl MoveTo {
+    /// The word for [`MoveTo::Auto`], which is therefore no name of a worker.
+    pub const AUTO: &'static str = "auto";
+}
+
+impl From<WorkerName> for MoveTo {
+    fn from(worker: WorkerName) -> Self {
+        Self::Worker(worker)
+    }
+}
+
+impl FromStr for MoveTo {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text == Self::AUTO { Ok(Self::Auto) } else { text.parse().map(Self::Worker) }
+    }
+}
+
+impl TryFrom<String> for MoveTo {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<MoveTo> for String {
+    fn from(to: MoveTo) -> Self {
+        match to {
+            MoveTo::Auto => MoveTo::AUTO.to_owned(),
+            MoveTo::Worker(worker) => worker.to_string(),
+        }
+    }
 }
 
 /// What of a machine's disks crosses before it stops.
@@ -70,7 +117,7 @@ impl MoveMode {
 impl StartMove {
     /// A move at once, with all the time it needs.
     #[must_use]
-    pub fn new(machine: MachineRef, to: WorkerName) -> Self {
+    pub fn new(machine: MachineRef, to: MoveTo) -> Self {
         Self {
             machine,
             to,

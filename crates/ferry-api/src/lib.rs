@@ -48,7 +48,7 @@ pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_
 pub use inside::{Filesystem, Isolation, Mount, MountPath, MountPathError, Network};
 pub use job::{
     AskJobs, CancelMove, ChildJob, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobJournal, JobKind,
-    JobState, JobStep, MoveMode, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
+    JobState, JobStep, MoveMode, MoveTo, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
 };
 pub use limits::{Limit, Limits};
 pub use live::{Arrival, Expect, LiveFacts};
@@ -64,7 +64,7 @@ pub use names::{
 };
 pub use pace::{PaceVolume, PaceWorker, VolumePace};
 pub use peer::{
-    Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Judged, Precopy, PrecopyVolume,
+    Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Hold, Judged, Precopy, PrecopyVolume,
     Prepare, PrepareVolume, Reserve, ReserveVolume, VolumeExport,
 };
 pub use placement::{
@@ -83,4 +83,4 @@ pub use volume::{
     ForkVolume, GrowVolume, Hydration, ImportVolume, Lineage, Ownership, Precopied, REGION_BYTES_DEFAULT,
     ServerState, Volume, VolumeBase, VolumeFork, VolumePhase, VolumeSource,
 };
-pub use worker::{API_VERSION, Cordon, PeerInfo, Room, WorkerInfo};
+pub use worker::{API_VERSION, AskCordon, Cordon, PeerInfo, Room, WorkerInfo};

@@ -33,6 +33,22 @@ pub struct Reserve {
     pub undo_unhealthy: bool,
 }
 
+/// Asks a target to keep room for a machine for a while: what its move will reserve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// What the move will ask for.
+    pub reserve: Reserve,
+    /// Also against rules of placement.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+impl Hold {
+    /// For how long room is kept, in milliseconds.
+    pub const FOR_MS: u64 = 60_000;
+}
+
 /// A disk that is to cross.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

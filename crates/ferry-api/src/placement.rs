@@ -106,7 +106,7 @@ pub struct Bid {
     pub frontends: Vec<Frontend>,
     /// What all its machines together may take.
     pub capacity: Capacity,
-    /// Processors that were busy, in thousandths of one, on average over the last minute.
+    /// Processors that were busy or waited for, in thousandths of one, on average over the last minute: the system's load.
     pub busy_cpu_millis: u64,
     /// Machines that are here, or for which room is set aside, in no order.
     pub residents: Vec<Resident>,
@@ -160,6 +160,9 @@ pub struct PlacementExplained {
     pub machine_name: MachineName,
     /// Where it is.
     pub from: WorkerName,
+    /// Why it cannot leave now, whoever would take it, each in one sentence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blockers: Vec<String>,
     /// All workers that are known there, those that fit first, the best of them first.
     pub workers: Vec<WorkerJudged>,
 }

@@ -66,6 +66,20 @@ pub struct Cordon {
     pub reason: Option<String>,
 }
 
+/// Asks for a worker to take no machines from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskCordon {
+    /// Why, for those who meet it; at most [`AskCordon::REASON_BYTES_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl AskCordon {
+    /// The longest reason, in bytes.
+    pub const REASON_BYTES_MAX: usize = 200;
+}
+
 /// What an agent understands that does not tell.
 fn spec_version_first() -> u32 {
     1

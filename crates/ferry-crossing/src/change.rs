@@ -9,8 +9,10 @@ use crate::records::{
 };
 use crate::refusal::ChangeRefused;
 use ferry_api::{
-    Desired, Exit, JobId, MachineId, MachineName, Ownership, VolumeId, VolumeKey, VolumeName, WorkerName,
+    Cordon, Desired, Exit, JobId, MachineId, MachineName, Ownership, VolumeId, VolumeKey, VolumeName,
+    WorkerName,
 };
+use std::num::NonZeroU64;
 
 /// Where records are read and put: within one transaction, of which a caller that is told an error keeps nothing.
 pub trait Rows {
@@ -37,6 +39,11 @@ pub trait Rows {
     /// # Errors
     /// As above.
     fn job(&self, id: JobId) -> Result<Option<JobRecord>, Self::Error>;
+    /// What is set for the worker.
+    ///
+    /// # Errors
+    /// As above.
+    fn worker(&self) -> Result<WorkerRecord, Self::Error>;
 
     /// Puts a machine in the place of the one of its id.
     ///
@@ -249,8 +256,10 @@ pub enum Change {
     /// A move to this worker is forgotten; only for one of which nobody can need that
     /// ([`is_spent`](crate::history::is_spent)).
     ForgetCrossing(JobId),
-    /// What is set for the worker as a whole.
-    Worker(WorkerRecord),
+    /// The most that all hydrations together fetch in the background a second; none: as much as goes.
+    Budget(Option<NonZeroU64>),
+    /// The worker takes no machines from now on, by the word of a person, or takes some again.
+    Cordon(Option<Cordon>),
 }
 
 /// What a change was about.
@@ -298,7 +307,8 @@ impl Change {
             | Self::ForgetJob(_)
             | Self::Crossing(_)
             | Self::ForgetCrossing(_)
-            | Self::Worker(_) => None,
+            | Self::Budget(_)
+            | Self::Cordon(_) => None,
         }
     }
 
@@ -365,7 +375,14 @@ impl Change {
             Self::ForgetJob(id) => forget_job(t, *id),
             Self::Crossing(crossing) => t.put_crossing(crossing),
             Self::ForgetCrossing(job) => t.remove_crossing(*job),
-            Self::Worker(worker) => t.put_worker(worker),
+            Self::Budget(budget) => {
+                let worker = t.worker()?;
+                t.put_worker(&WorkerRecord { budget_bytes_per_s: *budget, ..worker })
+            }
+            Self::Cordon(cordon) => {
+                let worker = t.worker()?;
+                t.put_worker(&WorkerRecord { cordon: cordon.clone(), ..worker })
+            }
         }
     }
 }

@@ -85,6 +85,7 @@ impl FleetInput {
             retention_ms: self.retention_ms,
             mode: self.mode,
             undo_unhealthy: self.undo_unhealthy,
+            way_back: false,
         };
         (input, Terms { parent: Some(parent.to_string()), ..self.terms.clone() })
     }

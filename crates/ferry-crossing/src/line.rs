@@ -123,6 +123,9 @@ pub struct MoveInput {
     /// Whether the target takes the machine back if its health check fails there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub undo_unhealthy: bool,
+    /// Whether it is the way back of the machine's last move: a cordoned worker takes it all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub way_back: bool,
 }
 
 /// Memo of `Plan`: the machine and its volumes as they stood.

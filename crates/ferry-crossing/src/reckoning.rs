@@ -28,15 +28,15 @@ pub fn check_elsewhere(input: &MoveInput) -> Result<(), StepError> {
 /// asked to reserve.
 #[must_use]
 pub fn against_worker(input: &MoveInput, info: &WorkerInfo, spec: &MachineSpec) -> Vec<StepError> {
-    let checks = [check_target(input, info), check_undo(input, spec)];
+    let cordon = if input.way_back { Ok(()) } else { check_cordon(info) };
+    let checks = [check_target(input, info), cordon, check_undo(input, spec)];
     checks.into_iter().filter_map(Result::err).chain(against_spec(info, spec)).collect()
 }
 
 /// The same as far as it does not depend on the move: what the worker is, against what the machine is.
 #[must_use]
 pub fn against_spec(info: &WorkerInfo, spec: &MachineSpec) -> Vec<StepError> {
-    let checks =
-        [check_cordon(info), check_spec(info, spec), check_driver(info, spec), check_limits(info, spec)];
+    let checks = [check_spec(info, spec), check_driver(info, spec), check_limits(info, spec)];
     checks.into_iter().filter_map(Result::err).collect()
 }
 
@@ -66,7 +66,10 @@ fn check_target(input: &MoveInput, info: &WorkerInfo) -> Result<(), StepError> {
 }
 
 /// Refuses a target that takes no machines.
-fn check_cordon(info: &WorkerInfo) -> Result<(), StepError> {
+///
+/// # Errors
+/// It is cordoned.
+pub fn check_cordon(info: &WorkerInfo) -> Result<(), StepError> {
     info.cordon.as_ref().map_or(Ok(()), |cordon| Err(StepError::fatal(cordoned(&info.name, cordon))))
 }
 

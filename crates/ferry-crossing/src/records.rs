@@ -1,7 +1,7 @@
 //! What the records hold, as types. Each is stored as JSON in its row, beside the columns that SQLite checks.
 
 use ferry_api::{
-    Arrival, CrossingState, Desired, Exit, Generation, HookRun, JobId, JobKind, Judged, MachineId,
+    Arrival, Cordon, CrossingState, Desired, Exit, Generation, HookRun, JobId, JobKind, Judged, MachineId,
     MachineName, MachineSpec, MachineVolume, Ownership, Reserve, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ pub struct WorkerRecord {
     /// The most that all hydrations together fetch in the background a second; none: as much as goes.
     #[serde(default)]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// Whether it takes no machines, by the word of a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<Cordon>,
 }
 
 /// A machine.

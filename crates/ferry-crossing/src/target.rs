@@ -11,14 +11,16 @@
 
 use crate::change::Change;
 use crate::fence::{Fence, Subject};
+use crate::line::PlannedVolume;
+use crate::reckoning::cordoned;
 use crate::records::{
     AwaitedMachine, BaseRecord, CrossingRecord, MachineRecord, MemoryMoves, ProcessMark, SourceRecord,
     Standing, VolumeRecord,
 };
 use ferry_api::{
-    API_VERSION, Activate, ApiError, Arrival, CrossingState, Desired, ErrorCode, Generation, JobId, JobState,
-    MachineId, MachineVolume, Ownership, Precopy, PrecopyVolume, Prepare, Reserve, ReserveVolume, VolumeId,
-    VolumeKey, VolumeName, WorkerName,
+    API_VERSION, Activate, ApiError, Arrival, Cordon, CrossingState, Desired, ErrorCode, Generation, JobId,
+    JobState, MachineId, MachineVolume, Ownership, Precopy, PrecopyVolume, Prepare, Reserve, ReserveVolume,
+    VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -99,6 +101,44 @@ pub fn check_machine(here: Option<&MachineRecord>, reserve: &Reserve) -> Result<
             Err(ApiError::new(ErrorCode::AlreadyExists, message))
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+/// Refuses a machine while this worker is cordoned, unless it comes back from where its last move took it from `here`: the worker
+/// that it belongs to as long as that move may be undone.
+///
+/// # Errors
+/// `Conflict`.
+pub fn check_cordon(
+    worker: &WorkerName,
+    cordon: Option<&Cordon>,
+    here: Option<&MachineRecord>,
+    reserve: &Reserve,
+) -> Result<(), ApiError> {
+    let Some(cordon) = cordon else { return Ok(()) };
+    let comes_back = here.is_some_and(|here| {
+        let went = matches!(&here.standing, Standing::HandedOver { to, .. } if *to == reserve.from);
+        went && here.generation.next().next() == reserve.machine_generation
+    });
+    if comes_back {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Conflict, cordoned(worker, cordon)))
+}
+
+/// A disk that is to come, as its source planned it.
+#[must_use]
+pub fn planned(volume: &ReserveVolume) -> PlannedVolume {
+    PlannedVolume {
+        id: volume.id,
+        name: volume.name.clone(),
+        generation: volume.generation,
+        size_bytes: volume.size_bytes,
+        region_bytes: volume.region_bytes,
+        bytes_in_use: volume.bytes_in_use,
+        direct: volume.direct,
+        born_from: volume.born_from,
+        origin: volume.origin.clone(),
     }
 }
 

@@ -64,6 +64,10 @@ impl Rows for Books {
         Ok(self.jobs.get(&id).cloned())
     }
 
+    fn worker(&self) -> Result<WorkerRecord, ChangeRefused> {
+        Ok(WorkerRecord::default())
+    }
+
     fn put_machine(&mut self, machine: &MachineRecord) -> Result<(), ChangeRefused> {
         self.machines.insert(machine.id, machine.clone());
         Ok(())

@@ -503,6 +503,7 @@ impl Host {
             retention_ms: 0,
             mode: MoveMode::Cold,
             undo_unhealthy: false,
+            way_back: false,
         };
         let opening = Standing::<MoveStep>::opening(0, moving::memo(input), Terms::default());
         let record = JobRecord { id: job, kind, created_at_ms: 0, finished: false };

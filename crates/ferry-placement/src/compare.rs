@@ -1,6 +1,6 @@
 //! Whether a plan still fits the world, so that it is carried out as it stands or not at all.
 
-use crate::drain::{Candidate, is_asked, still_takes};
+use crate::drain::{Candidate, is_asked};
 use crate::market::Market;
 use ferry_api::{Deviation, DeviationKind, DrainPlan, PlannedMove};
 use std::collections::BTreeMap;
@@ -88,11 +88,11 @@ fn of_target(
     market: &mut Market,
 ) -> Option<(DeviationKind, String)> {
     let to = planned.to.as_ref()?;
-    let Some(verdict) = market.judge(&now.wants, to) else {
+    let Some(fits) = market.fits(&now.wants, to, plan.ask.force) else {
         let why = market.silent().get(to).map_or("it is not known here any more", String::as_str);
         return Some((DeviationKind::TargetSilent, format!("worker {to} gives no bid: {why}")));
     };
-    match still_takes(verdict, plan.ask.force) {
+    match fits {
         Ok(()) => {
             market.take(&now.wants, to);
             None

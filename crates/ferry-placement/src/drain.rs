@@ -2,7 +2,6 @@
 //!
 //! Invariant: every machine that was asked for is in the plan, with a target and a turn or with what is in its way.
 
-use crate::judge::Verdict;
 use crate::market::Market;
 use crate::requirements::Requirements;
 use crate::waves::{AtOnce, Turn, waves};
@@ -149,18 +148,6 @@ fn reckon_times(in_order: &mut [PlannedMove], rate_bytes_per_s: Option<NonZeroU6
         let ms = (bytes * 1_000).div_ceil(u128::from(rate.get()));
         for planned in wave {
             planned.whole_after_ms = Some(u64::try_from(ms).unwrap_or(u64::MAX));
-        }
-    }
-}
-
-/// Whether the target of a plan takes the machine as things are; if not, why, in one sentence.
-pub(crate) fn still_takes(verdict: Verdict, force: bool) -> Result<(), String> {
-    let can_be_forced = force && verdict.costs().is_some();
-    match verdict {
-        Verdict::Yes(_) => Ok(()),
-        Verdict::No(_) if can_be_forced => Ok(()),
-        Verdict::No(reasons) => {
-            Err(reasons.first().map(|reason| reason.text().to_owned()).unwrap_or_default())
         }
     }
 }

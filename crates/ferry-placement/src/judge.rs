@@ -5,7 +5,7 @@
 
 use crate::requirements::Requirements;
 use ferry_api::{Bid, Demand, Frontend, Resident, Score};
-use ferry_crossing::reckoning::{against_spec, against_volumes};
+use ferry_crossing::reckoning::{against_spec, against_volumes, check_cordon};
 
 /// What a machine that nothing bounds counts for when workers are compared, in thousandths of a processor: else all of them
 /// would go to one worker.
@@ -66,6 +66,22 @@ pub fn judge(wants: &Requirements, bid: &Bid) -> Verdict {
     if reasons.is_empty() { Verdict::Yes(score(wants, bid)) } else { Verdict::No(reasons) }
 }
 
+/// Whether the worker of this bid takes the machine, `force`d if need be; if not, the first reason, in one sentence.
+///
+/// # Errors
+/// It does not.
+pub fn fits(wants: &Requirements, bid: &Bid, force: bool) -> Result<(), String> {
+    let verdict = judge(wants, bid);
+    let can_be_forced = force && verdict.costs().is_some();
+    match verdict {
+        Verdict::Yes(_) => Ok(()),
+        Verdict::No(_) if can_be_forced => Ok(()),
+        Verdict::No(reasons) => {
+            Err(reasons.first().map(|reason| reason.text().to_owned()).unwrap_or_default())
+        }
+    }
+}
+
 /// What speaks against the worker as it is.
 fn against_being(wants: &Requirements, bid: &Bid) -> Vec<String> {
     let worker = &bid.worker.name;
@@ -84,6 +100,7 @@ fn against_being(wants: &Requirements, bid: &Bid) -> Vec<String> {
             ferry_api::API_VERSION
         ));
     }
+    against.extend(check_cordon(&bid.worker).err().map(|error| error.message));
     against.extend(against_spec(&bid.worker, &wants.spec).into_iter().map(|error| error.message));
     let is_block_device = |frontend: &Frontend| matches!(frontend, Frontend::Fuse | Frontend::Ublk);
     if wants.needs_block_device() && !bid.frontends.iter().any(is_block_device) {

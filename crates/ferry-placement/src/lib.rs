@@ -23,7 +23,7 @@ mod requirements;
 mod waves;
 
 pub use compare::compare;
-pub use judge::{Reason, Verdict, judge};
+pub use judge::{Reason, Verdict, fits, judge};
 pub use market::Market;
 pub use rebalance::{By, Rebalance, RebalanceMove, Tolerance, rebalance};
 pub use requirements::{Requirements, resident};

@@ -3,7 +3,7 @@
 //! Invariant: what a machine takes is counted before the next one is judged, so that many machines never fill one worker's
 //! room twice.
 
-use crate::judge::{Verdict, judge, score};
+use crate::judge::{Verdict, fits, judge, score};
 use crate::requirements::Requirements;
 use ferry_api::{Bid, Fit, Score, WorkerJudged, WorkerName};
 use std::cmp::Reverse;
@@ -32,6 +32,17 @@ impl Market {
         market
     }
 
+    /// One more bid.
+    pub fn join(&mut self, worker: WorkerName, bid: Bid) {
+        self.bids.insert(worker, bid);
+    }
+
+    /// A worker does not take what its bid promised, for the reason that it gives in one sentence: it is asked no more.
+    pub fn refuse(&mut self, worker: WorkerName, reason: String) {
+        self.bids.remove(&worker);
+        self.silent.insert(worker, reason);
+    }
+
     /// The bids, with what has been taken of them.
     pub fn bids(&self) -> impl Iterator<Item = (&WorkerName, &Bid)> {
         self.bids.iter()
@@ -47,6 +58,12 @@ impl Market {
     #[must_use]
     pub fn judge(&self, wants: &Requirements, worker: &WorkerName) -> Option<Verdict> {
         self.bids.get(worker).map(|bid| judge(wants, bid))
+    }
+
+    /// Whether a worker takes a machine, and the first reason why not; none of one that says nothing.
+    #[must_use]
+    pub fn fits(&self, wants: &Requirements, worker: &WorkerName, force: bool) -> Option<Result<(), String>> {
+        self.bids.get(worker).map(|bid| fits(wants, bid, force))
     }
 
     /// Whether a machine could go to each of them: those that fit first, the best of them first.

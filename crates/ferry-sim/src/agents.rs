@@ -113,6 +113,8 @@ fn config(world: &World, host: HostIndex, retention_hours: u64) -> Config {
         region: None,
         labels: Default::default(),
         room_bytes: None,
+        cpu_millis: None,
+        memory_bytes: None,
         retention_hours,
         moves_at_once: NonZeroUsize::MIN,
         services_listen: "127.0.0.1:0".parse().expect("it is an address"),

@@ -10,9 +10,10 @@ use ferry_agent::drivers::{Driver, DriverError, Ended, HeldMachine, Holds, Launc
 use ferry_agent::fences::{FenceError, Raising, Shelf};
 use ferry_agent::host::{Doing, Host, Question};
 use ferry_agent::lying::{Lying, MachinePlace, Place, Running};
+use ferry_agent::means::Means;
 use ferry_agent::records::{Change, Gate, ProcessMark, VolumeRecord};
 use ferry_agent::volumes::VolumesError;
-use ferry_api::{DriverKind, HealthCheck, MachineId, MachineSpec, Ownership, VolumeKey};
+use ferry_api::{DriverKind, Frontend, HealthCheck, MachineId, MachineSpec, Ownership, VolumeKey};
 use ferry_crossing::Subject;
 use ferry_engine::{Geometry, MapState, Phase, map};
 use ferry_volume::client::BlockError;
@@ -272,6 +273,14 @@ impl Host for Simulated {
 
     fn has_direct_io(&self) -> Doing<'_, bool> {
         Box::pin(async { true })
+    }
+
+    fn means(&self) -> io::Result<Means> {
+        Ok(Means { cpu_millis: 8_000, memory_bytes: 32 << 30, busy_cpu_millis: 0 })
+    }
+
+    fn frontends(&self) -> Doing<'_, Vec<Frontend>> {
+        Box::pin(async { Vec::new() })
     }
 
     fn launch(&self, copy: VolumeKey) -> Result<u32, LaunchError> {

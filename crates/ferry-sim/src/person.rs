@@ -116,7 +116,7 @@ async fn move_something(world: &Arc<World>, host: HostIndex) {
     };
     // By itself none would be warm: the disks are small.
     let mode = if world.lock().dice.coin() { MoveMode::Warm } else { MoveMode::Cold };
-    let start = StartMove { mode, ..StartMove::new(MachineRef::Id(machine.id), to) };
+    let start = StartMove { mode, ..StartMove::new(MachineRef::Id(machine.id), to.into()) };
     let answer = ask(world, host, |agent| async move { agent.move_start(start).await }).await;
     told(world, answer.map(|job| job.map(|job| job.id.to_string())));
 }

@@ -1,6 +1,7 @@
 //! What was typed. Clap knows names and shapes only; what the words mean is found out in [`crate::meant`].
 
 pub mod gc;
+pub mod placement;
 pub mod service;
 pub mod truth;
 
@@ -94,6 +95,9 @@ pub enum Command {
     Volume(Volume),
     /// Move a machine to another worker and watch it cross
     Move(Move),
+    /// Where machines may go: which worker takes one, and why the others do not
+    #[command(subcommand)]
+    Placement(placement::Placement),
     /// Jobs: look at, watch, cancel, resume
     #[command(subcommand)]
     Job(Job),
@@ -558,8 +562,8 @@ pub struct Move {
     /// Name or id of the machine, or of several that move as one job; with --undo also the id of the move
     #[arg(required = true, value_name = "MACHINE")]
     pub machines: Vec<String>,
-    /// Name of the worker it goes to
-    #[arg(long, value_name = "WORKER", required_unless_present_any = ["undo", "cancel"])]
+    /// Name of the worker it goes to; auto for the one that fits best, which is asked to keep room before anything begins
+    #[arg(long, value_name = "WORKER|auto", required_unless_present_any = ["undo", "cancel"])]
     pub to: Option<String>,
     /// Take it back to where its last move brought it from, with all that it wrote since; only what changed is copied
     #[arg(long, conflicts_with_all = ["to", "cancel"])]
@@ -704,6 +708,23 @@ pub enum Worker {
         /// Whatever keeps it
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Have a worker take no machines from now on, over restarts; what runs there goes on
+    Cordon {
+        /// Name of the worker, which the agent that is asked knows [default: that agent's own]
+        worker: Option<String>,
+        /// Why, for those who meet it
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Have a worker take machines again
+    Uncordon {
+        /// Name of the worker, which the agent that is asked knows [default: that agent's own]
+        worker: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },

@@ -21,10 +21,11 @@ use std::time::Duration;
 use ferry_agent::StateDir;
 use ferry_api::http::Client;
 use ferry_api::{
-    AbandonSource, AskGarbage, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine,
-    DetachVolume, Driver, ForkVolume, GrowVolume, Hooks, ImportVolume, JobId, MachineRef, MachineSpec,
-    MoveMode, NewVolume, OnSourceLoss, PaceVolume, PaceWorker, ProcessSpec, RestartPolicy, ShutDownWorker,
-    StartMove, StartMoves, TruthRef, UndoMove, VolumeName, VolumeOrigin, VolumeRef,
+    AbandonSource, AskCordon, AskGarbage, AttachVolume, CancelMove, ChangeSources, CreateMachine,
+    DestroyMachine, DetachVolume, Driver, ForkVolume, GrowVolume, Hooks, ImportVolume, JobId, MachineRef,
+    MachineSpec, MoveMode, MoveTo, NewVolume, OnSourceLoss, PaceVolume, PaceWorker, ProcessSpec,
+    RestartPolicy, ShutDownWorker, StartMove, StartMoves, TruthRef, UndoMove, VolumeName, VolumeOrigin,
+    VolumeRef, WorkerName,
 };
 
 use crate::args::{self, Typed};
@@ -236,6 +237,12 @@ pub enum Question {
     WorkerShutDown(ShutDownWorker),
     /// `worker pace`
     WorkerPace(PaceWorker),
+    /// `worker cordon`, of another worker if one is named
+    WorkerCordon(Option<WorkerName>, AskCordon),
+    /// `worker uncordon`, of another worker if one is named
+    WorkerUncordon(Option<WorkerName>),
+    /// `placement explain`
+    PlacementExplain(MachineRef),
 }
 
 impl Meant {
@@ -281,6 +288,17 @@ impl Meant {
             }
             args::Command::Worker(args::Worker::Shutdown { machines_may_stop, force, asking }) => {
                 ask(&asking, Question::WorkerShutDown(ShutDownWorker { machines_may_stop, force }))
+            }
+            args::Command::Worker(args::Worker::Cordon { worker, reason, asking }) => {
+                let worker = worker.map(|worker| parsed(&worker)).transpose()?;
+                ask(&asking, Question::WorkerCordon(worker, AskCordon { reason }))
+            }
+            args::Command::Worker(args::Worker::Uncordon { worker, asking }) => {
+                let worker = worker.map(|worker| parsed(&worker)).transpose()?;
+                ask(&asking, Question::WorkerUncordon(worker))
+            }
+            args::Command::Placement(args::placement::Placement::Explain { machine, asking }) => {
+                ask(&asking, Question::PlacementExplain(parsed(&machine)?))
             }
             args::Command::Worker(args::Worker::Pace { max, asking }) => {
                 let pace = PaceWorker { budget_bytes_per_s: pace::budget(&max)? };
@@ -575,7 +593,7 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
         Some(to) => {
             let at_ms = wish.at.as_deref().map(|at| when::at_ms(at, &jiff::Zoned::now())).transpose()?;
             let (after_ms, within_ms) = (wish.after.map(when::span_ms), wish.deadline.map(when::span_ms));
-            let (to, undo_unhealthy) = (parsed(&to)?, wish.undo_unhealthy);
+            let (to, undo_unhealthy): (MoveTo, _) = (parsed(&to)?, wish.undo_unhealthy);
             let mode = match wish.mode {
                 args::Mode::Cold => MoveMode::Cold,
                 args::Mode::Warm => MoveMode::Warm,
@@ -583,6 +601,10 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
                 args::Mode::Live => MoveMode::Live,
             };
             match machines.as_slice() {
+                [_] if to == MoveTo::Auto && (at_ms.is_some() || after_ms.is_some()) => {
+                    let why = "--to auto chooses a worker when it is asked; name one, or leave out --at and --after";
+                    return Err(Misuse(why.to_owned()));
+                }
                 [machine] => {
                     let start = StartMove::new(machine.clone(), to);
                     let start = StartMove {
@@ -598,6 +620,9 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
                 }
                 _ if wish.plan => return Err(Misuse("--plan is about one machine; name one".to_owned())),
                 _ => {
+                    let MoveTo::Worker(to) = to else {
+                        return Err(Misuse("--to auto is about one machine; name one".to_owned()));
+                    };
                     let start = StartMoves {
                         machines,
                         to,

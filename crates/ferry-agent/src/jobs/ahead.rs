@@ -4,8 +4,8 @@
 //! Invariant: nothing depends on it. Whatever goes wrong here makes the move a cold one, and is said.
 
 use ferry_api::{
-    ApiError, CrossingVolume, ErrorCode, JobId, MachineState, MoveMode, Precopied, Precopy, PrecopyVolume,
-    Progress, VolumeKey,
+    ApiError, CrossingVolume, ErrorCode, JobId, MachineId, MachineState, MoveMode, Precopied, Precopy,
+    PrecopyVolume, Progress, VolumeKey,
 };
 use ferry_crossing::ahead::{rounds_end_ms, why_cold, why_enough, why_not_worth};
 use ferry_crossing::{Adopted, Ahead, MoveInput, Plan, Reserved, Round, Sealed};
@@ -67,7 +67,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         reserved: &Reserved,
         ahead: &mut Ahead,
     ) -> Result<String, String> {
-        if let Some(why) = self.why_cold(input, plan, reserved).await.map_err(said)? {
+        if let Some(why) = self.why_cold(input.machine, input.mode, plan, reserved).await.map_err(said)? {
             return Err(why);
         }
         let mut failures = 0;
@@ -90,15 +90,16 @@ impl<H: Home, C: Clock> Mover<H, C> {
     /// Why it is a cold one, if it is.
     pub(super) async fn why_cold(
         &self,
-        input: &MoveInput,
+        machine: MachineId,
+        mode: MoveMode,
         plan: &Plan,
         reserved: &Reserved,
     ) -> Result<Option<String>, ApiError> {
         let worth = plan.volumes.iter().map(|planned| planned.bytes_in_use).sum();
-        if let (MoveMode::Auto, Some(why)) = (input.mode, why_not_worth(worth)) {
+        if let (MoveMode::Auto, Some(why)) = (mode, why_not_worth(worth)) {
             return Ok(Some(why));
         }
-        let machine = self.home.machine(input.machine).await?;
+        let machine = self.home.machine(machine).await?;
         if !matches!(machine.state, MachineState::Running { .. }) {
             return Ok(Some(format!("machine {} does not run", machine.name)));
         }

@@ -1,6 +1,8 @@
 //! What a move would do if it were begun now: the checks of its first steps, without any of their effects.
 
-use ferry_api::{ApiError, Expected, Job, JobKind, JobState, JobStep, MachineId, MoveMode, MovePlan};
+use ferry_api::{
+    ApiError, Expected, Job, JobKind, JobState, JobStep, Machine, MachineId, MoveMode, MovePlan, VolumeKey,
+};
 use ferry_crossing::foresight::{Past, expected};
 use ferry_crossing::reckoning::{against_volumes, against_worker, check_elsewhere, plan_volume};
 use ferry_crossing::{MoveInput, MoveStep, Plan, Prepared, Reserved, Stopped};
@@ -12,22 +14,56 @@ use super::mover::Mover;
 use super::view;
 use super::world::{Home, Target};
 use crate::records::{Records, RecordsError};
-use ferry_api::VolumeKey;
 
 /// So many of the last jobs that have ended are looked at.
 const PAST_MAX: u64 = 16;
 
+/// A machine as a move of it would find it here, whatever its target.
+#[derive(Clone, Debug)]
+pub(crate) struct Looked {
+    /// The machine.
+    pub(crate) machine: Machine,
+    /// What a move plans with.
+    pub(crate) plan: Plan,
+    /// How it would go.
+    pub(crate) mode: MoveMode,
+    /// Why like that, in one sentence.
+    pub(crate) why: String,
+    /// How long it would be down.
+    pub(crate) interruption: Expected,
+    /// Why it cannot leave now, whoever would take it, each in one sentence.
+    pub(crate) blockers: Vec<String>,
+}
+
+impl Looked {
+    /// Bytes that its volumes have in use.
+    pub(crate) fn bytes_in_use(&self) -> u64 {
+        self.plan.volumes.iter().map(|planned| planned.bytes_in_use).sum()
+    }
+
+    /// Bytes of them that would cross before it stops.
+    pub(crate) fn bytes_ahead(&self) -> u64 {
+        match self.mode {
+            MoveMode::Warm => self.bytes_in_use(),
+            MoveMode::Cold | MoveMode::Auto | MoveMode::Live => 0,
+        }
+    }
+}
+
 impl<H: Home, C: Clock> Mover<H, C> {
-    /// Says what a move would do.
+    /// Looks at a machine that is to move, in the light of `past` moves.
     ///
     /// # Errors
     /// The machine or its volumes cannot be looked at.
-    pub async fn foresee(&self, input: &MoveInput) -> Result<MovePlan, ApiError> {
-        let machine = self.home.machine(input.machine).await?;
-        let mut blockers: Vec<String> = Vec::new();
+    pub(crate) async fn look(
+        &self,
+        machine: MachineId,
+        mode: MoveMode,
+        past: &[Job],
+    ) -> Result<Looked, ApiError> {
+        let machine = self.home.machine(machine).await?;
         let held = machine.job.map(|job| format!("machine {} is held by job {job}", machine.name));
-        blockers.extend(held);
-        blockers.extend(check_elsewhere(input).err().map(|error| error.message));
+        let mut blockers: Vec<String> = held.into_iter().collect();
         let mut volumes = Vec::new();
         for disk in &machine.volumes {
             let volume = self.home.volume(VolumeKey { id: disk.volume, generation: disk.generation }).await?;
@@ -36,60 +72,72 @@ impl<H: Home, C: Clock> Mover<H, C> {
                 Err(error) => blockers.push(error.message),
             }
         }
+        let plan = Plan {
+            generation: machine.generation,
+            spec: machine.spec.clone(),
+            created_at_ms: machine.created_at_ms,
+            volumes,
+            expected: None,
+            live: None,
+        };
+        let why_cold = match mode {
+            MoveMode::Cold => Some("it is asked for as a cold one".to_owned()),
+            // What the target has of the volumes is known when it reserves.
+            MoveMode::Warm | MoveMode::Auto | MoveMode::Live => {
+                self.why_cold(machine.id, mode, &plan, &Reserved::default()).await?
+            }
+        };
+        let is_warm = why_cold.is_none();
+        let has_base = plan.volumes.iter().any(|planned| planned.born_from.is_some());
+        let why = why_cold.unwrap_or_else(|| match has_base {
+            true => "its disks can be copied while it runs; where its target has a base of them it is a cold one, and only \
+                     what changed crosses"
+                .to_owned(),
+            false => "its disks can be copied while it runs".to_owned(),
+        });
+        let interruption = expect(past, machine.id, mode);
+        let mode = match mode {
+            MoveMode::Live => MoveMode::Live,
+            MoveMode::Cold | MoveMode::Warm | MoveMode::Auto if is_warm => MoveMode::Warm,
+            MoveMode::Cold | MoveMode::Warm | MoveMode::Auto => MoveMode::Cold,
+        };
+        Ok(Looked { machine, plan, mode, why, interruption, blockers })
+    }
+
+    /// Says what a move would do.
+    ///
+    /// # Errors
+    /// The machine or its volumes cannot be looked at.
+    pub async fn foresee(&self, input: &MoveInput) -> Result<MovePlan, ApiError> {
+        let past = self.home.past_moves().await?;
+        let looked = self.look(input.machine, input.mode, &past).await?;
+        let mut blockers = looked.blockers.clone();
+        blockers.extend(check_elsewhere(input).err().map(|error| error.message));
         let target = match self.home.target(&input.to) {
             Ok(target) => target.worker().await,
             Err(error) => Err(error),
         };
         match target {
             Ok(info) => {
-                blockers.extend(self.against_live(input, &machine.spec, Some(&info)).await?.1);
-                let against = against_worker(input, &info, &machine.spec).into_iter();
-                let against = against.chain(against_volumes(&info, &volumes));
+                let spec = &looked.plan.spec;
+                blockers.extend(self.against_live(input, spec, Some(&info)).await?.1);
+                let against = against_worker(input, &info, spec).into_iter();
+                let against = against.chain(against_volumes(&info, &looked.plan.volumes));
                 blockers.extend(against.map(|error| error.message));
             }
             Err(error) => blockers.push(error.message),
         }
-        let past = self.home.past_moves().await?;
-        let plan = Plan {
-            generation: machine.generation,
-            spec: machine.spec,
-            created_at_ms: machine.created_at_ms,
-            volumes,
-            expected: None,
-            live: None,
-        };
-        let bytes_in_use = plan.volumes.iter().map(|planned| planned.bytes_in_use).sum();
-        let why_cold = match input.mode {
-            MoveMode::Cold => Some("it is asked for as a cold one".to_owned()),
-            // What the target has of the volumes is known when it reserves.
-            MoveMode::Warm | MoveMode::Auto | MoveMode::Live => {
-                self.why_cold(input, &plan, &Reserved::default()).await?
-            }
-        };
-        let is_warm = why_cold.is_none();
-        let has_base = plan.volumes.iter().any(|planned| planned.born_from.is_some());
-        let why = why_cold.unwrap_or_else(|| match has_base {
-            true => format!(
-                "its disks can be copied while it runs; where {} has a base of them it is a cold one, and only what changed crosses",
-                input.to
-            ),
-            false => "its disks can be copied while it runs".to_owned(),
-        });
         Ok(MovePlan {
-            machine_name: machine.name,
             from: input.from.clone(),
             to: input.to.clone(),
-            mode: match input.mode {
-                MoveMode::Live => MoveMode::Live,
-                MoveMode::Cold | MoveMode::Warm | MoveMode::Auto if is_warm => MoveMode::Warm,
-                MoveMode::Cold | MoveMode::Warm | MoveMode::Auto => MoveMode::Cold,
-            },
-            why,
             blockers,
-            bytes_in_use,
-            bytes_ahead: if is_warm { bytes_in_use } else { 0 },
+            bytes_in_use: looked.bytes_in_use(),
+            bytes_ahead: looked.bytes_ahead(),
             rounds: past.iter().filter(|job| is_of(job, input.machine)).find_map(rounds),
-            interruption: expect(&past, input),
+            machine_name: looked.machine.name,
+            mode: looked.mode,
+            why: looked.why,
+            interruption: looked.interruption,
         })
     }
 }
@@ -97,10 +145,10 @@ impl<H: Home, C: Clock> Mover<H, C> {
 /// How long a machine will be down, by the moves from here.
 ///
 /// One that is paused is no measure for one that is stopped and started.
-pub(super) fn expect(past: &[Job], input: &MoveInput) -> Expected {
-    let alike = past.iter().filter(|job| was_paused(job) == input.mode.is_live());
+pub(super) fn expect(past: &[Job], machine: MachineId, mode: MoveMode) -> Expected {
+    let alike = past.iter().filter(|job| was_paused(job) == mode.is_live());
     let measured = alike.map(|job| Past {
-        is_own: is_of(job, input.machine),
+        is_own: is_of(job, machine),
         stop_ms: took_ms(job, MoveStep::Stop),
         seal_ms: took_ms(job, MoveStep::Seal),
         hand_over_ms: took_ms(job, MoveStep::Activate),

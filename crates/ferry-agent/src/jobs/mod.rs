@@ -48,7 +48,7 @@ pub use ferry_crossing::{
     Proof, Receipt, Reserved, ReservedVolume, Retired, Sealed, Stopped, VolumeReceipt,
 };
 pub use fleet::{Fleet, begin_fleet};
-pub(crate) use foresee::past_moves;
+pub(crate) use foresee::{Looked, past_moves};
 pub use history::{Targets, forget};
 pub use journal::Journal;
 pub use judge::{Arrivals, judge_arrivals};

@@ -15,8 +15,7 @@ impl Records {
     /// # Errors
     /// The records cannot be read.
     pub async fn worker(&self) -> Result<WorkerRecord, RecordsError> {
-        let found = self.read(|c| one(c, "worker", "SELECT 'this', record FROM worker", ())).await?;
-        Ok(found.unwrap_or_default())
+        Ok(self.read(worker).await?.unwrap_or_default())
     }
 
     /// All machines there are records of, the first created first.
@@ -209,6 +208,10 @@ impl Records {
     pub async fn crossings_over_count(&self) -> Result<u64, RecordsError> {
         self.read(|c| count(c, "SELECT count(*) FROM crossings WHERE is_over = 1")).await
     }
+}
+
+pub(super) fn worker(c: &Connection) -> Result<Option<WorkerRecord>, RecordsError> {
+    one(c, "worker", "SELECT 'this', record FROM worker", ())
 }
 
 pub(super) fn machine(c: &Connection, id: MachineId) -> Result<Option<MachineRecord>, RecordsError> {

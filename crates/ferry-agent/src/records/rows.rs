@@ -30,6 +30,10 @@ impl Rows for InTransaction<'_> {
         read::job(self.0, id)
     }
 
+    fn worker(&self) -> Result<WorkerRecord, RecordsError> {
+        Ok(read::worker(self.0)?.unwrap_or_default())
+    }
+
     fn put_machine(&mut self, machine: &MachineRecord) -> Result<(), RecordsError> {
         let ours = machine.standing == Standing::Ours;
         self.execute(

@@ -2,8 +2,8 @@
 
 use super::*;
 use ferry_api::{
-    Desired, Generation, JobKind, MachineId, MachineSpec, MachineVolume, Ownership, VolumeId, VolumeKey,
-    WorkerName,
+    Cordon, Desired, Generation, JobKind, MachineId, MachineSpec, MachineVolume, Ownership, VolumeId,
+    VolumeKey, WorkerName,
 };
 use ferry_fsm::{Count, Counted};
 use serde_json::json;
@@ -295,8 +295,9 @@ async fn what_is_set_for_the_worker_outlives_its_agent_and_comes_to_older_record
     let records = Records::open(dir.path()).unwrap();
     assert_eq!(records.worker().await.unwrap(), WorkerRecord::default());
     for budget in [7, 8].map(std::num::NonZeroU64::new) {
-        let set = WorkerRecord { budget_bytes_per_s: budget };
-        records.change(vec![Change::Worker(set.clone())]).await.unwrap();
+        let cordon = Some(Cordon { since_ms: 1, reason: None });
+        let set = WorkerRecord { budget_bytes_per_s: budget, cordon: cordon.clone() };
+        records.change(vec![Change::Budget(budget), Change::Cordon(cordon)]).await.unwrap();
         assert_eq!(Records::open(dir.path()).unwrap().worker().await.unwrap(), set);
     }
 }
@@ -334,8 +335,9 @@ async fn a_state_directory_is_given_back_when_the_last_write_is_over() {
     });
     // Asked for, and nobody waits for the answer.
     tokio::time::timeout(Duration::ZERO, reads).await.unwrap_err();
-    let set = WorkerRecord { budget_bytes_per_s: std::num::NonZeroU64::new(7) };
-    let write = records.change(vec![Change::Worker(set.clone())]);
+    let budget = std::num::NonZeroU64::new(7);
+    let set = WorkerRecord { budget_bytes_per_s: budget, ..WorkerRecord::default() };
+    let write = records.change(vec![Change::Budget(budget)]);
     tokio::time::timeout(Duration::ZERO, write).await.unwrap_err();
     drop(records);
     assert!(StateLock::take(dir.path()).is_err(), "a write may still come");

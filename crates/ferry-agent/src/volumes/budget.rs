@@ -9,7 +9,7 @@
 
 use super::shares::divide;
 use super::{Inner, Volumes, VolumesError, service};
-use crate::records::{Change, WorkerRecord};
+use crate::records::Change;
 use ferry_api::VolumeKey;
 use ferry_volume::control::Status;
 use std::num::NonZeroU64;
@@ -27,8 +27,7 @@ impl Volumes {
     /// # Errors
     /// The records were lost.
     pub async fn set_budget(&self, bytes_per_s: Option<NonZeroU64>) -> Result<(), VolumesError> {
-        let record = WorkerRecord { budget_bytes_per_s: bytes_per_s };
-        self.inner.records.change(vec![Change::Worker(record)]).await?;
+        self.inner.records.change(vec![Change::Budget(bytes_per_s)]).await?;
         self.inner.budget_news.notify_one();
         Ok(())
     }

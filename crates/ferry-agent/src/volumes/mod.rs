@@ -355,8 +355,22 @@ impl Volumes {
     /// # Errors
     /// [`VolumesError::NoRoom`]; the records refuse.
     pub async fn add(&self, volumes: Vec<VolumeRecord>, more: Vec<Change>) -> Result<(), VolumesError> {
+        self.add_beside(0, volumes, more).await
+    }
+
+    /// As [`Volumes::add`], where so many bytes are kept for others.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn add_beside(
+        &self,
+        kept_bytes: u64,
+        volumes: Vec<VolumeRecord>,
+        more: Vec<Change>,
+    ) -> Result<(), VolumesError> {
         let _taking = self.inner.room.lock().await;
-        room::check(&self.room().await?, &volumes)?;
+        let room = self.room().await?;
+        room::check(&Room { free_bytes: room.free_bytes.saturating_sub(kept_bytes), ..room }, &volumes)?;
         let keys: Vec<VolumeKey> = volumes.iter().map(VolumeRecord::key).collect();
         let mut changes: Vec<Change> = volumes.into_iter().map(|v| Change::AddVolume(Box::new(v))).collect();
         changes.extend(more);

@@ -17,6 +17,8 @@ mod house;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod placed;
+#[cfg(test)]
 mod restored;
 #[cfg(test)]
 mod secured;

@@ -1,13 +1,14 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot,
-    AskTestimony, AttachVolume, AttachedFrontend, CancelMove, ChangeSources, CopyRoot, CreateMachine,
-    Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume,
-    ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings,
-    MovePlan, OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus,
-    ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
-    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskGarbage, AskJobs, AskLog, AskMappings,
+    AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, CopyRoot,
+    CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume,
+    Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineLog,
+    MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PlacementExplained, Precopy,
+    Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartMove, StartMoves, Testimony, Truth,
+    TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
+    WorkerShutDown,
 };
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -264,6 +265,18 @@ impl AgentApi for Client {
         self.post(&["worker", "pace"], &pace).await
     }
 
+    async fn worker_cordon(&self, ask: AskCordon) -> Result<WorkerInfo, ApiError> {
+        self.post(&["worker", "cordon"], &ask).await
+    }
+
+    async fn worker_uncordon(&self) -> Result<WorkerInfo, ApiError> {
+        self.post(&["worker", "uncordon"], &()).await
+    }
+
+    async fn bid(&self) -> Result<Bid, ApiError> {
+        self.get(&["bid"]).await
+    }
+
     async fn worker_safe_to_stop(&self) -> Result<SafeToStop, ApiError> {
         self.get(&["worker", "safe-to-stop"]).await
     }
@@ -303,6 +316,10 @@ impl AgentApi for Client {
 
     async fn machine(&self, machine: &MachineRef) -> Result<Machine, ApiError> {
         self.get(&["machines", &machine.to_string()]).await
+    }
+
+    async fn machine_placement(&self, machine: &MachineRef) -> Result<PlacementExplained, ApiError> {
+        self.get(&["machines", &machine.to_string(), "placement"]).await
     }
 
     async fn machine_log(&self, machine: &MachineRef, ask: AskLog) -> Result<MachineLog, ApiError> {
@@ -447,6 +464,10 @@ impl AgentApi for Client {
 
     async fn job_resume(&self, job: JobId) -> Result<Job, ApiError> {
         self.post(&["jobs", &job.to_string(), "resume"], &()).await
+    }
+
+    async fn peer_hold(&self, hold: Hold) -> Result<(), ApiError> {
+        self.post(&["peer", "hold"], &hold).await
     }
 
     async fn peer_reserve(&self, reserve: Reserve) -> Result<Crossing, ApiError> {

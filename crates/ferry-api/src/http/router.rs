@@ -1,11 +1,11 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot,
-    AskTestimony, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume,
-    ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, ImportVolume, OnSourceLoss,
-    PaceVolume, PaceWorker, Precopy, Prepare, Reserve, ShutDownWorker, StartMove, StartMoves, UndoMove,
-    VerifyVolume, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskGarbage, AskJobs, AskLog, AskMappings,
+    AskRoot, AskTestimony, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine,
+    DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, Hold, ImportVolume,
+    OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, ShutDownWorker, StartMove, StartMoves,
+    UndoMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -28,6 +28,9 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
     Router::new()
         .route("/v1/worker", get(worker::<A>))
         .route("/v1/worker/pace", post(worker_pace::<A>))
+        .route("/v1/worker/cordon", post(worker_cordon::<A>))
+        .route("/v1/worker/uncordon", post(worker_uncordon::<A>))
+        .route("/v1/bid", get(bid::<A>))
         .route("/v1/worker/safe-to-stop", get(worker_safe_to_stop::<A>))
         .route("/v1/worker/shutdown", post(worker_shut_down::<A>))
         .route("/v1/metrics", get(metrics::<A>))
@@ -36,6 +39,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/services", get(services::<A>))
         .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
         .route("/v1/machines/{machine}", get(machine::<A>))
+        .route("/v1/machines/{machine}/placement", get(machine_placement::<A>))
         .route("/v1/machines/{machine}/log", get(machine_log::<A>))
         .route("/v1/machines/{machine}/start", post(machine_start::<A>))
         .route("/v1/machines/{machine}/stop", post(machine_stop::<A>))
@@ -62,6 +66,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/jobs/{job}/journal", get(job_journal::<A>))
         .route("/v1/jobs/{job}/cancel", post(job_cancel::<A>))
         .route("/v1/jobs/{job}/resume", post(job_resume::<A>))
+        .route("/v1/peer/hold", post(peer_hold::<A>))
         .route("/v1/peer/reserve", post(peer_reserve::<A>))
         .route("/v1/peer/prepare", post(peer_prepare::<A>))
         .route("/v1/peer/precopy", post(peer_precopy::<A>))
@@ -172,12 +177,15 @@ macro_rules! plain {
 }
 
 plain!(worker);
+plain!(worker_uncordon);
+plain!(bid);
 plain!(worker_safe_to_stop);
 plain!(machines);
 plain!(services);
 plain!(volumes);
 by_path!(&truth);
 by_path!(&machine);
+by_path!(&machine_placement);
 by_path!(&machine_start);
 by_path!(&machine_stop);
 by_path!(&volume);
@@ -191,6 +199,7 @@ by_path!(peer_boot);
 by_path!(peer_forsake);
 by_path!(peer_settle);
 by_path!(peer_release);
+by_body!(worker_cordon, AskCordon);
 by_body!(worker_shut_down, ShutDownWorker);
 by_body!(garbage_clear, AskGarbage);
 by_body!(machine_create, CreateMachine);
@@ -200,6 +209,7 @@ by_body!(move_plan, StartMove);
 by_body!(moves_start, StartMoves);
 by_body!(move_undo, UndoMove);
 by_body!(move_cancel, CancelMove);
+by_body!(peer_hold, Hold);
 by_body!(peer_reserve, Reserve);
 by_body!(peer_prepare, Prepare);
 by_body!(peer_precopy, Precopy);

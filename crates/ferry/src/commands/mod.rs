@@ -13,6 +13,7 @@ pub mod loss;
 pub mod machine;
 pub mod mv;
 pub mod pace;
+mod placement;
 pub mod proof;
 pub mod service;
 pub mod sources;
@@ -23,7 +24,9 @@ pub mod volume_server;
 mod vouched;
 pub mod worker;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use ferry_api::http::Client;
+use ferry_api::{AgentApi, WorkerName};
 use jiff::Timestamp;
 
 use crate::exit::Exit;
@@ -83,8 +86,30 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::WorkerPace(wanted) => pace::worker(&agent, json, wanted).await,
         Question::Gc(wanted) => gc::gc(&agent, json, wanted).await,
         Question::Truth(of) => truth::ask(&agent, json, &of).await,
+        Question::WorkerCordon(of, wanted) => worker::cordon(&agent, json, of.as_ref(), wanted).await,
+        Question::WorkerUncordon(of) => worker::uncordon(&agent, json, of.as_ref()).await,
+        Question::PlacementExplain(machine) => placement::explain(&agent, json, &machine).await,
         Question::WorkerShow => worker::show(&agent, json).await,
         Question::WorkerMetrics => worker::metrics(&agent).await,
+    }
+}
+
+/// The agent of a worker, as `agent` reaches it; none if it does not know it.
+async fn agent_of(agent: &Client, worker: &WorkerName) -> Result<Option<Client>> {
+    let known = agent.worker().await?;
+    if known.name == *worker {
+        return Ok(Some(agent.clone()));
+    }
+    let peer = known.peers.iter().find(|peer| peer.name == *worker);
+    Ok(peer.map(|peer| Client::new(&peer.url)).transpose()?)
+}
+
+/// The agent of the worker that is meant: the one that is asked, or the named one, as that one reaches it.
+async fn agent_meant(agent: &Client, worker: Option<&WorkerName>) -> Result<Client> {
+    let Some(worker) = worker else { return Ok(agent.clone()) };
+    match agent_of(agent, worker).await? {
+        Some(other) => Ok(other),
+        None => bail!("the agent at {} knows no worker {worker}; ask the agent there (--agent)", agent.url()),
     }
 }
 

@@ -7,8 +7,8 @@ use ferry_api::{
     MachineState, StartMove, StartMoves, UndoMove, WorkerName,
 };
 
-use super::crossed;
 use super::job::{Followed, ending, follow, say_ending};
+use super::{agent_of, crossed};
 use crate::args::AGENT_URL_DEFAULT;
 use crate::exit::Exit;
 use crate::output::live::Live;
@@ -41,7 +41,13 @@ pub async fn undo(agent: &Client, json: bool, undo: UndoMove, follow_it: bool) -
         let machine = asked.machine(&undo.machine).await?;
         undo.machine = MachineRef::Id(machine.id);
         let MachineState::HandedOver { to } = &machine.state else { continue };
-        asked = agent_of(&asked, to).await?;
+        asked = match agent_of(&asked, to).await? {
+            Some(agent) => agent,
+            None => bail!(
+                "the machine is on worker {to} now, which the agent at {} does not know; ask the agent there (--agent)",
+                asked.url()
+            ),
+        };
         if let Err(refusal) = asked.worker().await {
             bail!(out_of_reach(machine.name.as_str(), to, &asked, &refusal));
         }
@@ -61,18 +67,6 @@ async fn of_job(agent: &Client, undo: UndoMove) -> Result<UndoMove> {
         }
         Err(refusal) if refusal.code == ErrorCode::NotFound => Ok(undo),
         Err(refusal) => Err(refusal.into()),
-    }
-}
-
-/// The agent of a worker, as `agent` reaches it.
-async fn agent_of(agent: &Client, worker: &WorkerName) -> Result<Client> {
-    let peers = agent.worker().await?.peers;
-    match peers.iter().find(|peer| peer.name == *worker) {
-        Some(peer) => Ok(Client::new(&peer.url)?),
-        None => bail!(
-            "the machine is on worker {worker} now, which the agent at {} does not know; ask the agent there (--agent)",
-            agent.url()
-        ),
     }
 }
 

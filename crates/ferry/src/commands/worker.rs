@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use ferry_api::http::Client;
-use ferry_api::{AgentApi, DriverInfo};
+use ferry_api::{AgentApi, AskCordon, Cordon, DriverInfo, Labels, WorkerInfo, WorkerName};
 
-use super::{pace, utc};
+use super::{agent_meant, pace, utc};
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::{say, say_json, table};
@@ -24,6 +24,9 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
         ("version", format!("{} (api {})", worker.program_version, worker.api_version)),
         ("agent", format!("pid {}, since {}", worker.pid, utc(worker.started_at_ms))),
         ("state", worker.state_dir.display().to_string()),
+        ("takes machines", cordon_text(worker.cordon.as_ref())),
+        ("region", worker.region.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)),
+        ("labels", labels_text(&worker.labels)),
         ("budget", pace::budget_text(worker.budget_bytes_per_s)),
         ("machines", worker.machines.to_string()),
         ("volumes", worker.volumes.to_string()),
@@ -38,6 +41,43 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
         ("knows", if peers.is_empty() { "no other worker".to_owned() } else { peers.join(", ") }),
     ]))?;
     Ok(Exit::Done)
+}
+
+/// Has a worker take no machines.
+pub async fn cordon(agent: &Client, json: bool, of: Option<&WorkerName>, ask: AskCordon) -> Result<Exit> {
+    tell_cordon(json, &agent_meant(agent, of).await?.worker_cordon(ask).await?)
+}
+
+/// Has a worker take machines again.
+pub async fn uncordon(agent: &Client, json: bool, of: Option<&WorkerName>) -> Result<Exit> {
+    tell_cordon(json, &agent_meant(agent, of).await?.worker_uncordon().await?)
+}
+
+fn tell_cordon(json: bool, worker: &WorkerInfo) -> Result<Exit> {
+    match json {
+        true => say_json(worker)?,
+        false => {
+            say(format_args!(
+                "worker {} takes machines: {}",
+                worker.name,
+                cordon_text(worker.cordon.as_ref())
+            ))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn cordon_text(cordon: Option<&Cordon>) -> String {
+    let Some(Cordon { since_ms, reason }) = cordon else { return "yes".to_owned() };
+    let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    format!("no, it is cordoned since {}{reason}", utc(*since_ms))
+}
+
+fn labels_text(labels: &Labels) -> String {
+    match labels.is_empty() {
+        true => "none".to_owned(),
+        false => labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "),
+    }
 }
 
 fn drivers_text(drivers: &[DriverInfo]) -> String {

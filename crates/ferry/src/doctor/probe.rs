@@ -8,8 +8,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The bit of CAP_SYS_ADMIN (linux/capability.h).
-const CAP_SYS_ADMIN: u32 = 21;
 /// Bytes of the file that is tried.
 const TRIED_BYTES: usize = 64 << 10;
 
@@ -18,7 +16,7 @@ pub fn look(state_dir: &Path) -> Facts {
     let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
     let modules = modules(&kernel);
     Facts {
-        may_administer: may_administer(),
+        may_administer: ferry_agent::means::may_administer(),
         io_uring: ferry_volume::probe_io_uring().map_err(|e| e.to_string()),
         fuse: device("/dev/fuse"),
         loop_control: device("/dev/loop-control"),
@@ -54,13 +52,6 @@ fn device(path: &str) -> Device {
         Err(e) if e.raw_os_error() == Some(libc::EPERM) => Device::Forbidden,
         Err(_) => Device::Missing,
     }
-}
-
-fn may_administer() -> bool {
-    let status = read("/proc/self/status");
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
-    effective.is_some_and(|bits| bits >> CAP_SYS_ADMIN & 1 == 1)
 }
 
 fn cgroups() -> Cgroups {

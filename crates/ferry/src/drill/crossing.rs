@@ -107,7 +107,7 @@ impl Crossing {
         };
         self.asking = Some(match there {
             Some((hours, mode)) => {
-                let start = StartMove::new(machine, self.to.clone());
+                let start = StartMove::new(machine, self.to.clone().into());
                 let start = StartMove { retention_hours: Some(hours), mode, ..start };
                 tokio::spawn(async move { source.move_start(start).await })
             }

@@ -58,6 +58,7 @@ impl Worker {
             retention_ms: 1_000,
             mode: MoveMode::Cold,
             undo_unhealthy: false,
+            way_back: false,
         }
     }
 

@@ -1,0 +1,98 @@
+//! Finds a worker that takes a machine, and has it keep room for that.
+
+use super::market;
+use crate::core::Core;
+use crate::jobs::{Clock, Looked, MoveInput, Mover};
+use crate::records::MachineRecord;
+use ferry_api::{AgentApi, ApiError, ErrorCode, Hold, JobId, MoveMode, WorkerName};
+use ferry_crossing::moving;
+use ferry_placement::{Market, Requirements};
+
+/// What a machine that was looked at on worker `from` asks of another.
+pub(crate) fn wants(from: &WorkerName, looked: &Looked) -> Requirements {
+    Requirements {
+        machine: looked.machine.id,
+        name: looked.machine.name.clone(),
+        from: from.clone(),
+        spec: looked.plan.spec.clone(),
+        volumes: looked.plan.volumes.clone(),
+    }
+}
+
+/// The best worker that keeps room for the move that `input` will ask for; one that refuses is told so in the market, and the next
+/// one is asked.
+///
+/// # Errors
+/// Nobody takes it; the sentence says why.
+async fn choose(
+    core: &Core,
+    market: &mut Market,
+    job: JobId,
+    looked: &Looked,
+    input: &MoveInput,
+) -> Result<WorkerName, ApiError> {
+    let wants = wants(&core.config.name, looked);
+    loop {
+        let Some(to) = market.best(&wants) else { return Err(nobody(market, &wants)) };
+        let input = MoveInput { to: to.clone(), ..input.clone() };
+        let hold = Hold { reserve: moving::reserve(job, &input, &looked.plan), force: false };
+        let held = match core.peers.client(&to) {
+            Ok(peer) => peer.peer_hold(hold).await,
+            Err(error) => Err(error),
+        };
+        match held {
+            Ok(()) => {
+                market.take(&wants, &to);
+                return Ok(to);
+            }
+            Err(error) => market.refuse(to, error.message),
+        }
+    }
+}
+
+/// A worker that keeps room for a machine which is to move now.
+///
+/// # Errors
+/// The machine cannot leave, or nobody takes it.
+pub(crate) async fn choose_now<C: Clock>(
+    core: &Core,
+    mover: &Mover<Core, C>,
+    job: JobId,
+    machine: &MachineRecord,
+    mode: MoveMode,
+) -> Result<WorkerName, ApiError> {
+    let looked = mover.look(machine.id, mode, &[]).await?;
+    if let Some(blocker) = looked.blockers.first() {
+        return Err(ApiError::new(ErrorCode::Conflict, blocker.clone()));
+    }
+    let input = MoveInput {
+        machine: machine.id,
+        machine_name: machine.name.clone(),
+        from: core.config.name.clone(),
+        to: core.config.name.clone(),
+        retention_ms: 0,
+        mode,
+        undo_unhealthy: false,
+        way_back: false,
+    };
+    choose(core, &mut market(core).await, job, &looked, &input).await
+}
+
+/// The worker that would be chosen by the bids alone.
+///
+/// # Errors
+/// The machine cannot be looked at, or nobody takes it.
+pub(crate) async fn best<C: Clock>(
+    core: &Core,
+    mover: &Mover<Core, C>,
+    machine: &MachineRecord,
+    mode: MoveMode,
+) -> Result<WorkerName, ApiError> {
+    let looked = mover.look(machine.id, mode, &[]).await?;
+    let (market, wants) = (market(core).await, wants(&core.config.name, &looked));
+    market.best(&wants).ok_or_else(|| nobody(&market, &wants))
+}
+
+fn nobody(market: &Market, wants: &Requirements) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, format!("machine {}: {}", wants.name, market.why_nobody(wants)))
+}

@@ -419,9 +419,10 @@ fn desire(machine: &mut MachineRecord, desired: Desired) -> Result<(), ChangeRef
     ours(machine)?;
     free(machine)?;
     spared(machine)?;
+    let was_told = machine.desired == Desired::Running;
     machine.desired = desired;
-    if desired == Desired::Running && machine.lost_its_memory() {
-        // Who starts it knows that it runs nowhere else.
+    if desired == Desired::Running && was_told && machine.lost_its_memory() {
+        // Who starts it though it was to run knows why it does not, and that it runs nowhere else.
         machine.memory = None;
     }
     Ok(())
@@ -447,6 +448,10 @@ fn claim(machine: &mut MachineRecord, job: JobId) -> Result<(), ChangeRefused> {
     spared(machine)?;
     if machine.job != Some(job) {
         free(machine)?;
+    }
+    if machine.memory == Some(MemoryMoves::Here) {
+        // It may still run where it comes from, and nothing but that worker's word says that it does not.
+        return Err(ChangeRefused::Arriving(machine.name.clone()));
     }
     machine.job = Some(job);
     Ok(())

@@ -36,6 +36,12 @@ pub enum ChangeRefused {
         /// The job.
         job: JobId,
     },
+    /// The memory of the machine is still to arrive, or was lost on the way.
+    #[error(
+        "the memory of machine {0} is still on its way here with the move that brings it; wait until that has started it (`ferry \
+         machine show {0}` tells what it waits for, and what to do if the worker that it left is gone for good)"
+    )]
+    Arriving(MachineName),
     /// The machine is being destroyed.
     #[error(
         "machine {0} is being destroyed; if that does not end, ask for it again (`ferry machine destroy {0}`)"
@@ -107,7 +113,7 @@ impl ChangeRefused {
             Self::MachineNameTaken(_) | Self::MachineHere(_) | Self::VolumeHere(_) | Self::JobThere(_) => {
                 ErrorCode::AlreadyExists
             }
-            Self::Held { .. } => ErrorCode::Busy,
+            Self::Held { .. } | Self::Arriving(_) => ErrorCode::Busy,
             Self::MachineHandedOver { .. } => ErrorCode::HandedOver,
             Self::NotHeld { .. }
             | Self::Doomed(_)

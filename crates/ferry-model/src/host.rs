@@ -5,6 +5,7 @@
 
 use crate::ahead::{Copied, Mark};
 use crate::books::Books;
+use crate::memory::Memory;
 use crate::names;
 use crate::scope::{Bug, Cost, Scope};
 use crate::source::Task;
@@ -74,6 +75,10 @@ impl Copy {
 pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) keys: Vec<VolumeKey>,
+    /// How its memory stands.
+    pub(crate) memory: Memory,
+    /// The job that had stopped it, if it was started for one that is undone.
+    pub(crate) began_for: Option<JobId>,
 }
 
 /// What can happen at a worker.
@@ -103,6 +108,18 @@ pub(crate) enum Input {
     Told(VolumeKey, bool),
     /// It keeps what is right.
     Adopt(VolumeKey),
+    /// The memory of a machine has been sent but for the rest, for which it is paused.
+    MemoryCopied,
+    /// The rest has been sent.
+    RestSent,
+    /// What was to take the memory is gone: the machine runs on.
+    LinkBroken,
+    /// All of it has come to a process that waits.
+    MemoryArrives,
+    /// A process that waits for memory dies.
+    Dies,
+    /// The job has asked the target, and nobody waits for the memory there any more.
+    Unawaited(JobId),
     /// A retired copy has been kept long enough.
     Reap(VolumeKey),
     /// The source of an expected move says that it was undone.
@@ -146,6 +163,7 @@ impl Input {
             Self::Backup => Some(Cost::Backup),
             Self::Restore => Some(Cost::Restore),
             Self::Forget(_) => Some(Cost::Forget),
+            Self::Dies => Some(Cost::Death),
             Self::Tick(_)
             | Self::Answered(..)
             | Self::Found(_)
@@ -156,6 +174,11 @@ impl Input {
             | Self::Copied(..)
             | Self::Told(..)
             | Self::Adopt(_)
+            | Self::MemoryCopied
+            | Self::RestSent
+            | Self::LinkBroken
+            | Self::MemoryArrives
+            | Self::Unawaited(_)
             | Self::Reap(_)
             | Self::Undone(_)
             | Self::CleanUp
@@ -199,11 +222,16 @@ impl Host {
             Input::Copied(key, number) => host.copied(key, number)?,
             Input::Told(key, is_changed) => host.told(key, is_changed)?,
             Input::Adopt(key) => host.adopt(key)?,
+            Input::MemoryCopied | Input::RestSent | Input::LinkBroken | Input::MemoryArrives => {
+                host.memory_moves(input)?;
+            }
+            Input::Dies => host.awaited_dies()?,
+            Input::Unawaited(job) => host.unawaited(scope, job)?,
             Input::Reap(key) => host.delete(scope, key)?,
             Input::Undone(job) => host.release(scope, job, false).map(drop).ok()?,
             Input::Forget(job) => host.forget(scope, job)?,
             Input::CleanUp => host.clean_up(scope)?,
-            Input::Begin(job, to) => host.begin(job, to)?,
+            Input::Begin(job, to) => host.begin(scope, job, to)?,
             Input::Cancel(job) => host.cancel(job)?,
             Input::Desire(up) => host.desire(up)?,
             Input::Doom => host.change(&[Change::Doom(names::machine())]).ok()?,
@@ -338,7 +366,9 @@ impl Host {
         let marked = record.process.as_ref().map(|mark| mark.pid);
         let runs = marked.and_then(|pid| self.processes.iter().position(|process| process.pid == pid));
         if marked.is_some() && runs.is_none() {
-            return self.change(&[ended(id)]).ok();
+            self.change(&[ended(id)]).ok()?;
+            self.starts_unasked(scope);
+            return Some(());
         }
         match (care(&record, runs.is_some()), runs) {
             (Care::Leave, _) | (Care::Rest, _) => None,
@@ -360,10 +390,11 @@ impl Host {
                         return None;
                     }
                 }
-                let pid = (1..).find(|pid| self.processes.iter().all(|process| process.pid != *pid))?;
+                let pid = self.fresh_pid()?;
                 let process = ProcessMark { pid, start_ticks: 0, boot_id: String::new(), started_at_ms: 0 };
                 self.change(&[Change::ProcessStarts { machine: id, process }]).ok()?;
-                self.processes.push(Process { pid, keys });
+                let began_for = record.job.filter(|job| self.has_stopped(*job));
+                self.processes.push(Process { pid, keys, memory: Memory::Here, began_for });
                 Some(())
             }
         }
@@ -400,7 +431,8 @@ impl Host {
 
     /// The copy of a volume that a machine here can write.
     pub(crate) fn writable(&self, volume: VolumeId) -> Option<VolumeKey> {
-        let mut keys = self.processes.iter().flat_map(|process| &process.keys).copied();
+        let running = self.processes.iter().filter(|process| process.runs());
+        let mut keys = running.flat_map(|process| &process.keys).copied();
         keys.find(|key| {
             key.id == volume && self.copies.get(key).is_some_and(|copy| copy.phase == VolumePhase::Open)
         })
@@ -426,8 +458,7 @@ impl Host {
     }
 
     fn clean_up(&mut self, scope: &Scope) -> Option<()> {
-        let released = self.books.crossings.values().filter(|crossing| !target::is_expected(crossing));
-        let jobs: Vec<JobId> = released.map(|crossing| crossing.job).collect();
+        let jobs: Vec<JobId> = self.books.volumes.values().filter_map(target::reserved_by).collect();
         let before = self.books.volumes.len();
         for job in jobs {
             self.drop_clones(scope, job);
@@ -504,6 +535,6 @@ impl Host {
     }
 }
 
-fn ended(machine: MachineId) -> Change {
+pub(crate) fn ended(machine: MachineId) -> Change {
     Change::ProcessEnded { machine, exit: None, stays_down: false }
 }

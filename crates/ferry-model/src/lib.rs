@@ -19,6 +19,7 @@
 mod ahead;
 mod books;
 mod host;
+mod memory;
 mod moments;
 mod names;
 mod promises;

@@ -14,6 +14,17 @@ pub(crate) enum Moment {
     Down,
     Up,
     Ask,
+    /// The target is asked for a process that waits for the memory, which is sent there.
+    AskExpect,
+    /// The machine is paused for the rest of its memory, or has ended.
+    Paused,
+    /// It still is, and somebody still waits for its memory.
+    Awaited,
+    /// The rest of the memory is let go, or the machine ended.
+    LetGo,
+    /// The target is told that no memory will come.
+    AskForsake,
+    KeepMemory,
     /// The copies are marked, if the move is to be a warm one.
     Round,
     AskAhead,
@@ -29,16 +40,19 @@ pub(crate) fn moments(scope: &Scope, act: &Act<MoveStep>) -> Vec<Moment> {
     let each = |moment: fn(usize) -> Moment| (0..scope.volumes).map(moment);
     match act {
         Act::Begin { step, .. } => match step {
+            MoveStep::Boot if scope.is_live => vec![Moment::LetGo, Moment::AskForsake, Moment::Ask],
             MoveStep::Reserve | MoveStep::Boot => vec![Moment::Ask],
             MoveStep::Prepare => {
                 let round = [Moment::Round, Moment::AskAhead, Moment::Copied];
                 let round = round.into_iter().filter(|_| scope.is_warm);
                 each(|v| Moment::Wish(Wish::Export, v)).chain([Moment::Ask]).chain(round).collect()
             }
+            MoveStep::Stop if scope.is_live => vec![Moment::AskExpect, Moment::Paused],
             MoveStep::Stop => vec![Moment::Down],
             MoveStep::Seal => {
                 let keep = Some(Moment::AskAhead).filter(|_| scope.is_warm);
-                each(|v| Moment::Wish(Wish::Seal, v)).chain(keep).collect()
+                let awaited = Some(Moment::Awaited).filter(|_| scope.is_live).into_iter();
+                awaited.chain(each(|v| Moment::Wish(Wish::Seal, v))).chain(keep).collect()
             }
             MoveStep::Activate if scope.bug == Some(Bug::TellsBeforeMark) => {
                 [Moment::Ask, Moment::MarkMachine].into_iter().chain(each(Moment::Mark)).collect()
@@ -58,6 +72,7 @@ pub(crate) fn moments(scope: &Scope, act: &Act<MoveStep>) -> Vec<Moment> {
         Act::Undo { step, .. } => match step {
             MoveStep::Reserve => vec![Moment::Ask],
             MoveStep::Stop if scope.bug == Some(Bug::ReportsTooSoon) => Vec::new(),
+            MoveStep::Stop if scope.is_live => vec![Moment::KeepMemory, Moment::Up],
             MoveStep::Stop => vec![Moment::Up],
             MoveStep::Seal => each(|v| Moment::Wish(Wish::Unseal, v)).collect(),
             MoveStep::Prepare if scope.is_warm => vec![Moment::ForgetMarks],
@@ -84,13 +99,16 @@ pub(crate) fn moments(scope: &Scope, act: &Act<MoveStep>) -> Vec<Moment> {
 
 /// The name of the call that is waited for at a moment of an act.
 pub(crate) fn asked(scope: &Scope, act: &Act<MoveStep>, moment: usize) -> Option<&'static str> {
-    let is_ahead = moments(scope, act).get(moment) == Some(&Moment::AskAhead);
+    let now = moments(scope, act).get(moment).copied();
+    let is_ahead = now == Some(Moment::AskAhead);
     match step_of(act)? {
         (MoveStep::Reserve, false) => Some("reserve"),
         (MoveStep::Prepare, false) if is_ahead => Some("precopy"),
         (MoveStep::Prepare, false) => Some("prepare"),
         (MoveStep::Seal, false) => Some("adopt"),
         (MoveStep::Activate, false) => Some("activate"),
+        (MoveStep::Stop, false) => Some("expect"),
+        (MoveStep::Boot, false) if now == Some(Moment::AskForsake) => Some("forsake"),
         (MoveStep::Boot, false) => Some("boot"),
         (MoveStep::Retire, false) => Some("settle"),
         (MoveStep::Reserve, true) => Some("release"),

@@ -12,7 +12,8 @@ use ferry_crossing::{Standing, Subject};
 
 /// The first promise that is broken in a world.
 pub(crate) fn broken(scope: &Scope, world: &World, hosts: &[&Host], told: &[&Testimony]) -> Option<String> {
-    let running: usize = hosts.iter().map(|host| host.processes.len()).sum();
+    let running: usize =
+        hosts.iter().flat_map(|host| &host.processes).filter(|process| process.runs()).count();
     if running > 1 {
         return Some(format!("the machine runs {running} times"));
     }
@@ -180,6 +181,9 @@ fn lost_base(host: &Host) -> Option<VolumeKey> {
 pub(crate) fn is_over(scope: &Scope, world: &World, hosts: &[&Host], told: &[&Testimony]) -> bool {
     let left = |host: &&&Host| host.books.crossings.values().any(ferry_crossing::target::is_expected);
     if hosts.iter().any(|host| !host.tasks.is_empty()) || hosts.iter().find(left).is_some() {
+        return false;
+    }
+    if hosts.iter().flat_map(|host| &host.processes).any(|process| !process.runs()) {
         return false;
     }
     let runs: Vec<usize> =

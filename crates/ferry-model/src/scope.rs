@@ -11,6 +11,8 @@ pub struct Scope {
     pub budget: Budget,
     /// Whether moves are warm ones: the target copies while the machine runs, in one round.
     pub is_warm: bool,
+    /// Whether moves are live ones: the machine's memory moves, too. Nothing is copied ahead.
+    pub is_live: bool,
     /// A mistake, or none.
     pub bug: Option<Bug>,
     /// Whether somebody asks which machine and which copy is the real one after each thing that happens, and how sure that
@@ -44,6 +46,8 @@ pub struct Budget {
     pub destroys: u8,
     /// Records of moves to a worker that it forgets, as it does with old ones.
     pub forgets: u8,
+    /// Processes that wait for the memory of a machine and die.
+    pub deaths: u8,
 }
 
 /// What is counted.
@@ -60,6 +64,7 @@ pub(crate) enum Cost {
     Desire,
     Destroy,
     Forget,
+    Death,
 }
 
 impl Budget {
@@ -77,6 +82,7 @@ impl Budget {
             Cost::Desire => &mut self.desires,
             Cost::Destroy => &mut self.destroys,
             Cost::Forget => &mut self.forgets,
+            Cost::Death => &mut self.deaths,
         }
     }
 }
@@ -120,16 +126,26 @@ pub enum Bug {
     VouchesUnseen,
     /// What becomes of a machine that was stopped is forgotten when it moves: the target starts it.
     StartsWhatWasStopped,
+    /// A target whose process for the memory of a machine has ended starts the machine anew, before the source has said that it
+    /// does not run there.
+    StartsUnasked,
+    /// A source whose machine runs on, since its memory could not leave, has the target start it all the same.
+    LeavesItRunning,
 }
 
 impl Scope {
     const fn new(workers: usize, volumes: usize, budget: Budget) -> Self {
-        Self { workers, volumes, budget, is_warm: false, bug: None, is_asked: true }
+        Self { workers, volumes, budget, is_warm: false, is_live: false, bug: None, is_asked: true }
     }
 
     /// The same with warm moves.
     const fn warm(self) -> Self {
         Self { is_warm: true, ..self }
+    }
+
+    /// The same with live moves.
+    const fn live(self) -> Self {
+        Self { is_live: true, ..self }
     }
 
     /// The same with a mistake in it, which is to do harm.
@@ -158,6 +174,7 @@ const CALM: Budget = Budget {
     desires: 0,
     destroys: 0,
     forgets: 0,
+    deaths: 0,
 };
 
 /// One move, cancelled or not, while agents die and calls go astray.
@@ -201,6 +218,20 @@ pub const WARM_TWICE: Scope = Scope::new(2, 1, Budget { moves: 2, cancels: 1, ..
 /// One warm move, cancelled or not, and records of either worker from a backup.
 pub const WARM_BACKUP: Scope = BACKUP.warm();
 
+/// One live move, cancelled or not, while agents die, and what waits for the memory dies.
+pub const LIVE: Scope = Scope::new(2, 1, Budget { cancels: 1, crashes: 1, deaths: 1, ..CALM }).live();
+/// One live move, cancelled or not, while calls go astray and what waits for the memory dies.
+pub const LIVE_ASTRAY: Scope = Scope::new(2, 1, Budget { cancels: 1, timeouts: 1, deaths: 1, ..CALM }).live();
+/// One live move, cancelled or not, while a host goes down.
+pub const LIVE_HOST_DOWN: Scope = HOST_DOWN.live();
+/// One live move of a machine without volumes, cancelled or not, while agents die.
+pub const LIVE_WITHOUT_VOLUMES: Scope =
+    Scope::new(2, 0, Budget { cancels: 1, crashes: 1, writes: 0, ..CALM }).live();
+/// One live move of a machine that its owner stops and starts.
+pub const LIVE_STOPPED_AND_STARTED: Scope = Scope::new(2, 1, Budget { desires: 2, ..CALM }).live();
+/// Two live moves: there and back, while what waits for the memory dies: more than tests search whole.
+pub const LIVE_TWICE: Scope = Scope::new(2, 1, Budget { moves: 2, deaths: 1, ..CALM }).live();
+
 /// The worlds that are searched with `cargo xtask model`, each with what it is.
 pub const ALL: &[(&str, Scope)] = &[
     ("one move, cancelled or not; agents die, calls go astray", ONE_MOVE),
@@ -217,6 +248,12 @@ pub const ALL: &[(&str, Scope)] = &[
     ("one warm move, cancelled or not; a host goes down", WARM_HOST_DOWN),
     ("one warm move, cancelled or not; records from a backup", WARM_BACKUP),
     ("two warm moves, one cancelled", WARM_TWICE),
+    ("one live move, cancelled or not; agents die, what waits for memory dies", LIVE),
+    ("one live move, cancelled or not; calls go astray, what waits for memory dies", LIVE_ASTRAY),
+    ("one live move, cancelled or not; a host goes down", LIVE_HOST_DOWN),
+    ("one live move without volumes, cancelled or not; agents die", LIVE_WITHOUT_VOLUMES),
+    ("one live move; the machine is stopped and started", LIVE_STOPPED_AND_STARTED),
+    ("two live moves, there and back; what waits for memory dies", LIVE_TWICE),
     (
         "one warm move of two volumes, cancelled or not; agents die",
         Scope::new(2, 2, Budget { cancels: 1, crashes: 1, ..CALM }).warm(),

@@ -64,6 +64,14 @@ impl Host {
                 Some(Moment::Down) => format!("in {}: sees the machine down", step(act)),
                 Some(Moment::Up) => format!("in {}: sees the machine up", step(act)),
                 Some(Moment::Ask) => format!("in {}: asks the target", step(act)),
+                Some(Moment::AskExpect) => format!("in {}: has the machine's memory sent", step(act)),
+                Some(Moment::Paused) => format!("in {}: sees the machine paused", step(act)),
+                Some(Moment::Awaited) => format!("in {}: sees that no memory moves", step(act)),
+                Some(Moment::LetGo) => format!("in {}: lets the rest of the memory go", step(act)),
+                Some(Moment::AskForsake) => {
+                    format!("in {}: tells the target that no memory comes", step(act))
+                }
+                Some(Moment::KeepMemory) => format!("in {}: keeps the memory", step(act)),
                 Some(Moment::MarkMachine) => format!("in {}: marks the machine", step(act)),
                 Some(Moment::Round) => format!("in {}: marks what may change from now on", step(act)),
                 Some(Moment::AskAhead) => {
@@ -106,8 +114,9 @@ impl Host {
         let now = moments(scope, &act)[moment];
         let plan: Plan = moving::memo_of(standing, MoveStep::Plan).expect("the plan is made first");
         let done = match now {
-            Moment::Ask => {
-                let asks = self.asks(scope, job, &input, &plan, &act);
+            Moment::AskExpect if self.begins_to_send()? != Ok(true) => self.begins_to_send()?.map(drop),
+            Moment::Ask | Moment::AskExpect | Moment::AskForsake => {
+                let asks = self.asks(scope, job, &input, &plan, &act, now);
                 let (from, to) = (self.index, names::index_of(&input.to));
                 self.tasks.insert(job, Task::Asking { act, moment });
                 let call = Call { job, from, to, asks };
@@ -131,6 +140,10 @@ impl Host {
                 Ok(())
             }
             Moment::Whole => return None,
+            Moment::Paused => self.paused()?,
+            Moment::Awaited => self.still_paused()?,
+            Moment::KeepMemory => self.keep_memory(),
+            Moment::LetGo => return self.let_go(scope, job, act, moment),
             Moment::Down => {
                 let machine = self.books.machines.get(&input.machine)?;
                 minding::is_down(machine).then_some(Ok(()))?
@@ -153,6 +166,34 @@ impl Host {
         };
         self.passed(scope, job, standing, act, moment, done)?;
         Some(Stepped::to(self))
+    }
+
+    /// What memory has left needs not be forsaken.
+    fn let_go(mut self, scope: &Scope, job: JobId, act: Act<MoveStep>, moment: usize) -> Option<Stepped> {
+        let before = self.processes.clone();
+        match self.lets_go(scope) {
+            Some(has_left) => {
+                let next = if has_left { moment + 2 } else { moment + 1 };
+                self.tasks.insert(job, at(scope, act, next));
+            }
+            None if self.processes == before => return None,
+            None => {}
+        }
+        Some(Stepped::to(self))
+    }
+
+    /// Nobody waits for the memory that was copied.
+    pub(crate) fn unawaited(&mut self, scope: &Scope, job: JobId) -> Option<()> {
+        let Task::At { act, moment } = self.tasks.get(&job)?.clone() else { return None };
+        let standing = self.books.standing(job)?;
+        self.passed(scope, job, &standing, act, moment, Err(ErrorCode::Conflict))
+    }
+
+    /// Whether a job asks the target if somebody waits for the memory, and hears that nobody does.
+    pub(crate) fn hears_of_nobody(&self, scope: &Scope, job: JobId, target: &Self) -> bool {
+        let Some(Task::At { act, moment }) = self.tasks.get(&job) else { return false };
+        let asks = moments(scope, act).get(*moment) == Some(&Moment::Awaited);
+        asks && self.hears_of_awaited(job, target) == Some(false)
     }
 
     /// A moment is over, well or not.
@@ -216,6 +257,10 @@ impl Host {
     ) -> Option<()> {
         let Task::Asking { act, moment } = self.tasks.get(&job)?.clone() else { return None };
         let standing = self.books.standing(job)?;
+        if let (Some(Moment::AskExpect), Ok(pid)) = (moments(scope, &act).get(moment), answer) {
+            let to = names::index_of(&moving::input(&standing).ok()?.to);
+            self.send((to, u32::from(pid)));
+        }
         self.passed(scope, job, &standing, act, moment, answer.map(drop));
         if let (Some(Task::Ended { result: result @ Ok(_), .. }), Ok(based)) =
             (self.tasks.get_mut(&job), answer)
@@ -254,6 +299,9 @@ impl Host {
     pub(crate) fn finds(&self, scope: &Scope, job: JobId, target: &Host) -> bool {
         let Some(Task::At { act, moment }) = self.tasks.get(&job) else { return false };
         let now = moments(scope, act).get(*moment).copied();
+        if now == Some(Moment::Awaited) {
+            return self.hears_of_awaited(job, target) == Some(true);
+        }
         if !matches!(now, Some(Moment::Whole | Moment::Copied)) {
             return false;
         }
@@ -293,7 +341,15 @@ impl Host {
         })
     }
 
-    fn asks(&self, scope: &Scope, job: JobId, input: &MoveInput, plan: &Plan, act: &Act<MoveStep>) -> Asks {
+    fn asks(
+        &self,
+        scope: &Scope,
+        job: JobId,
+        input: &MoveInput,
+        plan: &Plan,
+        act: &Act<MoveStep>,
+        now: Moment,
+    ) -> Asks {
         let source =
             |planned: &ferry_crossing::PlannedVolume| format!("nbd://{}/{}", input.from, planned.key());
         let sources: Vec<String> = plan.volumes.iter().map(source).collect();
@@ -316,6 +372,8 @@ impl Host {
                 let sources = sources.into_iter().zip(self.holds(scope, &standing, plan)).collect();
                 Asks::Activate(moving::activate(job, here, plan, sources))
             }
+            Some((MoveStep::Stop, false)) => Asks::Expect,
+            Some((MoveStep::Boot, false)) if now == Moment::AskForsake => Asks::Forsake,
             Some((MoveStep::Boot, false)) => Asks::Boot,
             Some((MoveStep::Retire, false)) => Asks::Settle,
             Some((MoveStep::Reserve, true)) => Asks::Release,
@@ -356,7 +414,7 @@ impl Host {
     ) -> Result<Value, StepError> {
         Ok(match step {
             MoveStep::Reserve => moving::memo(reserved(standing, based)?),
-            MoveStep::Plan => moving::memo(self.plan(standing)?),
+            MoveStep::Plan => moving::memo(self.plan(scope, standing)?),
             MoveStep::Prepare => {
                 let plan = moving::memo_of(standing, MoveStep::Plan)?;
                 moving::memo(Prepared {
@@ -373,10 +431,13 @@ impl Host {
         })
     }
 
-    fn plan(&self, standing: &Standing<MoveStep>) -> Result<Plan, StepError> {
+    fn plan(&self, scope: &Scope, standing: &Standing<MoveStep>) -> Result<Plan, StepError> {
         let input = moving::input(standing)?;
         let gone = || StepError::fatal("it is not here");
         let machine = self.books.machines.get(&input.machine).ok_or_else(gone)?;
+        if scope.is_live && !self.has_memory() {
+            return Err(StepError::fatal("it does not run"));
+        }
         let mut volumes = Vec::new();
         for key in machine.volume_keys() {
             volumes.push(reckoning::plan_volume(&self.view(key).ok_or_else(gone)?)?);
@@ -401,7 +462,7 @@ impl Host {
     ) -> Result<Stepped, ChangeRefused> {
         let (events, act) = conclude(standing, happened, LATE_MS).expect("the model follows the rules");
         self.write(scope, job, standing, events)?;
-        let broken = self.breaks_its_word(standing, &act);
+        let broken = self.breaks_its_word(scope, job, &act);
         let task = match act {
             Act::Begin { .. } | Act::Undo { .. } | Act::Commit { .. } => Some(at(scope, act, 0)),
             Act::Unwind { .. } | Act::Park { .. } => Some(Task::Deciding),
@@ -474,24 +535,24 @@ impl Host {
     }
 
     /// A move that failed, or was cancelled, is reported only when the machine runs at home again.
-    fn breaks_its_word(&self, standing: &Standing<MoveStep>, act: &Act<MoveStep>) -> Option<&'static str> {
+    fn breaks_its_word(&self, scope: &Scope, job: JobId, act: &Act<MoveStep>) -> Option<&'static str> {
         let Act::Finish { outcome: Outcome::Failed { .. } | Outcome::Cancelled } = act else { return None };
         let record = self.books.machines.get(&names::machine())?;
-        let runs = |pid: u32| self.processes.iter().any(|process| process.pid == pid);
+        let runs = |pid: u32| self.processes.iter().any(|process| process.pid == pid && process.runs());
         // What a host that went down took with it is its minder's to start again, as is a machine that did not run yet.
-        let stopped = standing
-            .steps
-            .iter()
-            .any(|step| step.step == Some(MoveStep::Stop) && step.state != ferry_fsm::StepState::Ahead);
+        let stopped = self.has_stopped(job);
         let is_up = record.process.as_ref().is_some_and(|mark| runs(mark.pid));
         let home = self.was_down || !stopped || is_up || record.desired == Desired::Stopped;
         let is_kept_down = record.standing != ferry_crossing::Standing::Ours || record.halted;
+        if scope.is_live && !self.was_down && self.was_started_for(job) {
+            return Some("a live move was undone, and its machine was started anew");
+        }
         (!home || is_kept_down)
             .then_some("a move was reported as undone while its machine did not run at home")
     }
 
     /// A person begins a move.
-    pub(crate) fn begin(&mut self, job: JobId, to: usize) -> Option<()> {
+    pub(crate) fn begin(&mut self, scope: &Scope, job: JobId, to: usize) -> Option<()> {
         let (machine, name) = (names::machine(), names::machine_name());
         let (from, to) = (names::worker(self.index), names::worker(to));
         let kind = JobKind::Move { machine, machine_name: name.clone(), from: from.clone(), to: to.clone() };
@@ -501,7 +562,7 @@ impl Host {
             from,
             to,
             retention_ms: 0,
-            mode: MoveMode::Cold,
+            mode: if scope.is_live { MoveMode::Live } else { MoveMode::Cold },
             undo_unhealthy: false,
             way_back: false,
         };

@@ -25,7 +25,10 @@ pub(crate) enum Asks {
     Reserve(Box<Reserve>),
     Prepare(Prepare),
     Precopy(Precopy),
+    /// A process that waits for the memory.
+    Expect,
     Activate(Activate),
+    Forsake,
     Boot,
     Settle,
     Release,
@@ -38,7 +41,9 @@ impl Asks {
             Self::Prepare(_) => "prepare",
             Self::Precopy(wish) if wish.volumes.iter().all(|volume| volume.mark.is_some()) => "precopy",
             Self::Precopy(_) => "adopt",
+            Self::Expect => "expect",
             Self::Activate(_) => "activate",
+            Self::Forsake => "forsake",
             Self::Boot => "boot",
             Self::Settle => "settle",
             Self::Release => "release",
@@ -46,7 +51,7 @@ impl Asks {
     }
 }
 
-/// Which volumes of a reservation have a base, a bit each; of other calls nothing.
+/// Which volumes of a reservation have a base, a bit each; the number of the process that waits for memory; of other calls nothing.
 pub(crate) type Based = u8;
 
 type Answer = Result<Based, ErrorCode>;
@@ -64,6 +69,8 @@ impl Host {
             Asks::Prepare(prepare) => self.prepare(scope, prepare, cut),
             Asks::Precopy(wish) => self.precopy(wish.clone()).map(|()| 0),
             Asks::Activate(activate) => self.activate(scope, activate, cut),
+            Asks::Expect => self.expect(call.job, cut),
+            Asks::Forsake => self.forsake(scope, call.job),
             Asks::Boot => self.boot(scope, call.job),
             Asks::Settle => self.settle(scope, call.job),
             Asks::Release => self.release(scope, call.job, cut),
@@ -168,13 +175,15 @@ impl Host {
         }
         let here = self.books.machines.get(&names::machine());
         if here.is_some_and(|here| target::is_still_here(here, &reserve)) {
+            self.arrive()?;
             while self.mind(scope).is_some() {}
             let here = &self.books.machines[&names::machine()];
             if !ferry_crossing::minding::is_up(here) {
                 return Err(ErrorCode::Unavailable);
             }
         }
-        let booted = CrossingRecord { state: CrossingState::Booted, ..crossing };
+        let awaited = self.arrived(&crossing);
+        let booted = CrossingRecord { state: CrossingState::Booted, awaited, ..crossing };
         self.change(&[Change::Crossing(Box::new(booted))])?;
         Ok(0)
     }
@@ -216,7 +225,10 @@ impl Host {
 
     /// Deletes what a released job reserved.
     pub(crate) fn drop_clones(&mut self, scope: &Scope, job: JobId) {
-        let Some(crossing) = self.books.crossings.get(&job) else { return };
+        let Some(crossing) = self.books.crossings.get(&job).cloned() else { return };
+        if crossing.state == CrossingState::Released {
+            self.end_awaited(&crossing);
+        }
         let reserve = crossing.reserve.clone().filter(|_| crossing.state == CrossingState::Released);
         for key in reserve.iter().flat_map(target::keys_of) {
             let volume = self.books.volumes.get(&key);

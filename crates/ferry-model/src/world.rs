@@ -5,6 +5,7 @@
 
 use crate::books::Books;
 use crate::host::{Host, Input, Process, SIZE_BYTES, Stepped};
+use crate::memory::Memory;
 use crate::names;
 use crate::quick::QuickMap;
 use crate::scope::{Budget, Scope};
@@ -237,10 +238,14 @@ impl Worlds {
                 if let Input::Undone(job) = input {
                     return there.says_undone(scope, job);
                 }
+                if let Input::Unawaited(job) = input {
+                    return here.hears_of_nobody(scope, job, there);
+                }
                 if let Input::Forget(job) = input {
                     return there.has_ended(job);
                 }
-                matches!(input, Input::Found(job) if here.finds(scope, job, there))
+                here.memory_may(input, there)
+                    || matches!(input, Input::Found(job) if here.finds(scope, job, there))
             });
             if finds {
                 actions.extend(self.allowed(world, index, input));
@@ -264,7 +269,9 @@ impl Worlds {
             .extend(state.copies.iter().filter(|(_, copy)| copy.copied.is_some()).map(|(key, _)| *key));
         for &job in state.tasks.keys() {
             if let Some(to) = state.books.standing(job).and_then(|s| ferry_crossing::moving::input(&s).ok()) {
-                looks.at_others.push((Input::Found(job), names::index_of(&to.to)));
+                let to = names::index_of(&to.to);
+                looks.at_others.push((Input::Found(job), to));
+                looks.at_others.extend(self.scope.is_live.then_some((Input::Unawaited(job), to)));
             }
         }
         for crossing in state.books.crossings.values().filter(|crossing| target::is_expected(crossing)) {
@@ -277,6 +284,8 @@ impl Worlds {
                 looks.at_others.push((Input::Forget(crossing.job), names::index_of(&reserve.from)));
             }
         }
+        let moves = |process: &Process| process.moves(state.index, self.scope.workers);
+        looks.at_others.extend(state.processes.iter().flat_map(moves));
         let looks = Rc::new(looks);
         self.looks.insert(host, Rc::clone(&looks));
         looks
@@ -352,6 +361,7 @@ impl Worlds {
         }
         let state = &self.hosts[host as usize];
         let mut inputs = vec![Input::Mind, Input::CleanUp, Input::Crash, Input::Reboot];
+        inputs.extend(self.scope.is_live.then_some(Input::Dies));
         inputs.extend(state.backup.is_none().then_some(Input::Backup));
         inputs.extend(state.backup.is_some().then_some(Input::Restore));
         for &job in state.tasks.keys() {
@@ -413,6 +423,12 @@ impl Worlds {
                 let what = if is_changed { "that something" } else { "that nothing" };
                 format!("{at}: {} is told {what} has changed since", names::short(key))
             }
+            Input::MemoryCopied => format!("{at}: the machine is paused for the rest of its memory"),
+            Input::RestSent => format!("{at}: the rest of the memory has left"),
+            Input::LinkBroken => format!("{at}: nobody takes the memory, and the machine runs on"),
+            Input::MemoryArrives => format!("{at}: the memory arrives, and the machine runs"),
+            Input::Dies => format!("{at}: the process that waits for the memory dies"),
+            Input::Unawaited(job) => format!("{at}: job {} hears that nobody waits", names::short(job)),
             Input::Adopt(key) => format!("{at}: {} keeps what is right", names::short(key)),
             Input::Reap(key) => format!("{at}: the retired copy {} is deleted", names::short(key)),
             Input::Undone(job) => format!("{at}: the sweep hears that job {} was undone", names::short(job)),
@@ -486,7 +502,7 @@ fn first_host(scope: &Scope, index: usize) -> Host {
     });
     books.machines.insert(machine, first_machine(machine, volumes.collect(), process));
     host.books = Rc::new(books);
-    host.processes = vec![Process { pid: 1, keys }];
+    host.processes = vec![Process { pid: 1, keys, memory: Memory::Here, began_for: None }];
     host
 }
 

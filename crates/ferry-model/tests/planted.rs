@@ -150,3 +150,17 @@ fn clones_that_are_vouched_for_without_a_look_at_the_marks_lose_writes() {
     let (_, promise) = found(scope::WARM_BACKUP, Bug::VouchesUnseen);
     assert!(promise.contains("should hold write 1, which the machine was told is durable"), "{promise}");
 }
+
+#[test]
+fn a_machine_that_is_started_anew_before_its_source_says_that_it_runs_nowhere_else_runs_twice() {
+    let (last, promise) = found(scope::LIVE, Bug::StartsUnasked);
+    assert_eq!(last, "w2: the minder looks at the machine");
+    assert_eq!(promise, "the machine runs 2 times");
+}
+
+#[test]
+fn a_machine_whose_memory_could_not_leave_and_that_is_not_ended_runs_twice() {
+    let (last, promise) = found(scope::LIVE, Bug::LeavesItRunning);
+    assert!(last.contains("`boot` of job 1 arrives"), "{last}");
+    assert_eq!(promise, "the machine runs 2 times");
+}

@@ -89,3 +89,28 @@ fn a_machine_moves_warm_there_and_back_and_again_after_a_move_was_undone() {
 fn records_from_a_backup_do_not_make_a_warm_move_keep_what_has_changed() {
     every_promise_holds(scope::WARM_BACKUP);
 }
+
+#[test]
+fn a_live_move_keeps_every_promise_whichever_agent_or_waiting_process_dies() {
+    every_promise_holds(scope::LIVE);
+}
+
+#[test]
+fn a_live_move_keeps_every_promise_when_a_host_goes_down() {
+    every_promise_holds(scope::LIVE_HOST_DOWN);
+}
+
+#[test]
+fn a_live_move_of_a_machine_without_volumes_leaves_no_process_behind() {
+    every_promise_holds(scope::LIVE_WITHOUT_VOLUMES);
+}
+
+#[test]
+fn a_machine_that_is_stopped_and_started_while_its_memory_is_to_arrive_runs_once() {
+    every_promise_holds(scope::LIVE_STOPPED_AND_STARTED);
+}
+
+#[test]
+fn a_live_move_keeps_every_promise_whatever_call_goes_astray() {
+    every_promise_holds(scope::LIVE_ASTRAY);
+}

@@ -408,6 +408,37 @@ async fn a_machine_that_lost_its_memory_on_the_way_is_not_started_before_somebod
 }
 
 #[tokio::test]
+async fn who_stops_a_machine_and_starts_it_does_not_say_that_it_runs_nowhere_else() {
+    let Book { records, .. } = &book().await;
+    let process = ProcessMark { pid: 7, start_ticks: 7, boot_id: "boot".to_owned(), started_at_ms: 7 };
+    let arriving = MachineRecord { memory: Some(MemoryMoves::Here), volumes: Vec::new(), ..machine("a").0 };
+    let id = arriving.id;
+    let desire = |desired| Change::Desire { machine: id, desired };
+    let starts = || Change::ProcessStarts { machine: id, process: process.clone() };
+    let lost =
+        vec![Change::AddMachine(Box::new(arriving)), desire(Desired::Stopped), desire(Desired::Running)];
+    records.change(lost).await.unwrap();
+    assert!(matches!(refused(records.change(vec![starts()]).await), ChangeRefused::MayNotStart(_)));
+    records.change(vec![desire(Desired::Running), starts()]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_whose_memory_is_still_to_arrive_is_held_by_no_job() {
+    let Book { records, job, .. } = &book().await;
+    let process = ProcessMark { pid: 7, start_ticks: 7, boot_id: "boot".to_owned(), started_at_ms: 7 };
+    let arriving =
+        MachineRecord { process: Some(process), memory: Some(MemoryMoves::Here), ..machine("a").0 };
+    let id = arriving.id;
+    let claim = || Change::Claim { machine: id, job: job.id };
+    let arriving = MachineRecord { volumes: Vec::new(), ..arriving };
+    records.change(vec![Change::AddMachine(Box::new(arriving))]).await.unwrap();
+    assert!(matches!(refused(records.change(vec![claim()]).await), ChangeRefused::Arriving(_)));
+    records.change(vec![Change::ProcessEnded { machine: id, exit: None, stays_down: false }]).await.unwrap();
+    assert!(matches!(refused(records.change(vec![claim()]).await), ChangeRefused::Arriving(_)));
+    records.change(vec![Change::MemoryArrived { machine: id, at_ms: 8 }, claim()]).await.unwrap();
+}
+
+#[tokio::test]
 async fn numbers_beyond_all_there_is_find_nothing_and_harm_nothing() {
     let Book { records, volume, job, .. } = &book().await;
     assert_eq!(records.journal(job.id, u64::MAX).await.unwrap(), []);

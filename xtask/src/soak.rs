@@ -4,7 +4,7 @@
 //! fio, which verifies what it wrote, behind `steady`, a client that outlives its server · `workers` two agents and a
 //! machine that moves between them, which is a test of the program's that is told to go on · `pingpong` the same there and
 //! back while nothing goes wrong, for so many moves · `database` that with a database on a filesystem · `postgres` PostgreSQL
-//! with clients at the workers' proxies, for so many moves · `redis` the same of Redis · `vm` a VM that moves cold, warm and live · `oracle`, `dice`, `link`, `server`, `tally` what they share.
+//! with clients at the workers' proxies, for so many moves · `postgres-oci` that in a container · `redis` the same of Redis · `vm` a VM that moves cold, warm and live · `oracle`, `dice`, `link`, `server`, `tally` what they share.
 //!
 //! A seed gives the same choices again, not the same moments: when a kill meets a server is up to the scheduler. So a
 //! finding comes with what happened last and what the servers said, and is looked for with its seed many times.
@@ -27,7 +27,7 @@ use crate::bench;
 use crate::bench::interrupt;
 use tally::Until;
 
-const USAGE: &str = "usage: cargo xtask soak [--what volumes|fio|workers|pingpong|database|postgres|redis|vm] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]";
+const USAGE: &str = "usage: cargo xtask soak [--what volumes|fio|workers|pingpong|database|postgres|postgres-oci|redis|vm] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]";
 const MINUTES_DEFAULT: u64 = 10;
 const MOVES_DEFAULT: u64 = 1000;
 /// Of a server with clients at the workers' proxies.
@@ -45,6 +45,8 @@ const PINGPONG: &str =
     "pingpong::a_machine_that_moves_there_and_back_loses_nothing_and_leaves_nothing_behind";
 const DATABASE: &str = "pingpong::a_database_that_moves_there_and_back_keeps_every_commit_it_acknowledged";
 const POSTGRES: &str = "postgres::a_postgres_that_moves_there_and_back_keeps_every_commit_and_refuses_nobody";
+const POSTGRES_OCI: &str =
+    "postgres::a_postgres_in_a_container_that_moves_there_and_back_keeps_every_commit_and_refuses_nobody";
 const REDIS: &str = "redis::a_redis_that_moves_there_and_back_keeps_every_write_and_refuses_nobody";
 const VM: &str = "a_vm_moves_cold_warm_and_live_and_keeps_every_record_it_acknowledged";
 
@@ -56,6 +58,7 @@ enum What {
     Pingpong,
     Database,
     Postgres,
+    PostgresOci,
     Redis,
     Vm,
 }
@@ -77,6 +80,9 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         What::Pingpong => return soak_test(root, SOAK, PINGPONG, seed, &until, ferry.is_some()),
         What::Database => return soak_test(root, SOAK, DATABASE, seed, &until, ferry.is_some()),
         What::Postgres => return soak_test(root, SOAK, POSTGRES, seed, &until, ferry.is_some()),
+        What::PostgresOci => {
+            return soak_test(root, SOAK, POSTGRES_OCI, seed, &until, ferry.is_some());
+        }
         What::Redis => return soak_test(root, SOAK, REDIS, seed, &until, ferry.is_some()),
         What::Vm => {
             crate::lab::vm(root)?;
@@ -130,6 +136,7 @@ fn parse(mut arguments: &[&str]) -> anyhow::Result<Wishes> {
             ("--what", "pingpong") => what = What::Pingpong,
             ("--what", "database") => what = What::Database,
             ("--what", "postgres") => what = What::Postgres,
+            ("--what", "postgres-oci") => what = What::PostgresOci,
             ("--what", "redis") => what = What::Redis,
             ("--what", "vm") => what = What::Vm,
             ("--minutes", _) => until = Some(Until::Minutes(number()?)),
@@ -151,16 +158,19 @@ fn parse(mut arguments: &[&str]) -> anyhow::Result<Wishes> {
 fn ends(what: What, asked: Option<Until>) -> anyhow::Result<Until> {
     Ok(match (what, asked) {
         (What::Pingpong | What::Database, None) => Until::Moves(MOVES_DEFAULT),
-        (What::Postgres | What::Redis, None) => Until::Moves(SERVER_MOVES_DEFAULT),
+        (What::Postgres | What::PostgresOci | What::Redis, None) => Until::Moves(SERVER_MOVES_DEFAULT),
         (What::Vm, None) => Until::Moves(VM_MOVES_DEFAULT),
         (What::Volumes | What::Fio | What::Workers, None) => Until::Minutes(MINUTES_DEFAULT),
         (
-            What::Pingpong | What::Database | What::Postgres | What::Redis | What::Vm,
+            What::Pingpong | What::Database | What::Postgres | What::PostgresOci | What::Redis | What::Vm,
             Some(until @ Until::Moves(_)),
         )
         | (What::Volumes | What::Fio, Some(until))
         | (What::Workers, Some(until @ Until::Minutes(_))) => until,
-        (What::Pingpong | What::Database | What::Postgres | What::Redis | What::Vm, Some(_)) => {
+        (
+            What::Pingpong | What::Database | What::Postgres | What::PostgresOci | What::Redis | What::Vm,
+            Some(_),
+        ) => {
             bail!("that is counted in moves: give --moves\n{USAGE}")
         }
         (What::Workers, Some(_)) => bail!("workers soak for a time: give --minutes\n{USAGE}"),

@@ -1,10 +1,9 @@
 //! What every driver keeps to, asked of each in the same way. A driver passes by one line at the end of this file.
 
-use super::copy_of_the_tools;
 use super::support::cluster::Cluster;
 use super::support::devices::needs_loop_devices;
 use super::support::peers::path_text;
-use super::support::{MKE2FS, QEMU, RUNC, needs, skip_where_impossible, succeed, until};
+use super::support::{MKE2FS, QEMU, RUNC, needs, oci, skip_where_impossible, succeed, until};
 use ferry_agent::drivers::{
     Channel, Disk, Driver, Gates, HeldMachine, Launch, MicroVmDriver, OciDriver, ProcessDriver, QemuDriver,
     Vmm, Watch,
@@ -297,7 +296,7 @@ fn may_run_containers(test: &str) -> bool {
     is_root
 }
 
-fn oci(from: OciSource, words: &[&str]) -> MachineSpec {
+fn container(from: OciSource, words: &[&str]) -> MachineSpec {
     let command = words.iter().map(|word| (*word).to_owned()).collect();
     let oci = OciSpec { from, command, env: BTreeMap::new(), workdir: None };
     MachineSpec { driver: Kind::Oci(oci), ..MachineSpec::process("unused", [""]) }
@@ -308,8 +307,8 @@ fn container_of_an_image(test: &str) -> Option<Subject> {
         return None;
     }
     let dir = tempfile::tempdir().unwrap();
-    make_layout(dir.path());
-    let of = |path: PathBuf, words: &[&str]| oci(OciSource::Image { path, tag: None }, words);
+    oci::make_layout(&dir.path().join("layout"));
+    let of = |path: PathBuf, words: &[&str]| container(OciSource::Image { path, tag: None }, words);
     Some(Subject {
         dir,
         make: Box::new(make_oci),
@@ -331,16 +330,15 @@ fn container_of_a_bundle(test: &str) -> Option<Subject> {
     Some(Subject {
         dir,
         make: Box::new(make_oci),
-        runs: Box::new(|dir, words| oci(OciSource::Bundle(dir.join("bundle")), words)),
-        refused: Box::new(|dir| oci(OciSource::Bundle(dir.join("no-such-bundle")), &["sh"])),
+        runs: Box::new(|dir, words| container(OciSource::Bundle(dir.join("bundle")), words)),
+        refused: Box::new(|dir| container(OciSource::Bundle(dir.join("no-such-bundle")), &["sh"])),
     })
 }
 
 /// Makes a bundle with a shell and a few tools.
 fn make_bundle(bundle: &Path) {
     let root = bundle.join("rootfs");
-    std::fs::create_dir_all(root.join("tmp")).unwrap();
-    succeed("sh", &["-c", &copy_of_the_tools(), "sh", path_text(&root)]);
+    oci::copy_tools(&root);
     succeed("runc", &["spec", "--bundle", path_text(bundle)]);
     let config = bundle.join("config.json");
     let mut said: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
@@ -409,43 +407,6 @@ fn firecracker(_test: &str) -> Option<Subject> {
     micro_vm(Vmm::Firecracker, "firecracker", Kind::Firecracker)
 }
 
-/// Makes an image layout with a shell and a few tools at `dir/layout`.
-fn make_layout(dir: &Path) {
-    let root = dir.join("root");
-    std::fs::create_dir_all(root.join("tmp")).unwrap();
-    succeed("sh", &["-c", &copy_of_the_tools(), "sh", path_text(&root)]);
-    let blobs = dir.join("layout/blobs/sha256");
-    std::fs::create_dir_all(&blobs).unwrap();
-    let layer = dir.join("layer.tgz");
-    succeed("tar", &["-C", path_text(&root), "-czf", path_text(&layer), "."]);
-    std::fs::remove_dir_all(&root).unwrap();
-    let blob = |media: &str, file: &Path| {
-        let digest = succeed("sha256sum", &[path_text(file)]);
-        let digest = digest.split(' ').next().unwrap();
-        std::fs::copy(file, blobs.join(digest)).unwrap();
-        serde_json::json!({ "mediaType": media, "digest": format!("sha256:{digest}"),
-            "size": file.metadata().unwrap().len() })
-    };
-    let written = |value: serde_json::Value| {
-        let file = dir.join("document.json");
-        std::fs::write(&file, value.to_string()).unwrap();
-        file
-    };
-    let layer = blob("application/vnd.oci.image.layer.v1.tar+gzip", &layer);
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let config = written(serde_json::json!({ "architecture": architecture, "os": "linux",
-        "config": { "Env": ["PATH=/bin:/usr/bin"] }, "rootfs": { "type": "layers", "diff_ids": [] } }));
-    let config = blob("application/vnd.oci.image.config.v1+json", &config);
-    let manifest = written(serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [layer] }));
-    let manifest = blob("application/vnd.oci.image.manifest.v1+json", &manifest);
-    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [manifest] });
-    std::fs::write(dir.join("layout/index.json"), index.to_string()).unwrap();
-}
-
 conforms!(process, plain);
 conforms!(process_with_namespaces, isolated);
 conforms!(oci_image, container_of_an_image);
@@ -479,7 +440,7 @@ fn a_container_finds_its_volume_as_its_user_also_after_a_move() {
     needs_loop_devices!();
     let cluster = Cluster::two();
     let (w1, w2) = cluster.pair();
-    make_layout(cluster.dir());
+    oci::make_layout(&cluster.dir().join("layout"));
     let file = cluster.dir().join("web.toml");
     let script = "read n < /data/n || n=0; n=$((n+1)); echo $n > /data/n; echo run $n as $(id -u) in $(pwd); \
                   trap 'exit 0' TERM; while :; do sleep 0.05; done";

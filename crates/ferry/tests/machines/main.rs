@@ -105,8 +105,7 @@ fn a_machine_has_a_user_a_root_and_no_network_and_keeps_its_exit_code() {
     let script = "id -u; ls /sys/class/net 2>/dev/null | wc -w >&2; echo mine > $PLACE/file && stat -c %u $PLACE/file; \
                   touch /etc/made-by-a-test 2>/dev/null && echo wrote; sh -c 'kill -9 $$'; echo $?; exit 7";
     let root = cluster.dir().join("root");
-    std::fs::create_dir_all(&root).unwrap();
-    succeed("sh", &["-c", &copy_of_the_tools(), "sh", path_text(&root)]);
+    support::oci::copy_tools(&root);
     let place = cluster.dir().join("data");
     let more = format!(
         "restart = \"never\"\nuser = \"4711\"\nroot = {root:?}\nnetwork = \"none\"\n[env]\nPLACE = {place:?}"
@@ -118,15 +117,6 @@ fn a_machine_has_a_user_a_root_and_no_network_and_keeps_its_exit_code() {
     let lines: Vec<&str> = said.lines().filter(|line| line.parse::<u32>().is_ok()).collect();
     assert!(lines.contains(&"4711") && lines.contains(&"137") && !said.contains("wrote"), "{said}");
     assert_eq!(lines.iter().filter(|line| **line == "4711").count(), 2, "its volume is not its own: {said}");
-}
-
-/// A script that copies what a shell script needs, with its libraries, to the root `$1`.
-fn copy_of_the_tools() -> String {
-    "set -e; mkdir -p $1/bin $1/etc; for tool in sh id ls wc stat touch sleep; do \
-     cp $(command -v $tool) $1/bin/; \
-     for lib in $(ldd $(command -v $tool) | grep -o '/[^ ]*'); do mkdir -p $1$(dirname $lib); cp -L $lib $1$lib; done; \
-     done"
-        .to_owned()
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ const CLIENTS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(2);
 /// Below what the system gives to outgoing connections.
 const PORT_FIRST: u32 = 31_000;
-const PORTS: u32 = 850;
+const PORTS: u32 = 580;
 
 /// A write: which client, and its number.
 pub type Entry = (i64, i64);
@@ -31,13 +32,14 @@ pub type Entry = (i64, i64);
 pub trait Server: Sync {
     /// A client's connection.
     type Session: Ledger;
-    /// Its name, for people.
-    const NAME: &'static str;
-    /// Of the servers of these tests, which one: each has ports of its own.
-    const PLACE: u32;
 
-    /// The machine's file, but for its name, service and volume. The volume is mounted at `data`.
-    fn spec(&self, data: &str, port: u16) -> String;
+    /// Its name, for people.
+    fn name(&self) -> &'static str;
+    /// Of the servers of these tests, which one: each has ports of its own.
+    fn place(&self) -> u32;
+    /// The machine's file, but for its name, service and volume, and what it needs beside; `dir` is the test's own. The volume is
+    /// mounted at `data`.
+    fn spec(&self, dir: &Path, data: &str, port: u16) -> String;
     /// Makes it ready for clients, once.
     fn furnish(&self, session: &mut Self::Session) -> io::Result<()>;
     /// Gives rounds of copying something to do, for about a second.
@@ -74,7 +76,7 @@ pub fn moves_there_and_back<S: Server>(server: &S, moves: u64) {
         for number in 0..moves {
             house.writes();
             house.hop(number);
-            println!("{}: {} moves, {}", S::NAME, number + 1, house.figures());
+            println!("{}: {} moves, {}", server.name(), number + 1, house.figures());
         }
         house.writes();
     });
@@ -105,7 +107,7 @@ struct House<'a, S> {
 
 impl<'a, S: Server> House<'a, S> {
     fn new(cluster: &'a Cluster, server: &'a S) -> Self {
-        let port = u16::try_from(PORT_FIRST + S::PLACE * PORTS + std::process::id() % PORTS).unwrap();
+        let port = u16::try_from(PORT_FIRST + server.place() * PORTS + std::process::id() % PORTS).unwrap();
         // The server's user must come to where its volume is mounted.
         std::fs::set_permissions(cluster.dir(), PermissionsExt::from_mode(0o755)).unwrap();
         Self {
@@ -133,7 +135,7 @@ impl<'a, S: Server> House<'a, S> {
         let (data, port) = (self.cluster.dir().join("data"), self.port);
         let text = format!(
             "name = \"db\"\nworkdir = \"/\"\nservices = [{{ port = {port} }}]\n{}\n[volumes.data]\nsize = \"512MiB\"\nmount = {data:?}\n",
-            self.server.spec(path_text(&data), port),
+            self.server.spec(self.cluster.dir(), path_text(&data), port),
         );
         let file = self.cluster.dir().join("db.toml");
         std::fs::write(&file, text).unwrap();
@@ -240,7 +242,7 @@ impl<'a, S: Server> House<'a, S> {
         self.server.check(self.at(here));
         println!(
             "{}: {} writes acknowledged, all of them found; it finds itself whole",
-            S::NAME,
+            self.server.name(),
             ledger.len()
         );
         let worker = &self.cluster.workers[here];

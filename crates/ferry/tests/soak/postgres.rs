@@ -1,16 +1,17 @@
-//! PostgreSQL, as Debian packages it, while its clients commit: see [`super::house`].
+//! PostgreSQL, as Debian packages it, while its clients commit: see [`super::house`]. Once as a process of the worker, once as a
+//! container of an image that is made of the same files.
 //!
-//! As a test it is two moves; `cargo xtask soak --what postgres --moves 10` is as many as somebody wants.
+//! As a test it is two moves; `cargo xtask soak --what postgres --moves 10`, or `postgres-oci`, is as many as somebody wants.
 
 use super::house::{Entry, Ledger, Server, entry_of, moves_there_and_back};
 use super::told;
 use crate::support::devices::needs_loop_devices;
 use crate::support::peers::path_text;
-use crate::support::{E2FSCK, MKE2FS, needs, run, skip, succeed, test_name};
+use crate::support::{E2FSCK, MKE2FS, RUNC, needs, oci, run, skip, succeed, test_name};
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// So many moves are enough for a test: one cold, one warm.
 const MOVES: u64 = 2;
@@ -19,10 +20,21 @@ const MOVES: u64 = 2;
 fn a_postgres_that_moves_there_and_back_keeps_every_commit_and_refuses_nobody() {
     needs!(MKE2FS, E2FSCK);
     needs_loop_devices!();
+    moves(test_name!(), false);
+}
+
+#[test]
+fn a_postgres_in_a_container_that_moves_there_and_back_keeps_every_commit_and_refuses_nobody() {
+    needs!(MKE2FS, E2FSCK, RUNC);
+    needs_loop_devices!();
+    moves(test_name!(), true);
+}
+
+fn moves(test: &str, is_container: bool) {
     let Some(bin) = programs() else {
-        return skip(test_name!(), "PostgreSQL below /usr/lib/postgresql (apt-get install postgresql)");
+        return skip(test, "PostgreSQL below /usr/lib/postgresql (apt-get install postgresql)");
     };
-    moves_there_and_back(&Postgres { bin }, told("FERRY_SOAK_MOVES").unwrap_or(MOVES));
+    moves_there_and_back(&Postgres { bin, is_container }, told("FERRY_SOAK_MOVES").unwrap_or(MOVES));
 }
 
 /// Where the programs of the newest PostgreSQL here are.
@@ -37,11 +49,36 @@ fn programs() -> Option<PathBuf> {
 /// PostgreSQL, by its programs.
 struct Postgres {
     bin: PathBuf,
+    is_container: bool,
 }
 
 impl Postgres {
     fn words(at: SocketAddr) -> [String; 6] {
         ["-h", &at.ip().to_string(), "-p", &at.port().to_string(), "-U", "postgres"].map(str::to_owned)
+    }
+
+    /// Makes an image layout at `layout` of as much of it as a server needs.
+    fn pack(&self, layout: &Path) {
+        let root = layout.with_extension("root");
+        let version = self.bin.parent().unwrap();
+        let inside = |path: &Path| path.strip_prefix("/").unwrap().to_owned();
+        let place = inside(&self.bin);
+        let programs = ["postgres", "initdb"].map(|name| self.bin.join(name));
+        let programs = programs.iter().map(|program| (program.as_path(), place.as_path()));
+        let shell = [(Path::new("/bin/sh"), Path::new("bin"))];
+        oci::copy_programs(&root, &shell.into_iter().chain(programs).collect::<Vec<_>>());
+        let share = Path::new("/usr/share/postgresql").join(version.file_name().unwrap());
+        let modules =
+            ["plpgsql.so", "dict_snowball.so", "amcheck.so"].map(|name| version.join("lib").join(name));
+        for copied in modules.iter().map(PathBuf::as_path).chain([share.as_path(), Path::new("/etc/passwd")])
+        {
+            let into = root.join(inside(copied.parent().unwrap()));
+            std::fs::create_dir_all(&into).unwrap();
+            succeed("cp", &["-RL", path_text(copied), path_text(&into)]);
+        }
+        // It is large, and this is a slow build of what unpacks it.
+        oci::pack(&root, layout, oci::Layer::Plain);
+        std::fs::remove_dir_all(&root).unwrap();
     }
 
     fn program(&self, name: &str, at: SocketAddr, words: &[&str]) {
@@ -53,17 +90,30 @@ impl Postgres {
 
 impl Server for Postgres {
     type Session = Session;
-    const NAME: &'static str = "postgres";
-    const PLACE: u32 = 0;
 
-    fn spec(&self, data: &str, port: u16) -> String {
+    fn name(&self) -> &'static str {
+        if self.is_container { "postgres in a container" } else { "postgres" }
+    }
+
+    fn place(&self) -> u32 {
+        if self.is_container { 2 } else { 0 }
+    }
+
+    fn spec(&self, dir: &Path, data: &str, port: u16) -> String {
         let script = format!(
             "d={data}/db; [ -e $d/PG_VERSION ] || {bin}/initdb -A trust -U postgres -E UTF8 --locale=C -D $d || exit 1\n\
              exec {bin}/postgres -D $d -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
              -c shared_buffers=16MB -c max_connections=30",
             bin = self.bin.display()
         );
-        format!("command = [\"sh\", \"-c\", {script:?}]\nuser = \"postgres\"\nstop_signal = \"INT\"\n")
+        let spec =
+            format!("command = [\"sh\", \"-c\", {script:?}]\nuser = \"postgres\"\nstop_signal = \"INT\"\n");
+        if !self.is_container {
+            return spec;
+        }
+        let layout = dir.join("layout");
+        self.pack(&layout);
+        format!("{spec}driver = \"oci\"\n[oci]\nimage = {layout:?}\n")
     }
 
     fn furnish(&self, session: &mut Session) -> io::Result<()> {

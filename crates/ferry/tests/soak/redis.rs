@@ -10,6 +10,7 @@ use crate::support::{E2FSCK, MKE2FS, REDIS, REDIS_BENCHMARK, needs, run};
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 
 /// So many moves are enough for a test: one cold, one warm.
 const MOVES: u64 = 2;
@@ -25,10 +26,16 @@ struct Redis;
 
 impl Server for Redis {
     type Session = Session;
-    const NAME: &'static str = "redis";
-    const PLACE: u32 = 1;
 
-    fn spec(&self, data: &str, port: u16) -> String {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn place(&self) -> u32 {
+        1
+    }
+
+    fn spec(&self, _dir: &Path, data: &str, port: u16) -> String {
         let words = [
             "redis-server",
             "--dir",

@@ -22,6 +22,7 @@ mod hops;
 pub mod image;
 pub mod leftovers;
 pub mod moments;
+pub mod oci;
 pub mod peers;
 pub mod volume;
 

@@ -8,6 +8,7 @@
 //! Invariant: nothing of the agent that decides who may write, or what runs where, comes to files, processes or the clock
 //! by another way; so what a simulation tries is what real hosts run.
 
+use crate::drivers::oci::images::Images;
 use crate::drivers::qemu::MONITOR_SOCKET;
 use crate::drivers::{
     Channel, Driver, DriverError, Gates, Holds, LaunchError, Launcher, MicroVmDriver, OciDriver,
@@ -104,6 +105,11 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// The system refuses.
     fn lying(&self) -> Doing<'_, io::Result<Lying>>;
+
+    /// Where images of containers are unpacked; none on a host that runs no containers.
+    fn images(&self) -> Option<&Images> {
+        None
+    }
 
     /// The volume servers and the processes of machines that this agent, or one before it, has started.
     ///
@@ -300,6 +306,10 @@ impl Host for ThisHost {
         let state_dir = self.state_dir.clone();
         let known = [LOG, isolated::PLAN, oci::OCI_DIR, MONITOR_SOCKET, CONSOLE_SOCKET];
         blocking(move || lying::lying(&state_dir, &known))
+    }
+
+    fn images(&self) -> Option<&Images> {
+        Some(self.oci.images())
     }
 
     fn running(&self) -> Doing<'_, io::Result<Running>> {

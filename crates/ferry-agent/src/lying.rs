@@ -108,7 +108,8 @@ pub(crate) fn lying(state_dir: &Path, own: &[&str]) -> io::Result<Lying> {
     Ok(lying)
 }
 
-fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+/// What is in a directory, in order; nothing if it is not there.
+pub(crate) fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -119,7 +120,7 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// What is at a path; none if it went away meanwhile.
-fn place(path: PathBuf, copy: Option<VolumeKey>) -> io::Result<Option<Place>> {
+pub(crate) fn place(path: PathBuf, copy: Option<VolumeKey>) -> io::Result<Option<Place>> {
     let found = match path.symlink_metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         found => found?,

@@ -142,4 +142,14 @@ pub enum Remnant {
         /// Where it is.
         path: PathBuf,
     },
+    /// An image of containers that is unpacked, and that no machine here is made of.
+    Image {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// What is left of the unpacking, or of the removal, of an image that was cut off.
+    HalfUnpacked {
+        /// Where it is.
+        path: PathBuf,
+    },
 }

@@ -236,6 +236,31 @@ pub fn machine_directory(holds_files: bool, is_elsewhere: bool) -> Verdict {
     }
 }
 
+/// What something in the directory of unpacked images is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// An image, named after its digest.
+    Unpacked,
+    /// One whose unpacking or removal was cut off, or is under way.
+    HalfUnpacked,
+    /// Something else.
+    Otherwise,
+}
+
+/// Something in the directory of unpacked images. `in_use`: a machine that the records tell of, or that is on its way here, is made
+/// of it. `under_way`: an image is being unpacked.
+#[must_use]
+pub fn image(named: Named, is_elsewhere: bool, in_use: bool, under_way: bool) -> Verdict {
+    match named {
+        _ if is_elsewhere => stays("it is a link, or another filesystem is mounted there"),
+        Named::Otherwise => stays("it is not named like an unpacked image, so that it is not Ferry's"),
+        Named::Unpacked if in_use => stays("a machine is made of it"),
+        Named::Unpacked => goes("no machine here is made of it; one that needs it will unpack it again"),
+        Named::HalfUnpacked if under_way => stays("an image is being unpacked now"),
+        Named::HalfUnpacked => goes("its unpacking or its removal was cut off"),
+    }
+}
+
 /// A time for people, never shorter than it is.
 fn in_words(left_ms: u64) -> String {
     let minutes = left_ms.div_ceil(MINUTE_MS);
@@ -387,6 +412,17 @@ mod tests {
         assert!(is_going(&volume_server(Some(&directory(true, false, &Holds::Nothing)))));
         let open = directory(true, false, &Holds::Copy(VolumePhase::Open));
         assert!(!is_going(&volume_server(Some(&open))));
+    }
+
+    #[test]
+    fn an_image_goes_only_if_no_machine_is_made_of_it_and_it_is_ferrys() {
+        for bits in 0..8 {
+            let [elsewhere, used, under_way] = [1, 2, 4].map(|bit| bits & bit != 0);
+            let goes = |named| is_going(&image(named, elsewhere, used, under_way));
+            assert_eq!(goes(Named::Unpacked), !elsewhere && !used);
+            assert_eq!(goes(Named::HalfUnpacked), !elsewhere && !under_way);
+            assert!(!goes(Named::Otherwise));
+        }
     }
 
     #[test]

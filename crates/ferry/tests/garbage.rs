@@ -21,7 +21,7 @@ use support::crossing::{Crossing, Source, Target};
 use support::devices::{loop_devices_below, needs_loop_devices};
 use support::moments::{Die, Fail};
 use support::peers::path_text;
-use support::{LOSETUP, needs, succeed, until};
+use support::{LOSETUP, RUNC, needs, oci, succeed, until};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -406,4 +406,49 @@ fn a_deletion_is_not_stopped_by_what_an_earlier_one_of_the_same_copy_has_left() 
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(!left.exists() && !w1.volume_dir(key_of(&disk)).exists());
     assert_eq!(clear(w1, &[]).goes, []);
+}
+
+#[test]
+fn unpacked_images_that_no_machine_is_made_of_go_and_what_runs_keeps_its_own() {
+    needs!(RUNC);
+    if !rustix::process::geteuid().is_root() {
+        return support::skip_where_impossible(support::test_name!(), "root");
+    }
+    let cluster = Cluster::two();
+    let (w1, _) = cluster.pair();
+    let (layout, file) = (cluster.dir().join("layout"), cluster.dir().join("web.toml"));
+    oci::make_layout(&layout);
+    let spec =
+        "name = \"web\"\ndriver = \"oci\"\ncommand = [\"sleep\", \"1000000\"]\nstop_signal = \"KILL\"\n";
+    fs::write(&file, format!("{spec}[oci]\nimage = {layout:?}\n")).unwrap();
+    let made: Machine = w1.ask(&["machine", "create", "--file", path_text(&file)]);
+    let images = w1.dir.join("images");
+    let [own] = &fs::read_dir(&images).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>()[..] else {
+        panic!("one image")
+    };
+    let [old, cut_off, notes] =
+        [format!("sha256-{}", "0".repeat(64)), "unpacking-x".to_owned(), "notes".to_owned()]
+            .map(|name| images.join(name));
+    for dir in [&old, &cut_off, &notes] {
+        fs::create_dir_all(dir.join("rootfs/etc")).unwrap();
+        fs::write(dir.join("rootfs/etc/file"), vec![1; MIB as usize]).unwrap();
+    }
+    // What it was made of is in use, whatever its layout says by now.
+    fs::rename(&layout, cluster.dir().join("away")).unwrap();
+
+    let gone = clear(w1, &[]);
+    let whats: Vec<_> = gone.goes.iter().map(|artefact| artefact.what.clone()).collect();
+    assert_eq!(
+        whats,
+        [Remnant::Image { path: old.clone() }, Remnant::HalfUnpacked { path: cut_off.clone() }]
+    );
+    assert!(gone.goes.iter().all(|artefact| artefact.bytes >= MIB && artefact.job.is_none()), "{gone:#?}");
+    let [stays] = &gone.stays[..] else { panic!("{gone:#?}") };
+    assert_eq!(stays.why, "it is not named like an unpacked image, so that it is not Ferry's");
+    assert_eq!([&old, &cut_off, &notes, own].map(|path| path.exists()), [false, false, true, true]);
+    assert_eq!(w1.machine("web").state, made.state, "the container runs on");
+
+    assert_eq!(w1.ferry(&["machine", "destroy", "web", "--stop"]).code, Some(0));
+    assert_eq!(only(&clear(w1, &[])).what, Remnant::Image { path: own.clone() });
+    assert!(!own.exists());
 }

@@ -106,6 +106,9 @@ async fn remove(core: &Core, artefact: &Artefact, process: Option<ProcessMark>) 
             None => Ok(()),
         },
         (Remnant::MachineDirectory { machine, .. }, _) => Ok(core.machines.clear_directory(*machine).await?),
+        (Remnant::Image { path } | Remnant::HalfUnpacked { path }, _) => {
+            Ok(core.machines.clear_image(path).await?)
+        }
         // These never go.
         (
             Remnant::HandedOver { .. }

@@ -3,12 +3,13 @@
 use super::Found;
 use super::ask::Others;
 use crate::core::Core;
+use crate::drivers::oci::images;
 use crate::lying::{Lying, MachinePlace, Place, Running, started_at_ms};
 use crate::records::{CrossingRecord, MachineRecord, VolumeRecord, about};
 use ferry_api::{
     ApiError, Artefact, AskGarbage, CrossingState, JobId, JobKind, MachineId, Ownership, Remnant, VolumeKey,
 };
-use ferry_crossing::garbage::{self, Verdict, Whole};
+use ferry_crossing::garbage::{self, Named, Verdict, Whole};
 use ferry_crossing::{Subject, target};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,7 @@ type Answer<T> = Result<T, ApiError>;
 pub(super) async fn survey(core: &Core, ask: AskGarbage, now_ms: u64) -> Answer<Vec<Found>> {
     // In this order: see the invariant of this room.
     let lying = core.volumes.lying().await?;
+    let images = lying_images(core).await?;
     let running = core.host.running().await.map_err(|cause| {
         ApiError::new(
             ferry_api::ErrorCode::Internal,
@@ -40,6 +42,7 @@ pub(super) async fn survey(core: &Core, ask: AskGarbage, now_ms: u64) -> Answer<
     found.extend(survey.unknown_processes(&lying, &running).await?);
     found.extend(survey.unknown_directories(&lying).await?);
     found.extend(survey.half_deleted(&lying).await?);
+    found.extend(survey.images(&images).await?);
     Ok(found)
 }
 
@@ -52,6 +55,15 @@ async fn crossings(core: &Core, volumes: &[VolumeRecord]) -> Answer<Vec<Crossing
         crossings.extend(core.records.crossing(*job).await?);
     }
     Ok(crossings)
+}
+
+/// What lies where images are unpacked.
+async fn lying_images(core: &Core) -> Answer<Vec<Place>> {
+    let Some(images) = core.host.images() else { return Ok(Vec::new()) };
+    images.lying().await.map_err(|cause| {
+        let message = format!("cannot look at the unpacked images: {cause}");
+        ApiError::new(ferry_api::ErrorCode::Internal, message)
+    })
 }
 
 /// The records, and what is looked at beside them.
@@ -292,6 +304,24 @@ impl Survey<'_> {
             };
             let job = self.brought(place).await?;
             found.push(self.found(what, job, (place.since_ms, place.bytes), verdict).await?);
+        }
+        Ok(found)
+    }
+
+    /// Unpacked images that no machine is made of, and what of such was left half done.
+    async fn images(&self, lying: &[Place]) -> Answer<Vec<Found>> {
+        let Some(images) = self.core.host.images() else { return Ok(Vec::new()) };
+        let used = self.core.machines.images_in_use(images).await?;
+        let mut found = Vec::new();
+        for place in lying.iter().filter(|place| !used.contains(&place.path)) {
+            let path = place.path.clone();
+            let what = match images::named(&path) {
+                Named::Unpacked => Remnant::Image { path },
+                Named::HalfUnpacked => Remnant::HalfUnpacked { path },
+                Named::Otherwise => Remnant::Directory { copy: None, path },
+            };
+            let verdict = images::judge(place, &used, images.is_changing());
+            found.push(self.found(what, None, (place.since_ms, place.bytes), verdict).await?);
         }
         Ok(found)
     }

@@ -114,6 +114,14 @@ pub enum MachinesError {
         /// Why it stays.
         why: String,
     },
+    /// An image that was to be cleared away is needed.
+    #[error("{} is not cleared away: {why}", path.display())]
+    ImageNeeded {
+        /// Where it is unpacked.
+        path: PathBuf,
+        /// Why it stays.
+        why: String,
+    },
     /// It should run and does not.
     #[error("machine {name} does not run yet: {waits_for}")]
     DoesNotRun {
@@ -130,7 +138,7 @@ impl From<MachinesError> for ApiError {
             MachinesError::Records(records) => return records.into(),
             MachinesError::NotHere(_) => ErrorCode::NotFound,
             MachinesError::Fenced { .. } => ErrorCode::HandedOver,
-            MachinesError::Needed { .. } => ErrorCode::Conflict,
+            MachinesError::Needed { .. } | MachinesError::ImageNeeded { .. } => ErrorCode::Conflict,
             MachinesError::Driver(
                 DriverError::NoProgram { .. }
                 | DriverError::NoWorkdir { .. }

@@ -4,12 +4,15 @@
 //! back by a move, whose record is there before its directory.
 
 use super::{Machines, MachinesError};
+use crate::drivers::oci::images::{self, Images};
 use crate::garbage::has_ground;
 use crate::lying::{Lying, MachineProcess};
 use crate::records::ProcessMark;
 use ferry_api::MachineId;
 use ferry_crossing::garbage::{self, Verdict};
 use ferry_crossing::target;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 impl Machines {
     /// Ends a process of a machine of which no record tells.
@@ -43,6 +46,38 @@ impl Machines {
         self.needless("the directory", machine, verdict).await?;
         let removed = self.inner.host.remove_machine_dir(machine).await;
         removed.map_err(|cause| MachinesError::Io { doing: "remove", path: self.inner.dir(machine), cause })
+    }
+
+    /// Where the images are unpacked of which machines are made that the records tell of, or that are on their way here.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub(crate) async fn images_in_use(&self, images: &Images) -> Result<BTreeSet<PathBuf>, MachinesError> {
+        let mut used = BTreeSet::new();
+        for record in self.inner.records.machines().await? {
+            used.extend(images.used_by(&record.spec, Some(self.inner.dir(record.id))).await);
+        }
+        for reserve in self.inner.records.crossings_under_way().await?.into_iter().filter_map(|c| c.reserve) {
+            used.extend(images.used_by(&reserve.spec, None).await);
+        }
+        Ok(used)
+    }
+
+    /// Removes an unpacked image that no machine is made of, or what of one was left half done.
+    ///
+    /// # Errors
+    /// [`MachinesError::ImageNeeded`]; a file operation failed.
+    pub(crate) async fn clear_image(&self, path: &Path) -> Result<(), MachinesError> {
+        let Some(images) = self.inner.host.images() else { return Ok(()) };
+        let failed = |doing| move |cause| MachinesError::Io { doing, path: path.to_owned(), cause };
+        // Whoever starts a machine from now on unpacks its image again.
+        let held = images.hold().await;
+        let lying = images.lying().await.map_err(failed("look at"))?;
+        let Some(found) = lying.into_iter().find(|place| place.path == path) else { return Ok(()) };
+        match images::judge(&found, &self.images_in_use(images).await?, false) {
+            Verdict::Goes(_) => images.remove(&held, found.path).await.map_err(failed("remove")),
+            Verdict::Stays(why) => Err(MachinesError::ImageNeeded { path: found.path, why }),
+        }
     }
 
     async fn lying(&self) -> Result<Lying, MachinesError> {

@@ -99,6 +99,8 @@ fn what_text(what: &Remnant) -> String {
         Remnant::VolumeServer { copy, pid } => format!("volume server {pid} of {copy}"),
         Remnant::MachineProcess { machine, pid } => format!("process {pid} of machine {machine}"),
         Remnant::MachineDirectory { path, .. } => format!("directory {}", path.display()),
+        Remnant::Image { path } => format!("unpacked image {}", path.display()),
+        Remnant::HalfUnpacked { path } => format!("half-unpacked image {}", path.display()),
     }
 }
 
@@ -110,8 +112,11 @@ fn job_text(artefact: &Artefact) -> String {
         (Some(JobKind::Moves { from, to, .. }), Some(job)) => format!("moves from {from} to {to} ({job})"),
         (None, Some(job)) => format!("{job}, forgotten"),
         (_, None) => match artefact.what {
-            // Forks and imports are no jobs, and what is not Ferry's has none.
-            Remnant::Export { .. } | Remnant::Directory { copy: None, .. } => "-".to_owned(),
+            // Forks, imports and images are no jobs', and what is not Ferry's has none.
+            Remnant::Export { .. }
+            | Remnant::Directory { copy: None, .. }
+            | Remnant::Image { .. }
+            | Remnant::HalfUnpacked { .. } => "-".to_owned(),
             Remnant::Retained { .. }
             | Remnant::HandedOver { .. }
             | Remnant::Reservation { .. }

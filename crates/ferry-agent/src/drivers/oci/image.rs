@@ -26,6 +26,9 @@ const OPAQUE: &str = ".wh..wh..opq";
 const WHITEOUT: &str = ".wh.";
 /// The most that a manifest, an index or a configuration may have, in bytes.
 const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+/// How the directories of unpacked images begin, before the digest; and of those that are being unpacked.
+pub(super) const UNPACKED: &str = "sha256-";
+pub(super) const UNPACKING: &str = "unpacking-";
 /// What is read at a time to check a layer, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
 /// How deep indexes may lie in each other.
@@ -127,7 +130,7 @@ pub(super) fn unpacked(images: &Path, dir: &Path, tag: Option<&str>) -> Result<U
     let layout = Layout { dir };
     let chosen = layout.choose(tag)?;
     let manifest: ImageManifest = layout.document(&chosen)?;
-    let place = images.join(format!("sha256-{}", hex_of(dir, &chosen)?));
+    let place = layout.place(images, &chosen)?;
     if !place.is_dir() {
         layout.unpack(images, &place, &manifest)?;
     }
@@ -135,7 +138,20 @@ pub(super) fn unpacked(images: &Path, dir: &Path, tag: Option<&str>) -> Result<U
     Ok(Unpacked { rootfs: place.join(ROOTFS), config })
 }
 
+/// Where the image that is meant is, or would be, unpacked below `images`.
+///
+/// # Errors
+/// The layout does not tell which that is.
+pub(super) fn place_of_image(images: &Path, dir: &Path, tag: Option<&str>) -> Result<PathBuf, ImageError> {
+    let layout = Layout { dir };
+    layout.place(images, &layout.choose(tag)?)
+}
+
 impl Layout<'_> {
+    fn place(&self, images: &Path, chosen: &Descriptor) -> Result<PathBuf, ImageError> {
+        Ok(images.join(format!("{UNPACKED}{}", hex_of(self.dir, chosen)?)))
+    }
+
     /// The manifest that is meant.
     fn choose(&self, tag: Option<&str>) -> Result<Descriptor, ImageError> {
         let path = self.dir.join("index.json");
@@ -209,8 +225,7 @@ impl Layout<'_> {
         fs::create_dir_all(images).map_err(failed("make"))?;
         let config: ImageConfiguration = self.document(manifest.config())?;
         // Removed when anything fails; what a crash leaves is beside the finished ones, and told by its name.
-        let made =
-            tempfile::Builder::new().prefix("unpacking-").tempdir_in(images).map_err(failed("make"))?;
+        let made = tempfile::Builder::new().prefix(UNPACKING).tempdir_in(images).map_err(failed("make"))?;
         let rootfs = made.path().join(ROOTFS);
         fs::create_dir(&rootfs).map_err(failed("make"))?;
         for layer in manifest.layers() {
@@ -334,7 +349,7 @@ fn put(layout: &Path, rootfs: &Path, entry: &mut Entry<'_, Box<dyn Read>>) -> Re
 }
 
 /// Removes whatever is at `path`, if anything is.
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     let removed = match path.symlink_metadata() {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

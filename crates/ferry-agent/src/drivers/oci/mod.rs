@@ -11,6 +11,7 @@
 //! keeper but its control groups, which go when the machine's end is noticed.
 
 mod image;
+pub(crate) mod images;
 mod made;
 mod runtime;
 
@@ -22,6 +23,7 @@ use crate::host::{Doing, blocking};
 use crate::records::ProcessMark;
 use ferry_api::{HealthCheck, Limit, MachineSpec, Mount, OciSpec, Probe};
 pub use image::ImageError;
+pub use images::Images;
 use made::Made;
 use oci_spec::runtime::{LinuxPidsBuilder, MountBuilder, Root, RootBuilder, Spec};
 use std::fs;
@@ -38,19 +40,16 @@ pub(crate) const OCI_DIR: &str = "oci";
 #[derive(Debug)]
 pub struct OciDriver {
     process: Arc<ProcessDriver>,
-    images: PathBuf,
+    images: Images,
     /// The runtime that was found to run containers here.
     runtime: Mutex<Option<PathBuf>>,
-    /// One image is unpacked at a time.
-    unpacking: Mutex<()>,
 }
 
 impl OciDriver {
     /// Runs containers, in keepers that `process` starts; images are unpacked below `state_dir`.
     #[must_use]
     pub fn new(process: Arc<ProcessDriver>, state_dir: &Path) -> Self {
-        let (runtime, unpacking) = (Mutex::default(), Mutex::default());
-        Self { process, images: state_dir.join(IMAGES), runtime, unpacking }
+        Self { process, images: Images::at(state_dir.join(IMAGES)), runtime: Mutex::default() }
     }
 
     /// The user and group that file systems of a machine belong to, if they are not root's.
@@ -61,6 +60,11 @@ impl OciDriver {
         let made = self.made(spec).await?;
         let user = made.spec.process().as_ref().map(|process| (process.user().uid(), process.user().gid()));
         Ok(user.filter(|ids| *ids != (0, 0)))
+    }
+
+    /// Where images are unpacked.
+    pub(crate) fn images(&self) -> &Images {
+        &self.images
     }
 
     /// The runtime; tried by running a container with it, once for each agent.
@@ -75,10 +79,8 @@ impl OciDriver {
     /// What the container of a machine is made of, without its volumes; unpacks its image if that is not done.
     async fn made(&self, spec: &MachineSpec) -> Result<Made, DriverError> {
         let oci = oci_of(spec).clone();
-        let images = self.images.clone();
-        let _one_at_a_time = self.unpacking.lock().await;
         let user = spec.isolation.as_ref().and_then(|isolation| isolation.user.clone());
-        blocking(move || Made::of(&images, &oci, user.as_deref())).await
+        self.images.made(oci, user).await
     }
 
     /// Writes all that the keeper and the runtime read; answers the description for the keeper.

@@ -1,9 +1,11 @@
 //! `cargo xtask lab`: Ferry with whole kernels and virtual machines around it. Too heavy for CI: it downloads kernels,
 //! and boots them without KVM.
 
+mod cgroups;
 mod console;
 mod debian;
 mod guest;
+mod seen;
 mod ublk;
 mod vhost;
 mod vm;
@@ -14,17 +16,18 @@ use anyhow::{Context, bail};
 
 use crate::bench::{self, processes};
 
-const USAGE: &str = "usage: cargo xtask lab vhost|ublk [--ferry PATH]
+const USAGE: &str = "usage: cargo xtask lab vhost|ublk|cgroups [--ferry PATH]
        cargo xtask lab vm
 
   vhost  a Linux guest in QEMU whose disk is a volume, over vhost-user-blk; its volume server is killed under it
          (about a minute)
   ublk   an agent and its volumes in a guest whose kernel has ublk, once for each of two kernels; a filesystem on the
          block device while volume servers are killed, grow and lose their source (about six minutes)
+  cgroups  machines with limits in a guest whose control groups are of version 2 (about a minute)
   vm     makes the VM that Ferry's tests move, in target/lab/vm (a download of 40 MB, then seconds)
   --ferry PATH  the program under test instead of a fresh release build
 
-All need Debian's apt for kernels, which stay in target/lab, and the first two qemu-system-x86_64.";
+All need Debian's apt for kernels, which stay in target/lab, and all but the last qemu-system-x86_64.";
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -32,8 +35,8 @@ const QEMU: &str = "qemu-system-x86_64";
 pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let (experiment, ferry) = match arguments {
         ["vm"] => return vm(root),
-        [experiment @ ("vhost" | "ublk")] => (*experiment, None),
-        [experiment @ ("vhost" | "ublk"), "--ferry", path] => (*experiment, Some(*path)),
+        [experiment @ ("vhost" | "ublk" | "cgroups")] => (*experiment, None),
+        [experiment @ ("vhost" | "ublk" | "cgroups"), "--ferry", path] => (*experiment, Some(*path)),
         _ => bail!("the lab was not told what to do\n\n{USAGE}"),
     };
     let ferry = match ferry {
@@ -44,7 +47,8 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let kept = kept(root)?;
     match experiment {
         "vhost" => vhost::run(ferry, &kept),
-        _ => ublk::run(&ferry, &kept),
+        "cgroups" => cgroups::CGROUPS.run(&ferry, &kept),
+        _ => ublk::UBLK.run(&ferry, &kept),
     }
 }
 

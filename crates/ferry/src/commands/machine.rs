@@ -84,7 +84,7 @@ pub async fn show(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
             "stops on",
             format!(
                 "{}, killed after {}",
-                spec.stop_signal,
+                stop_text(spec),
                 Span(std::time::Duration::from_millis(spec.stop_grace_ms))
             ),
         ),
@@ -239,7 +239,7 @@ fn isolation_text(spec: &MachineSpec) -> String {
 fn command_text(driver: &Driver) -> String {
     match driver {
         Driver::Process(ProcessSpec { command, args, .. }) => {
-            std::iter::once(command).chain(args).map(String::as_str).collect::<Vec<_>>().join(" ")
+            in_one_line(std::iter::once(command).chain(args))
         }
         Driver::Qemu(vm) => {
             let boots =
@@ -261,9 +261,23 @@ fn command_text(driver: &Driver) -> String {
                 OciSource::Image { path, tag: None } => format!("image {}", path.display()),
                 OciSource::Image { path, tag: Some(tag) } => format!("image {}:{tag}", path.display()),
             };
-            [from, command.join(" ")].join(" ").trim_end().to_owned()
+            in_one_line(std::iter::once(&from).chain(command))
         }
     }
+}
+
+/// How it is asked to stop.
+fn stop_text(spec: &MachineSpec) -> String {
+    match spec.driver {
+        Driver::Process(_) | Driver::Oci(_) => spec.stop_signal.to_string(),
+        Driver::Qemu(_) | Driver::CloudHypervisor(_) => "its power button".to_owned(),
+        Driver::Firecracker(_) => "Ctrl-Alt-Del".to_owned(),
+    }
+}
+
+/// Words as they are told, a script of several lines among them, too.
+fn in_one_line<'a>(words: impl Iterator<Item = &'a String>) -> String {
+    words.flat_map(|word| word.split_whitespace()).collect::<Vec<_>>().join(" ")
 }
 
 fn limits_text(limits: &Limits) -> String {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use super::machine_file::{in_ms, span};
+use super::machine_file::{span, span_text};
 
 /// A health check as a person writes it down.
 #[derive(Debug, Serialize, Deserialize)]
@@ -17,15 +17,15 @@ pub(super) struct HealthInFile {
     tcp: Option<NonZeroU16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     http: Option<HttpUrl>,
-    #[serde(default, deserialize_with = "some_span", serialize_with = "some_in_ms")]
+    #[serde(default, deserialize_with = "some_span", serialize_with = "some_span_text")]
     #[serde(skip_serializing_if = "Option::is_none")]
     interval: Option<Duration>,
-    #[serde(default, deserialize_with = "some_span", serialize_with = "some_in_ms")]
+    #[serde(default, deserialize_with = "some_span", serialize_with = "some_span_text")]
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failures: Option<NonZeroU32>,
-    #[serde(default, deserialize_with = "some_span", serialize_with = "some_in_ms")]
+    #[serde(default, deserialize_with = "some_span", serialize_with = "some_span_text")]
     #[serde(skip_serializing_if = "Option::is_none")]
     start_period: Option<Duration>,
 }
@@ -89,6 +89,6 @@ fn some_span<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duratio
     span(from).map(Some)
 }
 
-fn some_in_ms<S: serde::Serializer>(span: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-    in_ms(&span.unwrap_or_default(), to)
+fn some_span_text<S: serde::Serializer>(span: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    span_text(&span.unwrap_or_default(), to)
 }

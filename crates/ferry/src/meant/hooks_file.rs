@@ -4,7 +4,7 @@ use ferry_api::{Hook, HookName, Hooks, OnHookFailure};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use super::machine_file::{in_ms, span};
+use super::machine_file::{span, span_text};
 
 /// The hooks of a machine as a person writes them down.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub(super) struct HooksInFile {
 #[serde(deny_unknown_fields)]
 struct HookInFile {
     command: Vec<String>,
-    #[serde(default = "timeout_default", deserialize_with = "span", serialize_with = "in_ms")]
+    #[serde(default = "timeout_default", deserialize_with = "span", serialize_with = "span_text")]
     timeout: Duration,
     #[serde(default)]
     on_failure: OnHookFailure,

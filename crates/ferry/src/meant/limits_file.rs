@@ -1,6 +1,6 @@
 //! The part of a machine's file that says what it may use at most.
 
-use crate::output::bytes::parse_size;
+use crate::output::bytes::{parse_size, whole_bytes};
 use ferry_api::Limits;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::num::{NonZeroU32, NonZeroU64};
@@ -41,7 +41,7 @@ impl From<LimitsInFile> for Limits {
 impl From<Limits> for LimitsInFile {
     fn from(limits: Limits) -> Self {
         Self {
-            memory: limits.memory_bytes.map(|bytes| bytes.to_string()),
+            memory: limits.memory_bytes.map(|bytes| whole_bytes(bytes.get())),
             cpus: limits.cpu_millis.map(|millis| f64::from(millis.get()) / MILLIS),
             pids: limits.pids,
         }

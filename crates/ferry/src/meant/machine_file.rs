@@ -8,7 +8,7 @@ use super::hooks_file::HooksInFile;
 use super::limits_file::LimitsInFile;
 use super::oci_file::OciInFile;
 use super::vm_file::{MicroVmInFile, VmInFile};
-use crate::output::bytes::{parse_size, parse_span};
+use crate::output::bytes::{parse_size, parse_span, whole_bytes, whole_span};
 use ferry_api::{
     CreateMachine, Driver, Filesystem, Isolation, Machine, MachineName, MachineSpec, MicroVmSpec, Mount,
     MountPath, Network, NewVolume, OciSpec, Placement, ProcessSpec, RestartPolicy, Service, Signal,
@@ -47,7 +47,7 @@ struct MachineFile {
     services: Vec<Service>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stop_signal: Option<Signal>,
-    #[serde(default = "grace_default", deserialize_with = "span", serialize_with = "in_ms")]
+    #[serde(default = "grace_default", deserialize_with = "span", serialize_with = "span_text")]
     stop_grace: Duration,
     #[serde(default, deserialize_with = "restart", serialize_with = "restart_text")]
     restart: RestartPolicy,
@@ -92,7 +92,12 @@ impl DriverName {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct VolumeInFile {
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "size")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "size",
+        serialize_with = "size_text"
+    )]
     size: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     volume: Option<VolumeRef>,
@@ -392,8 +397,8 @@ pub(super) fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Er
     parse_span(&String::deserialize(from)?).map_err(serde::de::Error::custom)
 }
 
-pub(super) fn in_ms<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&format_args!("{}ms", span.as_millis()))
+pub(super) fn span_text<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&whole_span(*span))
 }
 
 /// A text as for `--volume`, or a number of bytes.
@@ -408,6 +413,10 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
         Typed::Bytes(bytes) => Ok(Some(bytes)),
         Typed::Text(text) => parse_size(&text).map(Some).map_err(serde::de::Error::custom),
     }
+}
+
+fn size_text<S: Serializer>(bytes: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&whole_bytes(bytes.unwrap_or_default()))
 }
 
 fn restart<'de, D: Deserializer<'de>>(from: D) -> Result<RestartPolicy, D::Error> {

@@ -82,6 +82,22 @@ pub fn parse_span(typed: &str) -> Result<Duration, String> {
     number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// A size as [`parse_size`] reads it again, exactly: in the largest unit of which it is a whole number.
+pub fn whole_bytes(bytes: u64) -> String {
+    let fits = |(_, unit_bytes): &(&str, u64)| bytes > 0 && bytes.is_multiple_of(*unit_bytes);
+    let (unit, unit_bytes) = UNITS.into_iter().find(fits).unwrap_or(("B", 1));
+    format!("{}{unit}", bytes / unit_bytes)
+}
+
+/// A span as [`parse_span`] reads it again, exactly to the millisecond: in the largest unit of which it is a whole number.
+pub fn whole_span(span: Duration) -> String {
+    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let span_ms = span.as_millis();
+    let fits = |(_, unit_ms): &(&str, u128)| span_ms > 0 && span_ms.is_multiple_of(*unit_ms);
+    let (unit, unit_ms) = units.into_iter().find(fits).unwrap_or(("ms", 1));
+    format!("{}{unit}", span_ms / unit_ms)
+}
+
 /// A span of time, shown in the unit people expect: `840 us`, `12.3 ms`, `4.05 s`, `3 min 20 s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -110,6 +126,18 @@ impl fmt::Display for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_in_whole_units_is_read_as_the_same() {
+        for (bytes, text) in [(20 << 30, "20GiB"), (1536 << 20, "1536MiB"), (4097, "4097B"), (0, "0B")] {
+            assert_eq!((whole_bytes(bytes).as_str(), parse_size(text)), (text, Ok(bytes)));
+        }
+        for (ms, text) in [(120_000, "2m"), (7_200_000, "2h"), (90_000, "90s"), (1_500, "1500ms"), (0, "0ms")]
+        {
+            let span = Duration::from_millis(ms);
+            assert_eq!((whole_span(span).as_str(), parse_span(text)), (text, Ok(span)));
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

@@ -4,6 +4,7 @@
 
 mod cells;
 mod certificates;
+mod connections;
 mod content;
 mod control;
 mod figures;
@@ -44,6 +45,9 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         println!("{}", options::USAGE);
         return Ok(());
     }
+    if let ["--answer", port] = arguments {
+        return connections::answer(port);
+    }
     let options = Options::parse(arguments)?;
     interrupt::watch()?;
     let ferry = ferry_program(root, &options)?;
@@ -57,6 +61,7 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     match options.what {
         What::Control => return control::run(root, &options, &ferry, dir.path()),
         What::Interruption => return interruption::run(root, &options, &ferry, dir.path()),
+        What::Connections => return connections::run(root, &options, &ferry, dir.path()),
         What::Live => return live::run(root, &options, &ferry, dir.path()),
         What::Data => {}
     }

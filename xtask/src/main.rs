@@ -24,15 +24,16 @@ chores:
   bench  Ferry's volume server beside qemu-nbd and nbdkit in one run, or what agents cost (`bench --help` tells the options)
   fuzz [--seconds N] [TARGET]
          any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)
-  soak [--what volumes|fio|workers|pingpong|database|vm] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]
+  soak [--what volumes|fio|workers|pingpong|database|postgres|postgres-oci|redis|vm] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]
          a random guest, fio, or a machine of two agents, which moves again and again while processes are killed; checked
   model [--worlds N] [WORDS]
          every order of events of the crossing in small worlds, or in those whose description has these words; at most
          N worlds of each (3000000 unless told; about 650 bytes of memory each)
   sim [--seeds N] [--from S] | --seed S [--trace]
          clusters of real agents on simulated hosts that fail, one a seed (100 unless told); or one seed again, with its trace
-  lab vhost|ublk
-         a virtual machine in QEMU on a volume, or with volumes in it, whose servers are killed (needs Debian)
+  lab vhost|ublk|cgroups
+         a virtual machine in QEMU on a volume, or with volumes in it, whose servers are killed, or with limited machines in it
+         (needs Debian)
   lab vm makes the VM that Ferry's tests move, in target/lab/vm (needs Debian)";
 
 fn main() -> ExitCode {

@@ -18,9 +18,12 @@ nbdcopy and started again, by a cold, a warm and (a VM) a live move, idle and un
 
 With `--what live` it measures how long a VM writes nothing while it moves with its memory, beside QEMU's own migration of it.
 
+With `--what connections` it measures how long those wait who connect to a machine by both workers' proxies while it moves, and
+whether anybody is refused.
+
 options:
-  --what WHAT          data, control, interruption or live (default data)
-  --used-mib N,N       interruption: data of the machine, one after the other (default 1024)
+  --what WHAT          data, control, interruption, live or connections (default data)
+  --used-mib N,N       interruption, connections: data of the machine, one after the other (default 1024)
   --moves N            control: moves (default 20)
   --appends N          control: appends (default 1000)
   --jobs N             control: jobs in one agent (default 1000)
@@ -50,6 +53,8 @@ pub enum What {
     Interruption,
     /// VMs that move with their memory.
     Live,
+    /// Clients of a machine that moves.
+    Connections,
 }
 
 /// The caller's choice.
@@ -150,7 +155,8 @@ fn what(text: &str) -> anyhow::Result<What> {
         "control" => Ok(What::Control),
         "interruption" => Ok(What::Interruption),
         "live" => Ok(What::Live),
-        other => bail!("--what is data, control, interruption or live, not `{other}`"),
+        "connections" => Ok(What::Connections),
+        other => bail!("--what is data, control, interruption, live or connections, not `{other}`"),
     }
 }
 

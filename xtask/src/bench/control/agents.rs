@@ -1,7 +1,7 @@
 //! Two workers as people have them, on loopback, asked through the command line.
 
 use std::ffi::OsStr;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use serde_json::Value;
 use super::super::interrupt;
 use super::super::processes::{self, Process};
 
+/// Where the services of each worker's machines are reached.
+pub const SERVICES_AT: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -31,10 +33,10 @@ impl Agents {
         let peers: String =
             listeners.iter().map(|(name, address)| format!("{name} = \"http://{address}\"\n")).collect();
         let mut agents = Self { ferry: ferry.to_owned(), agents: Vec::new() };
-        for (name, address) in listeners {
+        for ((name, address), services) in listeners.into_iter().zip(SERVICES_AT) {
             let (config, state) = (dir.join(format!("{name}.toml")), dir.join(name));
             let text = format!(
-                "name = \"{name}\"\nlisten = \"{address}\"\nstate_dir = \"{}\"\n[peers]\n{peers}",
+                "name = \"{name}\"\nlisten = \"{address}\"\nservices_listen = \"{services}:0\"\nstate_dir = \"{}\"\n[peers]\n{peers}",
                 state.display()
             );
             std::fs::write(&config, text).context("cannot write a configuration")?;

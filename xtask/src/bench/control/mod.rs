@@ -13,7 +13,7 @@ use anyhow::Context;
 
 use super::options::Options;
 use super::{KEPT_IN, machine};
-pub use agents::Agents;
+pub use agents::{Agents, SERVICES_AT};
 pub use table::Line;
 
 /// Runs all of it and prints the section of the page that is kept.

@@ -14,6 +14,7 @@ use crate::host::Doing;
 use ferry_api::{Limit, Limits};
 use std::fs;
 use std::io;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,12 +61,13 @@ impl Groups {
         self.found().iter().filter(|(_, found)| found.is_ok()).map(|(limit, _)| *limit).collect()
     }
 
-    /// Says so if one of these limits could not be kept.
+    /// Says so if one of these limits could not be kept, or is more than there is.
     ///
     /// # Errors
-    /// `NoLimit`.
+    /// `NoLimit`, `MoreThanThereIs`.
     pub(super) fn check(&self, limits: &Limits) -> Result<(), DriverError> {
-        limits.kinds().try_for_each(|limit| self.hierarchy(limit).map(drop))
+        limits.kinds().try_for_each(|limit| self.hierarchy(limit).map(drop))?;
+        check_against(limits, &there_is())
     }
 
     /// Keeps a process, which has started nothing yet, and all that it will start to the limits of a machine.
@@ -94,6 +96,29 @@ impl Groups {
         self.found
             .get_or_init(|| Limit::ALL.map(|limit| (limit, try_limit(Path::new(CGROUPS), limit))).to_vec())
     }
+}
+
+/// What this host has, of what can be limited; none of what it does not tell.
+fn there_is() -> Limits {
+    let told = rustix::system::sysinfo();
+    let memory_bytes = NonZeroU64::new(told.totalram.saturating_mul(u64::from(told.mem_unit)));
+    let processors = std::thread::available_parallelism().ok();
+    let millis = processors.and_then(|count| u32::try_from(count.get()).ok()?.checked_mul(1000));
+    Limits { memory_bytes, cpu_millis: millis.and_then(NonZeroU32::new), pids: None }
+}
+
+/// Refuses a limit that is more than there is: whoever sets it counts on having that much.
+fn check_against(limits: &Limits, there_is: &Limits) -> Result<(), DriverError> {
+    let more = |limit, wanted: Option<u64>, has: Option<u64>, unit| match (wanted, has) {
+        (Some(wanted), Some(has)) if wanted > has => {
+            Err(DriverError::MoreThanThereIs { limit, wanted, has, unit })
+        }
+        _ => Ok(()),
+    };
+    let memory = |limits: &Limits| limits.memory_bytes.map(NonZeroU64::get);
+    let cpu = |limits: &Limits| limits.cpu_millis.map(|millis| u64::from(millis.get()));
+    more(Limit::Memory, memory(limits), memory(there_is), "bytes")?;
+    more(Limit::Cpu, cpu(limits), cpu(there_is), "thousandths of a processor")
 }
 
 /// What of a machine can be limited on this host by whoever asks.
@@ -305,6 +330,19 @@ mod tests {
         assert_eq!(of(Limit::Memory).unwrap().version, Version::V2);
         assert_eq!(of(Limit::Cpu), Ok(Hierarchy { root: dir.path().join("cpu"), version: Version::V1 }));
         assert!(of(Limit::Pids).unwrap_err().contains("no pids controller"));
+    }
+
+    #[test]
+    fn a_limit_that_is_more_than_there_is_is_refused_with_both_figures() {
+        let there_is = Limits { pids: None, ..limits() };
+        assert!(check_against(&limits(), &there_is).is_ok(), "all that there is");
+        let more = Limits { cpu_millis: 1501.try_into().ok(), ..limits() };
+        let said = check_against(&more, &there_is).unwrap_err().to_string();
+        assert!(said.contains("has 1500 thousandths of a processor") && said.contains("1501"), "{said}");
+        let more = Limits { memory_bytes: ((64 << 20) + 1).try_into().ok(), ..limits() };
+        let said = check_against(&more, &there_is).unwrap_err().to_string();
+        assert!(said.contains("has 67108864 bytes") && said.contains("67108865"), "{said}");
+        assert!(check_against(&more, &Limits::default()).is_ok(), "what is not known refuses nobody");
     }
 
     #[test]

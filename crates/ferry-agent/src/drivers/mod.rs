@@ -194,6 +194,21 @@ pub enum DriverError {
         /// What it lacks.
         why: String,
     },
+    /// A limit is more than the worker has.
+    #[error(
+        "this worker has {has} {unit}, and the {limit} of the machine is to be {wanted} at most; lower that limit, or choose \
+         another worker"
+    )]
+    MoreThanThereIs {
+        /// What is limited.
+        limit: Limit,
+        /// What the machine's spec says.
+        wanted: u64,
+        /// What there is.
+        has: u64,
+        /// What both are counted in.
+        unit: &'static str,
+    },
     /// The worker cannot give the machine a network of its own.
     #[error(
         "this worker can give a machine no network of its own, since {lacks}; mend that, or leave `network` out of the \

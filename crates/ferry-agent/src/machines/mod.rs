@@ -155,6 +155,7 @@ impl From<MachinesError> for ApiError {
                 | DriverError::Image(_)
                 | DriverError::NoRights
                 | DriverError::NoLimit { .. }
+                | DriverError::MoreThanThereIs { .. }
                 | DriverError::NoNetwork { .. },
             )
             | MachinesError::Filesystem(_) => ErrorCode::InvalidRequest,

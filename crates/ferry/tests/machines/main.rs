@@ -182,6 +182,22 @@ fn what_is_wrong_with_a_file_is_told_by_line_and_field() {
 }
 
 #[test]
+fn a_limit_that_no_worker_could_keep_is_refused_before_anything_is_made() {
+    let cluster = Cluster::two();
+    let (w1, _) = cluster.pair();
+    let file = cluster.dir().join("web.toml");
+    let spec = "name = \"web\"\ncommand = [\"sleep\", \"1000\"]\n[limits]\nmemory = \"8PiB\"\n";
+    std::fs::write(&file, format!("{spec}[volumes.data]\nsize = \"64MiB\"\n")).unwrap();
+    let before = w1.belongings();
+    let said = w1.refusal(&["machine", "create", "--file", path_text(&file)], 1);
+    let is_told =
+        said.contains("the memory of the machine is to be 9007199254740992 at most; lower that limit");
+    // Where there are no control groups, that is told first.
+    assert!(is_told || said.contains("cannot limit the memory of a machine"), "{said}");
+    assert_eq!(w1.belongings(), before);
+}
+
+#[test]
 fn what_a_machine_writes_is_followed_over_the_death_of_its_agent_and_stays_where_it_wrote_it() {
     let cluster = Cluster::two();
     let (w1, w2) = cluster.pair();

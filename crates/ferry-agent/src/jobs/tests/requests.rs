@@ -249,6 +249,22 @@ async fn a_step_of_another_version_parks_the_move() {
 }
 
 #[tokio::test]
+async fn a_target_that_cannot_limit_the_machine_is_refused_before_anything_stops() {
+    let mut worker = Worker::new(Desired::Running, &[]).await;
+    worker.world.state().limits.memory_bytes = (1 << 20).try_into().ok();
+    let mover = Mover::new(Arc::new(Alpha(worker.world.clone())), Hourglass(worker.world.clone()));
+    let foreseen = mover.foresee(&worker.input("beta")).await.unwrap();
+    let id = worker.begin().await.unwrap().id;
+    let job = worker.run_to_the_end(id).await;
+    assert_eq!((job.state, job.steps[0].attempts), (JobState::Failed, 1));
+    let reason = job.reason.clone().unwrap();
+    assert!(reason.contains(&foreseen.blockers[0]), "what stops it was foreseen: {:?}", foreseen.blockers);
+    assert!(reason.contains("worker beta cannot limit the memory of the machine"), "{reason}");
+    assert!(job.steps[1..].iter().all(|step| step.state == StepState::Waiting));
+    worker.check_the_end(&job).await;
+}
+
+#[tokio::test]
 async fn a_target_that_lacks_the_machines_driver_is_refused_before_anything_stops() {
     let mut worker = Worker::new(Desired::Running, &[]).await;
     let error = Some("its programs are locked away; unlock them".to_owned());

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
     ApiError, Arrival, AskRoot, BadRanges, CopyRoot, Crossing, CrossingState, CrossingVolume, Desired,
-    Driver, ErrorCode, Generation, HookName, HookRun, Hooks, Hydration, Job, JobId, Judged, LiveFacts,
-    Machine, MachineId, MachineSpec, MachineState, MachineVolume, Notice, Ownership, Precopied, QemuSpec,
-    Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
+    Driver, ErrorCode, Generation, HookName, HookRun, Hooks, Hydration, Job, JobId, Judged, Limits,
+    LiveFacts, Machine, MachineId, MachineSpec, MachineState, MachineVolume, Notice, Ownership, Precopied,
+    QemuSpec, Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
 use ferry_crossing::live::{Memory, MemoryCopied};
 use tokio::sync::Notify;
@@ -116,6 +116,8 @@ pub(super) struct State {
     pub(super) room_bytes: u64,
     /// Drivers of the target.
     pub(super) drivers: Vec<ferry_api::DriverInfo>,
+    /// What the machine may have at most.
+    pub(super) limits: Limits,
     /// What the machine has of hooks.
     pub(super) hooks: Hooks,
     /// Those that fail.
@@ -485,7 +487,7 @@ impl Home for Alpha {
             if state.is_vm {
                 spec.driver = Driver::Qemu(QemuSpec::default());
             }
-            spec = MachineSpec { health, hooks: state.hooks.clone(), ..spec };
+            spec = MachineSpec { health, hooks: state.hooks.clone(), limits: state.limits, ..spec };
             (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap(), state.home_runs, spec)
         };
         let state = if runs { MachineState::Running { pid: 1, since_ms: 1 } } else { MachineState::Stopped };

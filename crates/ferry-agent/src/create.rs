@@ -109,6 +109,11 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
 fn check_hooks(spec: &MachineSpec) -> Answer<()> {
     spec.hooks.iter().try_for_each(|(name, hook)| {
         let refused = |why| ApiError::new(ErrorCode::InvalidRequest, format!("the {name} hook: {why}"));
+        if hook.freeze && !spec.driver.as_qemu().is_some_and(|vm| vm.guest_agent) {
+            return Err(refused(
+                "only a VM with a guest agent can freeze its file systems; give a command instead",
+            ));
+        }
         hook.check(name).map_err(refused)
     })
 }

@@ -103,7 +103,12 @@ impl fmt::Display for HookName {
 #[serde(deny_unknown_fields)]
 pub struct Hook {
     /// The program and its arguments. It has succeeded if it exits with 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
+    /// Instead of a command: its guest agent holds what is written to its file systems until all of it is on its disks, and
+    /// these are flushed. Only of [`HookName::Quiesce`], and of VMs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub freeze: bool,
     /// How long it may take before it is killed, in milliseconds; at most [`Hooks::TIMEOUT_MS_MAX`].
     #[serde(default = "timeout_ms_default")]
     pub timeout_ms: u64,
@@ -120,7 +125,13 @@ impl Hook {
     /// A command with everything else by default.
     #[must_use]
     pub fn new(command: Vec<String>) -> Self {
-        Self { command, timeout_ms: TIMEOUT_MS_DEFAULT, on_failure: OnHookFailure::default() }
+        Self { command, freeze: false, timeout_ms: TIMEOUT_MS_DEFAULT, on_failure: OnHookFailure::default() }
+    }
+
+    /// One that freezes file systems, with everything else by default.
+    #[must_use]
+    pub fn freeze() -> Self {
+        Self { freeze: true, ..Self::new(Vec::new()) }
     }
 
     /// Whether it can be the hook of that name.
@@ -128,7 +139,15 @@ impl Hook {
     /// # Errors
     /// Why not.
     pub fn check(&self, name: HookName) -> Result<(), &'static str> {
-        if self.command.is_empty() {
+        if self.freeze {
+            match (name, self.command.is_empty()) {
+                (HookName::Quiesce, true) => {}
+                (HookName::Quiesce, false) => {
+                    return Err("it is a command or freeze, not both; leave one out");
+                }
+                (_, _) => return Err("only quiesce can freeze; leave freeze out"),
+            }
+        } else if self.command.is_empty() {
             return Err("command is empty; write the program and its arguments");
         }
         if !(1..=Hooks::TIMEOUT_MS_MAX).contains(&self.timeout_ms) {
@@ -224,6 +243,8 @@ mod tests {
         let asking = Hook { on_failure: OnHookFailure::Abort, ..hook.clone() };
         assert_eq!(HookName::ALL.map(|name| asking.check(name).is_ok()), [true, true, false, false]);
         let empty = Hook::new(Vec::new());
+        assert_eq!(HookName::ALL.map(|name| Hook::freeze().check(name).is_ok()), [false, true, false, false]);
+        assert!(Hook { freeze: true, ..hook.clone() }.check(HookName::Quiesce).is_err());
         let endless = Hook { timeout_ms: Hooks::TIMEOUT_MS_MAX + 1, ..hook.clone() };
         let hasty = Hook { timeout_ms: 0, ..hook };
         for hook in [empty, endless, hasty] {

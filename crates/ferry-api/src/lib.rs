@@ -55,7 +55,7 @@ pub use live::{Arrival, Expect, LiveFacts};
 pub use log::{AskLog, MachineLog};
 pub use loss::{AbandonSource, BadRanges, ChangeSources, LossPolicy, Losses, OnSourceLoss, Span, StandIn};
 pub use machine::{
-    CreateMachine, Desired, DestroyMachine, Exit, Machine, MachineSpec, MachineState, MachineVolume,
+    AskedBy, CreateMachine, Desired, DestroyMachine, Exit, Machine, MachineSpec, MachineState, MachineVolume,
     NewVolume, RestartPolicy, SPEC_VERSION, Signal, SignalError, VolumeOrigin,
 };
 pub use names::{

@@ -18,8 +18,8 @@ const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
 /// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
 /// checks, 5 with VMs, 6 with networks of their own, 7 with containers, 8 with limits, 9 with VMs of cloud-hypervisor and
-/// firecracker, 10 with hooks, 11 with placement. A machine moves only to a worker that understands all of its spec.
-pub const SPEC_VERSION: u32 = 11;
+/// firecracker, 10 with hooks, 11 with placement, 12 with VMs that have a guest agent. A machine moves only to a worker that understands all of its spec.
+pub const SPEC_VERSION: u32 = 12;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +172,9 @@ impl MachineSpec {
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
+        if self.driver.as_qemu().is_some_and(|vm| vm.guest_agent) {
+            return 12;
+        }
         if !self.placement.is_none() {
             return 11;
         }
@@ -391,6 +394,28 @@ pub struct Exit {
     /// Whether it was killed since it wanted more memory than its limit ([`Limits::memory_bytes`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub out_of_memory: bool,
+    /// By what a VM was asked to end, the last time before it did; none: it was not asked, or is no VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<AskedBy>,
+}
+
+/// By what a VM is asked to shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AskedBy {
+    /// The agent inside it.
+    GuestAgent,
+    /// Its power button, or what stands for it.
+    PowerButton,
+}
+
+impl fmt::Display for AskedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::GuestAgent => "its guest agent",
+            Self::PowerButton => "its power button",
+        })
+    }
 }
 
 /// Asks for the end of a machine.
@@ -438,6 +463,9 @@ mod tests {
         spec.hooks.quiesce = Some(crate::Hook::new(vec!["sync".to_owned()]));
         assert_eq!(spec.version(), 10);
         spec.placement.group = Some("web".parse().unwrap());
+        assert_eq!(spec.version(), 11);
+        let vm = crate::QemuSpec { guest_agent: true, ..crate::QemuSpec::default() };
+        spec.driver = Driver::Qemu(vm);
         assert_eq!(spec.version(), SPEC_VERSION);
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<MachineSpec>(&json).unwrap(), spec);

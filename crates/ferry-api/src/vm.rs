@@ -44,6 +44,10 @@ pub struct QemuSpec {
     /// How it comes to its volumes.
     #[serde(default)]
     pub disk: QemuDisk,
+    /// Whether it has a port for the QEMU guest agent, which is expected to run in it: hooks are run by that, and it is shut down by
+    /// it. The port is a device, so it is said here and not found out: both sides of a live move must have the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guest_agent: bool,
 }
 
 impl Default for QemuSpec {
@@ -59,6 +63,7 @@ impl Default for QemuSpec {
             vcpus: vcpus_default(),
             accel: Accel::default(),
             disk: QemuDisk::default(),
+            guest_agent: false,
         }
     }
 }

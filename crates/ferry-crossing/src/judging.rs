@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn one_that_ended_before_it_was_well_is_not() {
-        let exit = Exit { code: Some(3), signal: None, at_ms: 1, out_of_memory: false };
+        let exit = Exit { code: Some(3), signal: None, at_ms: 1, out_of_memory: false, asked: None };
         let starting = Some(Health::Starting { why: None });
         let ended = Machine { last_exit: Some(exit), ..now(starting) };
         assert_eq!(judge(Some(&ended)), Judgement::Unwell("it ended with code 3".to_owned()));

@@ -13,6 +13,7 @@
 //!            journal + what is left of a move ──history──▶ whether it may be forgotten
 //!            what lies and runs here beside the records ──garbage──▶ what may be cleared away
 //!            what is under way, runs and is read here ──stopping──▶ what keeps the host from being stopped
+//!            bytes of a VM's guest agent ──guest_agent──▶ what it answers
 //!   clients  who tells what of a machine ──directory──▶ where it is ──proxy──▶ connect, forward, hold or refuse
 //!   all      what lies on every disk ──truth──▶ which copy is the real one
 //! ```
@@ -30,6 +31,7 @@ mod fence;
 pub mod fleet;
 pub mod foresight;
 pub mod garbage;
+pub mod guest_agent;
 pub mod history;
 pub mod hooks;
 pub mod judging;

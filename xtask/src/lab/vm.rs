@@ -25,16 +25,18 @@ const MODULES: &[&str] = &[
     "ext4",
     "evdev",
     "button",
+    "virtio_console",
 ];
 
 /// Makes it anew; what is downloaded for it stays in `kept`.
 pub fn make(kept: &Path) -> anyhow::Result<()> {
     let dir = kept.join("vm");
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let kernel = Suite::new(SUITE, kept).kernel()?;
+    let suite = Suite::new(SUITE, kept);
+    let kernel = suite.kernel()?;
     let mke2fs = processes::run("sh", &["-c", "PATH=$PATH:/usr/sbin:/sbin; command -v mke2fs"]);
     let mke2fs = mke2fs.context("the VM needs mke2fs: apt-get install e2fsprogs")?;
-    let programs = [mke2fs.stdout.trim().into()];
+    let programs = [mke2fs.stdout.trim().into(), suite.file("qemu-guest-agent", "qemu-ga")?];
     let script = include_str!("vm.sh");
     guest::make(&dir, kept, &Parts { kernel: &kernel, modules: MODULES, programs: &programs, script })?;
     std::fs::copy(kernel.image()?, dir.join("kernel")).context("cannot copy the kernel")?;

@@ -8,10 +8,17 @@ busybox --install -s /bin
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk crc16 mbcache jbd2 crc32c_generic \
-  ext4 evdev button; do
+  ext4 evdev button virtio_console; do
   [ -e /$module.ko ] && insmod /$module.ko
 done
 say() { echo "VM $*"; }
+# Its agent, if there is a port for it; it shuts down by a program of that name.
+mkdir -p /sbin /run
+printf '#!/bin/sh\necho "VM shut down by $0" >/dev/console\n: >/stop\n' >/sbin/shutdown
+chmod +x /sbin/shutdown
+for port in /sys/class/virtio-ports/*; do
+  [ "$(cat $port/name 2>/dev/null)" = org.qemu.guest_agent.0 ] && /programs/qemu-ga -m virtio-serial -p /dev/${port##*/} -t /run &
+done
 
 until [ -b /dev/vda ]; do sleep 1; done
 say "serial $(cat /sys/block/vda/serial)"

@@ -33,7 +33,10 @@ const EDGES: &[Crate] = &[
     Crate { name: "ferry", may_use: &["ferry-agent", "ferry-api", "ferry-nbd", "ferry-volume"] },
     // The bench makes volumes as the agent does, and talks to their servers.
     Crate { name: "xtask", may_use: &["ferry-model", "ferry-volume"] },
-    Crate { name: "fuzz", may_use: &["ferry-engine", "ferry-fsm", "ferry-nbd", "ferry-volume"] },
+    Crate {
+        name: "fuzz",
+        may_use: &["ferry-crossing", "ferry-engine", "ferry-fsm", "ferry-nbd", "ferry-volume"],
+    },
 ];
 
 /// What a heart may take from outside: arithmetic, encodings and error types, nothing that reaches the world.

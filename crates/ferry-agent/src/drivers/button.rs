@@ -1,7 +1,9 @@
-//! A machine that is asked to end by a button, pressed again until it has: one that is just booting does not hear it.
+//! A machine that is asked to end: by what runs inside it, or else by a button, pressed again until it has ended, for one that is just booting
+//! does not hear it.
 
 use super::watch::{Ended, Watch, Watched};
 use crate::host::Doing;
+use ferry_api::AskedBy;
 use std::fmt::Debug;
 use std::io;
 use std::pin::pin;
@@ -12,11 +14,18 @@ use tokio::time::timeout;
 const PRESS_MAX: Duration = Duration::from_secs(10);
 /// How long a guest is left to itself before its button is pressed again.
 const PRESS_EVERY: Duration = Duration::from_secs(2);
+/// How long a guest whose agent has agreed to shut it down is left to itself before its button is pressed.
+const AGREED_MAX: Duration = Duration::from_secs(15);
 
 /// What asks a machine to end.
 pub(super) trait Button: Debug + Send + Sync + 'static {
     /// Presses it once.
     fn press(&self) -> Doing<'_, io::Result<()>>;
+
+    /// Asks what runs inside instead; whether that has agreed.
+    fn ask_inside(&self) -> Doing<'_, bool> {
+        Box::pin(async { false })
+    }
 }
 
 /// A process like any other, but for its button.
@@ -46,6 +55,15 @@ impl<B: Button> Watched for WithButton<B> {
     fn end(&self, _signal: i32) -> Doing<'_, Ended> {
         Box::pin(async {
             let mut ended = pin!(self.process.ended());
+            let by = |ended, by| Ended { asked: Some(by), ..ended };
+            let agreed = tokio::select! {
+                biased;
+                ended = &mut ended => return ended,
+                agreed = self.button.ask_inside() => agreed,
+            };
+            if agreed && let Ok(ended) = timeout(AGREED_MAX, &mut ended).await {
+                return by(ended, AskedBy::GuestAgent);
+            }
             loop {
                 // A signal would end the VMM under a guest that has not written what it has to write.
                 let pressed = timeout(PRESS_MAX, self.button.press()).await;
@@ -53,7 +71,7 @@ impl<B: Button> Watched for WithButton<B> {
                     tracing::debug!(pid = self.pid(), %error, "the power button of a machine cannot be pressed");
                 }
                 if let Ok(ended) = timeout(PRESS_EVERY, &mut ended).await {
-                    return ended;
+                    return by(ended, AskedBy::PowerButton);
                 }
             }
         })

@@ -7,6 +7,7 @@
 mod button;
 mod cgroup;
 pub(crate) mod filesystem;
+mod freeze;
 mod gate;
 pub(crate) mod inhibitor;
 mod init;
@@ -25,6 +26,7 @@ mod watch;
 
 pub use cgroup::limits;
 pub use filesystem::Holds;
+pub use freeze::{Freeze, GuestError};
 pub use gate::Gates;
 pub use init::{InitError, Side, init};
 pub use live::{Channel, Live};
@@ -170,9 +172,16 @@ pub enum DriverError {
     },
     /// A VM cannot have it.
     #[error(
-        "mounts, isolation, limits, services, health checks and hooks are not for VMs, whose kernel and network are their own; leave them out"
+        "mounts, isolation, limits, services and health checks by port or URL are not for VMs, whose kernel and network are their own; leave \
+         them out"
     )]
     NotForVms,
+    /// Nobody inside a VM would run it.
+    #[error(
+        "hooks and health checks of a VM are run by the QEMU guest agent inside it; install that, and say guest_agent = true in [qemu], or \
+         leave them out"
+    )]
+    NoGuestAgent,
     /// A socket cannot be made.
     #[error(
         "{} is longer than the {bytes_max} bytes that a socket's path can have; choose a shorter state_dir",
@@ -266,6 +275,11 @@ pub trait Driver: Send + Sync + 'static {
 
     /// How it moves machines with their memory; none if it does not.
     fn live(&self) -> Option<&dyn Live> {
+        None
+    }
+
+    /// What freezes the file systems of the machine in `dir`; none if that cannot be done.
+    fn freezes(&self, _dir: &Path) -> Option<Box<dyn Freeze>> {
         None
     }
 

@@ -280,7 +280,7 @@ impl Trying {
 }
 
 /// What the end of a try says. Pure.
-fn verdict(code: Option<i32>, last: Option<String>, check: &HealthCheck) -> Result<(), String> {
+pub(super) fn verdict(code: Option<i32>, last: Option<String>, check: &HealthCheck) -> Result<(), String> {
     match (code, last) {
         (Some(0), _) => Ok(()),
         (None, _) => Err(late(check)),
@@ -292,7 +292,7 @@ fn verdict(code: Option<i32>, last: Option<String>, check: &HealthCheck) -> Resu
     }
 }
 
-fn late(check: &HealthCheck) -> String {
+pub(super) fn late(check: &HealthCheck) -> String {
     format!("{} took longer than {} ms", check.probe, check.timeout_ms)
 }
 
@@ -307,7 +307,7 @@ async fn listen(said: Option<Receiver>, words: &mut Vec<u8>) {
     }
 }
 
-fn last_line(words: &[u8]) -> Option<String> {
+pub(super) fn last_line(words: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(words);
     let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
     Some(line.trim().chars().filter(|c| !c.is_control()).take(200).collect())

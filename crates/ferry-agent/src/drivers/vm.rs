@@ -5,7 +5,7 @@ use super::gate::Held;
 use super::{DriverError, HeldMachine, Watch};
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::MachineSpec;
+use ferry_api::{MachineSpec, Probe};
 use std::path::PathBuf;
 
 /// A VM behind its gate.
@@ -29,19 +29,23 @@ impl<B: Button> HeldMachine for HeldVm<B> {
     }
 }
 
-/// Says so if a spec asks for what no VM can have.
-pub(super) fn check_spec(spec: &MachineSpec) -> Result<(), DriverError> {
+/// Says so if a spec asks for what no VM can have, or what only an agent inside it could do.
+pub(super) fn check_spec(spec: &MachineSpec, has_agent: bool) -> Result<(), DriverError> {
     let is_shut_in = spec.is_isolated() || !spec.limits.is_none();
-    let is_known_inside = !spec.services.is_empty() || spec.health.is_some() || !spec.hooks.is_empty();
-    match is_shut_in || is_known_inside {
-        true => Err(DriverError::NotForVms),
-        false => Ok(()),
+    let is_asked_outside =
+        spec.health.as_ref().is_some_and(|check| !matches!(check.probe, Probe::Command(_)));
+    if is_shut_in || is_asked_outside || !spec.services.is_empty() {
+        return Err(DriverError::NotForVms);
+    }
+    match has_agent || (spec.health.is_none() && spec.hooks.is_empty()) {
+        true => Ok(()),
+        false => Err(DriverError::NoGuestAgent),
     }
 }
 
-/// How the health check of a VM ends, if it ever came to one: what has one is not started.
+/// How the health check of a VM without an agent ends, if it ever came to one: what has one is not started.
 pub(super) fn no_health<'a>() -> Doing<'a, Result<(), String>> {
-    Box::pin(async { Err(DriverError::NotForVms.to_string()) })
+    Box::pin(async { Err(DriverError::NoGuestAgent.to_string()) })
 }
 
 /// Says so if something that a VM boots is not there.

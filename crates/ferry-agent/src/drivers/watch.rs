@@ -6,6 +6,7 @@
 use crate::host::{Doing, now_ms};
 use crate::lying::has_ended;
 use crate::records::ProcessMark;
+use ferry_api::AskedBy;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -31,22 +32,24 @@ pub struct Ended {
     pub signal: Option<i32>,
     /// Whether it was killed since it wanted more memory than it may have.
     pub out_of_memory: bool,
+    /// By what it was asked to end, if it is a VM.
+    pub asked: Option<AskedBy>,
 }
 
 impl Ended {
     /// Without anything that is known of it.
-    pub const UNSEEN: Self = Self { code: None, signal: None, out_of_memory: false };
+    pub const UNSEEN: Self = Self { code: None, signal: None, out_of_memory: false, asked: None };
 
     /// By itself, with an exit code.
     #[must_use]
     pub const fn with_code(code: i32) -> Self {
-        Self { code: Some(code), signal: None, out_of_memory: false }
+        Self { code: Some(code), ..Self::UNSEEN }
     }
 
     /// By a signal.
     #[must_use]
     pub const fn by_signal(signal: i32) -> Self {
-        Self { code: None, signal: Some(signal), out_of_memory: false }
+        Self { signal: Some(signal), ..Self::UNSEEN }
     }
 }
 
@@ -191,11 +194,9 @@ impl Process {
     fn reap(&self) -> Ended {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match rustix::process::waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), options) {
-            Ok(Some(status)) => Ended {
-                code: status.exit_status(),
-                signal: status.terminating_signal(),
-                out_of_memory: false,
-            },
+            Ok(Some(status)) => {
+                Ended { code: status.exit_status(), signal: status.terminating_signal(), ..Ended::UNSEEN }
+            }
             Ok(None) | Err(_) => Ended::UNSEEN,
         }
     }

@@ -52,6 +52,9 @@ impl Machines {
         notice: &Notice,
         end: Instant,
     ) -> Result<Result<(), String>, MachinesError> {
+        if hook.freeze {
+            return Ok(self.freeze_and_flush(record, end).await);
+        }
         let mut launch = self.inner.launch(record, Vec::new(), Vec::new())?;
         launch.env.extend(words(notice, hook.limit_ms()));
         let driver = self.inner.host.driver(record.spec.driver.kind());

@@ -168,7 +168,11 @@ impl Machines {
             match self.memory_of(&record).await? {
                 // A process that could not take it ends next.
                 Some(Memory::Awaited | Memory::Failed { .. }) => {}
-                Some(_) => return self.note_arrival(machine).await,
+                Some(_) => {
+                    self.note_arrival(machine).await?;
+                    Inner::thaw(&self.inner, &record);
+                    return Ok(());
+                }
                 None => {
                     // Its minder has to notice, too: the process that is gone is not what goes on.
                     self.settle(machine).await;

@@ -180,6 +180,8 @@ impl Minder {
                     self.note_end(inner, Ended::UNSEEN).await;
                     return Ok(Next::Later(Duration::ZERO));
                 }
+                // An agent that died may have left it frozen.
+                Inner::thaw(inner, &record);
                 found
             }
             (None, None) => None,
@@ -349,6 +351,7 @@ impl Inner {
             code: ended.code,
             signal: ended.signal,
             out_of_memory: ended.out_of_memory,
+            asked: ended.asked,
             at_ms,
         });
         Change::ProcessEnded { machine, exit, stays_down }

@@ -10,6 +10,7 @@
 
 mod disks;
 mod filesystems;
+mod frozen;
 mod health;
 mod hooks;
 mod live;
@@ -150,6 +151,7 @@ impl From<MachinesError> for ApiError {
                 | DriverError::TooManyVcpus { .. }
                 | DriverError::NoImage { .. }
                 | DriverError::NotForVms
+                | DriverError::NoGuestAgent
                 | DriverError::LongPath { .. }
                 | DriverError::NoCommand { .. }
                 | DriverError::Image(_)

@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn a_machine_comes_back_as_its_policy_says() {
-        let ended = |code, signal| Ended { code, signal, out_of_memory: false };
+        let ended = |code, signal| Ended { code, signal, ..Ended::UNSEEN };
         let (well, badly, killed, unknown) =
             (ended(Some(0), None), ended(Some(1), None), ended(None, Some(9)), ended(None, None));
         for end in [well, badly, killed, unknown] {

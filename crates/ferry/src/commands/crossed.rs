@@ -4,7 +4,7 @@
 //! Invariant: a span is told with the clocks that it rests on; none is made up where an entry is missing.
 
 use ferry_agent::jobs::{Adopted, Booted, Hydrated, Plan, Prepared, Sealed, Stopped};
-use ferry_api::{Arrival, Exit, Expected, HookRun, Job, JobStep, Judged, StepState};
+use ferry_api::{Arrival, AskedBy, Exit, Expected, HookRun, Job, JobStep, Judged, StepState};
 use serde::Serialize;
 
 use super::job::{memo, step, took_ms};
@@ -67,6 +67,9 @@ pub enum StopEnd {
         code: Option<i32>,
         /// The signal that ended it, if one did.
         signal: Option<i32>,
+        /// By what, if it is a VM.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<AskedBy>,
     },
     /// It was killed when its grace time was over.
     Killed {
@@ -204,9 +207,15 @@ impl StopEnd {
     fn text(&self) -> String {
         match self {
             Self::Unseen => "it did not run, or nobody saw it end".to_owned(),
-            Self::Asked { code: Some(code), .. } => format!("as asked, with code {code}"),
-            Self::Asked { signal: Some(signal), .. } => format!("as asked, by signal {signal}"),
-            Self::Asked { .. } => "as asked".to_owned(),
+            Self::Asked { code, signal, by } => {
+                let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+                let how = match (code, signal) {
+                    (Some(code), _) => format!(", with code {code}"),
+                    (None, Some(signal)) => format!(", by signal {signal}"),
+                    (None, None) => String::new(),
+                };
+                format!("as asked{by}{how}")
+            }
             Self::Killed { grace_ms } => format!("killed after its grace time of {grace_ms} ms"),
         }
     }
@@ -256,12 +265,12 @@ fn stop(job: &Job) -> Option<StopEnd> {
         return None;
     }
     let exit = stopped.last_exit.filter(|exit: &Exit| exit.at_ms >= begun_ms);
-    Some(match exit.map(|exit| (exit.code, exit.signal)) {
-        None | Some((None, None)) => StopEnd::Unseen,
-        Some((None, Some(9))) if plan.spec.stop_signal.number() != 9 => {
+    Some(match exit.map(|exit| (exit.code, exit.signal, exit.asked)) {
+        None | Some((None, None, _)) => StopEnd::Unseen,
+        Some((None, Some(9), _)) if plan.spec.stop_signal.number() != 9 => {
             StopEnd::Killed { grace_ms: plan.spec.stop_grace_ms }
         }
-        Some((code, signal)) => StopEnd::Asked { code, signal },
+        Some((code, signal, by)) => StopEnd::Asked { code, signal, by },
     })
 }
 

@@ -295,5 +295,6 @@ fn exit_text(exit: MachineExit) -> String {
         (None, Some(signal)) => format!("by signal {signal}"),
         (None, None) => "in an unknown way".to_owned(),
     };
-    format!("{how} at {}", utc(exit.at_ms))
+    let by = exit.asked.map(|by| format!(", asked by {by},")).unwrap_or_default();
+    format!("{how}{by} at {}", utc(exit.at_ms))
 }

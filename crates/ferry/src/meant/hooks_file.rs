@@ -23,7 +23,10 @@ pub(super) struct HooksInFile {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HookInFile {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     command: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    freeze: bool,
     #[serde(default = "timeout_default", deserialize_with = "span", serialize_with = "span_text")]
     timeout: Duration,
     #[serde(default)]
@@ -59,9 +62,9 @@ impl HooksInFile {
 
 impl HookInFile {
     fn meant(self, name: HookName) -> Result<Hook, &'static str> {
-        let Self { command, timeout, on_failure } = self;
+        let Self { command, freeze, timeout, on_failure } = self;
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let hook = Hook { command, timeout_ms, on_failure };
+        let hook = Hook { command, freeze, timeout_ms, on_failure };
         hook.check(name).map(|()| hook)
     }
 }
@@ -69,8 +72,9 @@ impl HookInFile {
 impl From<Hooks> for HooksInFile {
     fn from(hooks: Hooks) -> Self {
         let written = |hook: Option<Hook>| {
-            hook.map(|Hook { command, timeout_ms, on_failure }| HookInFile {
+            hook.map(|Hook { command, freeze, timeout_ms, on_failure }| HookInFile {
                 command,
+                freeze,
                 timeout: Duration::from_millis(timeout_ms),
                 on_failure,
             })

@@ -311,9 +311,9 @@ fn not_for(file: &MachineFile) -> Option<&'static str> {
         ("user", is_vm && file.user.is_some()),
         ("network", is_vm && !is_default(&file.network)),
         ("services", is_vm && !file.services.is_empty()),
-        ("[health]", is_vm && file.health.is_some()),
+        ("[health]", is_micro_vm && file.health.is_some()),
         ("[limits]", is_vm && !file.limits.is_none()),
-        ("[hooks]", is_vm && !file.hooks.is_empty()),
+        ("[hooks]", is_micro_vm && !file.hooks.is_empty()),
         ("stop_signal", is_vm && file.stop_signal.is_some()),
         ("[env]", is_vm && !file.env.is_empty()),
         ("mount", is_vm && file.volumes.values().any(|volume| volume.mount.is_some())),
@@ -540,6 +540,10 @@ append = "console=ttyS0"
 memory = "1GiB"
 accel = "tcg"
 disk = "nbd"
+guest_agent = true
+
+[hooks.quiesce]
+freeze = true
 
 [volumes.root]
 size = "8GiB"
@@ -551,6 +555,10 @@ size = "8GiB"
         let Driver::Qemu(vm) = &created.spec.driver else { panic!("{created:?}") };
         assert_eq!((vm.memory_mib, vm.vcpus, vm.accel), (1024, 1, ferry_api::Accel::Tcg));
         assert_eq!((vm.disk, vm.machine.as_str()), (ferry_api::QemuDisk::Nbd, "q35"));
+        assert_eq!(
+            (vm.guest_agent, created.spec.hooks.quiesce.clone()),
+            (true, Some(ferry_api::Hook::freeze()))
+        );
         assert_written_alike(&created, "root");
         let least = understand("name = \"x\"\ndriver = \"qemu\"\n", Form::Toml).unwrap();
         assert_eq!(least.spec.driver, Driver::Qemu(ferry_api::QemuSpec::default()));

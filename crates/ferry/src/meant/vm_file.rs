@@ -31,6 +31,8 @@ pub struct VmInFile {
     accel: Accel,
     #[serde(default)]
     disk: QemuDisk,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    guest_agent: bool,
 }
 
 impl TryFrom<VmInFile> for QemuSpec {
@@ -56,6 +58,7 @@ impl TryFrom<VmInFile> for QemuSpec {
             vcpus: file.vcpus.unwrap_or(defaults.vcpus),
             accel: file.accel,
             disk: file.disk,
+            guest_agent: file.guest_agent,
         })
     }
 }
@@ -73,6 +76,7 @@ impl From<QemuSpec> for VmInFile {
             vcpus: Some(spec.vcpus),
             accel: spec.accel,
             disk: spec.disk,
+            guest_agent: spec.guest_agent,
         }
     }
 }

@@ -8,7 +8,8 @@ mod live;
 #[path = "../support/mod.rs"]
 mod support;
 
-use ferry_api::{Machine, MachineState, ServerState, WorkerInfo};
+use ferry_api::{AskedBy, HookName, HookRun, Job, Machine, MachineState, ServerState, WorkerInfo};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,18 @@ const MOVES: usize = 3;
 const MOVES_VARIABLE: &str = "FERRY_SOAK_MOVES";
 /// Records that are kept between two disturbances.
 const RECORDS: usize = 5;
+/// What makes the guest's agent of use: hooks that tell on the console, and one that freezes. A boot is slow without KVM.
+const HOOKS: &str = r#"guest_agent = true
+[hooks.before_move]
+command = ["sh", "-c", "echo VM told $FERRY_HOOK to $FERRY_MOVE_TO >/dev/console"]
+timeout = "10m"
+[hooks.quiesce]
+freeze = true
+timeout = "10m"
+[hooks.after_move]
+command = ["sh", "-c", "echo VM told $FERRY_HOOK to $FERRY_MOVE_TO >/dev/console"]
+timeout = "10m"
+"#;
 const APPEND: &str =
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr cryptomgr.notests no_timer_check lpj=4000000";
 
@@ -74,7 +87,7 @@ fn records(worker: &Worker) -> BTreeSet<u64> {
 }
 
 #[test]
-fn a_vm_moves_cold_warm_and_live_and_keeps_every_record_it_acknowledged() {
+fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_acknowledged() {
     needs!(QEMU, MKE2FS, E2FSCK, DEBUGFS);
     support::devices::needs_loop_devices!();
     let Some((kernel, initrd)) = guest() else {
@@ -82,7 +95,7 @@ fn a_vm_moves_cold_warm_and_live_and_keeps_every_record_it_acknowledged() {
     };
     let cluster = Cluster::two();
     let (mut here, mut there) = cluster.pair();
-    let machine = create(here, cluster.dir(), (&kernel, &initrd), "");
+    let machine = create(here, cluster.dir(), (&kernel, &initrd), HOOKS);
     wait_for_more(here);
 
     // Whoever serves its disk, and whoever looks after it, may die: it is the same VM, and goes on.
@@ -97,13 +110,30 @@ fn a_vm_moves_cold_warm_and_live_and_keeps_every_record_it_acknowledged() {
     for turn in 0..moves() {
         wait_for_more(here);
         let mode = ["cold", "warm", "live"][turn % 3];
-        assert_eq!(here.ferry(&["move", "vm", "--to", &there.name, "--mode", mode]).code, Some(0));
+        let job: Job = here.ask(&["move", "vm", "--to", &there.name, "--mode", mode]);
+        let receipt: Value = here.ask(&["job", "receipt", &job.id.to_string()]);
+        let hooks: Vec<HookRun> = serde_json::from_value(receipt["hooks"].clone()).unwrap();
+        let expected =
+            [HookName::BeforeMove, HookName::Quiesce, HookName::AfterMove].map(|name| (name, None));
+        let told = |worker: &Worker, hook: &str| {
+            let told = format!("VM told {hook} to {}", there.name);
+            assert!(worker.machines_said().contains(&told), "{told}");
+        };
+        told(here, "before_move");
+        told(there, "after_move");
+        assert_eq!(hooks.into_iter().map(|run| (run.hook, run.failure)).collect::<Vec<_>>(), expected);
+        if mode != "live" {
+            assert!(receipt.to_string().contains(r#""by":"guest_agent""#), "{receipt}");
+        }
         acknowledged.extend(kept(here));
         std::mem::swap(&mut here, &mut there);
+        // What was frozen for the move goes on.
         wait_for_more(here);
     }
     let stopped: Machine = here.ask(&["machine", "stop", "vm"]);
-    assert_eq!(stopped.last_exit.map(|exit| exit.code), Some(Some(0)), "it was not shut down: {stopped:?}");
+    let ended = stopped.last_exit.map(|exit| (exit.code, exit.asked));
+    assert_eq!(ended, Some((Some(0), Some(AskedBy::GuestAgent))), "it was not shut down: {stopped:?}");
+    assert!(here.machines_said().contains("VM shut down by"));
     acknowledged.extend(kept(here));
     let there = records(here);
     assert_eq!(acknowledged.difference(&there).collect::<Vec<_>>(), Vec::<&u64>::new());

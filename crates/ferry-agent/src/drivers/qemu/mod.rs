@@ -1,6 +1,7 @@
 //! The `qemu` driver: a machine is a VM. Its QEMU is a process behind a gate as any machine's, and outlives the agent; its
 //! monitor, its console and its log are in the machine's directory.
 
+mod agent;
 mod guest;
 mod live;
 mod migration;
@@ -11,10 +12,11 @@ mod words;
 use super::button::WithButton;
 use super::gate::{Behind, Clothes, Gates};
 use super::vm::{self, HeldVm};
-use super::{Channel, Driver, DriverError, HeldMachine, Launch, Live, Watch, gate, watch};
+use super::{Channel, Driver, DriverError, Freeze, HeldMachine, Launch, Live, Watch, gate, watch};
 use crate::host::Doing;
 use crate::mutex::locked;
 use crate::records::ProcessMark;
+use agent::GuestAgent;
 use ferry_api::{Accel as Wanted, HealthCheck, MachineSpec, QemuSpec};
 use guest::PowerButton;
 use std::ffi::OsString;
@@ -95,8 +97,8 @@ impl QemuDriver {
     }
 
     async fn checked(&self, spec: &MachineSpec) -> Result<(), DriverError> {
-        vm::check_spec(spec)?;
         let wanted = qemu_of(spec);
+        vm::check_spec(spec, wanted.guest_agent)?;
         find_images(wanted)?;
         let qemu = probe::qemu().await?;
         self.accel(&qemu, wanted.accel).await.map(drop)
@@ -129,7 +131,7 @@ fn find_images(spec: &QemuSpec) -> Result<(), DriverError> {
 }
 
 fn button(dir: &Path) -> PowerButton {
-    PowerButton { monitor: dir.join(MONITOR_SOCKET) }
+    PowerButton { monitor: dir.join(MONITOR_SOCKET), agent: GuestAgent::of(dir) }
 }
 
 fn qemu_of(spec: &MachineSpec) -> &QemuSpec {
@@ -163,11 +165,15 @@ impl Driver for QemuDriver {
 
     fn try_health<'a>(
         &'a self,
-        _launch: &'a Launch,
+        launch: &'a Launch,
         _mark: &'a ProcessMark,
-        _check: &'a HealthCheck,
+        check: &'a HealthCheck,
     ) -> Doing<'a, Result<(), String>> {
-        vm::no_health()
+        Box::pin(async { GuestAgent::of(&launch.dir).run(check, &launch.env).await })
+    }
+
+    fn freezes(&self, dir: &Path) -> Option<Box<dyn Freeze>> {
+        Some(Box::new(GuestAgent::of(dir)))
     }
 
     fn live(&self) -> Option<&dyn Live> {

@@ -1,6 +1,6 @@
 //! The words that QEMU is started with. Pure.
 
-use super::MONITOR_SOCKET;
+use super::{MONITOR_SOCKET, agent};
 use crate::drivers::socket::checked;
 use crate::drivers::{Disk, DriverError, Launch};
 use ferry_api::{CONSOLE_SOCKET, QemuDisk, QemuSpec};
@@ -15,6 +15,8 @@ const RECONNECT_MS: u32 = 100;
 const NBD_PATIENCE_S: u32 = u32::MAX;
 /// Bytes of a volume's id that the guest sees as its serial number, as over vhost-user-blk (virtio 1.2, 5.2.6.4).
 const SERIAL_BYTES: usize = 20;
+/// The port that a guest's agent looks for.
+const AGENT_PORT: &str = "org.qemu.guest_agent.0";
 
 /// How a guest's instructions are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,12 @@ pub(super) fn words(launch: &Launch, qemu: &QemuSpec, accel: Accel) -> Result<Ve
             QemuDisk::VhostUserBlk => words.vhost(at, disk, qemu.vcpus)?,
             QemuDisk::Nbd => words.nbd(at, disk),
         }
+    }
+    // Behind the disks, so that these are where they are without.
+    if qemu.guest_agent {
+        words.listener("agent", &launch.dir.join(agent::SOCKET), None)?;
+        words.option("-device", "virtio-serial-pci,id=ports");
+        words.option("-device", &format!("virtserialport,bus=ports.0,chardev=agent,name={AGENT_PORT}"));
     }
     Ok(words.0)
 }

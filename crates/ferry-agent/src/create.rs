@@ -220,7 +220,12 @@ pub(crate) async fn fork(core: &Core, origin: VolumeKey, fork: ForkVolume) -> An
             (_, _) => import(core, wanted).await,
         }
     };
-    core.volumes.fork(origin, made, make).await
+    let machine = core.records.volume(origin).await?.and_then(|record| record.machine);
+    let frozen = match machine {
+        Some(machine) => core.machines.freeze_for_fork(machine).await?,
+        None => None,
+    };
+    core.volumes.fork(origin, made, frozen, make).await
 }
 
 /// What an import's source is.

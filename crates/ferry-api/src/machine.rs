@@ -18,7 +18,7 @@ const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
 /// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
 /// checks, 5 with VMs, 6 with networks of their own, 7 with containers, 8 with limits, 9 with VMs of cloud-hypervisor and
-/// firecracker, 10 with hooks, 11 with placement, 12 with VMs that have a guest agent. A machine moves only to a worker that understands all of its spec.
+/// firecracker, 10 with hooks, 11 with placement, 12 with VMs that have a guest agent or a network. A machine moves only to a worker that understands all of its spec.
 pub const SPEC_VERSION: u32 = 12;
 
 /// Asks for a machine.
@@ -172,7 +172,7 @@ impl MachineSpec {
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
-        if self.driver.as_qemu().is_some_and(|vm| vm.guest_agent) {
+        if self.driver.as_qemu().is_some_and(|vm| vm.guest_agent || self.network() == Network::Own) {
             return 12;
         }
         if !self.placement.is_none() {

@@ -26,6 +26,10 @@ const MODULES: &[&str] = &[
     "evdev",
     "button",
     "virtio_console",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "qemu_fw_cfg",
 ];
 
 /// Makes it anew; what is downloaded for it stays in `kept`.

@@ -8,7 +8,7 @@ busybox --install -s /bin
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk crc16 mbcache jbd2 crc32c_generic \
-  ext4 evdev button virtio_console; do
+  ext4 evdev button virtio_console failover net_failover virtio_net qemu_fw_cfg; do
   [ -e /$module.ko ] && insmod /$module.ko
 done
 say() { echo "VM $*"; }
@@ -19,6 +19,16 @@ chmod +x /sbin/shutdown
 for port in /sys/class/virtio-ports/*; do
   [ "$(cat $port/name 2>/dev/null)" = org.qemu.guest_agent.0 ] && /programs/qemu-ga -m virtio-serial -p /dev/${port##*/} -t /run &
 done
+# Its network, if it has one: it tells which boot of it this is, at port 80.
+if [ -e /sys/class/net/eth0 ]; then
+  ip link set lo up
+  ip link set eth0 up
+  ip -6 addr add "$(cat /sys/firmware/qemu_fw_cfg/by_name/opt/ferry/address/raw)/128" dev eth0
+  ip -6 route add default via fe80::1 dev eth0
+  mkdir -p /www
+  cp /proc/sys/kernel/random/boot_id /www/boot
+  httpd -p "[::]:80" -h /www
+fi
 
 until [ -b /dev/vda ]; do sleep 1; done
 say "serial $(cat /sys/block/vda/serial)"

@@ -33,7 +33,7 @@ pub(super) fn check_namespaces(spec: &MachineSpec) -> Result<(), DriverError> {
         filesystem::mke2fs()?;
     }
     match spec.network() {
-        Network::Own => network::check(may),
+        Network::Own => network::check_addresses(may),
         Network::Host | Network::None => Ok(()),
     }
 }

@@ -21,6 +21,7 @@ mod process;
 pub(crate) mod qemu;
 mod server;
 mod socket;
+mod tap;
 mod vm;
 mod watch;
 
@@ -172,8 +173,8 @@ pub enum DriverError {
     },
     /// A VM cannot have it.
     #[error(
-        "mounts, isolation, limits, services and health checks by port or URL are not for VMs, whose kernel and network are their own; leave \
-         them out"
+        "mounts, isolation, limits and health checks by port or URL are not for VMs, whose kernel is their own, and services only for those of \
+         QEMU with network = \"own\"; leave them out"
     )]
     NotForVms,
     /// Nobody inside a VM would run it.

@@ -20,9 +20,9 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-const IP: &str = "ip";
+pub(super) const IP: &str = "ip";
 /// The worker's own address on each of its ends: only what is on that link can tell them apart.
-const GATEWAY: &str = "fe80::1";
+pub(super) const GATEWAY: &str = "fe80::1";
 /// What the interface is called inside.
 const INSIDE: &str = "eth0";
 /// What each end on a worker is called, before the end of the machine's id. Names have at most 15 bytes.
@@ -42,8 +42,8 @@ pub(super) struct OwnNetwork {
     address: Ipv6Addr,
 }
 
-/// Says why a machine cannot have a network of its own here, if it cannot.
-pub(super) fn check(may: CapabilitySet) -> Result<(), DriverError> {
+/// Says why the agent can give interfaces no addresses, if it cannot.
+pub(super) fn check_addresses(may: CapabilitySet) -> Result<(), DriverError> {
     let is_off = std::fs::read_to_string(IPV6_IS_OFF).map_or(true, |text| text.trim() != "0");
     match (may.contains(CapabilitySet::NET_ADMIN), is_off) {
         (true, false) => find_tool(IP, "iproute2").map(drop),

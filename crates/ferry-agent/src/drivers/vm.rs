@@ -5,7 +5,7 @@ use super::gate::Held;
 use super::{DriverError, HeldMachine, Watch};
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::{MachineSpec, Probe};
+use ferry_api::{Isolation, MachineSpec, Network, Probe};
 use std::path::PathBuf;
 
 /// A VM behind its gate.
@@ -29,15 +29,27 @@ impl<B: Button> HeldMachine for HeldVm<B> {
     }
 }
 
-/// Says so if a spec asks for what no VM can have, or what only an agent inside it could do.
-pub(super) fn check_spec(spec: &MachineSpec, has_agent: bool) -> Result<(), DriverError> {
-    let is_shut_in = spec.is_isolated() || !spec.limits.is_none();
+/// What a kind of VM has beside its disks.
+pub(super) struct Offers {
+    /// An agent inside that runs commands.
+    pub agent: bool,
+    /// A network of its own, if that is asked for.
+    pub network: bool,
+}
+
+/// Says so if a spec asks for what no such VM can have, or what only an agent inside it could do.
+pub(super) fn check_spec(spec: &MachineSpec, offers: &Offers) -> Result<(), DriverError> {
+    let network = offers.network && spec.network() == Network::Own;
+    let isolation = Isolation { network: Network::Own, ..Isolation::default() };
+    let is_shut_in = !spec.mounts.is_empty()
+        || !spec.limits.is_none()
+        || spec.isolation.as_ref().is_some_and(|asked| !network || *asked != isolation);
     let is_asked_outside =
         spec.health.as_ref().is_some_and(|check| !matches!(check.probe, Probe::Command(_)));
-    if is_shut_in || is_asked_outside || !spec.services.is_empty() {
+    if is_shut_in || is_asked_outside || !(network || spec.services.is_empty()) {
         return Err(DriverError::NotForVms);
     }
-    match has_agent || (spec.health.is_none() && spec.hooks.is_empty()) {
+    match offers.agent || (spec.health.is_none() && spec.hooks.is_empty()) {
         true => Ok(()),
         false => Err(DriverError::NoGuestAgent),
     }

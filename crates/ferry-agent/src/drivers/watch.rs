@@ -143,6 +143,11 @@ impl Watch {
         self.0.kill_group();
     }
 
+    /// Asks the process to end, as [`Watched::end`] does.
+    pub(super) async fn end(&self, signal: i32) -> Ended {
+        self.0.end(signal).await
+    }
+
     /// Asks the process to end, as [`Watched::end`] does, and kills its whole group after `grace`. Returns as soon as it ended.
     pub async fn stop(&self, signal: i32, grace: Duration) -> Ended {
         match tokio::time::timeout(grace, self.0.end(signal)).await {

@@ -17,7 +17,8 @@ use ferry_volume::control::Status;
 use std::future::Future;
 
 impl Volumes {
-    /// Takes a snapshot of a copy and has `make` make a clone of it, which is given its URI and the copy's record.
+    /// Takes a snapshot of a copy and has `make` make a clone of it, which is given its URI and the copy's record. What keeps the machine of the copy
+    /// still, `stillness`, goes as soon as the snapshot is there.
     ///
     /// # Errors
     /// The copy is not ours, is about to move, or is not whole; or `make` failed: the snapshot is forgotten then.
@@ -25,6 +26,7 @@ impl Volumes {
         &self,
         key: VolumeKey,
         fork: ForkRecord,
+        stillness: impl Sized,
         make: impl FnOnce(String, VolumeRecord) -> F,
     ) -> Result<T, ApiError> {
         let keeper = Inner::keeper(&self.inner, key);
@@ -40,6 +42,7 @@ impl Volumes {
         let made = async {
             let snapshot = id.clone();
             self.inner.ask(key, move |client| client.snapshot(&snapshot)).await?;
+            drop(stillness);
             let listen = self.inner.export_listen;
             let address = self.inner.ask(key, move |client| client.export(listen)).await?;
             make(format!("{}~{id}", self.inner.export_uri(key, address)), record).await

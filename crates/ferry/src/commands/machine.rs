@@ -222,8 +222,10 @@ fn mounts_text(mounts: &BTreeMap<VolumeName, Mount>) -> String {
 }
 
 fn isolation_text(spec: &MachineSpec) -> String {
-    if !spec.is_isolated() {
-        return "-".to_owned();
+    match (spec.is_isolated(), spec.driver.is_vm()) {
+        (false, _) => return "-".to_owned(),
+        (true, true) => return "a VM with a network of its own".to_owned(),
+        (true, false) => {}
     }
     let Isolation { user, root, network } = spec.isolation.clone().unwrap_or_default();
     let user = user.map(|user| format!(", as user {user}")).unwrap_or_default();

@@ -11,12 +11,15 @@ mod support;
 use ferry_api::{AskedBy, HookName, HookRun, Job, Machine, MachineState, ServerState, WorkerInfo};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use support::cluster::{Cluster, Worker};
 use support::peers::path_text;
-use support::{DEBUGFS, E2FSCK, MKE2FS, QEMU, needs, skip, succeed, test_name, until};
+use support::{
+    DEBUGFS, E2FSCK, IP, MKE2FS, QEMU, needs, skip, skip_where_impossible, succeed, test_name, until,
+};
 
 /// How often the VM moves: once in each mode, unless a soak asks for more.
 const MOVES: usize = 3;
@@ -46,10 +49,21 @@ fn guest() -> Option<(PathBuf, PathBuf)> {
 }
 
 /// Creates the VM `vm`, which boots `kernel`.
-fn create(worker: &Worker, dir: &Path, (kernel, initrd): (&Path, &Path), more: &str) -> Machine {
+fn create(worker: &Worker, dir: &Path, images: (&Path, &Path), more: &str) -> Machine {
+    create_with(worker, dir, images, "", more)
+}
+
+/// The same with further lines of its file outside of `[qemu]`.
+fn create_with(
+    worker: &Worker,
+    dir: &Path,
+    (kernel, initrd): (&Path, &Path),
+    outside: &str,
+    more: &str,
+) -> Machine {
     let file = dir.join("vm.toml");
     let spec = format!(
-        "name = \"vm\"\ndriver = \"qemu\"\nstop_grace = \"10m\"\n[qemu]\nkernel = {kernel:?}\ninitrd = {initrd:?}\nappend = {APPEND:?}\n\
+        "name = \"vm\"\ndriver = \"qemu\"\nstop_grace = \"10m\"\n{outside}[qemu]\nkernel = {kernel:?}\ninitrd = {initrd:?}\nappend = {APPEND:?}\n\
          memory = \"192MiB\"\n{more}\n[volumes.data]\nsize = \"48MiB\"\n"
     );
     std::fs::write(&file, spec).unwrap();
@@ -86,17 +100,38 @@ fn records(worker: &Worker) -> BTreeSet<u64> {
     found.lines().map(|line| line.parse().unwrap()).collect()
 }
 
+/// Which boot of the VM answers at its service, by way of each worker.
+fn served(cluster: &Cluster, port: u16) -> String {
+    let ask = |worker: &Worker| {
+        let mut stream = TcpStream::connect((worker.address.ip(), port)).ok()?;
+        stream.write_all(b"GET /boot HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.split_once("\r\n\r\n").map(|(_, boot)| boot.to_owned()).filter(|boot| !boot.is_empty())
+    };
+    let (w1, w2) = cluster.pair();
+    let [by_one, by_other] = [w1, w2].map(|worker| until("the service of the VM answers", || ask(worker)));
+    assert_eq!(by_one, by_other);
+    by_one
+}
+
 #[test]
 fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_acknowledged() {
-    needs!(QEMU, MKE2FS, E2FSCK, DEBUGFS);
+    needs!(QEMU, MKE2FS, E2FSCK, DEBUGFS, IP);
     support::devices::needs_loop_devices!();
+    if !Path::new("/dev/net/tun").exists() {
+        return skip_where_impossible(test_name!(), "/dev/net/tun");
+    }
     let Some((kernel, initrd)) = guest() else {
         return skip(test_name!(), "target/lab/vm (cargo xtask lab vm)");
     };
     let cluster = Cluster::two();
+    let port = 31_000 + u16::try_from(std::process::id() % 900).unwrap();
+    let network = format!("network = \"own\"\nservices = [{{ port = 80, listen = {port} }}]\n");
     let (mut here, mut there) = cluster.pair();
-    let machine = create(here, cluster.dir(), (&kernel, &initrd), HOOKS);
+    let machine = create_with(here, cluster.dir(), (&kernel, &initrd), &network, HOOKS);
     wait_for_more(here);
+    let first = served(&cluster, port);
 
     // Whoever serves its disk, and whoever looks after it, may die: it is the same VM, and goes on.
     let ServerState::Running { pid: server } = here.volume("data").server else { panic!("it is served") };
@@ -106,7 +141,7 @@ fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_ack
     assert_eq!(pid(&here.machine("vm")), pid(&machine), "the agent has lost its VM");
     wait_for_more(here);
 
-    let mut acknowledged = BTreeSet::new();
+    let (mut acknowledged, mut boots) = (BTreeSet::new(), vec![first]);
     for turn in 0..moves() {
         wait_for_more(here);
         let mode = ["cold", "warm", "live"][turn % 3];
@@ -117,7 +152,7 @@ fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_ack
             [HookName::BeforeMove, HookName::Quiesce, HookName::AfterMove].map(|name| (name, None));
         let told = |worker: &Worker, hook: &str| {
             let told = format!("VM told {hook} to {}", there.name);
-            assert!(worker.machines_said().contains(&told), "{told}");
+            until(&told, || worker.machines_said().contains(&told).then_some(()));
         };
         told(here, "before_move");
         told(there, "after_move");
@@ -127,13 +162,21 @@ fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_ack
         }
         acknowledged.extend(kept(here));
         std::mem::swap(&mut here, &mut there);
-        // What was frozen for the move goes on.
+        // What was frozen for the move goes on, and its address has followed.
         wait_for_more(here);
+        boots.push(served(&cluster, port));
+    }
+    // The same boot serves after a live move, and another one after any other.
+    for (turn, pair) in boots.windows(2).enumerate() {
+        assert_eq!(pair[0] == pair[1], turn % 3 == 2, "move {turn}: {boots:?}");
     }
     let stopped: Machine = here.ask(&["machine", "stop", "vm"]);
     let ended = stopped.last_exit.map(|exit| (exit.code, exit.asked));
     assert_eq!(ended, Some((Some(0), Some(AskedBy::GuestAgent))), "it was not shut down: {stopped:?}");
     assert!(here.machines_said().contains("VM shut down by"));
+    let route =
+        || succeed(IP.program, &["-6", "route", "show", &format!("{}/128", machine.address.unwrap())]);
+    until("its interface is gone", || route().is_empty().then_some(()));
     acknowledged.extend(kept(here));
     let there = records(here);
     assert_eq!(acknowledged.difference(&there).collect::<Vec<_>>(), Vec::<&u64>::new());

@@ -91,7 +91,7 @@ impl MicroVmDriver {
     }
 
     fn checked(&self, spec: &MachineSpec) -> Result<PathBuf, DriverError> {
-        vm::check_spec(spec, false)?;
+        vm::check_spec(spec, &vm::Offers { agent: false, network: false })?;
         let vm = vm_of(spec);
         if let Some(most) = self.vmm.vcpus_max().filter(|most| vm.vcpus > *most) {
             return Err(DriverError::TooManyVcpus { program: self.vmm.program(), most });

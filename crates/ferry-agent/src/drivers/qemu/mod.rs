@@ -11,13 +11,14 @@ mod words;
 
 use super::button::WithButton;
 use super::gate::{Behind, Clothes, Gates};
-use super::vm::{self, HeldVm};
+use super::tap::{self, HeldWithLink, Tap};
+use super::vm::{self, HeldVm, Offers};
 use super::{Channel, Driver, DriverError, Freeze, HeldMachine, Launch, Live, Watch, gate, watch};
 use crate::host::Doing;
 use crate::mutex::locked;
 use crate::records::ProcessMark;
 use agent::GuestAgent;
-use ferry_api::{Accel as Wanted, HealthCheck, MachineSpec, QemuSpec};
+use ferry_api::{Accel as Wanted, HealthCheck, MachineSpec, Network, QemuSpec};
 use guest::PowerButton;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -98,7 +99,10 @@ impl QemuDriver {
 
     async fn checked(&self, spec: &MachineSpec) -> Result<(), DriverError> {
         let wanted = qemu_of(spec);
-        vm::check_spec(spec, wanted.guest_agent)?;
+        vm::check_spec(spec, &Offers { agent: wanted.guest_agent, network: true })?;
+        if spec.network() == Network::Own {
+            tap::check()?;
+        }
         find_images(wanted)?;
         let qemu = probe::qemu().await?;
         self.accel(&qemu, wanted.accel).await.map(drop)
@@ -110,7 +114,7 @@ impl QemuDriver {
         spec: &QemuSpec,
         accel: Accel,
         more: &[OsString],
-    ) -> Result<HeldVm<PowerButton>, DriverError> {
+    ) -> Result<HeldWithLink<HeldVm<PowerButton>>, DriverError> {
         // That it is recent enough was checked a moment ago, and clients wait for the machine now.
         find_images(spec)?;
         let mut words: Vec<OsString> = vec![probe::find()?.into()];
@@ -122,7 +126,12 @@ impl QemuDriver {
             clothes: Clothes { env: vec![&launch.env], workdir: &launch.dir },
             log: &launch.log,
         };
-        Ok(HeldVm { process: Box::new(self.gates.hold(&behind).await?), button: button(&launch.dir) })
+        if let Some(tap) = Tap::of(launch)? {
+            tap.make().await?;
+        }
+        let held = self.gates.hold(&behind).await.inspect_err(|_| tap::remove(&tap::link_of(&launch.dir)))?;
+        let vm = HeldVm { process: Box::new(held), button: button(&launch.dir) };
+        Ok(HeldWithLink::new(vm, &launch.dir))
     }
 }
 
@@ -183,15 +192,17 @@ impl Driver for QemuDriver {
     fn find(&self, dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
         let button = button(dir);
         let found = gate::find(mark)?.map(|process| Watch::over(WithButton { process, button }));
-        if !watch::is_over(mark) {
-            return Ok(found);
-        }
-        // One that waited for its memory, and that nobody watched, is reaped here.
-        tokio::spawn(async move {
-            if let Some(watch) = found {
-                watch.ended().await;
+        let link = tap::link_of(dir);
+        match (found, watch::is_over(mark)) {
+            (Some(watch), false) => Ok(Some(tap::with_link(watch, link))),
+            (over, _) => {
+                tap::remove(&link);
+                // One that waited for its memory, and that nobody watched, is reaped here.
+                if let Some(watch) = over {
+                    tokio::spawn(async move { watch.ended().await });
+                }
+                Ok(None)
             }
-        });
-        Ok(None)
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{MONITOR_SOCKET, agent};
 use crate::drivers::socket::checked;
-use crate::drivers::{Disk, DriverError, Launch};
-use ferry_api::{CONSOLE_SOCKET, QemuDisk, QemuSpec};
+use crate::drivers::{Disk, DriverError, Launch, tap};
+use ferry_api::{CONSOLE_SOCKET, Network, QemuDisk, QemuSpec};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
@@ -15,6 +15,8 @@ const RECONNECT_MS: u32 = 100;
 const NBD_PATIENCE_S: u32 = u32::MAX;
 /// Bytes of a volume's id that the guest sees as its serial number, as over vhost-user-blk (virtio 1.2, 5.2.6.4).
 const SERIAL_BYTES: usize = 20;
+/// Where a guest finds its address.
+const ADDRESS_FILE: &str = "opt/ferry/address";
 /// The port that a guest's agent looks for.
 const AGENT_PORT: &str = "org.qemu.guest_agent.0";
 
@@ -73,6 +75,9 @@ pub(super) fn words(launch: &Launch, qemu: &QemuSpec, accel: Accel) -> Result<Ve
         words.option("-device", "virtio-serial-pci,id=ports");
         words.option("-device", &format!("virtserialport,bus=ports.0,chardev=agent,name={AGENT_PORT}"));
     }
+    if launch.spec.network() == Network::Own {
+        words.network(launch);
+    }
     Ok(words.0)
 }
 
@@ -97,6 +102,16 @@ impl Words {
         }
         self.option("-chardev", &value);
         Ok(())
+    }
+
+    /// One interface; its address is in a file that the guest finds in its firmware (QEMU, docs/specs/fw_cfg.rst).
+    fn network(&mut self, launch: &Launch) {
+        let link = tap::link_of(&launch.dir);
+        self.option("-netdev", &format!("tap,id=network,ifname={link},script=no,downscript=no"));
+        let mac = tap::mac_in_vm(launch.machine);
+        // Without a ROM to boot from: it would be part of what both sides of a live move must have alike.
+        self.option("-device", &format!("virtio-net-pci,netdev=network,mac={mac},romfile="));
+        self.option("-fw_cfg", &format!("name={ADDRESS_FILE},string={}", launch.machine.address()));
     }
 
     fn vhost(&mut self, at: usize, disk: &Disk, queues: u32) -> Result<(), DriverError> {

@@ -266,7 +266,7 @@ fn stop(job: &Job) -> Option<StopEnd> {
     }
     let exit = stopped.last_exit.filter(|exit: &Exit| exit.at_ms >= begun_ms);
     Some(match exit.map(|exit| (exit.code, exit.signal, exit.asked)) {
-        None | Some((None, None, _)) => StopEnd::Unseen,
+        None | Some((None, None, None)) => StopEnd::Unseen,
         Some((None, Some(9), _)) if plan.spec.stop_signal.number() != 9 => {
             StopEnd::Killed { grace_ms: plan.spec.stop_grace_ms }
         }

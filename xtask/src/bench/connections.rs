@@ -109,10 +109,14 @@ fn lines(agents: &Agents, proxies: &[Proxy; 2], rounds: usize) -> anyhow::Result
             }
             let job = agents.ask(at, &["move", "web", "--to", ["w2", "w1"][at], "--mode", way])?;
             ensure!(job["state"] == "succeeded", "a move did not succeed: {job}");
+            let ahead = &job["steps"][2]["memo"]["ahead"];
+            ensure!(*way == "cold" || ahead["rounds"][0].is_object(), "it was no warm move: {ahead}");
             for (side, waits_ms) in [at, 1 - at].into_iter().zip(waits_ms) {
                 proxies[side].goes_on()?;
                 waits_ms.push(proxies[side].longest_ms());
             }
+            // The next move must not find there what this one has left, or it would have nothing to copy ahead.
+            agents.ask(at, &["gc", "--retained"])?;
             at = 1 - at;
         }
     }
@@ -133,10 +137,9 @@ fn lines(agents: &Agents, proxies: &[Proxy; 2], rounds: usize) -> anyhow::Result
         proxies.iter().map(|proxy| count(proxy).load(Ordering::Relaxed)).sum()
     };
     let beside = format!("{} answered", of(|proxy| &proxy.answered));
-    lines
-        .push(Line::new("connections refused, of all", "", vec![refused as f64]).beside(beside).at_most(0.0));
+    lines.push(Line::new("connections refused", "in all", vec![refused as f64]).beside(beside).at_most(0.0));
     let broken = of(|proxy| &proxy.broken_off) as f64;
-    lines.push(Line::new("connections that ended with the machine's process, of all", "", vec![broken]));
+    lines.push(Line::new("connections that ended with the machine's process", "in all", vec![broken]));
     Ok(lines)
 }
 

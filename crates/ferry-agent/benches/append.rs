@@ -65,7 +65,7 @@ async fn begun(records: &Records) -> JobId {
         from: "w1".parse().unwrap(),
         to: "w2".parse().unwrap(),
     };
-    let job = JobRecord { id: JobId::fresh(), kind, created_at_ms: 1, finished: false };
+    let job = JobRecord { id: JobId::fresh(), kind, parent: None, created_at_ms: 1, finished: false };
     let id = job.id;
     let changes = vec![Change::AddJob(Box::new(job))];
     records.append(id, 1, &[json!({ "entry": "started" })], Vec::new(), changes).await.unwrap();

@@ -12,14 +12,14 @@ use crate::garbage;
 use crate::host::{ThisHost, blocking};
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
-    AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Mover, Office, Queues, begin_fleet, begin_move,
-    begin_move_with, forget, judge_arrivals, reap, sweep,
+    AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Mover, Office, Queues, begin_drain, begin_fleet,
+    begin_move, begin_move_with, forget, judge_arrivals, reap, sweep,
 };
 use crate::machines::{MachinesError, log};
 use crate::metrics;
 use crate::moments::{self, When};
 use crate::peers::Peers;
-use crate::placement;
+use crate::placement::{self, Ready};
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
 use crate::services::NoServices;
 use crate::shutdown::Shutdown;
@@ -28,15 +28,16 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskGarbage, AskJobs, AskLog,
-    AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources,
-    CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect,
-    ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind,
-    JobState, Losses, Machine, MachineId, MachineLog, MachineRef, Mappings, MoveMode, MovePlan, MoveTo,
-    OnSourceLoss, Ownership, PaceVolume, PaceWorker, PlacementExplained, Precopy, Prepare, Reserve,
-    SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker, StartMove, StartMoves, StepState, StopReason,
-    Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
-    VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs,
+    AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove,
+    ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, DrainPlan,
+    DrainStarted, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job,
+    JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineLog, MachineRef,
+    Mappings, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceVolume, PaceWorker, PauseDrain,
+    PlacementExplained, Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker,
+    StartDrain, StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -437,7 +438,7 @@ impl AgentApi for Agent {
             room: self.core.volumes.room().await?,
             region: config.region.clone(),
             labels: config.labels.clone(),
-            cordon: set.cordon,
+            cordon: set.cordon_now(),
             drivers: self.core.machines.drivers().await,
             direct_io: self.core.volumes.has_direct_io().await,
             budget_bytes_per_s: set.budget_bytes_per_s,
@@ -464,6 +465,36 @@ impl AgentApi for Agent {
 
     async fn bid(&self) -> Answer<Bid> {
         self.bid_but(None).await
+    }
+
+    async fn drain_plan(&self, ask: AskDrain) -> Answer<DrainPlan> {
+        let known = placement::know(&self.core, &self.mover(), &ask, self.clock.now_ms()).await?;
+        Ok(known.plan(ask))
+    }
+
+    async fn drain_start(&self, start: StartDrain) -> Answer<DrainStarted> {
+        self.shutdown.admit()?;
+        let now_ms = self.clock.now_ms();
+        let retention_ms = self.retention_ms(start.retention_hours);
+        let ready = placement::ready(&self.core, &self.mover(), start, retention_ms, now_ms).await?;
+        let job = match ready {
+            Ready::Begin(input) => begin_drain(&self.jobs.drains, *input, now_ms).await?,
+            Ready::Already(job) => self.jobs.job(job).await?,
+            Ready::Deviates(deviations) => return Ok(DrainStarted { job: None, deviations }),
+        };
+        Ok(DrainStarted { job: Some(job), deviations: Vec::new() })
+    }
+
+    async fn drain_pause(&self, pause: PauseDrain) -> Answer<Job> {
+        let job = placement::drain_of(&self.core).await?;
+        let paused = Change::DrainPaused { job, paused: pause.paused };
+        self.core.records.change(vec![paused]).await?;
+        let now = self.jobs.job(job).await?;
+        if !pause.paused && now.state == JobState::Parked { self.jobs.resume(job).await } else { Ok(now) }
+    }
+
+    async fn drain_cancel(&self) -> Answer<Job> {
+        self.jobs.cancel(placement::drain_of(&self.core).await?).await
     }
 
     async fn worker_safe_to_stop(&self) -> Answer<SafeToStop> {

@@ -178,7 +178,7 @@ impl Target {
         self.peers.client(&reserve.from)?;
         self.machines.check(&reserve.spec).await?;
         let here = self.records.machine(reserve.machine).await?;
-        let cordon = self.records.worker().await?.cordon;
+        let cordon = self.records.worker().await?.cordon_now();
         target::check_cordon(&self.name, cordon.as_ref(), here.as_ref(), reserve)?;
         target::check_machine(here.as_ref(), reserve)
     }

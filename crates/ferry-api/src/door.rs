@@ -1,13 +1,14 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskCordon, AskGarbage, AskJobs, AskLog, AskMappings, AskRoot,
-    AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, CopyRoot, CreateMachine,
-    Crossing, DestroyMachine, DetachVolume, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold,
-    ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings,
-    MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PlacementExplained, Precopy, Prepare, Reserve,
-    SafeToStop, ServiceStatus, ShutDownWorker, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    AbandonSource, Activate, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs, AskLog, AskMappings,
+    AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, CopyRoot,
+    CreateMachine, Crossing, DestroyMachine, DetachVolume, DrainPlan, DrainStarted, EventsAfter, Expect,
+    ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine,
+    MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain,
+    PlacementExplained, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain,
+    StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck,
+    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -31,6 +32,15 @@ pub trait AgentApi: Send + Sync + 'static {
     fn worker_uncordon(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;
     /// What the worker offers to machines: facts at this moment, and no promise.
     fn bid(&self) -> impl Future<Output = Answer<Bid>> + Send;
+    /// Says what it would take to empty this worker, and changes nothing.
+    fn drain_plan(&self, ask: AskDrain) -> impl Future<Output = Answer<DrainPlan>> + Send;
+    /// Takes on the job that empties this worker; answers as soon as that is durable. Asked twice, it answers with the same job.
+    /// Refused while another drain is under way, and, unless a plan is given, if a machine cannot leave.
+    fn drain_start(&self, start: StartDrain) -> impl Future<Output = Answer<DrainStarted>> + Send;
+    /// Has the drain of this worker begin no further move, or go on. Answers with the job.
+    fn drain_pause(&self, pause: PauseDrain) -> impl Future<Output = Answer<Job>> + Send;
+    /// Asks the drain of this worker to end: moves that are not past their hand-over are undone.
+    fn drain_cancel(&self) -> impl Future<Output = Answer<Job>> + Send;
     /// What keeps the host of this worker from being stopped. Asks the workers that still copy from here how far they are;
     /// one that does not answer is told as unknown.
     fn worker_safe_to_stop(&self) -> impl Future<Output = Answer<SafeToStop>> + Send;

@@ -1,6 +1,6 @@
 //! Emptying a worker: what is asked for, and the plan of it.
 
-use crate::{Expected, Generation, GroupName, MachineId, MachineName, MachineRef, MoveMode, WorkerName};
+use crate::{Expected, Generation, GroupName, Job, MachineId, MachineName, MachineRef, MoveMode, WorkerName};
 use serde::{Deserialize, Serialize};
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -32,6 +32,39 @@ pub struct AskDrain {
     /// Also machines for which no worker keeps their own rules of placement (region, labels, apart): those are broken then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+}
+
+/// Asks for a worker to be emptied by a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartDrain {
+    /// What is asked for; with a plan that of the plan.
+    #[serde(default)]
+    pub ask: AskDrain,
+    /// The plan that is to be carried out as it stands, or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<DrainPlan>,
+    /// How long the copies that stay behind are kept after nobody needs them, in hours; as configured there if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_hours: Option<u64>,
+}
+
+/// What came of that.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainStarted {
+    /// The job: the one that was taken on, or the one that does the very same already. None if the plan does not fit the world.
+    pub job: Option<Job>,
+    /// In what the world is not as the plan says; nothing if a job does it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deviations: Vec<Deviation>,
+}
+
+/// Asks the drain of a worker to begin no further move, or to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PauseDrain {
+    /// Whether it begins no further move; those that are under way go on in any case.
+    pub paused: bool,
 }
 
 /// What a drain would do. Nothing is changed to find out, and nothing is promised.

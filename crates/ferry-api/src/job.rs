@@ -236,6 +236,11 @@ pub enum JobKind {
         /// The target.
         to: WorkerName,
     },
+    /// All machines of a worker to others, each by a move of its own.
+    Drain {
+        /// The worker that is emptied.
+        from: WorkerName,
+    },
     /// Several machines to another worker, each by a move of its own.
     Moves {
         /// The source.

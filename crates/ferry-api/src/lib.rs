@@ -37,7 +37,9 @@ mod volume;
 mod worker;
 
 pub use door::AgentApi;
-pub use drain::{AskDrain, Deviation, DeviationKind, DrainPlan, PlannedMove};
+pub use drain::{
+    AskDrain, Deviation, DeviationKind, DrainPlan, DrainStarted, PauseDrain, PlannedMove, StartDrain,
+};
 pub use driver::{Driver, DriverInfo, DriverKind, OciSource, OciSpec, ProcessSpec};
 pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};

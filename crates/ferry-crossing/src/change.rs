@@ -4,8 +4,8 @@
 //! is asked and however often. Where the records lie ([`Rows`]) is not known here.
 
 use crate::records::{
-    CrossingRecord, FilesystemMark, ForkRecord, JobRecord, MachineRecord, MemoryMoves, ProcessMark,
-    SourceRecord, Standing, VolumeRecord, WorkerRecord,
+    CrossingRecord, DrainRecord, FilesystemMark, ForkRecord, JobRecord, MachineRecord, MemoryMoves,
+    ProcessMark, SourceRecord, Standing, VolumeRecord, WorkerRecord,
 };
 use crate::refusal::ChangeRefused;
 use ferry_api::{
@@ -259,7 +259,32 @@ pub enum Change {
     /// The most that all hydrations together fetch in the background a second; none: as much as goes.
     Budget(Option<NonZeroU64>),
     /// The worker takes no machines from now on, by the word of a person, or takes some again.
+    /// That it takes some again is refused while it is drained.
     Cordon(Option<Cordon>),
+    /// A job empties the worker from now on, which takes no machines until that ends. Refused while another one does.
+    DrainBegins {
+        /// The job.
+        job: JobId,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// The job that empties the worker begins no further move, or goes on. Refused if it does not empty it.
+    DrainPaused {
+        /// The job.
+        job: JobId,
+        /// Whether it begins none.
+        paused: bool,
+    },
+    /// The job that empties the worker has ended: an emptied one stays cordoned, any other takes machines as before. Nothing changes if
+    /// that job does not empty it.
+    DrainEnds {
+        /// The job.
+        job: JobId,
+        /// Whether the worker is empty.
+        emptied: bool,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
 }
 
 /// What a change was about.
@@ -308,7 +333,10 @@ impl Change {
             | Self::Crossing(_)
             | Self::ForgetCrossing(_)
             | Self::Budget(_)
-            | Self::Cordon(_) => None,
+            | Self::Cordon(_)
+            | Self::DrainBegins { .. }
+            | Self::DrainPaused { .. }
+            | Self::DrainEnds { .. } => None,
         }
     }
 
@@ -375,16 +403,66 @@ impl Change {
             Self::ForgetJob(id) => forget_job(t, *id),
             Self::Crossing(crossing) => t.put_crossing(crossing),
             Self::ForgetCrossing(job) => t.remove_crossing(*job),
-            Self::Budget(budget) => {
-                let worker = t.worker()?;
-                t.put_worker(&WorkerRecord { budget_bytes_per_s: *budget, ..worker })
+            Self::Budget(budget) => change_worker(t, |worker| budgets(worker, *budget)),
+            Self::Cordon(cordon) => change_worker(t, |worker| cordons(worker, cordon.as_ref())),
+            Self::DrainBegins { job, at_ms } => change_worker(t, |worker| drain_begins(worker, *job, *at_ms)),
+            Self::DrainPaused { job, paused } => {
+                change_worker(t, |worker| drain_pauses(worker, *job, *paused))
             }
-            Self::Cordon(cordon) => {
-                let worker = t.worker()?;
-                t.put_worker(&WorkerRecord { cordon: cordon.clone(), ..worker })
+            Self::DrainEnds { job, emptied, at_ms } => {
+                change_worker(t, |worker| drain_ends(worker, *job, *emptied, *at_ms))
             }
         }
     }
+}
+
+fn change_worker<R: Rows>(
+    t: &mut R,
+    change: impl FnOnce(&mut WorkerRecord) -> Result<(), ChangeRefused>,
+) -> Result<(), R::Error> {
+    let mut worker = t.worker()?;
+    change(&mut worker)?;
+    t.put_worker(&worker)
+}
+
+fn budgets(worker: &mut WorkerRecord, budget: Option<NonZeroU64>) -> Result<(), ChangeRefused> {
+    worker.budget_bytes_per_s = budget;
+    Ok(())
+}
+
+fn cordons(worker: &mut WorkerRecord, cordon: Option<&Cordon>) -> Result<(), ChangeRefused> {
+    match (cordon, &worker.drain) {
+        (None, Some(drain)) => Err(ChangeRefused::Drained(drain.job)),
+        (Some(_), _) | (None, None) => {
+            worker.cordon = cordon.cloned();
+            Ok(())
+        }
+    }
+}
+
+fn drain_begins(worker: &mut WorkerRecord, job: JobId, at_ms: u64) -> Result<(), ChangeRefused> {
+    match &worker.drain {
+        Some(drain) if drain.job != job => Err(ChangeRefused::Drained(drain.job)),
+        Some(_) => Ok(()),
+        None => {
+            worker.drain = Some(DrainRecord { job, since_ms: at_ms, paused: false });
+            Ok(())
+        }
+    }
+}
+
+fn drain_pauses(worker: &mut WorkerRecord, job: JobId, paused: bool) -> Result<(), ChangeRefused> {
+    let drain = worker.drain.as_mut().filter(|drain| drain.job == job);
+    drain.ok_or(ChangeRefused::NotDrained(job))?.paused = paused;
+    Ok(())
+}
+
+fn drain_ends(worker: &mut WorkerRecord, job: JobId, emptied: bool, at_ms: u64) -> Result<(), ChangeRefused> {
+    if worker.drain.take_if(|drain| drain.job == job).is_some() && emptied {
+        let drained = || Cordon { since_ms: at_ms, reason: Some(format!("job {job} has drained it")) };
+        worker.cordon.get_or_insert_with(drained);
+    }
+    Ok(())
 }
 
 fn add_machine<R: Rows>(t: &mut R, machine: &MachineRecord) -> Result<(), R::Error> {

@@ -27,6 +27,7 @@ pub mod ahead;
 pub mod back;
 mod change;
 pub mod directory;
+pub mod drain;
 mod fence;
 pub mod fleet;
 pub mod foresight;
@@ -55,7 +56,7 @@ pub use line::{
     Prepared, Proof, Receipt, Reserved, ReservedVolume, Retired, Round, Sealed, Stopped, VolumeReceipt,
 };
 pub use records::{
-    AwaitedMachine, BaseRecord, CrossingRecord, FilesystemMark, ForkRecord, JobRecord, JournalRow,
-    MachineRecord, MemoryMoves, ProcessMark, SourceRecord, Standing, VolumeRecord, WorkerRecord,
+    AwaitedMachine, BaseRecord, CrossingRecord, DrainRecord, FilesystemMark, ForkRecord, JobRecord,
+    JournalRow, MachineRecord, MemoryMoves, ProcessMark, SourceRecord, Standing, VolumeRecord, WorkerRecord,
 };
 pub use refusal::ChangeRefused;

@@ -17,6 +17,34 @@ pub struct WorkerRecord {
     /// Whether it takes no machines, by the word of a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cordon: Option<Cordon>,
+    /// The drain that empties it, until that ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainRecord>,
+}
+
+/// A drain that is under way. While it is there, the worker takes no machines, whatever a person says of that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRecord {
+    /// The job.
+    pub job: JobId,
+    /// When it was taken on, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Whether it begins no further move.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+impl WorkerRecord {
+    /// Whether it takes no machines, by the word of a person or of a drain.
+    #[must_use]
+    pub fn cordon_now(&self) -> Option<Cordon> {
+        let by_drain = |drain: &DrainRecord| {
+            let paused = if drain.paused { ", which is paused" } else { "" };
+            let reason = format!("it is drained by job {}{paused}", drain.job);
+            Cordon { since_ms: drain.since_ms, reason: Some(reason) }
+        };
+        self.drain.as_ref().map(by_drain).or_else(|| self.cordon.clone())
+    }
 }
 
 /// A machine.
@@ -230,6 +258,9 @@ pub struct JobRecord {
     pub id: JobId,
     /// What it does.
     pub kind: JobKind,
+    /// The job whose child it is, if that finds its children by this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobId>,
     /// When it was taken on, in milliseconds since 1970.
     pub created_at_ms: u64,
     /// Whether it has ended, so that nobody has to replay it to know.

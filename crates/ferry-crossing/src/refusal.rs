@@ -42,6 +42,14 @@ pub enum ChangeRefused {
          machine show {0}` tells what it waits for, and what to do if the worker that it left is gone for good)"
     )]
     Arriving(MachineName),
+    /// The worker is being emptied.
+    #[error(
+        "this worker is being drained by job {0}; watch that (`ferry job watch {0}`), or cancel it (`ferry job cancel {0}`)"
+    )]
+    Drained(JobId),
+    /// A job does not empty the worker.
+    #[error("job {0} does not drain this worker any more")]
+    NotDrained(JobId),
     /// The machine is being destroyed.
     #[error(
         "machine {0} is being destroyed; if that does not end, ask for it again (`ferry machine destroy {0}`)"
@@ -113,9 +121,10 @@ impl ChangeRefused {
             Self::MachineNameTaken(_) | Self::MachineHere(_) | Self::VolumeHere(_) | Self::JobThere(_) => {
                 ErrorCode::AlreadyExists
             }
-            Self::Held { .. } | Self::Arriving(_) => ErrorCode::Busy,
+            Self::Held { .. } | Self::Arriving(_) | Self::Drained(_) => ErrorCode::Busy,
             Self::MachineHandedOver { .. } => ErrorCode::HandedOver,
             Self::NotHeld { .. }
+            | Self::NotDrained(_)
             | Self::Doomed(_)
             | Self::MayNotStart(_)
             | Self::StillRuns(_)

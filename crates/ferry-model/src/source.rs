@@ -567,7 +567,7 @@ impl Host {
             way_back: false,
         };
         let opening = Standing::<MoveStep>::opening(0, moving::memo(input), Terms::default());
-        let record = JobRecord { id: job, kind, created_at_ms: 0, finished: false };
+        let record = JobRecord { id: job, kind, parent: None, created_at_ms: 0, finished: false };
         let changes = [Change::AddJob(Box::new(record)), Change::Claim { machine, job }];
         self.books = self.books.transact(&changes, Some((job, vec![opening]))).ok()?;
         self.tasks.insert(job, Task::Deciding);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every machine that was asked for is in the plan, with a target and a turn or with what is in its way.
 
+use crate::lead::in_order as largest_first;
 use crate::market::Market;
 use crate::requirements::Requirements;
 use crate::waves::{AtOnce, Turn, waves};
@@ -9,7 +10,7 @@ use ferry_api::{
     AskDrain, DrainPlan, Expected, Generation, MachineId, MachineName, MachineRef, MoveMode, PlannedMove,
     WorkerName,
 };
-use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
 /// A machine that is to move, with what a move of it was foreseen to be.
@@ -62,10 +63,7 @@ pub fn plan(
 ) -> DrainPlan {
     let asked = |candidate: &&Candidate| is_asked(&ask, candidate.wants.machine, &candidate.wants.name);
     let mut in_order: Vec<&Candidate> = candidates.iter().filter(asked).collect();
-    in_order.sort_by_key(|candidate| {
-        let wants = &candidate.wants;
-        (Reverse((wants.disk_bytes(), wants.spec.demand().memory_bytes)), &wants.name, wants.machine)
-    });
+    largest_first(&mut in_order);
     let mut machines: Vec<PlannedMove> =
         in_order.into_iter().map(|candidate| place(candidate, ask.force, &mut market)).collect();
     give_turns(&mut machines, &ask);
@@ -112,7 +110,7 @@ fn place(candidate: &Candidate, force: bool, market: &mut Market) -> PlannedMove
     if !planned.blockers.is_empty() {
         return planned;
     }
-    let forced = |market: &Market| if force { market.best_by_force(wants) } else { None };
+    let forced = |market: &Market| if force { market.best_by_force(wants, &BTreeSet::new()) } else { None };
     match market.best(wants).map(|to| (to, Vec::new())).or_else(|| forced(market)) {
         Some((to, costs)) => {
             market.take(wants, &to);

@@ -4,6 +4,7 @@
 //!   machine + bid      ──judge──▶ yes, with a score · no, with every reason
 //!   machine + market   ──best───▶ the worker that fits best; what it takes is counted before the next one asks
 //!   machines + market  ──drain::plan──▶ who goes where, how, in which wave, and what is in the way
+//!   asked + under way  ──lead─────▶ whose move may begin now
 //!   plan + world       ──compare──▶ in what the world is not as the plan says
 //!   market             ──rebalance──▶ the few moves that make workers alike
 //! ```
@@ -17,6 +18,7 @@
 mod compare;
 pub mod drain;
 mod judge;
+mod lead;
 mod market;
 mod rebalance;
 mod requirements;
@@ -24,6 +26,7 @@ mod waves;
 
 pub use compare::compare;
 pub use judge::{Reason, Verdict, fits, judge};
+pub use lead::{Lanes, UnderWay, in_order};
 pub use market::Market;
 pub use rebalance::{By, Rebalance, RebalanceMove, Tolerance, rebalance};
 pub use requirements::{Requirements, resident};

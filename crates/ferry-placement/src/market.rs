@@ -7,7 +7,7 @@ use crate::judge::{Verdict, fits, judge, score};
 use crate::requirements::Requirements;
 use ferry_api::{Bid, Fit, Score, WorkerJudged, WorkerName};
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// So many workers are named when none takes a machine.
 const NAMED_MAX: usize = 3;
@@ -94,7 +94,14 @@ impl Market {
     /// The worker that fits best.
     #[must_use]
     pub fn best(&self, wants: &Requirements) -> Option<WorkerName> {
-        let fitting = self.bids.iter().filter_map(|(worker, bid)| match judge(wants, bid) {
+        self.best_but(wants, &BTreeSet::new())
+    }
+
+    /// The same without some of them.
+    #[must_use]
+    pub fn best_but(&self, wants: &Requirements, but: &BTreeSet<WorkerName>) -> Option<WorkerName> {
+        let others = self.bids.iter().filter(|(worker, _)| !but.contains(*worker));
+        let fitting = others.filter_map(|(worker, bid)| match judge(wants, bid) {
             Verdict::Yes(score) => Some((score, worker)),
             Verdict::No(_) => None,
         });
@@ -103,8 +110,13 @@ impl Market {
 
     /// The worker that fits best if rules may be broken, and those that are broken then: as few as possible.
     #[must_use]
-    pub fn best_by_force(&self, wants: &Requirements) -> Option<(WorkerName, Vec<String>)> {
-        let bending = self.bids.iter().filter_map(|(worker, bid)| {
+    pub fn best_by_force(
+        &self,
+        wants: &Requirements,
+        but: &BTreeSet<WorkerName>,
+    ) -> Option<(WorkerName, Vec<String>)> {
+        let others = self.bids.iter().filter(|(worker, _)| !but.contains(*worker));
+        let bending = others.filter_map(|(worker, bid)| {
             let costs = judge(wants, bid).costs()?;
             Some(((Reverse(costs.len()), score(wants, bid)), worker))
         });

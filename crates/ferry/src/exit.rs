@@ -23,6 +23,8 @@ pub enum Exit {
     NotSafe,
     /// Nobody can tell for sure which copy is the real one.
     NotCertain,
+    /// The world is not as a plan says.
+    Deviates,
     /// Ctrl-C.
     Interrupted,
     /// As the machine that this process kept.
@@ -58,6 +60,7 @@ impl From<Exit> for ExitCode {
             Exit::DataMissing => 5,
             Exit::NotSafe => 6,
             Exit::NotCertain => 7,
+            Exit::Deviates => 8,
             Exit::Interrupted => 130,
             Exit::AsMachine(code) => code,
         })

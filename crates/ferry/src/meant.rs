@@ -1,6 +1,7 @@
 //! What was meant: the typed words as values of the API. Whatever is wrong with them is found here, before anything
 //! is asked of an agent; behind this door nothing is checked again.
 
+mod drain;
 mod health;
 mod hooks_file;
 mod limits_file;
@@ -29,6 +30,7 @@ use ferry_api::{
 };
 
 use crate::args::{self, Typed};
+use crate::commands::drain::Wish;
 use crate::commands::gc::Wanted;
 use crate::demo::layout::Layout;
 use crate::demo::pieces::Piece;
@@ -241,6 +243,15 @@ pub enum Question {
     WorkerCordon(Option<WorkerName>, AskCordon),
     /// `worker uncordon`, of another worker if one is named
     WorkerUncordon(Option<WorkerName>),
+    /// `drain`
+    Drain {
+        /// Which worker.
+        worker: WorkerName,
+        /// What is wanted.
+        wish: Wish,
+        /// Whether to watch it.
+        follow: bool,
+    },
     /// `placement explain`
     PlacementExplain(MachineRef),
 }
@@ -297,6 +308,7 @@ impl Meant {
                 let worker = worker.map(|worker| parsed(&worker)).transpose()?;
                 ask(&asking, Question::WorkerUncordon(worker))
             }
+            args::Command::Drain(typed) => drain::question(typed),
             args::Command::Placement(args::placement::Placement::Explain { machine, asking }) => {
                 ask(&asking, Question::PlacementExplain(parsed(&machine)?))
             }
@@ -575,13 +587,7 @@ fn import_source(typed: &str) -> Result<String, Misuse> {
 }
 
 fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
-    let retention_hours = match wish.retention {
-        Some(span) if span.as_secs() % HOUR.as_secs() != 0 || span.subsec_nanos() != 0 => {
-            return Err(Misuse("--retention is in whole hours, as in 24h".to_owned()));
-        }
-        Some(span) => Some(span.as_secs() / HOUR.as_secs()),
-        None => None,
-    };
+    let retention_hours = retention_hours(wish.retention)?;
     let follow = !wish.detach;
     let machines =
         wish.machines.iter().map(|machine| parsed(machine)).collect::<Result<Vec<MachineRef>, _>>()?;
@@ -594,12 +600,7 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
             let at_ms = wish.at.as_deref().map(|at| when::at_ms(at, &jiff::Zoned::now())).transpose()?;
             let (after_ms, within_ms) = (wish.after.map(when::span_ms), wish.deadline.map(when::span_ms));
             let (to, undo_unhealthy): (MoveTo, _) = (parsed(&to)?, wish.undo_unhealthy);
-            let mode = match wish.mode {
-                args::Mode::Cold => MoveMode::Cold,
-                args::Mode::Warm => MoveMode::Warm,
-                args::Mode::Auto => MoveMode::Auto,
-                args::Mode::Live => MoveMode::Live,
-            };
+            let mode = mode_of(wish.mode);
             match machines.as_slice() {
                 [_] if to == MoveTo::Auto && (at_ms.is_some() || after_ms.is_some()) => {
                     let why = "--to auto chooses a worker when it is asked; name one, or leave out --at and --after";
@@ -646,6 +647,25 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
         },
     };
     ask(&wish.asking, question)
+}
+
+fn retention_hours(typed: Option<Duration>) -> Result<Option<u64>, Misuse> {
+    match typed {
+        Some(span) if span.as_secs() % HOUR.as_secs() != 0 || span.subsec_nanos() != 0 => {
+            Err(Misuse("--retention is in whole hours, as in 24h".to_owned()))
+        }
+        Some(span) => Ok(Some(span.as_secs() / HOUR.as_secs())),
+        None => Ok(None),
+    }
+}
+
+fn mode_of(typed: args::Mode) -> MoveMode {
+    match typed {
+        args::Mode::Cold => MoveMode::Cold,
+        args::Mode::Warm => MoveMode::Warm,
+        args::Mode::Auto => MoveMode::Auto,
+        args::Mode::Live => MoveMode::Live,
+    }
 }
 
 fn job_question(job: args::Job) -> Result<Meant, Misuse> {

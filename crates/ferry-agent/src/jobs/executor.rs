@@ -160,9 +160,10 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         changes: Vec<Change>,
     ) -> Result<Job, RecordsError> {
         let created_at_ms = self.clock.now_ms();
+        let parent = terms.parent.as_ref().and_then(|parent| parent.parse().ok());
         let opening = Standing::<W::Step>::opening(created_at_ms, input, terms);
         let standing = Standing::start(&opening).expect("an opening opens");
-        let record = JobRecord { id, kind: kind.clone(), created_at_ms, finished: false };
+        let record = JobRecord { id, kind: kind.clone(), parent, created_at_ms, finished: false };
         let mut all = vec![Change::AddJob(Box::new(record))];
         all.extend(changes);
         let written = serde_json::to_value(&opening).expect("entries are plain data and always encode");

@@ -20,29 +20,29 @@ const PAST_MAX: u64 = 16;
 
 /// A machine as a move of it would find it here, whatever its target.
 #[derive(Clone, Debug)]
-pub(crate) struct Looked {
+pub struct Looked {
     /// The machine.
-    pub(crate) machine: Machine,
+    pub machine: Machine,
     /// What a move plans with.
-    pub(crate) plan: Plan,
+    pub plan: Plan,
     /// How it would go.
-    pub(crate) mode: MoveMode,
+    pub mode: MoveMode,
     /// Why like that, in one sentence.
-    pub(crate) why: String,
+    pub why: String,
     /// How long it would be down.
-    pub(crate) interruption: Expected,
+    pub interruption: Expected,
     /// Why it cannot leave now, whoever would take it, each in one sentence.
-    pub(crate) blockers: Vec<String>,
+    pub blockers: Vec<String>,
 }
 
 impl Looked {
     /// Bytes that its volumes have in use.
-    pub(crate) fn bytes_in_use(&self) -> u64 {
+    pub fn bytes_in_use(&self) -> u64 {
         self.plan.volumes.iter().map(|planned| planned.bytes_in_use).sum()
     }
 
     /// Bytes of them that would cross before it stops.
-    pub(crate) fn bytes_ahead(&self) -> u64 {
+    pub fn bytes_ahead(&self) -> u64 {
         match self.mode {
             MoveMode::Warm => self.bytes_in_use(),
             MoveMode::Cold | MoveMode::Auto | MoveMode::Live => 0,
@@ -55,12 +55,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
     ///
     /// # Errors
     /// The machine or its volumes cannot be looked at.
-    pub(crate) async fn look(
-        &self,
-        machine: MachineId,
-        mode: MoveMode,
-        past: &[Job],
-    ) -> Result<Looked, ApiError> {
+    pub async fn look(&self, machine: MachineId, mode: MoveMode, past: &[Job]) -> Result<Looked, ApiError> {
         let machine = self.home.machine(machine).await?;
         let held = machine.job.map(|job| format!("machine {} is held by job {job}", machine.name));
         let mut blockers: Vec<String> = held.into_iter().collect();

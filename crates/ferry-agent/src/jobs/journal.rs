@@ -39,6 +39,9 @@ pub trait Journal: Send + Sync + 'static {
         jobs_max: u64,
     ) -> impl Future<Output = Result<Vec<JobRecord>, RecordsError>> + Send;
 
+    /// See [`Records::children`].
+    fn children(&self, parent: JobId) -> impl Future<Output = Result<Vec<JobRecord>, RecordsError>> + Send;
+
     /// See [`Records::job`].
     fn job(&self, id: JobId) -> impl Future<Output = Result<Option<JobRecord>, RecordsError>> + Send;
 }
@@ -69,6 +72,10 @@ impl Journal for Records {
         jobs_max: u64,
     ) -> Result<Vec<JobRecord>, RecordsError> {
         Self::ended_before(self, before, jobs_max).await
+    }
+
+    async fn children(&self, parent: JobId) -> Result<Vec<JobRecord>, RecordsError> {
+        Self::children(self, parent).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, RecordsError> {

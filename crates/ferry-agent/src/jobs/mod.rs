@@ -11,7 +11,7 @@
 //!   what they need of the records, `view` how a job looks from outside.
 //! - `mover` does the steps of a move (`verify` the one that proves what arrived), `world` is what it needs of both
 //!   workers, `live` what is different for a machine that moves with its memory. What the steps are and what may be done when is decided in [`ferry_crossing`].
-//! - `fleet` leads the moves of several machines as children of one job; `office` is where people ask for a job of any
+//! - `fleet` leads the moves of several machines as children of one job; `drain` those of all machines, until the worker is empty; `office` is where people ask for a job of any
 //!   kind.
 //! - `history` forgets jobs that ended long ago, by `age`, a clock that nobody can set forward;
 //!   `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
@@ -22,6 +22,7 @@
 mod age;
 mod ahead;
 mod clock;
+mod drain;
 mod executor;
 mod fleet;
 mod foresee;
@@ -42,13 +43,15 @@ mod world;
 
 pub use age::AgeClock;
 pub use clock::{Clock, HostClock};
+pub use drain::{Drain, begin_drain};
 pub use executor::{Executor, JobRefusal};
 pub use ferry_crossing::{
     Activated, Adopted, Booted, HandedOver, Hydrated, MoveInput, MoveStep, Plan, PlannedVolume, Prepared,
     Proof, Receipt, Reserved, ReservedVolume, Retired, Sealed, Stopped, VolumeReceipt,
 };
 pub use fleet::{Fleet, begin_fleet};
-pub(crate) use foresee::{Looked, past_moves};
+pub use foresee::Looked;
+pub(crate) use foresee::past_moves;
 pub use history::{Targets, forget};
 pub use journal::Journal;
 pub use judge::{Arrivals, judge_arrivals};
@@ -60,7 +63,7 @@ pub use queues::Queues;
 pub use reaper::{Attic, reap};
 pub use sweep::{Guests, sweep};
 pub use task::{StepContext, Work};
-pub use world::{Home, Target};
+pub use world::{Emptied, Home, Occupant, Target};
 
 #[cfg(test)]
 mod tests;

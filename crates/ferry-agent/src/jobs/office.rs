@@ -8,17 +8,19 @@ use ferry_api::{
     ApiError, AskJobs, ChildJob, ErrorCode, EventsAfter, Job, JobEvents, JobId, JobJournal, JobKind,
 };
 
-use super::{Clock, Executor, Fleet, Home, JobRefusal, Journal, Mover, QueueFigures, Queues};
+use super::{Clock, Drain, Emptied, Executor, Fleet, JobRefusal, Journal, Mover, QueueFigures, Queues};
 use crate::records::{JobRecord, RecordsError};
 
 /// The executors of all kinds.
-pub struct Office<J: Journal, C: Clock, H: Home> {
+pub struct Office<J: Journal, C: Clock, H: Emptied> {
     journal: Arc<J>,
     queues: Arc<Queues>,
     /// Moves of one machine each.
     pub moves: Arc<Executor<J, C, Mover<H, C>>>,
     /// Moves of several machines as one job.
     pub fleets: Executor<J, C, Fleet<J, C, H>>,
+    /// Drains of this worker.
+    pub drains: Executor<J, C, Drain<J, C, H>>,
 }
 
 /// Has the executor of a job's kind answer.
@@ -26,24 +28,27 @@ macro_rules! of_kind {
     ($office:ident, $kind:expr, $call:ident ( $($with:expr),* )) => {
         match $kind {
             JobKind::Move { .. } => $office.moves.$call($($with),*).await,
+            JobKind::Drain { .. } => $office.drains.$call($($with),*).await,
             JobKind::Moves { .. } => $office.fleets.$call($($with),*).await,
         }
     };
 }
 
-impl<J: Journal, C: Clock, H: Home> Office<J, C, H> {
+impl<J: Journal, C: Clock, H: Emptied> Office<J, C, H> {
     /// Finds all unfinished jobs and lets them go on.
     ///
     /// # Errors
     /// The records cannot be read.
     pub async fn open(journal: Arc<J>, clock: C, home: Arc<H>, queues: Queues) -> Result<Self, RecordsError> {
         let queues = Arc::new(queues);
-        let mover = Arc::new(Mover::new(home, clock.clone()));
+        let mover = Arc::new(Mover::new(home.clone(), clock.clone()));
         let moves = Executor::start(journal.clone(), clock.clone(), mover, queues.clone()).await?;
         let moves = Arc::new(moves);
         let fleet = Arc::new(Fleet::new(moves.clone()));
-        let fleets = Executor::start(journal.clone(), clock, fleet, queues.clone()).await?;
-        Ok(Self { journal, queues, moves, fleets })
+        let fleets = Executor::start(journal.clone(), clock.clone(), fleet, queues.clone()).await?;
+        let drain = Arc::new(Drain::new(journal.clone(), home, clock.clone(), moves.clone()));
+        let drains = Executor::start(journal.clone(), clock, drain, queues.clone()).await?;
+        Ok(Self { journal, queues, moves, fleets, drains })
     }
 
     /// Resolves with the reason when a journal could not be kept and the agent must stop.
@@ -52,11 +57,13 @@ impl<J: Journal, C: Clock, H: Home> Office<J, C, H> {
             biased;
             reason = self.moves.failure() => reason,
             reason = self.fleets.failure() => reason,
+            reason = self.drains.failure() => reason,
         }
     }
 
     /// Stops all jobs where they are, as a crash would; the next agent goes on with them.
     pub async fn leave(&self) {
+        self.drains.leave().await;
         self.fleets.leave().await;
         self.moves.leave().await;
     }
@@ -151,6 +158,14 @@ impl<J: Journal, C: Clock, H: Home> Office<J, C, H> {
     }
 
     async fn with_children(&self, mut job: Job) -> Result<Job, ApiError> {
+        if let JobKind::Drain { .. } = &job.kind {
+            for record in self.journal.children(job.id).await? {
+                let JobKind::Move { machine_name, .. } = record.kind else { continue };
+                let child = self.moves.job(record.id).await?;
+                let (state, reason) = (Some(child.state), child.reason);
+                job.children.push(ChildJob { job: record.id, machine_name, state, reason });
+            }
+        }
         if let JobKind::Moves { moves, .. } = &job.kind {
             for (id, machine_name) in moves {
                 let child = match self.moves.job(*id).await {
@@ -170,7 +185,7 @@ impl<J: Journal, C: Clock, H: Home> Office<J, C, H> {
     }
 }
 
-impl<J: Journal, C: Clock, H: Home> std::fmt::Debug for Office<J, C, H> {
+impl<J: Journal, C: Clock, H: Emptied> std::fmt::Debug for Office<J, C, H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Office").field("moves", &self.moves).field("fleets", &self.fleets).finish()
     }

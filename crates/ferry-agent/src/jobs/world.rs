@@ -2,16 +2,21 @@
 //!
 //! Invariant: every call may be repeated, also when nobody knows whether it took effect the last time.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
 use ferry_api::{
-    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Expect, Generation, HookRun, Job, JobId,
-    LiveFacts, Machine, MachineId, Notice, Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo,
-    WorkerName,
+    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Expect, Generation, GroupName, HookRun, Job,
+    JobId, LiveFacts, Machine, MachineId, MachineName, Notice, Precopy, Prepare, Reserve, Volume, VolumeKey,
+    WorkerInfo, WorkerName,
 };
 
+use ferry_crossing::MoveInput;
 use ferry_crossing::live::Memory;
+use ferry_placement::Market;
+
+use super::Looked;
 
 type Answer<T> = Result<T, ApiError>;
 
@@ -114,6 +119,57 @@ pub trait Home: Send + Sync + 'static {
 
     /// Ends export and server of a copy that nobody reads any more. The copy stays.
     fn retire(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
+}
+
+/// A machine in the records of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occupant {
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name.
+    pub name: MachineName,
+    /// Its group.
+    pub group: Option<GroupName>,
+    /// The job that holds it.
+    pub job: Option<JobId>,
+    /// Whether it is the worker's; if not, it was handed over.
+    pub is_here: bool,
+}
+
+/// A worker that is emptied: what a drain needs of it, beside its moves.
+pub trait Emptied: Home {
+    /// All machines of which it has records.
+    fn machines(&self) -> impl Future<Output = Answer<Vec<Occupant>>> + Send;
+
+    /// How many machines are on their way here.
+    fn arriving(&self) -> impl Future<Output = Answer<usize>> + Send;
+
+    /// Whether a person has paused the drain.
+    fn is_paused(&self, drain: JobId) -> impl Future<Output = Answer<bool>> + Send;
+
+    /// What all other workers offer.
+    fn market(&self) -> impl Future<Output = Market> + Send;
+
+    /// Finds a worker, none of those in `but`, that keeps room for a move; or says why there is none, in one sentence.
+    fn choose(
+        &self,
+        market: &mut Market,
+        asked: (JobId, &Looked, &MoveInput),
+        but: &BTreeSet<WorkerName>,
+        force: bool,
+    ) -> impl Future<Output = Result<WorkerName, String>> + Send;
+
+    /// Has a worker keep room for a move; or says why it does not, in one sentence.
+    fn hold(
+        &self,
+        market: &mut Market,
+        asked: (JobId, &Looked, &MoveInput),
+        to: &WorkerName,
+        force: bool,
+    ) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// What keeps its host from being stopped, each in one clause, when these jobs have not ended.
+    fn owes(&self, jobs: Vec<Job>) -> impl Future<Output = Answer<Vec<String>>> + Send;
 }
 
 /// The worker a machine moves to. Every agent's door is one.

@@ -5,6 +5,7 @@ use super::page::{Durations, Labels, Page, label, seconds};
 use crate::records::CountRow;
 use ferry_api::{JobKind, JobState};
 use ferry_crossing::MoveStep;
+use ferry_crossing::drain::DrainStep;
 use ferry_crossing::fleet::FleetStep;
 use ferry_fsm::{DURATION_BOUNDS_MS, Step};
 use std::fmt::Result;
@@ -26,7 +27,7 @@ const STATES: [(JobState, &str); 4] = [
 const ENDS: [&str; 3] = ["succeeded", "failed", "cancelled"];
 
 pub(super) fn write(page: &mut Page<'_>, facts: &Facts) -> Result {
-    let lines = [line::<MoveStep>(), line::<FleetStep>()];
+    let lines = [line::<MoveStep>(), line::<FleetStep>(), line::<DrainStep>()];
     let standing = lines.iter().flat_map(|line| {
         STATES.map(|(state, name)| {
             let of = |job: &&ferry_api::Job| line_of(&job.kind) == line.name && job.state == state;
@@ -85,6 +86,7 @@ fn line<S: Step>() -> Line {
 fn line_of(kind: &JobKind) -> &'static str {
     match kind {
         JobKind::Move { .. } => MoveStep::NAME,
+        JobKind::Drain { .. } => DrainStep::NAME,
         JobKind::Moves { .. } => FleetStep::NAME,
     }
 }

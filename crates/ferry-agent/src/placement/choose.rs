@@ -7,6 +7,7 @@ use crate::records::MachineRecord;
 use ferry_api::{AgentApi, ApiError, ErrorCode, Hold, JobId, MoveMode, WorkerName};
 use ferry_crossing::moving;
 use ferry_placement::{Market, Requirements};
+use std::collections::BTreeSet;
 
 /// What a machine that was looked at on worker `from` asks of another.
 pub(crate) fn wants(from: &WorkerName, looked: &Looked) -> Requirements {
@@ -19,35 +20,46 @@ pub(crate) fn wants(from: &WorkerName, looked: &Looked) -> Requirements {
     }
 }
 
-/// The best worker that keeps room for the move that `input` will ask for; one that refuses is told so in the market, and the next
-/// one is asked.
+/// The best worker that keeps room for the move that `input` will ask for, none of those in `but`, `force`d if no other does; when one refuses
+/// the next one is asked.
 ///
 /// # Errors
 /// Nobody takes it; the sentence says why.
-async fn choose(
+pub(crate) async fn choose(
     core: &Core,
-    market: &mut Market,
-    job: JobId,
-    looked: &Looked,
-    input: &MoveInput,
+    market: &Market,
+    (job, looked, input): (JobId, &Looked, &MoveInput),
+    but: &BTreeSet<WorkerName>,
+    force: bool,
 ) -> Result<WorkerName, ApiError> {
     let wants = wants(&core.config.name, looked);
+    // What one machine is refused another one may have.
+    let mut market = market.clone();
     loop {
-        let Some(to) = market.best(&wants) else { return Err(nobody(market, &wants)) };
-        let input = MoveInput { to: to.clone(), ..input.clone() };
-        let hold = Hold { reserve: moving::reserve(job, &input, &looked.plan), force: false };
-        let held = match core.peers.client(&to) {
-            Ok(peer) => peer.peer_hold(hold).await,
-            Err(error) => Err(error),
+        let by_force = || market.best_by_force(&wants, but).filter(|_| force).map(|(to, _)| to);
+        let Some(to) = market.best_but(&wants, but).or_else(by_force) else {
+            return Err(nobody(&market, &wants));
         };
-        match held {
-            Ok(()) => {
-                market.take(&wants, &to);
-                return Ok(to);
-            }
+        match hold(core, (job, looked, input), &to, force).await {
+            Ok(()) => return Ok(to),
             Err(error) => market.refuse(to, error.message),
         }
     }
+}
+
+/// Has a worker keep room for the move that `input` will ask for.
+///
+/// # Errors
+/// It does not.
+pub(crate) async fn hold(
+    core: &Core,
+    (job, looked, input): (JobId, &Looked, &MoveInput),
+    to: &WorkerName,
+    force: bool,
+) -> Result<(), ApiError> {
+    let input = MoveInput { to: to.clone(), ..input.clone() };
+    let hold = Hold { reserve: moving::reserve(job, &input, &looked.plan), force };
+    core.peers.client(to)?.peer_hold(hold).await
 }
 
 /// A worker that keeps room for a machine which is to move now.
@@ -75,7 +87,7 @@ pub(crate) async fn choose_now<C: Clock>(
         undo_unhealthy: false,
         way_back: false,
     };
-    choose(core, &mut market(core).await, job, &looked, &input).await
+    choose(core, &market(core).await, (job, &looked, &input), &BTreeSet::new(), false).await
 }
 
 /// The worker that would be chosen by the bids alone.

@@ -25,7 +25,7 @@ pub(crate) async fn cordon(core: &Core, ask: AskCordon) -> Result<(), ApiError> 
 /// # Errors
 /// `Conflict`.
 pub(crate) async fn refuse_if_cordoned(core: &Core) -> Result<(), ApiError> {
-    match core.records.worker().await?.cordon {
+    match core.records.worker().await?.cordon_now() {
         None => Ok(()),
         Some(cordon) => Err(ApiError::new(ErrorCode::Conflict, cordoned(&core.config.name, &cordon))),
     }

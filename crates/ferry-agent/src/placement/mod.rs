@@ -4,6 +4,7 @@
 //!   offer ──▶ Bid            (holds count as taken)
 //!   ask   ──▶ Market         the bids of all workers that are known here
 //!   choose ─▶ hold there, the best first; the next one when it refuses
+//!   plan ───▶ what a drain would do, and whether it may begin (drains)
 //! ```
 //!
 //! Who fits, and who fits best, is decided in [`ferry_placement`]; here the facts are gathered and the answer is acted on.
@@ -14,11 +15,16 @@
 mod ask;
 mod choose;
 mod cordon;
+mod drains;
+mod emptied;
 mod holds;
 mod offer;
+mod plan;
 
 pub(crate) use ask::{explain, market};
 pub(crate) use choose::{best, choose_now, wants};
 pub(crate) use cordon::{cordon, refuse_if_cordoned};
+pub(crate) use drains::{Ready, drain_of, ready};
 pub(crate) use holds::Holds;
 pub(crate) use offer::bid;
+pub(crate) use plan::{candidate, know};

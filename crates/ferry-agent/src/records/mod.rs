@@ -23,8 +23,9 @@ mod schema;
 pub(crate) use at_rest::RecordsAtRest;
 pub(crate) use counts::CountRow;
 pub use ferry_crossing::{
-    AwaitedMachine, Change, ChangeRefused, CrossingRecord, FilesystemMark, ForkRecord, JobRecord, JournalRow,
-    MachineRecord, MemoryMoves, ProcessMark, SourceRecord, Standing, Touched, VolumeRecord, WorkerRecord,
+    AwaitedMachine, Change, ChangeRefused, CrossingRecord, DrainRecord, FilesystemMark, ForkRecord,
+    JobRecord, JournalRow, MachineRecord, MemoryMoves, ProcessMark, SourceRecord, Standing, Touched,
+    VolumeRecord, WorkerRecord,
 };
 pub use inline::Gate;
 pub use lock::StateLock;

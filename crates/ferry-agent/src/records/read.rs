@@ -113,6 +113,15 @@ impl Records {
         self.read(move |c| many(c, "jobs", sql, params![after, to_sql(jobs_max)])).await
     }
 
+    /// The children of a job that names itself in them, the first taken on first.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn children(&self, parent: JobId) -> Result<Vec<JobRecord>, RecordsError> {
+        let sql = "SELECT id, record FROM jobs WHERE parent = ?1 ORDER BY id";
+        self.read(move |c| many(c, "jobs", sql, [parent.to_string()])).await
+    }
+
     /// How many jobs have ended and are kept.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How long SQLite waits for a lock somebody else holds (a person with `sqlite3`).
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE machines (
         id     TEXT PRIMARY KEY,
@@ -65,6 +65,10 @@ const MIGRATIONS: [&str; 5] = [
     ALTER TABLE crossings ADD COLUMN machine TEXT AS (json_extract(record, '$.reserve.machine')) VIRTUAL;
     CREATE INDEX crossings_is_over ON crossings (is_over, job);
     CREATE INDEX crossings_machine ON crossings (machine);
+",
+    "
+    ALTER TABLE jobs ADD COLUMN parent TEXT AS (json_extract(record, '$.parent')) VIRTUAL;
+    CREATE INDEX jobs_parent ON jobs (parent);
 ",
 ];
 

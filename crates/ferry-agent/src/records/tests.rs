@@ -65,7 +65,7 @@ fn job(machine: &MachineRecord) -> JobRecord {
         from: worker("w1"),
         to: worker("w2"),
     };
-    JobRecord { id: JobId::fresh(), kind, created_at_ms: 2, finished: false }
+    JobRecord { id: JobId::fresh(), kind, parent: None, created_at_ms: 2, finished: false }
 }
 
 struct Book {
@@ -289,14 +289,16 @@ async fn what_is_set_for_the_worker_outlives_its_agent_and_comes_to_older_record
     let earlier = Connection::open(dir.path().join(FILE)).unwrap();
     let later = "DROP TABLE worker; DROP INDEX jobs_finished; DROP TABLE counts; DROP INDEX crossings_is_over; \
                  DROP INDEX crossings_machine; ALTER TABLE crossings DROP COLUMN is_over; \
-                 ALTER TABLE crossings DROP COLUMN machine; PRAGMA user_version = 1";
+                 ALTER TABLE crossings DROP COLUMN machine; DROP INDEX jobs_parent; \
+                 ALTER TABLE jobs DROP COLUMN parent; PRAGMA user_version = 1";
     earlier.execute_batch(later).unwrap();
     drop(earlier);
     let records = Records::open(dir.path()).unwrap();
     assert_eq!(records.worker().await.unwrap(), WorkerRecord::default());
     for budget in [7, 8].map(std::num::NonZeroU64::new) {
         let cordon = Some(Cordon { since_ms: 1, reason: None });
-        let set = WorkerRecord { budget_bytes_per_s: budget, cordon: cordon.clone() };
+        let set =
+            WorkerRecord { budget_bytes_per_s: budget, cordon: cordon.clone(), ..WorkerRecord::default() };
         records.change(vec![Change::Budget(budget), Change::Cordon(cordon)]).await.unwrap();
         assert_eq!(Records::open(dir.path()).unwrap().worker().await.unwrap(), set);
     }

@@ -9,6 +9,8 @@ mod crossing;
 #[cfg(test)]
 mod direct;
 #[cfg(test)]
+mod drained;
+#[cfg(test)]
 mod forked;
 #[cfg(test)]
 mod grown;

@@ -1,14 +1,14 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskGarbage, AskJobs, AskLog, AskMappings,
-    AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, CopyRoot,
-    CreateMachine, Crossing, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume,
-    Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine, MachineLog,
-    MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PlacementExplained, Precopy,
-    Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartMove, StartMoves, Testimony, Truth,
-    TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo,
-    WorkerShutDown,
+    AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs, AskLog,
+    AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources,
+    CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, DrainPlan, DrainStarted, ErrorCode,
+    EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId,
+    JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume,
+    PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus,
+    ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
+    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
 };
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -275,6 +275,22 @@ impl AgentApi for Client {
 
     async fn bid(&self) -> Result<Bid, ApiError> {
         self.get(&["bid"]).await
+    }
+
+    async fn drain_plan(&self, ask: AskDrain) -> Result<DrainPlan, ApiError> {
+        self.post(&["drain", "plan"], &ask).await
+    }
+
+    async fn drain_start(&self, start: StartDrain) -> Result<DrainStarted, ApiError> {
+        self.post(&["drain"], &start).await
+    }
+
+    async fn drain_pause(&self, pause: PauseDrain) -> Result<Job, ApiError> {
+        self.post(&["drain", "pause"], &pause).await
+    }
+
+    async fn drain_cancel(&self) -> Result<Job, ApiError> {
+        self.post(&["drain", "cancel"], &()).await
     }
 
     async fn worker_safe_to_stop(&self) -> Result<SafeToStop, ApiError> {

@@ -1,11 +1,11 @@
 //! The router: one path for each call of [`AgentApi`].
 
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskGarbage, AskJobs, AskLog, AskMappings,
-    AskRoot, AskTestimony, AttachVolume, CancelMove, ChangeSources, CreateMachine, DestroyMachine,
-    DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, Hold, ImportVolume,
-    OnSourceLoss, PaceVolume, PaceWorker, Precopy, Prepare, Reserve, ShutDownWorker, StartMove, StartMoves,
-    UndoMove, VerifyVolume, VolumeKey,
+    AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs, AskLog,
+    AskMappings, AskRoot, AskTestimony, AttachVolume, CancelMove, ChangeSources, CreateMachine,
+    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, Hold,
+    ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain, Precopy, Prepare, Reserve,
+    ShutDownWorker, StartDrain, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -31,6 +31,10 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
         .route("/v1/worker/cordon", post(worker_cordon::<A>))
         .route("/v1/worker/uncordon", post(worker_uncordon::<A>))
         .route("/v1/bid", get(bid::<A>))
+        .route("/v1/drain", post(drain_start::<A>))
+        .route("/v1/drain/plan", post(drain_plan::<A>))
+        .route("/v1/drain/pause", post(drain_pause::<A>))
+        .route("/v1/drain/cancel", post(drain_cancel::<A>))
         .route("/v1/worker/safe-to-stop", get(worker_safe_to_stop::<A>))
         .route("/v1/worker/shutdown", post(worker_shut_down::<A>))
         .route("/v1/metrics", get(metrics::<A>))
@@ -179,6 +183,7 @@ macro_rules! plain {
 plain!(worker);
 plain!(worker_uncordon);
 plain!(bid);
+plain!(drain_cancel);
 plain!(worker_safe_to_stop);
 plain!(machines);
 plain!(services);
@@ -200,6 +205,9 @@ by_path!(peer_forsake);
 by_path!(peer_settle);
 by_path!(peer_release);
 by_body!(worker_cordon, AskCordon);
+by_body!(drain_plan, AskDrain);
+by_body!(drain_start, StartDrain);
+by_body!(drain_pause, PauseDrain);
 by_body!(worker_shut_down, ShutDownWorker);
 by_body!(garbage_clear, AskGarbage);
 by_body!(machine_create, CreateMachine);

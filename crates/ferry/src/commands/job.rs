@@ -248,7 +248,7 @@ pub fn ending(job: &Job) -> String {
     let reason = job.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let what = kind_text(&job.kind);
     // Each child says of itself that all is as before; what the others did stays.
-    if matches!(job.kind, JobKind::Moves { .. }) && job.state.is_final() {
+    if matches!(job.kind, JobKind::Moves { .. } | JobKind::Drain { .. }) && job.state.is_final() {
         return format!("{what}: {}{took}{}", state_text(job.state), children_text(&job.children));
     }
     match job.state {
@@ -288,6 +288,7 @@ pub fn kind_text(kind: &JobKind) -> String {
         JobKind::Move { machine: _, machine_name, from, to } => {
             format!("move of {machine_name} from {from} to {to}")
         }
+        JobKind::Drain { from } => format!("drain of {from}"),
         JobKind::Moves { from, to, moves } => {
             format!("moves of {} machines from {from} to {to}", moves.len())
         }

@@ -5,6 +5,7 @@ mod attach;
 mod base;
 mod console;
 mod crossed;
+pub mod drain;
 mod foreseen;
 pub mod gc;
 pub mod job;
@@ -88,6 +89,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::Truth(of) => truth::ask(&agent, json, &of).await,
         Question::WorkerCordon(of, wanted) => worker::cordon(&agent, json, of.as_ref(), wanted).await,
         Question::WorkerUncordon(of) => worker::uncordon(&agent, json, of.as_ref()).await,
+        Question::Drain { worker, wish, follow } => drain::drain(&agent, json, &worker, wish, follow).await,
         Question::PlacementExplain(machine) => placement::explain(&agent, json, &machine).await,
         Question::WorkerShow => worker::show(&agent, json).await,
         Question::WorkerMetrics => worker::metrics(&agent).await,

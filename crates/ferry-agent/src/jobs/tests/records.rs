@@ -56,6 +56,10 @@ impl Journal for FaultyJournal {
         self.records.journal(job, after).await
     }
 
+    async fn children(&self, parent: JobId) -> Result<Vec<JobRecord>, RecordsError> {
+        self.records.children(parent).await
+    }
+
     async fn unfinished_jobs(&self) -> Result<Vec<JobRecord>, RecordsError> {
         self.records.unfinished_jobs().await
     }

@@ -4,7 +4,7 @@
 //! counted from 0. A `Fault` happens at a point. The rules are asserted at every change, so no order of events
 //! can break one unseen.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,9 +15,10 @@ use ferry_api::{
     QemuSpec, Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
 use ferry_crossing::live::{Memory, MemoryCopied};
+use ferry_placement::Market;
 use tokio::sync::Notify;
 
-use crate::jobs::Home;
+use crate::jobs::{Emptied, Home, Looked, MoveInput, Occupant};
 use crate::records::{Records, Standing};
 
 /// Looks at the target until its clones are whole.
@@ -466,6 +467,48 @@ impl Alpha {
     ) -> Result<T, ApiError> {
         let missing = || error(ErrorCode::NotFound, "no such copy");
         self.0.call(|state| change(state.home.get_mut(&copy).ok_or_else(missing)?)).await
+    }
+}
+
+impl Emptied for Alpha {
+    async fn machines(&self) -> Result<Vec<Occupant>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    async fn arriving(&self) -> Result<usize, ApiError> {
+        Ok(0)
+    }
+
+    async fn is_paused(&self, _: JobId) -> Result<bool, ApiError> {
+        Ok(false)
+    }
+
+    async fn market(&self) -> Market {
+        Market::default()
+    }
+
+    async fn choose(
+        &self,
+        _: &mut Market,
+        _: (JobId, &Looked, &MoveInput),
+        _: &BTreeSet<WorkerName>,
+        _: bool,
+    ) -> Result<WorkerName, String> {
+        Ok(worker("beta"))
+    }
+
+    async fn hold(
+        &self,
+        _: &mut Market,
+        _: (JobId, &Looked, &MoveInput),
+        _: &WorkerName,
+        _: bool,
+    ) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn owes(&self, _: Vec<Job>) -> Result<Vec<String>, ApiError> {
+        Ok(Vec::new())
     }
 }
 

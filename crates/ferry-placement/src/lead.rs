@@ -1,0 +1,111 @@
+//! Which machines of a drain may go now, beside those that are under way.
+//!
+//! Invariant: no more moves at once than was asked for, in all and to one target, and never two machines of one group between their
+//! stop and their start.
+
+use crate::drain::Candidate;
+use ferry_api::{AskDrain, GroupName, WorkerName};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A move that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Where it goes.
+    pub to: WorkerName,
+    /// The machine's group.
+    pub group: Option<GroupName>,
+    /// Whether the machine runs on its target, so that only its disks follow.
+    pub arrived: bool,
+}
+
+/// What is under way, and what may be beside it.
+#[derive(Clone, Debug)]
+pub struct Lanes {
+    all_max: usize,
+    link_max: usize,
+    count: usize,
+    links: BTreeMap<WorkerName, usize>,
+    groups: BTreeSet<GroupName>,
+}
+
+impl Lanes {
+    /// What a drain may have under way, when this is.
+    #[must_use]
+    pub fn new<'a>(ask: &AskDrain, under_way: impl IntoIterator<Item = &'a UnderWay>) -> Self {
+        let most = |limit: Option<std::num::NonZeroU32>| {
+            limit.map_or(usize::MAX, |limit| usize::try_from(limit.get()).unwrap_or(usize::MAX))
+        };
+        let mut lanes = Self {
+            all_max: most(ask.max_parallel),
+            link_max: most(ask.max_parallel_per_link),
+            count: 0,
+            links: BTreeMap::new(),
+            groups: BTreeSet::new(),
+        };
+        under_way.into_iter().for_each(|one| lanes.add(one));
+        lanes
+    }
+
+    /// One more is under way.
+    pub fn add(&mut self, one: &UnderWay) {
+        self.count += 1;
+        *self.links.entry(one.to.clone()).or_default() += 1;
+        self.groups.extend(one.group.clone().filter(|_| !one.arrived));
+    }
+
+    /// Whether a machine of this group may go now, if it finds a target.
+    #[must_use]
+    pub fn admits(&self, group: Option<&GroupName>) -> bool {
+        self.count < self.all_max && group.is_none_or(|group| !self.groups.contains(group))
+    }
+
+    /// Targets to which no further move may go now.
+    #[must_use]
+    pub fn full(&self) -> BTreeSet<WorkerName> {
+        let full = self.links.iter().filter(|(_, count)| **count >= self.link_max);
+        full.map(|(to, _)| to.clone()).collect()
+    }
+}
+
+/// The order in which machines of a drain choose: the largest first, since they find a place the least easily.
+pub fn in_order(candidates: &mut [&Candidate]) {
+    candidates.sort_by_key(|candidate| {
+        let wants = &candidate.wants;
+        (Reverse((wants.disk_bytes(), wants.spec.demand().memory_bytes)), wants.name.clone(), wants.machine)
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    fn going(to: &str, group: Option<&str>, arrived: bool) -> UnderWay {
+        UnderWay { to: to.parse().unwrap(), group: group.map(|name| name.parse().unwrap()), arrived }
+    }
+
+    #[test]
+    fn a_group_waits_for_the_one_that_is_down_and_not_for_one_whose_disks_follow() {
+        let pg: GroupName = "pg".parse().unwrap();
+        let down = [going("w2", Some("pg"), false)];
+        assert!(!Lanes::new(&AskDrain::default(), &down).admits(Some(&pg)));
+        let arrived = [going("w2", Some("pg"), true), going("w2", Some("web"), false)];
+        assert!(Lanes::new(&AskDrain::default(), &arrived).admits(Some(&pg)));
+        assert!(Lanes::new(&AskDrain::default(), &down).admits(None));
+    }
+
+    #[test]
+    fn no_more_go_at_once_than_was_asked_for_in_all_and_to_one_target() {
+        let ask = AskDrain {
+            max_parallel: NonZeroU32::new(3),
+            max_parallel_per_link: NonZeroU32::new(2),
+            ..AskDrain::default()
+        };
+        let mut lanes = Lanes::new(&ask, &[going("w2", None, true), going("w3", None, false)]);
+        assert!(lanes.admits(None) && lanes.full().is_empty());
+        lanes.add(&going("w2", None, false));
+        assert!(!lanes.admits(None));
+        assert_eq!(lanes.full(), BTreeSet::from(["w2".parse().unwrap()]));
+    }
+}

@@ -99,6 +99,9 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
             }
             Some(flushed)
         }
+        Request::Attach { .. } => {
+            Some(Answer::Attached { address: format!("/sim/volumes/{}/vhost.sock", at.key).into() })
+        }
         Request::SetBudget { .. }
         | Request::SetGuard { .. }
         | Request::SetFinishBy { .. }

@@ -98,11 +98,13 @@ pub enum Planted {
     BadSectorsGiven,
     /// A sealed source says that nothing has changed since the last round of copying ahead.
     NothingSince,
+    /// A VM whose memory has crossed but for the rest goes on at the target without being let go.
+    LetGoAtOnce,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SyncThatIsNone,
         Self::SealForgotten,
         Self::UnsealForgotten,
@@ -115,6 +117,7 @@ impl Planted {
         Self::GrowthForgotten,
         Self::BadSectorsGiven,
         Self::NothingSince,
+        Self::LetGoAtOnce,
     ];
 }
 

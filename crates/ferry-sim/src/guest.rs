@@ -20,15 +20,28 @@ const STUBBORN_MS: u64 = 60_000;
 const RECONNECT_MS: u64 = 20;
 
 /// Lets a process become its machine.
-pub fn begin(state: &mut State, host: HostIndex, pid: u32, machine: MachineId, disks: Vec<VolumeKey>) {
+pub fn begin(
+    state: &mut State,
+    host: HostIndex,
+    pid: u32,
+    machine: MachineId,
+    disks: Vec<VolumeKey>,
+    life: Option<u64>,
+) {
+    if life.is_none() {
+        state.check_begins_anew(machine);
+    }
+    let life = life.unwrap_or_else(|| state.fresh_life());
     let Some(process) = state.hosts[host].processes.get_mut(&pid) else { return };
-    process.what = What::Runs(machine);
+    (process.what, process.life) = (What::Runs(machine), life);
     let (told, ended) = (Arc::clone(&process.told), Arc::clone(&process.ended));
+    let (held, rests) = (Arc::clone(&process.held), Arc::clone(&process.rests));
     let over = Arc::new(Told::new(false));
-    state.say_of(host, format!("machine {machine} runs (process {pid})"));
+    state.say_of(host, format!("machine {machine} runs (process {pid}, guest {life})"));
     state.disks.insert(machine, disks.iter().map(|key| key.id).collect());
-    if state.running(machine) > 1 {
-        state.find(format!("machine {machine} runs twice"));
+    state.check_runs_once(machine);
+    if let Some(home) = state.homes.get(&machine).copied().filter(|home| *home != host) {
+        state.find(format!("machine {machine} runs on w{}, and is at home on w{}", host + 1, home + 1));
     }
     let world = state.world.upgrade().expect("the world is there while something happens in it");
     let lingers_ms = match state.dice.roll(8) {
@@ -36,7 +49,7 @@ pub fn begin(state: &mut State, host: HostIndex, pid: u32, machine: MachineId, d
         1..=3 => state.dice.between(1, 2_000),
         _ => 0,
     };
-    let guest = Guest { world, host, pid, over: Arc::clone(&over), ended };
+    let guest = Guest { world, host, pid, over: Arc::clone(&over), ended, held, rests };
     tokio::spawn(async move { guest.run(disks).await });
     tokio::spawn(async move { linger(told, lingers_ms, over).await });
 }
@@ -54,6 +67,24 @@ struct Guest {
     pid: u32,
     over: Arc<Told<bool>>,
     ended: Arc<Told<Option<Ended>>>,
+    held: Arc<Told<bool>>,
+    rests: Arc<Told<bool>>,
+}
+
+impl State {
+    fn fresh_life(&mut self) -> u64 {
+        self.next_life += 1;
+        self.next_life
+    }
+
+    /// Nothing is left of a machine that could go on when it is started anew.
+    fn check_begins_anew(&mut self, machine: MachineId) {
+        let all = self.hosts.iter().flat_map(|host| host.processes.values());
+        let mut all = all.filter(|process| matches!(process.what, What::Runs(runs) if runs == machine));
+        if all.any(|process| process.sends_to().is_some()) {
+            self.find(format!("machine {machine} is started anew while its memory is still to move"));
+        }
+    }
 }
 
 /// Why a guest goes no further.
@@ -83,6 +114,7 @@ impl Guest {
         }
         loop {
             for key in disks {
+                self.rest().await?;
                 let act = self.choose(At { host: self.host, key: *key })?;
                 if let Some(act) = act {
                     self.act(*key, act).await?;
@@ -94,6 +126,20 @@ impl Guest {
             };
             self.pause(if quiet { 5_000 } else { ms }).await?;
         }
+    }
+
+    /// While it is paused it does nothing.
+    async fn rest(&self) -> Result<(), Over> {
+        while self.held.get() {
+            self.rests.tell(true);
+            tokio::select! {
+                biased;
+                _ = self.over.wait_for(|over| *over) => return Err(Over),
+                _ = self.ended.wait_for(Option::is_some) => return Err(Over),
+                _ = self.held.wait_for(|held| !held) => {}
+            }
+        }
+        Ok(())
     }
 
     fn is_over(&self) -> bool {

@@ -6,7 +6,9 @@ use crate::process::{Watching, What};
 use crate::server::{launch, state_of};
 use crate::store::{Store, sectors};
 use crate::world::{At, Copy, HostIndex, Life, State, World};
-use ferry_agent::drivers::{Driver, DriverError, Ended, HeldMachine, Holds, Launch, LaunchError, Watch};
+use ferry_agent::drivers::{
+    Driver, DriverError, Ended, HeldMachine, Holds, Launch, LaunchError, Live, Watch,
+};
 use ferry_agent::fences::{FenceError, Raising, Shelf};
 use ferry_agent::host::{Doing, Host, Question};
 use ferry_agent::lying::{Lying, MachinePlace, Place, Running};
@@ -52,7 +54,7 @@ impl Simulated {
     }
 
     /// Changes the host, unless the agent that wants it is dead.
-    fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> io::Result<T> {
+    pub(crate) fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> io::Result<T> {
         match self.life.is_over() {
             true => Err(io::Error::other("the agent is dead")),
             false => Ok(act(&mut self.world.lock())),
@@ -242,7 +244,7 @@ impl Host for Simulated {
             let host = &state.hosts[self.index];
             let servers = host.processes.iter().filter_map(|(pid, process)| match process.what {
                 What::Serves(key) => Some((mark_of(host, *pid, state.wall_ms(self.index)), key)),
-                What::Waits(_) | What::Runs(_) => None,
+                What::Waits(_) | What::Awaits { .. } | What::Runs(_) => None,
             });
             // Machines here have no variables by which they could be known, and none is ever lost sight of.
             Ok(Running { servers: servers.collect(), machines: Vec::new() })
@@ -420,7 +422,7 @@ impl Driver for Simulated {
     fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>> {
         Box::pin(async move {
             self.world.let_through(self.index, &self.life, 3).await;
-            let held = Held::new(self, launch);
+            let held = Held::new(self, launch, false);
             Ok(Box::new(held) as Box<dyn HeldMachine>)
         })
     }
@@ -434,6 +436,10 @@ impl Driver for Simulated {
         Box::pin(async { Ok(()) })
     }
 
+    fn live(&self) -> Option<&dyn Live> {
+        Some(self)
+    }
+
     fn find(&self, _dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
         if mark.boot_id != self.world.lock().hosts[self.index].boot.to_string() {
             return Ok(None);
@@ -442,15 +448,18 @@ impl Driver for Simulated {
     }
 }
 
-struct Held {
+/// A process that is a machine once it is let run, or waits for the memory of one.
+pub(crate) struct Held {
     host: Simulated,
     mark: ProcessMark,
     machine: MachineId,
     disks: Vec<VolumeKey>,
+    awaits: bool,
 }
 
 impl Held {
-    fn new(host: &Simulated, launch: &Launch) -> Self {
+    /// One of a host that does nothing yet.
+    pub(crate) fn new(host: &Simulated, launch: &Launch, awaits: bool) -> Self {
         let machine = launch.env.get("FERRY_MACHINE_ID").and_then(|id| id.parse().ok());
         let machine: MachineId = machine.expect("a machine is told its id");
         let is_disk = |name: &str| name.starts_with("FERRY_VOLUME_");
@@ -462,7 +471,7 @@ impl Held {
         let boot_id = state.hosts[host.index].boot.to_string();
         let mark = ProcessMark { pid, start_ticks: 1, boot_id, started_at_ms: state.wall_ms(host.index) };
         drop(state);
-        Self { host: host.clone(), mark, machine, disks }
+        Self { host: host.clone(), mark, machine, disks, awaits }
     }
 }
 
@@ -472,13 +481,22 @@ impl HeldMachine for Held {
     }
 
     fn release(self: Box<Self>) -> Result<Watch, DriverError> {
-        let Self { host, mark, machine, disks } = *self;
+        let Self { host, mark, machine, disks, awaits } = *self;
         let gone = || DriverError::Io {
             doing: "let a process run".to_owned(),
             cause: io::Error::from(io::ErrorKind::BrokenPipe),
         };
         let watching = Watching::find(&host.world, host.index, &host.life, mark.pid).ok_or_else(gone)?;
-        host.change(|state| guest::begin(state, host.index, mark.pid, machine, disks)).map_err(|_| gone())?;
+        let lets_run = |state: &mut State| match awaits {
+            true => {
+                state.say_of(host.index, format!("process {} waits for the memory of {machine}", mark.pid));
+                if let Some(process) = state.hosts[host.index].processes.get_mut(&mark.pid) {
+                    process.what = What::Awaits { machine, disks };
+                }
+            }
+            false => guest::begin(state, host.index, mark.pid, machine, disks, None),
+        };
+        host.change(lets_run).map_err(|_| gone())?;
         Ok(Watch::over(watching))
     }
 

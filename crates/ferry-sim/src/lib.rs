@@ -26,6 +26,7 @@ mod guest;
 mod host;
 mod log;
 mod many;
+mod memory;
 mod oracle;
 mod person;
 mod precopy;
@@ -165,7 +166,11 @@ async fn live(world: &Arc<World>, faults: Faults, clears_garbage: bool) {
         person::create(world, host, number, volumes).await;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    world.lock().faults = faults;
+    let has_troubles = faults.are_on;
+    {
+        let mut state = world.lock();
+        (state.faults, state.has_troubles) = (faults, has_troubles);
+    }
     let wishes = tokio::spawn(person::wish(Arc::clone(world), pause_ms_max, clears_garbage));
     let mishaps = tokio::spawn(faults::happen(Arc::clone(world)));
     let over = tokio::time::Instant::now() + Duration::from_millis(troubled_ms);

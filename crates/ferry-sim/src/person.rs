@@ -4,9 +4,9 @@ use crate::store::SECTOR_BYTES;
 use crate::world::{HostIndex, World};
 use ferry_agent::Agent;
 use ferry_api::{
-    AgentApi, ApiError, Artefact, AskGarbage, AskJobs, CreateMachine, Garbage, GrowVolume, Job, JobState,
-    Machine, MachineRef, MachineSpec, MachineState, MoveMode, NewVolume, Ownership, StartMove, UndoMove,
-    VolumeOrigin, VolumeRef, WorkerName,
+    AgentApi, ApiError, Artefact, AskGarbage, AskJobs, CreateMachine, Desired, Driver, Garbage, GrowVolume,
+    Job, JobState, Machine, MachineRef, MachineSpec, MachineState, MoveMode, NewVolume, Ownership, QemuSpec,
+    StartMove, UndoMove, VolumeOrigin, VolumeRef, WorkerName,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -52,7 +52,11 @@ pub async fn create(world: &Arc<World>, host: HostIndex, number: u64, volumes: u
             },
         };
         let disks = (0..volumes).map(&mut disk).collect();
-        let spec = MachineSpec { stop_grace_ms: 3_000, ..MachineSpec::process("guest", ["1"]) };
+        let driver = match state.dice.coin() {
+            true => Driver::Qemu(QemuSpec::default()),
+            false => MachineSpec::process("guest", ["1"]).driver,
+        };
+        let spec = MachineSpec { stop_grace_ms: 3_000, driver, ..MachineSpec::process("guest", ["1"]) };
         CreateMachine {
             name: format!("m{number}").parse().expect("it is a name"),
             spec,
@@ -115,7 +119,12 @@ async fn move_something(world: &Arc<World>, host: HostIndex) {
         to
     };
     // By itself none would be warm: the disks are small.
-    let mode = if world.lock().dice.coin() { MoveMode::Warm } else { MoveMode::Cold };
+    let is_vm = matches!(machine.spec.driver, Driver::Qemu(_));
+    let mode = match world.lock().dice.roll(4) {
+        0 | 1 if is_vm => MoveMode::Live,
+        0 | 2 => MoveMode::Warm,
+        _ => MoveMode::Cold,
+    };
     let start = StartMove { mode, ..StartMove::new(MachineRef::Id(machine.id), to.into()) };
     let answer = ask(world, host, |agent| async move { agent.move_start(start).await }).await;
     told(world, answer.map(|job| job.map(|job| job.id.to_string())));
@@ -200,6 +209,12 @@ fn in_words(garbage: &Garbage) -> String {
 
 async fn start_or_stop(world: &Arc<World>, host: HostIndex, starts: bool) {
     let Some(machine) = a_machine(world, host).await else { return };
+    if starts && machine.desired == Desired::Running {
+        // Who starts a machine that was to run and does not says that it runs nowhere else, which nobody here knows.
+        return;
+    }
+    // Where its memory was to arrive it is lost.
+    world.lock().has_troubles = true;
     world.say("person", format!("{} {}", if starts { "starts" } else { "stops" }, machine.id));
     let reference = MachineRef::Id(machine.id);
     let answer = match starts {

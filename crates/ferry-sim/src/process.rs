@@ -1,6 +1,7 @@
 //! Processes of a host: volume servers and machines. What kills them, and what watches them.
 
 use crate::faults::Planted;
+use crate::memory::Memory;
 use crate::told::Told;
 use crate::world::{At, HostIndex, Life, State, World};
 use ferry_agent::drivers::{Ended, Watched};
@@ -20,6 +21,14 @@ pub struct Process {
     pub ended: Arc<Told<Option<Ended>>>,
     /// Told when it was asked to end.
     pub told: Arc<Told<bool>>,
+    /// How its memory stands.
+    pub memory: Memory,
+    /// The number of the guest in it, which stays the same where its memory goes.
+    pub life: u64,
+    /// Whether its guest is to be paused.
+    pub held: Arc<Told<bool>>,
+    /// Whether its guest is paused, and has nothing under way.
+    pub rests: Arc<Told<bool>>,
 }
 
 /// What a process does.
@@ -29,6 +38,13 @@ pub enum What {
     Serves(VolumeKey),
     /// It is to become a machine once it is let, by this agent.
     Waits(Arc<Life>),
+    /// It waits for the memory of a machine.
+    Awaits {
+        /// The machine.
+        machine: MachineId,
+        /// Its disks here.
+        disks: Vec<VolumeKey>,
+    },
     /// It is a machine.
     Runs(MachineId),
 }
@@ -37,7 +53,9 @@ impl State {
     /// Starts a process.
     pub fn start_process(&mut self, host: HostIndex, what: What) -> u32 {
         let pid = self.hosts[host].fresh_pid();
-        let process = Process { what, ended: Arc::new(Told::new(None)), told: Arc::new(Told::new(false)) };
+        let told = || Arc::new(Told::new(false));
+        let (ended, memory) = (Arc::new(Told::new(None)), Memory::Here);
+        let process = Process { what, ended, told: told(), memory, life: 0, held: told(), rests: told() };
         self.hosts[host].processes.insert(pid, process);
         pid
     }
@@ -46,14 +64,23 @@ impl State {
     pub fn end_process(&mut self, host: HostIndex, pid: u32, ended: Ended) {
         if let Some(process) = self.hosts[host].processes.remove(&pid) {
             process.ended.tell(Some(ended));
+            process.sends_to().into_iter().for_each(|to| self.link_is_lost(to));
         }
     }
 
-    /// How many processes are a machine, on all hosts.
+    /// How many processes are a machine that runs, on all hosts.
     #[must_use]
     pub fn running(&self, machine: MachineId) -> usize {
         let all = self.hosts.iter().flat_map(|host| host.processes.values());
-        all.filter(|process| matches!(process.what, What::Runs(runs) if runs == machine)).count()
+        let runs = |process: &&Process| matches!(process.what, What::Runs(runs) if runs == machine);
+        all.filter(runs).filter(|process| process.has_guest()).count()
+    }
+
+    /// A machine runs once at most.
+    pub fn check_runs_once(&mut self, machine: MachineId) {
+        if self.running(machine) > 1 {
+            self.find(format!("machine {machine} runs twice"));
+        }
     }
 
     /// Kills a process.
@@ -65,7 +92,7 @@ impl State {
             {
                 self.kill_server(At { host, key }, "is killed");
             }
-            What::Serves(_) | What::Waits(_) => {
+            What::Serves(_) | What::Waits(_) | What::Awaits { .. } => {
                 self.end_process(host, pid, Ended::by_signal(KILL));
             }
             What::Runs(machine) => {
@@ -77,7 +104,7 @@ impl State {
 
     /// Kills one of the machines of a host, if any runs.
     pub fn kill_a_machine(&mut self, host: HostIndex) {
-        let is_machine = |process: &Process| matches!(process.what, What::Runs(_));
+        let is_machine = |process: &Process| matches!(process.what, What::Runs(_) | What::Awaits { .. });
         let pids: Vec<u32> =
             self.hosts[host].processes.iter().filter(|(_, p)| is_machine(p)).map(|(pid, _)| *pid).collect();
         if !pids.is_empty() {
@@ -151,10 +178,22 @@ impl Watching {
         Some(Self { world: Arc::clone(world), host, life: Arc::clone(life), pid, ended, told })
     }
 
+    /// Ends it, or asks it to.
     fn act(&self, act: impl FnOnce(&mut State)) {
-        if !self.life.is_over() {
-            act(&mut self.world.lock());
+        if self.life.is_over() {
+            return;
         }
+        let mut state = self.world.lock();
+        let machine = match state.hosts[self.host].processes.get(&self.pid).map(|process| &process.what) {
+            Some(What::Runs(machine)) => Some(*machine),
+            _ => None,
+        };
+        if let Some(machine) = machine
+            && state.moves_live.get(&machine) == Some(&self.host)
+        {
+            state.find(format!("machine {machine} is ended while its memory moves, and was not handed over"));
+        }
+        act(&mut state);
     }
 }
 

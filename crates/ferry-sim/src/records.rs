@@ -37,7 +37,10 @@ pub fn written(state: &mut State, host: HostIndex, entries: &[String], changes: 
                 state.handed_over.insert(*job);
                 let to = state.host_named(to.as_str()).expect("machines go where a worker is");
                 state.homes.insert(*machine, to);
+                state.moves_live.remove(machine);
             }
+            Change::Pause { machine, paused: true, .. } => drop(state.moves_live.insert(*machine, host)),
+            Change::Pause { machine, paused: false, .. } => drop(state.moves_live.remove(machine)),
             _ => {}
         }
     }
@@ -77,7 +80,10 @@ fn check_end(state: &mut State, host: HostIndex, machine: MachineId, job: JobId,
     if let Some(volume) = closed {
         state.find(format!("job {job} ends without a hand-over, and no copy of {volume} is open at home"));
     }
-    let elsewhere = |process: &crate::process::Process| matches!(process.what, crate::process::What::Runs(runs) if runs == machine);
+    let elsewhere = |process: &crate::process::Process| {
+        let is_it = matches!(process.what, crate::process::What::Runs(runs) if runs == machine);
+        is_it && process.has_guest()
+    };
     let others = state.hosts.iter().enumerate().filter(|(other, _)| *other != host);
     if others.flat_map(|(_, host)| host.processes.values()).any(elsewhere) {
         state.find(format!("job {job} ends without a hand-over, and machine {machine} runs elsewhere"));

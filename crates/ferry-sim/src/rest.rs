@@ -1,6 +1,7 @@
 //! When nothing goes wrong any more everything must come to rest, and be as guests were told.
 
 use crate::person::{ask, jobs, resume_all};
+use crate::process::{Process, What};
 use crate::store::span;
 use crate::world::{At, HostIndex, World};
 use ferry_api::{AgentApi, Desired, Machine, MachineState, Ownership, ServerState, Volume, VolumeKey};
@@ -98,6 +99,14 @@ fn volumes_at_rest(world: &World, host: HostIndex, volumes: &[Volume]) -> Result
 
 fn machines_at_rest(world: &World, all: &[(HostIndex, Machine)]) -> Result<(), String> {
     let state = world.lock();
+    for (index, host) in state.hosts.iter().enumerate() {
+        let mut machines =
+            host.processes.iter().filter(|(_, process)| !matches!(process.what, What::Serves(_)));
+        let is_left = |process: &Process| !matches!(process.what, What::Runs(_)) || !process.has_guest();
+        if let Some((pid, _)) = machines.find(|(_, process)| is_left(process)) {
+            return Err(format!("process {pid} is left on w{}, of no use to anybody", index + 1));
+        }
+    }
     for (host, machine) in all {
         if matches!(machine.state, MachineState::HandedOver { .. }) {
             continue;

@@ -82,6 +82,12 @@ pub struct State {
     pub disks: BTreeMap<MachineId, Vec<VolumeId>>,
     /// Until when guests may be told that something of a volume cannot be read, in milliseconds since the beginning.
     pub bad_until_ms: BTreeMap<VolumeId, u64>,
+    /// Whether anything ever went wrong, or somebody stopped a machine: then memory may be lost.
+    pub has_troubles: bool,
+    /// Machines that a job keeps down by pausing them, each with their host: nobody ends them before they were handed over.
+    pub moves_live: BTreeMap<MachineId, HostIndex>,
+    /// The next number of a guest: its boot id.
+    pub next_life: u64,
     /// Guests rest.
     pub is_quiet: bool,
     /// The next number that a guest writes.
@@ -212,6 +218,9 @@ impl World {
                 handed_over: BTreeSet::new(),
                 disks: BTreeMap::new(),
                 bad_until_ms: BTreeMap::new(),
+                has_troubles: false,
+                moves_live: BTreeMap::new(),
+                next_life: 1,
                 is_quiet: false,
                 next_token: 1,
                 begun,

@@ -102,6 +102,11 @@ fn bad_sectors_that_are_given_as_zeroes_are_found() {
 }
 
 #[test]
+fn a_vm_that_goes_on_at_the_target_without_being_let_go_is_found() {
+    is_found(Planted::LetGoAtOnce, 20);
+}
+
+#[test]
 fn a_source_that_forgets_what_changed_since_the_last_round_of_a_warm_move_is_found() {
     is_found(Planted::NothingSince, 60);
 }

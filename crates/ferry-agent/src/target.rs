@@ -27,6 +27,7 @@ use ferry_volume::control::Phase;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Mutex as Turn, MutexGuard, Notify};
+use tokio::time::Instant;
 
 type Answer<T> = Result<T, ApiError>;
 
@@ -142,7 +143,7 @@ impl Target {
         self.check(&reserve).await?;
         let _name = self.claim_name(&reserve.machine_name).await?;
         let bases = self.volumes.bases(&reserve).await?;
-        let (_, held_bytes) = self.holds.but(Some(reserve.job));
+        let (_, held_bytes) = self.holds.but(Some(reserve.job), Instant::now());
         let (crossing, volumes) = target::reservation(reserve, &bases, self.host.now_ms());
         let noted = vec![Change::Crossing(Box::new(crossing.clone()))];
         self.volumes.add_beside(held_bytes, volumes, noted).await?;
@@ -166,7 +167,7 @@ impl Target {
         };
         fits(&wants, bid, hold.force).map_err(|why| ApiError::new(ErrorCode::Conflict, why))?;
         let _name = self.claim_name(&reserve.machine_name).await?;
-        self.holds.hold(&hold);
+        self.holds.hold(&hold, Instant::now());
         Ok(())
     }
 

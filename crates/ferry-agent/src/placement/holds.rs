@@ -23,24 +23,24 @@ struct Held {
 
 impl Holds {
     /// Keeps what a move will reserve, or keeps it longer.
-    pub(crate) fn hold(&self, hold: &Hold) {
+    pub(crate) fn hold(&self, hold: &Hold, now: Instant) {
         let reserve = &hold.reserve;
         let held = Held {
             resident: resident(reserve.machine, &reserve.machine_name, &reserve.spec),
             bytes: reserve.volumes.iter().map(|volume| volume.bytes_in_use).fold(0, u64::saturating_add),
-            until: Instant::now() + HELD_FOR,
+            until: now + HELD_FOR,
         };
-        self.current().insert(reserve.job, held);
+        self.current(now).insert(reserve.job, held);
     }
 
     /// What is held for a move was reserved, or is not needed.
     pub(crate) fn let_go(&self, job: JobId) {
-        self.current().remove(&job);
+        self.locked().remove(&job);
     }
 
     /// What is held for all moves but one: the machines, and bytes of room.
-    pub(crate) fn but(&self, job: Option<JobId>) -> (Vec<Resident>, u64) {
-        let held = self.current();
+    pub(crate) fn but(&self, job: Option<JobId>, now: Instant) -> (Vec<Resident>, u64) {
+        let held = self.current(now);
         let others = held.iter().filter(|(of, _)| Some(**of) != job).map(|(_, held)| held);
         others.fold((Vec::new(), 0), |(mut machines, bytes), held| {
             machines.push(held.resident.clone());
@@ -49,11 +49,14 @@ impl Holds {
     }
 
     /// Those whose time is not over.
-    fn current(&self) -> MutexGuard<'_, BTreeMap<JobId, Held>> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
+    fn current(&self, now: Instant) -> MutexGuard<'_, BTreeMap<JobId, Held>> {
+        let mut held = self.locked();
         held.retain(|_, held| held.until > now);
         held
+    }
+
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<JobId, Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,8 +65,8 @@ mod tests {
     use super::*;
     use ferry_api::{API_VERSION, Generation, MachineId, MachineSpec, Reserve};
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_held_is_gone_after_a_minute() {
+    #[test]
+    fn what_is_held_is_gone_after_a_minute() {
         let reserve = Reserve {
             job: JobId::fresh(),
             from: "w1".parse().unwrap(),
@@ -77,10 +80,10 @@ mod tests {
             undo_unhealthy: false,
         };
         let (holds, hold) = (Holds::default(), Hold { reserve, force: false });
-        holds.hold(&hold);
-        assert_eq!(holds.but(None).0.len(), 1);
-        assert_eq!(holds.but(Some(hold.reserve.job)).0.len(), 0, "a move is not in its own way");
-        tokio::time::advance(HELD_FOR).await;
-        assert_eq!(holds.but(None).0.len(), 0);
+        let now = Instant::now();
+        holds.hold(&hold, now);
+        assert_eq!(holds.but(None, now).0.len(), 1);
+        assert_eq!(holds.but(Some(hold.reserve.job), now).0.len(), 0, "a move is not in its own way");
+        assert_eq!(holds.but(None, now + HELD_FOR).0.len(), 0);
     }
 }

@@ -6,6 +6,7 @@ use crate::records::Standing;
 use ferry_api::{ApiError, Bid, Capacity, ErrorCode, JobId, Resident, WorkerInfo};
 use ferry_crossing::target::is_expected;
 use ferry_placement::resident;
+use tokio::time::Instant;
 
 /// The bid of this worker, which says `worker` of itself, `troubles` included. What is held for `but` is as good as free.
 ///
@@ -17,7 +18,7 @@ pub(crate) async fn bid(
     troubles: Option<String>,
     but: Option<JobId>,
 ) -> Result<Bid, ApiError> {
-    let (held, held_bytes) = core.target.holds.but(but);
+    let (held, held_bytes) = core.target.holds.but(but, Instant::now());
     let mut residents = residents(core).await?;
     residents.extend(held);
     worker.room.free_bytes = worker.room.free_bytes.saturating_sub(held_bytes);

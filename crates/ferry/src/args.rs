@@ -133,6 +133,16 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// A hook of the machine of a drill
+    #[command(hide = true)]
+    DrillHook {
+        /// Where it notes that it was run
+        #[arg(long)]
+        ledger: PathBuf,
+        /// The socket of the drill
+        #[arg(long)]
+        socket: PathBuf,
+    },
     /// Fill a volume as the demo does
     #[command(hide = true)]
     DemoFill(DemoPiece),

@@ -77,6 +77,7 @@ fn run(meant: Meant) -> Result<Exit> {
             log_to_stderr();
             drill::vm::run(&words)
         }
+        Meant::DrillHook(hook) => drill::hook::run(&hook),
         Meant::DemoFill(piece) => piece.fill(),
         Meant::DemoCheck { piece, diary } => piece.check(&diary),
         Meant::Doctor { state_dir, json } => doctor::run(&state_dir, json),

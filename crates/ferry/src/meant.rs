@@ -37,6 +37,7 @@ use crate::demo::pieces::Piece;
 use crate::demo::records::Ring;
 use crate::demo::writer::WriterOptions;
 use crate::demo::{self, DemoOptions};
+use crate::drill::hook::HookOptions;
 use crate::drill::{AT_ONCE_MAX, Choice, DrillOptions};
 use crate::output::bytes::parse_size;
 
@@ -62,6 +63,8 @@ pub enum Meant {
     DemoWriter(WriterOptions),
     /// Stand for a VM in a drill.
     DrillVm(Vec<OsString>),
+    /// Be a hook of the machine of a drill.
+    DrillHook(HookOptions),
     /// Fill a volume as the demo does.
     DemoFill(Piece),
     /// Check a volume as the demo does.
@@ -268,6 +271,9 @@ impl Meant {
             args::Command::Drill(drill) => Ok(Self::Drill(drill_options(drill))),
             args::Command::DemoWriter(writer) => Ok(Self::DemoWriter(writer_options(writer)?)),
             args::Command::DrillVm { words } => Ok(Self::DrillVm(words)),
+            args::Command::DrillHook { ledger, socket } => {
+                Ok(Self::DrillHook(HookOptions { ledger, socket }))
+            }
             args::Command::DemoFill(piece) => Ok(Self::DemoFill(demo_piece(piece))),
             args::Command::DemoCheck { piece, acks } => {
                 Ok(Self::DemoCheck { piece: demo_piece(piece), diary: acks })

@@ -51,6 +51,18 @@ fn a_move_that_was_cancelled_leaves_the_machine_at_home_whoever_dies() {
 }
 
 #[test]
+fn a_machine_that_was_quiesced_is_told_that_it_stays_whoever_dies_while_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = ["--all", "--only", "with hooks: source runs hook resume: kill source agent", "--json"];
+    let report = report(&drill(dir.path(), &words).output().unwrap());
+    assert_eq!(report["ok"], true, "{report:#}");
+    let rows = report["rows"].as_array().unwrap();
+    // The agent alone, and with each of the others who live then.
+    assert!(rows.len() > 2 && rows.iter().all(|row| row["ending"] == "undone"), "{report:#}");
+    assert_nothing_is_left(dir.path());
+}
+
+#[test]
 fn the_rows_of_a_drill_are_told_and_a_name_that_none_has_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let told = drill(dir.path(), &["--all", "--list", "--only", "call boot"]).output().unwrap();

@@ -161,7 +161,7 @@ pub fn kill(is_wanted: impl Fn(&[u8]) -> bool) -> Result<usize> {
 /// Ends everything of the kept demo or drill in `dir`, agents first.
 pub fn end_kept(dir: &Path) {
     let ended = Ended::default();
-    for part in [&["agent"][..], &["agent", "volume-server", "demo-writer", "drill-vm"]] {
+    for part in [&["agent"][..], &["agent", "volume-server", "demo-writer", "drill-vm", "drill-hook"]] {
         end(&|| find(|line| runs_part(line, part, dir)), &ended);
     }
 }

@@ -17,7 +17,7 @@ use super::lane::{LOOK_EVERY, Lane, PATIENCE};
 use crate::demo::acks::Entry;
 use crate::demo::check::check_diary;
 use crate::demo::machine_ref;
-use crate::demo::processes;
+use crate::demo::processes::{self, runs_part};
 use crate::output::in_one_line;
 
 /// Waits until all is as it must be, and then reads back everything the machine was ever promised.
@@ -121,6 +121,8 @@ async fn home(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
     for machines in [lane.machines(), lane.processes()] {
         must(machines == [pid], format!("the machine is {machines:?}, and {} says {pid}", seat.name));
     }
+    let hooks = processes::find(|line| runs_part(line, &["drill-hook"], &lane.dir));
+    must(hooks.is_empty(), format!("hooks of the machine still run: {hooks:?}"));
     let volume = lane.volume_on(lane.home).await?;
     let is_whole = volume.hydration.is_some_and(|hydration| hydration.complete) && volume.source.is_none();
     let is_ours = volume.ownership == Ownership::Ours && volume.phase == Some(VolumePhase::Open);

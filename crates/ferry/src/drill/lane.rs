@@ -20,6 +20,7 @@ use ferry_volume::client::BlockClient;
 use tokio::time::{Instant, sleep};
 
 use super::gate::Gate;
+use super::hook;
 use super::link::Link;
 use super::point::Role;
 use super::row::{Guest, Victim};
@@ -198,6 +199,11 @@ impl Lane {
         Ok(())
     }
 
+    /// Where the hooks of the machine note that they were run.
+    pub fn ledger(&self) -> PathBuf {
+        self.dir.join("hooks")
+    }
+
     /// Where programs lie that stand for others.
     fn bin(&self) -> PathBuf {
         self.dir.join("bin")
@@ -217,6 +223,9 @@ impl Lane {
     fn machine(&self) -> Result<CreateMachine> {
         let interval = format!("{RECORD_EVERY_MS}ms");
         let mut create = writer_machine(self.layout, &self.diary, &["--interval", &interval])?;
+        if self.guest == Guest::Hooked {
+            create.spec.hooks = hook::hooks(&self.ledger(), &self.dir.join("drill.sock"))?;
+        }
         if self.guest == Guest::Vm {
             // Also a kernel to the driver, which looks for that on both workers.
             std::fs::write(&self.diary, "").context("the diary cannot be made")?;
@@ -334,7 +343,7 @@ impl Lane {
     pub fn machines(&self) -> Vec<u32> {
         let mut found = self.processes();
         // A VM may also wait for its memory, or be paused: then its diary is closed.
-        found.retain(|pid| self.guest == Guest::Process || processes::has_open(*pid, &self.diary));
+        found.retain(|pid| self.guest != Guest::Vm || processes::has_open(*pid, &self.diary));
         found
     }
 

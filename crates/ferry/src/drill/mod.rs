@@ -10,12 +10,13 @@
 //!
 //! `point`, `row` what there is to drill, without I/O · `gate` where agents say where they are and are held · `link` what is between
 //! two workers · `lane` two workers and their machine · `crossing` one move followed to its end · `cancel` who cancels it · `play`, `judge` one row ·
-//! `vm` what stands for a VM ·
+//! `vm` what stands for a VM · `hook` the hooks of a machine ·
 //! `house` what all lanes share · `report` what came of it.
 
 mod cancel;
 mod crossing;
 mod gate;
+pub mod hook;
 mod house;
 mod judge;
 mod lane;
@@ -183,7 +184,7 @@ fn own(kind: Kind, points: &[Point], all: &BTreeMap<Kind, Vec<Point>>) -> Vec<Po
     let is_own = |point: &&Point| {
         // Halfway two moves are under way at once, and end in no fixed order.
         let always_comes = kind.went_there() != Some(WentThere::Halfway) || !point.is_late;
-        always_comes && kind.is_drilled_at(&point.phase) && !known.iter().any(|known| known.is_same(point))
+        always_comes && kind.is_drilled_at(point) && !known.iter().any(|known| known.is_same(point))
     };
     points.iter().filter(is_own).cloned().collect()
 }

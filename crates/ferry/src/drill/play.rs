@@ -18,10 +18,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::cancel;
 use super::crossing::{Crossing, Way, in_words, release_all};
+use super::hook;
 use super::judge::{judge, one_at_most, owner};
 use super::lane::Lane;
 use super::point::{Heard, Moment, Point, Role, points};
-use super::row::{Fault, Kind, Outage, Row, Victim, WentThere};
+use super::row::{Fault, Guest, Kind, Outage, Row, Victim, WentThere};
 use crate::demo::acks::{Entry, acknowledged};
 use crate::demo::processes;
 use crate::demo::writer::now_ns;
@@ -91,7 +92,7 @@ pub async fn play(lane: &mut Lane, row: &Row) -> Played {
 
 async fn act(lane: &mut Lane, row: &Row, kills: &mut usize, is_short: &mut bool) -> Result<Ending> {
     let point = &row.point;
-    let boots = lane.boots()?;
+    let (boots, told) = (lane.boots()?, hook::read(&lane.ledger())?.len());
     let mut crossing = ready(lane, row.kind).await?;
     let awaited =
         Moment { worker: lane.seats[lane.seat_of(point.role)].name.to_owned(), at: point.at.clone() };
@@ -126,6 +127,9 @@ async fn act(lane: &mut Lane, row: &Row, kills: &mut usize, is_short: &mut bool)
     }
     release_all(lane).await?;
     judge(lane).await?;
+    if lane.guest == Guest::Hooked && !row.fault.victims().contains(&Victim::Machine) {
+        hook::check(&hook::read(&lane.ledger())?[told..], ending)?;
+    }
     if keeps_memory(row) && lane.boots()? != boots {
         bail!("the machine was started anew; its memory is lost");
     }
@@ -171,7 +175,7 @@ async fn ready(lane: &mut Lane, kind: Kind) -> Result<Crossing> {
         Kind::Back | Kind::BackHalfway => Way::Back,
         Kind::Warm => Way::Warm,
         Kind::Live => Way::Live,
-        Kind::Move | Kind::Undone | Kind::Cancelled => Way::There(0),
+        Kind::Move | Kind::Undone | Kind::Cancelled | Kind::Told | Kind::ToldUndone => Way::There(0),
     };
     let mut crossing = Crossing::prepare(lane, way).await?;
     if kind == Kind::Cancelled {
@@ -257,10 +261,11 @@ pub async fn rehearse(lane: &mut Lane, kind: Kind) -> Result<Vec<Point>> {
     crossing.start()?;
     let job = crossing.ended().await?.ok_or_else(|| anyhow!("the rehearsal never began"))?;
     match (kind, job.state) {
-        (Kind::Move | Kind::Back | Kind::BackHalfway | Kind::Warm | Kind::Live, JobState::Succeeded) => {
-            lane.home = 1 - lane.home
-        }
-        (Kind::Undone, JobState::Failed) | (Kind::Cancelled, JobState::Cancelled) => {}
+        (
+            Kind::Move | Kind::Back | Kind::BackHalfway | Kind::Warm | Kind::Live | Kind::Told,
+            JobState::Succeeded,
+        ) => lane.home = 1 - lane.home,
+        (Kind::Undone | Kind::ToldUndone, JobState::Failed) | (Kind::Cancelled, JobState::Cancelled) => {}
         _ => bail!("the rehearsal went wrong: {}", in_words(Some(&job))),
     }
     release_all(lane).await?;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::hook::RUNS;
 use super::point::Point;
 
 /// A kind of move that is drilled.
@@ -25,6 +26,10 @@ pub enum Kind {
     Warm,
     /// A live move that goes through, up to the same.
     Live,
+    /// A cold move of a machine with hooks, while these run and until it stops.
+    Told,
+    /// The same, which fails right before its hand-over and is undone, while the machine is told that it stays.
+    ToldUndone,
 }
 
 /// What a machine is.
@@ -32,6 +37,8 @@ pub enum Kind {
 pub enum Guest {
     /// A process.
     Process,
+    /// A process with hooks.
+    Hooked,
     /// A VM, or what stands for one.
     Vm,
 }
@@ -47,8 +54,17 @@ pub enum WentThere {
 
 impl Kind {
     /// All there are.
-    pub const ALL: [Self; 7] =
-        [Self::Move, Self::Undone, Self::Cancelled, Self::Back, Self::BackHalfway, Self::Warm, Self::Live];
+    pub const ALL: [Self; 9] = [
+        Self::Move,
+        Self::Undone,
+        Self::Cancelled,
+        Self::Back,
+        Self::BackHalfway,
+        Self::Warm,
+        Self::Live,
+        Self::Told,
+        Self::ToldUndone,
+    ];
 
     /// What the machine is that moves.
     pub fn guest(self) -> Guest {
@@ -57,21 +73,34 @@ impl Kind {
                 Guest::Process
             }
             Self::Live => Guest::Vm,
+            Self::Told | Self::ToldUndone => Guest::Hooked,
         }
     }
 
     /// The step that is made to fail.
     pub fn fails_at(self) -> Option<&'static str> {
         match self {
-            Self::Move | Self::Cancelled | Self::Back | Self::BackHalfway | Self::Warm | Self::Live => None,
-            Self::Undone => Some("HandOver"),
+            Self::Move
+            | Self::Cancelled
+            | Self::Back
+            | Self::BackHalfway
+            | Self::Warm
+            | Self::Live
+            | Self::Told => None,
+            Self::Undone | Self::ToldUndone => Some("HandOver"),
         }
     }
 
     /// What came before, if it is a way back.
     pub fn went_there(self) -> Option<WentThere> {
         match self {
-            Self::Move | Self::Undone | Self::Cancelled | Self::Warm | Self::Live => None,
+            Self::Move
+            | Self::Undone
+            | Self::Cancelled
+            | Self::Warm
+            | Self::Live
+            | Self::Told
+            | Self::ToldUndone => None,
             Self::Back => Some(WentThere::Whole),
             Self::BackHalfway => Some(WentThere::Halfway),
         }
@@ -81,13 +110,18 @@ impl Kind {
     pub fn begins_as(self) -> Option<Self> {
         match self {
             Self::Undone | Self::Cancelled => Some(Self::Move),
-            Self::Move | Self::Back | Self::BackHalfway | Self::Warm | Self::Live => None,
+            Self::ToldUndone => Some(Self::Told),
+            Self::Move | Self::Back | Self::BackHalfway | Self::Warm | Self::Live | Self::Told => None,
         }
     }
 
-    /// Whether it is drilled while this step is under way.
-    pub fn is_drilled_at(self, phase: &str) -> bool {
+    /// Whether it is drilled at this point.
+    pub fn is_drilled_at(self, point: &Point) -> bool {
+        let phase = point.phase.as_str();
         match self {
+            Self::Told => phase == "Prepare" || point.at.starts_with(RUNS),
+            Self::ToldUndone => phase == "undo Prepare",
+
             Self::Warm | Self::Live => {
                 matches!(phase, "Prepare" | "Stop" | "Seal" | "HandOver" | "Activate" | "Boot")
             }
@@ -106,6 +140,8 @@ impl fmt::Display for Kind {
             Self::BackHalfway => "way back halfway",
             Self::Warm => "warm move",
             Self::Live => "live move",
+            Self::Told => "move with hooks",
+            Self::ToldUndone => "undone move with hooks",
         })
     }
 }

@@ -8,6 +8,7 @@ mod support;
 mod agents;
 mod back;
 mod loss;
+mod programs;
 mod stop;
 mod truth;
 

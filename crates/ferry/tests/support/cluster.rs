@@ -65,6 +65,7 @@ impl Cluster {
                 name: (*name).to_owned(),
                 dir: dir.path().join(name),
                 address,
+                programs: None,
                 agent: Mutex::new(None),
             };
             let text = format!(
@@ -107,6 +108,8 @@ pub struct Worker {
     /// Its state directory.
     pub dir: PathBuf,
     pub address: SocketAddr,
+    /// Where its agent looks for programs, if not where the tests do.
+    pub programs: Option<PathBuf>,
     agent: Mutex<Option<Child>>,
 }
 
@@ -146,6 +149,7 @@ impl Worker {
             .args((!wishes.is_empty()).then_some("--drill"))
             .args((!wishes.is_empty()).then_some(socket))
             .env(MARK, &self.dir)
+            .envs(self.programs.iter().map(|programs| ("PATH", programs)))
             .env_remove("FERRY_LOG")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

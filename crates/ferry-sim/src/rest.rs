@@ -135,13 +135,16 @@ fn machines_at_rest(world: &World, all: &[(HostIndex, Machine)]) -> Result<(), S
 
 /// Reads all of a real copy.
 async fn compare(world: &Arc<World>, at: At) {
-    let asked = {
+    // What is told of while it is read is not asked of what was read before.
+    let (sectors_least, asked) = {
         let mut state = world.lock();
+        let sectors_least = state.oracle.sectors_least(at.key.id);
         let size = state.server(at).map(|server| server.engine.geometry().size_bytes());
-        size.and_then(|size| {
+        let asked = size.and_then(|size| {
             let range = ByteRange::new(0, size)?;
             state.request(at, RequestKind::Read { range }, vec![0; span(range).len()])
-        })
+        });
+        (sectors_least, asked)
     };
     let tokens = match asked {
         Some(asked) => asked.await.ok().and_then(Result::ok),
@@ -151,7 +154,7 @@ async fn compare(world: &Arc<World>, at: At) {
     match tokens {
         None => state.find(format!("the real copy {} cannot be read", at.key)),
         Some(tokens) => {
-            if tokens.len() < state.oracle.sectors_least(at.key.id) {
+            if tokens.len() < sectors_least {
                 state.find(format!("volume {} is smaller than somebody was told", at.key));
             }
             if let Err(wrong) = state.oracle.read(at.key.id, 0, &tokens) {

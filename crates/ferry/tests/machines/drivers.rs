@@ -9,8 +9,8 @@ use ferry_agent::drivers::{
     Vmm, Watch,
 };
 use ferry_api::{
-    Driver as Kind, HealthCheck, Isolation, Limit, Limits, Machine, MachineId, MachineSpec, MachineState,
-    MicroVmSpec, OciSource, OciSpec, Probe, QemuSpec, VolumeId,
+    Accel, Driver as Kind, HealthCheck, Isolation, Limit, Limits, Machine, MachineId, MachineSpec,
+    MachineState, MicroVmSpec, OciSource, OciSpec, Probe, QemuSpec, VolumeId,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -361,8 +361,9 @@ fn vm(test: &str) -> Option<Subject> {
         let script = words[words.len() - 1];
         assert!(!script.contains('"'), "the kernel ends a word of its command line there");
         let append = Some(format!("{VM_APPEND} -- sh -c \"{VM_FIRST}\" \"{script}\""));
-        let vm =
-            QemuSpec { kernel: Some(kernel.clone()), initrd: Some(initrd), append, ..QemuSpec::default() };
+        let accel = Accel::Tcg;
+        let kernel = Some(kernel.clone());
+        let vm = QemuSpec { kernel, initrd: Some(initrd), append, accel, ..QemuSpec::default() };
         MachineSpec { driver: Kind::Qemu(vm), ..MachineSpec::process("unused", [""]) }
     };
     let of_none = of.clone();

@@ -61,7 +61,7 @@ impl QemuDriver {
     async fn kvm(&self, qemu: &Path) -> &Result<(), String> {
         let found = self.kvm.get_or_init(|| async {
             let found = match Path::new(KVM).exists() {
-                true => probe::counts(qemu, &Accel::Kvm.words(), probe::COUNTING_MAX).await,
+                true => probe::kvm(qemu).await,
                 false => Err(format!("there is no {KVM}")),
             };
             if let Err(why) = &found {

@@ -3,13 +3,14 @@
 //! That there is a `/dev/kvm` proves nothing: where KVM runs on a kernel that is a guest itself, it may interpret a guest's
 //! instructions one by one, or break off. So a guest is run on it, which counts as far as any real KVM counts in a moment.
 
+use super::words::Accel;
 use crate::drivers::DriverError;
 use crate::drivers::process::find_program;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// The program.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
@@ -19,9 +20,11 @@ const PACKAGE: &str = "qemu-system-x86";
 const VERSION_MIN: (u32, u32) = (9, 2);
 /// How long QEMU may take to say its version.
 const VERSION_MAX: Duration = Duration::from_secs(10);
-/// How long a guest may take to count, with the time that QEMU and the firmware take before. Where KVM works, it takes
-/// a fraction of a second of a processor; where it interprets, minutes.
-pub(super) const COUNTING_MAX: Duration = Duration::from_secs(20);
+/// How long a guest may take to count, with the time that QEMU and the firmware take before.
+const COUNTING_MAX: Duration = Duration::from_secs(20);
+/// So many times as long as a guest that QEMU translates may one take that the processor runs. Where KVM works it is done long
+/// before the other; where it interprets it takes minutes. Both run at once, so a busy host makes both slow.
+const TIMES_MAX: u32 = 5;
 /// What QEMU exits with when the guest has counted to the end: twice what it says, and 1 (QEMU, hw/misc/debugexit.c).
 const COUNTED: i32 = 0x10 * 2 + 1;
 
@@ -69,9 +72,25 @@ pub(super) fn find() -> Result<PathBuf, DriverError> {
     find_program(PROGRAM).map_err(|_| DriverError::NoTool { tool: PROGRAM, package: PACKAGE })
 }
 
+/// Says in a few words why KVM is of no use here, if it is not.
+pub(super) async fn kvm(qemu: &Path) -> Result<(), String> {
+    let translated = async {
+        let begun = Instant::now();
+        match counts(qemu, &Accel::Tcg.words(), COUNTING_MAX).await {
+            Ok(()) => sleep(begun.elapsed() * (TIMES_MAX - 1)).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let words = Accel::Kvm.words();
+    tokio::select! {
+        counted = counts(qemu, &words, COUNTING_MAX) => counted,
+        () = translated => Err(format!("a guest counts more than {TIMES_MAX} times as fast without it")),
+    }
+}
+
 /// Runs a guest with these words, which choose how instructions are run, for at most so long. Says in a few words why that is of no use, if it
 /// is.
-pub(super) async fn counts(qemu: &Path, how: &[&str], at_most: Duration) -> Result<(), String> {
+async fn counts(qemu: &Path, how: &[&str], at_most: Duration) -> Result<(), String> {
     let image = tempfile::NamedTempFile::new().map_err(|e| format!("a guest cannot be made: {e}"))?;
     std::fs::write(image.path(), guest()).map_err(|e| format!("a guest cannot be made: {e}"))?;
     let ended = Command::new(qemu)

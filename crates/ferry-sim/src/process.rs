@@ -190,6 +190,7 @@ impl Watching {
         };
         if let Some(machine) = machine
             && state.moves_live.get(&machine) == Some(&self.host)
+            && !state.asked_to_stop.contains(&machine)
         {
             state.find(format!("machine {machine} is ended while its memory moves, and was not handed over"));
         }

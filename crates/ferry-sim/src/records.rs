@@ -2,7 +2,7 @@
 
 use crate::world::{HostIndex, State};
 use ferry_agent::records::Change;
-use ferry_api::{JobId, MachineId, VolumeId};
+use ferry_api::{Desired, JobId, MachineId, VolumeId};
 use ferry_engine::Phase;
 use serde_json::Value;
 
@@ -41,6 +41,12 @@ pub fn written(state: &mut State, host: HostIndex, entries: &[String], changes: 
             }
             Change::Pause { machine, paused: true, .. } => drop(state.moves_live.insert(*machine, host)),
             Change::Pause { machine, paused: false, .. } => drop(state.moves_live.remove(machine)),
+            Change::Desire { machine, desired: Desired::Stopped } => {
+                state.asked_to_stop.insert(*machine);
+            }
+            Change::ProcessEnded { machine, .. } => {
+                state.asked_to_stop.remove(machine);
+            }
             _ => {}
         }
     }

@@ -86,6 +86,8 @@ pub struct State {
     pub has_troubles: bool,
     /// Machines that a job keeps down by pausing them, each with their host: nobody ends them before they were handed over.
     pub moves_live: BTreeMap<MachineId, HostIndex>,
+    /// Machines that a person has asked to stop, until they have: their grace may be over while their memory moves.
+    pub asked_to_stop: BTreeSet<MachineId>,
     /// The next number of a guest: its boot id.
     pub next_life: u64,
     /// Guests rest.
@@ -220,6 +222,7 @@ impl World {
                 bad_until_ms: BTreeMap::new(),
                 has_troubles: false,
                 moves_live: BTreeMap::new(),
+                asked_to_stop: BTreeSet::new(),
                 next_life: 1,
                 is_quiet: false,
                 next_token: 1,

@@ -78,9 +78,10 @@ fn check_end(state: &mut State, host: HostIndex, machine: MachineId, job: JobId,
         return;
     }
     state.count("moves that ended at home");
+    // One that has just arrived may still have to be opened.
     let is_open = |volume: VolumeId| {
         let mut copies = state.hosts[host].copies.iter().filter(|(key, _)| key.id == volume);
-        copies.any(|(_, copy)| crate::server::state_of(copy).phase == Phase::Open)
+        copies.any(|(_, copy)| matches!(crate::server::state_of(copy).phase, Phase::Open | Phase::Standby))
     };
     let closed = state.disks.get(&machine).into_iter().flatten().copied().find(|volume| !is_open(*volume));
     if let Some(volume) = closed {

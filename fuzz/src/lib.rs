@@ -4,6 +4,7 @@
 //! `tests/foreign_bytes` of each crate run the same bodies; the tests include these files by their paths, so that no
 //! crate depends on this one.
 
+pub mod cluster;
 pub mod guest_agent;
 pub mod heat;
 pub mod journal;

@@ -6,12 +6,14 @@
 //! Invariant: a value of a type from this crate is valid. Names, ids and generations are checked where they are
 //! parsed, which includes every JSON body, so nothing behind the door checks them again.
 
+mod cluster;
 mod door;
 mod drain;
 mod driver;
 mod error;
 mod frontend;
 mod garbage;
+mod gate;
 mod health;
 mod hooks;
 pub mod http;
@@ -36,6 +38,10 @@ mod vm;
 mod volume;
 mod worker;
 
+pub use cluster::{
+    ApiTokenMade, ApiTokenTold, AskApiToken, AskJoinToken, ClusterStatus, ClusterWorker, GossipKey, Join,
+    JoinTokenMade, Joined, Membership, Renew, Renewed, Revoke, RevokeDone, Revoked, SignedRoster,
+};
 pub use door::AgentApi;
 pub use drain::{
     AskDrain, Deviation, DeviationKind, DrainPlan, DrainStarted, PauseDrain, PlannedMove, StartDrain,
@@ -44,6 +50,7 @@ pub use driver::{Driver, DriverInfo, DriverKind, OciSource, OciSpec, ProcessSpec
 pub use error::{ApiError, ErrorCode};
 pub use frontend::{AttachVolume, AttachedFrontend, DetachVolume, Frontend, NoFrontend};
 pub use garbage::{Artefact, AskGarbage, Garbage, Remnant};
+pub use gate::{Caller, Gate, Presented, Role, RoleError};
 pub use health::{Health, HealthCheck, HttpUrl, HttpUrlError, Probe};
 pub use hooks::{Hook, HookName, HookRun, Hooks, Notice, OnHookFailure};
 pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_from};
@@ -61,7 +68,7 @@ pub use machine::{
     NewVolume, RestartPolicy, SPEC_VERSION, Signal, SignalError, VolumeOrigin,
 };
 pub use names::{
-    GroupName, LabelName, LabelValue, MachineName, MachineRef, NameError, RegionName, ServiceName,
+    GroupName, LabelName, LabelValue, MachineName, MachineRef, NameError, RegionName, ServiceName, TokenName,
     VolumeName, VolumeRef, WorkerName,
 };
 pub use pace::{PaceVolume, PaceWorker, VolumePace};

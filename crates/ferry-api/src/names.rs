@@ -116,6 +116,10 @@ name!(
     RegionName
 );
 name!(
+    /// Name of a token for people and programs.
+    TokenName
+);
+name!(
     /// Name of a label.
     LabelName
 );

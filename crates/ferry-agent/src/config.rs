@@ -3,7 +3,9 @@
 //! ```toml
 //! name = "w1"
 //! state_dir = "/var/lib/ferry"
-//! listen = "0.0.0.0:7433"
+//! listen = "0.0.0.0:7433"         # beyond this host only if it belongs to a cluster ...
+//! insecure = true                 # ... or if whoever reaches it may do everything
+//! socket_group = "ferry"          # who may use STATE_DIR/agent.sock beside this user
 //! advertise = "10.0.0.1"          # where other workers reach this host
 //! region = "north"               # for machines that belong to one
 //! labels = { disk = "nvme" }      # for machines that ask for some
@@ -59,6 +61,10 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where the agent listens.
     pub listen: SocketAddr,
+    /// Whether an agent that belongs to no cluster may listen beyond this host: whoever reaches it can do everything.
+    pub insecure: bool,
+    /// Which group may use the agent's socket, by name or number, beside the agent's own user.
+    pub socket_group: Option<String>,
     /// Where volume servers listen for other workers; port 0 means any free one for each volume.
     pub export_listen: SocketAddr,
     /// The host under which other workers reach this one.
@@ -128,6 +134,9 @@ struct File {
     name: toml::Spanned<WorkerName>,
     state_dir: toml::Spanned<PathBuf>,
     listen: Option<toml::Spanned<SocketAddr>>,
+    #[serde(default)]
+    insecure: bool,
+    socket_group: Option<String>,
     export_listen: Option<SocketAddr>,
     advertise: Option<toml::Spanned<String>>,
     #[serde(default)]
@@ -174,6 +183,8 @@ impl Config {
             state_dir: state_dir(&place, &file.state_dir)?,
             name: own_name(&place, file.name)?,
             listen,
+            insecure: file.insecure,
+            socket_group: file.socket_group,
             export_listen: file.export_listen.unwrap_or_else(|| SocketAddr::new(listen.ip(), 0)),
             advertise,
             peers: peers(&place, file.peers)?,
@@ -320,7 +331,10 @@ fn peers(
         .map(|(name, url)| {
             let at = url.span().start;
             match ferry_api::http::Client::new(url.get_ref()) {
-                Ok(_) => Ok((name, url.into_inner())),
+                Ok(client) if client.is_beyond_this_host() => Ok((name, url.into_inner())),
+                Ok(_) => {
+                    Err(place.wrong(at, "a socket is this host's own; give an http:// address".to_owned()))
+                }
                 Err(e) => Err(place.wrong(at, e.to_string())),
             }
         })

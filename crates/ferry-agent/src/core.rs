@@ -147,8 +147,8 @@ impl Home for Core {
         Ok(self.volumes.show(copy).await?)
     }
 
-    async fn export(&self, copy: VolumeKey) -> Answer<String> {
-        Ok(self.volumes.export(copy).await?)
+    async fn export(&self, copy: VolumeKey, to: WorkerName) -> Answer<String> {
+        Ok(self.volumes.export(copy, Some(&to)).await?)
     }
 
     async fn withdraw(&self, copy: VolumeKey) -> Answer<()> {
@@ -159,8 +159,8 @@ impl Home for Core {
         Ok(self.volumes.flush(copy).await?)
     }
 
-    async fn export_live(&self, copy: VolumeKey) -> Answer<String> {
-        Ok(self.volumes.export_live(copy).await?)
+    async fn export_live(&self, copy: VolumeKey, to: WorkerName) -> Answer<String> {
+        Ok(self.volumes.export_live(copy, &to).await?)
     }
 
     async fn mark(&self, copy: VolumeKey) -> Answer<u64> {

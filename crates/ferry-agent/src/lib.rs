@@ -17,6 +17,7 @@ pub mod config;
 mod core;
 mod create;
 pub mod drivers;
+pub mod entrances;
 mod failure;
 pub mod fences;
 mod garbage;

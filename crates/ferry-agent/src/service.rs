@@ -7,6 +7,7 @@ use crate::create;
 
 use crate::drivers::inhibitor::Inhibitor;
 use crate::drivers::{Channel, LaunchError, Launcher};
+use crate::entrances::{self, EntranceError};
 use crate::fences::{FenceError, Fences};
 use crate::garbage;
 use crate::host::{ThisHost, blocking};
@@ -45,11 +46,9 @@ use ferry_crossing::history::Keep;
 use ferry_fsm::{Step, Terms};
 use ferry_volume::{Credentials, CredentialsError};
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -90,21 +89,15 @@ pub enum AgentError {
     /// Volume servers cannot be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// Nobody can be listened to.
-    #[error("cannot listen on {address}; choose another `listen` in the configuration, or end what has it")]
-    Listen {
-        /// The configured address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        cause: io::Error,
-    },
+    /// Nobody can be listened to, or everybody.
+    #[error(transparent)]
+    Entrance(#[from] EntranceError),
     /// Services of machines cannot be served.
     #[error(transparent)]
     Services(#[from] NoServices),
-    /// The door broke.
-    #[error("cannot go on listening")]
-    Serve(#[source] io::Error),
+    /// The process cannot be told to end.
+    #[error("the agent cannot hear signals")]
+    Signals(#[source] io::Error),
     /// The journal cannot be kept.
     #[error("the agent stops, since its journal cannot be kept: {reason}; mend that and start it again")]
     Journal {
@@ -119,11 +112,12 @@ pub enum AgentError {
 /// # Errors
 /// It cannot start, or its journal cannot be kept.
 pub async fn run(config: Config) -> Result<(), AgentError> {
+    entrances::check(&config, false)?;
     let address = config.listen;
     let agent = Arc::new(Agent::start(config, Launcher::this_program()?).await?);
-    let listener = TcpListener::bind(address).await.map_err(|cause| AgentError::Listen { address, cause })?;
+    let entrances = entrances::open(&agent.core.config, None).await?;
     tracing::info!(worker = %agent.core.config.name, %address, "the agent listens");
-    let told = told_to_end().map_err(AgentError::Serve)?;
+    let told = told_to_end().map_err(AgentError::Signals)?;
     let failing = Arc::clone(&agent);
     let closing = async move {
         tokio::select! {
@@ -140,11 +134,12 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     }
     chores.spawn(trim_logs(agent.core.config.state_dir.clone()));
     // Also when the journal cannot be kept whoever has asked something is told so before the agent is gone.
-    let served = http::serve(listener, Arc::clone(&agent), closing).await;
+    http::serve(entrances, Arc::clone(&agent), closing).await;
+    entrances::close(&agent.core.config);
     tokio::select! {
         biased;
         reason = agent.failure() => Err(AgentError::Journal { reason }),
-        () = std::future::ready(()) => served.map_err(AgentError::Serve),
+        () = std::future::ready(()) => Ok(()),
     }
 }
 
@@ -218,7 +213,7 @@ impl Agent {
         };
         let mut agent = Self::start_on(config, ground, credentials).await?;
         let Core { services, records, peers, .. } = &*agent.core;
-        services.open(records, peers, &mut agent._chores).await?;
+        services.open(records, peers, None, &mut agent._chores).await?;
         Ok(agent)
     }
 
@@ -828,8 +823,10 @@ impl AgentApi for Agent {
         answering("root", async { Ok(self.core.volumes.root(copy, of).await?) }).await
     }
 
-    async fn peer_export(&self, copy: VolumeKey) -> Answer<VolumeExport> {
-        let export = async { Ok(VolumeExport { key: copy, uri: self.core.volumes.export(copy).await? }) };
+    async fn peer_export(&self, copy: VolumeKey, reader: Option<WorkerName>) -> Answer<VolumeExport> {
+        let export = async {
+            Ok(VolumeExport { key: copy, uri: self.core.volumes.export(copy, reader.as_ref()).await? })
+        };
         answering("export", export).await
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain,
     PlacementExplained, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain,
     StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck,
-    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -214,8 +214,13 @@ pub trait AgentApi: Send + Sync + 'static {
     /// Target: undo reservation and clones. Done also for an unknown job (then nothing of it will be accepted
     /// later either); refused after `peer_activate`.
     fn peer_release(&self, job: JobId) -> impl Future<Output = Answer<()>> + Send;
-    /// Source: where a sealed copy can be read now.
-    fn peer_export(&self, copy: VolumeKey) -> impl Future<Output = Answer<VolumeExport>> + Send;
+    /// Source: where a sealed copy can be read now, by the worker that asks. Which one that is, is known by its connection: a
+    /// client does not tell it.
+    fn peer_export(
+        &self,
+        copy: VolumeKey,
+        reader: Option<WorkerName>,
+    ) -> impl Future<Output = Answer<VolumeExport>> + Send;
     /// Where the machines are of which this worker has records. Waits for a change if asked to.
     fn peer_mappings(&self, ask: AskMappings) -> impl Future<Output = Answer<Mappings>> + Send;
     /// What lies on this worker's disk about machines and volumes; answers also for what it does not know.

@@ -9,6 +9,10 @@ use std::fmt;
 pub enum ErrorCode {
     /// The request itself is wrong; asking again changes nothing.
     InvalidRequest,
+    /// Nobody knows who asks.
+    Unauthenticated,
+    /// It is known who asks, and they may not.
+    Forbidden,
     /// No such machine, volume, job or call.
     NotFound,
     /// No worker of that name is configured here.
@@ -41,6 +45,8 @@ impl ErrorCode {
     pub fn http_status(self) -> u16 {
         match self {
             Self::InvalidRequest => 400,
+            Self::Unauthenticated => 401,
+            Self::Forbidden => 403,
             Self::NotFound | Self::UnknownWorker => 404,
             Self::AlreadyExists | Self::Busy | Self::Conflict => 409,
             Self::HandedOver => 410,
@@ -60,6 +66,8 @@ impl ErrorCode {
         match self {
             Self::Unavailable | Self::Unreachable | Self::Internal => true,
             Self::InvalidRequest
+            | Self::Unauthenticated
+            | Self::Forbidden
             | Self::NotFound
             | Self::UnknownWorker
             | Self::AlreadyExists

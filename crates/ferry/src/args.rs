@@ -16,6 +16,10 @@ use crate::output::bytes::{parse_size, parse_span};
 
 /// Where the agent of this host listens unless something else is said.
 pub const AGENT_URL_DEFAULT: &str = "http://127.0.0.1:7433";
+/// Its socket in the usual state directory, which is asked instead by whoever may open it.
+pub const AGENT_SOCKET_DEFAULT: &str = "/var/lib/ferry/agent.sock";
+/// Whom the agents of a cluster believe, in the usual state directory.
+pub const CA_DEFAULT: &str = "/var/lib/ferry/cluster/tls/ca-cert.pem";
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -160,9 +164,15 @@ pub enum Command {
 /// Which agent, and how to answer.
 #[derive(Clone, Debug, Args)]
 pub struct Asking {
-    /// The agent to ask
-    #[arg(long, value_name = "URL", env = "FERRY_AGENT", default_value = AGENT_URL_DEFAULT)]
-    pub agent: String,
+    /// The agent to ask, as https://HOST:PORT, http://HOST:PORT or unix:PATH [default: this host's]
+    #[arg(long, value_name = "URL", env = "FERRY_AGENT")]
+    pub agent: Option<String>,
+    /// File with the token to ask with over https; without, FERRY_TOKEN holds it
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificate of the cluster's authority, for https [default: this host's cluster's]
+    #[arg(long, value_name = "FILE", env = "FERRY_CA")]
+    pub ca: Option<PathBuf>,
     /// Print facts as JSON
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,7 @@
 //! What was meant: the typed words as values of the API. Whatever is wrong with them is found here, before anything
 //! is asked of an agent; behind this door nothing is checked again.
 
+pub mod asked;
 mod drain;
 mod health;
 mod hooks_file;
@@ -327,7 +328,7 @@ impl Meant {
 }
 
 fn ask(asking: &args::Asking, question: Question) -> Result<Meant, Misuse> {
-    let agent = Client::new(&asking.agent).map_err(|error| Misuse(error.to_string()))?;
+    let agent = asked::agent(asking)?;
     Ok(Meant::Ask(Box::new(Asked { agent, json: asking.json, question })))
 }
 

@@ -53,7 +53,7 @@ const HEARTS: &[&str] = &["ferry-nbd", "ferry-engine", "ferry-fsm", "ferry-cross
 const HEARTS_MAY_USE: &[&str] = &["crc32c", "proptest", "serde", "serde_json", "thiserror"];
 
 /// HTTP has one room: `ferry_api::http`.
-const HTTP_CRATES: &[&str] = &["axum", "hyper", "reqwest"];
+const HTTP_CRATES: &[&str] = &["axum", "hyper", "hyper-util", "reqwest"];
 
 const DEPENDENCY_TABLES: &[&str] = &["dependencies", "dev-dependencies", "build-dependencies"];
 

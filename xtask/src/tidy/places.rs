@@ -54,7 +54,7 @@ const DANGERS: &[Danger] = &[
         instead: "child processes are started only in the places listed in xtask/src/tidy/places.rs",
     },
     Danger {
-        what: &[What::Word("axum"), What::Word("reqwest"), What::Word("hyper")],
+        what: &[What::Word("axum"), What::Word("reqwest"), What::Word("hyper"), What::Word("hyper_util")],
         allowed: &["crates/ferry-api/src/http"],
         tests_may: false,
         instead: "HTTP lives in ferry-api::http; the rest speaks `AgentApi`",

@@ -171,7 +171,10 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let since = self.held(context, plan, &*target).await?;
         let began_ms = self.clock.now_ms();
         // A volume server that was started again has it no more.
-        let sources = self.each(keys.clone(), |home, key| async move { home.export_live(key).await });
+        let sources = self.each(keys.clone(), |home, key| {
+            let to = input.to.clone();
+            async move { home.export_live(key, to).await }
+        });
         let sources = sources.await.map_err(said)?;
         let marks =
             self.each(keys.clone(), |home, key| async move { home.mark(key).await }).await.map_err(said)?;
@@ -251,7 +254,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         plan: &Plan,
         marks: &[u64],
     ) -> Result<Vec<Adopted>, ApiError> {
-        let sources = self.export_all(plan).await?;
+        let sources = self.export_all(plan, &input.to).await?;
         let volumes = plan.volumes.iter().zip(sources).zip(marks).map(|((planned, source), &mark)| {
             PrecopyVolume { id: planned.id, source, mark: None, since: Some(mark) }
         });

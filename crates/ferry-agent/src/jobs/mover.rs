@@ -156,7 +156,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
 
     /// Has the target make clones that stand by; gives where they will read from.
     async fn stand_by(&self, job: JobId, input: &MoveInput, plan: &Plan) -> Result<Vec<String>, ApiError> {
-        let sources = self.export_all(plan).await?;
+        let sources = self.export_all(plan, &input.to).await?;
         let here = self.each(plan.keys(), |home, key| async move { home.volume(key).await }).await?;
         let volumes = plan.volumes.iter().zip(&sources).zip(here).map(|((planned, source), here)| {
             PrepareVolume { id: planned.id, source: source.clone(), pace: here.pace.as_set() }
@@ -192,7 +192,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
             }
         });
         let machine = self.home.fence_machine(input.machine, plan.generation, &input.to, job);
-        let (fenced, barred, sources) = tokio::join!(fence, machine, self.export_all(plan));
+        let (fenced, barred, sources) = tokio::join!(fence, machine, self.export_all(plan, &input.to));
         fenced.and(barred)?;
         let here = match self.home.machine(input.machine).await {
             Ok(here) => Some(here.desired),
@@ -219,7 +219,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
                 return Ok(Hydrated { judged: crossing.judged, after_move: crossing.after_move });
             }
             if crossing.volumes.iter().any(lacks_source) {
-                self.export_all(plan).await?;
+                self.export_all(plan, &input.to).await?;
             }
             self.clock.sleep_until(self.clock.now_ms().saturating_add(pause_ms)).await;
             pause_ms = pause_ms.saturating_mul(2).min(*LOOK_MS.end());
@@ -250,8 +250,12 @@ impl<H: Home, C: Clock> Mover<H, C> {
         }
     }
 
-    pub(super) async fn export_all(&self, plan: &Plan) -> Result<Vec<String>, ApiError> {
-        self.each(plan.keys(), |home, key| async move { home.export(key).await }).await
+    pub(super) async fn export_all(&self, plan: &Plan, to: &WorkerName) -> Result<Vec<String>, ApiError> {
+        self.each(plan.keys(), |home, key| {
+            let to = to.clone();
+            async move { home.export(key, to).await }
+        })
+        .await
     }
 
     async fn flush_all(&self, plan: &Plan) -> Result<(), ApiError> {

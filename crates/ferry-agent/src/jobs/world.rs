@@ -40,9 +40,9 @@ pub trait Home: Send + Sync + 'static {
     /// A copy of a volume as it stands here.
     fn volume(&self, copy: VolumeKey) -> impl Future<Output = Answer<Volume>> + Send;
 
-    /// Exports a copy to other workers (readable there once it is sealed), also after its server was lost.
+    /// Exports a copy to another worker (readable there once it is sealed), also after its server was lost.
     /// Answers the NBD URI.
-    fn export(&self, copy: VolumeKey) -> impl Future<Output = Answer<String>> + Send;
+    fn export(&self, copy: VolumeKey, to: WorkerName) -> impl Future<Output = Answer<String>> + Send;
 
     /// Exports the copy no longer.
     fn withdraw(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
@@ -50,8 +50,8 @@ pub trait Home: Send + Sync + 'static {
     /// Makes durable what the guest wrote so far, so that sealing has little left to do.
     fn flush(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
 
-    /// Exports a copy to other workers while its guest writes. Answers the NBD URI.
-    fn export_live(&self, copy: VolumeKey) -> impl Future<Output = Answer<String>> + Send;
+    /// Exports a copy to another worker while its guest writes. Answers the NBD URI.
+    fn export_live(&self, copy: VolumeKey, to: WorkerName) -> impl Future<Output = Answer<String>> + Send;
 
     /// Sets a mark on a copy: what its guest changes from then on is known.
     fn mark(&self, copy: VolumeKey) -> impl Future<Output = Answer<u64>> + Send;

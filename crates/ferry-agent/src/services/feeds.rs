@@ -1,7 +1,7 @@
 //! What fills the directory: this worker's own records, and the other workers, each of which is asked for all it knows and
 //! answers when that changes. So news is pushed the moment it is durable, and pulled again if a push is lost.
 
-use super::Inner;
+use super::{Inner, Reached};
 use crate::host::now_ms;
 use crate::mutex::locked;
 use crate::records::{MachineRecord, Records, RecordsError, Touched};
@@ -74,7 +74,8 @@ pub(super) async fn follow(inner: Arc<Inner>, worker: WorkerName, client: Client
         match client.peer_mappings(ask).await {
             Ok(told) if told.worker == worker => {
                 (known, pause, is_silent) = (told.revision, AGAIN.0, false);
-                locked(&inner.reached_at).insert(worker.clone(), told.reached_at);
+                let reached = Reached { at: told.reached_at, tls: client.tls().cloned() };
+                locked(&inner.reached_at).insert(worker.clone(), reached);
                 inner.change(|directory, now_ms| {
                     directory.learn(&worker, told.mappings, now_ms, told.valid_ms) | directory.collect(now_ms)
                 });

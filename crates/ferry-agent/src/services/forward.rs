@@ -1,9 +1,13 @@
 //! How one worker takes a connection to another that has the machine: a line that names the machine and its port, a line
 //! that answers, and then the bytes of the connection. The lines are drawn in docs/formats.md.
 //!
+//! In a cluster all of that is within TLS, and both sides are workers of it.
+//!
 //! Invariant: whoever owns the machine is asked for each connection, so that no word about where it is can be too old.
 
-use ferry_api::{Generation, MachineId};
+use crate::entrances::Secured;
+use ferry_api::http::{ClientTls, Stream};
+use ferry_api::{Caller, Generation, MachineId, Presented};
 use ferry_crossing::proxy::Answer;
 use rustix::net::sockopt;
 use std::io;
@@ -75,8 +79,16 @@ fn read_answer(line: &str) -> Option<Answer> {
 }
 
 /// Asks the worker that is reached at `to` to let a connection through; what follows on the stream goes to the machine then.
-pub(super) async fn ask(to: &str, request: Request) -> io::Result<(TcpStream, Answer)> {
-    let mut stream = in_time(CONNECT_MAX, TcpStream::connect(to)).await?;
+pub(super) async fn ask(to: &str, tls: Option<&ClientTls>, request: Request) -> io::Result<(Stream, Answer)> {
+    let stream = in_time(CONNECT_MAX, TcpStream::connect(to)).await?;
+    prepare(&stream);
+    let mut stream = match tls {
+        Some(tls) => {
+            let host = to.rsplit_once(':').map_or(to, |(host, _)| host);
+            in_time(CONNECT_MAX, tls.secure(host, stream)).await?
+        }
+        None => Stream::Tcp(stream),
+    };
     let answer = in_time(LINE_MAX, async {
         stream.write_all(request.line().as_bytes()).await?;
         let line = read_line(&mut stream).await?;
@@ -86,19 +98,32 @@ pub(super) async fn ask(to: &str, request: Request) -> io::Result<(TcpStream, An
     Ok((stream, answer))
 }
 
+/// Who comes from another worker; nobody else is answered, if it is known who the workers are.
+pub(super) async fn admitted(secured: Option<&Secured>, stream: TcpStream) -> io::Result<Stream> {
+    let Some(Secured { tls, gate }) = secured else { return Ok(Stream::Tcp(stream)) };
+    let stream = in_time(LINE_MAX, tls.secure(stream)).await?;
+    let nobody = || io::Error::new(io::ErrorKind::PermissionDenied, "it shows no certificate");
+    let shown = stream.certificate().ok_or_else(nobody)?;
+    match gate.admit(Presented::Certificate(shown)) {
+        Ok(Caller::Worker(_)) => Ok(stream),
+        Ok(caller) => Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{caller} is no worker"))),
+        Err(refusal) => Err(io::Error::new(io::ErrorKind::PermissionDenied, refusal)),
+    }
+}
+
 /// What another worker asks for.
-pub(super) async fn asked(stream: &mut TcpStream) -> io::Result<Request> {
+pub(super) async fn asked(stream: &mut Stream) -> io::Result<Request> {
     let line = in_time(LINE_MAX, read_line(stream)).await?;
     Request::read(&line).ok_or_else(|| strange(&line))
 }
 
 /// Answers another worker.
-pub(super) async fn tell(stream: &mut TcpStream, answer: &Answer) -> io::Result<()> {
+pub(super) async fn tell(stream: &mut Stream, answer: &Answer) -> io::Result<()> {
     in_time(LINE_MAX, stream.write_all(answer_line(answer).as_bytes())).await
 }
 
 /// One line without its end, and not a byte more: what follows is not ours.
-async fn read_line(stream: &mut TcpStream) -> io::Result<String> {
+async fn read_line(stream: &mut Stream) -> io::Result<String> {
     let mut line = Vec::with_capacity(LINE_BYTES_MAX);
     loop {
         match stream.read_u8().await? {

@@ -4,6 +4,7 @@
 
 use super::figures::ms_since;
 use super::{Inner, Key, forward, proxy};
+use crate::entrances::Secured;
 use crate::mutex::locked;
 use ferry_api::Service;
 use ferry_crossing::directory::Claim;
@@ -134,14 +135,14 @@ async fn serve(inner: Arc<Inner>, listener: TcpListener, key: Key, service: Serv
 }
 
 /// Takes connections of other workers for machines of this one, for ever.
-pub(super) async fn for_workers(inner: Arc<Inner>, listener: TcpListener) {
+pub(super) async fn for_workers(inner: Arc<Inner>, listener: TcpListener, secured: Option<Secured>) {
     let mut open = JoinSet::new();
     loop {
         let worker = accept(&listener, &mut open, FROM_WORKERS_MAX).await;
-        let inner = Arc::clone(&inner);
+        let (inner, secured) = (Arc::clone(&inner), secured.clone());
         open.spawn(async move {
             let came = Instant::now();
-            if let Err(error) = proxy::serve_worker(&inner, worker).await {
+            if let Err(error) = proxy::serve_worker(&inner, secured.as_ref(), worker).await {
                 tracing::debug!(%error, after_ms = ms_since(came), "a connection from another worker ends");
             }
         });

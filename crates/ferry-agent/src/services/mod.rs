@@ -17,9 +17,11 @@ mod listen;
 mod proxy;
 
 use crate::config::Config;
+use crate::entrances::Secured;
 use crate::mutex::locked;
 use crate::peers::Peers;
 use crate::records::{Records, RecordsError};
+use ferry_api::http::ClientTls;
 use ferry_api::{
     ApiError, AskMappings, ErrorCode, MachineId, MachineSpec, Mapping, Mappings, Network, Service,
     ServiceStatus, WorkerName,
@@ -64,6 +66,15 @@ pub enum NoServices {
     Records(#[from] RecordsError),
 }
 
+/// How another worker takes connections for its machines.
+#[derive(Clone, Debug)]
+struct Reached {
+    /// Address and port.
+    at: String,
+    /// What it is shown; none if it is no worker of a cluster.
+    tls: Option<ClientTls>,
+}
+
 /// The services that a worker knows of.
 #[derive(Clone, Debug)]
 pub struct Services {
@@ -85,7 +96,7 @@ struct Inner {
     /// What this worker tells others; none before it has looked at its records, and once it closes.
     told: watch::Sender<Option<Mappings>>,
     /// Where other workers take connections for their machines.
-    reached_at: Mutex<BTreeMap<WorkerName, String>>,
+    reached_at: Mutex<BTreeMap<WorkerName, Reached>>,
     /// Where this worker listens for which service, or why it does not.
     places: Mutex<BTreeMap<Key, Result<SocketAddr, String>>>,
     figures: Mutex<BTreeMap<Key, Arc<Figures>>>,
@@ -130,6 +141,7 @@ impl Services {
         &self,
         records: &Records,
         peers: &Peers,
+        secured: Option<Secured>,
         chores: &mut JoinSet<()>,
     ) -> Result<(), NoServices> {
         let failed = |address, setting| move |cause| NoServices::Listen { address, setting, cause };
@@ -149,7 +161,7 @@ impl Services {
                 chores.spawn(feeds::follow(Arc::clone(&self.inner), peer.name, client));
             }
         }
-        chores.spawn(listen::for_workers(Arc::clone(&self.inner), others));
+        chores.spawn(listen::for_workers(Arc::clone(&self.inner), others, secured));
         chores.spawn(listen::for_clients(Arc::clone(&self.inner)));
         Ok(())
     }

@@ -2,8 +2,10 @@
 
 use super::figures::{Figures, Held, ms_since};
 use super::forward::{self, CONNECT_MAX, Request};
-use super::{Inner, Key};
+use super::{Inner, Key, Reached};
+use crate::entrances::Secured;
 use crate::mutex::locked;
+use ferry_api::http::Stream;
 use ferry_api::{Presence, WorkerName};
 use ferry_crossing::directory::Known;
 use ferry_crossing::proxy::{Act, Answer, Facts, Failed, Refusal, answer, decide};
@@ -23,7 +25,7 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 
 /// A way to the machine.
 struct Way {
-    stream: TcpStream,
+    stream: Stream,
     /// The run of the machine that it leads to, if that is here.
     run: Option<u64>,
 }
@@ -36,13 +38,13 @@ enum NoWay {
 }
 
 /// Serves a client that came at `came`.
-pub(super) async fn serve(inner: &Inner, key: Key, mut client: TcpStream, came: Instant) {
+pub(super) async fn serve(inner: &Inner, key: Key, client: TcpStream, came: Instant) {
     let figures = inner.figures(key);
     figures.accepted.fetch_add(1, Relaxed);
     match way(inner, key, &client, came, &figures).await {
         Ok(mut way) => {
             let _open = figures.open();
-            pass(inner, key, &mut client, &mut way).await;
+            pass(inner, key, &mut Stream::Tcp(client), &mut way).await;
         }
         Err(NoWay::Refused(why)) => {
             tracing::info!(machine = %key.0, port = key.1, "a connection is refused: {why}");
@@ -81,7 +83,7 @@ async fn way(
                     let run = run_of(inner, Some(known));
                     // Else it has begun anew meanwhile, and so does this.
                     if run == run_of(inner, inner.find(key.0).as_ref()) {
-                        return Ok(Way { stream, run });
+                        return Ok(Way { stream: Stream::Tcp(stream), run });
                     }
                 }
                 Err(_) => failed = Some(Failed::NotListening),
@@ -114,19 +116,16 @@ async fn to_machine(key: Key, known: &Known) -> io::Result<TcpStream> {
 }
 
 /// To the worker that has the machine. Nothing has failed when that names another one.
-async fn to_worker(inner: &Inner, key: Key, worker: &WorkerName) -> Result<TcpStream, Option<Failed>> {
+async fn to_worker(inner: &Inner, key: Key, worker: &WorkerName) -> Result<Stream, Option<Failed>> {
     let silent = || Some(Failed::Silent(worker.clone()));
-    let to = locked(&inner.reached_at).get(worker).cloned().ok_or_else(silent)?;
-    let asked = forward::ask(&to, Request { machine: key.0, port: key.1 }).await;
+    let Reached { at: to, tls } = locked(&inner.reached_at).get(worker).cloned().ok_or_else(silent)?;
+    let asked = forward::ask(&to, tls.as_ref(), Request { machine: key.0, port: key.1 }).await;
     let (stream, answer) = asked.map_err(|error| {
         tracing::debug!(%worker, %to, %error, "a connection does not come through");
         silent()
     })?;
     let owned = match &answer {
-        Answer::Through => {
-            forward::prepare(&stream);
-            return Ok(stream);
-        }
+        Answer::Through => return Ok(stream),
         Answer::Later | Answer::Stopped => return Err(Some(Failed::Answered(worker.clone(), answer))),
         Answer::Elsewhere { generation, owner } => Some((*generation, owner.clone())),
         Answer::Unknown => None,
@@ -139,7 +138,12 @@ async fn to_worker(inner: &Inner, key: Key, worker: &WorkerName) -> Result<TcpSt
 }
 
 /// Serves another worker: lets its connection through to a machine of this one, or says why not.
-pub(super) async fn serve_worker(inner: &Inner, mut worker: TcpStream) -> io::Result<()> {
+pub(super) async fn serve_worker(
+    inner: &Inner,
+    secured: Option<&Secured>,
+    worker: TcpStream,
+) -> io::Result<()> {
+    let mut worker = forward::admitted(secured, worker).await?;
     let Request { machine, port } = forward::asked(&mut worker).await?;
     let known = inner.find(machine);
     let of_it = |known: &Known| known.mapping.services.iter().any(|service| service.port == port);
@@ -155,7 +159,7 @@ pub(super) async fn serve_worker(inner: &Inner, mut worker: TcpStream) -> io::Re
         let key = (machine, port);
         let _open = inner.figures(key).open();
         let run = run_of(inner, known.as_ref());
-        pass(inner, key, &mut worker, &mut Way { stream, run }).await;
+        pass(inner, key, &mut worker, &mut Way { stream: Stream::Tcp(stream), run }).await;
     }
     Ok(())
 }
@@ -170,7 +174,7 @@ fn run_of(inner: &Inner, known: Option<&Known>) -> Option<u64> {
 }
 
 /// Passes bytes both ways until one side has ended, or the run of the machine has.
-async fn pass(inner: &Inner, key: Key, client: &mut TcpStream, way: &mut Way) {
+async fn pass(inner: &Inner, key: Key, client: &mut Stream, way: &mut Way) {
     let ended = async {
         match way.run {
             Some(run) => run_ended(inner, key, run).await,
@@ -180,7 +184,7 @@ async fn pass(inner: &Inner, key: Key, client: &mut TcpStream, way: &mut Way) {
     };
     tokio::select! {
         passed = copy_bidirectional(client, &mut way.stream) => drop(passed),
-        () = ended => forward::reset(client),
+        () = ended => client.tcp().into_iter().for_each(forward::reset),
     }
 }
 

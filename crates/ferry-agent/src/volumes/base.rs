@@ -134,8 +134,8 @@ impl Inner {
         let Some(base) = self.record(key).await?.base else { return Ok(()) };
         let of = VolumeKey { generation: base.generation, ..key };
         let uri = match &base.worker {
-            None => Volumes { inner: Arc::clone(self) }.export(of).await?,
-            Some(worker) => self.peers.client(worker)?.peer_export(of).await?.uri,
+            None => Volumes { inner: Arc::clone(self) }.export(of, Some(&self.worker)).await?,
+            Some(worker) => self.peers.client(worker)?.peer_export(of, None).await?.uri,
         };
         if status.base.as_ref().is_some_and(|known| known.uri == uri) {
             return Ok(());

@@ -37,12 +37,13 @@ impl Volumes {
         }
         self.inner.refuse_if_held(&record).await?;
         self.inner.serving(&record).await?;
-        let id = fork.id.to_string();
+        let (id, reader) = (fork.id.to_string(), fork.to.clone());
         self.inner.records.change(vec![Change::AddFork { key, fork: Box::new(fork) }]).await?;
         let made = async {
             let snapshot = id.clone();
             self.inner.ask(key, move |client| client.snapshot(&snapshot)).await?;
             drop(stillness);
+            self.inner.admit(key, reader.as_ref()).await?;
             let listen = self.inner.export_listen;
             let address = self.inner.ask(key, move |client| client.export(listen)).await?;
             make(format!("{}~{id}", self.inner.export_uri(key, address)), record).await

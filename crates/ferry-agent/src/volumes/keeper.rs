@@ -5,9 +5,10 @@ use super::{Inner, VolumesError};
 use crate::config::volume_dir;
 use crate::drivers::Watch;
 use crate::records::{Change, SourceRecord, VolumeRecord};
-use ferry_api::{AgentApi, Generation, Ownership, VolumeKey};
+use ferry_api::{AgentApi, Generation, Ownership, VolumeKey, WorkerName};
 use ferry_crossing::Subject;
 use ferry_crossing::service::{Correction, Service, correction, in_words, is_served_when_barred};
+use ferry_volume::Credentials;
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -280,6 +281,8 @@ impl Inner {
             Correction::Unseal => self.ask(key, Client::unseal).await?,
             Correction::Seal => self.ask(key, Client::seal).await?,
             Correction::Export => {
+                // For whom is said by whoever asks for it; until then for nobody.
+                self.admit(key, Some(&self.worker)).await?;
                 let listen = self.export_listen;
                 let _address: SocketAddr = self.ask(key, move |client| client.export(listen)).await?;
             }
@@ -445,7 +448,7 @@ impl Inner {
                 let Ok(peer) = self.peers.client(worker) else { return Ok(true) };
                 let sealed =
                     VolumeKey { id: key.id, generation: Generation(key.generation.0.saturating_sub(1)) };
-                let Ok(export) = peer.peer_export(sealed).await else { return Ok(true) };
+                let Ok(export) = peer.peer_export(sealed, None).await else { return Ok(true) };
                 if export.uri == link.uri {
                     return Ok(true);
                 }
@@ -464,9 +467,30 @@ impl Inner {
         }
     }
 
+    /// Lets a worker of the cluster read a copy, and nobody whom nobody has named. What has certificates that name no workers is
+    /// read by whoever has one.
+    pub(super) async fn admit(
+        &self,
+        key: VolumeKey,
+        reader: Option<&WorkerName>,
+    ) -> Result<(), VolumesError> {
+        let own = self.credentials.as_ref().and_then(Credentials::identity);
+        let Some(reader) = own.and_then(|own| named_as(&own, &self.worker, reader.unwrap_or(&self.worker)))
+        else {
+            return Ok(());
+        };
+        self.ask(key, move |client| client.admit(&reader)).await
+    }
+
     /// The NBD URI of an export.
     pub(super) fn export_uri(&self, key: VolumeKey, address: SocketAddr) -> String {
         let scheme = if self.credentials.is_some() { "nbds" } else { "nbd" };
         format!("{scheme}://{}:{}/{key}", self.advertise, address.port())
     }
+}
+
+/// What the certificate of another worker names, if that of this one, `own`, names it as those of a cluster do.
+fn named_as(own: &str, me: &WorkerName, other: &WorkerName) -> Option<String> {
+    let (cluster, name) = own.rsplit_once('/')?;
+    (name == me.as_str()).then(|| format!("{cluster}/{other}"))
 }

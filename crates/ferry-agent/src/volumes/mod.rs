@@ -404,16 +404,17 @@ impl Volumes {
         self.inner.status(key).await
     }
 
-    /// Exports a copy to other workers; they can read it once it is sealed. Answers its NBD URI.
+    /// Exports a copy to another worker, which can read it once it is sealed. Answers its NBD URI.
     ///
     /// # Errors
     /// This worker has no right to it any more, or its server does not run or refuses.
-    pub async fn export(&self, key: VolumeKey) -> Result<String, VolumesError> {
+    pub async fn export(&self, key: VolumeKey, reader: Option<&WorkerName>) -> Result<String, VolumesError> {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
         self.inner.permit(&record, Wish::Export, "exported").await?;
         let status = self.inner.serving(&record).await?;
+        self.inner.admit(key, reader).await?;
         let address = match status.export {
             Some(address) => address,
             None => {

@@ -3,22 +3,23 @@
 use super::keeper::Doomed;
 use super::{Inner, Volumes, VolumesError, set_pace};
 use crate::records::{Change, VolumeRecord};
-use ferry_api::{PaceVolume, PrecopyVolume, VolumeKey};
+use ferry_api::{PaceVolume, PrecopyVolume, VolumeKey, WorkerName};
 use ferry_crossing::service::Wish;
 use ferry_volume::control::{Phase, Status};
 
 impl Volumes {
-    /// Exports a copy to other workers while its guest writes, until it is withdrawn or its server starts again. Answers the
+    /// Exports a copy to another worker while its guest writes, until it is withdrawn or its server starts again. Answers the
     /// NBD URI.
     ///
     /// # Errors
     /// The records do not allow it, or the server does not run or refuses.
-    pub async fn export_live(&self, key: VolumeKey) -> Result<String, VolumesError> {
+    pub async fn export_live(&self, key: VolumeKey, reader: &WorkerName) -> Result<String, VolumesError> {
         let keeper = Inner::keeper(&self.inner, key);
         let _held = keeper.lock().await;
         let record = self.inner.record(key).await?;
         self.inner.permit(&record, Wish::Export, "exported").await?;
         let status = self.inner.serving(&record).await?;
+        self.inner.admit(key, Some(reader)).await?;
         let listen = status.export.unwrap_or(self.inner.export_listen);
         let address = self.inner.ask(key, move |client| client.export_live(listen)).await?;
         Ok(format!("{}+live", self.inner.export_uri(key, address)))

@@ -43,7 +43,7 @@ fn reserve(name: &str) -> Reserve {
 async fn export(worker: &Worker, machine: &Machine) -> String {
     let disk = &machine.volumes[0];
     let key = VolumeKey { id: disk.volume, generation: disk.generation };
-    worker.door().peer_export(key).await.unwrap().uri
+    worker.door().peer_export(key, None).await.unwrap().uri
 }
 
 async fn end<const N: usize>(workers: [Worker; N]) {
@@ -267,7 +267,7 @@ async fn a_number_beyond_all_there_is_does_not_end_an_agent() {
     let workers = workers(["", ""]).await;
     let door = workers[0].door();
     let key = VolumeKey { id: VolumeId::fresh(), generation: Generation(u64::MAX) };
-    assert_eq!(door.peer_export(key).await.unwrap_err().code, ErrorCode::NotFound);
+    assert_eq!(door.peer_export(key, None).await.unwrap_err().code, ErrorCode::NotFound);
     assert_eq!(door.machines().await.unwrap(), []);
     end(workers).await;
 }

@@ -2,7 +2,7 @@
 
 use ferry_agent::drivers::Launcher;
 use ferry_agent::{Agent, Config};
-use ferry_api::http::{Client, serve};
+use ferry_api::http::{Client, Entrance, serve};
 use ferry_api::{
     AgentApi, CreateMachine, EventsAfter, Job, JobId, Machine, MachineSpec, MachineState, NewVolume,
     ServerState, Signal, Volume, VolumeOrigin,
@@ -115,7 +115,7 @@ impl Worker {
         let starting = runtime.spawn(async move {
             let agent = Arc::new(Agent::start(config, launcher()).await.unwrap());
             let listener = TcpListener::bind(address).await.unwrap();
-            tokio::spawn(serve(listener, agent, std::future::pending()));
+            tokio::spawn(serve(vec![Entrance::Open(listener)], agent, std::future::pending()));
         });
         starting.await.unwrap();
         self.running = Some(runtime);

@@ -2,7 +2,8 @@
 
 use crate::house::{ip, machine, pid, workers};
 use ferry_api::{AgentApi, ForkVolume, JobState, MachineState, StartMove};
-use ferry_volume::client::BlockClient;
+use ferry_volume::client::{self, BlockClient};
+use ferry_volume::{Credentials, SourceUri};
 
 #[path = "../../../ferry-volume/tests/support/authority.rs"]
 mod authority;
@@ -20,7 +21,7 @@ async fn a_disk_follows_over_tls() {
     let made = w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
     let disk = &made.volumes[0];
     let key = ferry_api::VolumeKey { id: disk.volume, generation: disk.generation };
-    let export = w1.door().peer_export(key).await.unwrap();
+    let export = w1.door().peer_export(key, None).await.unwrap();
     assert!(export.uri.starts_with(&format!("nbds://{}:", ip())), "{}", export.uri);
     let job = w1.door().move_start(to("web", "w2")).await.unwrap();
     let job = w1.finished(job.id).await;
@@ -75,4 +76,42 @@ async fn a_fork_follows_over_tls_and_one_to_a_worker_without_certificates_leaves
     w1.end().await;
     w2.end().await;
     w3.end().await;
+}
+
+/// A directory of certificates for each of two workers of a cluster.
+fn members() -> [tempfile::TempDir; 2] {
+    let authority = authority::Authority::new();
+    ["w1", "w2"].map(|name| {
+        let dir = tempfile::tempdir().unwrap();
+        let named = format!("spiffe://c/worker/{name}");
+        authority.sign_as(dir.path(), &ip().to_string(), Some(&named));
+        dir
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_moves_is_read_by_the_worker_that_it_moves_to_and_by_nobody_else() {
+    let [at_w1, at_w2] = members();
+    let lines = [&at_w1, &at_w2].map(|dir| format!("tls = {:?}", dir.path()));
+    let [w1, w2] = workers([lines[0].as_str(), lines[1].as_str()]).await;
+    let made = w1.door().machine_create(machine("web", "exec sleep 1000")).await.unwrap();
+    let disk = &made.volumes[0];
+    let mut guest = BlockClient::connect_text(&w1.volume("data").await.guest_uri).unwrap();
+    guest.write_at(0, &vec![1; 4 << 20]).unwrap();
+    drop(guest);
+    let job = w1.door().move_start(to("web", "w2")).await.unwrap();
+    let job = w1.finished(job.id).await;
+    assert_eq!(job.state, JobState::Succeeded, "{job:#?}");
+    let whole = w2.volume_when("data", |volume| volume.source.is_none()).await;
+    assert!(whole.hydration.is_some_and(|hydration| hydration.bytes_verified >= 4 << 20), "{whole:?}");
+
+    // What was left behind is asked for by nobody whom the workers know.
+    let key = ferry_api::VolumeKey { id: disk.volume, generation: disk.generation };
+    let export: SourceUri = w1.door().peer_export(key, None).await.unwrap().uri.parse().unwrap();
+    let read =
+        |dir: &tempfile::TempDir| client::reach(&export, Some(&Credentials::load(dir.path()).unwrap()));
+    assert!(read(&at_w2).is_err(), "the move is over, and so is its right to read");
+    read(&at_w1).unwrap();
+    w1.end().await;
+    w2.end().await;
 }

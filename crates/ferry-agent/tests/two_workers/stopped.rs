@@ -166,7 +166,7 @@ async fn a_worker_is_not_safe_to_stop_while_somebody_reads_a_volume_of_it() {
     let volume = w1.volume("data").await;
     let copy = ferry_api::VolumeKey { id: volume.id, generation: volume.generation };
     // A snapshot would be named; this is somebody that the records know nothing of.
-    let address = w1.door().peer_export(copy).await.unwrap().uri;
+    let address = w1.door().peer_export(copy, None).await.unwrap().uri;
     let connect = |uri: &str| std::net::TcpStream::connect(authority(uri)).unwrap();
     let reader = connect(&address);
     let found = loop {

@@ -1,5 +1,8 @@
 //! The client: an agent somewhere else, as an [`AgentApi`].
 
+use super::courier::{Call, Courier};
+use super::tls::ClientTls;
+use super::wire::{CONNECT_TIMEOUT, Http, Unanswered, Way};
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs, AskLog,
     AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources,
@@ -8,27 +11,20 @@ use crate::{
     JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume,
     PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus,
     ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
-    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerShutDown,
+    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Method, Url};
+use axum::http::{HeaderValue, Method};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tower_service::Service;
+use url::Url;
 
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call may take that does not wait for a machine to stop.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the other side may be silent on the TCP level before the connection counts as lost.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// What the URL of an agent's socket begins with.
+const SOCKET: &str = "unix:";
 
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -39,49 +35,28 @@ pub enum ClientError {
         /// What was given.
         url: String,
     },
-    /// The HTTP library could not start.
-    #[error("the HTTP client cannot start")]
-    Start(#[source] reqwest::Error),
-}
-
-/// One call as it goes over a wire.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// `GET`, `POST` or `DELETE`.
-    pub method: String,
-    /// Path and query.
-    pub path: String,
-    /// JSON, or nothing.
-    pub body: Vec<u8>,
-}
-
-impl Call {
-    /// Has a router answer it, without any wire: status and body.
-    ///
-    /// # Panics
-    /// The call is none that a [`Client`] makes.
-    pub async fn answered_by(self, mut router: Router) -> (u16, Vec<u8>) {
-        let request = axum::http::Request::builder().method(self.method.as_str()).uri(&self.path);
-        let request = request.body(Body::from(self.body)).expect("a client makes whole requests");
-        let Ok(response) = router.call(request).await;
-        let status = response.status().as_u16();
-        let body = to_bytes(response.into_body(), usize::MAX).await.expect("the answer lies in memory");
-        (status, body.to_vec())
-    }
-}
-
-/// An answer on its way: status and body, or why there is none.
-pub type Carried<'a> = Pin<Box<dyn Future<Output = Result<(u16, Vec<u8>), String>> + Send + 'a>>;
-
-/// Carries calls some other way than over HTTP.
-pub trait Courier: Send + Sync + fmt::Debug {
-    /// Takes a call to the agent and brings its answer.
-    fn carry(&self, call: Call) -> Carried<'_>;
+    /// The agent is to be reached over TLS, and nothing is known of whom to believe.
+    #[error("{url} is reached over TLS; say with --ca (or FERRY_CA) which certificate authority to believe")]
+    NoAuthority {
+        /// The agent's.
+        url: String,
+    },
+    /// Who asks that way is not to be asked for certificates or tokens.
+    #[error(
+        "a token for {url} would cross in the clear; give the address of an agent that begins with https://"
+    )]
+    InTheClear {
+        /// The agent's.
+        url: String,
+    },
+    /// The token cannot be sent.
+    #[error("the token is not one line of plain text; give it as it was printed")]
+    BadToken,
 }
 
 #[derive(Clone, Debug)]
 enum Wire {
-    Http(reqwest::Client),
+    Http(Http),
     Other(Arc<dyn Courier>),
 }
 
@@ -89,30 +64,91 @@ enum Wire {
 #[derive(Clone, Debug)]
 pub struct Client {
     base: Url,
+    /// The URL as people write it.
+    shown: String,
     wire: Wire,
+    /// What other agents are called with over TLS.
+    others: Option<Http>,
 }
 
 impl Client {
-    /// The agent at `url`, like `http://127.0.0.1:7433`. Nothing is connected yet.
+    /// The agent at `url`, like `http://127.0.0.1:7433`, or at a socket of this host, like `unix:/var/lib/ferry/agent.sock`.
+    /// Nothing is connected yet.
     ///
     /// # Errors
-    /// The URL is not an `http://` one.
+    /// The URL is neither.
     pub fn new(url: &str) -> Result<Self, ClientError> {
+        match url.strip_prefix(SOCKET) {
+            Some(path) if !path.is_empty() => {
+                let base = Url::parse("http://localhost").expect("it is one");
+                let wire = Wire::Http(Http::new(Way::Unix(PathBuf::from(path))));
+                Ok(Self { base, shown: url.to_owned(), wire, others: None })
+            }
+            _ => Self::over(url, &["http"], Http::new(Way::Tcp)),
+        }
+    }
+
+    /// The agent at `url`, like `https://10.0.0.1:7433`, over TLS.
+    ///
+    /// # Errors
+    /// The URL is not an `https://` one.
+    pub fn secured(url: &str, tls: ClientTls) -> Result<Self, ClientError> {
+        Self::over(url, &["https"], Http::new(Way::Tls(tls)))
+    }
+
+    fn over(url: &str, schemes: &[&str], http: Http) -> Result<Self, ClientError> {
         let bad = || ClientError::BadUrl { url: url.to_owned() };
         let base = Url::parse(url).map_err(|_| bad())?;
-        if base.scheme() != "http" || base.host().is_none() || !matches!(base.path(), "" | "/") {
+        if base.host().is_none() || !matches!(base.path(), "" | "/") {
             return Err(bad());
         }
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .tcp_keepalive(SILENCE_MAX / 4)
-            .tcp_keepalive_interval(SILENCE_MAX / 4)
-            .tcp_keepalive_retries(3)
-            .build()
-            .map_err(ClientError::Start)?;
-        Ok(Self { base, wire: Wire::Http(http) })
+        if !schemes.contains(&base.scheme()) {
+            let secured = base.scheme() == "https";
+            return Err(if secured { ClientError::NoAuthority { url: url.to_owned() } } else { bad() });
+        }
+        let shown = base.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { base, shown, wire: Wire::Http(http), others: None })
+    }
+
+    /// Shows a token with each call.
+    ///
+    /// # Errors
+    /// The token is none, or would cross a network in the clear.
+    pub fn with_token(self, token: &str) -> Result<Self, ClientError> {
+        let wire = match self.wire {
+            Wire::Http(http) if matches!(http.way(), Way::Tcp) => {
+                return Err(ClientError::InTheClear { url: self.shown });
+            }
+            Wire::Http(http) => Wire::Http(http.with_token(bearer(token)?)),
+            Wire::Other(courier) => Wire::Other(courier),
+        };
+        Ok(Self { wire, ..self })
+    }
+
+    /// What agents are called with that are reached from this one on, over TLS.
+    ///
+    /// # Errors
+    /// The token is none.
+    pub fn with_others(self, tls: ClientTls, token: Option<&str>) -> Result<Self, ClientError> {
+        let http = Http::new(Way::Tls(tls));
+        let others = match token {
+            Some(token) => http.with_token(bearer(token)?),
+            None => http,
+        };
+        Ok(Self { others: Some(others), ..self })
+    }
+
+    /// Another agent, at `url`, called with what this one says of others.
+    ///
+    /// # Errors
+    /// The URL is not one, or asks for what is not known.
+    pub fn toward(&self, url: &str) -> Result<Self, ClientError> {
+        let others = self.others.clone();
+        let other = match &others {
+            Some(http) if url.starts_with("https:") => Self::over(url, &["https"], http.anew())?,
+            Some(_) | None => Self::new(url)?,
+        };
+        Ok(Self { others, ..other })
     }
 
     /// An agent to which `courier` takes what is asked; it is called `name` where its URL would be told.
@@ -122,13 +158,35 @@ impl Client {
     #[must_use]
     pub fn by_courier(name: &str, courier: Arc<dyn Courier>) -> Self {
         let base = Url::parse(&format!("http://{name}")).expect("the name of a worker can be that of a host");
-        Self { base, wire: Wire::Other(courier) }
+        let shown = base.as_str().trim_end_matches('/').to_owned();
+        Self { base, shown, wire: Wire::Other(courier), others: None }
+    }
+
+    /// Whether the agent is reached by an address, not by a socket of this host.
+    #[must_use]
+    pub fn is_beyond_this_host(&self) -> bool {
+        match &self.wire {
+            Wire::Http(http) => !matches!(http.way(), Way::Unix(_)),
+            Wire::Other(_) => true,
+        }
+    }
+
+    /// What it is shown, and whom of its kind to believe, if it is reached over TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&ClientTls> {
+        match &self.wire {
+            Wire::Http(http) => match http.way() {
+                Way::Tls(tls) => Some(tls),
+                Way::Tcp | Way::Unix(_) => None,
+            },
+            Wire::Other(_) => None,
+        }
     }
 
     /// Where the agent is.
     #[must_use]
     pub fn url(&self) -> &str {
-        self.base.as_str().trim_end_matches('/')
+        &self.shown
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ApiError> {
@@ -180,7 +238,9 @@ impl Client {
         timeout: Option<Duration>,
     ) -> Result<Vec<u8>, ApiError> {
         let (status, bytes) = match &self.wire {
-            Wire::Http(http) => self.send_http(http, method, url, body, timeout).await?,
+            Wire::Http(http) => {
+                http.send(method, url.as_str(), body, timeout).await.map_err(|why| self.unreachable(why))?
+            }
             Wire::Other(courier) => self.send_by(&**courier, method, url, body, timeout).await?,
         };
         if (200..300).contains(&status) {
@@ -190,27 +250,6 @@ impl Client {
             Ok(refusal) => Err(refusal),
             Err(_) => Err(self.strange(&format!("it answers with HTTP {status}"))),
         }
-    }
-
-    async fn send_http(
-        &self,
-        http: &reqwest::Client,
-        method: Method,
-        url: Url,
-        body: Option<Vec<u8>>,
-        timeout: Option<Duration>,
-    ) -> Result<(u16, Vec<u8>), ApiError> {
-        let mut request = http.request(method, url);
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
-        }
-        if let Some(timeout) = timeout {
-            request = request.timeout(timeout);
-        }
-        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
-        let status = response.status().as_u16();
-        let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
-        Ok((status, bytes.to_vec()))
     }
 
     async fn send_by(
@@ -232,19 +271,20 @@ impl Client {
         })
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> ApiError {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
-        let what = match (error.is_connect(), error.is_timeout()) {
-            (_, true) => "did not answer in time",
-            (true, false) => "cannot be reached",
-            (false, false) => "went away before it answered",
+    fn unreachable(&self, unanswered: Unanswered) -> ApiError {
+        let start = "start it there, or give the right address";
+        let (what, cause, then) = match unanswered {
+            Unanswered::TooLate => ("did not answer in time".to_owned(), None, start),
+            Unanswered::Unconnected(cause) => ("cannot be reached".to_owned(), Some(cause), start),
+            Unanswered::Broken(cause) => ("went away before it answered".to_owned(), Some(cause), start),
+            Unanswered::Refused(cause) => (
+                "and this side do not accept each other".to_owned(),
+                Some(cause),
+                "look at both sides' certificates and clocks",
+            ),
         };
-        let url = self.url();
-        let message =
-            format!("the agent at {url} {what} ({cause}); start it there, or give the right address");
+        let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+        let message = format!("the agent at {} {what}{cause}; {then}", self.url());
         ApiError::new(ErrorCode::Unreachable, message)
     }
 
@@ -254,6 +294,10 @@ impl Client {
             format!("what answers at {url} is not an agent of this version ({what}); check the address");
         ApiError::new(ErrorCode::VersionMismatch, message)
     }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
+    HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|_| ClientError::BadToken)
 }
 
 impl AgentApi for Client {
@@ -547,7 +591,11 @@ impl AgentApi for Client {
         self.post(&["peer", "roots", &copy.id.to_string(), &copy.generation.to_string()], &of).await
     }
 
-    async fn peer_export(&self, copy: VolumeKey) -> Result<VolumeExport, ApiError> {
+    async fn peer_export(
+        &self,
+        copy: VolumeKey,
+        _reader: Option<WorkerName>,
+    ) -> Result<VolumeExport, ApiError> {
         self.get(&["peer", "exports", &copy.id.to_string(), &copy.generation.to_string()]).await
     }
 }

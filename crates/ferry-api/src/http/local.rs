@@ -1,5 +1,7 @@
 //! Other programs of this host, asked over a unix socket: the API of a VMM.
 
+use super::wire::{Http, Unanswered, Way};
+use axum::http::Method;
 use serde_json::Value;
 use std::io;
 use std::path::Path;
@@ -9,16 +11,18 @@ use std::path::Path;
 /// # Errors
 /// Nobody listens there, or it refuses.
 pub async fn put(socket: &Path, path: &str, body: Option<Value>) -> io::Result<()> {
-    let client = reqwest::Client::builder().unix_socket(socket).build().map_err(io::Error::other)?;
-    let mut asked = client.put(format!("http://localhost{path}"));
-    if let Some(body) = &body {
-        asked = asked.json(body);
-    }
-    let answer = asked.send().await.map_err(io::Error::other)?;
-    let status = answer.status();
-    if status.is_success() {
+    let body = body.map(|body| body.to_string().into_bytes());
+    let http = Http::new(Way::Unix(socket.to_owned()));
+    let answered = http.send(Method::PUT, &format!("http://localhost{path}"), body, None).await;
+    let (status, why) = answered.map_err(|unanswered| match unanswered {
+        Unanswered::Unconnected(why) | Unanswered::Refused(why) | Unanswered::Broken(why) => {
+            io::Error::other(why)
+        }
+        Unanswered::TooLate => io::Error::from(io::ErrorKind::TimedOut),
+    })?;
+    if (200..300).contains(&status) {
         return Ok(());
     }
-    let why = answer.text().await.unwrap_or_default();
+    let why = String::from_utf8_lossy(&why);
     Err(io::Error::other(format!("it refuses {path} with {status}: {why}")))
 }

@@ -1,20 +1,21 @@
 //! The router: one path for each call of [`AgentApi`].
 
+use super::admit::{Asks, caller};
+use super::table::{Routes, Table};
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs, AskLog,
-    AskMappings, AskRoot, AskTestimony, AttachVolume, CancelMove, ChangeSources, CreateMachine,
+    AskMappings, AskRoot, AskTestimony, AttachVolume, Caller, CancelMove, ChangeSources, CreateMachine,
     DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, Hold,
     ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain, Precopy, Prepare, Reserve,
-    ShutDownWorker, StartDrain, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey,
+    ShutDownWorker, StartDrain, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey, WorkerName,
 };
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
-use axum::http::{StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::str::FromStr;
@@ -23,77 +24,83 @@ use std::sync::Arc;
 /// What scrapers are told that figures are.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves `api` over HTTP.
+/// Serves `api` over HTTP: the table of all calls, and of what each asks of its caller.
 pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
-    Router::new()
-        .route("/v1/worker", get(worker::<A>))
-        .route("/v1/worker/pace", post(worker_pace::<A>))
-        .route("/v1/worker/cordon", post(worker_cordon::<A>))
-        .route("/v1/worker/uncordon", post(worker_uncordon::<A>))
-        .route("/v1/bid", get(bid::<A>))
-        .route("/v1/drain", post(drain_start::<A>))
-        .route("/v1/drain/plan", post(drain_plan::<A>))
-        .route("/v1/drain/pause", post(drain_pause::<A>))
-        .route("/v1/drain/cancel", post(drain_cancel::<A>))
-        .route("/v1/worker/safe-to-stop", get(worker_safe_to_stop::<A>))
-        .route("/v1/worker/shutdown", post(worker_shut_down::<A>))
-        .route("/v1/metrics", get(metrics::<A>))
-        .route("/v1/garbage", get(garbage::<A>).post(garbage_clear::<A>))
-        .route("/v1/truth/{of}", get(truth::<A>))
-        .route("/v1/services", get(services::<A>))
-        .route("/v1/machines", get(machines::<A>).post(machine_create::<A>))
-        .route("/v1/machines/{machine}", get(machine::<A>))
-        .route("/v1/machines/{machine}/placement", get(machine_placement::<A>))
-        .route("/v1/machines/{machine}/log", get(machine_log::<A>))
-        .route("/v1/machines/{machine}/start", post(machine_start::<A>))
-        .route("/v1/machines/{machine}/stop", post(machine_stop::<A>))
-        .route("/v1/machines/{machine}/destroy", post(machine_destroy::<A>))
-        .route("/v1/volumes", get(volumes::<A>).post(volume_import::<A>))
-        .route("/v1/volumes/{volume}", get(volume::<A>).delete(volume_delete::<A>))
-        .route("/v1/volumes/{volume}/pace", post(volume_pace::<A>))
-        .route("/v1/volumes/{volume}/verify", post(volume_verify::<A>))
-        .route("/v1/volumes/{volume}/fork", post(volume_fork::<A>))
-        .route("/v1/volumes/{volume}/grow", post(volume_grow::<A>))
-        .route("/v1/volumes/{volume}/attach", post(volume_attach::<A>))
-        .route("/v1/volumes/{volume}/detach", post(volume_detach::<A>))
-        .route("/v1/volumes/{volume}/on-source-loss", post(volume_on_source_loss::<A>))
-        .route("/v1/volumes/{volume}/sources", post(volume_change_sources::<A>))
-        .route("/v1/volumes/{volume}/abandon-source", post(volume_abandon_source::<A>))
-        .route("/v1/moves", post(move_start::<A>))
-        .route("/v1/moves/plan", post(move_plan::<A>))
-        .route("/v1/moves/several", post(moves_start::<A>))
-        .route("/v1/moves/undo", post(move_undo::<A>))
-        .route("/v1/moves/cancel", post(move_cancel::<A>))
-        .route("/v1/jobs", get(jobs::<A>))
-        .route("/v1/jobs/{job}", get(job::<A>))
-        .route("/v1/jobs/{job}/events", get(job_events::<A>))
-        .route("/v1/jobs/{job}/journal", get(job_journal::<A>))
-        .route("/v1/jobs/{job}/cancel", post(job_cancel::<A>))
-        .route("/v1/jobs/{job}/resume", post(job_resume::<A>))
-        .route("/v1/peer/hold", post(peer_hold::<A>))
-        .route("/v1/peer/reserve", post(peer_reserve::<A>))
-        .route("/v1/peer/prepare", post(peer_prepare::<A>))
-        .route("/v1/peer/precopy", post(peer_precopy::<A>))
-        .route("/v1/peer/expect", post(peer_expect::<A>))
-        .route("/v1/peer/activate", post(peer_activate::<A>))
-        .route("/v1/peer/crossings/{job}", get(peer_crossing::<A>))
-        .route("/v1/peer/crossings/{job}/boot", post(peer_boot::<A>))
-        .route("/v1/peer/crossings/{job}/forsake", post(peer_forsake::<A>))
-        .route("/v1/peer/crossings/{job}/settle", post(peer_settle::<A>))
-        .route("/v1/peer/crossings/{job}/release", post(peer_release::<A>))
-        .route("/v1/peer/mappings", get(peer_mappings::<A>))
-        .route("/v1/peer/testimony", post(peer_testimony::<A>))
-        .route("/v1/peer/exports/{volume}/{generation}", get(peer_export::<A>))
-        .route("/v1/peer/roots/{volume}/{generation}", post(peer_root::<A>))
-        .fallback(no_such_call)
-        .method_not_allowed_fallback(no_such_call)
-        .layer(from_fn(to_its_end))
-        .with_state(api)
+    routes(api).router
+}
+
+pub(super) fn routes<A: AgentApi>(api: Arc<A>) -> Routes {
+    use Asks::{Admin, Operate, View, Worker, WorkerOrAdmin, WorkerOrOperate};
+    Table::new()
+        .get("/v1/worker", View, worker::<A>)
+        .post("/v1/worker/pace", Operate, worker_pace::<A>)
+        .post("/v1/worker/cordon", Operate, worker_cordon::<A>)
+        .post("/v1/worker/uncordon", Operate, worker_uncordon::<A>)
+        .get("/v1/bid", View, bid::<A>)
+        .post("/v1/drain", Operate, drain_start::<A>)
+        .post("/v1/drain/plan", View, drain_plan::<A>)
+        .post("/v1/drain/pause", Operate, drain_pause::<A>)
+        .post("/v1/drain/cancel", Operate, drain_cancel::<A>)
+        .get("/v1/worker/safe-to-stop", View, worker_safe_to_stop::<A>)
+        .post("/v1/worker/shutdown", Admin, worker_shut_down::<A>)
+        .get("/v1/metrics", View, metrics::<A>)
+        .get("/v1/garbage", View, garbage::<A>)
+        .post("/v1/garbage", Admin, garbage_clear::<A>)
+        .get("/v1/truth/{of}", View, truth::<A>)
+        .get("/v1/services", View, services::<A>)
+        .get("/v1/machines", View, machines::<A>)
+        .post("/v1/machines", Admin, machine_create::<A>)
+        .get("/v1/machines/{machine}", View, machine::<A>)
+        .get("/v1/machines/{machine}/placement", View, machine_placement::<A>)
+        .get("/v1/machines/{machine}/log", View, machine_log::<A>)
+        .post("/v1/machines/{machine}/start", Operate, machine_start::<A>)
+        .post("/v1/machines/{machine}/stop", Operate, machine_stop::<A>)
+        .post("/v1/machines/{machine}/destroy", Admin, machine_destroy::<A>)
+        .get("/v1/volumes", View, volumes::<A>)
+        .post("/v1/volumes", WorkerOrAdmin, volume_import::<A>)
+        .get("/v1/volumes/{volume}", View, volume::<A>)
+        .delete("/v1/volumes/{volume}", Admin, volume_delete::<A>)
+        .post("/v1/volumes/{volume}/pace", Operate, volume_pace::<A>)
+        .post("/v1/volumes/{volume}/verify", Operate, volume_verify::<A>)
+        .post("/v1/volumes/{volume}/fork", Admin, volume_fork::<A>)
+        .post("/v1/volumes/{volume}/grow", Operate, volume_grow::<A>)
+        .post("/v1/volumes/{volume}/attach", Operate, volume_attach::<A>)
+        .post("/v1/volumes/{volume}/detach", Operate, volume_detach::<A>)
+        .post("/v1/volumes/{volume}/on-source-loss", Operate, volume_on_source_loss::<A>)
+        .post("/v1/volumes/{volume}/sources", Admin, volume_change_sources::<A>)
+        .post("/v1/volumes/{volume}/abandon-source", Admin, volume_abandon_source::<A>)
+        .post("/v1/moves", Operate, move_start::<A>)
+        .post("/v1/moves/plan", View, move_plan::<A>)
+        .post("/v1/moves/several", Operate, moves_start::<A>)
+        .post("/v1/moves/undo", Operate, move_undo::<A>)
+        .post("/v1/moves/cancel", Operate, move_cancel::<A>)
+        .get("/v1/jobs", View, jobs::<A>)
+        .get("/v1/jobs/{job}", View, job::<A>)
+        .get("/v1/jobs/{job}/events", View, job_events::<A>)
+        .get("/v1/jobs/{job}/journal", View, job_journal::<A>)
+        .post("/v1/jobs/{job}/cancel", Operate, job_cancel::<A>)
+        .post("/v1/jobs/{job}/resume", Operate, job_resume::<A>)
+        .post("/v1/peer/hold", Worker, peer_hold::<A>)
+        .post("/v1/peer/reserve", Worker, peer_reserve::<A>)
+        .post("/v1/peer/prepare", Worker, peer_prepare::<A>)
+        .post("/v1/peer/precopy", Worker, peer_precopy::<A>)
+        .post("/v1/peer/expect", Worker, peer_expect::<A>)
+        .post("/v1/peer/activate", Worker, peer_activate::<A>)
+        .get("/v1/peer/crossings/{job}", Worker, peer_crossing::<A>)
+        .post("/v1/peer/crossings/{job}/boot", Worker, peer_boot::<A>)
+        .post("/v1/peer/crossings/{job}/forsake", Worker, peer_forsake::<A>)
+        .post("/v1/peer/crossings/{job}/settle", Worker, peer_settle::<A>)
+        .post("/v1/peer/crossings/{job}/release", Worker, peer_release::<A>)
+        .get("/v1/peer/mappings", Worker, peer_mappings::<A>)
+        .post("/v1/peer/testimony", Worker, peer_testimony::<A>)
+        .get("/v1/peer/exports/{volume}/{generation}", Worker, peer_export::<A>)
+        .post("/v1/peer/roots/{volume}/{generation}", WorkerOrOperate, peer_root::<A>)
+        .over(api)
 }
 
 /// Runs a call that changes something to its end, also when the caller goes away before: what it began must not
 /// stay halfway, like a job that is durable and that nobody runs.
-async fn to_its_end(request: Request, next: Next) -> Response {
+pub(super) async fn to_its_end(request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
     }
@@ -104,7 +111,7 @@ async fn to_its_end(request: Request, next: Next) -> Response {
 }
 
 /// What a handler answers.
-struct Reply(Result<Response, ApiError>);
+pub(super) struct Reply(Result<Response, ApiError>);
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
@@ -116,6 +123,11 @@ impl IntoResponse for Reply {
             }
         }
     }
+}
+
+/// The answer to a call that is refused.
+pub fn refused(refusal: ApiError) -> Response {
+    Reply(Err(refusal)).into_response()
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
@@ -211,7 +223,6 @@ by_body!(drain_pause, PauseDrain);
 by_body!(worker_shut_down, ShutDownWorker);
 by_body!(garbage_clear, AskGarbage);
 by_body!(machine_create, CreateMachine);
-by_body!(volume_import, ImportVolume);
 by_body!(move_start, StartMove);
 by_body!(move_plan, StartMove);
 by_body!(moves_start, StartMoves);
@@ -233,6 +244,30 @@ async fn machine_destroy<A: AgentApi>(
     match part(&text).and_then(|machine| Ok((machine, body::<DestroyMachine>(&bytes)?))) {
         Ok((machine, destroy)) => reply(api.machine_destroy(&machine, destroy).await),
         Err(e) => Reply(Err(e)),
+    }
+}
+
+async fn volume_import<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Extension(caller): Extension<Caller>,
+    bytes: Bytes,
+) -> Reply {
+    match body::<ImportVolume>(&bytes).and_then(|import| only_its_own(&caller, import)) {
+        Ok(import) => reply(api.volume_import(import).await),
+        Err(e) => Reply(Err(e)),
+    }
+}
+
+/// A worker has another one make a fork of what it serves itself, and nothing of that one's files or sockets.
+fn only_its_own(caller: &Caller, import: ImportVolume) -> Result<ImportVolume, ApiError> {
+    let over_network = ["nbd://", "nbds://"].iter().any(|scheme| import.source.starts_with(scheme));
+    match caller {
+        Caller::Worker(_) if !over_network || import.store.is_some() => {
+            let message =
+                format!("{caller} may have a volume made of what it serves only; import here as admin");
+            Err(ApiError::new(ErrorCode::Forbidden, message))
+        }
+        Caller::Worker(_) | Caller::Anybody | Caller::Local | Caller::Token { .. } => Ok(import),
     }
 }
 
@@ -407,9 +442,13 @@ async fn job_events<A: AgentApi>(
     }
 }
 
-async fn peer_export<A: AgentApi>(State(api): State<Arc<A>>, Path(copy): Path<(String, String)>) -> Reply {
+async fn peer_export<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Extension(caller): Extension<Caller>,
+    Path(copy): Path<(String, String)>,
+) -> Reply {
     match key(&copy) {
-        Ok(copy) => reply(api.peer_export(copy).await),
+        Ok(copy) => reply(api.peer_export(copy, worker_of(caller)).await),
         Err(e) => Reply(Err(e)),
     }
 }
@@ -425,14 +464,26 @@ async fn peer_root<A: AgentApi>(
     }
 }
 
+/// Which worker calls, if one does.
+fn worker_of(caller: Caller) -> Option<WorkerName> {
+    match caller {
+        Caller::Worker(name) => Some(name),
+        Caller::Anybody | Caller::Local | Caller::Token { .. } => None,
+    }
+}
+
 /// A copy as a path names it: volume and generation.
 fn key((volume, generation): &(String, String)) -> Result<VolumeKey, ApiError> {
     Ok(VolumeKey { id: part(volume)?, generation: Generation(part(generation)?) })
 }
 
-async fn no_such_call(uri: Uri) -> Reply {
-    let message =
-        format!("there is no call {} with this method; the caller may be of another version", uri.path());
+pub(super) async fn no_such_call(request: Request) -> Reply {
+    // Not even that is told to whoever is not known.
+    if let Err(refusal) = caller(&request).and_then(|caller| Asks::View.of(&caller)) {
+        return Reply(Err(refusal));
+    }
+    let path = request.uri().path();
+    let message = format!("there is no call {path} with this method; the caller may be of another version");
     Reply(Err(ApiError::new(ErrorCode::NotFound, message)))
 }
 
@@ -442,6 +493,7 @@ mod tests {
     use axum::body::Body;
     use axum::handler::Handler;
     use axum::http::Method;
+    use axum::middleware::from_fn;
     use tokio::sync::{Notify, mpsc};
 
     #[tokio::test]

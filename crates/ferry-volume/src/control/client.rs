@@ -159,6 +159,15 @@ impl Client {
         Ok(listen)
     }
 
+    /// Lets whoever has a certificate that names the URI `reader` read over TLS, beside those who were admitted before, until
+    /// the export is taken back. Nobody else may from then on.
+    ///
+    /// # Errors
+    /// The server is gone, or cannot note it.
+    pub fn admit(&mut self, reader: &str) -> Result<(), ControlError> {
+        self.done(&Request::Admit { reader: reader.to_owned() })
+    }
+
     /// Takes the export back.
     ///
     /// # Errors

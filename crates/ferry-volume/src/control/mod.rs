@@ -50,7 +50,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         live: bool,
     },
-    /// Stop listening for other workers and drop their connections.
+    /// Let one more read over TLS (durable, until withdrawn): once somebody is named, nobody else may.
+    Admit {
+        /// Who: the URI that its certificate names.
+        reader: String,
+    },
+    /// Stop listening for other workers, drop their connections, and forget who was admitted.
     Withdraw,
     /// Read what is not local from here from now on (durable).
     SetSource {

@@ -10,6 +10,9 @@ use crate::directory::{GUEST_SOCKET, VolumeConfig};
 use ferry_engine::{Command, Errno, Event, Notice, RequestKind};
 use std::net::SocketAddr;
 
+/// How many may be named who read over TLS: more than read at once, each worker of a small cluster.
+const READERS_MAX: usize = 256;
+
 /// A flush that an agent asked for.
 pub(super) struct AskedFlush {
     asker: u64,
@@ -59,6 +62,7 @@ impl Server {
             Request::ResumeHydration => Some(self.pause_hydration(false)),
             Request::HoldHydration { held } => Some(self.hold_hydration(held)),
             Request::Export { listen, live } => Some(self.export(listen, live)),
+            Request::Admit { reader } => Some(self.admit(reader)),
             Request::Withdraw => Some(self.withdraw()),
             Request::Receipt { of_generation, first_region, regions } => {
                 Some(self.receipt(of_generation, first_region, regions))
@@ -160,6 +164,20 @@ impl Server {
         }
     }
 
+    fn admit(&mut self, reader: String) -> Answer {
+        let readers = &self.store.config.readers;
+        if readers.contains(&reader) {
+            return Answer::Done;
+        }
+        if readers.len() >= READERS_MAX {
+            return refused(format!("{READERS_MAX} may read the volume already; withdraw its export first"));
+        }
+        match self.store.describe(|config| config.readers.push(reader)) {
+            Ok(()) => Answer::Done,
+            Err(e) => refused(whole_story(&e)),
+        }
+    }
+
     fn export(&mut self, listen: SocketAddr, live: bool) -> Answer {
         self.offer_live(live);
         if let Some((_, bound)) = &self.reader_door {
@@ -178,7 +196,10 @@ impl Server {
             let _ = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Both);
             self.close_connections(Door::Reader);
         }
-        match self.store.describe(|config| config.export = None) {
+        match self.store.describe(|config| {
+            config.export = None;
+            config.readers.clear();
+        }) {
             Ok(()) => Answer::Done,
             Err(e) => refused(whole_story(&e)),
         }

@@ -6,7 +6,7 @@
 
 use super::Purpose;
 use super::doors::Offer;
-use super::stream::{Received, Stream};
+use super::stream::{Peer, Received, Stream};
 use crate::buffer::{BUFFER_BYTES_MAX, Buffer, Pool};
 use crate::ring::{Descriptor, Ring};
 use crate::tls::{Credentials, Session, TlsError};
@@ -59,6 +59,8 @@ pub(super) struct Connection {
     id: u64,
     end_was_told: bool,
     credentials: Option<Credentials>,
+    /// Nothing is told to whoever is on the other side before it is known that it may read here.
+    may_read: bool,
 }
 
 impl Connection {
@@ -78,6 +80,7 @@ impl Connection {
             payload_bytes: 0,
             id,
             end_was_told: false,
+            may_read: credentials.is_none(),
             credentials,
         }
     }
@@ -203,8 +206,24 @@ impl Connection {
         }
     }
 
+    /// Refuses whom the volume is not exported for, as soon as it is known who comes.
+    fn check_reader(&mut self, offer: &Offer) -> Result<(), TlsError> {
+        if self.may_read {
+            return Ok(());
+        }
+        if let Some(Peer::Proven(peer)) = self.stream.peer() {
+            let is_reader = peer.as_ref().is_some_and(|peer| offer.readers.contains(peer));
+            if !is_reader && !offer.readers.is_empty() {
+                return Err(TlsError::NotForYou(peer.unwrap_or_else(|| "whoever it names not".to_owned())));
+            }
+            self.may_read = true;
+        }
+        Ok(())
+    }
+
     /// One step of the handshake; none when parsing may go on.
     fn shake(&mut self, offer: &Offer) -> Result<Option<Next>, ConnectionError> {
+        self.check_reader(offer)?;
         let State::Shaking(handshake) = &mut self.state else {
             unreachable!("only called while shaking hands")
         };
@@ -324,6 +343,7 @@ mod tests {
             is_live: false,
             marks: Vec::new(),
             born_from: None,
+            readers: Vec::new(),
         };
         let mut completed = Vec::new();
         connection.flow(&mut ring);

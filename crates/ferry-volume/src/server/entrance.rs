@@ -111,6 +111,7 @@ impl Server {
             is_live: self.is_live,
             marks: self.marks_of_agents().map(|(mark, _)| mark.0).collect(),
             born_from: self.born_from(),
+            readers: self.store.config.readers.clone(),
         }
     }
 

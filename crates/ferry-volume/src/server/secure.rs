@@ -131,6 +131,10 @@ impl Secured {
         self.output_bytes
     }
 
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Tries to tell the other side why the connection ends.
     pub(super) fn say_why(&self, fd: &Descriptor) {
         crate::ring::send_now(fd, self.output.iter());

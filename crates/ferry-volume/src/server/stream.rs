@@ -57,6 +57,14 @@ pub(crate) enum Received {
     Ended,
 }
 
+/// The other side of a secured stream.
+pub(crate) enum Peer {
+    /// The handshake goes on.
+    Unproven,
+    /// It is whom its certificate names, if it names anybody.
+    Proven(Option<String>),
+}
+
 impl Stream {
     pub(crate) fn new(fd: Descriptor, pool: &Pool) -> Self {
         Self {
@@ -89,6 +97,15 @@ impl Stream {
         let queued = std::mem::take(&mut self.out);
         self.out_bytes = 0;
         self.secured = Some(Box::new(Secured::new(session, &received, queued, &self.pool)));
+    }
+
+    /// Whether the other side has proved who it is, and who that is, if its certificate tells. None on a plain stream.
+    pub(crate) fn peer(&self) -> Option<Peer> {
+        let session = self.secured.as_ref()?.session();
+        Some(match session.is_shaking_hands() {
+            true => Peer::Unproven,
+            false => Peer::Proven(session.peer()),
+        })
     }
 
     /// Opens records as long as there is room for what is in them. Does nothing on a plain stream.

@@ -6,13 +6,16 @@
 //!  server-cert.pem  server-key.pem       shown to those who read from here
 //!  client-cert.pem  client-key.pem       shown to those who are read from
 //! ```
+//!
+//! Certificates are renewed while servers run: files that were replaced are read again before the next connection is made.
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 /// Why a directory of certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,12 +51,30 @@ pub enum CredentialsError {
     },
 }
 
-/// Certificates and keys, read once. Cheap to clone; keys are nowhere but in memory and in their own files.
+/// Certificates and keys as the files of a directory have them. Cheap to clone; keys are nowhere but in memory and in their own
+/// files.
 #[derive(Clone, Debug)]
 pub struct Credentials {
+    dir: Arc<Path>,
+    read: Arc<RwLock<Read>>,
+}
+
+/// What the files held when they were read.
+#[derive(Clone, Debug)]
+struct Read {
+    files: Files,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    /// Who the client's certificate says this is.
+    identity: Option<String>,
 }
+
+/// What tells whether files were replaced: the number and the time of each.
+type Files = Vec<(u64, i64, i64)>;
+
+/// The files of a directory.
+const FILES: [&str; 5] =
+    ["ca-cert.pem", "server-cert.pem", "server-key.pem", "client-cert.pem", "client-key.pem"];
 
 impl Credentials {
     /// Reads the files of a directory.
@@ -61,6 +82,61 @@ impl Credentials {
     /// # Errors
     /// A file is missing, or what it holds cannot be used.
     pub fn load(dir: &Path) -> Result<Self, CredentialsError> {
+        Ok(Self { dir: dir.into(), read: Arc::new(RwLock::new(Read::all(dir)?)) })
+    }
+
+    pub(super) fn as_server(&self) -> Arc<ServerConfig> {
+        self.now().server
+    }
+
+    pub(super) fn as_client(&self) -> Arc<ClientConfig> {
+        self.now().client
+    }
+
+    /// Who the certificate that is shown to those who are read from says this is: its first URI. None if it names none.
+    #[must_use]
+    pub fn identity(&self) -> Option<String> {
+        self.now().identity
+    }
+
+    /// What the files hold now. What cannot be used, like a certificate whose key is still to be replaced, changes nothing.
+    fn now(&self) -> Read {
+        let read = self.read.read().expect(UNBROKEN).clone();
+        let files = files(&self.dir);
+        if files == read.files {
+            return read;
+        }
+        match Read::all(&self.dir) {
+            Ok(anew) => {
+                self.read.write().expect(UNBROKEN).clone_from(&anew);
+                anew
+            }
+            Err(error) => {
+                tracing::warn!(%error, dir = %self.dir.display(), "certificates that were replaced cannot be used yet");
+                read
+            }
+        }
+    }
+}
+
+/// Nothing that is done under the lock can panic.
+const UNBROKEN: &str = "nobody panics while he holds it";
+
+fn files(dir: &Path) -> Files {
+    let about = |name| std::fs::metadata(dir.join(name)).map(|it| (it.ino(), it.mtime(), it.mtime_nsec()));
+    FILES.iter().map(|name| about(name).unwrap_or_default()).collect()
+}
+
+/// Who a certificate says its owner is: its first URI.
+pub(crate) fn identity(certificate: &CertificateDer<'_>) -> Option<String> {
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    certificate.valid_uri_names().next().map(str::to_owned)
+}
+
+impl Read {
+    fn all(dir: &Path) -> Result<Self, CredentialsError> {
+        // What is replaced while it is read is read again.
+        let files = files(dir);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let authority = dir.join("ca-cert.pem");
         let bad_authority = |cause| CredentialsError::Authority { path: authority.clone(), cause };
@@ -87,15 +163,8 @@ impl Credentials {
         let pair = Pair::read(dir, "client")?;
         let client = client.with_client_auth_cert(pair.chain.clone(), pair.key.clone_key());
         let client = client.map_err(|cause| pair.refused(cause))?;
-        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
-    }
-
-    pub(super) fn as_server(&self) -> &Arc<ServerConfig> {
-        &self.server
-    }
-
-    pub(super) fn as_client(&self) -> &Arc<ClientConfig> {
-        &self.client
+        let identity = pair.chain.first().and_then(identity);
+        Ok(Self { files, server: Arc::new(server), client: Arc::new(client), identity })
     }
 }
 

@@ -10,6 +10,7 @@
 mod credentials;
 mod wire;
 
+pub(crate) use credentials::identity;
 pub use credentials::{Credentials, CredentialsError};
 pub(crate) use wire::Wire;
 
@@ -17,7 +18,6 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use std::sync::Arc;
 
 /// Longest record on the wire, in bytes: RFC 8446, section 5.2.
 pub(crate) const RECORD_BYTES_MAX: usize = 5 + 16384 + 256;
@@ -40,6 +40,9 @@ pub enum TlsError {
         "{0:?} is not a name that a certificate can bear; write the source's host as its certificate does"
     )]
     Host(String),
+    /// Whoever came is believed, and is not whom the volume is exported for.
+    #[error("the volume is not exported for {0}; it is read by the worker that it moves to, while it does")]
+    NotForYou(String),
     /// The session has sealed as much as its keys allow.
     #[error("the connection's keys are used up; it must be made anew")]
     Exhausted,
@@ -75,12 +78,12 @@ pub(crate) enum Then {
 impl Session {
     pub(crate) fn client(credentials: &Credentials, host: &str) -> Result<Self, TlsError> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))?;
-        let connection = UnbufferedClientConnection::new(Arc::clone(credentials.as_client()), name)?;
+        let connection = UnbufferedClientConnection::new(credentials.as_client(), name)?;
         Ok(Self::Client(Box::new(connection)))
     }
 
     pub(crate) fn server(credentials: &Credentials) -> Result<Self, TlsError> {
-        let connection = UnbufferedServerConnection::new(Arc::clone(credentials.as_server()))?;
+        let connection = UnbufferedServerConnection::new(credentials.as_server())?;
         Ok(Self::Server(Box::new(connection)))
     }
 
@@ -90,6 +93,15 @@ impl Session {
             Self::Client(connection) => connection.is_handshaking(),
             Self::Server(connection) => connection.is_handshaking(),
         }
+    }
+
+    /// Who the other side is, as its certificate says; nobody before the handshake has ended, or if that names no one.
+    pub(crate) fn peer(&self) -> Option<String> {
+        let chain = match self {
+            Self::Client(connection) => connection.peer_certificates(),
+            Self::Server(connection) => connection.peer_certificates(),
+        };
+        chain.and_then(|chain| chain.first()).and_then(identity)
     }
 
     /// Opens at most one record of plaintext at the beginning of `input`. `take` gets it; what must be sent (the

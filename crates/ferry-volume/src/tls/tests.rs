@@ -266,6 +266,70 @@ mod between_servers {
         client.read_at(0, &mut [0; 4096]).unwrap();
     }
 
+    #[test]
+    fn only_the_worker_for_whom_it_is_exported_reads_a_volume() {
+        let authority = Authority::new();
+        let [w1, w2, w3] = ["w1", "w2", "w3"].map(|name| {
+            let dir = tempfile::tempdir().unwrap();
+            authority.sign_as(dir.path(), "127.0.0.1", Some(&format!("spiffe://c/worker/{name}")));
+            dir
+        });
+        let nameless = tempfile::tempdir().unwrap();
+        authority.sign(nameless.path(), "127.0.0.1");
+        let home = Server::start(w1.path().join("home"), 1, None, w1.path());
+        let (_, source) = home.fill_and_seal();
+        let read = |dir: &tempfile::TempDir| {
+            let credentials = Credentials::load(dir.path()).unwrap();
+            let connected = BlockClient::connect(uri(&source), Some(&credentials));
+            connected.and_then(|mut client| client.read_at(0, &mut [0; 4096])).is_ok()
+        };
+        assert!([&w2, &w3, &nameless].into_iter().all(read), "nobody is named yet");
+        home.control().admit("spiffe://c/worker/w2").unwrap();
+        home.control().admit("spiffe://c/worker/w2").unwrap();
+        assert!(read(&w2) && !read(&w3) && !read(&nameless));
+        home.control().admit("spiffe://c/worker/w3").unwrap();
+        assert!(read(&w2) && read(&w3) && !read(&nameless));
+        let described = crate::directory::VolumeConfig::read(&home.dir).unwrap();
+        assert_eq!(
+            described.readers,
+            ["spiffe://c/worker/w2", "spiffe://c/worker/w3"],
+            "a restart keeps them"
+        );
+        home.control().withdraw().unwrap();
+        assert!(crate::directory::VolumeConfig::read(&home.dir).unwrap().readers.is_empty());
+    }
+
+    #[test]
+    fn certificates_that_are_replaced_are_used_from_the_next_connection_on() {
+        let (tmp, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (before, after) = (Authority::new(), Authority::new());
+        before.sign(tmp.path(), "127.0.0.1");
+        after.sign(other.path(), "127.0.0.1");
+        let home = Server::start(tmp.path().join("home"), 1, None, tmp.path());
+        let (bytes, source) = home.fill_and_seal();
+        let later = Credentials::load(other.path()).unwrap();
+        assert!(BlockClient::connect(uri(&source), Some(&later)).is_err(), "nobody knows it yet");
+        let held = Credentials::load(tmp.path()).unwrap();
+        let mut open = BlockClient::connect(uri(&source), Some(&held)).unwrap();
+        // A key that is not the certificate's: what was read before counts.
+        replace(other.path(), tmp.path(), "server-key.pem");
+        assert!(BlockClient::connect(uri(&source), Some(&held)).is_ok());
+        for file in ["server-cert.pem", "client-key.pem", "client-cert.pem", "ca-cert.pem"] {
+            replace(other.path(), tmp.path(), file);
+        }
+        assert!(BlockClient::connect(uri(&source), Some(&later)).is_ok());
+        assert!(BlockClient::connect(uri(&source), Some(&held)).is_ok(), "it has read them again, too");
+        let mut all = vec![0; bytes.len()];
+        open.read_at(0, &mut all).unwrap();
+        assert!(all == bytes, "what is open goes on");
+    }
+
+    /// As whoever renews does it: whole, under a name of its own, then renamed.
+    fn replace(from: &Path, to: &Path, file: &str) {
+        std::fs::copy(from.join(file), to.join("new")).unwrap();
+        std::fs::rename(to.join("new"), to.join(file)).unwrap();
+    }
+
     /// Whether a program is here; in CI it must be.
     fn is_here(program: &str) -> bool {
         let here =

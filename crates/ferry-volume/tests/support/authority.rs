@@ -16,12 +16,20 @@ impl Authority {
 
     /// Writes a directory of certificates for a worker at `host`.
     pub fn sign(&self, dir: &Path, host: &str) {
+        self.sign_as(dir, host, None);
+    }
+
+    /// The same, and the certificates name the worker by a URI.
+    pub fn sign_as(&self, dir: &Path, host: &str, uri: Option<&str>) {
         let write =
             |name: &str, text: String| std::fs::write(dir.join(name), text).expect("a file is written");
         write("ca-cert.pem", self.0.pem());
         for side in ["server", "client"] {
             let key = rcgen::KeyPair::generate().expect("a key is made");
-            let params = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("the host is a name");
+            let mut params =
+                rcgen::CertificateParams::new(vec![host.to_owned()]).expect("the host is a name");
+            let uri = uri.map(|uri| rcgen::SanType::URI(uri.try_into().expect("a URI is ASCII")));
+            params.subject_alt_names.extend(uri);
             let certificate = params.signed_by(&key, &self.0).expect("an authority signs");
             write(&format!("{side}-cert.pem"), certificate.pem());
             write(&format!("{side}-key.pem"), key.serialize_pem());

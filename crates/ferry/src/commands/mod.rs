@@ -103,7 +103,7 @@ async fn agent_of(agent: &Client, worker: &WorkerName) -> Result<Option<Client>>
         return Ok(Some(agent.clone()));
     }
     let peer = known.peers.iter().find(|peer| peer.name == *worker);
-    Ok(peer.map(|peer| Client::new(&peer.url)).transpose()?)
+    Ok(peer.map(|peer| agent.toward(&peer.url)).transpose()?)
 }
 
 /// The agent of the worker that is meant: the one that is asked, or the named one, as that one reaches it.

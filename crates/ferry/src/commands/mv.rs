@@ -9,8 +9,8 @@ use ferry_api::{
 
 use super::job::{Followed, ending, follow, say_ending};
 use super::{agent_of, crossed};
-use crate::args::AGENT_URL_DEFAULT;
 use crate::exit::Exit;
+use crate::meant::asked;
 use crate::output::live::Live;
 use crate::output::{complain, say, say_json};
 
@@ -151,7 +151,7 @@ async fn watch(agent: &Client, json: bool, job: &Job, follow_it: bool) -> Result
 
 /// The command that shows the rest, for the same agent.
 fn watch_command(agent: &Client, job: JobId) -> String {
-    if agent.url() == AGENT_URL_DEFAULT {
+    if agent.url() == asked::usual_agent() {
         format!("ferry job watch {job}")
     } else {
         format!("ferry job watch {job} --agent {}", agent.url())

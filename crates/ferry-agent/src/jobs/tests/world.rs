@@ -579,7 +579,7 @@ impl Home for Alpha {
             .await
     }
 
-    async fn export(&self, copy: VolumeKey) -> Result<String, ApiError> {
+    async fn export(&self, copy: VolumeKey, _to: WorkerName) -> Result<String, ApiError> {
         self.change(copy, |volume| {
             assert!(!volume.retired, "a retired copy is exported again");
             volume.exported = true;
@@ -600,7 +600,7 @@ impl Home for Alpha {
         self.change(copy, |_| Ok(())).await
     }
 
-    async fn export_live(&self, copy: VolumeKey) -> Result<String, ApiError> {
+    async fn export_live(&self, copy: VolumeKey, _to: WorkerName) -> Result<String, ApiError> {
         self.change(copy, |volume| {
             assert!(!volume.sealed, "nobody writes to a sealed copy");
             Ok(format!("nbd://127.0.0.1:1/{copy}+live"))

@@ -160,6 +160,7 @@ fn a_volume_json_that_is_understood_survives_being_replaced() {
             config(r#","source":"nbd://h/V@3","born_from":3,"base":{"uri":"nbd://h/V@2","generation":2}"#)
                 .into_bytes(),
         ),
+        ("named", config(r#","readers":["spiffe://c/worker/w2"]"#).into_bytes()),
         ("image", config(r#","source":"file:///srv/disk.raw""#).into_bytes()),
     ];
     smoke::smoke("volume_json", &seeds, volume::volume_json);

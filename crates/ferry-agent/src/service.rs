@@ -1,6 +1,7 @@
 //! The agent: the door's other side, and the life of the process.
 
 use crate::arrivals::{Arrived, tell_arrived};
+use crate::cluster::{self, Cluster, ClusterError};
 use crate::config::Config;
 use crate::core::{Core, Ground};
 use crate::create;
@@ -29,16 +30,17 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs,
-    AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove,
-    ChangeSources, CopyRoot, CreateMachine, Crossing, Desired, DestroyMachine, DetachVolume, DrainPlan,
-    DrainStarted, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job,
-    JobEvents, JobId, JobJournal, JobKind, JobState, Losses, Machine, MachineId, MachineLog, MachineRef,
-    Mappings, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceVolume, PaceWorker, PauseDrain,
-    PlacementExplained, Precopy, Prepare, Reserve, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker,
-    StartDrain, StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
-    WorkerShutDown,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain,
+    AskGarbage, AskJobs, AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume,
+    AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing,
+    Desired, DestroyMachine, DetachVolume, DrainPlan, DrainStarted, ErrorCode, EventsAfter, Expect,
+    ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind,
+    JobState, Join, JoinTokenMade, Joined, Losses, Machine, MachineId, MachineLog, MachineRef, Mappings,
+    Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceVolume, PaceWorker, PauseDrain,
+    PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SPEC_VERSION,
+    SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, StepState, StopReason,
+    Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
+    VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -83,6 +85,9 @@ pub enum AgentError {
     /// A peer's URL is not one.
     #[error(transparent)]
     Peer(#[from] ClientError),
+    /// The worker's part in its cluster cannot be taken up.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The certificates cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
@@ -112,10 +117,10 @@ pub enum AgentError {
 /// # Errors
 /// It cannot start, or its journal cannot be kept.
 pub async fn run(config: Config) -> Result<(), AgentError> {
-    entrances::check(&config, false)?;
     let address = config.listen;
     let agent = Arc::new(Agent::start(config, Launcher::this_program()?).await?);
-    let entrances = entrances::open(&agent.core.config, None).await?;
+    let secured = agent.cluster.as_ref().map(Cluster::secured).transpose()?;
+    let entrances = entrances::open(&agent.core.config, secured).await?;
     tracing::info!(worker = %agent.core.config.name, %address, "the agent listens");
     let told = told_to_end().map_err(AgentError::Signals)?;
     let failing = Arc::clone(&agent);
@@ -188,6 +193,8 @@ pub struct Agent {
     core: Arc<Core>,
     jobs: Jobs,
     shutdown: Shutdown,
+    /// The worker's part in its cluster, if it belongs to one.
+    cluster: Option<Cluster>,
     clock: HostClock,
     age: AgeClock<HostClock>,
     started_at_ms: u64,
@@ -199,9 +206,14 @@ impl Agent {
     ///
     /// # Errors
     /// Another agent has the state directory; the records cannot be opened.
-    pub async fn start(config: Config, launcher: Launcher) -> Result<Self, AgentError> {
+    pub async fn start(mut config: Config, launcher: Launcher) -> Result<Self, AgentError> {
         let lock = StateLock::take(&config.state_dir)?;
+        let cluster = Cluster::open(&config)?;
+        entrances::check(&config, cluster.is_some())?;
         identity::note(&config.state_dir, &config.name)?;
+        if let Some(cluster) = &cluster {
+            config.tls = Some(cluster.tls_dir());
+        }
         let credentials = config.tls.as_deref().map(Credentials::load).transpose()?;
         let launcher = launcher.with_tls(config.tls.clone());
         let channel = Channel { listen: config.export_listen.ip(), tls: config.tls.clone() };
@@ -209,12 +221,19 @@ impl Agent {
             host: Arc::new(ThisHost::new(&config.state_dir, launcher, credentials.clone(), channel)),
             records: Records::open_held(&config.state_dir, lock)?,
             fences: Fences::open(&config.state_dir)?,
-            peers: Peers::new(&config.peers)?,
+            peers: match &cluster {
+                Some(cluster) => cluster.peers().clone(),
+                None => Peers::new(&config.peers)?,
+            },
         };
         let mut agent = Self::start_on(config, ground, credentials).await?;
         let Core { services, records, peers, .. } = &*agent.core;
-        services.open(records, peers, None, &mut agent._chores).await?;
-        Ok(agent)
+        let secured = cluster.as_ref().map(Cluster::secured).transpose()?;
+        services.open(records, peers, secured, &mut agent._chores).await?;
+        if let Some(cluster) = &cluster {
+            agent._chores.spawn(cluster.clone().keep_up());
+        }
+        Ok(Self { cluster, ..agent })
     }
 
     /// Goes on with what the records say, on ground that nobody else uses.
@@ -259,7 +278,7 @@ impl Agent {
         chores.spawn(async move { judge_arrivals(&arrived, &judges).await });
         let shutdown = Shutdown::default();
         let started_at_ms = host.now_ms();
-        Ok(Self { core, jobs, shutdown, clock, age, started_at_ms, _chores: chores })
+        Ok(Self { core, jobs, shutdown, cluster: None, clock, age, started_at_ms, _chores: chores })
     }
 
     /// What keeps this worker from being stopped, without asking the others for how long.
@@ -276,6 +295,10 @@ impl Agent {
             reason = self.core.records.failure() => reason,
             reason = self.jobs.failure() => reason,
         }
+    }
+
+    fn in_cluster(&self) -> Answer<&Cluster> {
+        self.cluster.as_ref().ok_or_else(cluster::in_none)
     }
 
     fn mover(&self) -> Mover<Core, HostClock> {
@@ -828,5 +851,33 @@ impl AgentApi for Agent {
             Ok(VolumeExport { key: copy, uri: self.core.volumes.export(copy, reader.as_ref()).await? })
         };
         answering("export", export).await
+    }
+
+    async fn cluster(&self) -> Answer<ClusterStatus> {
+        Ok(self.in_cluster()?.status().await)
+    }
+
+    async fn cluster_token(&self, ask: AskJoinToken) -> Answer<JoinTokenMade> {
+        self.in_cluster()?.token(ask).await
+    }
+
+    async fn cluster_api_token(&self, ask: AskApiToken) -> Answer<ApiTokenMade> {
+        self.in_cluster()?.api_token(ask).await
+    }
+
+    async fn cluster_revoke(&self, revoke: Revoke) -> Answer<RevokeDone> {
+        self.in_cluster()?.revoke(revoke).await
+    }
+
+    async fn cluster_join(&self, join: Join) -> Answer<Joined> {
+        self.in_cluster()?.join(join).await
+    }
+
+    async fn cluster_renew(&self, renew: Renew) -> Answer<Renewed> {
+        self.in_cluster()?.renew(renew).await
+    }
+
+    async fn peer_membership(&self, told: Membership) -> Answer<Membership> {
+        self.in_cluster()?.hear(told).await
     }
 }

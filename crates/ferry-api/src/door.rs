@@ -1,14 +1,16 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs, AskLog, AskMappings,
-    AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, CopyRoot,
-    CreateMachine, Crossing, DestroyMachine, DetachVolume, DrainPlan, DrainStarted, EventsAfter, Expect,
-    ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Losses, Machine,
-    MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain,
-    PlacementExplained, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain,
-    StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck,
-    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    AbandonSource, Activate, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage, AskJobs,
+    AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid,
+    CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing, DestroyMachine,
+    DetachVolume, DrainPlan, DrainStarted, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold,
+    ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, Losses, Machine,
+    MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain,
+    PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop,
+    ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    WorkerShutDown,
 };
 use std::future::Future;
 
@@ -227,4 +229,19 @@ pub trait AgentApi: Send + Sync + 'static {
     fn peer_testimony(&self, ask: AskTestimony) -> impl Future<Output = Answer<Testimony>> + Send;
     /// What a copy knows of the volume as it was sealed; answers at once.
     fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> impl Future<Output = Answer<CopyRoot>> + Send;
+
+    /// How the cluster stands that this worker belongs to.
+    fn cluster(&self) -> impl Future<Output = Answer<ClusterStatus>> + Send;
+    /// Keeper: a token by which a worker may join.
+    fn cluster_token(&self, ask: AskJoinToken) -> impl Future<Output = Answer<JoinTokenMade>> + Send;
+    /// Keeper: a token for people and programs.
+    fn cluster_api_token(&self, ask: AskApiToken) -> impl Future<Output = Answer<ApiTokenMade>> + Send;
+    /// Keeper: let somebody in no longer. Durable when answered, and told to all that can be reached.
+    fn cluster_revoke(&self, revoke: Revoke) -> impl Future<Output = Answer<RevokeDone>> + Send;
+    /// Keeper: take a worker in that has the secret of a token. Its token is spent, durably, before it is answered.
+    fn cluster_join(&self, join: Join) -> impl Future<Output = Answer<Joined>> + Send;
+    /// Keeper: a new certificate of the key that the roster has for a worker.
+    fn cluster_renew(&self, renew: Renew) -> impl Future<Output = Answer<Renewed>> + Send;
+    /// What a member knows of the cluster, for what this one knows.
+    fn peer_membership(&self, told: Membership) -> impl Future<Output = Answer<Membership>> + Send;
 }

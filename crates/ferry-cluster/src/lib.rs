@@ -28,7 +28,7 @@ mod tls;
 mod token;
 
 pub use authority::{
-    Authority, AuthorityError, AuthorityKey, CERTIFICATE_MS, KeyError, WorkerKey, renew_at_ms,
+    Authority, AuthorityError, AuthorityKey, CERTIFICATE_MS, KeyError, Request, WorkerKey, renew_at_ms,
 };
 pub use bearer::{Bearer, BearerError, authority_of};
 pub use fingerprint::{Fingerprint, NotAFingerprint};

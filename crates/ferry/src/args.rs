@@ -1,5 +1,6 @@
 //! What was typed. Clap knows names and shapes only; what the words mean is found out in [`crate::meant`].
 
+pub mod cluster;
 pub mod drain;
 pub mod gc;
 pub mod placement;
@@ -79,17 +80,24 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Run the agent of this worker
+    /// Run the agent of this worker, or have the worker join a cluster
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Agent {
+        /// Join a cluster instead
+        #[command(subcommand)]
+        instead: Option<cluster::Agent>,
         /// Configuration file (TOML)
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[arg(long, value_name = "FILE", required = true)]
+        config: Option<PathBuf>,
         /// Ask at this socket before and after everything that becomes durable (only a drill does that)
         #[arg(long, value_name = "SOCKET", hide = true)]
         drill: Option<PathBuf>,
     },
     /// Serve one volume (started by the agent, and outlives it)
     VolumeServer(VolumeServer),
+    /// Workers that belong together: make a cluster, let others join, revoke them, tokens for people and programs
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     /// Machines: create, start, stop, look at, destroy
     #[command(subcommand)]
     Machine(Machine),

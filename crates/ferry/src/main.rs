@@ -86,6 +86,10 @@ fn run(meant: Meant) -> Result<Exit> {
             log_to_stderr();
             in_runtime(commands::agent::run(&config, drill))
         }
+        Meant::ClusterInit { config, json } => commands::cluster::init(&config, json),
+        Meant::AgentJoin { config, token, address, json } => {
+            in_runtime(commands::cluster::join(&config, &token, address.as_deref(), json))
+        }
         Meant::MachineInit(init) => commands::agent::machine_init(&init),
         Meant::MachineProbe(words) => commands::agent::machine_probe(&words),
         Meant::VolumeServer(server) => {

@@ -2,6 +2,7 @@
 //! is asked of an agent; behind this door nothing is checked again.
 
 pub mod asked;
+mod cluster;
 mod drain;
 mod health;
 mod hooks_file;
@@ -23,11 +24,11 @@ use std::time::Duration;
 use ferry_agent::StateDir;
 use ferry_api::http::Client;
 use ferry_api::{
-    AbandonSource, AskCordon, AskGarbage, AttachVolume, CancelMove, ChangeSources, CreateMachine,
-    DestroyMachine, DetachVolume, Driver, ForkVolume, GrowVolume, Hooks, ImportVolume, JobId, MachineRef,
-    MachineSpec, MoveMode, MoveTo, NewVolume, OnSourceLoss, PaceVolume, PaceWorker, ProcessSpec,
-    RestartPolicy, ShutDownWorker, StartMove, StartMoves, TruthRef, UndoMove, VolumeName, VolumeOrigin,
-    VolumeRef, WorkerName,
+    AbandonSource, AskApiToken, AskCordon, AskGarbage, AskJoinToken, AttachVolume, CancelMove, ChangeSources,
+    CreateMachine, DestroyMachine, DetachVolume, Driver, ForkVolume, GrowVolume, Hooks, ImportVolume, JobId,
+    MachineRef, MachineSpec, MoveMode, MoveTo, NewVolume, OnSourceLoss, PaceVolume, PaceWorker, ProcessSpec,
+    RestartPolicy, Revoke, ShutDownWorker, StartMove, StartMoves, TruthRef, UndoMove, VolumeName,
+    VolumeOrigin, VolumeRef, WorkerName,
 };
 
 use crate::args::{self, Typed};
@@ -97,6 +98,24 @@ pub enum Meant {
         config: PathBuf,
         /// The socket of a drill.
         drill: Option<PathBuf>,
+    },
+    /// Make a cluster of a worker.
+    ClusterInit {
+        /// The configuration file of its agent.
+        config: PathBuf,
+        /// As JSON.
+        json: bool,
+    },
+    /// Have a worker join a cluster.
+    AgentJoin {
+        /// The configuration file of its agent.
+        config: PathBuf,
+        /// The token.
+        token: String,
+        /// Where the cluster's first worker is, if not where the token says.
+        address: Option<String>,
+        /// As JSON.
+        json: bool,
     },
     /// Be the first process of a machine, or the one that keeps it.
     MachineInit(args::MachineInit),
@@ -258,6 +277,14 @@ pub enum Question {
     },
     /// `placement explain`
     PlacementExplain(MachineRef),
+    /// `cluster status`
+    ClusterStatus,
+    /// `cluster token`
+    ClusterToken(AskJoinToken),
+    /// `cluster api-token`
+    ClusterApiToken(AskApiToken),
+    /// `cluster revoke`
+    ClusterRevoke(Revoke),
 }
 
 impl Meant {
@@ -283,7 +310,14 @@ impl Meant {
                 let state_dir = std::path::absolute(state_dir).map_err(|e| Misuse(e.to_string()))?;
                 Ok(Self::Doctor { state_dir, json })
             }
-            args::Command::Agent { config, drill } => Ok(Self::Agent { config, drill }),
+            args::Command::Agent { instead: Some(args::cluster::Agent::Join(join)), .. } => {
+                cluster::join(join)
+            }
+            args::Command::Agent { instead: None, config, drill } => {
+                let config = config.ok_or_else(|| Misuse("an agent needs its --config".to_owned()))?;
+                Ok(Self::Agent { config, drill })
+            }
+            args::Command::Cluster(typed) => cluster::question(typed),
             args::Command::MachineInit(init) => Ok(Self::MachineInit(init)),
             args::Command::MachineProbe { words } => Ok(Self::MachineProbe(words)),
             args::Command::VolumeServer(server) => Ok(Self::VolumeServer(server)),

@@ -22,7 +22,14 @@ const EDGES: &[Crate] = &[
     Crate { name: "ferry-placement", may_use: &["ferry-api", "ferry-crossing"] },
     Crate {
         name: "ferry-agent",
-        may_use: &["ferry-fsm", "ferry-api", "ferry-crossing", "ferry-placement", "ferry-volume"],
+        may_use: &[
+            "ferry-api",
+            "ferry-cluster",
+            "ferry-crossing",
+            "ferry-fsm",
+            "ferry-placement",
+            "ferry-volume",
+        ],
     },
     // The model checks the hearts of the crossing; no part of the product uses it.
     Crate { name: "ferry-model", may_use: &["ferry-fsm", "ferry-api", "ferry-crossing"] },
@@ -31,8 +38,11 @@ const EDGES: &[Crate] = &[
         name: "ferry-sim",
         may_use: &["ferry-agent", "ferry-api", "ferry-crossing", "ferry-engine", "ferry-volume"],
     },
-    // The protocol is for a source that its tests serve themselves.
-    Crate { name: "ferry", may_use: &["ferry-agent", "ferry-api", "ferry-nbd", "ferry-volume"] },
+    // The protocol is for a source that its tests serve themselves; of a cluster it knows whom a token may be shown to.
+    Crate {
+        name: "ferry",
+        may_use: &["ferry-agent", "ferry-api", "ferry-cluster", "ferry-nbd", "ferry-volume"],
+    },
     // The bench makes volumes as the agent does, and talks to their servers.
     Crate { name: "xtask", may_use: &["ferry-model", "ferry-volume"] },
     Crate {

@@ -4,14 +4,16 @@
 use super::{Inner, Reached};
 use crate::host::now_ms;
 use crate::mutex::locked;
+use crate::peers::Peers;
 use crate::records::{MachineRecord, Records, RecordsError, Touched};
 use ferry_api::http::Client;
 use ferry_api::{AgentApi, AskMappings, JobId, Mapping, Mappings, WorkerName};
 use ferry_crossing::directory::{VALID_MS, told_of};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::task::{AbortHandle, JoinSet};
 
 /// First and longest pause before a worker is asked again that did not answer.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -66,8 +68,34 @@ pub(super) async fn follow_own(
     }
 }
 
+/// Follows all other workers, those too that come later, for ever.
+pub(super) async fn follow_all(inner: Arc<Inner>, peers: Peers) {
+    let mut watch = peers.watch();
+    let mut following = JoinSet::new();
+    let mut followed: BTreeMap<WorkerName, (String, AbortHandle)> = BTreeMap::new();
+    loop {
+        let clients = watch.borrow_and_update().clone();
+        followed.retain(|name, (url, follower)| {
+            let goes_on = clients.get(name).is_some_and(|client| client.url() == url);
+            if !goes_on {
+                follower.abort();
+            }
+            goes_on
+        });
+        for (name, client) in clients {
+            if name != inner.me && !followed.contains_key(&name) {
+                let url = client.url().to_owned();
+                let follower = following.spawn(follow(Arc::clone(&inner), name.clone(), client));
+                followed.insert(name, (url, follower));
+            }
+        }
+        // The sender is `peers`.
+        let _ = watch.changed().await;
+    }
+}
+
 /// Follows what another worker tells, for ever.
-pub(super) async fn follow(inner: Arc<Inner>, worker: WorkerName, client: Client) {
+async fn follow(inner: Arc<Inner>, worker: WorkerName, client: Client) {
     let (mut known, mut pause, mut is_silent) = (0, AGAIN.0, false);
     loop {
         let ask = AskMappings { known, wait_ms: AskMappings::WAIT_MS_MAX };

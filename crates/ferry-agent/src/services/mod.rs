@@ -156,11 +156,7 @@ impl Services {
         let touched = records.touched();
         feeds::look_at_own(&self.inner, records, &reached_at).await?;
         chores.spawn(feeds::follow_own(Arc::clone(&self.inner), records.clone(), touched, reached_at));
-        for peer in peers.list().into_iter().filter(|peer| peer.name != self.inner.me) {
-            if let Ok(client) = peers.client(&peer.name) {
-                chores.spawn(feeds::follow(Arc::clone(&self.inner), peer.name, client));
-            }
-        }
+        chores.spawn(feeds::follow_all(Arc::clone(&self.inner), peers.clone()));
         chores.spawn(listen::for_workers(Arc::clone(&self.inner), others, secured));
         chores.spawn(listen::for_clients(Arc::clone(&self.inner)));
         Ok(())

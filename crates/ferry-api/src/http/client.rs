@@ -4,14 +4,16 @@ use super::courier::{Call, Courier};
 use super::tls::ClientTls;
 use super::wire::{CONNECT_TIMEOUT, Http, Unanswered, Way};
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs, AskLog,
-    AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources,
-    CopyRoot, CreateMachine, Crossing, DestroyMachine, DetachVolume, DrainPlan, DrainStarted, ErrorCode,
-    EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId,
-    JobJournal, Losses, Machine, MachineLog, MachineRef, Mappings, MovePlan, OnSourceLoss, PaceVolume,
-    PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, Reserve, SafeToStop, ServiceStatus,
-    ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
-    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage,
+    AskJobs, AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid,
+    CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing, DestroyMachine,
+    DetachVolume, DrainPlan, DrainStarted, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume,
+    Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, Losses, Machine,
+    MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain,
+    PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop,
+    ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    WorkerShutDown,
 };
 use axum::http::{HeaderValue, Method};
 use serde::Serialize;
@@ -585,6 +587,34 @@ impl AgentApi for Client {
         url.set_query(Some(&format!("known={}&wait_ms={}", ask.known, ask.wait_ms)));
         let wait = Duration::from_millis(ask.wait_ms.min(AskMappings::WAIT_MS_MAX));
         self.send(Method::GET, url, None, Some(CONNECT_TIMEOUT + wait)).await
+    }
+
+    async fn cluster(&self) -> Result<ClusterStatus, ApiError> {
+        self.get(&["cluster"]).await
+    }
+
+    async fn cluster_token(&self, ask: AskJoinToken) -> Result<JoinTokenMade, ApiError> {
+        self.post(&["cluster", "token"], &ask).await
+    }
+
+    async fn cluster_api_token(&self, ask: AskApiToken) -> Result<ApiTokenMade, ApiError> {
+        self.post(&["cluster", "api-token"], &ask).await
+    }
+
+    async fn cluster_revoke(&self, revoke: Revoke) -> Result<RevokeDone, ApiError> {
+        self.post(&["cluster", "revoke"], &revoke).await
+    }
+
+    async fn cluster_join(&self, join: Join) -> Result<Joined, ApiError> {
+        self.post(&["cluster", "join"], &join).await
+    }
+
+    async fn cluster_renew(&self, renew: Renew) -> Result<Renewed, ApiError> {
+        self.post(&["cluster", "renew"], &renew).await
+    }
+
+    async fn peer_membership(&self, told: Membership) -> Result<Membership, ApiError> {
+        self.post(&["peer", "membership"], &told).await
     }
 
     async fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> Result<CopyRoot, ApiError> {

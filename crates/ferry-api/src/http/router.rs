@@ -3,11 +3,12 @@
 use super::admit::{Asks, caller};
 use super::table::{Routes, Table};
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskCordon, AskDrain, AskGarbage, AskJobs, AskLog,
-    AskMappings, AskRoot, AskTestimony, AttachVolume, Caller, CancelMove, ChangeSources, CreateMachine,
-    DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, Hold,
-    ImportVolume, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain, Precopy, Prepare, Reserve,
-    ShutDownWorker, StartDrain, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey, WorkerName,
+    AbandonSource, Activate, AgentApi, ApiError, AskApiToken, AskCordon, AskDrain, AskGarbage, AskJobs,
+    AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, Caller, CancelMove,
+    ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume,
+    Generation, GrowVolume, Hold, ImportVolume, Join, Membership, OnSourceLoss, PaceVolume, PaceWorker,
+    PauseDrain, Precopy, Prepare, Renew, Reserve, Revoke, ShutDownWorker, StartDrain, StartMove, StartMoves,
+    UndoMove, VerifyVolume, VolumeKey, WorkerName,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -31,7 +32,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
 
 pub(super) fn routes<A: AgentApi>(api: Arc<A>) -> Routes {
     use Asks::{Admin, Operate, View, Worker, WorkerOrAdmin, WorkerOrOperate};
-    Table::new()
+    about_clusters(Table::new())
         .get("/v1/worker", View, worker::<A>)
         .post("/v1/worker/pace", Operate, worker_pace::<A>)
         .post("/v1/worker/cordon", Operate, worker_cordon::<A>)
@@ -96,6 +97,20 @@ pub(super) fn routes<A: AgentApi>(api: Arc<A>) -> Routes {
         .get("/v1/peer/exports/{volume}/{generation}", Worker, peer_export::<A>)
         .post("/v1/peer/roots/{volume}/{generation}", WorkerOrOperate, peer_root::<A>)
         .over(api)
+}
+
+/// The calls about the cluster that the worker belongs to.
+fn about_clusters<A: AgentApi>(table: Table<A>) -> Table<A> {
+    use Asks::{Admin, Nothing, View, Worker};
+    table
+        .get("/v1/cluster", View, cluster::<A>)
+        .post("/v1/cluster/token", Admin, cluster_token::<A>)
+        .post("/v1/cluster/api-token", Admin, cluster_api_token::<A>)
+        .post("/v1/cluster/revoke", Admin, cluster_revoke::<A>)
+        // These carry their proof: the secret of a token, the signature of a key that the roster has.
+        .post("/v1/cluster/join", Nothing, cluster_join::<A>)
+        .post("/v1/cluster/renew", Nothing, cluster_renew::<A>)
+        .post("/v1/peer/membership", Worker, peer_membership::<A>)
 }
 
 /// Runs a call that changes something to its end, also when the caller goes away before: what it began must not
@@ -195,6 +210,7 @@ macro_rules! plain {
 plain!(worker);
 plain!(worker_uncordon);
 plain!(bid);
+plain!(cluster);
 plain!(drain_cancel);
 plain!(worker_safe_to_stop);
 plain!(machines);
@@ -228,6 +244,12 @@ by_body!(move_plan, StartMove);
 by_body!(moves_start, StartMoves);
 by_body!(move_undo, UndoMove);
 by_body!(move_cancel, CancelMove);
+by_body!(cluster_token, AskJoinToken);
+by_body!(cluster_api_token, AskApiToken);
+by_body!(cluster_revoke, Revoke);
+by_body!(cluster_join, Join);
+by_body!(cluster_renew, Renew);
+by_body!(peer_membership, Membership);
 by_body!(peer_hold, Hold);
 by_body!(peer_reserve, Reserve);
 by_body!(peer_prepare, Prepare);

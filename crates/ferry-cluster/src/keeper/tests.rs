@@ -1,3 +1,5 @@
+//! A keeper and its joiners on real directories: what is durable when, and who is let in.
+
 use super::*;
 use crate::roster::Offered;
 use ferry_api::Role;

@@ -1,3 +1,5 @@
+//! What a roster admits and whom it believes, also whatever is asked of it in whatever order.
+
 use super::*;
 use proptest::prelude::*;
 

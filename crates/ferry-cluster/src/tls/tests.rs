@@ -1,3 +1,5 @@
+//! Handshakes in memory between workers of one cluster, of two, and those who have only a token.
+
 use super::*;
 use crate::authority::{Authority, CERTIFICATE_MS, Request, WorkerKey};
 use crate::identity::ClusterId;

@@ -3,6 +3,7 @@
 pub mod agent;
 mod attach;
 mod base;
+pub mod cluster;
 mod console;
 mod crossed;
 pub mod drain;
@@ -92,6 +93,10 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::Drain { worker, wish, follow } => drain::drain(&agent, json, &worker, wish, follow).await,
         Question::PlacementExplain(machine) => placement::explain(&agent, json, &machine).await,
         Question::WorkerShow => worker::show(&agent, json).await,
+        Question::ClusterStatus => cluster::status(&agent, json).await,
+        Question::ClusterToken(wanted) => cluster::token(&agent, json, wanted).await,
+        Question::ClusterApiToken(wanted) => cluster::api_token(&agent, json, wanted).await,
+        Question::ClusterRevoke(revoke) => cluster::revoke(&agent, json, revoke).await,
         Question::WorkerMetrics => worker::metrics(&agent).await,
     }
 }

@@ -16,7 +16,8 @@ const TOKEN: &str = "FERRY_TOKEN";
 pub fn agent(asking: &Asking) -> Result<Client, Misuse> {
     let misuse = |error: &dyn std::error::Error| Misuse(error.to_string());
     let url = asking.agent.clone().unwrap_or_else(usual_agent);
-    let (token, tls) = (token(asking)?, authority(asking)?);
+    let token = token(asking)?;
+    let tls = authority(asking, token.as_deref())?;
     let client = match &tls {
         Some(tls) if url.starts_with("https:") => {
             let client = Client::secured(&url, tls.clone()).map_err(|e| misuse(&e))?;
@@ -48,14 +49,25 @@ fn token(asking: &Asking) -> Result<Option<String>, Misuse> {
     }
 }
 
-fn authority(asking: &Asking) -> Result<Option<ClientTls>, Misuse> {
+/// Whom to believe: who was certified by the authority that is named, that of the token, or that of this host's cluster.
+fn authority(asking: &Asking, token: Option<&str>) -> Result<Option<ClientTls>, Misuse> {
     let usual = Path::new(CA_DEFAULT);
-    let Some(file) = asking.ca.as_deref().or_else(|| usual.exists().then_some(usual)) else {
-        return Ok(None);
+    let file = match (&asking.ca, token) {
+        (Some(file), _) => file,
+        (None, Some(token)) => return pinned_by(token).map(Some),
+        (None, None) if usual.exists() => usual,
+        (None, None) => return Ok(None),
     };
     let pem = read(file, "the certificate authority")?;
     let tls = ClientTls::believing(pem.as_bytes());
     tls.map(Some).map_err(|error| Misuse(format!("{}: {error}", file.display())))
+}
+
+/// A token says whom it may be shown to.
+fn pinned_by(token: &str) -> Result<ClientTls, Misuse> {
+    let misuse = |error: &dyn std::error::Error| Misuse(error.to_string());
+    let authority = ferry_cluster::authority_of(token).map_err(|error| misuse(&error))?;
+    ferry_cluster::client_with_token(authority).map(ClientTls::new).map_err(|error| misuse(&error))
 }
 
 fn read(file: &Path, what: &str) -> Result<String, Misuse> {

@@ -187,9 +187,12 @@ impl Worker {
         self.start();
     }
 
-    /// Where the agent listens, as its clients write it.
+    /// Where the agent listens, as its clients write it. One that belongs to a cluster answers strangers at its socket only.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        match self.dir.join("cluster").exists() {
+            true => format!("unix:{}", self.dir.join("agent.sock").display()),
+            false => format!("http://{}", self.address),
+        }
     }
 
     /// Its configuration file.

@@ -1,0 +1,269 @@
+//! Workers that belong together: they join by tokens, know each other by certificates, and answer nobody else.
+#![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
+
+mod support;
+
+use ferry_api::{ApiTokenMade, ClusterStatus, JoinTokenMade, MachineState, RevokeDone};
+use ferry_cluster::{Authority, Home, Request, WorkerKey};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+use support::cluster::{Cluster, Said, Worker};
+use support::until;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A cluster of one worker, whose agent runs, and others that have not joined.
+fn founded(names: &[&str]) -> Cluster {
+    let cluster = Cluster::configured(&names.iter().map(|name| (*name, "")).collect::<Vec<_>>());
+    let first = &cluster.workers[0];
+    let said = first.ferry(&["cluster", "init", "--config", first.config().to_str().unwrap()]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    first.start();
+    cluster
+}
+
+/// The same with all of them in it.
+fn joined(names: &[&str]) -> Cluster {
+    let cluster = founded(names);
+    for worker in &cluster.workers[1..] {
+        let said = join(worker, &token(&cluster.workers[0], &[]));
+        assert_eq!(said.code, Some(0), "{said:?}");
+        worker.start();
+    }
+    cluster
+}
+
+fn token(keeper: &Worker, more: &[&str]) -> String {
+    let made: JoinTokenMade = keeper.ask(&[&["cluster", "token"], more].concat());
+    made.token
+}
+
+fn join(worker: &Worker, token: &str) -> Said {
+    worker.ferry(&["agent", "join", token, "--config", worker.config().to_str().unwrap()])
+}
+
+/// A join that is refused: the sentence. It has left no part in any cluster behind.
+fn refused(worker: &Worker, words: &[&str]) -> String {
+    let config = worker.config();
+    let said = worker.ferry(&[&["agent", "join"], words, &["--config", config.to_str().unwrap()]].concat());
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(!worker.dir.join("cluster").exists());
+    said.sentence()
+}
+
+fn status(worker: &Worker) -> ClusterStatus {
+    worker.ask(&["cluster", "status"])
+}
+
+/// Waits until a worker's roster has that version.
+fn wait_for_roster(worker: &Worker, version: u64) -> ClusterStatus {
+    until(&format!("{} has roster {version}", worker.name), || {
+        Some(status(worker)).filter(|status| status.roster_version == version)
+    })
+}
+
+/// `ferry WORDS` over TLS, with a token or without.
+fn over_tls(worker: &Worker, token: Option<&str>, ca: bool, words: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferry"));
+    command.args(words).stdin(Stdio::null()).env("FERRY_AGENT", format!("https://{}", worker.address));
+    command.env_remove("FERRY_TOKEN").env_remove("FERRY_CA");
+    command.envs(token.map(|token| ("FERRY_TOKEN", token)));
+    command.envs(ca.then(|| ("FERRY_CA", worker.dir.join("cluster/tls/ca-cert.pem"))));
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+/// Gives a worker a certificate that the keeper made at another time.
+fn certify(keeper: &Worker, worker: &Worker, at_ms: u64) {
+    let read = |path| fs::read_to_string(path).unwrap();
+    let tls = worker.dir.join("cluster/tls");
+    let authority = read(keeper.dir.join("cluster/tls/ca-cert.pem"));
+    let authority = Authority::from_pem(&authority, &read(keeper.dir.join("cluster/ca-key.pem"))).unwrap();
+    let key = WorkerKey::from_pem(&read(tls.join("client-key.pem"))).unwrap();
+    let request = Request::parse(&key.request().unwrap()).unwrap();
+    let papers = Home::new(&worker.dir).papers().unwrap().unwrap();
+    let (name, url) = (worker.name.parse().unwrap(), format!("https://{}", worker.address));
+    let pem = authority.certify(&request, &papers.roster.cluster, &name, &url, at_ms).unwrap();
+    for side in ["server", "client"] {
+        fs::write(tls.join(format!("{side}-cert.pem")), &pem).unwrap();
+    }
+}
+
+#[test]
+fn a_machine_moves_between_workers_that_joined_and_nobody_else_is_answered() {
+    let cluster = joined(&["w1", "w2"]);
+    let (w1, w2) = cluster.pair();
+    let known = wait_for_roster(w1, 2);
+    assert_eq!(known.workers, wait_for_roster(w2, 2).workers);
+    assert_eq!((known.keeper.as_str(), known.workers.len()), ("w1", 2));
+    let said = w1.ferry(&["machine", "create", "web", "--volume", "data=16MiB", "--", "sleep", "1000"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    w1.moves("web", w2);
+    assert!(matches!(w2.machine("web").state, MachineState::Running { .. }));
+    w2.moves("web", w1);
+    assert!(matches!(w1.machine("web").state, MachineState::Running { .. }));
+
+    let plain = w1.ferry(&["machine", "list", "--agent", &format!("http://{}", w1.address)]);
+    assert_eq!((plain.code, &plain.stdout[..]), (Some(3), ""), "{plain:?}");
+    let stranger = over_tls(w1, None, true, &["machine", "list"]);
+    assert_eq!((stranger.code, &stranger.stdout[..]), (Some(1), ""), "{stranger:?}");
+    assert!(stranger.sentence().contains("answers only whom it knows"), "{stranger:?}");
+}
+
+#[test]
+fn a_token_that_expired_was_used_or_is_of_another_cluster_lets_nobody_in() {
+    let (ours, theirs) = (founded(&["w1", "w2", "w3"]), founded(&["x1"]));
+    let [w1, w2, w3] = &ours.workers[..] else { panic!("three") };
+    let expired = token(w1, &["--ttl", "1ms"]);
+    until("it has expired", || {
+        Some(()).filter(|()| ferry_cluster::JoinToken::parse(&expired).unwrap().expires_ms < now_ms())
+    });
+    let why = refused(w2, &[&expired]);
+    assert!(why.contains("this token has expired"), "{why}");
+
+    let once = token(w1, &[]);
+    assert_eq!(join(w2, &once).code, Some(0));
+    let why = refused(w3, &[&once]);
+    assert!(why.contains("was used already, by worker w2"), "{why}");
+
+    let address = w1.address.to_string();
+    let why = refused(w3, &[&address, "--token", &token(&theirs.workers[0], &[])]);
+    assert!(why.contains("UnknownIssuer") || why.contains("certificate"), "{why}");
+
+    let for_another = token(w1, &["--worker", "w9"]);
+    let why = refused(w3, &[&for_another]);
+    assert!(why.contains("is for the worker w9"), "{why}");
+    let why = refused(w3, &[&once[..once.len() - 3]]);
+    assert!(why.contains("cut off or mistyped"), "{why}");
+    // What went wrong before does not stand in the way of what is right.
+    let right = token(w1, &[]);
+    let said =
+        w3.ferry(&["agent", "join", &address, "--token", &right, "--config", w3.config().to_str().unwrap()]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let again = join(w3, &token(w1, &[]));
+    assert!(again.sentence().contains("belongs to cluster"), "{again:?}");
+}
+
+#[test]
+fn two_workers_of_one_name_do_not_belong_to_one_cluster() {
+    let (ours, theirs) = (joined(&["w1", "w2"]), Cluster::configured(&[("w2", "")]));
+    let (w1, twin) = (&ours.workers[0], &theirs.workers[0]);
+    let why = refused(twin, &[&token(w1, &[])]);
+    assert!(why.contains("there is a worker w2 in the cluster already"), "{why}");
+    let why = refused(twin, &[&token(w1, &["--worker", "w2", "--again"])]);
+    assert!(
+        why.contains("there is a worker w2 in the cluster already"),
+        "not while that one is a member: {why}"
+    );
+}
+
+#[test]
+fn a_worker_that_was_revoked_is_told_so_and_comes_back_only_as_a_successor() {
+    let cluster = joined(&["w1", "w2"]);
+    let (w1, w2) = cluster.pair();
+    wait_for_roster(w2, 2);
+    let done: RevokeDone = w1.ask(&["cluster", "revoke", "w2", "--reason", "stolen"]);
+    assert_eq!(done.status.workers[1].reason.as_deref(), Some("stolen"));
+    let told = wait_for_roster(w2, 3);
+    assert!(told.troubles[0].contains("worker w2 was revoked (stolen)"), "{told:?}");
+    let said = w1.ferry(&["machine", "create", "web", "--volume", "data=16MiB", "--", "sleep", "1000"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let why = w1.refusal(&["move", "web", "--to", "w2"], 1);
+    assert!(why.contains("worker w2 is not known here"), "{why}");
+
+    // It comes back, and has never heard of it.
+    let log = w2.log().len();
+    w2.restart();
+    until("it is told", || {
+        Some(status(w2))
+            .filter(|status| status.troubles.iter().any(|trouble| trouble.contains("was revoked (stolen)")))
+    });
+    assert!(!w2.log()[log..].contains("panicked"));
+    w2.kill();
+    fs::rename(w2.dir.join("cluster"), w2.dir.join("cluster.old")).unwrap();
+    let why = refused(w2, &[&token(w1, &[])]);
+    assert!(why.contains("a worker w2 was revoked") && why.contains("--again"), "{why}");
+    let said = join(w2, &token(w1, &["--worker", "w2", "--again"]));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    w2.start();
+    wait_for_roster(w2, 4);
+    w1.moves("web", w2);
+}
+
+#[test]
+fn a_certificate_is_renewed_in_time_and_also_when_it_has_expired_meanwhile() {
+    let cluster = joined(&["w1", "w2"]);
+    let (w1, w2) = cluster.pair();
+    for age_ms in [6 * DAY_MS, 30 * DAY_MS] {
+        w2.kill();
+        certify(w1, w2, now_ms() - age_ms);
+        w2.start();
+        until("it is renewed", || {
+            Some(status(w2)).filter(|now| now.certificate_until_ms > now_ms() + 6 * DAY_MS)
+        });
+        until("nothing is wrong", || Some(status(w2)).filter(|now| now.troubles.is_empty()));
+    }
+    // The keeper's own, by itself.
+    w1.kill();
+    certify(w1, w1, now_ms() - 6 * DAY_MS);
+    w1.start();
+    until("it is renewed", || {
+        Some(status(w1)).filter(|now| now.certificate_until_ms > now_ms() + 6 * DAY_MS)
+    });
+}
+
+#[test]
+fn a_clock_that_is_days_off_is_told_as_that() {
+    let cluster = founded(&["w1", "w2"]);
+    let (w1, w2) = cluster.pair();
+    let token = token(w1, &[]);
+    // As it looks to a host whose clock is four days behind the keeper's.
+    w1.kill();
+    certify(w1, w1, now_ms() + 4 * DAY_MS);
+    w1.start();
+    let why = refused(w2, &[&token]);
+    assert!(why.contains("good only in") && why.contains("set the clocks of both hosts"), "{why}");
+}
+
+#[test]
+fn api_tokens_open_what_their_role_says_on_every_worker_until_they_are_revoked() {
+    let cluster = joined(&["w1", "w2"]);
+    let (w1, w2) = cluster.pair();
+    let version = wait_for_roster(w2, 2).roster_version;
+    let make = |name: &str, role: &str| -> String {
+        let made: ApiTokenMade = w1.ask(&["cluster", "api-token", "--name", name, "--role", role]);
+        made.token
+    };
+    let (view, admin) = (make("grafana", "view"), make("root", "admin"));
+    for worker in [w1, w2] {
+        for ca in [true, false] {
+            let said = over_tls(worker, Some(&view), ca, &["machine", "list"]);
+            assert_eq!(said.code, Some(0), "the token alone says whom it may be shown to: {said:?}");
+        }
+        let said = over_tls(worker, Some(&view), true, &["machine", "create", "web", "--", "sleep", "1000"]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.sentence().contains("ask with a token of the role admin"), "{said:?}");
+    }
+    let said = over_tls(w2, Some(&admin), false, &["cluster", "token"]);
+    assert!(said.sentence().contains("does not have the cluster's key; ask w1"), "{said:?}");
+    let said = over_tls(w1, Some(&admin), false, &["cluster", "revoke", "--api-token", "grafana"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    wait_for_roster(w2, version + 1);
+    for worker in [w1, w2] {
+        let said = over_tls(worker, Some(&view), true, &["machine", "list"]);
+        assert!(said.sentence().contains("the API token grafana was revoked"), "{said:?}");
+    }
+}
+
+#[test]
+fn a_worker_without_a_cluster_says_how_to_come_into_one() {
+    let cluster = Cluster::of(&[("w1", "")]);
+    let why = cluster.workers[0].refusal(&["cluster", "status"], 1);
+    assert!(why.contains("ferry cluster init") && why.contains("ferry agent join"), "{why}");
+}

@@ -7,6 +7,7 @@ mod certificates;
 mod connections;
 mod content;
 mod control;
+mod directory;
 mod figures;
 mod fio;
 pub mod interrupt;
@@ -50,6 +51,9 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     }
     let options = Options::parse(arguments)?;
     interrupt::watch()?;
+    if options.what == What::Directory {
+        return directory::run(root, &options);
+    }
     let ferry = ferry_program(root, &options)?;
     let machine = machine::describe()?;
     let begun = jiff::Timestamp::now();
@@ -63,7 +67,7 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         What::Interruption => return interruption::run(root, &options, &ferry, dir.path()),
         What::Connections => return connections::run(root, &options, &ferry, dir.path()),
         What::Live => return live::run(root, &options, &ferry, dir.path()),
-        What::Data => {}
+        What::Data | What::Directory => {}
     }
     let mut bench = Bench { options, ferry, dir, rows: Vec::new() };
     let outcome = cells::run_all(&mut bench);

@@ -33,8 +33,8 @@ use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain,
     AskGarbage, AskJobs, AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume,
     AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing,
-    Desired, DestroyMachine, DetachVolume, DrainPlan, DrainStarted, ErrorCode, EventsAfter, Expect,
-    ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind,
+    Desired, DestroyMachine, DetachVolume, DirectoryView, DrainPlan, DrainStarted, ErrorCode, EventsAfter,
+    Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind,
     JobState, Join, JoinTokenMade, Joined, Losses, Machine, MachineId, MachineLog, MachineRef, Mappings,
     Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceVolume, PaceWorker, PauseDrain,
     PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SPEC_VERSION,
@@ -539,6 +539,11 @@ impl AgentApi for Agent {
         garbage::clear(&self.core, ask, self.age.now_ms()).await
     }
 
+    async fn directory(&self) -> Answer<DirectoryView> {
+        let about = self.core.services.about(self.bid_but(None)).await?;
+        Ok(self.core.services.view(about))
+    }
+
     async fn services(&self) -> Answer<Vec<ServiceStatus>> {
         Ok(self.core.services.list())
     }
@@ -835,7 +840,9 @@ impl AgentApi for Agent {
     }
 
     async fn peer_mappings(&self, ask: AskMappings) -> Answer<Mappings> {
-        self.core.services.told(ask).await
+        let mut told = self.core.services.told(ask).await?;
+        told.about = Some(self.core.services.about(self.bid_but(None)).await?);
+        Ok(told)
     }
 
     async fn peer_testimony(&self, ask: AskTestimony) -> Answer<Testimony> {

@@ -4,12 +4,12 @@ use crate::{
     AbandonSource, Activate, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage, AskJobs,
     AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid,
     CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, DrainPlan, DrainStarted, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold,
-    ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, Losses, Machine,
-    MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain,
-    PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop,
-    ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    DetachVolume, DirectoryView, DrainPlan, DrainStarted, EventsAfter, Expect, ForkVolume, Garbage,
+    GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, Losses,
+    Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume, PaceWorker,
+    PauseDrain, PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone,
+    SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef,
+    UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
     WorkerShutDown,
 };
 use std::future::Future;
@@ -223,6 +223,8 @@ pub trait AgentApi: Send + Sync + 'static {
         copy: VolumeKey,
         reader: Option<WorkerName>,
     ) -> impl Future<Output = Answer<VolumeExport>> + Send;
+    /// What this worker has heard of all workers and their machines.
+    fn directory(&self) -> impl Future<Output = Answer<DirectoryView>> + Send;
     /// Where the machines are of which this worker has records. Waits for a change if asked to.
     fn peer_mappings(&self, ask: AskMappings) -> impl Future<Output = Answer<Mappings>> + Send;
     /// What lies on this worker's disk about machines and volumes; answers also for what it does not know.

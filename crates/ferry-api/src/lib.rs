@@ -7,6 +7,7 @@
 //! parsed, which includes every JSON body, so nothing behind the door checks them again.
 
 mod cluster;
+mod directory;
 mod door;
 mod drain;
 mod driver;
@@ -42,6 +43,7 @@ pub use cluster::{
     ApiTokenMade, ApiTokenTold, AskApiToken, AskJoinToken, ClusterStatus, ClusterWorker, GossipKey, Join,
     JoinTokenMade, Joined, Membership, Renew, Renewed, Revoke, RevokeDone, Revoked, SignedRoster,
 };
+pub use directory::{AboutWorker, DirectoryView, KnownMachine, KnownWorker};
 pub use door::AgentApi;
 pub use drain::{
     AskDrain, Deviation, DeviationKind, DrainPlan, DrainStarted, PauseDrain, PlannedMove, StartDrain,

@@ -52,6 +52,9 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
+            /// Longest name, in bytes.
+            pub const BYTES_MAX: usize = NAME_BYTES_MAX;
+
             /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {

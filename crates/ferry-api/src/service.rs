@@ -1,7 +1,7 @@
 //! Services: what of a machine is reached over TCP on every worker that knows of it, and what workers tell each other about
 //! where it is.
 
-use crate::{Generation, MachineId, MachineName, Network, ServiceName, WorkerName};
+use crate::{AboutWorker, Generation, MachineId, MachineName, Network, ServiceName, WorkerName};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 
@@ -93,6 +93,9 @@ pub struct AskMappings {
     /// For how long, in milliseconds.
     #[serde(default)]
     pub wait_ms: u64,
+    /// Whether it is enough to be told what has changed since the revision that is known.
+    #[serde(default)]
+    pub changes: bool,
 }
 
 impl AskMappings {
@@ -100,19 +103,28 @@ impl AskMappings {
     pub const WAIT_MS_MAX: u64 = 20_000;
 }
 
-/// All mappings of which a worker has records: those of its own machines, and of those it handed over and still remembers.
+/// The mappings of which a worker has records: those of its own machines, and of those it handed over and still remembers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mappings {
     /// The worker that tells them.
     pub worker: WorkerName,
-    /// Which state of them this is. Not ordered: another number is another state.
+    /// Which state of them this is. A later one of the same agent is higher.
     pub revision: u64,
+    /// If given, this is only what has changed since that revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Machines of which nothing is told any more since then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<MachineId>,
     /// For how long they may be taken for right without asking again, in milliseconds.
     pub valid_ms: u64,
     /// `host:port` at which the worker takes connections for its machines from other workers.
     pub reached_at: String,
     /// Where its machines are.
     pub mappings: Vec<Mapping>,
+    /// What the worker says of itself. An agent that does not tell is an older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<AboutWorker>,
 }
 
 impl Mappings {

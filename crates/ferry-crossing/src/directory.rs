@@ -1,8 +1,8 @@
 //! Which machine is where: what this worker's records say, and what other workers have told.
 //!
 //! Invariants: of all that is told of a machine the highest generation is right, and of the same generation the owner's own
-//! word goes first. What a worker tells replaces all that it told before, so that nothing outlives whoever told it; what was
-//! not told again for long is collected. It is a cache: whoever acts on it asks the owner.
+//! word goes first. What a worker tells replaces all that it told before, or changes it (see [`crate::feed`]), so that nothing
+//! outlives whoever told it; what was not told again for long is collected. It is a cache: whoever acts on it asks the owner.
 
 use crate::records::{MachineRecord, Standing};
 use ferry_api::{Desired, Generation, JobId, MachineId, Mapping, Network, Presence, Service, WorkerName};
@@ -52,8 +52,25 @@ pub fn told_of(
 pub struct Known {
     /// Where it is.
     pub mapping: Mapping,
+    /// Who told that.
+    pub told_by: WorkerName,
+    /// How old that is, in milliseconds; nothing, if this worker's own records say so.
+    pub heard_ms_ago: u64,
     /// Whether its owner has said so, not too long ago. Else it is better asked.
     pub is_certain: bool,
+}
+
+/// Who has told something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Teller {
+    /// The worker.
+    pub name: WorkerName,
+    /// How long ago it last did, in milliseconds.
+    pub heard_ms_ago: u64,
+    /// Whether that may still be taken for right.
+    pub is_fresh: bool,
+    /// How many machines it has, by all that is known.
+    pub machines: usize,
 }
 
 /// Who may listen at a port.
@@ -121,6 +138,32 @@ impl Directory {
         is_new
     }
 
+    /// Takes over what has changed of what `from` told before: what it tells now, and of which machines it tells nothing any more.
+    /// It all may be taken for right for `valid_ms`. Tells whether there was anything new.
+    pub fn learn_changes(
+        &mut self,
+        from: &WorkerName,
+        (mappings, gone): (Vec<Mapping>, &[MachineId]),
+        now_ms: u64,
+        valid_ms: u64,
+    ) -> bool {
+        let heard = Heard { at_ms: now_ms, valid_until_ms: now_ms.saturating_add(valid_ms) };
+        self.heard.insert(from.clone(), heard);
+        let mut is_new = false;
+        for machine in gone {
+            let Some(tellers) = self.told.get_mut(machine) else { continue };
+            is_new |= tellers.remove(from).is_some();
+            if tellers.is_empty() {
+                self.told.remove(machine);
+            }
+        }
+        for told in mappings {
+            let tellers = self.told.entry(told.machine).or_default();
+            is_new |= tellers.insert(from.clone(), told.clone()) != Some(told);
+        }
+        is_new
+    }
+
     /// Takes over what `from` has answered when it was asked for one machine: who owns it, or that it knows nothing of it.
     pub fn correct(
         &mut self,
@@ -170,10 +213,34 @@ impl Directory {
         best.map(|(teller, told)| self.known(teller, told, now_ms)).collect()
     }
 
+    /// Who has told something, by name; this worker, too.
+    #[must_use]
+    pub fn tellers(&self, now_ms: u64) -> Vec<Teller> {
+        let mut machines: BTreeMap<&WorkerName, usize> = BTreeMap::new();
+        for (_, told) in self.told.values().filter_map(best) {
+            *machines.entry(&told.owner).or_default() += 1;
+        }
+        let tellers = self.heard.iter().map(|(name, heard)| Teller {
+            name: name.clone(),
+            heard_ms_ago: self.age_ms(name, now_ms),
+            is_fresh: *name == self.me || now_ms < heard.valid_until_ms,
+            machines: machines.get(name).copied().unwrap_or_default(),
+        });
+        tellers.collect()
+    }
+
+    fn age_ms(&self, teller: &WorkerName, now_ms: u64) -> u64 {
+        match self.heard.get(teller).filter(|_| *teller != self.me) {
+            Some(heard) => now_ms.saturating_sub(heard.at_ms),
+            None => 0,
+        }
+    }
+
     fn known(&self, teller: &WorkerName, told: &Mapping, now_ms: u64) -> Known {
         let is_fresh = || self.heard.get(teller).is_some_and(|heard| now_ms < heard.valid_until_ms);
         let is_certain = *teller == told.owner && (*teller == self.me || is_fresh());
-        Known { mapping: told.clone(), is_certain }
+        let heard_ms_ago = self.age_ms(teller, now_ms);
+        Known { mapping: told.clone(), told_by: teller.clone(), heard_ms_ago, is_certain }
     }
 
     /// Who may listen at which port: of several machines that claim it the one that was made first. The others are told
@@ -254,6 +321,22 @@ mod tests {
         assert!(directory.collect(SILENT_MS_MAX + 5) && directory.find(machine, 0).is_none());
         directory.learn(&worker("me"), vec![told(machine, "me", 3, RUNS)], 0, VALID_MS);
         assert!(!directory.collect(u64::MAX) && directory.find(machine, u64::MAX).unwrap().is_certain);
+    }
+
+    #[test]
+    fn changes_come_upon_what_was_told_and_the_age_of_what_is_known_is_told() {
+        let (a, b) = (MachineId::fresh(), MachineId::fresh());
+        let mut directory = Directory::new(worker("me"));
+        directory.learn(&worker("w1"), vec![told(a, "w1", 1, RUNS)], 10, VALID_MS);
+        let news = (vec![told(b, "w1", 1, RUNS)], &[a][..]);
+        assert!(directory.learn_changes(&worker("w1"), news, 20, VALID_MS));
+        assert!(directory.find(a, 20).is_none());
+        let known = directory.find(b, 50).unwrap();
+        assert_eq!((known.told_by, known.heard_ms_ago, known.is_certain), (worker("w1"), 30, true));
+        assert!(!directory.learn_changes(&worker("w1"), (vec![], &[]), 60, VALID_MS), "nothing is new");
+        let expected =
+            Teller { name: worker("w1"), heard_ms_ago: 40 + VALID_MS, is_fresh: false, machines: 1 };
+        assert_eq!(directory.tellers(100 + VALID_MS), [expected]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod back;
 mod change;
 pub mod directory;
 pub mod drain;
+pub mod feed;
 mod fence;
 pub mod fleet;
 pub mod foresight;

@@ -105,7 +105,7 @@ impl fmt::Display for Refusal {
 /// What is to be done with a connection that came from a client.
 #[must_use]
 pub fn decide(facts: &Facts<'_>, limits: Limits) -> Act {
-    let Some(Known { mapping, is_certain }) = facts.known else { return Act::Refuse(Refusal::Unknown) };
+    let Some(Known { mapping, is_certain, .. }) = facts.known else { return Act::Refuse(Refusal::Unknown) };
     let is_here = mapping.owner == *facts.me;
     let next = match (mapping.presence, is_here) {
         (Presence::Runs { .. }, true) => Act::Connect,
@@ -166,7 +166,7 @@ mod tests {
             network: ferry_api::Network::Host,
             presence,
         };
-        Known { mapping, is_certain }
+        Known { told_by: mapping.owner.clone(), heard_ms_ago: 0, mapping, is_certain }
     }
 
     fn me() -> WorkerName {

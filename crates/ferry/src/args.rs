@@ -114,6 +114,11 @@ pub enum Command {
     /// Where machines may go: which worker takes one, and why the others do not
     #[command(subcommand)]
     Placement(placement::Placement),
+    /// Tell which workers there are and which machines they have, as one worker has heard it, and how old that is
+    Directory {
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Jobs: look at, watch, cancel, resume
     #[command(subcommand)]
     Job(Job),

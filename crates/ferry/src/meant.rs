@@ -275,6 +275,8 @@ pub enum Question {
         /// Whether to watch it.
         follow: bool,
     },
+    /// `directory`
+    Directory,
     /// `placement explain`
     PlacementExplain(MachineRef),
     /// `cluster status`
@@ -332,6 +334,7 @@ impl Meant {
                 let ask_for = AskGarbage { retained: gc.retained };
                 ask(&gc.asking, Question::Gc(Wanted { ask: ask_for, dry_run: gc.dry_run, all: gc.all }))
             }
+            args::Command::Directory { asking } => ask(&asking, Question::Directory),
             args::Command::Truth(typed) => truth::question(typed),
             args::Command::Worker(args::Worker::Show { asking }) => ask(&asking, Question::WorkerShow),
             args::Command::Worker(args::Worker::Metrics { asking }) => ask(&asking, Question::WorkerMetrics),

@@ -3,7 +3,7 @@
 
 mod support;
 
-use ferry_api::{Machine, MachineState, Presence, ServiceStatus};
+use ferry_api::{DirectoryView, KnownMachine, Machine, MachineState, Presence, ServiceStatus};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -108,6 +108,40 @@ fn wait_served(workers: &[&Worker], port: u16) {
 
 fn services(worker: &Worker) -> Vec<ServiceStatus> {
     worker.ask(&["service", "list"])
+}
+
+/// What a worker has heard of a machine from its owner.
+fn heard(worker: &Worker, machine: &Machine) -> Option<KnownMachine> {
+    let view: DirectoryView = worker.ask(&["directory"]);
+    view.machines.into_iter().find(|known| known.mapping.machine == machine.id && known.is_certain)
+}
+
+#[test]
+fn every_worker_tells_which_workers_there_are_and_where_their_machines_are() {
+    let cluster = Cluster::of(&[("w1", ""), ("w2", ""), ("w3", "")]);
+    let [w1, w2, w3] = &cluster.workers[..] else { panic!("three workers") };
+    let machine = create(w1, cluster.dir(), fresh_port());
+    let owner = |worker| {
+        heard(worker, &machine).map(|known| (known.mapping.owner.to_string(), known.mapping.generation.0))
+    };
+    for worker in [w1, w2, w3] {
+        until("it is known where the machine is", || (owner(worker)? == ("w1".to_owned(), 1)).then_some(()));
+    }
+    let _: serde_json::Value = w1.ask(&["move", "echo", "--to", "w2"]);
+    for worker in [w1, w2, w3] {
+        until("it is known where the machine has gone", || {
+            (owner(worker)? == ("w2".to_owned(), 2)).then_some(())
+        });
+    }
+    let view: DirectoryView = w3.ask(&["directory"]);
+    let told: Vec<_> =
+        view.workers.iter().map(|worker| (worker.name.as_str(), worker.is_fresh, worker.machines)).collect();
+    assert_eq!(told, [("w1", true, 0), ("w2", true, 1), ("w3", true, 0)]);
+    assert!(
+        view.workers
+            .iter()
+            .all(|worker| worker.about.as_ref().is_some_and(|about| about.capacity.cpu_millis > 0))
+    );
 }
 
 #[test]

@@ -189,6 +189,8 @@ impl House {
         })?;
         drop(there);
         std::fs::remove_file(&file).context("cannot remove a copy")?;
+        // What is free now is told to the disk here, and not while a move is measured.
+        rustix::fs::sync();
         self.agents.ask(worker, &["machine", "start", "web"])?;
         self.settled()?;
         Ok(Some(gap))

@@ -21,8 +21,10 @@ With `--what live` it measures how long a VM writes nothing while it moves with 
 With `--what connections` it measures how long those wait who connect to a machine by both workers' proxies while it moves, and
 whether anybody is refused.
 
+With `--what directory` it measures what it costs workers to know of each other, in fleets of 20 to 1,000.
+
 options:
-  --what WHAT          data, control, interruption, live or connections (default data)
+  --what WHAT          data, control, interruption, live, connections or directory (default data)
   --used-mib N,N       interruption, connections: data of the machine, one after the other (default 1024)
   --moves N            control: moves (default 20)
   --appends N          control: appends (default 1000)
@@ -55,6 +57,8 @@ pub enum What {
     Live,
     /// Clients of a machine that moves.
     Connections,
+    /// Workers that know of each other.
+    Directory,
 }
 
 /// The caller's choice.
@@ -156,6 +160,7 @@ fn what(text: &str) -> anyhow::Result<What> {
         "interruption" => Ok(What::Interruption),
         "live" => Ok(What::Live),
         "connections" => Ok(What::Connections),
+        "directory" => Ok(What::Directory),
         other => bail!("--what is data, control, interruption, live or connections, not `{other}`"),
     }
 }

@@ -20,6 +20,8 @@ const EDGES: &[Crate] = &[
     Crate { name: "ferry-crossing", may_use: &["ferry-fsm", "ferry-api"] },
     // Whether a worker can run a machine at all is the crossing's to say, in Plan as in a bid.
     Crate { name: "ferry-placement", may_use: &["ferry-api", "ferry-crossing"] },
+    // Who is there and has news, whatever they are about.
+    Crate { name: "ferry-gossip", may_use: &["ferry-api"] },
     Crate {
         name: "ferry-agent",
         may_use: &[
@@ -27,6 +29,7 @@ const EDGES: &[Crate] = &[
             "ferry-cluster",
             "ferry-crossing",
             "ferry-fsm",
+            "ferry-gossip",
             "ferry-placement",
             "ferry-volume",
         ],
@@ -44,7 +47,7 @@ const EDGES: &[Crate] = &[
         may_use: &["ferry-agent", "ferry-api", "ferry-cluster", "ferry-nbd", "ferry-volume"],
     },
     // The bench makes volumes as the agent does, and talks to their servers.
-    Crate { name: "xtask", may_use: &["ferry-model", "ferry-volume"] },
+    Crate { name: "xtask", may_use: &["ferry-gossip", "ferry-model", "ferry-volume"] },
     Crate {
         name: "fuzz",
         may_use: &[

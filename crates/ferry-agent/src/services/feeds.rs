@@ -1,7 +1,7 @@
 //! What fills the directory: this worker's own records, and the other workers, each of which is asked for all it knows and
 //! answers when that changes. So news is pushed the moment it is durable, and pulled again if a push is lost.
 
-use super::{Inner, Reached};
+use super::{Inner, Reached, Telling};
 use crate::host::now_ms;
 use crate::mutex::locked;
 use crate::peers::Peers;
@@ -9,6 +9,7 @@ use crate::records::{MachineRecord, Records, RecordsError, Touched};
 use ferry_api::http::Client;
 use ferry_api::{AgentApi, AskMappings, JobId, Mapping, Mappings, WorkerName};
 use ferry_crossing::directory::{VALID_MS, told_of};
+use ferry_crossing::feed::Feed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub(super) async fn look_at_own(
     let jobs: BTreeSet<JobId> = records.unfinished_jobs().await?.iter().map(|job| job.id).collect();
     let told = |record: &MachineRecord| told_of(record, &inner.me, |job| jobs.contains(&job));
     let mut mappings: Vec<Mapping> = machines.iter().filter_map(told).collect();
+    let reached_at = reached_at.to_owned();
     if mappings.len() > Mappings::MACHINES_MAX {
         tracing::warn!(
             machines = mappings.len(),
@@ -37,16 +39,33 @@ pub(super) async fn look_at_own(
     }
     inner.change(|directory, now_ms| directory.learn(&inner.me, mappings.clone(), now_ms, VALID_MS));
     inner.told.send_if_modified(|told| {
-        if told.as_ref().is_some_and(|told| told.mappings == mappings) {
-            return false;
-        }
-        // The first is one that no agent before this one has told.
-        let revision = told.as_ref().map_or_else(now_ms, |told| told.revision + 1);
-        let (worker, reached_at) = (inner.me.clone(), reached_at.to_owned());
-        *told = Some(Mappings { worker, revision, valid_ms: VALID_MS, reached_at, mappings });
-        true
+        let is_first = told.is_none();
+        let telling = told.get_or_insert_with(|| Telling { feed: Feed::new(now_ms()), reached_at });
+        telling.feed.tell(mappings) || is_first
     });
     Ok(())
+}
+
+impl Inner {
+    /// Takes over what a worker told when the revision `known` was named. Gives the one that is known now.
+    fn take_over(&self, known: u64, told: Mappings) -> u64 {
+        let Mappings { worker, revision, since, gone, valid_ms, reached_at: _, mappings, about } = told;
+        if since.is_some_and(|since| since != known) {
+            // Changes of something else: all is asked for.
+            return 0;
+        }
+        if let Some(about) = about {
+            locked(&self.about).insert(worker.clone(), about);
+        }
+        self.change(|directory, now_ms| {
+            let is_new = match since {
+                Some(_) => directory.learn_changes(&worker, (mappings, &gone), now_ms, valid_ms),
+                None => directory.learn(&worker, mappings, now_ms, valid_ms),
+            };
+            is_new | directory.collect(now_ms)
+        });
+        revision
+    }
 }
 
 /// Looks at the records whenever a machine has changed, for ever.
@@ -75,6 +94,7 @@ pub(super) async fn follow_all(inner: Arc<Inner>, peers: Peers) {
     let mut followed: BTreeMap<WorkerName, (String, AbortHandle)> = BTreeMap::new();
     loop {
         let clients = watch.borrow_and_update().clone();
+        *locked(&inner.followed) = clients.keys().filter(|name| **name != inner.me).cloned().collect();
         followed.retain(|name, (url, follower)| {
             let goes_on = clients.get(name).is_some_and(|client| client.url() == url);
             if !goes_on {
@@ -98,15 +118,13 @@ pub(super) async fn follow_all(inner: Arc<Inner>, peers: Peers) {
 async fn follow(inner: Arc<Inner>, worker: WorkerName, client: Client) {
     let (mut known, mut pause, mut is_silent) = (0, AGAIN.0, false);
     loop {
-        let ask = AskMappings { known, wait_ms: AskMappings::WAIT_MS_MAX };
+        let ask = AskMappings { known, wait_ms: AskMappings::WAIT_MS_MAX, changes: true };
         match client.peer_mappings(ask).await {
             Ok(told) if told.worker == worker => {
-                (known, pause, is_silent) = (told.revision, AGAIN.0, false);
-                let reached = Reached { at: told.reached_at, tls: client.tls().cloned() };
+                (pause, is_silent) = (AGAIN.0, false);
+                let reached = Reached { at: told.reached_at.clone(), tls: client.tls().cloned() };
                 locked(&inner.reached_at).insert(worker.clone(), reached);
-                inner.change(|directory, now_ms| {
-                    directory.learn(&worker, told.mappings, now_ms, told.valid_ms) | directory.collect(now_ms)
-                });
+                known = inner.take_over(known, told);
                 continue;
             }
             Ok(told) if !is_silent => {

@@ -15,6 +15,7 @@ mod figures;
 mod forward;
 mod listen;
 mod proxy;
+mod view;
 
 use crate::config::Config;
 use crate::entrances::Secured;
@@ -23,10 +24,11 @@ use crate::peers::Peers;
 use crate::records::{Records, RecordsError};
 use ferry_api::http::ClientTls;
 use ferry_api::{
-    ApiError, AskMappings, ErrorCode, MachineId, MachineSpec, Mapping, Mappings, Network, Service,
-    ServiceStatus, WorkerName,
+    AboutWorker, ApiError, AskMappings, ErrorCode, MachineId, MachineSpec, Mapping, Mappings, Network,
+    Service, ServiceStatus, WorkerName,
 };
-use ferry_crossing::directory::{Claim, Directory, Known};
+use ferry_crossing::directory::{Claim, Directory, Known, VALID_MS};
+use ferry_crossing::feed::{Feed, Told};
 use ferry_crossing::proxy::Limits;
 use figures::{Figures, ms_since};
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,12 +96,25 @@ struct Inner {
     /// Rises whenever something is new in the directory.
     changed: watch::Sender<u64>,
     /// What this worker tells others; none before it has looked at its records, and once it closes.
-    told: watch::Sender<Option<Mappings>>,
+    told: watch::Sender<Option<Telling>>,
+    /// Whom it follows.
+    followed: Mutex<BTreeSet<WorkerName>>,
+    /// What each worker last said of itself.
+    about: Mutex<BTreeMap<WorkerName, AboutWorker>>,
+    /// What this one last said, and when.
+    said: tokio::sync::Mutex<Option<(Instant, AboutWorker)>>,
     /// Where other workers take connections for their machines.
     reached_at: Mutex<BTreeMap<WorkerName, Reached>>,
     /// Where this worker listens for which service, or why it does not.
     places: Mutex<BTreeMap<Key, Result<SocketAddr, String>>>,
     figures: Mutex<BTreeMap<Key, Arc<Figures>>>,
+}
+
+#[derive(Debug)]
+struct Telling {
+    feed: Feed,
+    /// `host:port` at which this worker takes connections for its machines from other workers.
+    reached_at: String,
 }
 
 impl Services {
@@ -125,6 +140,9 @@ impl Services {
             directory: Mutex::new(Directory::new(config.name.clone())),
             changed: watch::Sender::new(0),
             told: watch::Sender::new(None),
+            followed: Mutex::default(),
+            about: Mutex::default(),
+            said: tokio::sync::Mutex::default(),
             reached_at: Mutex::default(),
             places: Mutex::default(),
             figures: Mutex::default(),
@@ -173,15 +191,24 @@ impl Services {
     /// `Unavailable`: it does not tell anything yet, or no more.
     pub(crate) async fn told(&self, ask: AskMappings) -> Answer<Mappings> {
         let mut told = self.inner.told.subscribe();
-        let is_news = |told: &Option<Mappings>| told.as_ref().is_none_or(|told| told.revision != ask.known);
+        let is_news =
+            |told: &Option<Telling>| told.as_ref().is_none_or(|told| told.feed.revision() != ask.known);
         let wait = Duration::from_millis(ask.wait_ms);
         // Nothing new in time is an answer, too: it still holds.
         let _ = timeout(wait, told.wait_for(is_news)).await;
-        let now = told.borrow().clone();
-        now.ok_or_else(|| {
+        let told = told.borrow();
+        let Some(Telling { feed, reached_at }) = &*told else {
             let message = "this worker's agent starts or ends, or serves no services; ask again later";
-            ApiError::new(ErrorCode::Unavailable, message)
-        })
+            return Err(ApiError::new(ErrorCode::Unavailable, message));
+        };
+        let told = if ask.changes { feed.since(ask.known) } else { Told::All(feed.all()) };
+        let (since, mappings, gone) = match told {
+            Told::Same => (Some(ask.known), Vec::new(), Vec::new()),
+            Told::Changes { mappings, gone } => (Some(ask.known), mappings, gone),
+            Told::All(mappings) => (None, mappings, Vec::new()),
+        };
+        let (worker, revision, reached_at) = (self.inner.me.clone(), feed.revision(), reached_at.clone());
+        Ok(Mappings { worker, revision, since, gone, valid_ms: VALID_MS, reached_at, mappings, about: None })
     }
 
     /// All services that are known here.

@@ -1,6 +1,7 @@
 //! What the agent does to the directory of a volume: make it, look what it is, delete it.
 
 use super::VolumesError;
+use super::shrink;
 use super::view::phase as phase_of;
 use crate::config::{volume_dir, volumes_dir};
 use crate::host::Host;
@@ -152,6 +153,11 @@ pub(crate) fn remove_tree(dir: &Path) -> Result<(), VolumesError> {
     {
         // What follows tells what is in the way.
         tracing::warn!(dir = %dir.display(), reason, "a block device is left on a volume that is deleted");
+    }
+    if let Err(error) = shrink::files(dir)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(dir = %dir.display(), %error, "a copy cannot be given back bit by bit; it goes at once");
     }
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io("remove", dir)(e)),

@@ -21,6 +21,7 @@ mod precopy;
 mod proof;
 mod room;
 mod shares;
+mod shrink;
 mod unneeded;
 mod view;
 

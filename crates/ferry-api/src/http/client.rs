@@ -7,13 +7,13 @@ use crate::{
     AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage,
     AskJobs, AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid,
     CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, DrainPlan, DrainStarted, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume,
-    Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, Losses, Machine,
-    MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume, PaceWorker, PauseDrain,
-    PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop,
-    ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
-    WorkerShutDown,
+    DetachVolume, DirectoryView, DrainPlan, DrainStarted, ErrorCode, EventsAfter, Expect, ForkVolume,
+    Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined,
+    Losses, Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume,
+    PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke,
+    RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony,
+    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
+    WorkerInfo, WorkerName, WorkerShutDown,
 };
 use axum::http::{HeaderValue, Method};
 use serde::Serialize;
@@ -582,9 +582,13 @@ impl AgentApi for Client {
         self.get(&["services"]).await
     }
 
+    async fn directory(&self) -> Result<DirectoryView, ApiError> {
+        self.get(&["directory"]).await
+    }
+
     async fn peer_mappings(&self, ask: AskMappings) -> Result<Mappings, ApiError> {
         let mut url = self.url_of(&["peer", "mappings"]);
-        url.set_query(Some(&format!("known={}&wait_ms={}", ask.known, ask.wait_ms)));
+        url.set_query(Some(&format!("known={}&wait_ms={}&changes={}", ask.known, ask.wait_ms, ask.changes)));
         let wait = Duration::from_millis(ask.wait_ms.min(AskMappings::WAIT_MS_MAX));
         self.send(Method::GET, url, None, Some(CONNECT_TIMEOUT + wait)).await
     }

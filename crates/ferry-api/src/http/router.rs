@@ -48,6 +48,7 @@ pub(super) fn routes<A: AgentApi>(api: Arc<A>) -> Routes {
         .get("/v1/garbage", View, garbage::<A>)
         .post("/v1/garbage", Admin, garbage_clear::<A>)
         .get("/v1/truth/{of}", View, truth::<A>)
+        .get("/v1/directory", View, directory::<A>)
         .get("/v1/services", View, services::<A>)
         .get("/v1/machines", View, machines::<A>)
         .post("/v1/machines", Admin, machine_create::<A>)
@@ -215,6 +216,7 @@ plain!(drain_cancel);
 plain!(worker_safe_to_stop);
 plain!(machines);
 plain!(services);
+plain!(directory);
 plain!(volumes);
 by_path!(&truth);
 by_path!(&machine);

@@ -6,6 +6,7 @@ mod base;
 pub mod cluster;
 mod console;
 mod crossed;
+mod directory;
 pub mod drain;
 mod foreseen;
 pub mod gc;
@@ -92,6 +93,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::WorkerUncordon(of) => worker::uncordon(&agent, json, of.as_ref()).await,
         Question::Drain { worker, wish, follow } => drain::drain(&agent, json, &worker, wish, follow).await,
         Question::PlacementExplain(machine) => placement::explain(&agent, json, &machine).await,
+        Question::Directory => directory::show(&agent, json).await,
         Question::WorkerShow => worker::show(&agent, json).await,
         Question::ClusterStatus => cluster::status(&agent, json).await,
         Question::ClusterToken(wanted) => cluster::token(&agent, json, wanted).await,

@@ -76,7 +76,7 @@ fn service_text(of: &ServiceStatus) -> String {
     of.service.name.as_ref().map_or_else(|| port.to_string(), |name| format!("{name} ({port})"))
 }
 
-fn presence_text(presence: Presence) -> &'static str {
+pub(super) fn presence_text(presence: Presence) -> &'static str {
     match presence {
         Presence::Runs { .. } => "runs",
         Presence::Comes => "comes",

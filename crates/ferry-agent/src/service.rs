@@ -227,11 +227,12 @@ impl Agent {
             },
         };
         let mut agent = Self::start_on(config, ground, credentials).await?;
-        let Core { services, records, peers, .. } = &*agent.core;
+        let Core { services, records, peers, volumes, .. } = &*agent.core;
         let secured = cluster.as_ref().map(Cluster::secured).transpose()?;
         services.open(records, peers, secured, &mut agent._chores).await?;
         if let Some(cluster) = &cluster {
             agent._chores.spawn(cluster.clone().keep_up());
+            agent._chores.spawn(cluster.clone().expel_from(volumes.clone()));
         }
         Ok(Self { cluster, ..agent })
     }
@@ -837,6 +838,11 @@ impl AgentApi for Agent {
 
     async fn peer_release(&self, job: JobId) -> Answer<()> {
         answering("release", self.core.target.release(job)).await
+    }
+
+    async fn peer_leads(&self, job: JobId) -> Answer<Option<WorkerName>> {
+        let crossing = self.core.records.crossing(job).await?;
+        Ok(crossing.and_then(|crossing| crossing.reserve).map(|reserve| reserve.from))
     }
 
     async fn peer_mappings(&self, ask: AskMappings) -> Answer<Mappings> {

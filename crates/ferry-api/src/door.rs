@@ -216,6 +216,12 @@ pub trait AgentApi: Send + Sync + 'static {
     /// Target: undo reservation and clones. Done also for an unknown job (then nothing of it will be accepted
     /// later either); refused after `peer_activate`.
     fn peer_release(&self, job: JobId) -> impl Future<Output = Answer<()>> + Send;
+    /// Target: which worker leads a move to here, if it is known here. Not asked over a wire: it is looked up before what a worker
+    /// asks for a move is done, so that none meddles with another's.
+    fn peer_leads(&self, job: JobId) -> impl Future<Output = Answer<Option<WorkerName>>> + Send {
+        let _ = job;
+        std::future::ready(Ok(None))
+    }
     /// Source: where a sealed copy can be read now, by the worker that asks. Which one that is, is known by its connection: a
     /// client does not tell it.
     fn peer_export(

@@ -39,6 +39,17 @@ impl Courier for Socket {
     }
 }
 
+fn set_source(state: &mut State, at: At, uri: String) -> Option<Answer> {
+    let copy = state.hosts[at.host].copies.get_mut(&at.key)?;
+    let copy_of = |uri: &str| uri.rsplit('/').next().map(str::to_owned);
+    if copy.source.as_ref().is_some_and(|first| copy_of(first) != copy_of(&uri)) {
+        (copy.base, copy.born_from) = (None, None);
+    }
+    copy.source = Some(uri);
+    crate::wire::look_for_source(state, at);
+    Some(Answer::Done)
+}
+
 /// Does what is asked; nothing comes back if the server dies over it.
 fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
     match request {
@@ -70,19 +81,8 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
         }
         Request::Flush => flush(state, at),
         Request::Export { live, .. } => export(state, at, live),
-        // Nobody has certificates here.
-        Request::Admit { .. } => Some(Answer::Done),
         Request::Withdraw => withdraw(state, at),
-        Request::SetSource { uri } => {
-            let copy = state.hosts[at.host].copies.get_mut(&at.key)?;
-            let copy_of = |uri: &str| uri.rsplit('/').next().map(str::to_owned);
-            if copy.source.as_ref().is_some_and(|first| copy_of(first) != copy_of(&uri)) {
-                (copy.base, copy.born_from) = (None, None);
-            }
-            copy.source = Some(uri);
-            crate::wire::look_for_source(state, at);
-            Some(Answer::Done)
-        }
+        Request::SetSource { uri } => set_source(state, at, uri),
         Request::Grow { size_bytes } => grow(state, at, size_bytes),
         Request::SetBase { base } => crate::base::set(state, at, base),
         Request::HoldHydration { held } => {
@@ -104,7 +104,9 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
         Request::Attach { .. } => {
             Some(Answer::Attached { address: format!("/sim/volumes/{}/vhost.sock", at.key).into() })
         }
-        Request::SetBudget { .. }
+        Request::Admit { .. }
+        | Request::Expel { .. }
+        | Request::SetBudget { .. }
         | Request::SetGuard { .. }
         | Request::SetFinishBy { .. }
         | Request::SetShare { .. } => Some(Answer::Done),

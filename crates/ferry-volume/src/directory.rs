@@ -147,9 +147,9 @@ pub struct VolumeConfig {
     /// Where other workers read it; listened on again after a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub export: Option<SocketAddr>,
-    /// Who may read there over TLS, by the URI that a certificate names; empty: whoever has a certificate.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub readers: Vec<String>,
+    /// Who may read there over TLS, by the URI that a certificate names; none: whoever has a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readers: Option<Vec<String>>,
     /// The most that hydration fetches in the background a second; none: as much as goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes_per_s: Option<NonZeroU64>,
@@ -195,7 +195,7 @@ impl VolumeConfig {
             generation,
             source: None,
             export: None,
-            readers: Vec::new(),
+            readers: None,
             budget_bytes_per_s: None,
             more_sources: Vec::new(),
             loss_policy: LossPolicy::Wait,

@@ -92,6 +92,7 @@ fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
     let seeds = [
         ("export", line(&Request::Export { listen: "[fe80::1%3]:0".parse().unwrap(), live: false })),
         ("admit", line(&Request::Admit { reader: "spiffe://c/worker/w2".to_owned() })),
+        ("expel", line(&Request::Expel { reader: "spiffe://c/worker/w2".to_owned() })),
         ("export_live", line(&Request::Export { listen: "10.0.0.1:0".parse().unwrap(), live: true })),
         ("set_source", line(&Request::SetSource { uri: "nbd+unix:///x?socket=/s".into() })),
         ("add_source", line(&Request::AddSource { uri: "nbd://h/V@1".into() })),

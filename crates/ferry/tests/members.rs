@@ -3,9 +3,12 @@
 
 mod support;
 
-use ferry_api::{ApiTokenMade, ClusterStatus, JoinTokenMade, MachineState, RevokeDone};
+use ferry_api::{ApiTokenMade, ClusterStatus, JoinTokenMade, MachineState, RevokeDone, VolumeKey};
 use ferry_cluster::{Authority, Home, Request, WorkerKey};
+use ferry_volume::directory::VolumeConfig;
+use ferry_volume::{Credentials, SourceUri, client, control};
 use std::fs;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::cluster::{Cluster, Said, Worker};
@@ -194,6 +197,35 @@ fn a_worker_that_was_revoked_is_told_so_and_comes_back_only_as_a_successor() {
     w2.start();
     wait_for_roster(w2, 4);
     w1.moves("web", w2);
+}
+
+#[test]
+fn a_worker_that_was_revoked_reads_no_volume_any_more() {
+    let cluster = joined(&["w1", "w2"]);
+    let (w1, w2) = cluster.pair();
+    wait_for_roster(w2, 2);
+    let said = w1.ferry(&["machine", "create", "web", "--volume", "data=16MiB", "--", "sleep", "1000"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let volume = w1.volume("data");
+    let dir = w1.volume_dir(VolumeKey { id: volume.id, generation: volume.generation });
+    let named = ["w1", "w2"].map(|worker| format!("spiffe://{}/worker/{worker}", status(w1).cluster));
+    // As while a move to it is under way.
+    let mut control = control::Client::connect(&dir).unwrap();
+    let listen = control.export(SocketAddr::new(w1.address.ip(), 0)).unwrap();
+    named.iter().for_each(|reader| control.admit(reader).unwrap());
+    let export: SourceUri = format!("nbds://{listen}/{}@{}", volume.id, volume.generation).parse().unwrap();
+    let read = |worker: &Worker| {
+        let credentials = Credentials::load(&worker.dir.join("cluster/tls")).unwrap();
+        client::reach(&export, Some(&credentials))
+    };
+    read(w2).unwrap();
+    let _: RevokeDone = w1.ask(&["cluster", "revoke", "w2", "--reason", "lost"]);
+    until("the volume's server is told", || {
+        let readers = VolumeConfig::read(&dir).unwrap().readers;
+        readers.filter(|readers| readers[..] == named[..1])
+    });
+    assert!(read(w2).is_err());
+    read(w1).unwrap();
 }
 
 #[test]

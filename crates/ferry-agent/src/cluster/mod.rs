@@ -13,6 +13,7 @@
 //! Invariant: what is answered or told to others is on disk before.
 
 mod enter;
+mod expel;
 mod gate;
 mod keep_up;
 

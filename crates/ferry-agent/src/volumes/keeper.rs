@@ -4,6 +4,7 @@ use super::view::phase;
 use super::{Inner, VolumesError};
 use crate::config::volume_dir;
 use crate::drivers::Watch;
+use crate::mutex::locked;
 use crate::records::{Change, SourceRecord, VolumeRecord};
 use ferry_api::{AgentApi, Generation, Ownership, VolumeKey, WorkerName};
 use ferry_crossing::Subject;
@@ -314,6 +315,7 @@ impl Inner {
             }
             other => other?,
         };
+        self.keep_out(key).await;
         self.learn_size(record, &status).await?;
         self.strike_lost_forks(record, &status).await?;
         let (Some(source), Some(has)) = (&record.source, &status.source) else { return Ok(status) };
@@ -464,6 +466,17 @@ impl Inner {
                 Ok(true)
             }
             (None | Some(_), _) => Ok(true),
+        }
+    }
+
+    /// Has nobody read a copy who belongs to the cluster no more, whatever its server remembers.
+    async fn keep_out(&self, key: VolumeKey) {
+        let Some(own) = self.credentials.as_ref().and_then(Credentials::identity) else { return };
+        let expelled = locked(&self.expelled).clone();
+        for reader in expelled.iter().filter_map(|worker| named_as(&own, &self.worker, worker)) {
+            if let Err(error) = self.ask(key, move |client| client.expel(&reader)).await {
+                tracing::warn!(volume = %key, %error, "a worker that was revoked may still read a volume");
+            }
         }
     }
 

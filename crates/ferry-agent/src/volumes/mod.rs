@@ -33,6 +33,7 @@ use crate::config::{Config, volume_dir};
 use crate::drivers::LaunchError;
 use crate::fences::{FenceError, Fences};
 use crate::host::Host;
+use crate::mutex::locked;
 use crate::peers::Peers;
 use crate::records::{Change, Records, RecordsError, VolumeRecord};
 use ferry_api::{ApiError, ErrorCode, JobId, PaceVolume, Room, VolumeId, VolumeKey, VolumeName, WorkerName};
@@ -41,7 +42,7 @@ use ferry_crossing::{Fence, Subject};
 use ferry_volume::Credentials;
 use ferry_volume::control::{Client, ControlError, Phase, Status};
 use keeper::{Doomed, Keeper};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -248,6 +249,8 @@ struct Inner {
     peers: Peers,
     host: Arc<dyn Host>,
     credentials: Option<Credentials>,
+    /// Workers that belong to the cluster no more.
+    expelled: Mutex<BTreeSet<WorkerName>>,
     keepers: Mutex<BTreeMap<VolumeKey, Arc<Keeper>>>,
     /// Checks of copies that nobody serves.
     at_rest: proof::AtRest,
@@ -281,6 +284,7 @@ impl Volumes {
             peers,
             host,
             credentials,
+            expelled: Mutex::default(),
             keepers: Mutex::default(),
             at_rest: proof::AtRest::default(),
             budget_news: tokio::sync::Notify::new(),
@@ -424,6 +428,18 @@ impl Volumes {
             }
         };
         Ok(self.inner.export_uri(key, address))
+    }
+
+    /// Lets those workers, and no others, read nothing here any more, whatever they were admitted to: they were revoked.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn expel(&self, revoked: BTreeSet<WorkerName>) -> Result<(), VolumesError> {
+        let before = std::mem::replace(&mut *locked(&self.inner.expelled), revoked.clone());
+        if !revoked.is_subset(&before) {
+            self.inner.records.volumes().await?.iter().for_each(|record| self.poke(record.key()));
+        }
+        Ok(())
     }
 
     /// Exports a copy no longer. A server that does not run is started for it: it would listen again by itself.

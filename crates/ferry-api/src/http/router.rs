@@ -6,9 +6,9 @@ use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskApiToken, AskCordon, AskDrain, AskGarbage, AskJobs,
     AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, Caller, CancelMove,
     ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume,
-    Generation, GrowVolume, Hold, ImportVolume, Join, Membership, OnSourceLoss, PaceVolume, PaceWorker,
-    PauseDrain, Precopy, Prepare, Renew, Reserve, Revoke, ShutDownWorker, StartDrain, StartMove, StartMoves,
-    UndoMove, VerifyVolume, VolumeKey, WorkerName,
+    Generation, GrowVolume, Hold, ImportVolume, JobId, Join, Membership, OnSourceLoss, PaceVolume,
+    PaceWorker, PauseDrain, Precopy, Prepare, Renew, Reserve, Revoke, ShutDownWorker, StartDrain, StartMove,
+    StartMoves, UndoMove, VerifyVolume, VolumeKey, WorkerName,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -208,6 +208,58 @@ macro_rules! plain {
     };
 }
 
+/// Gives a handler for what the worker that leads a move asks of its target: which job it is about, and what is asked.
+macro_rules! for_a_move {
+    ($handler:ident) => {
+        async fn $handler<A: AgentApi>(
+            State(api): State<Arc<A>>,
+            Extension(caller): Extension<Caller>,
+            Path(text): Path<String>,
+        ) -> Reply {
+            let of_its_own = async {
+                let job = part(&text)?;
+                leads(&*api, &caller, job, None).await?;
+                api.$handler(job).await
+            };
+            reply(of_its_own.await)
+        }
+    };
+    ($handler:ident, $body:ty, $about:expr) => {
+        async fn $handler<A: AgentApi>(
+            State(api): State<Arc<A>>,
+            Extension(caller): Extension<Caller>,
+            bytes: Bytes,
+        ) -> Reply {
+            let of_its_own = async {
+                let asked = body::<$body>(&bytes)?;
+                let about: fn(&$body) -> (JobId, Option<&WorkerName>) = $about;
+                let (job, from) = about(&asked);
+                leads(&*api, &caller, job, from).await?;
+                api.$handler(asked).await
+            };
+            reply(of_its_own.await)
+        }
+    };
+}
+
+/// Refuses a worker what only the one that leads the move may ask; `from` is the one that the call itself names.
+async fn leads<A: AgentApi>(
+    api: &A,
+    caller: &Caller,
+    job: JobId,
+    from: Option<&WorkerName>,
+) -> Result<(), ApiError> {
+    let Caller::Worker(name) = caller else { return Ok(()) };
+    let known = api.peer_leads(job).await?;
+    match known.as_ref().into_iter().chain(from).find(|leader| *leader != name) {
+        None => Ok(()),
+        Some(leader) => {
+            let message = format!("move {job} is led by worker {leader}, not by {name}; have that one ask");
+            Err(ApiError::new(ErrorCode::Forbidden, message))
+        }
+    }
+}
+
 plain!(worker);
 plain!(worker_uncordon);
 plain!(bid);
@@ -229,11 +281,6 @@ by_path!(job);
 by_path!(job_journal);
 by_path!(job_cancel);
 by_path!(job_resume);
-by_path!(peer_crossing);
-by_path!(peer_boot);
-by_path!(peer_forsake);
-by_path!(peer_settle);
-by_path!(peer_release);
 by_body!(worker_cordon, AskCordon);
 by_body!(drain_plan, AskDrain);
 by_body!(drain_start, StartDrain);
@@ -252,13 +299,18 @@ by_body!(cluster_revoke, Revoke);
 by_body!(cluster_join, Join);
 by_body!(cluster_renew, Renew);
 by_body!(peer_membership, Membership);
-by_body!(peer_hold, Hold);
-by_body!(peer_reserve, Reserve);
-by_body!(peer_prepare, Prepare);
-by_body!(peer_precopy, Precopy);
-by_body!(peer_expect, Expect);
-by_body!(peer_activate, Activate);
 by_body!(peer_testimony, AskTestimony);
+for_a_move!(peer_crossing);
+for_a_move!(peer_boot);
+for_a_move!(peer_forsake);
+for_a_move!(peer_settle);
+for_a_move!(peer_release);
+for_a_move!(peer_hold, Hold, |hold| (hold.reserve.job, Some(&hold.reserve.from)));
+for_a_move!(peer_reserve, Reserve, |reserve| (reserve.job, Some(&reserve.from)));
+for_a_move!(peer_prepare, Prepare, |prepare| (prepare.job, None));
+for_a_move!(peer_precopy, Precopy, |precopy| (precopy.job, None));
+for_a_move!(peer_expect, Expect, |expect| (expect.job, None));
+for_a_move!(peer_activate, Activate, |activate| (activate.job, None));
 
 async fn machine_destroy<A: AgentApi>(
     State(api): State<Arc<A>>,

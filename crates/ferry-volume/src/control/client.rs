@@ -168,6 +168,14 @@ impl Client {
         self.done(&Request::Admit { reader: reader.to_owned() })
     }
 
+    /// Lets whoever was admitted by that URI read no more, and drops its connections.
+    ///
+    /// # Errors
+    /// The server is gone, or cannot note it.
+    pub fn expel(&mut self, reader: &str) -> Result<(), ControlError> {
+        self.done(&Request::Expel { reader: reader.to_owned() })
+    }
+
     /// Takes the export back.
     ///
     /// # Errors

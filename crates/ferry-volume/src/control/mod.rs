@@ -55,6 +55,11 @@ pub enum Request {
         /// Who: the URI that its certificate names.
         reader: String,
     },
+    /// Let it read no more (durable), and drop its connections. Done, too, if it was not admitted.
+    Expel {
+        /// Who, as it was admitted.
+        reader: String,
+    },
     /// Stop listening for other workers, drop their connections, and forget who was admitted.
     Withdraw,
     /// Read what is not local from here from now on (durable).

@@ -2,6 +2,7 @@
 
 use super::Server;
 use super::asks::Asker;
+use super::connection::Connection;
 use super::doors::Door;
 use super::requests::Origin;
 use crate::SourceUri;
@@ -63,6 +64,7 @@ impl Server {
             Request::HoldHydration { held } => Some(self.hold_hydration(held)),
             Request::Export { listen, live } => Some(self.export(listen, live)),
             Request::Admit { reader } => Some(self.admit(reader)),
+            Request::Expel { reader } => Some(self.expel(&reader)),
             Request::Withdraw => Some(self.withdraw()),
             Request::Receipt { of_generation, first_region, regions } => {
                 Some(self.receipt(of_generation, first_region, regions))
@@ -165,14 +167,28 @@ impl Server {
     }
 
     fn admit(&mut self, reader: String) -> Answer {
-        let readers = &self.store.config.readers;
+        let readers = self.store.config.readers.as_deref().unwrap_or_default();
         if readers.contains(&reader) {
             return Answer::Done;
         }
         if readers.len() >= READERS_MAX {
             return refused(format!("{READERS_MAX} may read the volume already; withdraw its export first"));
         }
-        match self.store.describe(|config| config.readers.push(reader)) {
+        self.described(|config| config.readers.get_or_insert_default().push(reader))
+    }
+
+    fn expel(&mut self, reader: &str) -> Answer {
+        let theirs = |(door, connection): &(Door, Connection)| {
+            *door == Door::Reader && connection.peer().is_some_and(|peer| peer == reader)
+        };
+        self.close_those(theirs);
+        self.described(|config| {
+            config.readers.iter_mut().for_each(|readers| readers.retain(|other| other != reader));
+        })
+    }
+
+    fn described(&mut self, change: impl FnOnce(&mut VolumeConfig)) -> Answer {
+        match self.store.describe(change) {
             Ok(()) => Answer::Done,
             Err(e) => refused(whole_story(&e)),
         }
@@ -196,13 +212,7 @@ impl Server {
             let _ = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Both);
             self.close_connections(Door::Reader);
         }
-        match self.store.describe(|config| {
-            config.export = None;
-            config.readers.clear();
-        }) {
-            Ok(()) => Answer::Done,
-            Err(e) => refused(whole_story(&e)),
-        }
+        self.described(|config| (config.export, config.readers) = (None, None))
     }
 
     fn set_source(&mut self, uri: &str) -> Answer {

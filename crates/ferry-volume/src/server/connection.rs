@@ -142,6 +142,14 @@ impl Connection {
         Next::Close
     }
 
+    /// Who has come over TLS, as its certificate says.
+    pub(super) fn peer(&self) -> Option<String> {
+        match self.stream.peer() {
+            Some(Peer::Proven(peer)) => peer,
+            Some(Peer::Unproven) | None => None,
+        }
+    }
+
     pub(super) fn negotiated(&self) -> Option<&Negotiated> {
         match &self.state {
             State::Serving(negotiated) => Some(negotiated),
@@ -212,8 +220,8 @@ impl Connection {
             return Ok(());
         }
         if let Some(Peer::Proven(peer)) = self.stream.peer() {
-            let is_reader = peer.as_ref().is_some_and(|peer| offer.readers.contains(peer));
-            if !is_reader && !offer.readers.is_empty() {
+            let is_among = |readers: &Vec<String>| peer.as_ref().is_some_and(|peer| readers.contains(peer));
+            if !offer.readers.as_ref().is_none_or(is_among) {
                 return Err(TlsError::NotForYou(peer.unwrap_or_else(|| "whoever it names not".to_owned())));
             }
             self.may_read = true;
@@ -343,7 +351,7 @@ mod tests {
             is_live: false,
             marks: Vec::new(),
             born_from: None,
-            readers: Vec::new(),
+            readers: None,
         };
         let mut completed = Vec::new();
         connection.flow(&mut ring);

@@ -68,8 +68,8 @@ pub(crate) struct Offer {
     pub(crate) marks: Vec<u64>,
     /// The generation of the copy that it was made from, if it is known in what it differs from that.
     pub(crate) born_from: Option<u64>,
-    /// Who may read over TLS, by what certificates name; empty: whoever has one.
-    pub(crate) readers: Vec<String>,
+    /// Who may read over TLS, by what certificates name; none: whoever has one.
+    pub(crate) readers: Option<Vec<String>>,
 }
 
 /// Whether an export's name is that of a snapshot of a volume of ours (see [`Offer::snapshot_name`]).
@@ -189,7 +189,7 @@ mod tests {
             is_live: false,
             marks: Vec::new(),
             born_from: None,
-            readers: Vec::new(),
+            readers: None,
         }
     }
 

@@ -338,8 +338,13 @@ impl Server {
 
     /// Drops the connections that came through a door.
     pub(super) fn close_connections(&mut self, through: Door) {
+        self.close_those(|(door, _)| *door == through);
+    }
+
+    /// Drops those connections.
+    pub(super) fn close_those(&mut self, are: impl Fn(&(Door, Connection)) -> bool) {
         let ids: Vec<u64> =
-            self.connections.iter().filter(|(_, (door, _))| *door == through).map(|(&id, _)| id).collect();
+            self.connections.iter().filter(|(_, connection)| are(connection)).map(|(&id, _)| id).collect();
         for id in ids {
             self.with_connection(id, Connection::close);
         }

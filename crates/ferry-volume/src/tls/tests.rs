@@ -290,13 +290,16 @@ mod between_servers {
         home.control().admit("spiffe://c/worker/w3").unwrap();
         assert!(read(&w2) && read(&w3) && !read(&nameless));
         let described = crate::directory::VolumeConfig::read(&home.dir).unwrap();
-        assert_eq!(
-            described.readers,
-            ["spiffe://c/worker/w2", "spiffe://c/worker/w3"],
-            "a restart keeps them"
-        );
+        let both = ["w2", "w3"].map(|name| format!("spiffe://c/worker/{name}"));
+        assert_eq!(described.readers, Some(both.to_vec()), "a restart keeps them");
+        let credentials = Credentials::load(w3.path()).unwrap();
+        let mut open = BlockClient::connect(uri(&source), Some(&credentials)).unwrap();
+        open.read_at(0, &mut [0; 4096]).unwrap();
+        both.iter().for_each(|reader| home.control().expel(reader).unwrap());
+        assert!(open.read_at(0, &mut [0; 4096]).is_err(), "what was open is closed");
+        assert!(![&w2, &w3, &nameless].into_iter().any(read), "nobody may any more");
         home.control().withdraw().unwrap();
-        assert!(crate::directory::VolumeConfig::read(&home.dir).unwrap().readers.is_empty());
+        assert_eq!(crate::directory::VolumeConfig::read(&home.dir).unwrap().readers, None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::support::{QEMU_IO, needs, qemu_io, run, skip, test_name, text};
 use super::{MIB, NAME_RULE, belongings, create};
 use ferry_api::{Machine, MachineState, WorkerInfo};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// `ferry agent` must end with exit code 1 and one sentence, which is answered.
@@ -94,6 +95,53 @@ fn a_wrong_configuration_is_refused_with_file_line_and_field() {
     let sentence = "check the path: No such file or directory (os error 2)";
     let missing_text = missing.display();
     assert_eq!(agent_refusal(&missing), format!("cannot read the configuration {missing_text}; {sentence}"));
+}
+
+#[test]
+fn an_agent_without_a_cluster_refuses_to_be_reached_by_others_unless_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ferry.toml");
+    let begin = "name = \"w1\"\nstate_dir = \"state\"\n";
+    let cases = [
+        (
+            "listen = \"0.0.0.0:7433\"\nadvertise = \"w1.example\"\n",
+            "the agent would obey whoever reaches 0.0.0.0:7433; join a cluster (ferry agent join), or let `listen` be an \
+             address like 127.0.0.1:7433, or say `insecure = true` in the configuration if nobody else reaches it",
+        ),
+        (
+            "listen = \"127.0.0.1:7433\"\nexport_listen = \"0.0.0.0:0\"\n",
+            "volumes would be read by whoever reaches 0.0.0.0:0; join a cluster (ferry agent join), or give `tls`, or let \
+             `export_listen` be an address like 127.0.0.1:0, or say `insecure = true` in the configuration",
+        ),
+    ];
+    for (lines, sentence) in cases {
+        fs::write(&file, format!("{begin}{lines}")).unwrap();
+        assert_eq!(agent_refusal(&file), sentence, "{lines}");
+    }
+}
+
+#[test]
+fn an_agent_is_asked_at_its_socket_by_its_own_user_and_leaves_none_behind() {
+    let cluster = Cluster::of(&[("w1", "")]);
+    let w1 = &cluster.workers[0];
+    let socket = w1.dir.join("agent.sock");
+    assert_eq!(fs::metadata(&socket).unwrap().mode() & 0o777, 0o600);
+    let url = format!("unix:{}", socket.display());
+    let info: WorkerInfo = w1.ask(&["worker", "show", "--agent", &url]);
+    assert_eq!(info.name.as_str(), "w1");
+    let said = w1.ferry(&["worker", "cordon", "--agent", &url]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    // One that was killed is followed by one that listens there again.
+    w1.restart();
+    let info: WorkerInfo = w1.ask(&["worker", "show", "--agent", &url]);
+    assert!(info.cordon.is_some(), "{info:?}");
+    let said = w1.ferry(&["worker", "shutdown", "--agent", &url]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(w1.wait_for_end().success());
+    assert!(!socket.exists(), "nobody listens there any more");
+    let said = w1.ferry(&["worker", "show", "--agent", &url]);
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert!(said.sentence().contains(&url), "{said:?}");
 }
 
 #[test]

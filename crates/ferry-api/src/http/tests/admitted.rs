@@ -3,7 +3,7 @@
 use super::house::House;
 use crate::http::wire::{Http, Way};
 use crate::http::{Asks, Client, router};
-use crate::{AgentApi, ErrorCode, Role};
+use crate::{AgentApi, ErrorCode, Generation, JobId, MachineId, MachineSpec, Reserve, Role};
 use axum::http::{HeaderValue, Method};
 use std::sync::Arc;
 
@@ -80,8 +80,34 @@ async fn a_refusal_says_which_role_would_do() {
     let refusal = house.worker("w2").worker_uncordon().await.unwrap_err();
     assert!(refusal.message.starts_with("worker w2 may not"), "{refusal}");
     let local = Client::new(&house.socket_url()).unwrap();
-    let refusal = local.peer_boot(crate::JobId::fresh()).await.unwrap_err();
+    let refusal = local.peer_boot(JobId::fresh()).await.unwrap_err();
     assert!(refusal.message.contains("which workers ask of each other"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_worker_speaks_for_itself_only() {
+    let house = House::build().await;
+    let refusal = house.worker("w3").peer_reserve(reserve("w2")).await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::Forbidden, "{refusal}");
+    assert!(refusal.message.contains("is led by worker w2, not by w3"), "{refusal}");
+    let passed = house.worker("w2").peer_reserve(reserve("w2")).await.unwrap_err();
+    assert_eq!(passed.code, ErrorCode::VersionMismatch, "it is answered with an empty list: {passed}");
+}
+
+/// What a source asks first.
+fn reserve(from: &str) -> Reserve {
+    Reserve {
+        job: JobId::fresh(),
+        from: from.parse().unwrap(),
+        api_version: crate::API_VERSION,
+        machine: MachineId::fresh(),
+        machine_name: "web".parse().unwrap(),
+        machine_generation: Generation(2),
+        spec: MachineSpec::process("true", [""; 0]),
+        created_at_ms: 1,
+        volumes: Vec::new(),
+        undo_unhealthy: false,
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::certificates::Authority;
 use super::house::House;
 use crate::http::Client;
-use crate::{AgentApi, ErrorCode};
+use crate::{AgentApi, ErrorCode, ImportVolume};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -141,6 +141,29 @@ async fn another_agent_is_called_with_what_is_said_of_others() {
     *house.book.last.lock().unwrap() = None;
     here.toward(&format!("http://{}", house.open)).unwrap().machines().await.unwrap();
     assert_eq!(house.book.last(), None, "what is not secured is told no token");
+}
+
+#[tokio::test]
+async fn a_worker_has_another_one_import_what_is_read_over_a_network_only() {
+    let house = House::build().await;
+    let import = |source: &str| ImportVolume {
+        id: None,
+        name: "copy".parse().unwrap(),
+        source: source.to_owned(),
+        size_bytes: None,
+        region_bytes: None,
+        store: None,
+        direct: false,
+    };
+    let worker = house.worker("w2");
+    for source in ["/etc/shadow", "file:///dev/sda", "nbd+unix:///?socket=/run/x"] {
+        let refusal = worker.volume_import(import(source)).await.unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::Forbidden, "{source}");
+    }
+    let passed = worker.volume_import(import("nbds://10.0.0.1:7000/V@1~S")).await.unwrap_err();
+    assert_eq!(passed.code, ErrorCode::VersionMismatch, "it is answered with an empty list: {passed}");
+    let passed = house.by_token("admin").volume_import(import("/srv/disk.raw")).await.unwrap_err();
+    assert_eq!(passed.code, ErrorCode::VersionMismatch, "{passed}");
 }
 
 #[test]

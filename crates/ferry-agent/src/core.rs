@@ -191,8 +191,8 @@ impl Home for Core {
         Ok(self.machines.send_memory(machine, to).await?)
     }
 
-    async fn let_memory_go(&self, machine: MachineId) -> Answer<Option<Memory>> {
-        Ok(self.machines.let_memory_go(machine).await?)
+    async fn let_memory_go(&self, machine: MachineId, job: JobId) -> Answer<Option<Memory>> {
+        Ok(self.machines.let_memory_go(machine, job).await?)
     }
 
     async fn keep_memory(&self, machine: MachineId) -> Answer<()> {

@@ -12,7 +12,7 @@ use crate::drivers::oci::images::Images;
 use crate::drivers::qemu::MONITOR_SOCKET;
 use crate::drivers::{
     Channel, Driver, DriverError, Gates, Holds, LaunchError, Launcher, MicroVmDriver, OciDriver,
-    ProcessDriver, QemuDriver, Vmm, Watch, filesystem, isolated, oci,
+    ProcessDriver, QemuDriver, Vmm, Watch, filesystem, isolated, oci, tap,
 };
 use crate::lying::{self, Lying, Running};
 use crate::machines::LOG;
@@ -267,9 +267,13 @@ impl Host for ThisHost {
 
     fn remove_machine_dir(&self, machine: MachineId) -> Doing<'_, io::Result<()>> {
         let dir = self.state_dir.join("machines").join(machine.to_string());
-        blocking(move || match std::fs::remove_dir_all(dir) {
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+        blocking(move || {
+            // Its name is that of the directory, so nobody finds it after that.
+            tap::remove_of(&dir);
+            match std::fs::remove_dir_all(dir) {
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
         })
     }
 

@@ -1,6 +1,6 @@
 //! What this host has for machines, and how busy it is, as its kernel tells.
 
-use ferry_api::Frontend;
+use ferry_api::{Capacity, Frontend};
 use std::fs::File;
 use std::io;
 
@@ -32,6 +32,12 @@ impl Means {
             memory_bytes: memory_bytes(&memory).ok_or_else(|| odd("/proc/meminfo"))?,
             busy_cpu_millis: load_millis(&load).ok_or_else(|| odd("/proc/loadavg"))?,
         })
+    }
+
+    /// What of them machines can have, if they have all.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        Capacity { cpu_millis: self.cpu_millis, memory_bytes: self.memory_bytes }
     }
 }
 

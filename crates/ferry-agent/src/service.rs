@@ -455,6 +455,7 @@ impl AgentApi for Agent {
             state_dir: config.state_dir.clone(),
             listen: config.listen.to_string(),
             room: self.core.volumes.room().await?,
+            has: self.core.host.means().ok().map(|means| means.capacity()),
             region: config.region.clone(),
             labels: config.labels.clone(),
             cordon: set.cordon_now(),

@@ -84,13 +84,16 @@ impl Target {
         }
     }
 
-    /// Removes what is left of moves whose release was cut off. What cannot be deleted is left for the next time.
+    /// Removes what is left of moves whose release was cut off: copies, and what waits for memory. What cannot be deleted is left for the
+    /// next time.
     ///
     /// # Errors
     /// The records cannot be read.
     pub async fn clean_up(&self) -> Answer<()> {
         let volumes = self.records.volumes().await?;
-        for job in volumes.iter().filter_map(target::reserved_by).collect::<BTreeSet<_>>() {
+        let mut left: BTreeSet<JobId> = volumes.iter().filter_map(target::reserved_by).collect();
+        left.extend(self.records.crossings_awaiting_in_vain().await?.iter().map(|crossing| crossing.job));
+        for job in left {
             let turn = self.turn(job);
             let _turn = turn.lock().await;
             let crossing = self.records.crossing(job).await?;
@@ -414,6 +417,11 @@ impl Target {
             if volume.is_some_and(|volume| target::is_reserved_by(&volume, crossing.job)) {
                 self.volumes.delete(key).await?;
             }
+        }
+        if crossing.awaited.is_some() {
+            // Nobody has to look for it again.
+            let rid = CrossingRecord { awaited: None, ..crossing.clone() };
+            self.records.change(vec![Change::Crossing(Box::new(rid))]).await?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What runs a machine: one variant for each driver, each with what only that driver must know.
 
-use crate::{LiveFacts, MicroVmSpec, QemuSpec};
+use crate::{LiveFacts, MicroVmSpec, QemuSpec, VmModels};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -179,4 +179,7 @@ pub struct DriverInfo {
     /// What counts when machines of it are to come with their memory; none if they cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<LiveFacts>,
+    /// What its VMs can be told to be; none if they are told no such thing, or that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<VmModels>,
 }

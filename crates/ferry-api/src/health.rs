@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;
 
@@ -62,7 +63,8 @@ impl From<Probe> for HealthCheck {
     }
 }
 
-/// One try. It is made where the machine is: in its namespaces, as its user.
+/// One try. It is made where the machine is: in its namespaces, as its user. A VM's port or URL is tried from its worker, at the VM's
+/// address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Probe {
@@ -106,6 +108,12 @@ impl HttpUrl {
     #[must_use]
     pub fn authority(&self) -> (&str, u16) {
         (&self.host, self.port)
+    }
+
+    /// Whether its host is the machine that is asked.
+    #[must_use]
+    pub fn is_of_itself(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// Path and query.
@@ -194,6 +202,9 @@ mod tests {
         assert_eq!(parts("http://localhost"), ("localhost".to_owned(), 80, "/".to_owned()));
         assert_eq!(parts("http://[::1]:8080/a?b=c"), ("::1".to_owned(), 8080, "/a?b=c".to_owned()));
         assert_eq!(parts("http://[::1]/"), ("::1".to_owned(), 80, "/".to_owned()));
+        let is_of_itself = |text: &str| text.parse::<HttpUrl>().unwrap().is_of_itself();
+        assert!(is_of_itself("http://localhost/") && is_of_itself("http://[::1]:1/"));
+        assert!(!is_of_itself("http://10.0.0.1/") && !is_of_itself("http://example/"));
         for text in ["https://x", "x:80", "http://", "http://x:0", "http://x:y", "http://a b/", "http://u@x/"]
         {
             assert!(text.parse::<HttpUrl>().is_err(), "{text}");

@@ -89,7 +89,7 @@ pub use truth::{
     AskTestimony, Claim, CopyTold, CopyWorth, Evidence, MachineStanding, MachineTold, MachineWorth, OnDisk,
     SilentWorker, Stands, Subject, SubjectTruth, Testimony, Truth, TruthRef, Verdict, Worth,
 };
-pub use vm::{Accel, CONSOLE_SOCKET, MicroVmSpec, QemuDisk, QemuSpec, QemuWord, QemuWordError};
+pub use vm::{Accel, CONSOLE_SOCKET, MicroVmSpec, QemuDisk, QemuSpec, QemuWord, QemuWordError, VmModels};
 pub use volume::{
     ForkVolume, GrowVolume, Hydration, ImportVolume, Lineage, Ownership, Precopied, REGION_BYTES_DEFAULT,
     ServerState, Volume, VolumeBase, VolumeFork, VolumePhase, VolumeSource,

@@ -2,8 +2,8 @@
 
 use crate::{
     CONSOLE_SOCKET, Demand, Driver, Generation, Health, HealthCheck, Hooks, Isolation, JobId, Limits,
-    MachineId, MachineName, Mount, Network, Placement, ProcessSpec, Service, VolumeId, VolumeName, VolumeRef,
-    WorkerName,
+    MachineId, MachineName, Mount, Network, Placement, Probe, ProcessSpec, Service, VolumeId, VolumeName,
+    VolumeRef, WorkerName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,8 +18,9 @@ const STOP_GRACE_MS_DEFAULT: u64 = 30_000;
 
 /// Version of machine specs that this program understands: 2 with mounts and isolation, 3 with services, 4 with health
 /// checks, 5 with VMs, 6 with networks of their own, 7 with containers, 8 with limits, 9 with VMs of cloud-hypervisor and
-/// firecracker, 10 with hooks, 11 with placement, 12 with VMs that have a guest agent or a network. A machine moves only to a worker that understands all of its spec.
-pub const SPEC_VERSION: u32 = 12;
+/// firecracker, 10 with hooks, 11 with placement, 12 with VMs that have a guest agent or a network, 13 with VMs whose health is asked
+/// by port or URL. A machine moves only to a worker that understands all of its spec.
+pub const SPEC_VERSION: u32 = 13;
 
 /// Asks for a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +173,10 @@ impl MachineSpec {
     /// The earliest version of specs ([`SPEC_VERSION`]) that can say all of it.
     #[must_use]
     pub fn version(&self) -> u32 {
+        let is_asked_outside = |check: &HealthCheck| !matches!(check.probe, Probe::Command(_));
+        if self.driver.is_vm() && self.health.as_ref().is_some_and(is_asked_outside) {
+            return 13;
+        }
         if self.driver.as_qemu().is_some_and(|vm| vm.guest_agent || self.network() == Network::Own) {
             return 12;
         }
@@ -394,6 +399,9 @@ pub struct Exit {
     /// Whether it was killed since it wanted more memory than its limit ([`Limits::memory_bytes`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub out_of_memory: bool,
+    /// Whether it was killed since a block device that it had mounted was gone with its volume's server. It is started again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost_its_disk: bool,
     /// By what a VM was asked to end, the last time before it did; none: it was not asked, or is no VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<AskedBy>,
@@ -454,7 +462,7 @@ mod tests {
         assert_eq!((spec.version(), spec.is_isolated()), (2, true));
         spec.services.push(serde_json::from_str(r#"{"port": 80}"#).unwrap());
         assert_eq!(spec.version(), 3);
-        spec.health = Some(crate::Probe::Command(vec!["true".to_owned()]).into());
+        spec.health = Some(Probe::Command(vec!["true".to_owned()]).into());
         assert_eq!(spec.version(), 4);
         let vm = MachineSpec { driver: Driver::Qemu(crate::QemuSpec::default()), ..spec.clone() };
         assert_eq!(vm.version(), 5);
@@ -466,6 +474,8 @@ mod tests {
         assert_eq!(spec.version(), 11);
         let vm = crate::QemuSpec { guest_agent: true, ..crate::QemuSpec::default() };
         spec.driver = Driver::Qemu(vm);
+        assert_eq!(spec.version(), 12);
+        spec.health = Some(Probe::Tcp(80.try_into().unwrap()).into());
         assert_eq!(spec.version(), SPEC_VERSION);
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<MachineSpec>(&json).unwrap(), spec);

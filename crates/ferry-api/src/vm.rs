@@ -68,6 +68,29 @@ impl Default for QemuSpec {
     }
 }
 
+/// What the QEMU of a worker knows, by its names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmModels {
+    /// Kinds of machines.
+    pub machines: Vec<String>,
+    /// CPUs.
+    pub cpus: Vec<String>,
+}
+
+impl VmModels {
+    /// What of a VM is not among them, with what `[qemu]` calls it; nothing if it can be had.
+    #[must_use]
+    pub fn lacks<'a>(&self, vm: &'a QemuSpec) -> Option<(&'static str, &'a str)> {
+        let asked = [("machine", Some(&vm.machine), &self.machines), ("cpu", vm.cpu.as_ref(), &self.cpus)];
+        let mut lacking = asked.into_iter().filter_map(|(field, word, known)| {
+            // What it shall have and not follows behind commas.
+            let name = word?.as_str().split(',').next()?;
+            (!known.iter().any(|known| known == name)).then_some((field, name))
+        });
+        lacking.next()
+    }
+}
+
 fn machine_default() -> QemuWord {
     QemuWord("q35".to_owned())
 }

@@ -1,6 +1,6 @@
 //! What a worker tells about itself.
 
-use crate::{DriverInfo, Labels, RegionName, WorkerName};
+use crate::{Capacity, DriverInfo, Labels, RegionName, WorkerName};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -30,6 +30,9 @@ pub struct WorkerInfo {
     pub listen: String,
     /// How much room the worker has for volumes.
     pub room: Room,
+    /// The processors and the memory that its host has, whatever of them is taken; none if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub has: Option<Capacity>,
     /// Its region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<RegionName>,

@@ -77,7 +77,7 @@ pub fn cancellable(machine: &MachineRecord) -> Result<JobId, ApiError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use ferry_api::{Desired, Generation, MachineId, MachineSpec, Reserve};
 
@@ -85,7 +85,7 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn machine(standing: Standing, job: Option<JobId>) -> MachineRecord {
+    pub(crate) fn machine(standing: Standing, job: Option<JobId>) -> MachineRecord {
         MachineRecord {
             id: MachineId::fresh(),
             name: "web".parse().unwrap(),

@@ -46,14 +46,14 @@ pub fn judge(now: Option<&Machine>) -> Judgement {
     match (&machine.health, machine.last_exit) {
         (Some(Health::Healthy { .. }), _) => Judgement::Well,
         (Some(Health::Unhealthy { why, .. }), _) => Judgement::Unwell(why.clone()),
-        // Before it was well once: with each start it would have all its time again.
-        (_, Some(exit)) => Judgement::Unwell(match (exit.code, exit.signal) {
+        // Before it was well once: with each start it would have all its time again. That its disk was lost is not its own fault.
+        (_, Some(exit)) if !exit.lost_its_disk => Judgement::Unwell(match (exit.code, exit.signal) {
             _ if exit.out_of_memory => "it wanted more memory than its limit".to_owned(),
             (Some(code), _) => format!("it ended with code {code}"),
             (None, Some(signal)) => format!("it ended by signal {signal}"),
             (None, None) => "it ended".to_owned(),
         }),
-        (Some(Health::Starting { .. }) | None, None) => Judgement::Wait,
+        (Some(Health::Starting { .. }) | None, _) => Judgement::Wait,
     }
 }
 
@@ -83,8 +83,17 @@ mod tests {
 
     #[test]
     fn one_that_ended_before_it_was_well_is_not() {
-        let exit = Exit { code: Some(3), signal: None, at_ms: 1, out_of_memory: false, asked: None };
+        let exit = Exit {
+            code: Some(3),
+            signal: None,
+            at_ms: 1,
+            out_of_memory: false,
+            lost_its_disk: false,
+            asked: None,
+        };
         let starting = Some(Health::Starting { why: None });
+        let lost = Machine { last_exit: Some(Exit { lost_its_disk: true, ..exit }), ..now(starting.clone()) };
+        assert_eq!(judge(Some(&lost)), Judgement::Wait);
         let ended = Machine { last_exit: Some(exit), ..now(starting) };
         assert_eq!(judge(Some(&ended)), Judgement::Unwell("it ended with code 3".to_owned()));
         let well = Machine { health: Some(Health::Healthy { since_ms: 2 }), ..ended };

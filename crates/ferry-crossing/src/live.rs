@@ -9,7 +9,8 @@
 //! Invariant: nothing lets the rest go before the hand-over is in the journal; until then the machine goes on where it is, with
 //! all of its memory. After that it goes on at the target, or is started anew there.
 
-use ferry_api::{Driver, LiveFacts, MachineSpec, QemuDisk, WorkerName};
+use crate::records::{MachineRecord, Standing};
+use ferry_api::{Driver, JobId, LiveFacts, MachineSpec, QemuDisk, WorkerName};
 use serde::{Deserialize, Serialize};
 
 /// Passes over the memory after which the machine is paused for longer, so that the rest of it crosses.
@@ -52,6 +53,13 @@ pub enum Memory {
     },
     /// It is still to arrive.
     Awaited,
+}
+
+/// Whether the memory that `job` has handed over left long ago: the machine is no longer where that left it, so it went on elsewhere, and
+/// what runs of it here is none of the job's.
+#[must_use]
+pub fn has_left(here: Option<&MachineRecord>, job: JobId) -> bool {
+    !matches!(here.map(|here| &here.standing), Some(Standing::HandedOver { job: by, .. }) if *by == job)
 }
 
 /// Why the copying of a machine's memory is given up, if it is.
@@ -137,6 +145,17 @@ mod tests {
     fn against(qemu: QemuSpec, here: LiveFacts, there: Option<LiveFacts>) -> String {
         let spec = MachineSpec { driver: Driver::Qemu(qemu), ..MachineSpec::process("x", ["y"]) };
         against_live(&spec, &Ok(here), there.as_ref(), &"w2".parse().unwrap()).join("\n")
+    }
+
+    #[test]
+    fn what_has_come_back_since_is_none_of_the_memory_that_a_job_handed_over() {
+        let job = JobId::fresh();
+        let handed_over = |by| Standing::HandedOver { to: "w2".parse().unwrap(), job: by };
+        let here = |standing| has_left(Some(&crate::back::tests::machine(standing, None)), job);
+        assert!(!here(handed_over(job)));
+        assert!(here(Standing::Ours), "it came back");
+        assert!(here(handed_over(JobId::fresh())), "and left again");
+        assert!(has_left(None, job), "and was destroyed");
     }
 
     #[test]

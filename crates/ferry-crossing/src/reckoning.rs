@@ -7,6 +7,7 @@ use ferry_api::{
     Ownership, Progress, ServerState, Volume, VolumeKey, WorkerInfo, WorkerName,
 };
 use ferry_fsm::StepError;
+use std::num::NonZeroU64;
 
 use crate::line::{MoveInput, Plan, PlannedVolume, VolumeReceipt};
 use crate::target::no_direct_io;
@@ -36,7 +37,13 @@ pub fn against_worker(input: &MoveInput, info: &WorkerInfo, spec: &MachineSpec) 
 /// The same as far as it does not depend on the move: what the worker is, against what the machine is.
 #[must_use]
 pub fn against_spec(info: &WorkerInfo, spec: &MachineSpec) -> Vec<StepError> {
-    let checks = [check_spec(info, spec), check_driver(info, spec), check_limits(info, spec)];
+    let checks = [
+        check_spec(info, spec),
+        check_driver(info, spec),
+        check_models(info, spec),
+        check_limits(info, spec),
+        check_means(info, spec),
+    ];
     checks.into_iter().filter_map(Result::err).collect()
 }
 
@@ -113,6 +120,19 @@ fn check_driver(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> 
     )))
 }
 
+/// Refuses a target whose QEMU knows no such machine as the VM is, or no such CPU.
+fn check_models(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> {
+    let Some(vm) = spec.driver.as_qemu() else { return Ok(()) };
+    let told = info.drivers.iter().find(|driver| driver.name == DriverKind::Qemu.as_str());
+    match told.and_then(|told| told.models.as_ref()).and_then(|models| models.lacks(vm)) {
+        None => Ok(()),
+        Some((field, name)) => Err(StepError::fatal(format!(
+            "the QEMU of worker {} knows no {field} {name}; bring it to a version that does, or choose another worker",
+            info.name
+        ))),
+    }
+}
+
 /// Refuses to undo a move if the machine is not well where nobody could tell.
 fn check_undo(input: &MoveInput, spec: &MachineSpec) -> Result<(), StepError> {
     match input.undo_unhealthy && spec.health.is_none() {
@@ -137,6 +157,26 @@ fn check_limits(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> 
             "worker {} cannot limit the {} of the machine; see `ferry doctor` there, or choose another worker",
             info.name,
             cannot.join(" and ")
+        ))),
+    }
+}
+
+/// Refuses a target that has less than the machine may take: whoever sets a limit counts on having that much.
+fn check_means(info: &WorkerInfo, spec: &MachineSpec) -> Result<(), StepError> {
+    let Some(has) = info.has else { return Ok(()) };
+    let memory = spec.limits.memory_bytes.map(NonZeroU64::get);
+    let cpu = spec.limits.cpu_millis.map(|millis| u64::from(millis.get()));
+    let asked =
+        [(memory, has.memory_bytes, "bytes of memory"), (cpu, has.cpu_millis, "thousandths of a processor")];
+    let more = asked
+        .into_iter()
+        .find_map(|(wanted, has, unit)| Some((wanted.filter(|wanted| *wanted > has)?, has, unit)));
+    match more {
+        None => Ok(()),
+        Some((wanted, has, unit)) => Err(StepError::fatal(format!(
+            "worker {} has {has} {unit} and the machine is to have {wanted} at most; lower that limit, or choose another \
+             worker",
+            info.name
         ))),
     }
 }

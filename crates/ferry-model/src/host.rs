@@ -458,12 +458,18 @@ impl Host {
     }
 
     fn clean_up(&mut self, scope: &Scope) -> Option<()> {
-        let jobs: Vec<JobId> = self.books.volumes.values().filter_map(target::reserved_by).collect();
-        let before = self.books.volumes.len();
+        let awaits_in_vain = |crossing: &&CrossingRecord| {
+            crossing.state == CrossingState::Released && crossing.awaited.is_some()
+        };
+        let in_vain = self.books.crossings.values().filter(awaits_in_vain).map(|crossing| crossing.job);
+        let jobs: Vec<JobId> =
+            self.books.volumes.values().filter_map(target::reserved_by).chain(in_vain).collect();
+        let left = |host: &Self| (host.books.volumes.len(), host.books.crossings.clone());
+        let before = left(self);
         for job in jobs {
             self.drop_clones(scope, job);
         }
-        (self.books.volumes.len() < before).then_some(())
+        (left(self) != before).then_some(())
     }
 
     fn lineage(&self, record: &VolumeRecord) -> Lineage {

@@ -171,7 +171,7 @@ impl Host {
     /// What memory has left needs not be forsaken.
     fn let_go(mut self, scope: &Scope, job: JobId, act: Act<MoveStep>, moment: usize) -> Option<Stepped> {
         let before = self.processes.clone();
-        match self.lets_go(scope) {
+        match self.lets_go(scope, job) {
             Some(has_left) => {
                 let next = if has_left { moment + 2 } else { moment + 1 };
                 self.tasks.insert(job, at(scope, act, next));

@@ -236,6 +236,10 @@ impl Host {
                 self.delete(scope, key);
             }
         }
+        if crossing.state == CrossingState::Released && crossing.awaited.is_some() {
+            let rid = CrossingRecord { awaited: None, ..crossing };
+            self.change(&[Change::Crossing(Box::new(rid))]).expect("what is over may lose its rest");
+        }
     }
 }
 

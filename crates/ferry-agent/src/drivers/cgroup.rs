@@ -11,10 +11,11 @@
 use super::DriverError;
 use super::watch::{Ended, Watch, Watched};
 use crate::host::Doing;
-use ferry_api::{Limit, Limits};
+use crate::means::Means;
+use ferry_api::{Capacity, Limit, Limits};
 use std::fs;
 use std::io;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,7 +68,8 @@ impl Groups {
     /// `NoLimit`, `MoreThanThereIs`.
     pub(super) fn check(&self, limits: &Limits) -> Result<(), DriverError> {
         limits.kinds().try_for_each(|limit| self.hierarchy(limit).map(drop))?;
-        check_against(limits, &there_is())
+        // What the host does not tell refuses nobody.
+        Means::of_this_host().map_or(Ok(()), |means| check_against(limits, means.capacity()))
     }
 
     /// Keeps a process, which has started nothing yet, and all that it will start to the limits of a machine.
@@ -98,27 +100,15 @@ impl Groups {
     }
 }
 
-/// What this host has, of what can be limited; none of what it does not tell.
-fn there_is() -> Limits {
-    let told = rustix::system::sysinfo();
-    let memory_bytes = NonZeroU64::new(told.totalram.saturating_mul(u64::from(told.mem_unit)));
-    let processors = std::thread::available_parallelism().ok();
-    let millis = processors.and_then(|count| u32::try_from(count.get()).ok()?.checked_mul(1000));
-    Limits { memory_bytes, cpu_millis: millis.and_then(NonZeroU32::new), pids: None }
-}
-
 /// Refuses a limit that is more than there is: whoever sets it counts on having that much.
-fn check_against(limits: &Limits, there_is: &Limits) -> Result<(), DriverError> {
-    let more = |limit, wanted: Option<u64>, has: Option<u64>, unit| match (wanted, has) {
-        (Some(wanted), Some(has)) if wanted > has => {
-            Err(DriverError::MoreThanThereIs { limit, wanted, has, unit })
-        }
-        _ => Ok(()),
+fn check_against(limits: &Limits, there_is: Capacity) -> Result<(), DriverError> {
+    let more = |limit, wanted: Option<u64>, has, unit| match wanted {
+        Some(wanted) if wanted > has => Err(DriverError::MoreThanThereIs { limit, wanted, has, unit }),
+        Some(_) | None => Ok(()),
     };
-    let memory = |limits: &Limits| limits.memory_bytes.map(NonZeroU64::get);
-    let cpu = |limits: &Limits| limits.cpu_millis.map(|millis| u64::from(millis.get()));
-    more(Limit::Memory, memory(limits), memory(there_is), "bytes")?;
-    more(Limit::Cpu, cpu(limits), cpu(there_is), "thousandths of a processor")
+    let cpu_millis = limits.cpu_millis.map(|millis| u64::from(millis.get()));
+    more(Limit::Memory, limits.memory_bytes.map(NonZeroU64::get), there_is.memory_bytes, "bytes")?;
+    more(Limit::Cpu, cpu_millis, there_is.cpu_millis, "thousandths of a processor")
 }
 
 /// What of a machine can be limited on this host by whoever asks.
@@ -334,15 +324,14 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_more_than_there_is_is_refused_with_both_figures() {
-        let there_is = Limits { pids: None, ..limits() };
-        assert!(check_against(&limits(), &there_is).is_ok(), "all that there is");
+        let there_is = Capacity { cpu_millis: 1500, memory_bytes: 64 << 20 };
+        assert!(check_against(&limits(), there_is).is_ok(), "all that there is");
         let more = Limits { cpu_millis: 1501.try_into().ok(), ..limits() };
-        let said = check_against(&more, &there_is).unwrap_err().to_string();
+        let said = check_against(&more, there_is).unwrap_err().to_string();
         assert!(said.contains("has 1500 thousandths of a processor") && said.contains("1501"), "{said}");
         let more = Limits { memory_bytes: ((64 << 20) + 1).try_into().ok(), ..limits() };
-        let said = check_against(&more, &there_is).unwrap_err().to_string();
+        let said = check_against(&more, there_is).unwrap_err().to_string();
         assert!(said.contains("has 67108864 bytes") && said.contains("67108865"), "{said}");
-        assert!(check_against(&more, &Limits::default()).is_ok(), "what is not known refuses nobody");
     }
 
     #[test]

@@ -12,8 +12,6 @@ use std::process::Command;
 const HEAD_BYTES: usize = 1 << 20;
 /// What is read of its end, in bytes.
 const TAIL_BYTES: usize = 64 << 10;
-/// Where tools for file systems and networks are that an agent's `PATH` may not name.
-const TOOL_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"];
 const MKE2FS: &str = "mke2fs";
 
 // Of the superblock of ext4 (Documentation/filesystems/ext4/super.rst), offsets in bytes.
@@ -105,14 +103,16 @@ pub(crate) fn mke2fs() -> Result<PathBuf, DriverError> {
     find_tool(MKE2FS, "e2fsprogs")
 }
 
-/// A tool that comes with `package`.
+/// A tool that comes with `package`: in the `PATH`, or in an `sbin` beside a `bin` there, since what root uses is in those and
+/// an agent's `PATH` may not name them.
 ///
 /// # Errors
 /// It is not there.
 pub(super) fn find_tool(tool: &'static str, package: &'static str) -> Result<PathBuf, DriverError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).chain(TOOL_DIRS.into_iter().map(PathBuf::from));
-    let mut found = dirs.map(|dir| dir.join(tool));
+    let named: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let beside = named.iter().filter(|dir| dir.ends_with("bin")).map(|dir| dir.with_file_name("sbin"));
+    let mut found = named.iter().cloned().chain(beside).map(|dir| dir.join(tool));
     found.find(|found| found.is_file()).ok_or(DriverError::NoTool { tool, package })
 }
 

@@ -12,7 +12,7 @@
 
 use super::MountedVolume;
 use super::network::OwnNetwork;
-use ferry_api::Network;
+use ferry_api::{Filesystem, MountPath, Network};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -95,6 +95,22 @@ pub enum InitError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
+        #[source]
+        cause: io::Error,
+    },
+    /// A volume is not mounted.
+    #[error(
+        "cannot mount the {} file system of {} at {path}; stop the machine and see what `e2fsck -fn` says of its device \
+         (`ferry volume attach`), and what the kernel's log does", fs.as_str(), device.display()
+    )]
+    Mount {
+        /// What it is said to hold.
+        fs: Filesystem,
+        /// Its block device.
+        device: PathBuf,
+        /// Where.
+        path: MountPath,
+        /// What the system said.
         #[source]
         cause: io::Error,
     },
@@ -241,9 +257,10 @@ fn mount_volume(mounted: &MountedVolume, place: &Path) -> Result<(), InitError> 
     let MountedVolume { device, mount } = mounted;
     make_dir(place)?;
     let flags = if mount.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-    let doing = format!("mount the {} file system of {} at {}", mount.fs, device.display(), mount.path);
-    rustix::mount::mount(device, place, mount.fs.as_str(), flags | MountFlags::NODEV, None)
-        .map_err(failed(doing))
+    rustix::mount::mount(device, place, mount.fs.as_str(), flags | MountFlags::NODEV, None).map_err(|cause| {
+        let (fs, path) = (mount.fs, mount.path.clone());
+        InitError::Mount { fs, device: device.clone(), path, cause: cause.into() }
+    })
 }
 
 /// Unmounts a volume; all of it is on its device then.

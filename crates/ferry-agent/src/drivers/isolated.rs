@@ -23,7 +23,26 @@ pub(super) fn check(spec: &MachineSpec) -> Result<(), DriverError> {
     if let Some(path) = root(spec).filter(|path| !path.is_dir()) {
         return Err(DriverError::NoRoot { path: path.to_owned() });
     }
+    check_places(spec)?;
     ids(spec).map(drop)
+}
+
+/// Says so if a volume is to be mounted where there is no directory and none can be made.
+fn check_places(spec: &MachineSpec) -> Result<(), DriverError> {
+    for mount in spec.mounts.values() {
+        let place = mount.path.below(root(spec).unwrap_or(Path::new("/")));
+        let there = place.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+        let why = match there.is_dir() {
+            false => format!("{} is no directory", there.display()),
+            true if there == place => continue,
+            true => match rustix::fs::access(there, rustix::fs::Access::WRITE_OK) {
+                Ok(()) => continue,
+                Err(error) => format!("nothing can be made in {} ({error})", there.display()),
+            },
+        };
+        return Err(DriverError::NoPlace { path: mount.path.as_path().to_owned(), why });
+    }
+    Ok(())
 }
 
 /// The same of what every keeper makes, whatever it runs.
@@ -54,6 +73,14 @@ pub(super) fn may_make_namespaces() -> Result<CapabilitySet, DriverError> {
 /// The network of a machine, if it has one of its own.
 pub(super) fn own_network(launch: &Launch) -> Result<Option<OwnNetwork>, DriverError> {
     (launch.spec.network() == Network::Own).then(|| OwnNetwork::of(launch.machine)).transpose()
+}
+
+/// The block devices that the keeper of the machine in `dir` was to mount.
+pub(super) fn devices(dir: &Path) -> Vec<PathBuf> {
+    // One that has no namespaces has no such file, and mounts nothing.
+    let text = std::fs::read(dir.join(PLAN)).unwrap_or_default();
+    let inside: Option<Inside> = serde_json::from_slice(&text).ok();
+    inside.into_iter().flat_map(|inside| inside.mounts).map(|mounted| mounted.device).collect()
 }
 
 /// Writes what the machine's keeper is to make.

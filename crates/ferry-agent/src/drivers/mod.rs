@@ -21,7 +21,7 @@ mod process;
 pub(crate) mod qemu;
 mod server;
 mod socket;
-mod tap;
+pub(crate) mod tap;
 mod vm;
 mod watch;
 
@@ -41,7 +41,9 @@ pub use watch::{Ended, Watch, Watched, boot_id, mark_of};
 
 use crate::host::Doing;
 use crate::records::ProcessMark;
-use ferry_api::{HealthCheck, Limit, MachineId, MachineName, MachineSpec, Mount, VolumeId};
+use ferry_api::{
+    HealthCheck, HttpUrl, Limit, MachineId, MachineName, MachineSpec, Mount, VmModels, VolumeId,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -108,6 +110,14 @@ pub enum DriverError {
         /// What the machine's spec says.
         path: PathBuf,
     },
+    /// A volume cannot be mounted where it is to be.
+    #[error("nothing can be mounted at {}, since {why}; make that a directory, or choose another place", path.display())]
+    NoPlace {
+        /// What the machine's spec says.
+        path: PathBuf,
+        /// What is in the way.
+        why: String,
+    },
     /// Its user is not there.
     #[error("there is no user {user} in {}; add it or choose another", passwd.display())]
     NoUser {
@@ -159,6 +169,17 @@ pub enum DriverError {
         /// The most.
         most: u32,
     },
+    /// Its QEMU knows no such machine or CPU.
+    #[error(
+        "the QEMU of this worker knows no {field} {name} (`qemu-system-x86_64 -{field} help` tells those that it does); give \
+         another, or leave {field} out of [qemu]"
+    )]
+    NoModel {
+        /// What `[qemu]` calls it.
+        field: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// KVM is asked for and of no use.
     #[error("KVM is of no use on this worker: {why}; choose another worker, or accel = \"auto\"")]
     NoKvm {
@@ -173,10 +194,24 @@ pub enum DriverError {
     },
     /// A VM cannot have it.
     #[error(
-        "mounts, isolation, limits and health checks by port or URL are not for VMs, whose kernel is their own, and services only for those of \
-         QEMU with network = \"own\"; leave them out"
+        "mounts, isolation and limits are not for VMs, whose kernel is their own, and services only for those of QEMU with network = \"own\"; \
+         leave them out"
     )]
     NotForVms,
+    /// A VM without a network is to be asked over it.
+    #[error(
+        "a health check by port or URL reaches a VM at its own address, and this one has none; say network = \"own\" (of a VM of \
+         QEMU), or give a command for its guest agent"
+    )]
+    NoWayIn,
+    /// A VM's health is to be asked of somebody else.
+    #[error(
+        "the health check of a VM is made at the VM's own address, and {url} is not of the VM itself; write localhost for its host"
+    )]
+    AsksAnother {
+        /// What the machine's spec says.
+        url: HttpUrl,
+    },
     /// Nobody inside a VM would run it.
     #[error(
         "hooks and health checks of a VM are run by the QEMU guest agent inside it; install that, and say guest_agent = true in [qemu], or \
@@ -273,6 +308,16 @@ pub trait Driver: Send + Sync + 'static {
         mark: &'a ProcessMark,
         check: &'a HealthCheck,
     ) -> Doing<'a, Result<(), String>>;
+
+    /// The block devices that the machine in `dir` was to mount when it was started, in the order of [`Launch::mounts`].
+    fn devices(&self, _dir: &Path) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// What its VMs can be told to be; none if it tells them no such thing. May be asked often.
+    fn models(&self) -> Doing<'_, Option<VmModels>> {
+        Box::pin(async { None })
+    }
 
     /// How it moves machines with their memory; none if it does not.
     fn live(&self) -> Option<&dyn Live> {

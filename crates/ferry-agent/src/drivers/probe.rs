@@ -1,4 +1,5 @@
-//! Trying how a machine is, where the machine is: this program enters its namespaces, as its user, and asks.
+//! Trying how a machine is, where the machine is: this program enters its namespaces, as its user, and asks. A VM is asked from
+//! outside, at its address.
 //!
 //! ```text
 //!  agent ──▶ ferry machine-probe (a process group of its own) ──▶ the machine's command, or a connection
@@ -9,6 +10,7 @@
 
 use super::init::Inside;
 use super::watch::mark_of;
+use crate::host::{Doing, blocking};
 use crate::records::ProcessMark;
 use ferry_api::{HealthCheck, HttpUrl, Probe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,7 +19,7 @@ use rustix::thread::LinkNameSpaceType;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -107,8 +109,28 @@ pub fn probe(words: &str) -> Result<u8, ProbeError> {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.get()));
             connect(&[address], until).map(|_| 0).map_err(refused(&probe))
         }
-        Probe::Http(url) => get(url, until).map(|()| 0).map_err(refused(&probe)),
+        Probe::Http(url) => {
+            let asked = url
+                .authority()
+                .to_socket_addrs()
+                .and_then(|addresses| get(url, &addresses.collect::<Vec<_>>(), until));
+            asked.map(|()| 0).map_err(refused(&probe))
+        }
     }
+}
+
+/// Tries a port or a URL of a machine from outside, at its own address. Whoever gives up waiting leaves nothing behind but a thread,
+/// which ends in the time of the check.
+pub(super) fn try_at(address: IpAddr, check: &HealthCheck) -> Doing<'static, Result<(), String>> {
+    let (probe, until) = (check.probe.clone(), Instant::now() + Duration::from_millis(check.timeout_ms));
+    blocking(move || {
+        let tried = match &probe {
+            Probe::Command(_) => Err(io::Error::other("a command is run inside")),
+            Probe::Tcp(port) => connect(&[(address, port.get()).into()], until).map(drop),
+            Probe::Http(url) => get(url, &[(address, url.authority().1).into()], until),
+        };
+        tried.map_err(|cause| refused(&probe)(cause).to_string())
+    })
 }
 
 fn refused(probe: &Probe) -> impl FnOnce(io::Error) -> ProbeError {
@@ -185,10 +207,9 @@ fn connect(addresses: &[SocketAddr], until: Instant) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn get(url: &HttpUrl, until: Instant) -> io::Result<()> {
+fn get(url: &HttpUrl, at: &[SocketAddr], until: Instant) -> io::Result<()> {
     let (host, port) = url.authority();
-    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
-    let mut stream = connect(&addresses, until)?;
+    let mut stream = connect(at, until)?;
     let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     stream.set_read_timeout(Some(left))?;
     stream.set_write_timeout(Some(left))?;
@@ -326,6 +347,27 @@ mod tests {
         assert_eq!(status_of(b"HTTP/1.1 204 No Content\r\n"), Some(204));
         assert_eq!(status_of(b"HTTP/1.0 503\r\n"), Some(503));
         assert_eq!(status_of(b"220 mail.example ESMTP\r\n"), None);
+    }
+
+    #[tokio::test]
+    async fn a_machine_is_tried_at_its_address_whatever_host_its_url_names() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut asked = [0; 1024];
+            let count = connection.read(&mut asked).unwrap();
+            connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            String::from_utf8_lossy(&asked[..count]).into_owned()
+        });
+        let patient = |probe| HealthCheck { timeout_ms: 60_000, ..HealthCheck::from(probe) };
+        let url = Probe::Http(format!("http://[::1]:{port}/well").parse().unwrap());
+        assert_eq!(try_at(Ipv4Addr::LOCALHOST.into(), &patient(url)).await, Ok(()));
+        let asked = server.join().unwrap();
+        assert!(asked.starts_with(&format!("GET /well HTTP/1.1\r\nHost: [::1]:{port}\r\n")), "{asked}");
+        let tcp = patient(Probe::Tcp(port.try_into().unwrap()));
+        let closed = try_at(Ipv4Addr::LOCALHOST.into(), &tcp).await.unwrap_err();
+        assert!(closed.starts_with(&format!("a connection to port {port}: Connection refused")), "{closed}");
     }
 
     #[tokio::test]

@@ -62,6 +62,10 @@ impl Driver for ProcessDriver {
         Box::pin(self.try_by(command, check))
     }
 
+    fn devices(&self, dir: &Path) -> Vec<PathBuf> {
+        isolated::devices(dir)
+    }
+
     fn find(&self, dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {
         let machine = machine_of(dir);
         let found = gate::find(mark)?;

@@ -122,6 +122,11 @@ impl Tap {
     }
 }
 
+/// Removes the interface that a crash may have left of the machine in `dir`, which runs no more.
+pub(crate) fn remove_of(dir: &Path) {
+    remove(&link_of(dir));
+}
+
 /// Removes an interface, if it is there.
 pub(super) fn remove(link: &str) {
     if !Path::new(LINKS).join(link).exists() {
@@ -214,6 +219,28 @@ impl Watched for WithLink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drivers::{Channel, Launcher};
+    use crate::host::{Host, ThisHost};
+
+    #[tokio::test]
+    async fn an_interface_that_a_crash_has_left_goes_with_the_directory_of_its_machine() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let channel = Channel { listen: std::net::Ipv4Addr::LOCALHOST.into(), tls: None };
+        let host = ThisHost::new(state_dir.path(), Launcher::with_args("/bin/false", [""]), None, channel);
+        let machine = MachineId::fresh();
+        let dir = host.machine_dir(machine).unwrap();
+        let Ok(tool) = find_tool(IP, "iproute2").and_then(|tool| check().map(|()| tool)) else {
+            // The test runner captures only what the print macros write.
+            let mut out = std::io::stderr().lock();
+            return writeln!(out, "SKIP: this host can make no interfaces").unwrap();
+        };
+        let tap = Tap { tool, link: link_of(&dir), machine };
+        tap.make().await.unwrap();
+        let there = || Path::new(LINKS).join(&tap.link).exists();
+        assert!(there());
+        host.remove_machine_dir(machine).await.unwrap();
+        assert!(!there() && !dir.exists());
+    }
 
     #[test]
     fn both_ends_have_addresses_that_follow_from_the_machine_and_names_that_follow_from_the_worker() {

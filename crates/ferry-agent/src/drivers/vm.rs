@@ -44,12 +44,19 @@ pub(super) fn check_spec(spec: &MachineSpec, offers: &Offers) -> Result<(), Driv
     let is_shut_in = !spec.mounts.is_empty()
         || !spec.limits.is_none()
         || spec.isolation.as_ref().is_some_and(|asked| !network || *asked != isolation);
-    let is_asked_outside =
-        spec.health.as_ref().is_some_and(|check| !matches!(check.probe, Probe::Command(_)));
-    if is_shut_in || is_asked_outside || !(network || spec.services.is_empty()) {
+    if is_shut_in || !(network || spec.services.is_empty()) {
         return Err(DriverError::NotForVms);
     }
-    match offers.agent || (spec.health.is_none() && spec.hooks.is_empty()) {
+    let is_asked_inside = match spec.health.as_ref().map(|check| &check.probe) {
+        None => false,
+        Some(Probe::Command(_)) => true,
+        Some(Probe::Tcp(_) | Probe::Http(_)) if !network => return Err(DriverError::NoWayIn),
+        Some(Probe::Http(url)) if !url.is_of_itself() => {
+            return Err(DriverError::AsksAnother { url: url.clone() });
+        }
+        Some(Probe::Tcp(_) | Probe::Http(_)) => false,
+    };
+    match offers.agent || !(is_asked_inside || !spec.hooks.is_empty()) {
         true => Ok(()),
         false => Err(DriverError::NoGuestAgent),
     }

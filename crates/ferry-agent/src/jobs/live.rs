@@ -138,7 +138,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
     /// Lets the rest of the memory go, and waits until the machine goes on at the target, or is started anew there.
     pub(super) async fn arrive(&self, context: &Context, input: &MoveInput) -> Result<Booted, StepError> {
         let target = self.home.target(&input.to).map_err(later)?;
-        let left = self.home.let_memory_go(input.machine).await.map_err(later)?;
+        let left = self.home.let_memory_go(input.machine, context.job).await.map_err(later)?;
         if left != Some(Memory::Left) {
             tracing::warn!(job = %context.job, ?left, "the memory of the machine was lost; it starts from its disks");
             target.forsake(context.job).await.map_err(later)?;

@@ -78,8 +78,13 @@ pub trait Home: Send + Sync + 'static {
     /// Begins to send the memory of the machine to `to`, `HOST:PORT`.
     fn send_memory(&self, machine: MachineId, to: &str) -> impl Future<Output = Answer<()>> + Send;
 
-    /// Lets the rest of its memory go; answers how it stands then. Unless it has left, the machine is ended here.
-    fn let_memory_go(&self, machine: MachineId) -> impl Future<Output = Answer<Option<Memory>>> + Send;
+    /// Lets the rest of the memory go that the job has handed over; answers how it stands then. Unless it has left, the machine is ended
+    /// here.
+    fn let_memory_go(
+        &self,
+        machine: MachineId,
+        job: JobId,
+    ) -> impl Future<Output = Answer<Option<Memory>>> + Send;
 
     /// Takes back that its memory moves: it runs on here. One that has ended meanwhile is left to [`Home::let_run`].
     fn keep_memory(&self, machine: MachineId) -> impl Future<Output = Answer<()>> + Send;

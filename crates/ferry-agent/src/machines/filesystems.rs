@@ -6,8 +6,8 @@
 use super::{Inner, MachinesError};
 use crate::drivers::{Holds, MountedVolume};
 use crate::records::{Change, FilesystemMark, MachineRecord};
-use ferry_api::VolumeName;
-use std::path::PathBuf;
+use ferry_api::{AttachedFrontend, VolumeName};
+use std::path::{Path, PathBuf};
 
 /// Why a volume cannot be mounted for its machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +59,46 @@ fn todo(mark: Option<FilesystemMark>, holds: Holds) -> Todo {
     }
 }
 
+/// How the block devices of a machine that runs stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Devices {
+    /// Those that it has mounted are there.
+    Kept,
+    /// One of them went with its volume's server: all that the machine asks of it fails from now on.
+    Lost,
+    /// That is not known yet.
+    Unknown,
+}
+
+/// How the device that a machine has mounted stands, by those that its volume's server has now, if that tells. Pure.
+fn stands(mounted: &Path, now: Option<&[AttachedFrontend]>) -> Devices {
+    match now {
+        None | Some([]) => Devices::Unknown,
+        Some(now) if now.iter().any(|device| device.address.as_deref() == Some(mounted)) => Devices::Kept,
+        Some(now) if now.iter().any(|device| device.address.is_none() && device.error.is_none()) => {
+            Devices::Unknown
+        }
+        Some(_) => Devices::Lost,
+    }
+}
+
 impl Inner {
+    /// How the block devices stand that a machine has mounted that runs.
+    pub(super) async fn devices(&self, record: &MachineRecord) -> Devices {
+        let mounted = self.host.driver(record.spec.driver.kind()).devices(&self.dir(record.id));
+        let volumes = record.volumes.iter().zip(record.volume_keys());
+        let volumes = volumes.filter(|(volume, _)| record.spec.mounts.contains_key(&volume.name));
+        let mut all = Devices::Kept;
+        for ((_, key), mounted) in volumes.zip(mounted) {
+            match stands(&mounted, self.volumes.block_devices(key).await.as_deref()) {
+                Devices::Kept => {}
+                Devices::Lost => return Devices::Lost,
+                Devices::Unknown => all = Devices::Unknown,
+            }
+        }
+        all
+    }
+
     /// Attaches the volumes that a machine mounts, and makes file systems where there shall be some and are none.
     pub(super) async fn to_mount(&self, record: &MachineRecord) -> Result<Vec<MountedVolume>, MachinesError> {
         let mut mounted = Vec::new();
@@ -137,6 +176,25 @@ mod tests {
         for mark in [Blank, Making] {
             assert_eq!(todo(Some(mark), FRESH), Todo::Mount);
         }
+    }
+
+    #[test]
+    fn a_device_is_lost_once_its_volumes_server_has_another_one_or_says_why_it_has_none() {
+        let device = |address: Option<&str>, error: Option<&str>| AttachedFrontend {
+            frontend: ferry_api::Frontend::Fuse,
+            address: address.map(PathBuf::from),
+            error: error.map(str::to_owned),
+        };
+        let of = |now: Option<&[AttachedFrontend]>| stands(Path::new("/dev/loop1"), now);
+        assert_eq!(of(Some(&[device(Some("/dev/loop1"), None)])), Devices::Kept);
+        assert_eq!(
+            of(Some(&[device(Some("/dev/loop2"), None), device(Some("/dev/loop1"), None)])),
+            Devices::Kept
+        );
+        assert_eq!(of(Some(&[device(Some("/dev/loop2"), None)])), Devices::Lost);
+        assert_eq!(of(Some(&[device(None, Some("no loop device"))])), Devices::Lost);
+        assert_eq!(of(Some(&[device(None, None)])), Devices::Unknown, "it is being made");
+        assert_eq!([of(Some(&[])), of(None)], [Devices::Unknown; 2]);
     }
 
     #[test]

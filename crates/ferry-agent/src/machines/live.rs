@@ -3,8 +3,8 @@
 use super::{Inner, Machines, MachinesError};
 use crate::drivers::{DriverError, HeldMachine, Live, Watch};
 use crate::records::{Change, MachineRecord, MemoryMoves, ProcessMark};
-use ferry_api::{LiveFacts, MachineId};
-use ferry_crossing::live::Memory;
+use ferry_api::{JobId, LiveFacts, MachineId};
+use ferry_crossing::live::{Memory, has_left};
 use std::time::Duration;
 
 /// How long a call waits for memory that is on its way here.
@@ -57,13 +57,21 @@ impl Machines {
         Ok(live.send(&self.inner.dir(machine), to).await?)
     }
 
-    /// Lets the rest of a paused machine's memory go; answers how it stands then. One whose memory did not leave is ended: what
-    /// was handed over must not run on here.
+    /// Lets the rest of the memory of a paused machine go that `job` has handed over; answers how it stands then. One whose memory did not
+    /// leave is ended: what was handed over must not run on here.
     ///
     /// # Errors
     /// It is not known how it stands.
-    pub async fn let_memory_go(&self, machine: MachineId) -> Result<Option<Memory>, MachinesError> {
-        let record = self.record(machine).await?;
+    pub async fn let_memory_go(
+        &self,
+        machine: MachineId,
+        job: JobId,
+    ) -> Result<Option<Memory>, MachinesError> {
+        let Some(record) =
+            self.inner.records.machine(machine).await?.filter(|here| !has_left(Some(here), job))
+        else {
+            return Ok(Some(Memory::Left));
+        };
         let stands = match (self.live(&record), self.inner.process(&record)?) {
             (Some(live), Some(_)) => match live.let_go(&self.inner.dir(machine)).await {
                 Ok(stands) => Some(stands),

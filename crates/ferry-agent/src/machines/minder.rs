@@ -2,6 +2,7 @@
 //!
 //! Only the minder's own task starts, stops and reaps; others poke it and wait.
 
+use super::filesystems::Devices;
 use super::health::Nurse;
 use super::policy::{RAN_WELL, stays_down, wait};
 use super::{Inner, MachinesError};
@@ -20,6 +21,9 @@ use tokio::time::Instant;
 
 /// First and longest wait before a start that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// How long after a look at devices that told nothing the next one is.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Minds one machine.
 pub(super) struct Minder {
@@ -51,8 +55,8 @@ enum Next {
     Gone,
     /// It does not run and shall not.
     Down,
-    /// It runs and shall.
-    Up(Watch),
+    /// It runs and shall; perhaps another look after this time.
+    Up(Watch, Option<Duration>),
     /// It shall run; another try after this time.
     Later(Duration),
 }
@@ -153,11 +157,12 @@ impl Minder {
                         () = tokio::time::sleep(wait) => {}
                     }
                 }
-                Next::Up(watch) => {
+                Next::Up(watch, look_again) => {
                     let ended = tokio::select! {
                         biased;
                         ended = watch.ended() => Some(ended),
                         () = self.poked.notified() => None,
+                        () = tokio::time::sleep(look_again.unwrap_or_default()), if look_again.is_some() => None,
                     };
                     match ended {
                         None => running = Some(watch),
@@ -192,10 +197,15 @@ impl Minder {
         };
         match (care, running) {
             (Care::Leave, Some(watch)) => {
+                let look_again = match inner.devices(&record).await {
+                    Devices::Kept => None,
+                    Devices::Unknown => Some(LOOK_AGAIN),
+                    Devices::Lost => return self.renew(inner, &record, &watch).await,
+                };
                 if let Some(mark) = &record.process {
                     self.look_after(inner, &record, mark)?;
                 }
-                Ok(Next::Up(watch))
+                Ok(Next::Up(watch, look_again))
             }
             (Care::Stop, Some(watch)) => {
                 self.seen().nurse = None;
@@ -219,11 +229,33 @@ impl Minder {
                     Some(_) | None => {
                         let (watch, mark) = inner.start(&record).await?;
                         self.look_after(inner, &record, &mark)?;
-                        Ok(Next::Up(watch))
+                        Ok(Next::Up(watch, None))
                     }
                 }
             }
         }
+    }
+
+    /// Ends a machine that has lost a file system, so that it is started again on what its volume holds: nothing that it asks of that
+    /// could succeed any more.
+    async fn renew(
+        &self,
+        inner: &Inner,
+        record: &MachineRecord,
+        watch: &Watch,
+    ) -> Result<Next, MachinesError> {
+        tracing::warn!(
+            machine = %record.name,
+            "a volume that a machine had mounted was gone with its server; the machine is started again"
+        );
+        self.seen().nurse = None;
+        watch.kill_group();
+        let ended = watch.ended().await;
+        inner.unmounted(record).await?;
+        let exit = Exit { lost_its_disk: true, ..inner.exit(ended) };
+        let ended = Change::ProcessEnded { machine: self.id, exit: Some(exit), stays_down: false };
+        inner.records.change(vec![ended]).await?;
+        Ok(Next::Later(Duration::ZERO))
     }
 
     /// Has somebody see how a machine is that runs, if nobody does yet and its spec asks for it.
@@ -346,14 +378,17 @@ impl Inner {
     }
 
     fn process_ended(&self, machine: MachineId, ended: Option<Ended>, stays_down: bool) -> Change {
-        let at_ms = self.host.now_ms();
-        let exit = ended.map(|ended| Exit {
+        Change::ProcessEnded { machine, exit: ended.map(|ended| self.exit(ended)), stays_down }
+    }
+
+    fn exit(&self, ended: Ended) -> Exit {
+        Exit {
             code: ended.code,
             signal: ended.signal,
             out_of_memory: ended.out_of_memory,
+            lost_its_disk: false,
             asked: ended.asked,
-            at_ms,
-        });
-        Change::ProcessEnded { machine, exit, stays_down }
+            at_ms: self.host.now_ms(),
+        }
     }
 }

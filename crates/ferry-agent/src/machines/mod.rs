@@ -144,13 +144,17 @@ impl From<MachinesError> for ApiError {
                 DriverError::NoProgram { .. }
                 | DriverError::NoWorkdir { .. }
                 | DriverError::NoRoot { .. }
+                | DriverError::NoPlace { .. }
                 | DriverError::NoUser { .. }
                 | DriverError::NoTool { .. }
                 | DriverError::TooOld { .. }
+                | DriverError::NoModel { .. }
                 | DriverError::NoKvm { .. }
                 | DriverError::TooManyVcpus { .. }
                 | DriverError::NoImage { .. }
                 | DriverError::NotForVms
+                | DriverError::NoWayIn
+                | DriverError::AsksAnother { .. }
                 | DriverError::NoGuestAgent
                 | DriverError::LongPath { .. }
                 | DriverError::NoCommand { .. }
@@ -245,7 +249,8 @@ impl Machines {
                 None => None,
             };
             let limits = driver.limits().iter().map(ToString::to_string).collect();
-            drivers.push(DriverInfo { name: kind.to_string(), found, limits, error, live });
+            let models = driver.models().await;
+            drivers.push(DriverInfo { name: kind.to_string(), found, limits, error, live, models });
         }
         drivers
     }

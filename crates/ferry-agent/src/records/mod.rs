@@ -222,6 +222,12 @@ impl Records {
         self.touched.subscribe()
     }
 
+    /// Has whoever listens look at something although the records say nothing new of it.
+    pub(crate) fn tell(&self, what: Touched) {
+        // Nobody need listen.
+        let _ = self.touched.send(what);
+    }
+
     /// Makes `changes` in order, all or none. Durable when it answers.
     ///
     /// # Errors

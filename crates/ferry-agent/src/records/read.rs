@@ -187,6 +187,16 @@ impl Records {
         self.read(move |c| many(c, "crossings", sql, ())).await
     }
 
+    /// Moves to this worker that were released, and for whose memory a process may still wait here.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn crossings_awaiting_in_vain(&self) -> Result<Vec<CrossingRecord>, RecordsError> {
+        let sql = "SELECT job, record FROM crossings WHERE is_over = 1 AND json_extract(record, '$.state') = 'released' \
+                   AND json_extract(record, '$.awaited') IS NOT NULL ORDER BY job";
+        self.read(move |c| many(c, "crossings", sql, ())).await
+    }
+
     /// Moves of a machine of which this worker is or was the target.
     ///
     /// # Errors

@@ -103,6 +103,15 @@ impl Volumes {
     }
 }
 
+impl Volumes {
+    /// The frontends of a copy that are block devices, if its server tells.
+    pub async fn block_devices(&self, key: VolumeKey) -> Option<Vec<AttachedFrontend>> {
+        let status = self.inner.status(key).await.ok()?;
+        let is_device = |attached: &AttachedFrontend| attached.frontend != Frontend::VhostUserBlk;
+        Some(frontends(&status).into_iter().filter(is_device).collect())
+    }
+}
+
 /// The block device that a volume has; if it has none, the best one of this host.
 fn block_device(status: &Status) -> Frontend {
     let is_device = |frontend: &Frontend| matches!(frontend, Frontend::Ublk | Frontend::Fuse);

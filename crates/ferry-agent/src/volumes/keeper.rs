@@ -5,7 +5,7 @@ use super::{Inner, VolumesError};
 use crate::config::volume_dir;
 use crate::drivers::Watch;
 use crate::mutex::locked;
-use crate::records::{Change, SourceRecord, VolumeRecord};
+use crate::records::{Change, SourceRecord, Touched, VolumeRecord};
 use ferry_api::{AgentApi, Generation, Ownership, VolumeKey, WorkerName};
 use ferry_crossing::Subject;
 use ferry_crossing::service::{Correction, Service, correction, in_words, is_served_when_barred};
@@ -311,7 +311,12 @@ impl Inner {
         }
         let status = match self.status(key).await {
             Err(VolumesError::Control(ControlError::NotRunning { .. } | ControlError::Gone { .. })) => {
-                self.launch(key).await?
+                let status = self.launch(key).await?;
+                // What its machine had mounted may have gone with the server before this one.
+                if let Some(machine) = record.machine {
+                    self.records.tell(Touched::Machine(machine));
+                }
+                status
             }
             other => other?,
         };

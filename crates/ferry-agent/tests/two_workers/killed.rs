@@ -1,15 +1,79 @@
 //! Real agents that die while a machine moves: whichever it is and wherever the move stands, it goes on.
 
-use crate::house::{Worker, machine, workers};
+use crate::house::{Worker, machine, until, workers};
+use ferry_agent::drivers::mark_of;
+use ferry_agent::records::{AwaitedMachine, Change, CrossingRecord, Records};
 use ferry_api::{
-    AgentApi, Desired, EventsAfter, JobEventKind, JobId, JobState, MachineState, Ownership, StartMove,
-    VolumePhase,
+    API_VERSION, AgentApi, CrossingState, Desired, Driver, EventsAfter, Generation, JobEventKind, JobId,
+    JobState, MachineId, MachineSpec, MachineState, Ownership, QemuSpec, Reserve, StartMove, VolumePhase,
 };
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
 const STEPS: [&str; 11] = [
     "Plan", "Reserve", "Prepare", "Stop", "Seal", "HandOver", "Activate", "Boot", "Hydrate", "Verify",
     "Retire",
 ];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_the_memory_of_a_vm_without_volumes_ends_with_the_agent_after_one_that_died_releasing_it()
+ {
+    let [mut w1] = workers([""]).await;
+    let state_dir = w1.config().state_dir.clone();
+    kill_to_the_end(&mut w1).await;
+    let mut waits = Command::new("sleep").arg("1000000").process_group(0).spawn().unwrap();
+    let process = mark_of(waits.id()).unwrap().unwrap();
+    let (job, id) = (JobId::fresh(), MachineId::fresh());
+    let reserve = Reserve {
+        job,
+        from: "w2".parse().unwrap(),
+        api_version: API_VERSION,
+        machine: id,
+        machine_name: "vm".parse().unwrap(),
+        machine_generation: Generation(2),
+        spec: MachineSpec { driver: Driver::Qemu(QemuSpec::default()), ..MachineSpec::process("x", ["y"]) },
+        created_at_ms: 1,
+        volumes: Vec::new(),
+        undo_unhealthy: false,
+    };
+    let released = CrossingRecord {
+        job,
+        state: CrossingState::Released,
+        reserve: Some(reserve),
+        activated_at_ms: None,
+        booted_at_ms: None,
+        judged: None,
+        awaited: Some(AwaitedMachine { process, at: None, arrival: None }),
+        after_move: None,
+    };
+    let dir = state_dir.join("machines").join(id.to_string());
+    std::fs::create_dir_all(&dir).unwrap();
+    let records = Records::open(&state_dir).unwrap();
+    records.change(vec![Change::Crossing(Box::new(released))]).await.unwrap();
+    drop(records);
+    closed(&state_dir).await;
+
+    w1.start().await;
+    // The agent, which is in this process, may be the one who hears of its end.
+    until(async || (!matches!(waits.try_wait(), Ok(None))).then_some(())).await;
+    until(async || (!dir.exists()).then_some(())).await;
+    kill_to_the_end(&mut w1).await;
+    let records = Records::open(&state_dir).unwrap();
+    let known = records.crossing(job).await.unwrap().unwrap();
+    assert_eq!((known.state, known.awaited), (CrossingState::Released, None));
+}
+
+/// Kills an agent and waits until its records are closed.
+async fn kill_to_the_end(worker: &mut Worker) {
+    worker.kill().await;
+    closed(&worker.config().state_dir).await;
+}
+
+/// The last one to close records removes their log.
+async fn closed(state_dir: &Path) {
+    until(async || (!state_dir.join("records.db-wal").exists()).then_some(())).await;
+}
 
 /// Waits until a step was begun, or is already over.
 async fn begun(worker: &Worker, job: JobId, wanted: &str) {

@@ -292,6 +292,9 @@ fn limits_text(limits: &Limits) -> String {
 
 fn exit_text(exit: MachineExit) -> String {
     let how = match (exit.code, exit.signal) {
+        _ if exit.lost_its_disk => {
+            "killed, since a volume that it had mounted was gone with its server".to_owned()
+        }
         _ if exit.out_of_memory => "killed, since it wanted more memory than its limit".to_owned(),
         (Some(code), _) => format!("with code {code}"),
         (None, Some(signal)) => format!("by signal {signal}"),

@@ -3,7 +3,7 @@
 //!
 //! `agents` die at exact moments (`ferry agent --drill`); `hydration` is when agents, volume
 //! servers and the machine die while the disk follows; `forks` is the same while a fork follows; `hooks` is when a
-//! machine is told of its move; `warm` is what moves need that
+//! machine is told of its move; `machine` is when the machine itself dies; `warm` is what moves need that
 //! copy ahead.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
@@ -11,6 +11,7 @@ mod agents;
 mod forks;
 mod hooks;
 mod hydration;
+mod machine;
 #[path = "../support/mod.rs"]
 mod support;
 mod warm;

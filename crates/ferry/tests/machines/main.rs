@@ -1,6 +1,7 @@
 //! Machines that mount their volumes and have namespaces of their own, asked as people ask: by a file and the command line.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
+mod bad_days;
 mod drivers;
 mod health;
 mod hooks;

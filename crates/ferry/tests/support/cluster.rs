@@ -176,6 +176,14 @@ impl Worker {
         ended
     }
 
+    /// Whether an agent was started and has ended by itself, so that another one can be started.
+    pub fn has_ended(&self) -> bool {
+        let mut agent = self.agent.lock().unwrap();
+        let ended = agent.as_mut().is_some_and(|agent| agent.try_wait().unwrap().is_some());
+        agent.take_if(|_| ended);
+        ended
+    }
+
     /// Whether an agent was started and not killed since.
     pub fn runs(&self) -> bool {
         self.agent.lock().unwrap().is_some()

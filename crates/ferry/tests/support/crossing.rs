@@ -428,6 +428,15 @@ impl Crossing {
         assert!(open.len() <= 1, "two volumes may be written at once: {open:?}");
     }
 
+    /// Waits until the machine has died on a side and runs again, as the agent there says.
+    pub fn wait_until_it_runs_again(&self, side: Side) {
+        until("the machine runs again", || {
+            let machine = self.machine(side);
+            let has_died = machine.last_exit.is_some_and(|exit| exit.signal == Some(9));
+            (has_died && matches!(machine.state, MachineState::Running { .. })).then_some(())
+        });
+    }
+
     fn machine(&self, side: Side) -> Machine {
         self.ask(side, |agent| async move { agent.machine(&machine()).await }).expect("it is known there")
     }

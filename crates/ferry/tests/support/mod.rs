@@ -24,6 +24,7 @@ pub mod leftovers;
 pub mod moments;
 pub mod oci;
 pub mod peers;
+pub mod programs;
 pub mod volume;
 
 use std::io::Write;

@@ -3,7 +3,8 @@
 
 use super::authority::Authority;
 use super::support::cluster::{Cluster, Worker};
-use super::support::moments::{Die, Fail, Wish};
+use super::support::moments::{Crash, Die, Fail, Wish};
+use super::support::programs::put_qemu;
 use super::support::{DEBUGFS, E2FSCK, MKE2FS, QEMU, needs, skip, test_name, until};
 use super::{create, guest, kept, pid, records, wait_for_more};
 use ferry_api::{Arrival, Job, JobState, Machine, MovePlan};
@@ -16,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const CLOCK_SECONDS_MAX: u64 = 30;
 
 /// What the guest says of itself on this worker: which boot it is, and the time.
-fn said(worker: &Worker) -> Vec<(String, u64)> {
+pub fn said(worker: &Worker) -> Vec<(String, u64)> {
     let lines = worker.machines_said();
     let words = |line: &str| {
         let (boot, at) = line.trim_end().strip_prefix("VM is ")?.split_once(" at ")?;
@@ -27,7 +28,7 @@ fn said(worker: &Worker) -> Vec<(String, u64)> {
 }
 
 /// Waits until the guest has said something of itself on this worker since it was `known`, and answers which boot it is.
-fn boot_id(worker: &Worker, known: usize) -> String {
+pub fn boot_id(worker: &Worker, known: usize) -> String {
     let (boot, at) = until("the guest says which boot it is", || {
         let said = said(worker);
         (said.len() > known).then(|| said.last().cloned()).flatten()
@@ -47,14 +48,14 @@ fn start_move(worker: &Worker, to: &str) -> Job {
     worker.ask(&["move", "vm", "--to", to, "--mode", "live", "--detach"])
 }
 
-fn follow(worker: &Worker, job: &Job) -> Job {
+pub fn follow(worker: &Worker, job: &Job) -> Job {
     until("the move has ended", || {
         let now: Job = worker.ask(&["job", "show", &job.id.to_string()]);
         now.state.is_final().then_some(now)
     })
 }
 
-fn memo<'a>(job: &'a Job, step: &str) -> &'a Value {
+pub fn memo<'a>(job: &'a Job, step: &str) -> &'a Value {
     job.steps.iter().find(|found| found.step == step).unwrap().memo.as_ref().unwrap()
 }
 
@@ -64,7 +65,7 @@ fn runs(worker: &Worker, machine: &Machine) -> bool {
 }
 
 /// Two workers, of which the first has the VM, which has kept some records.
-fn lab() -> Option<(Cluster, Machine)> {
+pub fn lab() -> Option<(Cluster, Machine)> {
     guest().map(|_| with_vm(Cluster::two()))
 }
 
@@ -161,9 +162,10 @@ fn move_wishing(cluster: &Cluster, source: &[Wish<'_>], target: &[Wish<'_>]) -> 
 #[test]
 fn whatever_fails_before_the_hand_over_leaves_the_vm_running_at_home_and_it_can_move_then() {
     needs!(QEMU, MKE2FS);
-    let Some((cluster, machine)) = lab() else {
+    let Some((mut cluster, machine)) = lab() else {
         return skip(test_name!(), "target/lab/vm (cargo xtask lab vm)");
     };
+    refused_by_another_qemu(&mut cluster);
     let (w1, w2) = cluster.pair();
     let boot = goes_on(w1);
     // Each of them with whoever leads, or takes part, dead in between.
@@ -200,7 +202,47 @@ fn whatever_fails_before_the_hand_over_leaves_the_vm_running_at_home_and_it_can_
     assert_eq!(goes_on(w2), boot);
 }
 
-fn is_qemu(pid: u32) -> bool {
+/// A target that has another QEMU is refused in Plan.
+fn refused_by_another_qemu(cluster: &mut Cluster) {
+    let programs = cluster.dir().join("other-programs");
+    put_qemu(&programs);
+    let restarted = |cluster: &mut Cluster, programs| {
+        cluster.workers[1].kill();
+        cluster.workers[1].programs = programs;
+        cluster.workers[1].start();
+    };
+    restarted(cluster, Some(programs));
+    let said = cluster.workers[0].ferry(&["move", "vm", "--to", "w2", "--mode", "live"]);
+    let (begin, end) =
+        ("Plan: the machine runs on QEMU ", "; bring both to the same version, or move it --mode warm");
+    let told = said.sentence();
+    assert!(said.code == Some(4) && told.contains(begin) && told.ends_with(end), "{told}");
+    assert!(told.contains(" and worker w2 has QEMU 99.9.0"), "{told}");
+    restarted(cluster, None);
+}
+
+#[test]
+fn a_vm_that_dies_while_it_is_paused_for_its_move_boots_at_the_target_with_every_record_it_acknowledged() {
+    needs!(QEMU, MKE2FS, E2FSCK, DEBUGFS);
+    super::support::devices::needs_loop_devices!();
+    let Some((cluster, _)) = lab() else { return skip(test_name!(), "target/lab/vm (cargo xtask lab vm)") };
+    let (w1, w2) = cluster.pair();
+    let boot = goes_on(w1);
+    let job = move_wishing(&cluster, &[Crash("after done:Stop", &w1.dir)], &[]);
+    assert_eq!(job.state, JobState::Succeeded, "{job:#?}");
+    assert_eq!(memo(&job, "Boot")["arrival"], serde_json::to_value(Arrival::Rebooted).unwrap());
+    assert_ne!(goes_on(w2), boot);
+    until("nothing of it is left at the source", || {
+        w1.processes().iter().all(|pid| !is_qemu(*pid)).then_some(())
+    });
+    let stopped: Machine = w2.ask(&["machine", "stop", "vm"]);
+    assert_eq!(stopped.last_exit.map(|exit| exit.code), Some(Some(0)), "it was not shut down: {stopped:?}");
+    let found = records(w2);
+    let acknowledged: BTreeSet<u64> = kept(w1).union(&kept(w2)).copied().collect();
+    assert_eq!(acknowledged.difference(&found).collect::<Vec<_>>(), Vec::<&u64>::new());
+}
+
+pub fn is_qemu(pid: u32) -> bool {
     let name = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("comm"));
     name.is_ok_and(|name| name.starts_with("qemu"))
 }

@@ -4,15 +4,19 @@
 
 #[path = "../../../ferry-volume/tests/support/authority.rs"]
 mod authority;
+#[path = "../../../../xtask/src/soak/dice.rs"]
+mod dice;
+mod kills;
 mod live;
 #[path = "../support/mod.rs"]
 mod support;
 
-use ferry_api::{AskedBy, HookName, HookRun, Job, Machine, MachineState, ServerState, WorkerInfo};
+use ferry_api::{AskedBy, Health, HookName, HookRun, Job, Machine, MachineState, ServerState, WorkerInfo};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use support::cluster::{Cluster, Worker};
@@ -115,6 +119,34 @@ fn served(cluster: &Cluster, port: u16) -> String {
     by_one
 }
 
+/// What is said in a VM's file so that it has a network, a service at a port, and is asked how it is.
+fn network(port: u16) -> String {
+    format!(
+        "network = \"own\"\nservices = [{{ port = 80, listen = {port} }}]\n\
+         [health]\nhttp = \"http://localhost/boot\"\ninterval = \"200ms\"\n"
+    )
+}
+
+/// Waits until a VM is well, asked at its address.
+fn is_well(worker: &Worker) {
+    let health = || worker.machine("vm").health.filter(|health| matches!(health, Health::Healthy { .. }));
+    until("it is well, asked at its address", health);
+}
+
+/// Freezes the file systems of a VM, as an agent of the worker does that dies then.
+fn freeze(worker: &Worker, machine: &Machine) {
+    let socket = worker.dir.join("machines").join(machine.id.to_string()).join("guest-agent.sock");
+    let mut guest = BufReader::new(UnixStream::connect(socket).unwrap());
+    let mut ask = |command: &str| {
+        writeln!(guest.get_mut(), "{{\"execute\": \"{command}\"}}").unwrap();
+        let mut answer = String::new();
+        guest.read_line(&mut answer).unwrap();
+        serde_json::from_str::<Value>(&answer).unwrap()["return"].clone()
+    };
+    assert_eq!(ask("guest-fsfreeze-freeze"), 1, "it has one file system");
+    assert_eq!(ask("guest-fsfreeze-status"), "frozen");
+}
+
 #[test]
 fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_acknowledged() {
     needs!(QEMU, MKE2FS, E2FSCK, DEBUGFS, IP);
@@ -127,18 +159,21 @@ fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_ack
     };
     let cluster = Cluster::two();
     let port = 31_000 + u16::try_from(std::process::id() % 900).unwrap();
-    let network = format!("network = \"own\"\nservices = [{{ port = 80, listen = {port} }}]\n");
     let (mut here, mut there) = cluster.pair();
-    let machine = create_with(here, cluster.dir(), (&kernel, &initrd), &network, HOOKS);
+    let machine = create_with(here, cluster.dir(), (&kernel, &initrd), &network(port), HOOKS);
     wait_for_more(here);
     let first = served(&cluster, port);
+    is_well(here);
 
     // Whoever serves its disk, and whoever looks after it, may die: it is the same VM, and goes on.
     let ServerState::Running { pid: server } = here.volume("data").server else { panic!("it is served") };
     here.kill_process(server);
     wait_for_more(here);
-    here.restart();
+    here.kill();
+    freeze(here, &machine);
+    here.start();
     assert_eq!(pid(&here.machine("vm")), pid(&machine), "the agent has lost its VM");
+    // The next agent has thawed what one that died left frozen.
     wait_for_more(here);
 
     let (mut acknowledged, mut boots) = (BTreeSet::new(), vec![first]);
@@ -165,6 +200,7 @@ fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_ack
         // What was frozen for the move goes on, and its address has followed.
         wait_for_more(here);
         boots.push(served(&cluster, port));
+        is_well(here);
     }
     // The same boot serves after a live move, and another one after any other.
     for (turn, pair) in boots.windows(2).enumerate() {
@@ -234,6 +270,18 @@ fn a_vm_that_cannot_run_here_is_refused_in_a_sentence() {
     };
     let said = refused("[qemu]\nkernel = \"/no/such/kernel\"\n");
     assert_eq!(said, "/no/such/kernel is no file of this worker; put it there or choose another");
+    let network = "network = \"own\"\n";
+    for (asked, why) in [
+        ("[health]\ntcp = 80\n".to_owned(), "reaches a VM at its own address, and this one has none; "),
+        (
+            format!("{network}[health]\nhttp = \"http://10.1.2.3/\"\n"),
+            "http://10.1.2.3/ is not of the VM itself; ",
+        ),
+        (format!("{network}[health]\ncommand = [\"true\"]\n"), "are run by the QEMU guest agent inside it; "),
+    ] {
+        let said = refused(&asked);
+        assert!(said.contains(why), "{said}");
+    }
     if !Path::new("/dev/kvm").exists() {
         let said = refused("[qemu]\naccel = \"kvm\"\n");
         assert!(said.starts_with("KVM is of no use on this worker: there is no /dev/kvm; "), "{said}");

@@ -16,7 +16,7 @@ mod made;
 mod runtime;
 
 use super::init::{Inside, Overlay};
-use super::isolated::{check_namespaces, own_network, write_inside};
+use super::isolated::{self, check_namespaces, own_network, write_inside};
 use super::process::{ProcessDriver, machine_of};
 use super::{Driver, DriverError, HeldMachine, Launch, MountedVolume, Watch, cgroup};
 use crate::host::{Doing, blocking};
@@ -179,6 +179,10 @@ impl Driver for OciDriver {
             };
             self.process.try_in_keeper(launch, mark, probe, check).await
         })
+    }
+
+    fn devices(&self, dir: &Path) -> Vec<PathBuf> {
+        isolated::devices(dir)
     }
 
     fn find(&self, dir: &Path, mark: &ProcessMark) -> Result<Option<Watch>, DriverError> {

@@ -1,8 +1,8 @@
 //! The program that runs containers: found by running one.
 
 use super::bind;
+use crate::drivers::filesystem::find_tool;
 use crate::drivers::isolated::may_make_namespaces;
-use crate::drivers::process::find_program;
 use crate::drivers::{DriverError, cgroup};
 use oci_spec::runtime::{RootBuilder, Spec};
 use std::fs;
@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Runtimes that are looked for, in this order.
+/// Runtimes that are looked for, in this order, each in the package of its name.
 const RUNTIMES: [&str; 2] = ["runc", "crun"];
 
 /// The first runtime with which a container runs.
@@ -21,8 +21,7 @@ pub(super) fn find() -> Result<PathBuf, DriverError> {
     may_make_namespaces()?;
     let mut last = DriverError::NoTool { tool: RUNTIMES[0], package: RUNTIMES[0] };
     for name in RUNTIMES {
-        let found = find_program(name).or_else(|_| find_program(&format!("/usr/sbin/{name}")));
-        let Ok(runtime) = found else { continue };
+        let Ok(runtime) = find_tool(name, name) else { continue };
         match try_runtime(&runtime) {
             Ok(()) => return Ok(runtime),
             Err(cause) => last = DriverError::Io { doing: format!("run a container with {name}"), cause },

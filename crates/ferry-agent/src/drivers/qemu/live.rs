@@ -166,7 +166,8 @@ fn failed(doing: &str, dir: &Path) -> impl FnOnce(io::Error) -> DriverError {
 impl Live for QemuDriver {
     fn offers(&self) -> Doing<'_, Result<LiveFacts, DriverError>> {
         Box::pin(async {
-            Ok(self.facts(of_version_line(&self.version().await?), matches!(self.kvm.get(), Some(Ok(())))))
+            Ok(self
+                .facts(of_version_line(&self.known().await?.version), matches!(self.kvm.get(), Some(Ok(())))))
         })
     }
 

@@ -11,6 +11,7 @@ mod words;
 
 use super::button::WithButton;
 use super::gate::{Behind, Clothes, Gates};
+use super::probe::try_at;
 use super::tap::{self, HeldWithLink, Tap};
 use super::vm::{self, HeldVm, Offers};
 use super::{Channel, Driver, DriverError, Freeze, HeldMachine, Launch, Live, Watch, gate, watch};
@@ -18,7 +19,7 @@ use crate::host::Doing;
 use crate::mutex::locked;
 use crate::records::ProcessMark;
 use agent::GuestAgent;
-use ferry_api::{Accel as Wanted, HealthCheck, MachineSpec, Network, QemuSpec};
+use ferry_api::{Accel as Wanted, HealthCheck, MachineSpec, Network, Probe, QemuSpec, VmModels};
 use guest::PowerButton;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -44,11 +45,12 @@ pub struct QemuDriver {
 }
 
 /// A program that was asked what it is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     program: PathBuf,
     changed: Option<SystemTime>,
     version: String,
+    models: Option<VmModels>,
 }
 
 impl QemuDriver {
@@ -73,17 +75,18 @@ impl QemuDriver {
     }
 
     /// What QEMU is here, asked again only when it was changed: this is told to whoever asks for the worker.
-    async fn version(&self) -> Result<String, DriverError> {
+    async fn known(&self) -> Result<Known, DriverError> {
         let program = probe::find()?;
         let changed = std::fs::metadata(&program).and_then(|file| file.modified()).ok();
         if let Some(known) = &*locked(&self.known)
             && (&known.program, known.changed) == (&program, changed)
         {
-            return Ok(known.version.clone());
+            return Ok(known.clone());
         }
-        let version = probe::version(&program).await?;
-        *locked(&self.known) = Some(Known { program, changed, version: version.clone() });
-        Ok(version)
+        let (version, models) = tokio::join!(probe::version(&program), probe::models(&program));
+        let known = Known { program, changed, version: version?, models };
+        *locked(&self.known) = Some(known.clone());
+        Ok(known)
     }
 
     async fn accel(&self, qemu: &Path, wanted: Wanted) -> Result<Accel, DriverError> {
@@ -105,6 +108,11 @@ impl QemuDriver {
         }
         find_images(wanted)?;
         let qemu = probe::qemu().await?;
+        if let Some((field, name)) =
+            self.known().await?.models.as_ref().and_then(|models| models.lacks(wanted))
+        {
+            return Err(DriverError::NoModel { field, name: name.to_owned() });
+        }
         self.accel(&qemu, wanted.accel).await.map(drop)
     }
 
@@ -178,11 +186,20 @@ impl Driver for QemuDriver {
         _mark: &'a ProcessMark,
         check: &'a HealthCheck,
     ) -> Doing<'a, Result<(), String>> {
-        Box::pin(async { GuestAgent::of(&launch.dir).run(check, &launch.env).await })
+        match check.probe {
+            Probe::Command(_) => {
+                Box::pin(async { GuestAgent::of(&launch.dir).run(check, &launch.env).await })
+            }
+            Probe::Tcp(_) | Probe::Http(_) => try_at(launch.machine.address().into(), check),
+        }
     }
 
     fn freezes(&self, dir: &Path) -> Option<Box<dyn Freeze>> {
         Some(Box::new(GuestAgent::of(dir)))
+    }
+
+    fn models(&self) -> Doing<'_, Option<VmModels>> {
+        Box::pin(async { self.known().await.ok()?.models })
     }
 
     fn live(&self) -> Option<&dyn Live> {

@@ -6,6 +6,7 @@
 use super::words::Accel;
 use crate::drivers::DriverError;
 use crate::drivers::process::find_program;
+use ferry_api::VmModels;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
 /// The earliest version that knows all that it is told here (`reconnect-ms`).
 const VERSION_MIN: (u32, u32) = (9, 2);
-/// How long QEMU may take to say its version.
+/// How long QEMU may take to say its version, or what it knows.
 const VERSION_MAX: Duration = Duration::from_secs(10);
 /// How long a guest may take to count, with the time that QEMU and the firmware take before.
 const COUNTING_MAX: Duration = Duration::from_secs(20);
@@ -65,6 +66,24 @@ pub(super) async fn version(program: &Path) -> Result<String, DriverError> {
     let said = Command::new(program).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
     let said = timeout(VERSION_MAX, said).await.map_err(|late| failed(late.into()))?.map_err(failed)?;
     Ok(String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().to_owned())
+}
+
+/// What VMs a QEMU can be told to be; none if it does not tell.
+pub(super) async fn models(program: &Path) -> Option<VmModels> {
+    let told = |what: &'static str| async move {
+        let said =
+            Command::new(program).args([what, "help"]).stdin(Stdio::null()).kill_on_drop(true).output();
+        let said = timeout(VERSION_MAX, said).await.ok()?.ok()?;
+        Some(names(&String::from_utf8_lossy(&said.stdout))).filter(|names| !names.is_empty())
+    };
+    let (machines, cpus) = tokio::join!(told("-machine"), told("-cpu"));
+    Some(VmModels { machines: machines?, cpus: cpus? })
+}
+
+/// The first words below a headline, up to an empty line.
+fn names(help: &str) -> Vec<String> {
+    let lines = help.lines().skip(1).take_while(|line| !line.trim().is_empty());
+    lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
 /// Where QEMU is, whatever it is.
@@ -134,6 +153,15 @@ mod tests {
 
     /// A starved host may take long to translate.
     const PATIENCE: Duration = Duration::from_secs(300);
+
+    #[test]
+    fn what_a_qemu_knows_is_read_by_its_names() {
+        let machines = "Supported machines are:\nmicrovm              microvm (i386)\nq35   Standard PC (alias of pc-q35-10.0)\n";
+        assert_eq!(names(machines), ["microvm", "q35"]);
+        let cpus = "Available CPUs:\n  486                   (alias configured by machine type)\n  max\n\nRecognized CPUID flags:\n  3dnow\n";
+        assert_eq!(names(cpus), ["486", "max"]);
+        assert_eq!(names(""), Vec::<String>::new());
+    }
 
     #[tokio::test]
     async fn a_guest_counts_where_instructions_are_translated_and_a_qemu_that_fails_is_quoted() {

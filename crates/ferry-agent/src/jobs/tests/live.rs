@@ -21,6 +21,7 @@ async fn vm(desired: Desired, faults: &[(u64, Fault)]) -> Worker {
             limits: Vec::new(),
             error: None,
             live: Some(facts()),
+            models: None,
         }];
     }
     worker

@@ -1,7 +1,8 @@
 //! What a person may ask of moves, and what they are told.
 
 use ferry_api::{
-    AskJobs, CrossingState, Desired, DriverInfo, ErrorCode, EventsAfter, JobEventKind, JobState, StepState,
+    AskJobs, Capacity, CrossingState, Desired, DriverInfo, ErrorCode, EventsAfter, JobEventKind, JobState,
+    StepState, VmModels,
 };
 use ferry_fsm::{Entry, Event, Terms};
 use std::sync::Arc;
@@ -248,10 +249,8 @@ async fn a_step_of_another_version_parks_the_move() {
     assert!(job.reason.unwrap().contains("another version"));
 }
 
-#[tokio::test]
-async fn a_target_that_cannot_limit_the_machine_is_refused_before_anything_stops() {
-    let mut worker = Worker::new(Desired::Running, &[]).await;
-    worker.world.state().limits.memory_bytes = (1 << 20).try_into().ok();
+/// A move that its target refuses in Plan: foreseen, not repeated, and before anything stops. Answers why.
+async fn refused_in_plan(worker: &mut Worker) -> String {
     let mover = Mover::new(Arc::new(Alpha(worker.world.clone())), Hourglass(worker.world.clone()));
     let foreseen = mover.foresee(&worker.input("beta")).await.unwrap();
     let id = worker.begin().await.unwrap().id;
@@ -259,28 +258,72 @@ async fn a_target_that_cannot_limit_the_machine_is_refused_before_anything_stops
     assert_eq!((job.state, job.steps[0].attempts), (JobState::Failed, 1));
     let reason = job.reason.clone().unwrap();
     assert!(reason.contains(&foreseen.blockers[0]), "what stops it was foreseen: {:?}", foreseen.blockers);
-    assert!(reason.contains("worker beta cannot limit the memory of the machine"), "{reason}");
     assert!(job.steps[1..].iter().all(|step| step.state == StepState::Waiting));
     worker.check_the_end(&job).await;
+    reason
+}
+
+/// What a worker tells of a driver that runs machines there.
+fn runs(name: &str) -> DriverInfo {
+    DriverInfo {
+        name: name.to_owned(),
+        found: None,
+        limits: Vec::new(),
+        error: None,
+        live: None,
+        models: None,
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_limit_the_machine_is_refused_before_anything_stops() {
+    let mut worker = Worker::new(Desired::Running, &[]).await;
+    worker.world.state().limits.memory_bytes = (1 << 20).try_into().ok();
+    let reason = refused_in_plan(&mut worker).await;
+    assert!(reason.contains("worker beta cannot limit the memory of the machine"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_target_that_has_less_than_the_machine_may_take_is_refused_before_anything_stops() {
+    let mut worker = Worker::new(Desired::Running, &[]).await;
+    {
+        let mut state = worker.world.state();
+        state.limits.memory_bytes = (1 << 20).try_into().ok();
+        state.drivers = vec![DriverInfo { limits: vec!["memory".to_owned()], ..runs("process") }];
+        state.has = Some(Capacity { cpu_millis: 1000, memory_bytes: (1 << 20) - 1 });
+    }
+    let reason = refused_in_plan(&mut worker).await;
+    let less = "worker beta has 1048575 bytes of memory and the machine is to have 1048576 at most; lower that limit";
+    assert!(reason.contains(less), "{reason}");
+    worker.world.state().has = Some(Capacity { cpu_millis: 1000, memory_bytes: 1 << 20 });
+    let id = worker.begin().await.unwrap().id;
+    assert_eq!(worker.run_to_the_end(id).await.state, JobState::Succeeded);
 }
 
 #[tokio::test]
 async fn a_target_that_lacks_the_machines_driver_is_refused_before_anything_stops() {
     let mut worker = Worker::new(Desired::Running, &[]).await;
     let error = Some("its programs are locked away; unlock them".to_owned());
-    worker.world.state().drivers =
-        vec![DriverInfo { name: "process".to_owned(), found: None, limits: Vec::new(), error, live: None }];
-    let mover = Mover::new(Arc::new(Alpha(worker.world.clone())), Hourglass(worker.world.clone()));
-    let foreseen = mover.foresee(&worker.input("beta")).await.unwrap();
-    let id = worker.begin().await.unwrap().id;
-    let job = worker.run_to_the_end(id).await;
-    assert_eq!((job.state, job.steps[0].attempts), (JobState::Failed, 1));
-    let reason = job.reason.clone().unwrap();
-    assert!(reason.contains(&foreseen.blockers[0]), "what stops it was foreseen: {:?}", foreseen.blockers);
+    worker.world.state().drivers = vec![DriverInfo { error, ..runs("process") }];
+    let reason = refused_in_plan(&mut worker).await;
     assert!(
         reason.contains("worker beta cannot run the machine, whose driver is process: its programs"),
         "{reason}"
     );
-    assert!(job.steps[1..].iter().all(|step| step.state == StepState::Waiting));
-    worker.check_the_end(&job).await;
+}
+
+#[tokio::test]
+async fn a_target_whose_qemu_does_not_know_what_the_vm_is_is_refused_before_anything_stops() {
+    for (machines, cpus, lacks) in [("pc", "max", "machine q35"), ("q35", "qemu64", "cpu Haswell")] {
+        let mut worker = Worker::new(Desired::Running, &[]).await;
+        {
+            let mut state = worker.world.state();
+            state.is_vm = true;
+            let models = Some(VmModels { machines: vec![machines.to_owned()], cpus: vec![cpus.to_owned()] });
+            state.drivers = vec![DriverInfo { models, ..runs("qemu") }];
+        }
+        let reason = refused_in_plan(&mut worker).await;
+        let unknown = format!("the QEMU of worker beta knows no {lacks}; bring it to a version that does");
+        assert!(reason.contains(&unknown), "{reason}");
+    }
 }

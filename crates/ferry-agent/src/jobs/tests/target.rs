@@ -28,6 +28,7 @@ impl Target for Beta {
                         promised_bytes: 0,
                         free_bytes: state.room_bytes,
                     },
+                    has: state.has,
                     region: None,
                     labels: ferry_api::Labels::new(),
                     cordon: None,

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
-    ApiError, Arrival, AskRoot, BadRanges, CopyRoot, Crossing, CrossingState, CrossingVolume, Desired,
-    Driver, ErrorCode, Generation, HookName, HookRun, Hooks, Hydration, Job, JobId, Judged, Limits,
+    ApiError, Arrival, AskRoot, BadRanges, Capacity, CopyRoot, Crossing, CrossingState, CrossingVolume,
+    Desired, Driver, ErrorCode, Generation, HookName, HookRun, Hooks, Hydration, Job, JobId, Judged, Limits,
     LiveFacts, Machine, MachineId, MachineSpec, MachineState, MachineVolume, Notice, Ownership, Precopied,
     QemuSpec, Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
@@ -115,6 +115,8 @@ pub(super) struct State {
     pub(super) is_judged: bool,
     /// The target's room, in bytes.
     pub(super) room_bytes: u64,
+    /// What the target's host has.
+    pub(super) has: Option<Capacity>,
     /// Drivers of the target.
     pub(super) drivers: Vec<ferry_api::DriverInfo>,
     /// What the machine may have at most.
@@ -528,7 +530,7 @@ impl Home for Alpha {
             let health = state.is_judged.then(|| ferry_api::Probe::Tcp(1.try_into().unwrap()).into());
             let mut spec = MachineSpec::process("sleep", ["1"]);
             if state.is_vm {
-                spec.driver = Driver::Qemu(QemuSpec::default());
+                spec.driver = Driver::Qemu(QemuSpec { cpu: "Haswell".parse().ok(), ..QemuSpec::default() });
             }
             spec = MachineSpec { health, hooks: state.hooks.clone(), limits: state.limits, ..spec };
             (state.home.keys().copied().collect::<Vec<_>>(), state.desired.unwrap(), state.home_runs, spec)
@@ -693,7 +695,7 @@ impl Home for Alpha {
             .await
     }
 
-    async fn let_memory_go(&self, _machine: MachineId) -> Result<Option<Memory>, ApiError> {
+    async fn let_memory_go(&self, _machine: MachineId, _job: JobId) -> Result<Option<Memory>, ApiError> {
         self.0
             .call(|state| {
                 assert!(state.crossing >= Some(CrossingState::Activated), "let go too early: {state:?}");

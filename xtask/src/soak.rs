@@ -4,7 +4,7 @@
 //! fio, which verifies what it wrote, behind `steady`, a client that outlives its server · `workers` two agents and a
 //! machine that moves between them, which is a test of the program's that is told to go on · `pingpong` the same there and
 //! back while nothing goes wrong, for so many moves · `database` that with a database on a filesystem · `postgres` PostgreSQL
-//! with clients at the workers' proxies, for so many moves · `postgres-oci` that in a container · `redis` the same of Redis · `vm` a VM that moves cold, warm and live · `oracle`, `dice`, `link`, `server`, `tally` what they share.
+//! with clients at the workers' proxies, for so many moves · `postgres-oci` that in a container · `redis` the same of Redis · `vm` a VM that moves cold, warm and live · `vm-kills` that while agents are killed · `oracle`, `dice`, `link`, `server`, `tally` what they share.
 //!
 //! A seed gives the same choices again, not the same moments: when a kill meets a server is up to the scheduler. So a
 //! finding comes with what happened last and what the servers said, and is looked for with its seed many times.
@@ -27,7 +27,7 @@ use crate::bench;
 use crate::bench::interrupt;
 use tally::Until;
 
-const USAGE: &str = "usage: cargo xtask soak [--what volumes|fio|workers|pingpong|database|postgres|postgres-oci|redis|vm] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]";
+const USAGE: &str = "usage: cargo xtask soak [--what volumes|fio|workers|pingpong|database|postgres|postgres-oci|redis|vm|vm-kills] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]";
 const MINUTES_DEFAULT: u64 = 10;
 const MOVES_DEFAULT: u64 = 1000;
 /// Of a server with clients at the workers' proxies.
@@ -48,7 +48,9 @@ const POSTGRES: &str = "postgres::a_postgres_that_moves_there_and_back_keeps_eve
 const POSTGRES_OCI: &str =
     "postgres::a_postgres_in_a_container_that_moves_there_and_back_keeps_every_commit_and_refuses_nobody";
 const REDIS: &str = "redis::a_redis_that_moves_there_and_back_keeps_every_write_and_refuses_nobody";
-const VM: &str = "a_vm_moves_cold_warm_and_live_and_keeps_every_record_it_acknowledged";
+const VM: &str = "a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_acknowledged";
+const VM_KILLS: &str =
+    "kills::a_vm_that_moves_while_agents_are_killed_runs_once_and_keeps_every_record_it_acknowledged";
 
 #[derive(Clone, Copy)]
 enum What {
@@ -61,6 +63,7 @@ enum What {
     PostgresOci,
     Redis,
     Vm,
+    VmKills,
 }
 
 struct Wishes {
@@ -84,9 +87,10 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
             return soak_test(root, SOAK, POSTGRES_OCI, seed, &until, ferry.is_some());
         }
         What::Redis => return soak_test(root, SOAK, REDIS, seed, &until, ferry.is_some()),
-        What::Vm => {
+        What::Vm | What::VmKills => {
             crate::lab::vm(root)?;
-            return soak_test(root, VMS, VM, seed, &until, ferry.is_some());
+            let test = if let What::Vm = what { VM } else { VM_KILLS };
+            return soak_test(root, VMS, test, seed, &until, ferry.is_some());
         }
     };
     let ferry = match ferry {
@@ -139,6 +143,7 @@ fn parse(mut arguments: &[&str]) -> anyhow::Result<Wishes> {
             ("--what", "postgres-oci") => what = What::PostgresOci,
             ("--what", "redis") => what = What::Redis,
             ("--what", "vm") => what = What::Vm,
+            ("--what", "vm-kills") => what = What::VmKills,
             ("--minutes", _) => until = Some(Until::Minutes(number()?)),
             ("--kills", _) => until = Some(Until::Kills(number()?)),
             ("--moves", _) => until = Some(Until::Moves(number()?)),
@@ -159,16 +164,28 @@ fn ends(what: What, asked: Option<Until>) -> anyhow::Result<Until> {
     Ok(match (what, asked) {
         (What::Pingpong | What::Database, None) => Until::Moves(MOVES_DEFAULT),
         (What::Postgres | What::PostgresOci | What::Redis, None) => Until::Moves(SERVER_MOVES_DEFAULT),
-        (What::Vm, None) => Until::Moves(VM_MOVES_DEFAULT),
+        (What::Vm | What::VmKills, None) => Until::Moves(VM_MOVES_DEFAULT),
         (What::Volumes | What::Fio | What::Workers, None) => Until::Minutes(MINUTES_DEFAULT),
         (
-            What::Pingpong | What::Database | What::Postgres | What::PostgresOci | What::Redis | What::Vm,
+            What::Pingpong
+            | What::Database
+            | What::Postgres
+            | What::PostgresOci
+            | What::Redis
+            | What::Vm
+            | What::VmKills,
             Some(until @ Until::Moves(_)),
         )
         | (What::Volumes | What::Fio, Some(until))
         | (What::Workers, Some(until @ Until::Minutes(_))) => until,
         (
-            What::Pingpong | What::Database | What::Postgres | What::PostgresOci | What::Redis | What::Vm,
+            What::Pingpong
+            | What::Database
+            | What::Postgres
+            | What::PostgresOci
+            | What::Redis
+            | What::Vm
+            | What::VmKills,
             Some(_),
         ) => {
             bail!("that is counted in moves: give --moves\n{USAGE}")
@@ -180,6 +197,21 @@ fn ends(what: What, asked: Option<Until>) -> anyhow::Result<Until> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_soak_that_is_a_test_is_one() {
+        // A name that no test has would run none, and succeed.
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/ferry/tests");
+        let all: [(&str, &[&str]); 2] =
+            [(SOAK, &[WORKERS, PINGPONG, DATABASE, POSTGRES, POSTGRES_OCI, REDIS]), (VMS, &[VM, VM_KILLS])];
+        for (dir, names) in all {
+            for name in names {
+                let (file, name) = name.split_once("::").unwrap_or(("main", name));
+                let text = std::fs::read_to_string(tests.join(dir).join(file).with_extension("rs")).unwrap();
+                assert!(text.contains(&format!("fn {name}(")), "there is no {dir} {file}::{name}");
+            }
+        }
+    }
 
     #[test]
     fn what_a_soak_cannot_be_told_is_refused() {

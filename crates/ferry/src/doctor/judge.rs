@@ -275,6 +275,13 @@ fn cgroups(facts: &Facts) -> Finding {
 fn runtime(facts: &Facts) -> Finding {
     let (what, purpose) = ("OCI runtime", "containers");
     match &facts.programs.runtime {
+        // A container has namespaces, which the agent makes.
+        Some(path) if !facts.may_administer => Finding::missing(
+            what,
+            purpose,
+            format!("{}, which this user may not run containers with", path.display()),
+            "run the agent as root with CAP_SYS_ADMIN if this worker is to run containers",
+        ),
         Some(path) => Finding::works(what, purpose, path.display().to_string()),
         None => Finding::missing(
             what,
@@ -414,6 +421,12 @@ mod tests {
             assert_eq!(finding.required, finding.state == State::Works, "{finding:?}");
             assert_eq!(finding.advice.is_some(), finding.state == State::Missing, "{finding:?}");
         }
+    }
+
+    #[test]
+    fn a_runtime_is_of_no_use_to_whoever_may_make_no_namespaces() {
+        let found = finding(&Facts { may_administer: false, ..rich() }, "OCI runtime");
+        assert!(found.state == State::Missing && found.seen.contains("may not run containers"), "{found:?}");
     }
 
     #[test]

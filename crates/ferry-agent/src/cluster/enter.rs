@@ -54,6 +54,8 @@ pub struct Entered {
     pub worker: WorkerName,
     /// Where others reach its agent.
     pub url: String,
+    /// Whether only this host itself reaches it there.
+    pub is_local: bool,
     /// The others that belong to it.
     pub others: Vec<WorkerName>,
 }
@@ -65,7 +67,13 @@ pub struct Entered {
 pub fn found(config: &Config) -> Result<Entered, EnterError> {
     let (home, url) = begin(config)?;
     let cluster = Keeper::found(&home, &config.name, &url, now_ms())?.to_string();
-    Ok(Entered { cluster, worker: config.name.clone(), url, others: Vec::new() })
+    Ok(Entered {
+        cluster,
+        worker: config.name.clone(),
+        url,
+        is_local: config.listen.ip().is_loopback(),
+        others: Vec::new(),
+    })
 }
 
 /// Has the worker that `config` describes join a cluster by a token; `address`: where the keeper is, if not where the token says.
@@ -96,7 +104,13 @@ pub async fn join(config: &Config, token: &str, address: Option<&str>) -> Result
     let papers = home.papers()?.expect("it was made just now");
     let others = papers.roster.members().map(|entry| entry.name.clone());
     let others = others.filter(|name| *name != config.name).collect();
-    Ok(Entered { cluster: papers.roster.cluster.to_string(), worker: config.name.clone(), url, others })
+    Ok(Entered {
+        cluster: papers.roster.cluster.to_string(),
+        worker: config.name.clone(),
+        url,
+        is_local: config.listen.ip().is_loopback(),
+        others,
+    })
 }
 
 /// The worker's state directory, and where others reach its agent.
@@ -108,5 +122,10 @@ fn begin(config: &Config) -> Result<(Home, String), EnterError> {
         return Err(EnterError::NoPort);
     }
     std::fs::create_dir_all(&config.state_dir).map_err(EnterError::StateDir)?;
-    Ok((Home::new(&config.state_dir), format!("https://{}:{}", config.advertise, config.listen.port())))
+    Ok((Home::new(&config.state_dir), url_of(config)))
+}
+
+/// Where others reach the agent, as its configuration says.
+pub(super) fn url_of(config: &Config) -> String {
+    format!("https://{}:{}", config.advertise, config.listen.port())
 }

@@ -117,7 +117,8 @@ impl Cluster {
         let keeper = Keeper::at(&home)?;
         let (certificate, key) = home.certificate_and_key()?;
         let badge = Badge::new(&certificate, &key)?;
-        let held = Mutex::new(Held { papers, keeper, troubles: BTreeMap::new() });
+        let moved = moved(config, &papers).map(|trouble| ("address".to_owned(), trouble));
+        let held = Mutex::new(Held { papers, keeper, troubles: moved.into_iter().collect() });
         let (changed, news) = (watch::Sender::new(0), watch::Sender::new(0));
         let (me, peers) = (config.name.clone(), Peers::of_cluster(BTreeMap::new()));
         let cluster = Self(Arc::new(Inner { me, home, badge, held, peers, changed, news }));
@@ -317,6 +318,16 @@ impl Cluster {
     }
 }
 
+/// What is wrong if the agent listens elsewhere than others call it.
+fn moved(config: &Config, papers: &Papers) -> Option<String> {
+    let (here, known) = (enter::url_of(config), &papers.roster.member(&config.name)?.url);
+    let trouble = format!(
+        "others call this worker at {known}, and by its configuration it is at {here}; let it be there again, or have it join anew \
+         as its own successor"
+    );
+    (here != *known).then_some(trouble).inspect(|trouble| tracing::warn!("{trouble}"))
+}
+
 fn fork(who: &str, version: u64) -> String {
     format!(
         "{who} has another roster of version {version}: two workers have kept the cluster's key; take it from one of them and \
@@ -381,3 +392,6 @@ pub(crate) fn in_none() -> ApiError {
         "this worker belongs to no cluster; `ferry cluster init` makes one, `ferry agent join` joins one";
     ApiError::new(ErrorCode::Conflict, message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ pub async fn join(config: &Path, token: &str, address: Option<&str>, json: bool)
 }
 
 fn say_entered(entered: &Entered, config: &Path, json: bool) -> Result<Exit> {
-    let Entered { cluster, worker, url, others } = entered;
+    let Entered { cluster, worker, url, is_local, others } = entered;
     if json {
         say_json(&json!({ "cluster": cluster, "worker": worker, "url": url, "others": others }))?;
         return Ok(Exit::Done);
@@ -38,6 +38,11 @@ fn say_entered(entered: &Entered, config: &Path, json: bool) -> Result<Exit> {
     let others: Vec<&str> = others.iter().map(|other| other.as_str()).collect();
     let with = if others.is_empty() { String::new() } else { format!(" with {}", others.join(", ")) };
     say(format!("{worker} belongs to cluster {cluster}{with}; others reach it at {url}"))?;
+    if *is_local {
+        say(
+            "only this host reaches that; for workers elsewhere give `listen` another address, remove the directory `cluster`, and do this again",
+        )?;
+    }
     say(format!("start its agent (again): ferry agent --config {}", config.display()))?;
     Ok(Exit::Done)
 }

@@ -33,6 +33,8 @@ pub struct Facts {
     pub programs: Programs,
     /// Where the worker keeps its volumes.
     pub store: Store,
+    /// The worker's part in its cluster; none if it belongs to none; why it cannot be looked at.
+    pub membership: Result<Option<Membership>, String>,
     /// Files that a process may have open.
     pub open_files_max: Option<u64>,
     /// Bytes of memory that a process may lock; none: as many as it wants.
@@ -98,6 +100,19 @@ pub enum Cgroups {
     V1,
     /// None.
     None,
+}
+
+/// A worker's part in its cluster.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// Its name.
+    pub worker: String,
+    /// The version of the newest roster that it has.
+    pub roster_version: u64,
+    /// Since and until when its certificate is good, in seconds since 1970.
+    pub certificate_s: std::ops::Range<u64>,
+    /// Why it belongs to the cluster no longer, if so.
+    pub lost: Option<String>,
 }
 
 /// A directory for volumes.

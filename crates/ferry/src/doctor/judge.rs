@@ -1,6 +1,7 @@
 //! From facts to findings: what works, what is missing, for what it is needed, and what to do. Pure.
 
 mod devices;
+mod membership;
 
 use super::facts::{Cgroups, Device, Facts, Module};
 use devices::{fuse, ublk};
@@ -54,6 +55,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     all.extend([fuse(facts), ublk(facts), vhost_user(facts), kvm(facts)]);
     all.extend([namespaces(facts), cgroups(facts), runtime(facts)]);
     all.extend(kernel_drivers(facts));
+    all.extend(membership::membership(facts));
     all
 }
 
@@ -338,7 +340,7 @@ mod tests {
     use ferry_volume::UblkDriver;
 
     /// A host that has everything.
-    fn rich() -> Facts {
+    pub(super) fn rich() -> Facts {
         let there = Module::There;
         Facts {
             kernel: "6.18.5-generic".to_owned(),
@@ -366,6 +368,7 @@ mod tests {
                 reflinks: true,
                 sockets_fit: true,
             },
+            membership: Ok(None),
             open_files_max: Some(1 << 20),
             locked_bytes_max: None,
             now_s: 1 << 31,

@@ -1,6 +1,6 @@
 //! The facts of this host, by looking and trying. What is tried leaves nothing behind.
 
-use super::facts::{Cgroups, Device, Facts, Module, Modules, Programs, Store};
+use super::facts::{Cgroups, Device, Facts, Membership, Module, Modules, Programs, Store};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -33,11 +33,22 @@ pub fn look(state_dir: &Path) -> Facts {
             runtime: find(&["crun", "runc"]),
         },
         store: store(state_dir),
+        membership: membership(state_dir),
         open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         locked_bytes_max: rustix::process::getrlimit(rustix::process::Resource::Memlock).current,
         now_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         kernel,
     }
+}
+
+fn membership(state_dir: &Path) -> Result<Option<Membership>, String> {
+    let papers = ferry_cluster::Home::new(state_dir).papers().map_err(|error| error.to_string())?;
+    Ok(papers.map(|papers| Membership {
+        worker: papers.identity.worker.to_string(),
+        roster_version: papers.roster.version,
+        certificate_s: papers.identity.from_ms / 1000..papers.identity.until_ms / 1000,
+        lost: papers.standing().err().map(|stranger| stranger.to_string()),
+    }))
 }
 
 fn read(path: impl AsRef<Path>) -> String {

@@ -22,6 +22,7 @@ pub mod entrances;
 mod failure;
 pub mod fences;
 mod garbage;
+mod gossip;
 pub mod host;
 mod identity;
 pub mod jobs;

@@ -11,6 +11,7 @@ use crate::drivers::{Channel, LaunchError, Launcher};
 use crate::entrances::{self, EntranceError};
 use crate::fences::{FenceError, Fences};
 use crate::garbage;
+use crate::gossip::{self, Heard};
 use crate::host::{ThisHost, blocking};
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
@@ -33,14 +34,14 @@ use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain,
     AskGarbage, AskJobs, AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume,
     AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing,
-    Desired, DestroyMachine, DetachVolume, DirectoryView, DrainPlan, DrainStarted, ErrorCode, EventsAfter,
-    Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind,
-    JobState, Join, JoinTokenMade, Joined, Losses, Machine, MachineId, MachineLog, MachineRef, Mappings,
-    Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceVolume, PaceWorker, PauseDrain,
-    PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SPEC_VERSION,
-    SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, StepState, StopReason,
-    Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey,
-    VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    Desired, DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, ErrorCode,
+    EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId,
+    JobJournal, JobKind, JobState, Join, JoinTokenMade, Joined, Losses, Machine, MachineId, MachineLog,
+    MachineRef, Mappings, Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceVolume,
+    PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke,
+    RevokeDone, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves,
+    StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck,
+    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -67,6 +68,17 @@ type Jobs = Office<Records, HostClock, Core>;
 /// Why an agent does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    /// It cannot hear the other workers of its cluster.
+    #[error(
+        "cannot hear other workers at {address} over UDP; choose another `listen` in the configuration, or end what has the port"
+    )]
+    Gossip {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
     /// The state directory is not to be had, or the records cannot be opened or were lost.
     #[error(transparent)]
     Records(#[from] RecordsError),
@@ -195,6 +207,8 @@ pub struct Agent {
     shutdown: Shutdown,
     /// The worker's part in its cluster, if it belongs to one.
     cluster: Option<Cluster>,
+    /// What it hears in the gossip there.
+    gossip: Option<Heard>,
     clock: HostClock,
     age: AgeClock<HostClock>,
     started_at_ms: u64,
@@ -234,7 +248,24 @@ impl Agent {
             agent._chores.spawn(cluster.clone().keep_up());
             agent._chores.spawn(cluster.clone().expel_from(volumes.clone()));
         }
-        Ok(Self { cluster, ..agent })
+        let gossip = match &cluster {
+            Some(cluster) => agent.listen_to_gossip(cluster).await?,
+            None => None,
+        };
+        Ok(Self { cluster, gossip, ..agent })
+    }
+
+    /// Takes part in the gossip of the cluster, where it is known at which port; elsewhere workers ask each other.
+    async fn listen_to_gossip(&mut self, cluster: &Cluster) -> Result<Option<Heard>, AgentError> {
+        let Core { config, services, .. } = &*self.core;
+        if config.listen.port() == 0 {
+            return Ok(None);
+        }
+        services.listen_to_gossip();
+        let (place, part) = ((config.listen, &*config.state_dir), (&config.name, cluster.clone()));
+        let heard = gossip::open(place, part, services.clone(), &mut self._chores).await;
+        let failed = |cause| AgentError::Gossip { address: config.listen, cause };
+        heard.map(Some).map_err(failed)
     }
 
     /// Goes on with what the records say, on ground that nobody else uses.
@@ -279,7 +310,17 @@ impl Agent {
         chores.spawn(async move { judge_arrivals(&arrived, &judges).await });
         let shutdown = Shutdown::default();
         let started_at_ms = host.now_ms();
-        Ok(Self { core, jobs, shutdown, cluster: None, clock, age, started_at_ms, _chores: chores })
+        Ok(Self {
+            core,
+            jobs,
+            shutdown,
+            cluster: None,
+            gossip: None,
+            clock,
+            age,
+            started_at_ms,
+            _chores: chores,
+        })
     }
 
     /// What keeps this worker from being stopped, without asking the others for how long.
@@ -844,6 +885,10 @@ impl AgentApi for Agent {
     async fn peer_leads(&self, job: JobId) -> Answer<Option<WorkerName>> {
         let crossing = self.core.records.crossing(job).await?;
         Ok(crossing.and_then(|crossing| crossing.reserve).map(|reserve| reserve.from))
+    }
+
+    async fn peer_digest(&self) -> Answer<Digest> {
+        Ok(self.gossip.as_ref().map(Heard::digest).unwrap_or_default())
     }
 
     async fn peer_mappings(&self, ask: AskMappings) -> Answer<Mappings> {

@@ -2,6 +2,10 @@
 
 use crate::{Capacity, Cordon, Labels, Mapping, RegionName, Room, WorkerName};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// In which state which worker's map of machines is: in which life of its agent, and which revision.
+pub type Digest = BTreeMap<WorkerName, (u64, u64)>;
 
 /// What a worker says of itself, beside its machines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +52,9 @@ pub struct KnownWorker {
     pub name: WorkerName,
     /// How long ago it last said something, in milliseconds; none if it never did.
     pub heard_ms_ago: Option<u64>,
+    /// Whether its agent is there, by the gossip of the workers; none where they do not gossip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_there: Option<bool>,
     /// Whether that is recent enough to be relied upon.
     pub is_fresh: bool,
     /// How many machines it has, as far as is known.

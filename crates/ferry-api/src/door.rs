@@ -4,7 +4,7 @@ use crate::{
     AbandonSource, Activate, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage, AskJobs,
     AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid,
     CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, DirectoryView, DrainPlan, DrainStarted, EventsAfter, Expect, ForkVolume, Garbage,
+    DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, EventsAfter, Expect, ForkVolume, Garbage,
     GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, Losses,
     Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume, PaceWorker,
     PauseDrain, PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone,
@@ -231,6 +231,8 @@ pub trait AgentApi: Send + Sync + 'static {
     ) -> impl Future<Output = Answer<VolumeExport>> + Send;
     /// What this worker has heard of all workers and their machines.
     fn directory(&self) -> impl Future<Output = Answer<DirectoryView>> + Send;
+    /// In which state whose map of machines is, as far as this worker has heard; nothing where workers do not gossip.
+    fn peer_digest(&self) -> impl Future<Output = Answer<Digest>> + Send;
     /// Where the machines are of which this worker has records. Waits for a change if asked to.
     fn peer_mappings(&self, ask: AskMappings) -> impl Future<Output = Answer<Mappings>> + Send;
     /// What lies on this worker's disk about machines and volumes; answers also for what it does not know.

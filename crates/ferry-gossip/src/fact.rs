@@ -1,6 +1,6 @@
 //! What a worker tells everybody, and what is known of all.
 
-use ferry_api::WorkerName;
+use ferry_api::{Digest, WorkerName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -24,9 +24,6 @@ impl Fact {
         (self.epoch, self.revision)
     }
 }
-
-/// In which state a worker's map is, by name: all that two workers must compare to know who has news for whom.
-pub type Digest = BTreeMap<WorkerName, (u64, u64)>;
 
 /// The newest fact of each worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,7 +17,8 @@ mod gossip;
 mod member;
 mod sealed;
 
-pub use fact::{Digest, Fact, Facts};
+pub use fact::{Fact, Facts};
+pub use ferry_api::Digest;
 pub use gossip::{Effect, Gossip, Wake};
 pub use member::Member;
 pub use sealed::{GossipKey, KeyId, SealError, Sealer};

@@ -3,7 +3,9 @@
 
 mod support;
 
-use ferry_api::{ApiTokenMade, ClusterStatus, JoinTokenMade, MachineState, RevokeDone, VolumeKey};
+use ferry_api::{
+    ApiTokenMade, ClusterStatus, DirectoryView, JoinTokenMade, MachineState, RevokeDone, VolumeKey,
+};
 use ferry_cluster::{Authority, Home, Request, WorkerKey};
 use ferry_volume::directory::VolumeConfig;
 use ferry_volume::{Credentials, SourceUri, client, control};
@@ -117,6 +119,40 @@ fn a_machine_moves_between_workers_that_joined_and_nobody_else_is_answered() {
     let stranger = over_tls(w1, None, true, &["machine", "list"]);
     assert_eq!((stranger.code, &stranger.stdout[..]), (Some(1), ""), "{stranger:?}");
     assert!(stranger.sentence().contains("answers only whom it knows"), "{stranger:?}");
+}
+
+/// Which of the others a worker hears.
+fn heard(worker: &Worker) -> Vec<(String, bool)> {
+    let view: DirectoryView = worker.ask(&["directory"]);
+    let there =
+        |known: ferry_api::KnownWorker| (known.name.to_string(), known.is_there.expect("they gossip"));
+    view.workers.into_iter().map(there).collect()
+}
+
+#[test]
+fn members_hear_who_is_there_and_where_machines_are_and_miss_one_that_dies() {
+    let cluster = joined(&["w1", "w2", "w3"]);
+    let [w1, w2, w3] = &cluster.workers[..] else { panic!("three workers") };
+    let all = |w3_is_there| {
+        [("w1", true), ("w2", true), ("w3", w3_is_there)].map(|(name, there)| (name.to_owned(), there))
+    };
+    for worker in [w1, w2, w3] {
+        until(&format!("{} hears all", worker.name), || (heard(worker) == all(true)).then_some(()));
+    }
+    let said = w1.ferry(&["machine", "create", "web", "--volume", "data=16MiB", "--", "sleep", "1000"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    w1.moves("web", w2);
+    until("w3 knows where the machine is", || {
+        let view: DirectoryView = w3.ask(&["directory"]);
+        view.machines
+            .iter()
+            .any(|known| known.is_certain && known.mapping.owner.as_str() == "w2")
+            .then_some(())
+    });
+    w3.kill();
+    until("w1 misses w3", || (heard(w1) == all(false)).then_some(()));
+    w3.start();
+    until("w1 hears w3 again", || (heard(w1) == all(true)).then_some(()));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod dns;
 mod feeds;
 mod figures;
 mod forward;
+mod hints;
 mod listen;
 mod proxy;
 mod view;
@@ -35,6 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -97,6 +99,12 @@ struct Inner {
     changed: watch::Sender<u64>,
     /// What this worker tells others; none before it has looked at its records, and once it closes.
     told: watch::Sender<Option<Telling>>,
+    /// In which state that is; 0 while it tells nothing.
+    revision: watch::Sender<u64>,
+    /// Whether gossip says when others have news.
+    gossips: AtomicBool,
+    /// What it says.
+    hints: Mutex<hints::Hints>,
     /// Whom it follows.
     followed: Mutex<BTreeSet<WorkerName>>,
     /// What each worker last said of itself.
@@ -140,6 +148,9 @@ impl Services {
             directory: Mutex::new(Directory::new(config.name.clone())),
             changed: watch::Sender::new(0),
             told: watch::Sender::new(None),
+            revision: watch::Sender::new(0),
+            gossips: AtomicBool::new(false),
+            hints: Mutex::default(),
             followed: Mutex::default(),
             about: Mutex::default(),
             said: tokio::sync::Mutex::default(),

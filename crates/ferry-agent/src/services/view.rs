@@ -5,6 +5,7 @@ use crate::mutex::locked;
 use ferry_api::{AboutWorker, ApiError, Bid, DirectoryView, KnownMachine, KnownWorker, WorkerName};
 use ferry_crossing::directory::{Known, Teller};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -52,11 +53,17 @@ impl Services {
         let Inner { me, directory, about, followed, .. } = &*self.inner;
         let (now_ms, directory) = (self.inner.now_ms(), locked(directory));
         locked(about).insert(me.clone(), own);
+        let there = self.inner.gossips.load(Relaxed).then(|| self.inner.there());
         let (tellers, abouts, followed) = (directory.tellers(now_ms), locked(about), locked(followed));
         let known = |name: &WorkerName| tellers.iter().find(|teller| teller.name == *name);
         let names: BTreeSet<&WorkerName> =
             tellers.iter().map(|teller| &teller.name).chain(followed.iter()).collect();
-        let workers = names.into_iter().map(|name| worker(name, known(name), abouts.get(name).cloned()));
+        let is_there = |name: &WorkerName| there.as_ref().map(|there| name == me || there.contains(name));
+        let worker = |name| KnownWorker {
+            is_there: is_there(name),
+            ..worker(name, known(name), abouts.get(name).cloned())
+        };
+        let workers = names.into_iter().map(worker);
         DirectoryView {
             of: me.clone(),
             workers: workers.collect(),
@@ -69,6 +76,7 @@ fn worker(name: &WorkerName, teller: Option<&Teller>, about: Option<AboutWorker>
     KnownWorker {
         name: name.clone(),
         heard_ms_ago: teller.map(|teller| teller.heard_ms_ago),
+        is_there: None,
         is_fresh: teller.is_some_and(|teller| teller.is_fresh),
         machines: teller.map_or(0, |teller| u64::try_from(teller.machines).unwrap_or(u64::MAX)),
         about,

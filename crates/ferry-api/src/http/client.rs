@@ -7,7 +7,7 @@ use crate::{
     AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage,
     AskJobs, AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid,
     CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, DirectoryView, DrainPlan, DrainStarted, ErrorCode, EventsAfter, Expect, ForkVolume,
+    DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, ErrorCode, EventsAfter, Expect, ForkVolume,
     Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined,
     Losses, Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume,
     PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke,
@@ -584,6 +584,10 @@ impl AgentApi for Client {
 
     async fn directory(&self) -> Result<DirectoryView, ApiError> {
         self.get(&["directory"]).await
+    }
+
+    async fn peer_digest(&self) -> Result<Digest, ApiError> {
+        self.get(&["peer", "digest"]).await
     }
 
     async fn peer_mappings(&self, ask: AskMappings) -> Result<Mappings, ApiError> {

@@ -93,6 +93,7 @@ pub(super) fn routes<A: AgentApi>(api: Arc<A>) -> Routes {
         .post("/v1/peer/crossings/{job}/forsake", Worker, peer_forsake::<A>)
         .post("/v1/peer/crossings/{job}/settle", Worker, peer_settle::<A>)
         .post("/v1/peer/crossings/{job}/release", Worker, peer_release::<A>)
+        .get("/v1/peer/digest", Worker, peer_digest::<A>)
         .get("/v1/peer/mappings", Worker, peer_mappings::<A>)
         .post("/v1/peer/testimony", Worker, peer_testimony::<A>)
         .get("/v1/peer/exports/{volume}/{generation}", Worker, peer_export::<A>)
@@ -269,6 +270,7 @@ plain!(worker_safe_to_stop);
 plain!(machines);
 plain!(services);
 plain!(directory);
+plain!(peer_digest);
 plain!(volumes);
 by_path!(&truth);
 by_path!(&machine);

@@ -52,6 +52,7 @@ fn worker_row(view: &DirectoryView, worker: &KnownWorker) -> [String; 7] {
 
 fn state_text(worker: &KnownWorker) -> String {
     match &worker.about {
+        _ if worker.is_there == Some(false) => "gone".to_owned(),
         _ if !worker.is_fresh => "silent".to_owned(),
         Some(about) if !about.troubles.is_empty() => about.troubles.join("; "),
         Some(AboutWorker { cordon: Some(_), .. }) => "cordoned".to_owned(),
@@ -116,6 +117,7 @@ mod tests {
         let silent = KnownWorker {
             name: "w2".parse().unwrap(),
             heard_ms_ago: Some(90_000),
+            is_there: None,
             is_fresh: false,
             machines: 1,
             about: None,

@@ -108,6 +108,8 @@ fn config(world: &World, host: HostIndex, retention_hours: u64) -> Config {
         state_dir: PathBuf::from(format!("/sim/{name}")),
         name,
         listen: nowhere,
+        insecure: false,
+        socket_group: None,
         export_listen: nowhere,
         peers: BTreeMap::new(),
         region: None,

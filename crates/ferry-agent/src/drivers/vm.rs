@@ -56,7 +56,7 @@ pub(super) fn check_spec(spec: &MachineSpec, offers: &Offers) -> Result<(), Driv
         }
         Some(Probe::Tcp(_) | Probe::Http(_)) => false,
     };
-    match offers.agent || !(is_asked_inside || !spec.hooks.is_empty()) {
+    match offers.agent || (!is_asked_inside && spec.hooks.is_empty()) {
         true => Ok(()),
         false => Err(DriverError::NoGuestAgent),
     }

@@ -11,12 +11,12 @@ use crate::scope::{Bug, Cost, Scope};
 use crate::source::Task;
 use crate::target::{Based, Call};
 use ferry_api::{
-    Desired, ErrorCode, Generation, Hydration, JobId, Lineage, MachineId, ServerState, Volume, VolumeId,
-    VolumeKey, VolumePhase, VolumeSource,
+    CrossingState, Desired, ErrorCode, Generation, Hydration, JobId, Lineage, MachineId, ServerState, Volume,
+    VolumeId, VolumeKey, VolumePhase, VolumeSource,
 };
 use ferry_crossing::minding::{Care, care};
 use ferry_crossing::service::{self, Correction, Deletion, Service, Wish};
-use ferry_crossing::{Change, Fence, ProcessMark, Subject, VolumeRecord, target};
+use ferry_crossing::{Change, CrossingRecord, Fence, ProcessMark, Subject, VolumeRecord, target};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 

@@ -48,6 +48,7 @@ impl Arrived {
             mode: MoveMode::Cold,
             undo_unhealthy: false,
             way_back: true,
+            force: false,
         })
     }
 }

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::fences::Fences;
 use crate::host::Host;
 use crate::jobs::{Attic, Guests, Home, Targets, past_moves};
+use crate::leases::Leases;
 use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::records::{Records, RecordsError, Touched};
@@ -12,8 +13,9 @@ use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskRoot, CopyRoot, CrossingState, ErrorCode, Generation, HookRun, Job, JobId,
-    JobState, LiveFacts, Machine, MachineId, Notice, Volume, VolumeKey, WorkerName,
+    AgentApi, ApiError, AskLease, AskRoot, CopyRoot, CrossingState, EndLease, ErrorCode, Generation, HookRun,
+    Job, JobId, JobState, LeaseAnswer, LeaseId, LiveFacts, Machine, MachineId, Notice, Volume, VolumeKey,
+    WorkerName,
 };
 use ferry_crossing::live::Memory;
 use ferry_crossing::{Fence, target};
@@ -50,6 +52,8 @@ pub struct Core {
     pub peers: Peers,
     /// Moves to this worker.
     pub target: Target,
+    /// Which move may have a machine of a group down.
+    pub leases: Leases,
     /// What of machines is reached on every worker.
     pub services: Services,
     /// Where it runs.
@@ -83,8 +87,9 @@ impl Core {
             peers.clone(),
             host.clone(),
         );
+        let leases = Leases::new(config.name.clone(), records.clone(), peers.clone());
         let (services, retired) = (Services::new(&config), Notify::new());
-        Self { config, records, volumes, machines, peers, target, services, host, fences, retired }
+        Self { config, records, volumes, machines, peers, target, leases, services, host, fences, retired }
     }
 
     /// Has whoever keeps or minds something look at the records again each time they change, for ever.
@@ -235,6 +240,22 @@ impl Home for Core {
 
     async fn retire(&self, copy: VolumeKey) -> Answer<()> {
         Ok(self.volumes.retire(copy).await?)
+    }
+
+    fn others(&self) -> Vec<WorkerName> {
+        self.peers.list().into_iter().map(|peer| peer.name).collect()
+    }
+
+    fn asks_for_lease(&self, job: JobId, lease: Option<LeaseId>) {
+        self.leases.asks(job, lease);
+    }
+
+    async fn lease(&self, at: &WorkerName, ask: AskLease) -> Answer<LeaseAnswer> {
+        self.leases.ask(at, ask).await
+    }
+
+    async fn end_lease(&self, at: &WorkerName, end: EndLease) -> Answer<()> {
+        self.leases.tell_end(at, end).await
     }
 }
 

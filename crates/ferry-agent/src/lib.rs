@@ -26,6 +26,7 @@ mod gossip;
 pub mod host;
 mod identity;
 pub mod jobs;
+mod leases;
 pub mod lying;
 pub mod machines;
 pub mod means;

@@ -32,16 +32,17 @@ use crate::volumes::VolumesError;
 use ferry_api::http::{self, ClientError};
 use ferry_api::{
     API_VERSION, AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain,
-    AskGarbage, AskJobs, AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume,
-    AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing,
-    Desired, DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, ErrorCode,
-    EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId,
-    JobJournal, JobKind, JobState, Join, JoinTokenMade, Joined, Losses, Machine, MachineId, MachineLog,
-    MachineRef, Mappings, Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceVolume,
-    PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke,
-    RevokeDone, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves,
-    StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck,
-    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRoot, AskTestimony,
+    AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine,
+    Crossing, Desired, DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted,
+    EndLease, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job,
+    JobEvents, JobId, JobJournal, JobKind, JobState, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed,
+    Losses, Machine, MachineId, MachineLog, MachineRef, Mappings, Membership, MoveMode, MovePlan, MoveTo,
+    OnSourceLoss, Ownership, PaceFrom, PaceVolume, PaceWorker, PauseDrain, PlacementExplained, Precopy,
+    Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SPEC_VERSION, SafeToStop, ServiceStatus,
+    ShutDownWorker, StartDrain, StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef,
+    UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -370,6 +371,7 @@ impl Agent {
             mode,
             undo_unhealthy: false,
             way_back: false,
+            force: false,
         })
     }
 
@@ -503,6 +505,7 @@ impl AgentApi for Agent {
             drivers: self.core.machines.drivers().await,
             direct_io: self.core.volumes.has_direct_io().await,
             budget_bytes_per_s: set.budget_bytes_per_s,
+            pair_budgets_bytes_per_s: set.pair_budgets_bytes_per_s,
             machines: machines.len() as u64,
             volumes: self.core.records.volumes().await?.len() as u64,
             peers: self.core.peers.list(),
@@ -510,7 +513,13 @@ impl AgentApi for Agent {
     }
 
     async fn worker_pace(&self, pace: PaceWorker) -> Answer<WorkerInfo> {
-        self.core.volumes.set_budget(pace.budget_bytes_per_s).await?;
+        match pace.from {
+            None => self.core.volumes.set_budget(pace.budget_bytes_per_s).await?,
+            Some(from) => {
+                self.core.peers.client(&from)?;
+                self.core.volumes.set_pair_budget(from, pace.budget_bytes_per_s).await?;
+            }
+        }
         self.worker().await
     }
 
@@ -755,7 +764,7 @@ impl AgentApi for Agent {
             }
         };
         let input = self.input(record, to, start.retention_hours, start.mode)?;
-        let input = MoveInput { undo_unhealthy: start.undo_unhealthy, ..input };
+        let input = MoveInput { undo_unhealthy: start.undo_unhealthy, force: start.force, ..input };
         Ok(begin_move_with(&self.jobs.moves, job, input, terms, Vec::new()).await?)
     }
 
@@ -766,7 +775,7 @@ impl AgentApi for Agent {
             MoveTo::Auto => placement::best(&self.core, &self.mover(), &record, start.mode).await?,
         };
         let input = self.input(record, to, start.retention_hours, start.mode)?;
-        let input = MoveInput { undo_unhealthy: start.undo_unhealthy, ..input };
+        let input = MoveInput { undo_unhealthy: start.undo_unhealthy, force: start.force, ..input };
         self.mover().foresee(&input).await
     }
 
@@ -784,6 +793,7 @@ impl AgentApi for Agent {
             retention_ms: self.retention_ms(start.retention_hours),
             mode: start.mode,
             undo_unhealthy: start.undo_unhealthy,
+            force: start.force,
             terms: self.terms(start.at_ms, start.after_ms, start.within_ms),
             to: start.to,
         };
@@ -899,6 +909,23 @@ impl AgentApi for Agent {
 
     async fn peer_testimony(&self, ask: AskTestimony) -> Answer<Testimony> {
         truth::testimony(&self.core, ask).await
+    }
+
+    async fn peer_pace(&self, pace: PaceFrom) -> Answer<()> {
+        self.core.volumes.pace_from(pace);
+        Ok(())
+    }
+
+    async fn peer_lease(&self, ask: AskLease) -> Answer<LeaseAnswer> {
+        self.core.leases.give(ask).await
+    }
+
+    async fn peer_lease_end(&self, end: EndLease) -> Answer<()> {
+        self.core.leases.end(end).await
+    }
+
+    async fn peer_lease_need(&self, ask: AskNeed) -> Answer<LeaseNeed> {
+        self.core.leases.need(ask).await
     }
 
     async fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> Answer<CopyRoot> {

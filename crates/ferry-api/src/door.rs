@@ -2,15 +2,15 @@
 
 use crate::{
     AbandonSource, Activate, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage, AskJobs,
-    AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid,
-    CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, EventsAfter, Expect, ForkVolume, Garbage,
-    GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, Losses,
-    Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume, PaceWorker,
-    PauseDrain, PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone,
-    SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef,
-    UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
-    WorkerShutDown,
+    AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRoot, AskTestimony, AttachVolume,
+    AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing,
+    DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, EndLease, EventsAfter,
+    Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join,
+    JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine, MachineLog, MachineRef, Mappings,
+    Membership, MovePlan, OnSourceLoss, PaceFrom, PaceVolume, PaceWorker, PauseDrain, PlacementExplained,
+    Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker,
+    StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
+    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -237,6 +237,14 @@ pub trait AgentApi: Send + Sync + 'static {
     fn peer_mappings(&self, ask: AskMappings) -> impl Future<Output = Answer<Mappings>> + Send;
     /// What lies on this worker's disk about machines and volumes; answers also for what it does not know.
     fn peer_testimony(&self, ask: AskTestimony) -> impl Future<Output = Answer<Testimony>> + Send;
+    /// Lets no machine of a group down but the one that is asked for, or says which one is in the way. Durable when answered.
+    fn peer_lease(&self, ask: AskLease) -> impl Future<Output = Answer<LeaseAnswer>> + Send;
+    /// A lease is over. Done also for one that was never given here.
+    fn peer_lease_end(&self, end: EndLease) -> impl Future<Output = Answer<()>> + Send;
+    /// Source: whether a move still needs a lease.
+    fn peer_lease_need(&self, ask: AskNeed) -> impl Future<Output = Answer<LeaseNeed>> + Send;
+    /// Target: what is fetched from a worker keeps to this together, for a minute.
+    fn peer_pace(&self, pace: PaceFrom) -> impl Future<Output = Answer<()>> + Send;
     /// What a copy knows of the volume as it was sealed; answers at once.
     fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> impl Future<Output = Answer<CopyRoot>> + Send;
 

@@ -111,6 +111,10 @@ id!(
     /// A job; also the key under which a target knows a move.
     JobId
 );
+id!(
+    /// One attempt of one move at being the only machine of its group that is down.
+    LeaseId
+);
 
 /// How often ownership has changed hands, counted from 1. At a generation exactly one worker may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

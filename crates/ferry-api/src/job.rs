@@ -30,6 +30,9 @@ pub struct StartMove {
     /// Whether the target takes the machine back here, with all that it wrote, if its health check fails there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub undo_unhealthy: bool,
+    /// Whether it passes workers that do not answer and may have a machine of its group that is down for a move.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Where a machine is to go.
@@ -127,6 +130,7 @@ impl StartMove {
             within_ms: None,
             mode: MoveMode::default(),
             undo_unhealthy: false,
+            force: false,
         }
     }
 }
@@ -179,6 +183,9 @@ pub struct StartMoves {
     /// As in [`StartMove`], for each of them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub undo_unhealthy: bool,
+    /// As in [`StartMove`], for each of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 impl StartMoves {

@@ -21,6 +21,7 @@ pub mod http;
 mod ids;
 mod inside;
 mod job;
+mod lease;
 mod limits;
 mod live;
 mod log;
@@ -55,12 +56,13 @@ pub use garbage::{Artefact, AskGarbage, Garbage, Remnant};
 pub use gate::{Caller, Gate, Presented, Role, RoleError};
 pub use health::{Health, HealthCheck, HttpUrl, HttpUrlError, Probe};
 pub use hooks::{Hook, HookName, HookRun, Hooks, Notice, OnHookFailure};
-pub use ids::{Generation, IdError, JobId, MachineId, VolumeId, VolumeKey, count_from};
+pub use ids::{Generation, IdError, JobId, LeaseId, MachineId, VolumeId, VolumeKey, count_from};
 pub use inside::{Filesystem, Isolation, Mount, MountPath, MountPathError, Network};
 pub use job::{
     AskJobs, CancelMove, ChildJob, EventsAfter, Job, JobEvent, JobEventKind, JobEvents, JobJournal, JobKind,
     JobState, JobStep, MoveMode, MoveTo, Progress, StartMove, StartMoves, StepState, UndoMove, Waiting,
 };
+pub use lease::{AskLease, AskNeed, EndLease, Lease, LeaseAnswer, LeaseNeed};
 pub use limits::{Limit, Limits};
 pub use live::{Arrival, Expect, LiveFacts};
 pub use log::{AskLog, MachineLog};
@@ -73,7 +75,7 @@ pub use names::{
     GroupName, LabelName, LabelValue, MachineName, MachineRef, NameError, RegionName, ServiceName, TokenName,
     VolumeName, VolumeRef, WorkerName,
 };
-pub use pace::{PaceVolume, PaceWorker, VolumePace};
+pub use pace::{PaceFrom, PaceVolume, PaceWorker, VolumePace};
 pub use peer::{
     Activate, ActivateVolume, Crossing, CrossingState, CrossingVolume, Hold, Judged, Precopy, PrecopyVolume,
     Prepare, PrepareVolume, Reserve, ReserveVolume, VolumeExport,

@@ -1,5 +1,6 @@
 //! The pace of hydration: how it is set, and how it shows.
 
+use crate::WorkerName;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::num::NonZeroU64;
 
@@ -30,13 +31,32 @@ impl PaceVolume {
 }
 
 /// Asks for another budget of all hydrations of a worker together, from now on, over restarts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PaceWorker {
     /// The most that all of them fetch in the background a second, shared equally among those that hydrate; none (`null`,
     /// never left out): as much as goes.
     #[serde(deserialize_with = "Option::deserialize")]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// Only of those that read from this worker; the budget of all of them is kept beside it. None: of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<WorkerName>,
+}
+
+/// Tells a target what all that it fetches from a worker in the background may take a second together, for [`PaceFrom::FOR_MS`]: what
+/// that worker has for whatever it is doing, divided among its targets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaceFrom {
+    /// The worker.
+    pub from: WorkerName,
+    /// The most; none: as much as goes.
+    pub bytes_per_s: Option<NonZeroU64>,
+}
+
+impl PaceFrom {
+    /// For how long that holds unless it is said again, in milliseconds.
+    pub const FOR_MS: u64 = 60_000;
 }
 
 /// How a volume's hydration is paced. All is none while its server does not answer.

@@ -2,6 +2,7 @@
 
 use crate::{Capacity, DriverInfo, Labels, RegionName, WorkerName};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
@@ -51,6 +52,9 @@ pub struct WorkerInfo {
     /// The most that all hydrations together fetch in the background a second; none: as much as goes.
     #[serde(default)]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// The same of those that read from one other worker.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pair_budgets_bytes_per_s: BTreeMap<WorkerName, NonZeroU64>,
     /// Machines this worker runs or may run.
     pub machines: u64,
     /// Copies of volumes on this worker, of any ownership.

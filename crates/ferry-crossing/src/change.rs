@@ -3,14 +3,15 @@
 //! The conditions are the fence of the crossing: a generation that was handed over is never taken back, whatever
 //! is asked and however often. Where the records lie ([`Rows`]) is not known here.
 
+use crate::leases;
 use crate::records::{
     CrossingRecord, DrainRecord, FilesystemMark, ForkRecord, JobRecord, MachineRecord, MemoryMoves,
     ProcessMark, SourceRecord, Standing, VolumeRecord, WorkerRecord,
 };
 use crate::refusal::ChangeRefused;
 use ferry_api::{
-    Cordon, Desired, Exit, JobId, MachineId, MachineName, Ownership, VolumeId, VolumeKey, VolumeName,
-    WorkerName,
+    Cordon, Desired, Exit, GroupName, JobId, Lease, LeaseId, MachineId, MachineName, Ownership, VolumeId,
+    VolumeKey, VolumeName, WorkerName,
 };
 use std::num::NonZeroU64;
 
@@ -258,6 +259,13 @@ pub enum Change {
     ForgetCrossing(JobId),
     /// The most that all hydrations together fetch in the background a second; none: as much as goes.
     Budget(Option<NonZeroU64>),
+    /// The same of those that read from one other worker.
+    PairBudget {
+        /// That worker.
+        from: WorkerName,
+        /// The most; none: as much as goes.
+        bytes_per_s: Option<NonZeroU64>,
+    },
     /// The worker takes no machines from now on, by the word of a person, or takes some again.
     /// That it takes some again is refused while it is drained.
     Cordon(Option<Cordon>),
@@ -284,6 +292,23 @@ pub enum Change {
         emptied: bool,
         /// When, in milliseconds since 1970.
         at_ms: u64,
+    },
+    /// A move may have a machine of a group down, and no other may. Refused while another one has the lease that is not the one
+    /// which is over.
+    GiveLease {
+        /// The group.
+        group: GroupName,
+        /// What is given.
+        lease: Lease,
+        /// The one that is known to be over.
+        instead_of: Option<LeaseId>,
+    },
+    /// A lease is over. Nothing changes if another one is given.
+    EndLease {
+        /// The group.
+        group: GroupName,
+        /// The lease.
+        id: LeaseId,
     },
 }
 
@@ -333,10 +358,13 @@ impl Change {
             | Self::Crossing(_)
             | Self::ForgetCrossing(_)
             | Self::Budget(_)
+            | Self::PairBudget { .. }
             | Self::Cordon(_)
             | Self::DrainBegins { .. }
             | Self::DrainPaused { .. }
-            | Self::DrainEnds { .. } => None,
+            | Self::DrainEnds { .. }
+            | Self::GiveLease { .. }
+            | Self::EndLease { .. } => None,
         }
     }
 
@@ -406,12 +434,11 @@ impl Change {
             Self::Budget(budget) => change_worker(t, |worker| budgets(worker, *budget)),
             Self::Cordon(cordon) => change_worker(t, |worker| cordons(worker, cordon.as_ref())),
             Self::DrainBegins { job, at_ms } => change_worker(t, |worker| drain_begins(worker, *job, *at_ms)),
-            Self::DrainPaused { job, paused } => {
-                change_worker(t, |worker| drain_pauses(worker, *job, *paused))
-            }
-            Self::DrainEnds { job, emptied, at_ms } => {
-                change_worker(t, |worker| drain_ends(worker, *job, *emptied, *at_ms))
-            }
+            Self::DrainPaused { .. }
+            | Self::DrainEnds { .. }
+            | Self::PairBudget { .. }
+            | Self::GiveLease { .. }
+            | Self::EndLease { .. } => change_worker(t, |worker| of_worker(worker, self)),
         }
     }
 }
@@ -423,6 +450,29 @@ fn change_worker<R: Rows>(
     let mut worker = t.worker()?;
     change(&mut worker)?;
     t.put_worker(&worker)
+}
+
+/// What is set for the worker as a whole changes.
+fn of_worker(worker: &mut WorkerRecord, change: &Change) -> Result<(), ChangeRefused> {
+    if let Change::DrainPaused { job, paused } = change {
+        drain_pauses(worker, *job, *paused)?;
+    }
+    if let Change::DrainEnds { job, emptied, at_ms } = change {
+        drain_ends(worker, *job, *emptied, *at_ms)?;
+    }
+    if let Change::PairBudget { from, bytes_per_s } = change {
+        match bytes_per_s {
+            Some(most) => drop(worker.pair_budgets_bytes_per_s.insert(from.clone(), *most)),
+            None => drop(worker.pair_budgets_bytes_per_s.remove(from)),
+        }
+    }
+    if let Change::EndLease { group, id } = change {
+        leases::end(worker, group, *id);
+    }
+    if let Change::GiveLease { group, lease, instead_of } = change {
+        leases::give(worker, group, lease, *instead_of)?;
+    }
+    Ok(())
 }
 
 fn budgets(worker: &mut WorkerRecord, budget: Option<NonZeroU64>) -> Result<(), ChangeRefused> {

@@ -58,6 +58,9 @@ pub struct FleetInput {
     /// Whether the target takes each of them back whose health check fails there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub undo_unhealthy: bool,
+    /// Whether each of them passes workers that do not answer, as in [`MoveInput`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
     /// When each of them begins and by when it must be handed over.
     pub terms: Terms,
 }
@@ -86,6 +89,7 @@ impl FleetInput {
             mode: self.mode,
             undo_unhealthy: self.undo_unhealthy,
             way_back: false,
+            force: self.force,
         };
         (input, Terms { parent: Some(parent.to_string()), ..self.terms.clone() })
     }

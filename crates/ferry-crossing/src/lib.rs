@@ -7,6 +7,7 @@
 //!            what its hooks make of a move: [`hooks`]
 //!   target   request + record ──target──▶ refusal · done already · changes of the records
 //!   owner    machine + moves that came here ──back──▶ where an undo takes it, which job a cancel means
+//!   all      move of a machine of a group ──leases──▶ whether it may stop now
 //!   both     Fence: what was handed over stays so, whatever the records say
 //!            ownership ──service──▶ what a volume server is to do, what may be done with a copy
 //!            record + what runs ──minding──▶ start or stop the machine
@@ -37,6 +38,7 @@ pub mod guest_agent;
 pub mod history;
 pub mod hooks;
 pub mod judging;
+pub mod leases;
 mod line;
 pub mod live;
 pub mod minding;

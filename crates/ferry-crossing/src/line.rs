@@ -5,8 +5,8 @@
 
 use crate::live::MemoryCopied;
 use ferry_api::{
-    Arrival, Exit, Expected, Generation, HookRun, Hydration, Judged, LiveFacts, MachineId, MachineName,
-    MachineSpec, MoveMode, VolumeBase, VolumeId, VolumeKey, VolumeName, WorkerName,
+    Arrival, Exit, Expected, Generation, HookRun, Hydration, Judged, LeaseId, LiveFacts, MachineId,
+    MachineName, MachineSpec, MoveMode, VolumeBase, VolumeId, VolumeKey, VolumeName, WorkerName,
 };
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,9 @@ pub struct MoveInput {
     /// Whether it is the way back of the machine's last move: a cordoned worker takes it all the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub way_back: bool,
+    /// Whether it passes workers that do not answer and may have a machine of its group that is down for a move.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Memo of `Plan`: the machine and its volumes as they stood.
@@ -214,6 +217,9 @@ pub struct Prepared {
     /// What came of the hooks that were run before the machine stopped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<HookRun>,
+    /// That no other machine of its group is down while it is; none for a machine without a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
 }
 
 /// What was copied while the machine still ran.

@@ -1,10 +1,12 @@
 //! What the records hold, as types. Each is stored as JSON in its row, beside the columns that SQLite checks.
 
 use ferry_api::{
-    Arrival, Cordon, CrossingState, Desired, Exit, Generation, HookRun, JobId, JobKind, Judged, MachineId,
-    MachineName, MachineSpec, MachineVolume, Ownership, Reserve, VolumeId, VolumeKey, VolumeName, WorkerName,
+    Arrival, Cordon, CrossingState, Desired, Exit, Generation, GroupName, HookRun, JobId, JobKind, Judged,
+    Lease, MachineId, MachineName, MachineSpec, MachineVolume, Ownership, Reserve, VolumeId, VolumeKey,
+    VolumeName, WorkerName,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
@@ -14,12 +16,18 @@ pub struct WorkerRecord {
     /// The most that all hydrations together fetch in the background a second; none: as much as goes.
     #[serde(default)]
     pub budget_bytes_per_s: Option<NonZeroU64>,
+    /// The same of those that read from one other worker.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pair_budgets_bytes_per_s: BTreeMap<WorkerName, NonZeroU64>,
     /// Whether it takes no machines, by the word of a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cordon: Option<Cordon>,
     /// The drain that empties it, until that ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainRecord>,
+    /// Which move may have a machine of a group down, as far as this worker is asked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leases: BTreeMap<GroupName, Lease>,
 }
 
 /// A drain that is under way. While it is there, the worker takes no machines, whatever a person says of that.

@@ -1,6 +1,6 @@
 //! Why the records refuse a change, in one sentence each.
 
-use ferry_api::{ErrorCode, JobId, MachineId, MachineName, VolumeKey, VolumeName, WorkerName};
+use ferry_api::{ErrorCode, GroupName, JobId, MachineId, MachineName, VolumeKey, VolumeName, WorkerName};
 
 /// Why a change does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +50,9 @@ pub enum ChangeRefused {
     /// A job does not empty the worker.
     #[error("job {0} does not drain this worker any more")]
     NotDrained(JobId),
+    /// Another move has the lease of the group.
+    #[error("another machine of group {0} may be down for its move; ask again in a moment")]
+    LeaseGiven(GroupName),
     /// The machine is being destroyed.
     #[error(
         "machine {0} is being destroyed; if that does not end, ask for it again (`ferry machine destroy {0}`)"
@@ -121,7 +124,7 @@ impl ChangeRefused {
             Self::MachineNameTaken(_) | Self::MachineHere(_) | Self::VolumeHere(_) | Self::JobThere(_) => {
                 ErrorCode::AlreadyExists
             }
-            Self::Held { .. } | Self::Arriving(_) | Self::Drained(_) => ErrorCode::Busy,
+            Self::Held { .. } | Self::Arriving(_) | Self::Drained(_) | Self::LeaseGiven(_) => ErrorCode::Busy,
             Self::MachineHandedOver { .. } => ErrorCode::HandedOver,
             Self::NotHeld { .. }
             | Self::NotDrained(_)

@@ -11,6 +11,8 @@
 //!   promises: checked in every world; and from every world, once nothing goes wrong any more, the move ends
 //! ```
 //!
+//! Machines of one group that move from several workers have a small model of their own, which knows leases and no bytes.
+//!
 //! What decides is not here: it is [`ferry_crossing`] and [`ferry_fsm`], the same functions that agents run. Here is
 //! the shell around them, which has no time and no bytes (a volume is one block, a write is a number), and a search
 //! that is breadth first, so that what it finds is as short as can be. It is our own and small rather than a library's
@@ -18,6 +20,7 @@
 
 mod ahead;
 mod books;
+mod groups;
 mod host;
 mod memory;
 mod moments;
@@ -30,5 +33,6 @@ mod source;
 mod target;
 mod world;
 
+pub use groups::{GroupBug, Groups, search_groups};
 pub use scope::{Budget, Bug, Scope};
 pub use search::{Counterexample, Report, search};

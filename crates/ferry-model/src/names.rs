@@ -1,6 +1,6 @@
 //! The few workers, volumes and jobs of a small world, by number. Names and ids are the same in every run.
 
-use ferry_api::{JobId, MachineId, MachineName, VolumeId, VolumeName, WorkerName};
+use ferry_api::{GroupName, JobId, LeaseId, MachineId, MachineName, VolumeId, VolumeName, WorkerName};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -51,4 +51,14 @@ pub(crate) fn job(index: usize) -> JobId {
 pub(crate) fn short(id: impl Display) -> String {
     let text = id.to_string();
     text.trim_start_matches('0').to_owned()
+}
+
+/// The lease of an attempt of move number `index`.
+pub(crate) fn lease(index: usize, attempt: u8) -> LeaseId {
+    parsed(format!("{:026}", index * 100 + usize::from(attempt) + 1))
+}
+
+/// The one group.
+pub(crate) fn group() -> GroupName {
+    parsed("pg")
 }

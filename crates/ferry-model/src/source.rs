@@ -421,6 +421,7 @@ impl Host {
                     sources: Vec::new(),
                     ahead: self.ahead(scope, &plan),
                     hooks: Vec::new(),
+                    lease: None,
                 })
             }
             MoveStep::Activate => moving::memo(Activated { activated_at_ms: None }),
@@ -565,6 +566,7 @@ impl Host {
             mode: if scope.is_live { MoveMode::Live } else { MoveMode::Cold },
             undo_unhealthy: false,
             way_back: false,
+            force: false,
         };
         let opening = Standing::<MoveStep>::opening(0, moving::memo(input), Terms::default());
         let record = JobRecord { id: job, kind, parent: None, created_at_ms: 0, finished: false };

@@ -61,7 +61,8 @@ fn of_machine(
             ),
         ));
     }
-    found.extend(now.blockers.iter().map(|blocker| (DeviationKind::Blocked, blocker.clone())));
+    let unsure = market.unsure_of(&now.wants).filter(|_| !plan.ask.force);
+    found.extend(now.blockers.iter().cloned().chain(unsure).map(|blocker| (DeviationKind::Blocked, blocker)));
     found.extend(of_target(plan, planned, now, market));
     if now.mode != planned.mode {
         let how = |mode| format!("{mode:?}").to_lowercase();

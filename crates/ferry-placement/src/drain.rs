@@ -107,6 +107,7 @@ fn place(candidate: &Candidate, force: bool, market: &mut Market) -> PlannedMove
         blockers: candidate.blockers.clone(),
         costs: Vec::new(),
     };
+    planned.blockers.extend(market.unsure_of(wants).filter(|_| !force));
     if !planned.blockers.is_empty() {
         return planned;
     }

@@ -7,6 +7,7 @@ use crate::drain::Candidate;
 use ferry_api::{AskDrain, GroupName, WorkerName};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 
 /// A move that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,26 @@ impl Lanes {
     }
 }
 
+/// What each target may fetch a second of what a drain may take of the network: the same for each move.
+///
+/// Invariant: all together no more than there is, or 1 each if that is more, and nobody nothing.
+#[must_use]
+pub fn allot<'a>(
+    bandwidth_bytes_per_s: NonZeroU64,
+    under_way: impl IntoIterator<Item = &'a UnderWay>,
+) -> BTreeMap<WorkerName, NonZeroU64> {
+    let mut moves: BTreeMap<WorkerName, u64> = BTreeMap::new();
+    for one in under_way {
+        *moves.entry(one.to.clone()).or_default() += 1;
+    }
+    let all: u64 = moves.values().sum();
+    let part = |count: u64| {
+        let part = u128::from(bandwidth_bytes_per_s.get()) * u128::from(count) / u128::from(all);
+        NonZeroU64::new(u64::try_from(part).unwrap_or(u64::MAX)).unwrap_or(NonZeroU64::MIN)
+    };
+    moves.into_iter().map(|(to, count)| (to, part(count))).collect()
+}
+
 /// The order in which machines of a drain choose: the largest first, since they find a place the least easily.
 pub fn in_order(candidates: &mut [&Candidate]) {
     candidates.sort_by_key(|candidate| {
@@ -93,6 +114,20 @@ mod tests {
         let arrived = [going("w2", Some("pg"), true), going("w2", Some("web"), false)];
         assert!(Lanes::new(&AskDrain::default(), &arrived).admits(Some(&pg)));
         assert!(Lanes::new(&AskDrain::default(), &down).admits(None));
+    }
+
+    #[test]
+    fn each_move_has_the_same_part_of_the_network_and_all_together_no_more_than_there_is() {
+        let moves = [going("w2", None, true), going("w2", None, false), going("w3", None, false)];
+        let parts = |bandwidth: u64| {
+            let parts = allot(NonZeroU64::new(bandwidth).unwrap(), &moves);
+            parts.into_values().map(NonZeroU64::get).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(90), [60, 30]);
+        assert_eq!(parts(100), [66, 33]);
+        assert_eq!(parts(u64::MAX), [u64::MAX / 3 * 2, u64::MAX / 3]);
+        assert_eq!(parts(1), [1, 1]);
+        assert!(allot(NonZeroU64::MIN, &[]).is_empty());
     }
 
     #[test]

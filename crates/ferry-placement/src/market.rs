@@ -6,6 +6,7 @@
 use crate::judge::{Verdict, fits, judge, score};
 use crate::requirements::Requirements;
 use ferry_api::{Bid, Fit, Score, WorkerJudged, WorkerName};
+use ferry_crossing::leases;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -145,6 +146,15 @@ impl Market {
         room.promised_bytes -= bytes - used;
         room.free_bytes = room.free_bytes.saturating_add(bytes);
         bid.residents.retain(|there| there.machine != wants.machine);
+    }
+
+    /// Why a machine stays where it is, in one sentence, if it belongs to a group of which a worker that says nothing may have a
+    /// machine that is down for a move.
+    #[must_use]
+    pub fn unsure_of(&self, wants: &Requirements) -> Option<String> {
+        let group = wants.spec.placement.group.as_ref()?;
+        let (worker, heard) = self.silent.iter().find(|(worker, _)| **worker != wants.from)?;
+        Some(leases::silent(worker, group, heard))
     }
 
     /// Why nobody takes a machine, in one sentence.

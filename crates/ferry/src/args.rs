@@ -627,6 +627,9 @@ pub struct Move {
     /// If its health check fails on the target, take it back to where it was with all that it wrote; the receipt says so
     #[arg(long, requires = "to", conflicts_with_all = ["undo", "cancel"])]
     pub undo_unhealthy: bool,
+    /// Pass workers that do not answer, though one of them may have a machine of its group that is down for a move
+    #[arg(long, requires = "to", conflicts_with_all = ["undo", "cancel"])]
+    pub force: bool,
     /// Only say what the move would do, and what keeps it from being made; nothing changes
     #[arg(long, requires = "to", conflicts_with_all = ["undo", "cancel", "detach", "at", "after", "deadline"])]
     pub plan: bool,
@@ -771,6 +774,9 @@ pub enum Worker {
         /// none for as much as goes. A volume whose own budget is smaller leaves the rest to the others
         #[arg(long, value_name = "SIZE|none")]
         max: String,
+        /// Only of those that read from this other worker; the budget of all of them is kept beside it
+        #[arg(long, value_name = "WORKER")]
+        from: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },

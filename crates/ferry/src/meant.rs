@@ -356,8 +356,9 @@ impl Meant {
             args::Command::Placement(args::placement::Placement::Explain { machine, asking }) => {
                 ask(&asking, Question::PlacementExplain(parsed(&machine)?))
             }
-            args::Command::Worker(args::Worker::Pace { max, asking }) => {
-                let pace = PaceWorker { budget_bytes_per_s: pace::budget(&max)? };
+            args::Command::Worker(args::Worker::Pace { max, from, asking }) => {
+                let from = from.as_deref().map(parsed).transpose()?;
+                let pace = PaceWorker { budget_bytes_per_s: pace::budget(&max)?, from };
                 ask(&asking, Question::WorkerPace(pace))
             }
         }
@@ -644,6 +645,7 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
             let at_ms = wish.at.as_deref().map(|at| when::at_ms(at, &jiff::Zoned::now())).transpose()?;
             let (after_ms, within_ms) = (wish.after.map(when::span_ms), wish.deadline.map(when::span_ms));
             let (to, undo_unhealthy): (MoveTo, _) = (parsed(&to)?, wish.undo_unhealthy);
+            let force = wish.force;
             let mode = mode_of(wish.mode);
             match machines.as_slice() {
                 [_] if to == MoveTo::Auto && (at_ms.is_some() || after_ms.is_some()) => {
@@ -659,6 +661,7 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
                         within_ms,
                         mode,
                         undo_unhealthy,
+                        force,
                         ..start
                     };
                     if wish.plan { Question::MovePlan(start) } else { Question::Move { start, follow } }
@@ -677,6 +680,7 @@ fn move_question(wish: args::Move) -> Result<Meant, Misuse> {
                         within_ms,
                         mode,
                         undo_unhealthy,
+                        force,
                     };
                     Question::Moves { start, follow }
                 }

@@ -12,12 +12,14 @@ use ferry_api::{
     MoveMode, StepState, WorkerName,
 };
 use ferry_crossing::drain::{DrainInput, DrainStep};
+use ferry_crossing::leases::SILENT_MAX_MS;
 use ferry_crossing::moving;
 use ferry_fsm::{Event, Outcome, Step, StepError, Terms};
 use ferry_placement::drain::{Candidate, is_asked};
 use ferry_placement::{Lanes, Market, UnderWay, in_order};
 use serde_json::{Value, json};
 
+use super::bandwidth::Bandwidth;
 use super::foresee::Looked;
 use super::mover::begin_move_as;
 use super::task::{StepContext, Work};
@@ -79,6 +81,19 @@ impl Look {
     fn lanes(&self) -> (usize, usize) {
         (self.under_way.len(), self.under_way.iter().filter(|one| !one.arrived).count())
     }
+
+    /// Moves of this drain. Those that somebody else asked for are not known to go anywhere but `here`.
+    fn own_moves(&self, here: &WorkerName) -> Vec<UnderWay> {
+        self.under_way.iter().filter(|one| one.to != *here).cloned().collect()
+    }
+}
+
+/// What came of one look.
+enum Begun {
+    /// So many moves began.
+    Some(usize),
+    /// None, since a worker is silent that may have a machine of their groups down; it may be back in a moment.
+    Unsure(String),
 }
 
 #[derive(Default)]
@@ -113,12 +128,25 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         Ok(jobs)
     }
 
-    /// Begins what may begin until no machine that is asked for is left here.
+    /// Begins what may begin until no machine that is asked for is left here, and takes no more of the network than it may.
     async fn lead(&self, context: &Context, input: &DrainInput) -> Result<Value, StepError> {
+        let mut bandwidth = Bandwidth::new(input.ask.bandwidth_bytes_per_s);
+        let led = self.lead_within(context, input, &mut bandwidth).await;
+        bandwidth.end(&self.home).await;
+        led
+    }
+
+    async fn lead_within(
+        &self,
+        context: &Context,
+        input: &DrainInput,
+        bandwidth: &mut Bandwidth,
+    ) -> Result<Value, StepError> {
         let since_ms = context.now_ms;
-        let (mut again_ms, mut expected) = (0, (0, 0));
+        let (mut again_ms, mut expected, mut unsure_since_ms) = (0, (0, 0), None);
         loop {
             let look = self.look(context.job, input, since_ms).await?;
+            bandwidth.keep(&self.home, self.clock.now_ms(), look.own_moves(&input.from)).await;
             if look.here == 0 && look.under_way.is_empty() && look.arriving == 0 {
                 let children = self.children(context.job).await?;
                 let moved = children.iter().filter(|child| child.state == JobState::Succeeded).count();
@@ -128,7 +156,17 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             let (all, down) = look.lanes();
             let is_time = again_ms <= self.clock.now_ms() || (all, down) != expected;
             if is_time && !self.home.is_paused(context.job).await.map_err(later)? {
-                let begun = self.go_on(context, input, look).await?;
+                let begun = match self.go_on(context, input, look, bandwidth).await? {
+                    Begun::Some(count) => count,
+                    Begun::Unsure(why) => {
+                        let since_ms = *unsure_since_ms.get_or_insert(self.clock.now_ms());
+                        if self.clock.now_ms().saturating_sub(since_ms) >= SILENT_MAX_MS {
+                            return Err(StepError::retry(why));
+                        }
+                        0
+                    }
+                };
+                unsure_since_ms = unsure_since_ms.filter(|_| begun == 0);
                 expected = (all + begun, down + begun);
                 again_ms = self.clock.now_ms().saturating_add(if begun > 0 { 0 } else { AGAIN_MS });
             }
@@ -188,11 +226,17 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
     }
 
     /// Begins all moves that may go now, and tells how many. If none may, none is under way and nobody arrives, a person is asked.
-    async fn go_on(&self, context: &Context, input: &DrainInput, look: Look) -> Result<usize, StepError> {
+    async fn go_on(
+        &self,
+        context: &Context,
+        input: &DrainInput,
+        look: Look,
+        bandwidth: &mut Bandwidth,
+    ) -> Result<Begun, StepError> {
         let Look { under_way, left, arriving, tried, here: _ } = look;
         let mut lanes = Lanes::new(&input.ask, &under_way);
         if !left.iter().any(|one| lanes.admits(one.group.as_ref())) {
-            return Ok(0);
+            return Ok(Begun::Some(0));
         }
         let mut market = self.home.market().await;
         let past = self.home.past_moves().await.map_err(later)?;
@@ -209,17 +253,24 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         let candidates: Vec<Candidate> = looked.iter().map(|looked| candidate(&input.from, looked)).collect();
         let mut order: Vec<&Candidate> = candidates.iter().collect();
         in_order(&mut order);
-        let mut begun = 0;
+        let (mut begun, mut unsure) = (0, 0);
         for candidate in order {
             let group = candidate.wants.spec.placement.group.clone();
             if !lanes.admits(group.as_ref()) {
+                continue;
+            }
+            if let Some(why) = market.unsure_of(&candidate.wants).filter(|_| !input.ask.force) {
+                unsure += 1;
+                stuck.push((candidate.wants.name.clone(), why));
                 continue;
             }
             let machine = candidate.wants.machine;
             let found = looked.iter().find(|looked| looked.machine.id == machine).expect("it is one of them");
             let empty = Tried::default();
             let tried = tried.get(&machine).unwrap_or(&empty);
-            match self.begin(context.job, input, found, &mut market, tried, &lanes.full()).await? {
+            let but = tried.targets.union(&lanes.full()).cloned().collect();
+            let asked = (context.job, input, found);
+            match self.begin(asked, &mut market, (tried, but), bandwidth).await? {
                 Ok(to) => {
                     begun += 1;
                     lanes.add(&UnderWay { to, group, arrived: false });
@@ -228,21 +279,20 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             }
         }
         let nothing_moves = begun == 0 && under_way.is_empty() && arriving == 0;
-        if nothing_moves && !stuck.is_empty() {
-            return Err(StepError::retry(in_a_sentence(&stuck)));
+        match nothing_moves && !stuck.is_empty() {
+            true if unsure == stuck.len() => Ok(Begun::Unsure(in_a_sentence(&stuck))),
+            true => Err(StepError::retry(in_a_sentence(&stuck))),
+            false => Ok(Begun::Some(begun)),
         }
-        Ok(begun)
     }
 
-    /// Begins the move of one machine; or why it cannot go now, in one sentence.
+    /// Begins the move of one machine, to none of the workers in `but`; or why it cannot go now, in one sentence.
     async fn begin(
         &self,
-        drain: JobId,
-        input: &DrainInput,
-        looked: &Looked,
+        (drain, input, looked): (JobId, &DrainInput, &Looked),
         market: &mut Market,
-        tried: &Tried,
-        full: &BTreeSet<WorkerName>,
+        (tried, but): (&Tried, BTreeSet<WorkerName>),
+        bandwidth: &mut Bandwidth,
     ) -> Result<Result<WorkerName, String>, StepError> {
         if let Some(blocker) = looked.blockers.first() {
             return Ok(Err(blocker.clone()));
@@ -260,9 +310,9 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             mode: mode_of(input, looked.machine.id),
             undo_unhealthy: false,
             way_back: false,
+            force: input.ask.force,
         };
         let planned = input.plan.as_ref().map(|plan| planned_target(plan, looked.machine.id));
-        let but: BTreeSet<WorkerName> = tried.targets.union(full).cloned().collect();
         let found = match planned {
             None => self.home.choose(market, (job, looked, &asked), &but, input.ask.force).await,
             Some(Some(to)) if but.contains(&to) => Err(tried.last.clone()),
@@ -277,6 +327,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             Err(why) if tried.last.is_empty() || why == tried.last => return Ok(Err(why)),
             Err(why) => return Ok(Err(format!("{why}; its last move failed: {}", tried.last))),
         };
+        bandwidth.one_more(&self.home, self.clock.now_ms(), &to).await;
         let terms = Terms { parent: Some(drain.to_string()), ..Terms::default() };
         match begin_move_as(&self.moves, job, MoveInput { to: to.clone(), ..asked }, terms).await {
             Ok(_) => Ok(Ok(to)),

@@ -16,7 +16,7 @@ use tracing::{Instrument, info_span};
 
 use super::journal::{Journal, entries};
 use super::queues::{Place, Queues};
-use super::task::{Command, Task, TaskError, Work};
+use super::task::{Command, Shows, Task, TaskError, Work};
 use super::{Clock, view};
 use crate::failure::Failure;
 use crate::mutex::locked;
@@ -173,7 +173,7 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
             self.crew.fail(reason.clone());
         }
         appended?;
-        let job = view::job(id, &kind, &standing, None, 1);
+        let job = view::job(id, &kind, &standing, Shows::default(), 1);
         let place = self.place(id, &standing);
         self.spawn(id, kind, standing, 1, place);
         Ok(job)
@@ -297,7 +297,7 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         let rows = self.journal.journal(record.id, 0).await?;
         let last_seq = rows.last().map_or(0, |row| row.seq);
         Ok(match replay::<W::Step>(&entries(&rows)) {
-            Ok(standing) => view::job(record.id, &record.kind, &standing, None, last_seq),
+            Ok(standing) => view::job(record.id, &record.kind, &standing, Shows::default(), last_seq),
             Err(error) => view::unreadable(&record, &error, last_seq),
         })
     }
@@ -330,8 +330,8 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
         place: Option<Place>,
     ) {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-        let (shown, watched) = watch::channel(view::job(id, &kind, &standing, None, last_seq));
-        let (progress, _) = watch::channel(None);
+        let (shown, watched) = watch::channel(view::job(id, &kind, &standing, Shows::default(), last_seq));
+        let (shows, _) = watch::channel(Shows::default());
         let cancel_asked = standing.cancel_asked;
         let task = Task {
             journal: self.journal.clone(),
@@ -343,7 +343,7 @@ impl<J: Journal, C: Clock, W: Work> Executor<J, C, W> {
             last_seq,
             commands: inbox,
             shown,
-            progress,
+            shows,
             cancel_asked: watch::channel(cancel_asked).0,
             queues: self.queues.clone(),
             place,

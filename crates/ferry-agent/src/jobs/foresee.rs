@@ -11,6 +11,7 @@ use ferry_fsm::{Step, replay};
 use super::Clock;
 use super::journal::entries;
 use super::mover::Mover;
+use super::task::Shows;
 use super::view;
 use super::world::{Home, Target};
 use crate::records::{Records, RecordsError};
@@ -163,7 +164,7 @@ pub(crate) async fn past_moves(records: &Records) -> Result<Vec<Job>, RecordsErr
         let rows = records.journal(record.id, 0).await?;
         // One that cannot be read tells nothing.
         let Ok(standing) = replay::<MoveStep>(&entries(&rows)) else { continue };
-        let job = view::job(record.id, &record.kind, &standing, None, 0);
+        let job = view::job(record.id, &record.kind, &standing, Shows::default(), 0);
         past.extend((job.state == JobState::Succeeded).then_some(job));
     }
     Ok(past)

@@ -10,7 +10,7 @@
 //! - `executor`, `task` run jobs of any kind and know nothing of machines; `queues` is who waits for whom, `journal`
 //!   what they need of the records, `view` how a job looks from outside.
 //! - `mover` does the steps of a move (`verify` the one that proves what arrived), `world` is what it needs of both
-//!   workers, `live` what is different for a machine that moves with its memory. What the steps are and what may be done when is decided in [`ferry_crossing`].
+//!   workers, `live` what is different for a machine that moves with its memory, `leases` for one that belongs to a group. What the steps are and what may be done when is decided in [`ferry_crossing`].
 //! - `fleet` leads the moves of several machines as children of one job; `drain` those of all machines, until the worker is empty; `office` is where people ask for a job of any
 //!   kind.
 //! - `history` forgets jobs that ended long ago, by `age`, a clock that nobody can set forward;
@@ -21,6 +21,7 @@
 
 mod age;
 mod ahead;
+mod bandwidth;
 mod clock;
 mod drain;
 mod executor;
@@ -29,6 +30,7 @@ mod foresee;
 mod history;
 mod journal;
 mod judge;
+mod leases;
 mod live;
 mod mover;
 mod notices;

@@ -148,10 +148,23 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let sources = self.stand_by(context.job, input, plan).await.map_err(refusal)?;
         let before = self.tell(context, input, plan, HookName::BeforeMove).await?;
         let ahead = self.copy_ahead(context, input, plan, reserved).await;
+        let lease = self.take_lease(context, input, plan).await?;
         // Here, and not in `Stop`: from there on the records want the machine down, and no agent that comes back asks first.
-        let quiesced = self.tell(context, input, plan, HookName::Quiesce).await?;
-        self.flush_all(plan).await.map_err(refusal)?;
-        Ok(Prepared { sources, ahead, hooks: before.into_iter().chain(quiesced).collect() })
+        let quiesced = async {
+            let quiesced = self.tell(context, input, plan, HookName::Quiesce).await?;
+            self.flush_all(plan).await.map_err(refusal)?;
+            Ok(quiesced)
+        };
+        match quiesced.await {
+            Ok(quiesced) => {
+                let hooks = before.into_iter().chain(quiesced).collect();
+                Ok(Prepared { sources, ahead, hooks, lease })
+            }
+            Err(error) => {
+                self.end_lease(context, input, plan, lease).await;
+                Err(error)
+            }
+        }
     }
 
     /// Has the target make clones that stand by; gives where they will read from.
@@ -338,7 +351,12 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                 let crossing = target.boot(job).await.map_err(later)?;
                 memo(Booted { booted_at_ms: crossing.booted_at_ms, arrival: None })
             }
-            MoveStep::Hydrate => self.hydrate(context, &input, &plan).await.map_err(later).and_then(memo),
+            MoveStep::Hydrate => {
+                let prepared: Prepared = memo_of(context, MoveStep::Prepare)?;
+                let end = self.end_lease(context, &input, &plan, prepared.lease);
+                let ((), hydrated) = tokio::join!(end, self.hydrate(context, &input, &plan));
+                hydrated.map_err(later).and_then(memo)
+            }
             MoveStep::Verify => memo(self.verify(context, &input, &plan).await?),
             MoveStep::Retire => self.retire(job, &input, &plan).await.map_err(later).and_then(memo),
         }
@@ -359,6 +377,10 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                 });
                 let undone = undone.await.map(drop);
                 if undone.is_ok() {
+                    // It may have failed before there was one.
+                    let prepared: Option<Prepared> = memo_of(context, MoveStep::Prepare).ok();
+                    let lease = prepared.and_then(|prepared| prepared.lease);
+                    self.end_lease(context, &input, &plan, lease).await;
                     self.tell_that_it_stays(context, &input, &plan).await;
                 }
                 undone

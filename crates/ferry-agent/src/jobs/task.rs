@@ -64,14 +64,32 @@ pub struct StepContext<S> {
     pub attempt: u32,
     /// The time at which the entry or step began, in milliseconds since 1970.
     pub now_ms: u64,
-    progress: watch::Sender<Option<Progress>>,
+    shows: watch::Sender<Shows>,
     cancel_asked: watch::Receiver<bool>,
+}
+
+/// What a job shows of itself beside its journal. Not durable.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shows {
+    /// How far the bytes are.
+    pub(super) progress: Option<Progress>,
+    /// What its step waits for, in one sentence.
+    pub(super) waits_for: Option<String>,
 }
 
 impl<S> StepContext<S> {
     /// Shows how far the bytes are. Not durable.
     pub fn show(&self, progress: Progress) {
-        self.progress.send_replace(Some(progress));
+        self.shows.send_modify(|shows| shows.progress = Some(progress));
+    }
+
+    /// Shows what the step waits for, in one sentence, or that it goes on. Not durable.
+    pub fn waits_for(&self, what: Option<String>) {
+        self.shows.send_if_modified(|shows| {
+            let is_news = shows.waits_for != what;
+            shows.waits_for = what;
+            is_news
+        });
     }
 
     /// Resolves when somebody has asked to cancel the job, for steps that can be left at any time.
@@ -114,7 +132,7 @@ pub(super) struct Task<J, C, W: Work> {
     pub(super) last_seq: u64,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) shown: watch::Sender<Job>,
-    pub(super) progress: watch::Sender<Option<Progress>>,
+    pub(super) shows: watch::Sender<Shows>,
     /// Whether somebody has asked to cancel.
     pub(super) cancel_asked: watch::Sender<bool>,
     pub(super) queues: Arc<Queues>,
@@ -271,7 +289,7 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
     /// Does `doing` to its end, and meanwhile what a person asks for.
     async fn while_answering<T>(&mut self, doing: impl Future<Output = T>) -> Result<T, TaskError> {
         let mut doing = pin!(doing);
-        let mut shown = self.progress.subscribe();
+        let mut shown = self.shows.subscribe();
         loop {
             tokio::select! {
                 biased;
@@ -336,14 +354,14 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
             standing: standing.clone(),
             attempt,
             now_ms: self.clock.now_ms(),
-            progress: self.progress.clone(),
+            shows: self.shows.clone(),
             cancel_asked: self.cancel_asked.subscribe(),
         }
     }
 
     fn show(&self) {
-        let progress = *self.progress.borrow();
-        self.shown.send_replace(view::job(self.id, &self.kind, &self.standing, progress, self.last_seq));
+        let shows = self.shows.borrow().clone();
+        self.shown.send_replace(view::job(self.id, &self.kind, &self.standing, shows, self.last_seq));
     }
 }
 

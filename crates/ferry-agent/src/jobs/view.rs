@@ -1,11 +1,10 @@
 //! How a job and its journal look from outside: the words of the API for the words of the journal.
 
-use ferry_api::{
-    Job, JobEvent, JobEventKind, JobId, JobKind, JobState, JobStep, Progress, StepState, Waiting,
-};
+use ferry_api::{Job, JobEvent, JobEventKind, JobId, JobKind, JobState, JobStep, StepState, Waiting};
 use ferry_fsm::{Entry, Event, FailureClass, Outcome, ReplayError, Standing, Step, UnwindReason};
 use serde_json::Value;
 
+use super::task::Shows;
 use crate::records::JobRecord;
 
 /// The job as its standing tells it.
@@ -13,7 +12,7 @@ pub(super) fn job<S: Step>(
     id: JobId,
     kind: &JobKind,
     standing: &Standing<S>,
-    progress: Option<Progress>,
+    shows: Shows,
     last_seq: u64,
 ) -> Job {
     let state = match (&standing.outcome, &standing.parked, &standing.unwinding) {
@@ -28,8 +27,8 @@ pub(super) fn job<S: Step>(
         kind: kind.clone(),
         state,
         steps: standing.steps.iter().map(|found| step(found, standing.unwinding.is_some())).collect(),
-        reason: reason_of(standing),
-        progress,
+        reason: reason_of(standing).or(shows.waits_for),
+        progress: shows.progress,
         waiting: (state == JobState::Waiting).then(|| Waiting {
             until_ms: standing.waits_until_ms(),
             queue: standing.terms.queue.clone(),

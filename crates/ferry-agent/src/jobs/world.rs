@@ -4,12 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use ferry_api::{
-    Activate, AgentApi, ApiError, AskRoot, CopyRoot, Crossing, Expect, Generation, GroupName, HookRun, Job,
-    JobId, LiveFacts, Machine, MachineId, MachineName, Notice, Precopy, Prepare, Reserve, Volume, VolumeKey,
-    WorkerInfo, WorkerName,
+    Activate, AgentApi, ApiError, AskLease, AskRoot, CopyRoot, Crossing, EndLease, Expect, Generation,
+    GroupName, HookRun, Job, JobId, LeaseAnswer, LeaseId, LiveFacts, Machine, MachineId, MachineName, Notice,
+    Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
 };
 
 use ferry_crossing::MoveInput;
@@ -124,6 +125,18 @@ pub trait Home: Send + Sync + 'static {
 
     /// Ends export and server of a copy that nobody reads any more. The copy stays.
     fn retire(&self, copy: VolumeKey) -> impl Future<Output = Answer<()>> + Send;
+
+    /// All other workers that are known here.
+    fn others(&self) -> Vec<WorkerName>;
+
+    /// A move asks for that lease from now on, or for none.
+    fn asks_for_lease(&self, job: JobId, lease: Option<LeaseId>);
+
+    /// Asks a worker, which may be this one, for the lease of a group.
+    fn lease(&self, at: &WorkerName, ask: AskLease) -> impl Future<Output = Answer<LeaseAnswer>> + Send;
+
+    /// Tells a worker, which may be this one, that a lease is over.
+    fn end_lease(&self, at: &WorkerName, end: EndLease) -> impl Future<Output = Answer<()>> + Send;
 }
 
 /// A machine in the records of a worker.
@@ -172,6 +185,13 @@ pub trait Emptied: Home {
         to: &WorkerName,
         force: bool,
     ) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Tells a target what all that it fetches from here may take a second together, for a minute.
+    fn pace(
+        &self,
+        to: &WorkerName,
+        bytes_per_s: Option<NonZeroU64>,
+    ) -> impl Future<Output = Answer<()>> + Send;
 
     /// What keeps its host from being stopped, each in one clause, when these jobs have not ended.
     fn owes(&self, jobs: Vec<Job>) -> impl Future<Output = Answer<Vec<String>>> + Send;

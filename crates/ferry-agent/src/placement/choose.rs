@@ -86,6 +86,7 @@ pub(crate) async fn choose_now<C: Clock>(
         mode,
         undo_unhealthy: false,
         way_back: false,
+        force: false,
     };
     choose(core, &market(core).await, (job, &looked, &input), &BTreeSet::new(), false).await
 }

@@ -6,11 +6,12 @@ use crate::core::Core;
 use crate::jobs::{Emptied, Looked, MoveInput, Occupant};
 use crate::records::Standing;
 use crate::stopping;
-use ferry_api::{ApiError, Job, JobId, WorkerName};
+use ferry_api::{AgentApi, ApiError, Job, JobId, PaceFrom, WorkerName};
 use ferry_crossing::stopping::in_a_sentence;
 use ferry_crossing::target::is_expected;
 use ferry_placement::Market;
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 
 type Answer<T> = Result<T, ApiError>;
 
@@ -63,6 +64,11 @@ impl Emptied for Core {
         hold(self, asked, to, force).await.map_err(|error| error.message)?;
         market.take(&wants(&self.config.name, asked.1), to);
         Ok(())
+    }
+
+    async fn pace(&self, to: &WorkerName, bytes_per_s: Option<NonZeroU64>) -> Answer<()> {
+        let pace = PaceFrom { from: self.config.name.clone(), bytes_per_s };
+        self.peers.client(to)?.peer_pace(pace).await
     }
 
     async fn owes(&self, jobs: Vec<Job>) -> Answer<Vec<String>> {

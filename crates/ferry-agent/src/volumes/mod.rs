@@ -256,6 +256,10 @@ struct Inner {
     at_rest: proof::AtRest,
     /// Told when the worker's budget is another, and when a server was started.
     budget_news: tokio::sync::Notify,
+    /// What other workers have said that all that reads from them may take, and until when that holds.
+    told_paces: Mutex<BTreeMap<WorkerName, (std::num::NonZeroU64, tokio::time::Instant)>>,
+    /// Copies that this agent has given a share.
+    shared: Mutex<BTreeSet<VolumeKey>>,
     /// Held while room is checked and taken.
     room: tokio::sync::Mutex<()>,
     /// No volume is served any more, whatever the records say.
@@ -288,6 +292,8 @@ impl Volumes {
             keepers: Mutex::default(),
             at_rest: proof::AtRest::default(),
             budget_news: tokio::sync::Notify::new(),
+            told_paces: Mutex::default(),
+            shared: Mutex::default(),
             room: tokio::sync::Mutex::default(),
             going_down: AtomicBool::new(false),
         };

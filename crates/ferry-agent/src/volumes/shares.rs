@@ -2,6 +2,8 @@
 //!
 //! Equal shares; who cannot use an equal one because its own budget is smaller leaves the rest to the others.
 
+use ferry_api::WorkerName;
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 /// The share of each, in bytes a second, in the order of `own`: what each may fetch at most by its own budget.
@@ -21,6 +23,38 @@ pub(super) fn divide(budget: NonZeroU64, own: &[Option<NonZeroU64>]) -> Vec<NonZ
         left = left.saturating_sub(shares[index].get());
     }
     shares
+}
+
+/// What is known of one that hydrates.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim<'a> {
+    /// What it may fetch at most by its own budget.
+    pub(super) own: Option<NonZeroU64>,
+    /// The worker that it reads from.
+    pub(super) from: Option<&'a WorkerName>,
+}
+
+/// The share of each when all together have `budget`, if there is one, and those that read from one worker what `pairs` says of
+/// that. None: as much as goes.
+///
+/// Invariant: as [`divide`], within each pair and of all.
+pub(super) fn share_out(
+    budget: Option<NonZeroU64>,
+    pairs: &BTreeMap<WorkerName, NonZeroU64>,
+    claims: &[Claim<'_>],
+) -> Vec<Option<NonZeroU64>> {
+    let mut shares: Vec<Option<NonZeroU64>> = vec![None; claims.len()];
+    for (from, most) in pairs {
+        let of_it: Vec<usize> = (0..claims.len()).filter(|&at| claims[at].from == Some(from)).collect();
+        let own: Vec<_> = of_it.iter().map(|&at| claims[at].own).collect();
+        for (at, share) in of_it.into_iter().zip(divide(*most, &own)) {
+            shares[at] = Some(share);
+        }
+    }
+    let Some(budget) = budget else { return shares };
+    // What a pair does not let one have goes to the others.
+    let most: Vec<_> = shares.iter().zip(claims).map(|(share, claim)| share.or(claim.own)).collect();
+    divide(budget, &most).into_iter().map(Some).collect()
 }
 
 #[cfg(test)]
@@ -52,7 +86,52 @@ mod tests {
         assert_eq!(shares(1, &[0, 0]), [1, 1]);
     }
 
+    #[test]
+    fn what_a_pair_does_not_let_one_have_goes_to_those_of_other_pairs() {
+        let [w1, w2]: [WorkerName; 2] = ["w1", "w2"].map(|name| name.parse().unwrap());
+        let claims = [&w1, &w1, &w2].map(|from| Claim { own: None, from: Some(from) });
+        let shares = |budget: u64, pairs: &[(&WorkerName, u64)]| {
+            let pairs = pairs.iter().map(|(from, most)| ((*from).clone(), bytes(*most))).collect();
+            let shares = share_out(NonZeroU64::new(budget), &pairs, &claims);
+            shares.into_iter().map(|share| share.map_or(0, NonZeroU64::get)).collect::<Vec<_>>()
+        };
+        assert_eq!(shares(0, &[]), [0, 0, 0], "as much as goes");
+        assert_eq!(shares(0, &[(&w1, 40)]), [20, 20, 0]);
+        assert_eq!(shares(90, &[(&w1, 40)]), [20, 20, 50]);
+        assert_eq!(shares(30, &[(&w1, 40)]), [10, 10, 10]);
+        assert_eq!(shares(90, &[(&w1, 40), (&w2, 5)]), [20, 20, 5]);
+    }
+
     proptest! {
+        #[test]
+        fn no_pair_takes_more_than_its_own_and_nobody_starves(
+            budget in proptest::option::of(rates()),
+            most in vec(rates(), 3),
+            claims in vec((proptest::option::of(rates()), 0..4_usize), 0..20),
+        ) {
+            let workers: Vec<WorkerName> = (0..4).map(|n| format!("w{n}").parse().unwrap()).collect();
+            let pairs: BTreeMap<_, _> = workers.iter().cloned().zip(most.iter().copied().map(bytes)).collect();
+            let claims: Vec<_> =
+                claims.iter().map(|(own, from)| Claim { own: own.map(bytes), from: Some(&workers[*from]) }).collect();
+            let shares = share_out(budget.map(bytes), &pairs, &claims);
+            prop_assert_eq!(shares.len(), claims.len());
+            for (from, most) in &pairs {
+                let of_it: Vec<_> =
+                    shares.iter().zip(&claims).filter(|(_, claim)| claim.from == Some(from)).collect();
+                let taken: u128 = of_it.iter().map(|(share, _)| u128::from(share.unwrap().get())).sum();
+                prop_assert!(taken <= u128::from(most.get()).max(of_it.len() as u128));
+                // Of those that its own budget does not hold back nobody has less than another by more than what is left of a division.
+                let free = of_it.iter().filter(|(share, claim)| claim.own != **share);
+                let free: Vec<u64> = free.map(|(share, _)| share.unwrap().get()).collect();
+                let (least, best) = (free.iter().min(), free.iter().max());
+                prop_assert!(budget.is_some() || least.zip(best).is_none_or(|(least, best)| best - least <= 1));
+            }
+            if let Some(budget) = budget {
+                let taken: u128 = shares.iter().map(|share| u128::from(share.unwrap().get())).sum();
+                prop_assert!(taken <= u128::from(budget).max(claims.len() as u128));
+            }
+        }
+
         #[test]
         fn nobody_starves_and_nobody_gets_more_than_there_is(
             budget in rates(),

@@ -1,54 +1,19 @@
 //! Workers that are emptied, with real agents that are killed, paused and cancelled in the middle of it.
 
-use crate::house::{Worker, a_moment, machine, until, workers};
+use crate::house::{Worker, a_moment, create, end, gated, is_up, runs_on, sleeper, until, workers};
 use ferry_api::{
-    AgentApi, AskCordon, AskDrain, CreateMachine, DeviationKind, ErrorCode, Job, JobState, MachineState,
-    PauseDrain, Signal, StartDrain, StartMove,
+    AgentApi, AskCordon, AskDrain, DeviationKind, ErrorCode, Job, JobState, MachineState, PauseDrain,
+    StartDrain, StartMove,
 };
 use std::num::NonZeroU32;
-use std::path::Path;
-
-fn sleeper(name: &str) -> CreateMachine {
-    machine(name, "exec sleep 1000")
-}
-
-/// A machine that does not stop before `gate` is there.
-fn gated(name: &str, gate: &Path) -> CreateMachine {
-    let wait = format!("until [ -e {} ]; do sleep 0.02; done; exit", gate.display());
-    let mut gated = machine(name, &format!("trap '{wait}' TERM; echo up; while :; do sleep 0.02; done"));
-    (gated.spec.stop_signal, gated.spec.stop_grace_ms) = (Signal::TERM, 24 * 3_600_000);
-    gated
-}
-
-async fn create(worker: &Worker, machine: CreateMachine) {
-    worker.door().machine_create(machine).await.unwrap();
-}
-
-/// Waits until the trap of a machine was set so many times: once each time that it was started.
-async fn is_up(worker: &Worker, name: &str, times: usize) {
-    let log = worker.machine(name).await.log;
-    let is = |said: &String| said.lines().filter(|line| *line == "up").count() >= times;
-    until(async || std::fs::read_to_string(&log).ok().filter(is)).await;
-}
 
 async fn drain(worker: &Worker, ask: AskDrain) -> Job {
     let start = StartDrain { ask, ..StartDrain::default() };
     worker.door().drain_start(start).await.unwrap().job.unwrap()
 }
 
-async fn runs_on(worker: &Worker, name: &str) -> bool {
-    let machines = worker.door().machines().await.unwrap();
-    machines.iter().any(|one| one.name.as_str() == name && matches!(one.state, MachineState::Running { .. }))
-}
-
 async fn is_safe_to_stop(worker: &Worker) -> bool {
     worker.door().worker_safe_to_stop().await.unwrap().reasons.is_empty()
-}
-
-async fn end<const N: usize>(workers: [Worker; N]) {
-    for worker in workers {
-        worker.end().await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

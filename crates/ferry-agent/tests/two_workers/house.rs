@@ -209,3 +209,40 @@ pub fn server_pid(volume: &Volume) -> u32 {
     let ServerState::Running { pid } = volume.server else { panic!("no server runs for {volume:?}") };
     pid
 }
+
+/// A machine that only sleeps.
+pub fn sleeper(name: &str) -> CreateMachine {
+    machine(name, "exec sleep 1000")
+}
+
+/// A machine that does not stop before `gate` is there.
+pub fn gated(name: &str, gate: &Path) -> CreateMachine {
+    let wait = format!("until [ -e {} ]; do sleep 0.02; done; exit", gate.display());
+    let mut gated = machine(name, &format!("trap '{wait}' TERM; echo up; while :; do sleep 0.02; done"));
+    (gated.spec.stop_signal, gated.spec.stop_grace_ms) = (Signal::TERM, 24 * 3_600_000);
+    gated
+}
+
+pub async fn create(worker: &Worker, machine: CreateMachine) {
+    worker.door().machine_create(machine).await.unwrap();
+}
+
+/// Waits until the trap of a machine was set so many times: once each time that it was started.
+pub async fn is_up(worker: &Worker, name: &str, times: usize) {
+    let log = worker.machine(name).await.log;
+    let is = |said: &String| said.lines().filter(|line| *line == "up").count() >= times;
+    until(async || std::fs::read_to_string(&log).ok().filter(is)).await;
+}
+
+/// Whether a machine runs on a worker.
+pub async fn runs_on(worker: &Worker, name: &str) -> bool {
+    let machines = worker.door().machines().await.unwrap();
+    machines.iter().any(|one| one.name.as_str() == name && matches!(one.state, MachineState::Running { .. }))
+}
+
+/// Ends everything on all of them.
+pub async fn end<const N: usize>(workers: [Worker; N]) {
+    for worker in workers {
+        worker.end().await;
+    }
+}

@@ -9,15 +9,21 @@ mod crossing;
 #[cfg(test)]
 mod direct;
 #[cfg(test)]
+mod drain_troubles;
+#[cfg(test)]
 mod drained;
 #[cfg(test)]
 mod forked;
+#[cfg(test)]
+mod grouped;
 #[cfg(test)]
 mod grown;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
 mod killed;
+#[cfg(test)]
+mod paced;
 #[cfg(test)]
 mod placed;
 #[cfg(test)]

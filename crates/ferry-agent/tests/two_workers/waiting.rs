@@ -89,6 +89,7 @@ fn several(names: [&str; 3], after_ms: Option<u64>) -> StartMoves {
         within_ms: None,
         mode: MoveMode::Cold,
         undo_unhealthy: false,
+        force: false,
     }
 }
 

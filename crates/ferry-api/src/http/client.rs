@@ -5,15 +5,16 @@ use super::tls::ClientTls;
 use super::wire::{CONNECT_TIMEOUT, Http, Unanswered, Way};
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage,
-    AskJobs, AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid,
-    CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing, DestroyMachine,
-    DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, ErrorCode, EventsAfter, Expect, ForkVolume,
-    Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined,
-    Losses, Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceVolume,
-    PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke,
-    RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony,
-    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
-    WorkerInfo, WorkerName, WorkerShutDown,
+    AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRoot, AskTestimony, AttachVolume,
+    AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing,
+    DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, EndLease, ErrorCode,
+    EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId,
+    JobJournal, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine, MachineLog, MachineRef,
+    Mappings, Membership, MovePlan, OnSourceLoss, PaceFrom, PaceVolume, PaceWorker, PauseDrain,
+    PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop,
+    ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    WorkerShutDown,
 };
 use axum::http::{HeaderValue, Method};
 use serde::Serialize;
@@ -623,6 +624,22 @@ impl AgentApi for Client {
 
     async fn peer_membership(&self, told: Membership) -> Result<Membership, ApiError> {
         self.post(&["peer", "membership"], &told).await
+    }
+
+    async fn peer_pace(&self, pace: PaceFrom) -> Result<(), ApiError> {
+        self.post(&["peer", "pace"], &pace).await
+    }
+
+    async fn peer_lease(&self, ask: AskLease) -> Result<LeaseAnswer, ApiError> {
+        self.post(&["peer", "leases"], &ask).await
+    }
+
+    async fn peer_lease_end(&self, end: EndLease) -> Result<(), ApiError> {
+        self.post(&["peer", "leases", "end"], &end).await
+    }
+
+    async fn peer_lease_need(&self, ask: AskNeed) -> Result<LeaseNeed, ApiError> {
+        self.post(&["peer", "leases", "need"], &ask).await
     }
 
     async fn peer_root(&self, copy: VolumeKey, of: AskRoot) -> Result<CopyRoot, ApiError> {

@@ -4,11 +4,11 @@ use super::admit::{Asks, caller};
 use super::table::{Routes, Table};
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskApiToken, AskCordon, AskDrain, AskGarbage, AskJobs,
-    AskJoinToken, AskLog, AskMappings, AskRoot, AskTestimony, AttachVolume, Caller, CancelMove,
-    ChangeSources, CreateMachine, DestroyMachine, DetachVolume, ErrorCode, EventsAfter, Expect, ForkVolume,
-    Generation, GrowVolume, Hold, ImportVolume, JobId, Join, Membership, OnSourceLoss, PaceVolume,
-    PaceWorker, PauseDrain, Precopy, Prepare, Renew, Reserve, Revoke, ShutDownWorker, StartDrain, StartMove,
-    StartMoves, UndoMove, VerifyVolume, VolumeKey, WorkerName,
+    AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRoot, AskTestimony, AttachVolume, Caller,
+    CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, EndLease, ErrorCode, EventsAfter,
+    Expect, ForkVolume, Generation, GrowVolume, Hold, ImportVolume, JobId, Join, Membership, OnSourceLoss,
+    PaceFrom, PaceVolume, PaceWorker, PauseDrain, Precopy, Prepare, Renew, Reserve, Revoke, ShutDownWorker,
+    StartDrain, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey, WorkerName,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -32,7 +32,7 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
 
 pub(super) fn routes<A: AgentApi>(api: Arc<A>) -> Routes {
     use Asks::{Admin, Operate, View, Worker, WorkerOrAdmin, WorkerOrOperate};
-    about_clusters(Table::new())
+    between_moves(about_clusters(Table::new()))
         .get("/v1/worker", View, worker::<A>)
         .post("/v1/worker/pace", Operate, worker_pace::<A>)
         .post("/v1/worker/cordon", Operate, worker_cordon::<A>)
@@ -99,6 +99,16 @@ pub(super) fn routes<A: AgentApi>(api: Arc<A>) -> Routes {
         .get("/v1/peer/exports/{volume}/{generation}", Worker, peer_export::<A>)
         .post("/v1/peer/roots/{volume}/{generation}", WorkerOrOperate, peer_root::<A>)
         .over(api)
+}
+
+/// What workers say to each other of moves that are not between the two of them.
+fn between_moves<A: AgentApi>(table: Table<A>) -> Table<A> {
+    use Asks::Worker;
+    table
+        .post("/v1/peer/pace", Worker, peer_pace::<A>)
+        .post("/v1/peer/leases", Worker, peer_lease::<A>)
+        .post("/v1/peer/leases/end", Worker, peer_lease_end::<A>)
+        .post("/v1/peer/leases/need", Worker, peer_lease_need::<A>)
 }
 
 /// The calls about the cluster that the worker belongs to.
@@ -313,6 +323,10 @@ for_a_move!(peer_prepare, Prepare, |prepare| (prepare.job, None));
 for_a_move!(peer_precopy, Precopy, |precopy| (precopy.job, None));
 for_a_move!(peer_expect, Expect, |expect| (expect.job, None));
 for_a_move!(peer_activate, Activate, |activate| (activate.job, None));
+by_body!(peer_pace, PaceFrom);
+for_a_move!(peer_lease, AskLease, |ask| (ask.lease.job, Some(&ask.lease.from)));
+by_body!(peer_lease_end, EndLease);
+by_body!(peer_lease_need, AskNeed);
 
 async fn machine_destroy<A: AgentApi>(
     State(api): State<Arc<A>>,

@@ -41,6 +41,7 @@ pub fn bid(name: &str, free_gib: u64) -> Bid {
         }],
         direct_io: true,
         budget_bytes_per_s: None,
+        pair_budgets_bytes_per_s: Default::default(),
         machines: 0,
         volumes: 0,
         peers: Vec::new(),

@@ -24,7 +24,7 @@ pub struct Drain {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["only", "except", "mode", "max_parallel", "max_parallel_per_link", "deadline", "force"]
+        conflicts_with_all = ["only", "except", "mode", "max_parallel", "max_parallel_per_link", "bandwidth", "deadline", "force"]
     )]
     pub apply: Option<PathBuf>,
     /// Only these machines, by name or id
@@ -42,6 +42,9 @@ pub struct Drain {
     /// So many of them at once to one target
     #[arg(long, value_name = "N")]
     pub max_parallel_per_link: Option<NonZeroU32>,
+    /// All its moves together fetch no more than that from the worker a second in the background, as in 100MiB
+    #[arg(long, value_name = "SIZE")]
+    pub bandwidth: Option<String>,
     /// Cancel what is not handed over that long after the drain begins
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub deadline: Option<Duration>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ferry_api::http::Client;
-use ferry_api::{AgentApi, PaceVolume, PaceWorker, VolumePace, VolumeRef};
+use ferry_api::{AgentApi, PaceVolume, PaceWorker, VolumePace, VolumeRef, WorkerInfo};
 
 use super::utc;
 use crate::exit::Exit;
@@ -38,6 +38,9 @@ pub async fn worker(agent: &Client, json: bool, pace: PaceWorker) -> Result<Exit
                 say(format_args!("all volumes of worker {name} hydrate with a budget of {budget} together"))?;
             }
             None => say(format_args!("volumes of worker {name} hydrate without a common budget"))?,
+        }
+        for (from, most) in &worker.pair_budgets_bytes_per_s {
+            say(format_args!("those that read from worker {from}: {} together", budget_text(Some(*most))))?;
         }
     }
     Ok(Exit::Done)
@@ -74,6 +77,14 @@ fn own_and_share_text(pace: &VolumePace) -> String {
 
 pub fn budget_text(bytes_per_s: Option<NonZeroU64>) -> String {
     bytes_per_s.map_or_else(|| "none".to_owned(), |rate| format!("{}/s", Bytes(rate.get())))
+}
+
+/// `100 MiB/s; 50 MiB/s from w2`
+pub fn budgets_text(worker: &WorkerInfo) -> String {
+    let pairs = worker.pair_budgets_bytes_per_s.iter();
+    let pairs = pairs.map(|(from, most)| format!("{} from {from}", budget_text(Some(*most))));
+    let all: Vec<String> = [budget_text(worker.budget_bytes_per_s)].into_iter().chain(pairs).collect();
+    all.join("; ")
 }
 
 fn guard_text(pace: &VolumePace) -> String {

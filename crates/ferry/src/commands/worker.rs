@@ -27,7 +27,7 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
         ("takes machines", cordon_text(worker.cordon.as_ref())),
         ("region", worker.region.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)),
         ("labels", labels_text(&worker.labels)),
-        ("budget", pace::budget_text(worker.budget_bytes_per_s)),
+        ("budget", pace::budgets_text(&worker)),
         ("machines", worker.machines.to_string()),
         ("volumes", worker.volumes.to_string()),
         ("drivers", drivers_text(&worker.drivers)),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ferry_api::{AskDrain, DrainPlan, MachineRef, StartDrain};
 
-use super::{Meant, Misuse, Question, ask, mode_of, parsed, retention_hours, when};
+use super::{Meant, Misuse, Question, ask, mode_of, pace, parsed, retention_hours, when};
 use crate::args;
 use crate::commands::drain::Wish;
 
@@ -18,7 +18,7 @@ pub(super) fn question(typed: args::drain::Drain) -> Result<Meant, Misuse> {
         mode: mode_of(typed.mode),
         max_parallel: typed.max_parallel,
         max_parallel_per_link: typed.max_parallel_per_link,
-        bandwidth_bytes_per_s: None,
+        bandwidth_bytes_per_s: typed.bandwidth.as_deref().map(pace::bandwidth).transpose()?,
         deadline_ms: typed.deadline.map(when::span_ms),
         force: typed.force,
     };

@@ -33,11 +33,20 @@ pub(super) fn budget(typed: &str) -> Result<Option<NonZeroU64>, Misuse> {
     if typed == "none" {
         return Ok(None);
     }
+    rate("--max", typed, ", or none").map(Some)
+}
+
+/// Bytes a second of the network.
+pub(super) fn bandwidth(typed: &str) -> Result<NonZeroU64, Misuse> {
+    rate("--bandwidth", typed, "")
+}
+
+fn rate(option: &str, typed: &str, or_else: &str) -> Result<NonZeroU64, Misuse> {
     let bytes_per_s = parse_size(typed.strip_suffix("/s").unwrap_or(typed)).map_err(|_| {
-        Misuse(format!("--max {typed:?} is no pace; write bytes a second as in 50MiB, or none"))
+        Misuse(format!("{option} {typed:?} is no pace; write bytes a second as in 50MiB{or_else}"))
     })?;
-    let zero = || Misuse("--max 0 would never end; give at least 1 byte a second, or none".to_owned());
-    NonZeroU64::new(bytes_per_s).map(Some).ok_or_else(zero)
+    let zero = || Misuse(format!("{option} 0 would never end; give at least 1 byte a second{or_else}"));
+    NonZeroU64::new(bytes_per_s).ok_or_else(zero)
 }
 
 /// Microseconds, or none.

@@ -59,6 +59,7 @@ impl Worker {
             mode: MoveMode::Cold,
             undo_unhealthy: false,
             way_back: false,
+            force: false,
         }
     }
 

@@ -35,6 +35,7 @@ impl Target for Beta {
                     drivers: state.drivers.clone(),
                     direct_io: false,
                     budget_bytes_per_s: None,
+                    pair_budgets_bytes_per_s: Default::default(),
                     machines: 0,
                     volumes: 0,
                     peers: Vec::new(),

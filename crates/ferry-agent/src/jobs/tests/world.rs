@@ -5,14 +5,16 @@
 //! can break one unseen.
 
 use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroU64;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_api::{
-    ApiError, Arrival, AskRoot, BadRanges, Capacity, CopyRoot, Crossing, CrossingState, CrossingVolume,
-    Desired, Driver, ErrorCode, Generation, HookName, HookRun, Hooks, Hydration, Job, JobId, Judged, Limits,
-    LiveFacts, Machine, MachineId, MachineSpec, MachineState, MachineVolume, Notice, Ownership, Precopied,
-    QemuSpec, Root, ServerState, Volume, VolumeId, VolumeKey, VolumePhase, VolumeSource, WorkerName,
+    ApiError, Arrival, AskLease, AskRoot, BadRanges, Capacity, CopyRoot, Crossing, CrossingState,
+    CrossingVolume, Desired, Driver, EndLease, ErrorCode, Generation, HookName, HookRun, Hooks, Hydration,
+    Job, JobId, Judged, LeaseAnswer, LeaseId, Limits, LiveFacts, Machine, MachineId, MachineSpec,
+    MachineState, MachineVolume, Notice, Ownership, Precopied, QemuSpec, Root, ServerState, Volume, VolumeId,
+    VolumeKey, VolumePhase, VolumeSource, WorkerName,
 };
 use ferry_crossing::live::{Memory, MemoryCopied};
 use ferry_placement::Market;
@@ -509,6 +511,10 @@ impl Emptied for Alpha {
         Ok(())
     }
 
+    async fn pace(&self, _: &WorkerName, _: Option<NonZeroU64>) -> Result<(), ApiError> {
+        Ok(())
+    }
+
     async fn owes(&self, _: Vec<Job>) -> Result<Vec<String>, ApiError> {
         Ok(Vec::new())
     }
@@ -775,6 +781,20 @@ impl Home for Alpha {
                 Ok(())
             })
             .await
+    }
+
+    fn others(&self) -> Vec<WorkerName> {
+        vec![worker("beta")]
+    }
+
+    fn asks_for_lease(&self, _: JobId, _: Option<LeaseId>) {}
+
+    async fn lease(&self, _: &WorkerName, _: AskLease) -> Result<LeaseAnswer, ApiError> {
+        Ok(LeaseAnswer::Given)
+    }
+
+    async fn end_lease(&self, _: &WorkerName, _: EndLease) -> Result<(), ApiError> {
+        Ok(())
     }
 }
 

@@ -10,7 +10,6 @@ use ferry_api::WorkerName;
 use ferry_api::http::Client;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +99,10 @@ fn ground(simulated: &Simulated) -> Ground {
 
 fn config(world: &World, host: HostIndex, retention_hours: u64) -> Config {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-    let name = world.lock().hosts[host].name.clone();
+    let (name, moves_at_once) = {
+        let state = world.lock();
+        (state.hosts[host].name.clone(), state.moves_at_once)
+    };
     Config {
         job_retention_days: 90,
         jobs_kept: 10_000,
@@ -115,10 +117,11 @@ fn config(world: &World, host: HostIndex, retention_hours: u64) -> Config {
         region: None,
         labels: Default::default(),
         room_bytes: None,
-        cpu_millis: None,
-        memory_bytes: None,
+        // Machines are many in a fleet, and take nothing.
+        cpu_millis: Some(u64::from(u32::MAX)),
+        memory_bytes: Some(1 << 60),
         retention_hours,
-        moves_at_once: NonZeroUsize::MIN,
+        moves_at_once,
         services_listen: "127.0.0.1:0".parse().expect("it is an address"),
         dns_listen: None,
         services_hold_seconds: 60,

@@ -22,6 +22,7 @@ mod base;
 mod control;
 mod dice;
 mod faults;
+pub mod fleet;
 mod guest;
 mod host;
 mod log;

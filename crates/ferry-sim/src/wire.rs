@@ -62,6 +62,7 @@ impl Courier for Wire {
             world.let_through(self.from.index, &self.from.life, 0).await;
             let fate = {
                 let mut state = world.lock();
+                state.count("calls");
                 let fate = Fate::choose(&mut state, self.from.index, to);
                 let lost = if fate.arrives { "" } else { " (lost)" };
                 state.say_of(self.from.index, format!("→ w{} {} {}{lost}", to + 1, call.method, call.path));

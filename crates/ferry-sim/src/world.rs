@@ -17,6 +17,7 @@ use ferry_api::{JobId, MachineId, VolumeId, VolumeKey, WorkerName};
 use ferry_crossing::Subject;
 use ferry_engine::{Blocks, MapLog};
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub struct State {
     pub found: Option<String>,
     /// How often what happened.
     pub tally: BTreeMap<&'static str, u64>,
+    /// Moves away from one worker at once.
+    pub moves_at_once: NonZeroUsize,
     /// How long a fetch is under way at most, each way, in milliseconds.
     pub travel_ms_max: u64,
     /// Background fetches that a server makes at a time.
@@ -212,6 +215,7 @@ impl World {
                 cut: BTreeSet::new(),
                 found: None,
                 tally: BTreeMap::new(),
+                moves_at_once: NonZeroUsize::MIN,
                 travel_ms_max,
                 fetches_max,
                 persist_every_ms,
@@ -351,6 +355,11 @@ impl State {
     /// Counts something that happened.
     pub fn count(&mut self, what: &'static str) {
         *self.tally.entry(what).or_default() += 1;
+    }
+
+    /// How often something happened.
+    pub fn tally(&self, what: &str) -> u64 {
+        self.tally.get(what).copied().unwrap_or_default()
     }
 
     /// A promise is broken.

@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 /// What each machine has on its disk.
-const USED: u64 = 2 * MIB;
+const USED: u64 = 32 * MIB;
 
 fn rate(bytes_per_s: u64) -> Option<NonZeroU64> {
     NonZeroU64::new(bytes_per_s)
@@ -21,7 +21,9 @@ async fn create_filled(worker: &Worker, name: &str) {
     let volumes = worker.door().volumes().await.unwrap();
     let volume = volumes.iter().find(|volume| volume.machine == Some(machine)).unwrap();
     let mut disk = BlockClient::connect_text(&volume.guest_uri).unwrap();
-    disk.write_at(0, &vec![7; USED as usize]).unwrap();
+    for at in (0..USED).step_by(MIB as usize) {
+        disk.write_at(at, &vec![7; MIB as usize]).unwrap();
+    }
     disk.flush().unwrap();
 }
 
@@ -48,15 +50,16 @@ async fn the_moves_of_a_drain_have_equal_parts_of_its_bandwidth_and_none_when_it
     for name in ["a", "b"] {
         create_filled(&workers[0], name).await;
     }
-    let ask = AskDrain { bandwidth_bytes_per_s: rate(32 * KIB), mode: MoveMode::Cold, ..AskDrain::default() };
+    let ask =
+        AskDrain { bandwidth_bytes_per_s: rate(256 * KIB), mode: MoveMode::Cold, ..AskDrain::default() };
     let start = StartDrain { ask, ..StartDrain::default() };
     let job = workers[0].door().drain_start(start).await.unwrap().job.unwrap();
-    shares_are(&workers[1], 2, rate(16 * KIB)).await;
+    shares_are(&workers[1], 2, rate(128 * KIB)).await;
     // Neither agent knows anything of it when it is started anew, and yet it is kept.
     for index in [0, 1] {
         workers[index].kill().await;
         workers[index].start().await;
-        shares_are(&workers[1], 2, rate(16 * KIB)).await;
+        shares_are(&workers[1], 2, rate(128 * KIB)).await;
     }
     workers[0].door().drain_cancel().await.unwrap();
     assert_eq!(workers[0].finished(job.id).await.state, JobState::Cancelled);
@@ -75,7 +78,7 @@ async fn what_follows_from_one_worker_keeps_to_the_budget_of_that_pair() {
     };
     let unknown = workers[2].door().worker_pace(of_pair("w9", rate(1))).await.unwrap_err();
     assert!(unknown.message.contains("worker w9 is not known here"), "{unknown}");
-    workers[2].door().worker_pace(of_pair("w1", rate(32 * KIB))).await.unwrap();
+    workers[2].door().worker_pace(of_pair("w1", rate(256 * KIB))).await.unwrap();
     for (index, name) in [(0, "a"), (0, "b"), (1, "c")] {
         create_filled(&workers[index], name).await;
     }
@@ -85,22 +88,22 @@ async fn what_follows_from_one_worker_keeps_to_the_budget_of_that_pair() {
         let start = StartMove { mode: MoveMode::Cold, ..start };
         moves.push((index, workers[index].door().move_start(start).await.unwrap().id));
     }
-    shares_are(&workers[2], 2, rate(16 * KIB)).await;
+    shares_are(&workers[2], 2, rate(128 * KIB)).await;
     // One from elsewhere is not held back, and is whole before them.
     let start = StartMove::new("c".parse().unwrap(), "w3".parse().unwrap());
     let other = workers[1].door().move_start(start).await.unwrap();
     assert_eq!(workers[1].finished(other.id).await.state, JobState::Succeeded);
-    shares_are(&workers[2], 2, rate(16 * KIB)).await;
+    shares_are(&workers[2], 2, rate(128 * KIB)).await;
     // It is in the records, and the budget of all is kept beside it.
     workers[2].kill().await;
     workers[2].start().await;
     let known = workers[2].door().worker().await.unwrap().pair_budgets_bytes_per_s;
-    assert_eq!(known.into_values().map(Some).collect::<Vec<_>>(), [rate(32 * KIB)]);
-    let all = PaceWorker { budget_bytes_per_s: rate(8 * KIB), from: None };
+    assert_eq!(known.into_values().map(Some).collect::<Vec<_>>(), [rate(256 * KIB)]);
+    let all = PaceWorker { budget_bytes_per_s: rate(64 * KIB), from: None };
     workers[2].door().worker_pace(all).await.unwrap();
-    shares_are(&workers[2], 2, rate(4 * KIB)).await;
+    shares_are(&workers[2], 2, rate(32 * KIB)).await;
     workers[2].door().worker_pace(PaceWorker { budget_bytes_per_s: None, from: None }).await.unwrap();
-    shares_are(&workers[2], 2, rate(16 * KIB)).await;
+    shares_are(&workers[2], 2, rate(128 * KIB)).await;
     workers[2].door().worker_pace(of_pair("w1", None)).await.unwrap();
     for (index, job) in moves {
         assert_eq!(workers[index].finished(job).await.state, JobState::Succeeded);

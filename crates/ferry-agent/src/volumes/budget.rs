@@ -55,11 +55,15 @@ impl Volumes {
     pub fn pace_from(&self, pace: PaceFrom) {
         let until = Instant::now() + Duration::from_millis(PaceFrom::FOR_MS);
         let mut told = locked(&self.inner.told_paces);
-        let before = match pace.bytes_per_s {
-            Some(most) => told.insert(pace.from, (most, until)),
-            None => told.remove(&pace.from),
+        let is_news = match pace.bytes_per_s {
+            Some(most) => told.insert(pace.from, (most, until)).is_none_or(|(before, _)| before != most),
+            // What the agent before this one gave of it ends, too.
+            None => {
+                told.remove(&pace.from);
+                locked(&self.inner.ended_paces).insert(pace.from)
+            }
         };
-        if before.map(|(most, _)| most) != pace.bytes_per_s {
+        if is_news {
             self.inner.budget_news.notify_one();
         }
     }
@@ -110,14 +114,18 @@ async fn divide_once(inner: &Arc<Inner>) -> Result<bool, VolumesError> {
         *most = told.min(*most);
     }
     let unfinished = unfinished(inner).await?;
+    let ended = std::mem::take(&mut *locked(&inner.ended_paces));
     let mut telling = JoinSet::new();
     for (one, share) in unfinished.iter().zip(shares(budget, &pairs, &unfinished)) {
         let (inner, key) = (Arc::clone(inner), one.key);
         // A share that the agent before this one gave may be of what another worker said, and will say again: it ends by itself.
         if share.is_some() {
             locked(&inner.shared).insert(key);
-        } else if !locked(&inner.shared).remove(&key) {
-            continue;
+        } else {
+            let has_ended = one.from.as_ref().is_some_and(|from| ended.contains(from));
+            if !locked(&inner.shared).remove(&key) && !has_ended {
+                continue;
+            }
         }
         // A server that is gone has nothing to keep to; the next division finds it again.
         telling.spawn(async move {

@@ -258,6 +258,8 @@ struct Inner {
     budget_news: tokio::sync::Notify,
     /// What other workers have said that all that reads from them may take, and until when that holds.
     told_paces: Mutex<BTreeMap<WorkerName, (std::num::NonZeroU64, tokio::time::Instant)>>,
+    /// Workers that have said since the last division that what reads from them may take as much as goes.
+    ended_paces: Mutex<BTreeSet<WorkerName>>,
     /// Copies that this agent has given a share.
     shared: Mutex<BTreeSet<VolumeKey>>,
     /// Held while room is checked and taken.
@@ -293,6 +295,7 @@ impl Volumes {
             at_rest: proof::AtRest::default(),
             budget_news: tokio::sync::Notify::new(),
             told_paces: Mutex::default(),
+            ended_paces: Mutex::default(),
             shared: Mutex::default(),
             room: tokio::sync::Mutex::default(),
             going_down: AtomicBool::new(false),

@@ -99,7 +99,13 @@ fn a_vm_that_moves_while_agents_are_killed_runs_once_and_keeps_every_record_it_a
                 memo(&job, "Boot")["arrival"].clone()
             }
             JobState::Failed => serde_json::Value::Null,
-            _ => panic!("{what}: {job:#?}"),
+            JobState::Waiting
+            | JobState::Running
+            | JobState::Unwinding
+            | JobState::Parked
+            | JobState::Cancelled => {
+                panic!("{what}: {job:#?}")
+            }
         };
         wait_for_more(here);
         let now = boot_id(here, said(here).len());

@@ -7,7 +7,7 @@ use crate::process::{Process, What};
 use crate::trace::Trace;
 use crate::world::{Host, HostIndex, World};
 use crate::{agents, is_broken, log};
-use ferry_api::{AgentApi, JobId, JobState, StartDrain};
+use ferry_api::{AgentApi, AskCordon, JobId, JobState, StartDrain};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +96,12 @@ pub fn drain(fleet: Fleet) -> Drained {
 /// Drains workers until all of them are empty, and says what is not as it should be.
 async fn empty(world: &Arc<World>, fleet: Fleet) -> Drained {
     let mut jobs: Vec<(HostIndex, JobId)> = Vec::new();
+    // Nothing goes where it would only have to leave again.
+    for host in 0..fleet.drained {
+        let cordoned =
+            ask(world, host, |agent| async move { agent.worker_cordon(AskCordon { reason: None }).await });
+        cordoned.await.expect("nothing goes wrong yet").expect("a worker can be cordoned");
+    }
     for host in 0..fleet.drained {
         let start = StartDrain::default();
         let started = ask(world, host, |agent| async move { agent.drain_start(start).await }).await;

@@ -1,9 +1,10 @@
 //! Walks over the regions of the store, a step at a time beside everything else: to sum what was sealed, or to check
 //! that what lies there is still what arrived (or was sealed).
 //!
-//! A walk reads one region at a time, looks only at so many regions in one turn of the loop, and does not read holes. A
-//! check reads past the page cache where the filesystem lets it, since what the cache holds says nothing about the disk,
-//! and no faster than [`CHECK_BYTES_PER_S`].
+//! A walk reads one region at a time, looks only at so many regions in one turn of the loop, and does not read holes. It
+//! reads past the page cache where the filesystem lets it: what the cache holds says nothing about the disk, and what it
+//! holds for guests is not to make room for what is read once. It reads no faster than [`WALK_BYTES_PER_S`], and rests
+//! after each read as long as that took, so that others have half of a disk at least, and more the slower it is.
 //!
 //! Invariant: a region that the guest may have changed is never held against its leaf. It is marked before the write
 //! begins, and looked at again after it was read.
@@ -19,8 +20,8 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// The most that a check reads a second.
-const CHECK_BYTES_PER_S: u64 = 400 << 20;
+/// The most that a walk reads a second.
+const WALK_BYTES_PER_S: u64 = 400 << 20;
 /// Regions that are looked at in one turn of the loop, without reading.
 const STEPS_MAX: usize = 1024;
 
@@ -50,6 +51,15 @@ struct Reading {
     range: ByteRange,
     buffer: Buffer,
     done: usize,
+    begun: Instant,
+}
+
+impl Reading {
+    /// How long nothing more is read for the sake of others.
+    fn rest(&self) -> Duration {
+        let at_that_pace = Duration::from_nanos(self.range.len_bytes() * 1_000_000_000 / WALK_BYTES_PER_S);
+        at_that_pace.max(self.begun.elapsed())
+    }
 }
 
 enum Step {
@@ -79,10 +89,7 @@ impl Server {
         if self.ledger.walks.iter().any(|walk| walk.errand == errand) {
             return;
         }
-        let file = match errand {
-            Errand::Sum => self.store.data.clone(),
-            Errand::Check => sums_file::past_the_cache(&self.store.data),
-        };
+        let file = sums_file::past_the_cache(&self.store.data);
         self.next_id += 1;
         let regions = self.walked_sums(errand).map_or(0, |sums| sums.geometry().region_count());
         let check = Check { regions, ..Check::default() };
@@ -176,7 +183,7 @@ impl Server {
             return self.pass_hole(walk, stretch);
         }
         let buffer = self.pool.take((self.store.read_end(range.end()) - range.offset()) as usize);
-        walk.reading = Some(Reading { range, buffer, done: 0 });
+        walk.reading = Some(Reading { range, buffer, done: 0, begun: Instant::now() });
         self.read_on(walk);
         Step::Reads
     }
@@ -212,7 +219,7 @@ impl Server {
     }
 
     fn read_on(&mut self, walk: &mut Walk) {
-        let Some(Reading { range, buffer, done }) = &walk.reading else { return };
+        let Some(Reading { range, buffer, done, .. }) = &walk.reading else { return };
         let (left, offset) = (buffer.len() - done, range.offset() + *done as u64);
         let purpose = Purpose::Walked(walk.number);
         self.ring.read_at(&walk.file, buffer, *done, left, offset, purpose);
@@ -234,8 +241,9 @@ impl Server {
         }
         if reading.done < reading.range.len_bytes() as usize {
             self.read_on(&mut walk);
-        } else if let Some(Reading { range, buffer, .. }) = walk.reading.take() {
-            self.has_read(&mut walk, range, &buffer);
+        } else if let Some(reading) = walk.reading.take() {
+            walk.not_before = Instant::now() + reading.rest();
+            self.has_read(&mut walk, reading.range, &reading.buffer);
         }
         self.ledger.walks.push(walk);
     }
@@ -255,11 +263,7 @@ impl Server {
                 });
             }
             (Errand::Sum, None) => {}
-            (Errand::Check, _) => {
-                let pause = Duration::from_nanos(range.len_bytes() * 1_000_000_000 / CHECK_BYTES_PER_S);
-                walk.not_before = Instant::now() + pause;
-                self.compare(walk, region, Some(crc32c));
-            }
+            (Errand::Check, _) => self.compare(walk, region, Some(crc32c)),
         }
     }
 

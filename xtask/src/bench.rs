@@ -10,6 +10,7 @@ mod control;
 mod directory;
 mod figures;
 mod fio;
+mod gaps;
 pub mod interrupt;
 mod interruption;
 mod live;

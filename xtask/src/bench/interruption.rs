@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::content::{self, MIB};
 use super::control::{Agents, Line, tell};
+use super::gaps::{self, Crossed, Gaps};
 use super::live::{ByFerry, Guest};
 use super::load::{Place, reads_p99_us, while_loaded};
 use super::options::Options;
@@ -28,6 +29,8 @@ const HEADING: &str = "## Interruption";
 const RING_MIB: u64 = 16;
 /// What else happens to the disk meanwhile.
 const LOADS: [(bool, &str); 2] = [(false, "idle"), (true, "under write load")];
+/// How long the machine's flushes are looked at while nothing moves.
+const WITHOUT_A_MOVE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -48,13 +51,14 @@ pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::
         let place = tempfile::tempdir_in(dir).context("cannot make a directory")?;
         let mut vm = ByFerry::start(&Guest::of_the_lab(root), ferry, place.path(), Some(*used_mib))?;
         for (load, name) in LOADS {
-            let gaps: anyhow::Result<Vec<f64>> = (0..options.pairs).map(|_| vm.moves(load)).collect();
-            lines.push(Line::new(&format!("{used_mib} MiB, {name}: live move of a VM"), "ms", gaps?));
+            let moves: anyhow::Result<Vec<_>> = (0..options.pairs).map(|_| vm.moves(load)).collect();
+            let away = moves?.iter().map(|moved| moved.gaps.away_ms).collect();
+            lines.push(Line::new(&format!("{used_mib} MiB, {name}: live move of a VM"), "ms", away));
         }
     }
     let section = format!(
         "{HEADING}\n\n{} two agents on loopback, a machine with that much in use.\n{} times each, by turns. The longest time without a record that \
-         the machine knows to be durable, its own stop and start included; a VM (without KVM) that moves live has none.\n\n{}",
+         the machine knows to be durable, of those that began before it had run for a second again; its own stop and start included; a VM (without KVM) that moves live has none.\n\n{}",
         machine.preamble("interruption", begun),
         options.pairs,
         Line::table(&lines),
@@ -70,12 +74,9 @@ struct House {
     used_mib: u64,
 }
 
-/// What a move was to the machine, in milliseconds but for its reads.
+/// What a move was to the machine.
 struct Moved {
-    /// The longest gap before it was asked to stop.
-    ahead_ms: f64,
-    /// The longest gap from then on.
-    away_ms: f64,
+    gaps: Gaps,
     /// Of the first second on the other worker.
     reads_p99_us: f64,
 }
@@ -116,25 +117,29 @@ impl House {
     /// All three ways by turns, and the reads around the warm one.
     fn lines(&self, load: bool, name: &str, rounds: usize) -> anyhow::Result<Vec<Line>> {
         let mut ms = [const { Vec::new() }; 3];
-        let (mut own, mut usual, mut after, mut ahead) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut own, mut reads, mut reads_after) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut waits, mut ahead, mut behind) = (Vec::new(), Vec::new(), Vec::new());
         let mut worker = 0;
         for round in 0..rounds {
             eprintln!("bench: {name}, round {} of {rounds}", round + 1);
             own.push(self.restart(worker)?);
+            waits.push(self.wait_ms(worker, load)?);
             ms[0].extend(self.by_hand(worker, load)?);
             for (way, into) in [("cold", 1), ("warm", 2)] {
                 let place = self.place(worker)?;
-                usual.extend((into == 2).then(|| reads_p99_us(&place.uri, place.used_mib)).transpose()?);
-                let moved = self.moves(&place, way, load)?;
-                ms[into].push(moved.away_ms);
-                after.extend((into == 2).then_some(moved.reads_p99_us));
-                ahead.extend((into == 2).then_some(moved.ahead_ms));
+                reads.extend((into == 2).then(|| reads_p99_us(&place.uri, place.used_mib)).transpose()?);
+                let Moved { gaps, reads_p99_us } = self.moves(&place, way, load)?;
+                ms[into].push(gaps.away_ms);
+                behind.push(gaps.after_ms);
+                reads_after.extend((into == 2).then_some(reads_p99_us));
+                ahead.extend((into == 2).then_some(gaps.ahead_ms));
                 worker = 1 - worker;
             }
         }
         let own = Line::new("", "ms", own);
         let beside = format!("stop and start on the same worker {}", own.told_short());
-        let usual = Line::new("", "us", usual);
+        let reads = Line::new("", "us", reads);
+        let waits = format!("without a move {}", Line::new("", "ms", waits).told_short());
         let [by_hand, cold, warm] = ms;
         let within = own.median() + 100.0;
         Ok(vec![
@@ -145,14 +150,21 @@ impl House {
                 &format!("{name}: longest wait for a flush while a warm move copies ahead"),
                 "ms",
                 ahead,
-            ),
+            )
+            .beside(waits.clone()),
+            Line::new(
+                &format!("{name}: longest wait for a flush while the rest follows a move, cold or warm"),
+                "ms",
+                behind,
+            )
+            .beside(waits),
             Line::new(
                 &format!("{name}: p99 of reads of 4 KiB in the first second after a warm move"),
                 "us",
-                after,
+                reads_after,
             )
-            .beside(format!("before it {}", usual.told_short()))
-            .at_most(usual.median() * 1.5),
+            .beside(format!("before it {}", reads.told_short()))
+            .at_most(reads.median() * 1.5),
         ])
     }
 
@@ -162,6 +174,16 @@ impl House {
         self.agents.ask(worker, &["machine", "stop", "web"])?;
         self.agents.ask(worker, &["machine", "start", "web"])?;
         self.gap_ms(since)
+    }
+
+    /// The longest wait for a flush while nothing moves: what the disk itself does to the machine.
+    fn wait_ms(&self, worker: usize, load: bool) -> anyhow::Result<f64> {
+        let place = self.place(worker)?;
+        while_loaded(load.then_some(&place), || {
+            let since = self.settled()?;
+            std::thread::sleep(WITHOUT_A_MOVE);
+            self.gap_ms(since)
+        })
     }
 
     /// Kill, copy, boot; none where the tools for it are missing.
@@ -210,13 +232,15 @@ impl House {
                 ensure!(job["state"] == "succeeded", "a move did not succeed: {job}");
                 let ahead = &job["steps"][2]["memo"]["ahead"];
                 ensure!(way == "cold" || ahead["rounds"][0].is_object(), "it was no warm move: {ahead}");
-                let stop = job["steps"].as_array().into_iter().flatten().find(|step| step["step"] == "Stop");
-                let stop_ms = stop.and_then(|stop| stop["started_at_ms"].as_u64());
-                let stop_ns = stop_ms.context("a move has stopped its machine")? * 1_000_000;
-                let [ahead_ms, away_ms] = self.gaps_ms(since, stop_ns)?;
+                let gaps = Gaps::around(Crossed::of(&job)?, &self.moments_ns(since)?);
+                eprintln!(
+                    "bench: {way} move, {:.0} ms without a record: {}",
+                    gaps.away_ms,
+                    gaps::steps_told(&job)
+                );
                 // Only now: both workers have one disk here, and deleting a copy keeps flushes waiting.
                 self.agents.ask(place.worker, &["gc", "--retained"])?;
-                Ok(Moved { ahead_ms, away_ms, reads_p99_us: reads? })
+                Ok(Moved { gaps, reads_p99_us: reads? })
             })
         })
     }
@@ -233,25 +257,16 @@ impl House {
 
     /// The longest gap between two records since then, once the machine writes again. In milliseconds.
     fn gap_ms(&self, since: u64) -> anyhow::Result<f64> {
-        let [_, gap_ms] = self.gaps_ms(since, 0)?;
-        Ok(gap_ms)
+        Ok(gaps::longest_ms(&self.moments_ns(since)?))
     }
 
-    /// The longest gaps between two records since then, once the machine writes again: of those that ended before a moment, and of
-    /// the others. In milliseconds.
-    fn gaps_ms(&self, since: u64, moment_ns: u64) -> anyhow::Result<[f64; 2]> {
+    /// When records became durable since then, once the machine writes again, in nanoseconds since 1970.
+    fn moments_ns(&self, since: u64) -> anyhow::Result<Vec<u64>> {
         self.settled()?;
         let diary = std::fs::read(self.diary()).context("cannot read the machine's diary")?;
         let diary = String::from_utf8_lossy(&diary[usize::try_from(since)?..]);
-        let mut acks =
+        let acks =
             diary.lines().filter_map(|line| line.strip_prefix("ack ")?.split(' ').next()?.parse().ok());
-        let mut last: u64 = acks.next().context("the machine has written")?;
-        let mut longest = [0; 2];
-        for ack in acks {
-            let longest = &mut longest[usize::from(ack >= moment_ns)];
-            *longest = (*longest).max(ack.saturating_sub(last));
-            last = ack;
-        }
-        Ok(longest.map(|gap_ns| gap_ns as f64 / 1e6))
+        Ok(acks.collect())
     }
 }

@@ -9,12 +9,13 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use super::control::{Agents, Line, tell};
+use super::gaps::{self, Crossed, Gaps};
 use super::load::{Place, while_loaded};
 use super::options::Options;
 use super::processes::Process;
@@ -50,7 +51,7 @@ pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::
     for round in 0..options.pairs {
         eprintln!("bench: live, round {} of {}", round + 1, options.pairs);
         ms[0].push(by_qemu.moves()?);
-        ms[1].push(by_ferry.moves(false)?);
+        ms[1].push(by_ferry.moves(false)?.longest_ms);
     }
     let [own, ferry] = ms;
     let own = Line::new("QEMU's own migration, of a VM on a disk that both sides share", "ms", own);
@@ -124,25 +125,37 @@ impl ByFerry {
         self.rest_mib.map(|mib| Place::of(&self.agents, &self.state, self.worker, "rest", mib)).transpose()
     }
 
-    /// Moves it to the other worker, under load while somebody writes its second disk; how long it wrote nothing, in milliseconds.
-    pub fn moves(&mut self, load: bool) -> anyhow::Result<f64> {
+    /// Moves it to the other worker, under load while somebody writes its second disk.
+    pub fn moves(&mut self, load: bool) -> anyhow::Result<Moved> {
         let (here, there) = (self.worker, 1 - self.worker);
         let rest = self.rest()?;
-        let gap = while_loaded(rest.as_ref().filter(|_| load), || self.moves_to(here, there))?;
+        let moved = while_loaded(rest.as_ref().filter(|_| load), || self.moves_to(here, there))?;
         self.worker = there;
-        Ok(gap)
+        // Only now: both workers have one disk here, and deleting a copy keeps flushes waiting.
+        self.agents.ask(here, &["gc", "--retained"])?;
+        Ok(moved)
     }
 
-    fn moves_to(&self, here: usize, there: usize) -> anyhow::Result<f64> {
-        longest_gap([&self.consoles[here], &self.consoles[there]], || {
+    fn moves_to(&self, here: usize, there: usize) -> anyhow::Result<Moved> {
+        let (job, moments_ns) = watched([&self.consoles[here], &self.consoles[there]], || {
             let to = ["w1", "w2"][there];
-            let words = ["move", "vm", "--to", to, "--mode", "live", "--retention", "0h"];
+            let words = ["move", "vm", "--to", to, "--mode", "live", "--retention", "1h"];
             let job = self.agents.ask(here, &words)?;
             ensure!(job["state"] == "succeeded", "a move did not succeed: {job}");
             ensure!(job["steps"][7]["memo"]["arrival"] == "live", "it was no live move: {job}");
-            Ok(())
-        })
+            Ok(job)
+        })?;
+        let gaps = Gaps::around(Crossed::of(&job)?, &moments_ns);
+        eprintln!("bench: live move, {:.0} ms without a record: {}", gaps.away_ms, gaps::steps_told(&job));
+        Ok(Moved { gaps, longest_ms: gaps::longest_ms(&moments_ns) })
     }
+}
+
+/// How long a VM wrote nothing while it moved.
+pub struct Moved {
+    pub gaps: Gaps,
+    /// Whenever that was, until the move was over.
+    pub longest_ms: f64,
 }
 
 /// A VM that QEMU migrates by itself, and the disk that all its sides share.
@@ -189,7 +202,7 @@ impl ByQemu {
         let uri = format!("unix:{}", self.dir.join(format!("memory{}", self.count)).display());
         next.monitor.ask("migrate-incoming", json!({ "uri": uri }))?;
         let monitor = &mut self.side.monitor;
-        let gap = longest_gap([&self.side.console, &next.console], || {
+        let ((), moments_ns) = watched([&self.side.console, &next.console], || {
             monitor.ask(
                 "migrate-set-parameters",
                 json!({ "max-bandwidth": 16_u64 << 30, "downtime-limit": REST_MS }),
@@ -202,7 +215,7 @@ impl ByQemu {
             })
         })?;
         self.side = next;
-        Ok(gap)
+        Ok(gaps::longest_ms(&moments_ns))
     }
 }
 
@@ -290,27 +303,34 @@ fn until_it_writes(console: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// The longest time without a record on either console while `act` is done and until the guest writes on the second one, in
-/// milliseconds.
-fn longest_gap(consoles: [&Path; 2], act: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+/// When records were kept, as either console says, while `act` is done and until the guest writes on the second one; in nanoseconds
+/// since 1970.
+fn watched<T>(
+    consoles: [&Path; 2],
+    act: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(T, Vec<u64>)> {
     until_it_writes(consoles[0])?;
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let mut consoles = consoles.map(Console::of);
-            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            let mut moments_ns = vec![now_ns()];
             while !is_over.load(Ordering::Relaxed) {
                 if consoles.iter_mut().map(Console::kept).sum::<usize>() > 0 {
-                    longest = longest.max(last.elapsed());
-                    last = Instant::now();
+                    moments_ns.push(now_ns());
                 }
                 std::thread::sleep(LOOK_EVERY);
             }
-            longest
+            moments_ns
         });
-        let done = act().and_then(|()| until_it_writes(consoles[1]));
+        let done = act().and_then(|done| until_it_writes(consoles[1]).map(|()| done));
         is_over.store(true, Ordering::Relaxed);
-        let longest = watching.join().expect("watching does not panic");
-        done.map(|()| longest.as_secs_f64() * 1e3)
+        let moments_ns = watching.join().expect("watching does not panic");
+        done.map(|done| (done, moments_ns))
     })
+}
+
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).expect("the nanoseconds since 1970 fit 64 bits until 2554")
 }

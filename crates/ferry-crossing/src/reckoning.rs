@@ -230,6 +230,14 @@ pub fn plan_volume(volume: &Volume) -> Result<PlannedVolume, StepError> {
     })
 }
 
+/// Whether a copy has just come and is connecting to its source, or tries to for the first time: in a moment it can be read, or it
+/// is known why not.
+pub fn is_connecting(volume: &Volume) -> bool {
+    let is_whole = volume.hydration.is_some_and(|counted| counted.complete);
+    let source = volume.source.as_ref().filter(|_| !is_whole);
+    source.is_some_and(|source| source.connected == Some(false) && source.last_error.is_none())
+}
+
 /// A volume may have grown between its plan and its seal; the target holds room for, and made, what was planned.
 pub fn check_size(planned: &PlannedVolume, sealed: &Volume) -> Result<(), StepError> {
     if sealed.size_bytes == planned.size_bytes {

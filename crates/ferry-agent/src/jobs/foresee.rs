@@ -1,16 +1,19 @@
 //! What a move would do if it were begun now: the checks of its first steps, without any of their effects.
 
 use ferry_api::{
-    ApiError, Expected, Job, JobKind, JobState, JobStep, Machine, MachineId, MoveMode, MovePlan, VolumeKey,
+    ApiError, Expected, Job, JobKind, JobState, JobStep, Machine, MachineId, MoveMode, MovePlan, Volume,
+    VolumeKey,
 };
 use ferry_crossing::foresight::{Past, expected};
-use ferry_crossing::reckoning::{against_volumes, against_worker, check_elsewhere, plan_volume};
+use ferry_crossing::reckoning::{
+    against_volumes, against_worker, check_elsewhere, is_connecting, plan_volume,
+};
 use ferry_crossing::{MoveInput, MoveStep, Plan, Prepared, Reserved, Stopped};
 use ferry_fsm::{Step, replay};
 
 use super::Clock;
 use super::journal::entries;
-use super::mover::Mover;
+use super::mover::{LOOK_MS, Mover};
 use super::task::Shows;
 use super::view;
 use super::world::{Home, Target};
@@ -18,6 +21,9 @@ use crate::records::{Records, RecordsError};
 
 /// So many of the last jobs that have ended are looked at.
 const PAST_MAX: u64 = 16;
+
+/// So long a copy that has just come is given to reach its source before it is said that it cannot be moved on, in milliseconds.
+const CONNECTING_MAX_MS: u64 = 5_000;
 
 /// A machine as a move of it would find it here, whatever its target.
 #[derive(Clone, Debug)]
@@ -62,7 +68,8 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let mut blockers: Vec<String> = held.into_iter().collect();
         let mut volumes = Vec::new();
         for disk in &machine.volumes {
-            let volume = self.home.volume(VolumeKey { id: disk.volume, generation: disk.generation }).await?;
+            let key = VolumeKey { id: disk.volume, generation: disk.generation };
+            let volume = self.connected(key).await?;
             match plan_volume(&volume) {
                 Ok(planned) => volumes.push(planned),
                 Err(error) => blockers.push(error.message),
@@ -98,6 +105,19 @@ impl<H: Home, C: Clock> Mover<H, C> {
             MoveMode::Cold | MoveMode::Warm | MoveMode::Auto => MoveMode::Cold,
         };
         Ok(Looked { machine, plan, mode, why, interruption, blockers })
+    }
+
+    /// A volume, once it has reached its source or is known not to.
+    async fn connected(&self, key: VolumeKey) -> Result<Volume, ApiError> {
+        let until_ms = self.clock.now_ms().saturating_add(CONNECTING_MAX_MS);
+        loop {
+            let volume = self.home.volume(key).await?;
+            let now_ms = self.clock.now_ms();
+            if !is_connecting(&volume) || now_ms >= until_ms {
+                return Ok(volume);
+            }
+            self.clock.sleep_until(now_ms.saturating_add(*LOOK_MS.start())).await;
+        }
     }
 
     /// Says what a move would do.

@@ -327,3 +327,15 @@ async fn a_target_whose_qemu_does_not_know_what_the_vm_is_is_refused_before_anyt
         assert!(reason.contains(&unknown), "{reason}");
     }
 }
+
+#[tokio::test]
+async fn a_machine_that_has_just_arrived_may_leave_once_its_copy_has_reached_its_source() {
+    let worker = Worker::new(Desired::Running, &[]).await;
+    let mover = Mover::new(Arc::new(Alpha(worker.world.clone())), Hourglass(worker.world.clone()));
+    worker.world.state().looks_until_connected = 3;
+    let foreseen = mover.foresee(&worker.input("beta")).await.unwrap();
+    assert_eq!(foreseen.blockers, Vec::<String>::new());
+    worker.world.state().looks_until_connected = u32::MAX;
+    let foreseen = mover.foresee(&worker.input("beta")).await.unwrap();
+    assert!(foreseen.blockers[0].contains("is not connected yet"), "{:?}", foreseen.blockers);
+}

@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) memory: Option<Memory>,
     /// It is a VM, whose memory can be moved.
     pub(super) is_vm: bool,
+    /// So often a volume at home is found that has just come and has not reached its own source.
+    pub(super) looks_until_connected: u32,
     /// It writes to its memory faster than that crosses.
     pub(super) writes_fast: bool,
     /// The rest of its memory does not arrive.
@@ -377,6 +379,28 @@ impl World {
         }
     }
 
+    /// A copy that has just come to its worker.
+    fn connecting(&self, found: Volume) -> Volume {
+        let source = Some(self.source(false));
+        let hydration = Some(Hydration { bytes_total: SIZE_BYTES, ..Hydration::default() });
+        Volume { source, hydration, ..found }
+    }
+
+    fn source(&self, is_connected: bool) -> VolumeSource {
+        VolumeSource {
+            uri: String::new(),
+            worker: Some(worker("alpha")),
+            connected: Some(is_connected),
+            last_error: None,
+            is_gone: false,
+            mismatches: Vec::new(),
+            bad: BadRanges::default(),
+            away_ms: None,
+            requests_waiting: 0,
+            more: Vec::new(),
+        }
+    }
+
     fn target_volume(&self, state: &State, key: VolumeKey) -> Volume {
         let is_ours = state.crossing >= Some(CrossingState::Activated);
         let whole = (is_ours && state.looks >= LOOKS_UNTIL_WHOLE) || state.abandoned_bytes > 0;
@@ -391,19 +415,7 @@ impl World {
             bytes_abandoned: state.abandoned_bytes,
             ..Hydration::default()
         };
-        let source_is_there = state.home.values().all(|volume| volume.exported);
-        let source = VolumeSource {
-            uri: String::new(),
-            worker: Some(worker("alpha")),
-            connected: Some(source_is_there),
-            last_error: None,
-            is_gone: false,
-            mismatches: Vec::new(),
-            bad: BadRanges::default(),
-            away_ms: None,
-            requests_waiting: 0,
-            more: Vec::new(),
-        };
+        let source = self.source(state.home.values().all(|volume| volume.exported));
         let lineage = ferry_api::Lineage {
             precopied: state.precopied.get(&key).cloned(),
             ..ferry_api::Lineage::default()
@@ -582,6 +594,10 @@ impl Home for Alpha {
                 let found = volume(copy, self.0.machine, "alpha");
                 let is_lost = state.handed_over && state.abandoned_bytes > 0;
                 let hydration = found.hydration.filter(|_| !is_lost);
+                if let Some(left) = state.looks_until_connected.checked_sub(1) {
+                    state.looks_until_connected = left;
+                    return Ok(self.0.connecting(found));
+                }
                 Ok(Volume { hydration, ..found })
             })
             .await

@@ -195,7 +195,8 @@ pub(crate) fn score(wants: &Requirements, bid: &Bid) -> Score {
     }
 }
 
-fn nominal_cpu(demand: &Demand) -> u64 {
+/// Thousandths of a processor that a machine is reckoned to take.
+pub(crate) fn nominal_cpu(demand: &Demand) -> u64 {
     demand.cpu_millis.unwrap_or(NOMINAL_CPU_MILLIS)
 }
 

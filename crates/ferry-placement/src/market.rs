@@ -3,7 +3,7 @@
 //! Invariant: what a machine takes is counted before the next one is judged, so that many machines never fill one worker's
 //! room twice.
 
-use crate::judge::{Verdict, fits, judge, score};
+use crate::judge::{Verdict, fits, judge, nominal_cpu, score};
 use crate::requirements::Requirements;
 use ferry_api::{Bid, Fit, Score, WorkerJudged, WorkerName};
 use ferry_crossing::leases;
@@ -84,10 +84,11 @@ impl Market {
             fit: Fit::Silent { reason: reason.clone() },
         });
         let mut all: Vec<WorkerJudged> = judged.chain(silent).collect();
+        let nothing = (Score::default(), Reverse(0));
         all.sort_by_key(|judged| match &judged.fit {
-            Fit::Yes(score) => (0, Reverse(*score)),
-            Fit::No { .. } => (1, Reverse(Score::default())),
-            Fit::Silent { .. } => (2, Reverse(Score::default())),
+            Fit::Yes(score) => (0, Reverse(preference(*score, &self.bids[&judged.worker]))),
+            Fit::No { .. } => (1, Reverse(nothing)),
+            Fit::Silent { .. } => (2, Reverse(nothing)),
         });
         all
     }
@@ -103,7 +104,7 @@ impl Market {
     pub fn best_but(&self, wants: &Requirements, but: &BTreeSet<WorkerName>) -> Option<WorkerName> {
         let others = self.bids.iter().filter(|(worker, _)| !but.contains(*worker));
         let fitting = others.filter_map(|(worker, bid)| match judge(wants, bid) {
-            Verdict::Yes(score) => Some((score, worker)),
+            Verdict::Yes(score) => Some((preference(score, bid), worker)),
             Verdict::No(_) => None,
         });
         best_of(fitting)
@@ -119,7 +120,7 @@ impl Market {
         let others = self.bids.iter().filter(|(worker, _)| !but.contains(*worker));
         let bending = others.filter_map(|(worker, bid)| {
             let costs = judge(wants, bid).costs()?;
-            Some(((Reverse(costs.len()), score(wants, bid)), worker))
+            Some(((Reverse(costs.len()), preference(score(wants, bid), bid)), worker))
         });
         let worker = best_of(bending)?;
         let costs = judge(wants, &self.bids[&worker]).costs()?;
@@ -133,6 +134,8 @@ impl Market {
         let bytes = wants.disk_bytes();
         room.free_bytes = room.free_bytes.saturating_sub(bytes);
         room.promised_bytes = room.promised_bytes.saturating_add(bytes);
+        // What it brings is in no average yet.
+        bid.busy_cpu_millis = bid.busy_cpu_millis.saturating_add(nominal_cpu(&wants.spec.demand()));
         bid.residents.push(wants.as_resident());
     }
 
@@ -145,6 +148,7 @@ impl Market {
         room.used_bytes -= used;
         room.promised_bytes -= bytes - used;
         room.free_bytes = room.free_bytes.saturating_add(bytes);
+        bid.busy_cpu_millis = bid.busy_cpu_millis.saturating_sub(nominal_cpu(&wants.spec.demand()));
         bid.residents.retain(|there| there.machine != wants.machine);
     }
 
@@ -178,6 +182,11 @@ impl Market {
         let named = said.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join("; ");
         format!("no worker takes it: {named}{more}")
     }
+}
+
+/// How well a worker fits, and of several that do so alike, as all do that have nothing left of something, rather one with few machines.
+fn preference(score: Score, bid: &Bid) -> (Score, Reverse<usize>) {
+    (score, Reverse(bid.residents.len()))
 }
 
 /// The best one; of several alike the first by name, which is the order in which they come.

@@ -98,6 +98,25 @@ fn machines_that_nothing_bounds_are_spread_and_ties_go_by_name() {
     assert_eq!(to, ["w1", "w2", "w1", "w2"].map(worker));
 }
 
+/// Where four machines go that nothing bounds, from workers that are so busy already.
+fn spread(busy_cpu_millis: [u64; 2]) -> Vec<String> {
+    let machines: Vec<Candidate> = (0..4).map(|n| candidate(wants(&format!("m{n}"), 0))).collect();
+    let mut bids = [bid("w1", 10), bid("w2", 10)];
+    bids.iter_mut().zip(busy_cpu_millis).for_each(|(bid, busy)| bid.busy_cpu_millis = busy);
+    let plan = planned(AskDrain::default(), &machines, &market(bids));
+    plan.machines.iter().map(|planned| planned.to.clone().unwrap().to_string()).collect()
+}
+
+#[test]
+fn machines_are_spread_also_where_their_workers_load_is_what_is_scarcest() {
+    assert_eq!(spread([10_000, 10_050]), ["w1", "w2", "w1", "w2"]);
+}
+
+#[test]
+fn machines_are_spread_also_over_workers_that_are_all_overloaded() {
+    assert_eq!(spread([40_000, 50_000]), ["w1", "w2", "w1", "w2"]);
+}
+
 #[test]
 fn no_two_of_a_group_are_in_one_wave_and_no_more_than_may_go_at_once() {
     let mut machines: Vec<Candidate> = (0..6).map(|n| candidate(wants(&format!("m{n}"), 1))).collect();

@@ -3,9 +3,7 @@
 
 mod support;
 
-use ferry_api::{
-    ApiTokenMade, ClusterStatus, DirectoryView, JoinTokenMade, MachineState, RevokeDone, VolumeKey,
-};
+use ferry_api::{ApiTokenMade, ClusterStatus, DirectoryView, MachineState, RevokeDone, VolumeKey};
 use ferry_cluster::{Authority, Home, Request, WorkerKey};
 use ferry_volume::directory::VolumeConfig;
 use ferry_volume::{Credentials, SourceUri, client, control};
@@ -18,34 +16,23 @@ use support::until;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Workers that have not joined anything.
+fn configured(names: &[&str]) -> Cluster {
+    Cluster::configured(&names.iter().map(|name| (*name, "")).collect::<Vec<_>>())
+}
+
 /// A cluster of one worker, whose agent runs, and others that have not joined.
 fn founded(names: &[&str]) -> Cluster {
-    let cluster = Cluster::configured(&names.iter().map(|name| (*name, "")).collect::<Vec<_>>());
-    let first = &cluster.workers[0];
-    let said = first.ferry(&["cluster", "init", "--config", first.config().to_str().unwrap()]);
-    assert_eq!(said.code, Some(0), "{said:?}");
-    first.start();
+    let cluster = configured(names);
+    cluster.found();
     cluster
 }
 
 /// The same with all of them in it.
 fn joined(names: &[&str]) -> Cluster {
-    let cluster = founded(names);
-    for worker in &cluster.workers[1..] {
-        let said = join(worker, &token(&cluster.workers[0], &[]));
-        assert_eq!(said.code, Some(0), "{said:?}");
-        worker.start();
-    }
+    let cluster = configured(names);
+    cluster.found_with_all();
     cluster
-}
-
-fn token(keeper: &Worker, more: &[&str]) -> String {
-    let made: JoinTokenMade = keeper.ask(&[&["cluster", "token"], more].concat());
-    made.token
-}
-
-fn join(worker: &Worker, token: &str) -> Said {
-    worker.ferry(&["agent", "join", token, "--config", worker.config().to_str().unwrap()])
 }
 
 /// A join that is refused: the sentence. It has left no part in any cluster behind.
@@ -159,33 +146,33 @@ fn members_hear_who_is_there_and_where_machines_are_and_miss_one_that_dies() {
 fn a_token_that_expired_was_used_or_is_of_another_cluster_lets_nobody_in() {
     let (ours, theirs) = (founded(&["w1", "w2", "w3"]), founded(&["x1"]));
     let [w1, w2, w3] = &ours.workers[..] else { panic!("three") };
-    let expired = token(w1, &["--ttl", "1ms"]);
+    let expired = w1.token(&["--ttl", "1ms"]);
     until("it has expired", || {
         Some(()).filter(|()| ferry_cluster::JoinToken::parse(&expired).unwrap().expires_ms < now_ms())
     });
     let why = refused(w2, &[&expired]);
     assert!(why.contains("this token has expired"), "{why}");
 
-    let once = token(w1, &[]);
-    assert_eq!(join(w2, &once).code, Some(0));
+    let once = w1.token(&[]);
+    assert_eq!(w2.join(&once).code, Some(0));
     let why = refused(w3, &[&once]);
     assert!(why.contains("was used already, by worker w2"), "{why}");
 
     let address = w1.address.to_string();
-    let why = refused(w3, &[&address, "--token", &token(&theirs.workers[0], &[])]);
+    let why = refused(w3, &[&address, "--token", &theirs.workers[0].token(&[])]);
     assert!(why.contains("UnknownIssuer") || why.contains("certificate"), "{why}");
 
-    let for_another = token(w1, &["--worker", "w9"]);
+    let for_another = w1.token(&["--worker", "w9"]);
     let why = refused(w3, &[&for_another]);
     assert!(why.contains("is for the worker w9"), "{why}");
     let why = refused(w3, &[&once[..once.len() - 3]]);
     assert!(why.contains("cut off or mistyped"), "{why}");
     // What went wrong before does not stand in the way of what is right.
-    let right = token(w1, &[]);
+    let right = w1.token(&[]);
     let said =
         w3.ferry(&["agent", "join", &address, "--token", &right, "--config", w3.config().to_str().unwrap()]);
     assert_eq!(said.code, Some(0), "{said:?}");
-    let again = join(w3, &token(w1, &[]));
+    let again = w3.join(&w1.token(&[]));
     assert!(again.sentence().contains("belongs to cluster"), "{again:?}");
 }
 
@@ -193,9 +180,9 @@ fn a_token_that_expired_was_used_or_is_of_another_cluster_lets_nobody_in() {
 fn two_workers_of_one_name_do_not_belong_to_one_cluster() {
     let (ours, theirs) = (joined(&["w1", "w2"]), Cluster::configured(&[("w2", "")]));
     let (w1, twin) = (&ours.workers[0], &theirs.workers[0]);
-    let why = refused(twin, &[&token(w1, &[])]);
+    let why = refused(twin, &[&w1.token(&[])]);
     assert!(why.contains("there is a worker w2 in the cluster already"), "{why}");
-    let why = refused(twin, &[&token(w1, &["--worker", "w2", "--again"])]);
+    let why = refused(twin, &[&w1.token(&["--worker", "w2", "--again"])]);
     assert!(
         why.contains("there is a worker w2 in the cluster already"),
         "not while that one is a member: {why}"
@@ -226,9 +213,9 @@ fn a_worker_that_was_revoked_is_told_so_and_comes_back_only_as_a_successor() {
     assert!(!w2.log()[log..].contains("panicked"));
     w2.kill();
     fs::rename(w2.dir.join("cluster"), w2.dir.join("cluster.old")).unwrap();
-    let why = refused(w2, &[&token(w1, &[])]);
+    let why = refused(w2, &[&w1.token(&[])]);
     assert!(why.contains("a worker w2 was revoked") && why.contains("--again"), "{why}");
-    let said = join(w2, &token(w1, &["--worker", "w2", "--again"]));
+    let said = w2.join(&w1.token(&["--worker", "w2", "--again"]));
     assert_eq!(said.code, Some(0), "{said:?}");
     w2.start();
     wait_for_roster(w2, 4);
@@ -290,7 +277,7 @@ fn a_certificate_is_renewed_in_time_and_also_when_it_has_expired_meanwhile() {
 fn a_clock_that_is_days_off_is_told_as_that() {
     let cluster = founded(&["w1", "w2"]);
     let (w1, w2) = cluster.pair();
-    let token = token(w1, &[]);
+    let token = w1.token(&[]);
     // As it looks to a host whose clock is four days behind the keeper's.
     w1.kill();
     certify(w1, w1, now_ms() + 4 * DAY_MS);

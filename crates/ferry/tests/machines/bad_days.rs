@@ -2,7 +2,7 @@
 //! that is ignored.
 
 use super::support::cluster::Cluster;
-use super::support::devices::{loop_devices_below, needs_loop_devices};
+use super::support::devices::{loop_devices_below, mounts_below, needs_loop_devices};
 use super::support::peers::path_text;
 use super::support::{DEBUGFS, DUMPE2FS, E2FSCK, MKE2FS, needs, succeed, until};
 use super::{assert_clean, create, numbers, pid, said, wait_until_said};
@@ -113,4 +113,18 @@ fn the_receipt_of_a_move_says_that_the_machine_ignored_its_signal_and_was_killed
     assert_eq!(job.state, JobState::Succeeded);
     let receipt = w1.ferry(&["job", "receipt", &job.id.to_string()]).stdout;
     assert!(receipt.contains("killed after its grace time of 200 ms"), "{receipt}");
+}
+
+#[test]
+fn a_cluster_whose_test_ends_while_machines_run_leaves_no_device_and_no_mount() {
+    needs!(MKE2FS);
+    needs_loop_devices!();
+    let cluster = Cluster::of(&[("w1", "")]);
+    let dir = cluster.dir().to_owned();
+    let machine = create(&cluster.workers[0], &dir, "echo up; exec sleep 1000", "");
+    wait_until_said(&machine, "up\n");
+    assert_eq!(loop_devices_below(&dir).len(), 1);
+    drop(cluster);
+    assert_eq!((loop_devices_below(&dir), mounts_below(&dir)), (vec![], 0));
+    assert!(!dir.exists(), "nothing keeps its directory");
 }

@@ -3,6 +3,7 @@
 //! nobody is refused a connection.
 
 use crate::support::cluster::Cluster;
+use crate::support::ledger::{Entry, Ledger};
 use crate::support::peers::path_text;
 use crate::support::{succeed, until};
 use ferry_api::{AttachedFrontend, Machine, ServiceStatus};
@@ -25,9 +26,6 @@ const PAUSE: Duration = Duration::from_millis(2);
 const PORT_FIRST: u32 = 31_000;
 const PORTS: u32 = 580;
 
-/// A write: which client, and its number.
-pub type Entry = (i64, i64);
-
 /// What the machine runs.
 pub trait Server: Sync {
     /// A client's connection.
@@ -46,16 +44,6 @@ pub trait Server: Sync {
     fn load(&self, at: SocketAddr);
     /// The server finds itself whole.
     fn check(&self, at: SocketAddr);
-}
-
-/// A connection by which a ledger is kept.
-pub trait Ledger: Sized {
-    /// Connects, and returns when the server takes writes.
-    fn open(at: SocketAddr) -> io::Result<Self>;
-    /// Adds an entry; once this has returned it is durable.
-    fn put(&mut self, entry: Entry) -> io::Result<()>;
-    /// All that there are.
-    fn entries(&mut self) -> io::Result<BTreeSet<Entry>>;
 }
 
 /// Moves the machine so often, by turns cold and warm, and looks for all that its clients were told of.
@@ -251,10 +239,4 @@ impl<'a, S: Server> House<'a, S> {
         succeed("e2fsck", &["-fn", path_text(&device)]);
         assert_eq!(worker.ferry(&["volume", "detach", "data"]).code, Some(0));
     }
-}
-
-/// An entry as text.
-pub fn entry_of(text: &str) -> Entry {
-    let (client, number) = text.split_once(' ').unwrap();
-    (client.parse().unwrap(), number.parse().unwrap())
 }

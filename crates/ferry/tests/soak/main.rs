@@ -30,6 +30,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use support::cluster::{Cluster, Worker};
 use support::crossing::{MACHINE, RING_BYTES, RING_OFFSET, USED_BYTES};
+use support::sqlite::WRONG;
 use support::until;
 
 /// So many moves are enough for a test.
@@ -239,7 +240,7 @@ impl Soak {
     fn wait_for_records(&self) {
         let count = || {
             let diary = std::fs::read_to_string(self.diary()).unwrap_or_default();
-            let wrong = diary.lines().find(|line| line.starts_with(guest::WRONG));
+            let wrong = diary.lines().find(|line| line.starts_with(WRONG));
             assert_eq!(wrong, None, "the machine does not find what it was promised");
             diary.lines().filter(|line| line.starts_with("ack ")).count()
         };

@@ -3,9 +3,10 @@
 //!
 //! As a test it is two moves; `cargo xtask soak --what postgres --moves 10`, or `postgres-oci`, is as many as somebody wants.
 
-use super::house::{Entry, Ledger, Server, entry_of, moves_there_and_back};
+use super::house::{Server, moves_there_and_back};
 use super::told;
 use crate::support::devices::needs_loop_devices;
+use crate::support::ledger::{Entry, Ledger, entry_of};
 use crate::support::peers::path_text;
 use crate::support::{E2FSCK, MKE2FS, RUNC, needs, oci, run, skip, succeed, test_name};
 use std::collections::BTreeSet;

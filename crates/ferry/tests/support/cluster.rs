@@ -5,7 +5,9 @@
 //! Each worker listens on a loopback address of its own (127.0.0.0/8 is all this host's), so no other test and no
 //! outgoing connection can take its port, and peers are known before they run.
 
+use super::devices;
 use super::moments::{self, Wish};
+use super::network::{Namespace, Network};
 use super::until;
 use ferry_api::{Job, JobState, Machine, Volume, VolumeKey, WorkerInfo};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -28,6 +30,8 @@ const MARK: &str = "TMPDIR";
 const PORT_FIRST: u32 = 20_000;
 /// How many workers of one test process have different addresses.
 const WORKERS_MAX: u32 = 4;
+/// Where the agent of a worker listens that is a host of a network.
+const PORT_ON_A_NETWORK: u16 = 7433;
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 
@@ -61,19 +65,19 @@ impl Cluster {
             .map(|((name, _), address)| format!("{name} = \"http://{address}\"\n"))
             .collect();
         let workers = workers.iter().zip(addresses).map(|((name, lines), address)| {
-            let worker = Worker {
-                name: (*name).to_owned(),
-                dir: dir.path().join(name),
-                address,
-                programs: None,
-                agent: Mutex::new(None),
-            };
-            let text = format!(
-                "name = \"{name}\"\nlisten = \"{address}\"\nstate_dir = \"{}\"\n{lines}\n[peers]\n{peers}",
-                worker.dir.display()
-            );
-            std::fs::write(worker.config(), text).unwrap();
-            worker
+            let lines = format!("{lines}\n[peers]\n{peers}");
+            Worker::configured(dir.path(), name, (address, None), &lines)
+        });
+        Self { workers: workers.collect(), dir }
+    }
+
+    /// Workers that are the hosts of a network, `w1` and so on. No agent runs yet, and none knows another.
+    pub fn on(network: &Network, lines: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let workers = (0..network.len()).map(|index| {
+            let address = SocketAddr::new(network.address(index), PORT_ON_A_NETWORK);
+            let place = (address, Some(network.host(index).clone()));
+            Worker::configured(dir.path(), &format!("w{}", index + 1), place, lines)
         });
         Self { workers: workers.collect(), dir }
     }
@@ -99,6 +103,7 @@ impl Drop for Cluster {
         }
         self.workers.iter().for_each(Worker::kill);
         self.workers.iter().for_each(Worker::kill_rest);
+        devices::take_apart_below(self.dir());
     }
 }
 
@@ -110,10 +115,38 @@ pub struct Worker {
     pub address: SocketAddr,
     /// Where its agent looks for programs, if not where the tests do.
     pub programs: Option<PathBuf>,
+    /// The host that it is, if not the one that the tests run on.
+    network: Option<Namespace>,
     agent: Mutex<Option<Child>>,
 }
 
 impl Worker {
+    fn configured(
+        dir: &Path,
+        name: &str,
+        (address, network): (SocketAddr, Option<Namespace>),
+        lines: &str,
+    ) -> Self {
+        let name = name.to_owned();
+        let worker =
+            Self { dir: dir.join(&name), name, address, programs: None, network, agent: Mutex::new(None) };
+        let text = format!(
+            "name = \"{}\"\nlisten = \"{address}\"\nstate_dir = \"{}\"\n{lines}",
+            worker.name,
+            worker.dir.display()
+        );
+        std::fs::write(worker.config(), text).unwrap();
+        worker
+    }
+
+    /// Does something on the worker's host.
+    fn there<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+        match &self.network {
+            Some(network) => network.inside(what),
+            None => what(),
+        }
+    }
+
     /// Starts the agent and returns when it listens.
     pub fn start(&self) {
         self.start_wishing(&[]);
@@ -126,7 +159,7 @@ impl Worker {
             if let Some(status) = agent.try_wait().unwrap() {
                 panic!("the agent of {} ended with {status}:\n{}", self.name, self.log());
             }
-            TcpStream::connect(self.address).ok()
+            self.there(|| TcpStream::connect(self.address).ok())
         });
         let before = self.agent.lock().unwrap().replace(agent);
         assert!(before.is_none(), "one agent at a time");
@@ -143,7 +176,8 @@ impl Worker {
             moments::grant(&socket, wishes);
         }
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_ferry"))
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_ferry"));
+        agent
             .args(["agent", "--config"])
             .arg(self.config())
             .args((!wishes.is_empty()).then_some("--drill"))
@@ -153,9 +187,8 @@ impl Worker {
             .env_remove("FERRY_LOG")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
+            .stderr(log);
+        self.there(|| agent.spawn().unwrap())
     }
 
     /// Ends the agent at once, as a crash would, and returns when it is gone. Its machines and volumes go on.
@@ -233,8 +266,8 @@ impl Worker {
     /// `ferry WORDS`, asking this worker's agent.
     pub fn ferry(&self, words: &[&str]) -> Said {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ferry"));
-        let output =
-            command.args(words).env("FERRY_AGENT", self.url()).stdin(Stdio::null()).output().unwrap();
+        command.args(words).env("FERRY_AGENT", self.url()).stdin(Stdio::null());
+        let output = self.there(|| command.output().unwrap());
         let text = |bytes| String::from_utf8(bytes).expect("ferry writes UTF-8");
         Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
@@ -243,7 +276,8 @@ impl Worker {
     pub fn begin(&self, words: &[&str]) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ferry"));
         command.args(words).env("FERRY_AGENT", self.url()).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        self.there(|| command.spawn().unwrap())
     }
 
     /// `ferry WORDS --json`, which must succeed.

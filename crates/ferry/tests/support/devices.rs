@@ -1,7 +1,7 @@
 //! Block devices that a volume's frontends make: what they need of the host, and looks at them from outside.
 
 use super::peers::path_text;
-use super::{skip_where_impossible, succeed};
+use super::{LOSETUP, run, skip_where_impossible, succeed};
 use std::path::{Path, PathBuf};
 
 /// Returns from the test where FUSE and loop devices are not to be had, after saying so.
@@ -41,12 +41,25 @@ pub fn loop_devices_below(dir: &Path) -> Vec<PathBuf> {
 
 /// How many filesystems are mounted below `dir`.
 pub fn mounts_below(dir: &Path) -> usize {
+    mount_points_below(dir).len()
+}
+
+fn mount_points_below(dir: &Path) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|at| Path::new(at).starts_with(dir))
-        .count()
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    places.filter(|place| place.starts_with(dir)).collect()
+}
+
+/// Takes away the block devices and mounts below `dir` that killed volume servers have left.
+pub fn take_apart_below(dir: &Path) {
+    for device in loop_devices_below(dir) {
+        // It may go by itself, with whoever was the last to use it.
+        run(LOSETUP.program, &["--detach", path_text(&device)]);
+    }
+    for place in mount_points_below(dir) {
+        // Gone meanwhile is what is wanted.
+        let _ = rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH);
+    }
 }
 
 /// Runs a shell script in a mount namespace of its own; `$1` is the device, `$2` an empty directory.

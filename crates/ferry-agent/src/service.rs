@@ -17,14 +17,14 @@ use crate::gossip::{self, Heard};
 use crate::host::ThisHost;
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
-    AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Mover, Office, Queues, begin_drain, begin_fleet,
-    begin_move, begin_move_with, forget, judge_arrivals, reap, sweep,
+    AgeClock, Clock, HostClock, MOVES, MoveInput, MoveStep, Mover, Office, Queues, begin_fleet, begin_move,
+    begin_move_with, forget, judge_arrivals, reap, sweep,
 };
 use crate::machines::MachinesError;
 use crate::metrics;
 use crate::moments::{self, When};
 use crate::peers::Peers;
-use crate::placement::{self, Ready};
+use crate::placement;
 use crate::records::{Change, MachineRecord, Records, RecordsError, StateLock, VolumeRecord};
 use crate::services::NoServices;
 use crate::shutdown::Shutdown;
@@ -33,16 +33,17 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::ClientError;
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain,
-    AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRoot, AskTestimony,
-    AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine,
-    Crossing, Desired, DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted,
-    EndLease, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job,
-    JobEvents, JobId, JobJournal, JobKind, JobState, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed,
-    Losses, Machine, MachineId, MachineLog, MachineRef, Mappings, Membership, MoveMode, MovePlan, MoveTo,
-    OnSourceLoss, Ownership, PaceFrom, PaceVolume, PaceWorker, PauseDrain, PlacementExplained, Precopy,
-    Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SPEC_VERSION, SafeToStop, ServiceStatus,
-    ShutDownWorker, StartDrain, StartMove, StartMoves, StepState, StopReason, Testimony, Truth, TruthRef,
+    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon,
+    AskDepartures, AskDrain, AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed,
+    AskRebalance, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources,
+    ClusterStatus, CopyRoot, CreateMachine, Crossing, Departures, Desired, DestroyMachine, DetachVolume,
+    Digest, DirectoryView, DrainPlan, DrainStarted, EndLease, ErrorCode, EventsAfter, Expect, ForkVolume,
+    Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Join,
+    JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine, MachineId, MachineLog, MachineRef,
+    Mappings, Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceFrom, PaceVolume,
+    PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan, RebalanceStarted, Renew,
+    Renewed, Reserve, Revoke, RevokeDone, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker,
+    StartDrain, StartMove, StartMoves, StartRebalance, StepState, StopReason, Testimony, Truth, TruthRef,
     UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
     WorkerShutDown,
 };
@@ -462,15 +463,8 @@ impl AgentApi for Agent {
 
     async fn drain_start(&self, start: StartDrain) -> Answer<DrainStarted> {
         self.shutdown.admit()?;
-        let now_ms = self.clock.now_ms();
-        let retention_ms = self.retention_ms(start.retention_hours);
-        let ready = placement::ready(&self.core, &self.mover(), start, retention_ms, now_ms).await?;
-        let job = match ready {
-            Ready::Begin(input) => begin_drain(&self.jobs.drains, *input, now_ms).await?,
-            Ready::Already(job) => self.jobs.job(job).await?,
-            Ready::Deviates(deviations) => return Ok(DrainStarted { job: None, deviations }),
-        };
-        Ok(DrainStarted { job: Some(job), deviations: Vec::new() })
+        let (retention_ms, now_ms) = (self.retention_ms(start.retention_hours), self.clock.now_ms());
+        placement::start_drain(&self.core, &self.mover(), &self.jobs, start, retention_ms, now_ms).await
     }
 
     async fn drain_pause(&self, pause: PauseDrain) -> Answer<Job> {
@@ -483,6 +477,21 @@ impl AgentApi for Agent {
 
     async fn drain_cancel(&self) -> Answer<Job> {
         self.jobs.cancel(placement::drain_of(&self.core).await?).await
+    }
+
+    async fn departures(&self, ask: AskDepartures) -> Answer<Departures> {
+        placement::departures(&self.core, &self.mover(), ask).await
+    }
+
+    async fn rebalance_plan(&self, ask: AskRebalance) -> Answer<RebalancePlan> {
+        let (here, now_ms) = (self.bid().await?, self.clock.now_ms());
+        placement::plan_rebalance(&self.core, &self.mover(), here, ask, now_ms).await
+    }
+
+    async fn rebalance_start(&self, start: StartRebalance) -> Answer<RebalanceStarted> {
+        self.shutdown.admit()?;
+        let (here, retention_ms) = (self.bid().await?, self.retention_ms(start.retention_hours));
+        placement::start_rebalance(&self.core, &self.mover(), &self.jobs, here, start, retention_ms).await
     }
 
     async fn worker_safe_to_stop(&self) -> Answer<SafeToStop> {

@@ -1,16 +1,17 @@
 //! The one door: everything that can be asked of a worker's agent.
 
 use crate::{
-    AbandonSource, Activate, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage, AskJobs,
-    AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRoot, AskTestimony, AttachVolume,
-    AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing,
-    DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, EndLease, EventsAfter,
-    Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join,
-    JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine, MachineLog, MachineRef, Mappings,
-    Membership, MovePlan, OnSourceLoss, PaceFrom, PaceVolume, PaceWorker, PauseDrain, PlacementExplained,
-    Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker,
-    StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume,
-    VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    AbandonSource, Activate, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDepartures, AskDrain,
+    AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRebalance, AskRoot,
+    AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot,
+    CreateMachine, Crossing, Departures, DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan,
+    DrainStarted, EndLease, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job,
+    JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine,
+    MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceFrom, PaceVolume, PaceWorker,
+    PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan, RebalanceStarted, Renew, Renewed,
+    Reserve, Revoke, RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove,
+    StartMoves, StartRebalance, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck,
+    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -43,6 +44,14 @@ pub trait AgentApi: Send + Sync + 'static {
     fn drain_pause(&self, pause: PauseDrain) -> impl Future<Output = Answer<Job>> + Send;
     /// Asks the drain of this worker to end: moves that are not past their hand-over are undone.
     fn drain_cancel(&self) -> impl Future<Output = Answer<Job>> + Send;
+    /// The machines of this worker as moves of them would find them. Changes nothing.
+    fn departures(&self, ask: AskDepartures) -> impl Future<Output = Answer<Departures>> + Send;
+    /// Says which moves would make all workers alike that this one knows, and changes nothing.
+    fn rebalance_plan(&self, ask: AskRebalance) -> impl Future<Output = Answer<RebalancePlan>> + Send;
+    /// Takes on this worker's part of a plan as a job, if the world is as the plan says; answers as soon as that is durable. Asked
+    /// twice, it answers with the same job. Refused while another part is done here.
+    fn rebalance_start(&self, start: StartRebalance)
+    -> impl Future<Output = Answer<RebalanceStarted>> + Send;
     /// What keeps the host of this worker from being stopped. Asks the workers that still copy from here how far they are;
     /// one that does not answer is told as unknown.
     fn worker_safe_to_stop(&self) -> impl Future<Output = Answer<SafeToStop>> + Send;

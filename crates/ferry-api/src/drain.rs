@@ -169,7 +169,7 @@ impl PlannedMove {
     }
 }
 
-/// In what the world is not as a plan says.
+/// In what the world is not as a plan says, of a drain or to make workers alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deviation {
     /// The machine.
@@ -202,4 +202,6 @@ pub enum DeviationKind {
     OtherMode,
     /// It has much more in use.
     Grew,
+    /// Its move would not bring the two workers closer together any more.
+    HelpsNoMore,
 }

@@ -248,6 +248,11 @@ pub enum JobKind {
         /// The worker that is emptied.
         from: WorkerName,
     },
+    /// Machines of a worker to others that are emptier, each by a move of its own.
+    Rebalance {
+        /// The worker that they leave.
+        from: WorkerName,
+    },
     /// Several machines to another worker, each by a move of its own.
     Moves {
         /// The source.

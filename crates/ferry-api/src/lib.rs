@@ -33,6 +33,7 @@ mod peer;
 mod placement;
 mod plan;
 mod proof;
+mod rebalance;
 mod service;
 mod stop;
 mod truth;
@@ -85,6 +86,10 @@ pub use placement::{
 };
 pub use plan::{Expected, MovePlan};
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
+pub use rebalance::{
+    AskDepartures, AskRebalance, BalanceBy, Departure, Departures, RebalancePart, RebalancePlan,
+    RebalanceStarted, StartRebalance, Stays, WorkerFill,
+};
 pub use service::{AskMappings, Mapping, Mappings, Presence, Protocol, Service, ServiceStatus};
 pub use stop::{SafeToStop, ShutDownWorker, StillToCopy, StopReason, StoppedMachine, WorkerShutDown};
 pub use truth::{

@@ -112,6 +112,9 @@ pub struct Room {
     pub limit_bytes: Option<u64>,
     /// Bytes that volumes occupy now.
     pub used_bytes: u64,
+    /// Bytes of them that copies occupy which were handed over: these go once nobody needs them any more.
+    #[serde(default)]
+    pub handed_over_bytes: u64,
     /// Bytes promised to clones and reservations and not yet occupied.
     pub promised_bytes: u64,
     /// Bytes that are left for further volumes.

@@ -44,6 +44,7 @@ pub mod live;
 pub mod minding;
 pub mod moving;
 pub mod proxy;
+pub mod rebalance;
 pub mod reckoning;
 mod records;
 mod refusal;

@@ -47,6 +47,23 @@ pub fn memo(left: impl Serialize) -> Value {
 /// What the target is asked to set aside.
 #[must_use]
 pub fn reserve(job: JobId, input: &MoveInput, plan: &Plan) -> Reserve {
+    Reserve {
+        job,
+        from: input.from.clone(),
+        api_version: API_VERSION,
+        machine: input.machine,
+        machine_name: input.machine_name.clone(),
+        machine_generation: plan.generation.next(),
+        spec: plan.spec.clone(),
+        created_at_ms: plan.created_at_ms,
+        volumes: reserved_volumes(plan),
+        undo_unhealthy: input.undo_unhealthy,
+    }
+}
+
+/// The disks of a machine as its target is asked to make room for them.
+#[must_use]
+pub fn reserved_volumes(plan: &Plan) -> Vec<ReserveVolume> {
     let volumes = plan.volumes.iter().map(|planned| ReserveVolume {
         id: planned.id,
         name: planned.name.clone(),
@@ -58,18 +75,7 @@ pub fn reserve(job: JobId, input: &MoveInput, plan: &Plan) -> Reserve {
         born_from: planned.born_from,
         origin: planned.origin.clone(),
     });
-    Reserve {
-        job,
-        from: input.from.clone(),
-        api_version: API_VERSION,
-        machine: input.machine,
-        machine_name: input.machine_name.clone(),
-        machine_generation: plan.generation.next(),
-        spec: plan.spec.clone(),
-        created_at_ms: plan.created_at_ms,
-        volumes: volumes.collect(),
-        undo_unhealthy: input.undo_unhealthy,
-    }
+    volumes.collect()
 }
 
 /// What the target has of the volumes, by its answer to that.

@@ -17,7 +17,7 @@ pub fn compare(plan: &DrainPlan, candidates: &[Candidate], mut market: Market) -
     let mut deviations = Vec::new();
     for planned in plan.moves() {
         let found = match here.get(&planned.machine) {
-            Some(candidate) => of_machine(plan, planned, candidate, &mut market),
+            Some(candidate) => of_machine(planned, candidate, &mut market, plan.ask.force),
             None => {
                 vec![(DeviationKind::Gone, format!("machine {} is not here any more", planned.machine_name))]
             }
@@ -33,7 +33,8 @@ pub fn compare(plan: &DrainPlan, candidates: &[Candidate], mut market: Market) -
         plan.machines.iter().any(|planned| planned.machine == candidate.wants.machine)
     };
     let came = candidates.iter().filter(|candidate| {
-        is_asked(&plan.ask, candidate.wants.machine, &candidate.wants.name) && !is_planned(candidate)
+        is_asked(&plan.ask.only, &plan.ask.except, candidate.wants.machine, &candidate.wants.name)
+            && !is_planned(candidate)
     });
     deviations.extend(came.map(|candidate| Deviation {
         machine: candidate.wants.machine,
@@ -44,11 +45,12 @@ pub fn compare(plan: &DrainPlan, candidates: &[Candidate], mut market: Market) -
     deviations
 }
 
-fn of_machine(
-    plan: &DrainPlan,
+/// In what a machine, or its target, is not as planned. What its target takes is counted.
+pub(crate) fn of_machine(
     planned: &PlannedMove,
     now: &Candidate,
     market: &mut Market,
+    force: bool,
 ) -> Vec<(DeviationKind, String)> {
     let name = &planned.machine_name;
     let mut found = Vec::new();
@@ -61,9 +63,9 @@ fn of_machine(
             ),
         ));
     }
-    let unsure = market.unsure_of(&now.wants).filter(|_| !plan.ask.force);
+    let unsure = market.unsure_of(&now.wants).filter(|_| !force);
     found.extend(now.blockers.iter().cloned().chain(unsure).map(|blocker| (DeviationKind::Blocked, blocker)));
-    found.extend(of_target(plan, planned, now, market));
+    found.extend(of_target(planned, now, market, force));
     if now.mode != planned.mode {
         let how = |mode| format!("{mode:?}").to_lowercase();
         found.push((
@@ -83,13 +85,13 @@ fn of_machine(
 }
 
 fn of_target(
-    plan: &DrainPlan,
     planned: &PlannedMove,
     now: &Candidate,
     market: &mut Market,
+    force: bool,
 ) -> Option<(DeviationKind, String)> {
     let to = planned.to.as_ref()?;
-    let Some(fits) = market.fits(&now.wants, to, plan.ask.force) else {
+    let Some(fits) = market.fits(&now.wants, to, force) else {
         let why = market.silent().get(to).map_or("it is not known here any more", String::as_str);
         return Some((DeviationKind::TargetSilent, format!("worker {to} gives no bid: {why}")));
     };

@@ -7,9 +7,10 @@ use crate::market::Market;
 use crate::requirements::Requirements;
 use crate::waves::{AtOnce, Turn, waves};
 use ferry_api::{
-    AskDrain, DrainPlan, Expected, Generation, MachineId, MachineName, MachineRef, MoveMode, PlannedMove,
-    WorkerName,
+    AskDrain, Departure, DrainPlan, Expected, Generation, MachineId, MachineName, MachineRef, MoveMode,
+    PlannedMove, WorkerName,
 };
+use ferry_crossing::target::planned;
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
@@ -32,6 +33,29 @@ pub struct Candidate {
     pub blockers: Vec<String>,
 }
 
+impl Candidate {
+    /// One that its worker `from` tells of.
+    #[must_use]
+    pub fn of(from: &WorkerName, told: Departure) -> Self {
+        let wants = Requirements {
+            machine: told.machine,
+            name: told.machine_name,
+            from: from.clone(),
+            spec: told.spec,
+            volumes: told.volumes.iter().map(planned).collect(),
+        };
+        Self {
+            wants,
+            generation: told.generation,
+            mode: told.mode,
+            why: told.why,
+            interruption: told.interruption,
+            bytes_ahead: told.bytes_ahead,
+            blockers: told.blockers,
+        }
+    }
+}
+
 /// What is known beside machines and bids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Circumstances {
@@ -43,14 +67,14 @@ pub struct Circumstances {
     pub rate_bytes_per_s: Option<NonZeroU64>,
 }
 
-/// Whether a drain that was asked for so is about this machine.
+/// Whether a machine is one of those that were asked for: all, or `only` some, without the `except`ed.
 #[must_use]
-pub fn is_asked(ask: &AskDrain, machine: MachineId, name: &MachineName) -> bool {
+pub fn is_asked(only: &[MachineRef], except: &[MachineRef], machine: MachineId, name: &MachineName) -> bool {
     let is_it = |reference: &MachineRef| match reference {
         MachineRef::Id(id) => *id == machine,
         MachineRef::Name(named) => named == name,
     };
-    (ask.only.is_empty() || ask.only.iter().any(is_it)) && !ask.except.iter().any(is_it)
+    (only.is_empty() || only.iter().any(is_it)) && !except.iter().any(is_it)
 }
 
 /// What a drain would do. The largest machines choose first, since they find a place the least easily.
@@ -61,21 +85,15 @@ pub fn plan(
     candidates: &[Candidate],
     mut market: Market,
 ) -> DrainPlan {
-    let asked = |candidate: &&Candidate| is_asked(&ask, candidate.wants.machine, &candidate.wants.name);
+    let asked = |candidate: &&Candidate| {
+        is_asked(&ask.only, &ask.except, candidate.wants.machine, &candidate.wants.name)
+    };
     let mut in_order: Vec<&Candidate> = candidates.iter().filter(asked).collect();
     largest_first(&mut in_order);
     let mut machines: Vec<PlannedMove> =
         in_order.into_iter().map(|candidate| place(candidate, ask.force, &mut market)).collect();
-    give_turns(&mut machines, &ask);
-    machines.sort_by(|one, other| {
-        let key = |planned: &PlannedMove| (planned.wave.unwrap_or(u32::MAX), planned.machine);
-        let by_name = |planned: &PlannedMove| planned.machine_name.clone();
-        key(one)
-            .0
-            .cmp(&key(other).0)
-            .then_with(|| by_name(one).cmp(&by_name(other)))
-            .then(key(one).1.cmp(&key(other).1))
-    });
+    give_turns(&mut machines, |_| &circumstances.from, AtOnce::from(&ask));
+    by_turn(&mut machines);
     reckon_times(&mut machines, ask.bandwidth_bytes_per_s.or(circumstances.rate_bytes_per_s));
     let silent = market.silent().iter().map(|(worker, reason)| (worker.clone(), reason.clone())).collect();
     DrainPlan {
@@ -91,22 +109,7 @@ pub fn plan(
 /// Finds a target for a machine and takes it.
 fn place(candidate: &Candidate, force: bool, market: &mut Market) -> PlannedMove {
     let wants = &candidate.wants;
-    let mut planned = PlannedMove {
-        machine: wants.machine,
-        machine_name: wants.name.clone(),
-        generation: candidate.generation,
-        group: wants.spec.placement.group.clone(),
-        to: None,
-        mode: candidate.mode,
-        why: candidate.why.clone(),
-        wave: None,
-        interruption: candidate.interruption,
-        bytes_in_use: wants.disk_bytes(),
-        bytes_ahead: candidate.bytes_ahead,
-        whole_after_ms: None,
-        blockers: candidate.blockers.clone(),
-        costs: Vec::new(),
-    };
+    let mut planned = going(candidate, None);
     planned.blockers.extend(market.unsure_of(wants).filter(|_| !force));
     if !planned.blockers.is_empty() {
         return planned;
@@ -123,11 +126,37 @@ fn place(candidate: &Candidate, force: bool, market: &mut Market) -> PlannedMove
     planned
 }
 
-fn give_turns(machines: &mut [PlannedMove], ask: &AskDrain) {
-    let at_once = AtOnce { all: ask.max_parallel, per_link: ask.max_parallel_per_link };
-    let turns = machines
-        .iter()
-        .filter_map(|planned| planned.to.as_ref().map(|to| Turn { to, group: planned.group.as_ref() }));
+/// A machine in a plan that goes to that target.
+pub(crate) fn going(candidate: &Candidate, to: Option<WorkerName>) -> PlannedMove {
+    let wants = &candidate.wants;
+    PlannedMove {
+        machine: wants.machine,
+        machine_name: wants.name.clone(),
+        generation: candidate.generation,
+        group: wants.spec.placement.group.clone(),
+        to,
+        mode: candidate.mode,
+        why: candidate.why.clone(),
+        wave: None,
+        interruption: candidate.interruption,
+        bytes_in_use: wants.disk_bytes(),
+        bytes_ahead: candidate.bytes_ahead,
+        whole_after_ms: None,
+        blockers: candidate.blockers.clone(),
+        costs: Vec::new(),
+    }
+}
+
+/// Gives those a turn that have a target; `from` tells which worker a machine leaves.
+pub(crate) fn give_turns<'a>(
+    machines: &mut [PlannedMove],
+    from: impl Fn(MachineId) -> &'a WorkerName,
+    at_once: AtOnce,
+) {
+    let turns = machines.iter().filter_map(|planned| {
+        let to = planned.to.as_ref()?;
+        Some(Turn { from: from(planned.machine), to, group: planned.group.as_ref() })
+    });
     let turns = waves(turns, at_once);
     let going = machines.iter_mut().filter(|planned| planned.to.is_some());
     for (planned, wave) in going.zip(turns) {
@@ -135,8 +164,15 @@ fn give_turns(machines: &mut [PlannedMove], ask: &AskDrain) {
     }
 }
 
+/// Those that move in the order in which they do, those that cannot last.
+pub(crate) fn by_turn(machines: &mut [PlannedMove]) {
+    machines.sort_by_cached_key(|planned| {
+        (planned.wave.unwrap_or(u32::MAX), planned.machine_name.clone(), planned.machine)
+    });
+}
+
 /// When each machine is whole on its target, at the latest: those of one wave share the network, and waves follow each other.
-fn reckon_times(in_order: &mut [PlannedMove], rate_bytes_per_s: Option<NonZeroU64>) {
+pub(crate) fn reckon_times(in_order: &mut [PlannedMove], rate_bytes_per_s: Option<NonZeroU64>) {
     let Some(rate) = rate_bytes_per_s else { return };
     let mut bytes = 0_u128;
     for wave in in_order.chunk_by_mut(|one, other| one.wave == other.wave) {

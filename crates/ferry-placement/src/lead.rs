@@ -1,10 +1,11 @@
-//! Which machines of a drain may go now, beside those that are under way.
+//! Which machines may leave a worker now, beside those that are under way.
 //!
 //! Invariant: no more moves at once than was asked for, in all and to one target, and never two machines of one group between their
 //! stop and their start.
 
 use crate::drain::Candidate;
-use ferry_api::{AskDrain, GroupName, WorkerName};
+use crate::waves::AtOnce;
+use ferry_api::{GroupName, WorkerName};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
@@ -31,15 +32,15 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// What a drain may have under way, when this is.
+    /// What may be under way, when this is.
     #[must_use]
-    pub fn new<'a>(ask: &AskDrain, under_way: impl IntoIterator<Item = &'a UnderWay>) -> Self {
+    pub fn new<'a>(at_once: AtOnce, under_way: impl IntoIterator<Item = &'a UnderWay>) -> Self {
         let most = |limit: Option<std::num::NonZeroU32>| {
             limit.map_or(usize::MAX, |limit| usize::try_from(limit.get()).unwrap_or(usize::MAX))
         };
         let mut lanes = Self {
-            all_max: most(ask.max_parallel),
-            link_max: most(ask.max_parallel_per_link),
+            all_max: most(at_once.all),
+            link_max: most(at_once.per_link),
             count: 0,
             links: BTreeMap::new(),
             groups: BTreeSet::new(),
@@ -102,6 +103,8 @@ mod tests {
     use super::*;
     use std::num::NonZeroU32;
 
+    const ANY: AtOnce = AtOnce { all: None, per_link: None };
+
     fn going(to: &str, group: Option<&str>, arrived: bool) -> UnderWay {
         UnderWay { to: to.parse().unwrap(), group: group.map(|name| name.parse().unwrap()), arrived }
     }
@@ -110,10 +113,10 @@ mod tests {
     fn a_group_waits_for_the_one_that_is_down_and_not_for_one_whose_disks_follow() {
         let pg: GroupName = "pg".parse().unwrap();
         let down = [going("w2", Some("pg"), false)];
-        assert!(!Lanes::new(&AskDrain::default(), &down).admits(Some(&pg)));
+        assert!(!Lanes::new(ANY, &down).admits(Some(&pg)));
         let arrived = [going("w2", Some("pg"), true), going("w2", Some("web"), false)];
-        assert!(Lanes::new(&AskDrain::default(), &arrived).admits(Some(&pg)));
-        assert!(Lanes::new(&AskDrain::default(), &down).admits(None));
+        assert!(Lanes::new(ANY, &arrived).admits(Some(&pg)));
+        assert!(Lanes::new(ANY, &down).admits(None));
     }
 
     #[test]
@@ -132,12 +135,8 @@ mod tests {
 
     #[test]
     fn no_more_go_at_once_than_was_asked_for_in_all_and_to_one_target() {
-        let ask = AskDrain {
-            max_parallel: NonZeroU32::new(3),
-            max_parallel_per_link: NonZeroU32::new(2),
-            ..AskDrain::default()
-        };
-        let mut lanes = Lanes::new(&ask, &[going("w2", None, true), going("w3", None, false)]);
+        let at_once = AtOnce { all: NonZeroU32::new(3), per_link: NonZeroU32::new(2) };
+        let mut lanes = Lanes::new(at_once, &[going("w2", None, true), going("w3", None, false)]);
         assert!(lanes.admits(None) && lanes.full().is_empty());
         lanes.add(&going("w2", None, false));
         assert!(!lanes.admits(None));

@@ -20,7 +20,7 @@ pub mod drain;
 mod judge;
 mod lead;
 mod market;
-mod rebalance;
+pub mod rebalance;
 mod requirements;
 mod waves;
 
@@ -28,5 +28,6 @@ pub use compare::compare;
 pub use judge::{Reason, Verdict, fits, judge};
 pub use lead::{Lanes, UnderWay, allot, in_order};
 pub use market::Market;
-pub use rebalance::{By, Rebalance, RebalanceMove, Tolerance, rebalance};
+pub use rebalance::{Rebalance, RebalanceMove, Tolerance};
 pub use requirements::{Requirements, resident};
+pub use waves::AtOnce;

@@ -139,15 +139,11 @@ impl Market {
         bid.residents.push(wants.as_resident());
     }
 
-    /// Counts that a machine has left a worker, with its disks.
+    /// Counts that a machine has left a worker. Its disks stay for a while, as copies that were handed over.
     pub(crate) fn leave(&mut self, wants: &Requirements, worker: &WorkerName) {
         let Some(bid) = self.bids.get_mut(worker) else { return };
         let room = &mut bid.worker.room;
-        let bytes = wants.disk_bytes().min(room.used_bytes.saturating_add(room.promised_bytes));
-        let used = bytes.min(room.used_bytes);
-        room.used_bytes -= used;
-        room.promised_bytes -= bytes - used;
-        room.free_bytes = room.free_bytes.saturating_add(bytes);
+        room.handed_over_bytes = room.handed_over_bytes.saturating_add(wants.disk_bytes());
         bid.busy_cpu_millis = bid.busy_cpu_millis.saturating_sub(nominal_cpu(&wants.spec.demand()));
         bid.residents.retain(|there| there.machine != wants.machine);
     }

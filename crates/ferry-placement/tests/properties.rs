@@ -4,9 +4,10 @@
 
 mod support;
 
-use ferry_api::{AskDrain, Bid, DrainPlan, Other, count_from};
+use ferry_api::{AskDrain, BalanceBy, Bid, DrainPlan, Other, count_from};
 use ferry_placement::drain::{Candidate, plan};
-use ferry_placement::{By, Market, Requirements, Tolerance, Verdict, judge, rebalance};
+use ferry_placement::rebalance::rebalance;
+use ferry_placement::{Market, Requirements, Tolerance, Verdict, judge};
 use proptest::option::of as maybe;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,7 +213,7 @@ proptest! {
             workers[*home].worker.room.free_bytes -= bytes;
             workers[*home].residents.push(wants.as_resident());
         }
-        let by = if by_room { By::Room } else { By::Load };
+        let by = if by_room { BalanceBy::Room } else { BalanceBy::Load };
         let tolerance = Tolerance { gap_permille: 20, moves_max };
         let done = rebalance(&all, market(workers.clone()), by, tolerance);
         prop_assert!(done.gap_after_permille <= done.gap_before_permille);
@@ -220,6 +221,8 @@ proptest! {
         prop_assert!(done.gap_before_permille > 20 || done.moves.is_empty());
         let moved: BTreeSet<_> = done.moves.iter().map(|one| one.machine).collect();
         prop_assert_eq!(moved.len(), done.moves.len());
+        let givers: BTreeSet<_> = done.moves.iter().map(|one| &one.from).collect();
+        prop_assert!(done.moves.iter().all(|one| !givers.contains(&one.to)), "a worker gives or takes");
         for one in &done.moves {
             let wants = all.iter().find(|wants| wants.machine == one.machine).unwrap();
             prop_assert!(one.from == wants.from && one.to != one.from);
@@ -241,9 +244,12 @@ fn rebalancing_moves_few_machines_and_stops_when_workers_are_alike() {
     full.worker.room.used_bytes = 40 * GIB;
     let workers = market([full, bid("w2", 100)]);
     let tolerance = Tolerance { gap_permille: 50, moves_max: 10 };
-    let done = rebalance(&machines, workers.clone(), By::Room, tolerance);
+    let done = rebalance(&machines, workers.clone(), BalanceBy::Room, tolerance);
     assert_eq!((done.moves.len(), done.gap_before_permille, done.gap_after_permille), (2, 400, 0));
     let silent: Market = Market::default();
-    assert!(rebalance(&machines, silent, By::Room, tolerance).moves.is_empty());
-    assert!(rebalance(&machines, workers, By::Load, tolerance).moves.is_empty(), "nothing bounds their load");
+    assert!(rebalance(&machines, silent, BalanceBy::Room, tolerance).moves.is_empty());
+    assert!(
+        rebalance(&machines, workers, BalanceBy::Load, tolerance).moves.is_empty(),
+        "nothing bounds their load"
+    );
 }

@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod drain;
 pub mod gc;
 pub mod placement;
+pub mod rebalance;
 pub mod service;
 pub mod truth;
 
@@ -32,7 +33,7 @@ Exit codes:
   5    data is not there, or not what it should be (demo, drill, volume verify)
   6    the worker is not safe to stop (worker safe-to-stop, worker shutdown)
   7    it is not certain which copy is the real one (truth)
-  8    the world is not as the plan says, and nothing was done (drain --apply)
+  8    the world is not as the plan says, and nothing was done (drain --apply, rebalance --apply)
   130  interrupted by ctrl-C; a job that was followed goes on
 
 With --json a command prints its facts on stdout as JSON: one value, the resource as the agent's API gives it
@@ -111,6 +112,8 @@ pub enum Command {
     Move(Move),
     /// Empty a worker: all its machines move to others, and it takes none until it is told so
     Drain(drain::Drain),
+    /// Make workers alike: say which few machines would move, and have a plan carried out
+    Rebalance(rebalance::Rebalance),
     /// Where machines may go: which worker takes one, and why the others do not
     #[command(subcommand)]
     Placement(placement::Placement),

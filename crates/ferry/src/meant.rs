@@ -11,6 +11,7 @@ mod loss;
 pub mod machine_file;
 mod oci_file;
 mod pace;
+mod rebalance;
 mod truth;
 mod vm_file;
 mod when;
@@ -24,11 +25,11 @@ use std::time::Duration;
 use ferry_agent::StateDir;
 use ferry_api::http::Client;
 use ferry_api::{
-    AbandonSource, AskApiToken, AskCordon, AskGarbage, AskJoinToken, AttachVolume, CancelMove, ChangeSources,
-    CreateMachine, DestroyMachine, DetachVolume, Driver, ForkVolume, GrowVolume, Hooks, ImportVolume, JobId,
-    MachineRef, MachineSpec, MoveMode, MoveTo, NewVolume, OnSourceLoss, PaceVolume, PaceWorker, ProcessSpec,
-    RestartPolicy, Revoke, ShutDownWorker, StartMove, StartMoves, TruthRef, UndoMove, VolumeName,
-    VolumeOrigin, VolumeRef, WorkerName,
+    AbandonSource, AskApiToken, AskCordon, AskGarbage, AskJoinToken, AskRebalance, AttachVolume, CancelMove,
+    ChangeSources, CreateMachine, DestroyMachine, DetachVolume, Driver, ForkVolume, GrowVolume, Hooks,
+    ImportVolume, JobId, MachineRef, MachineSpec, MoveMode, MoveTo, NewVolume, OnSourceLoss, PaceVolume,
+    PaceWorker, ProcessSpec, RestartPolicy, Revoke, ShutDownWorker, StartMove, StartMoves, StartRebalance,
+    TruthRef, UndoMove, VolumeName, VolumeOrigin, VolumeRef, WorkerName,
 };
 
 use crate::args::{self, Typed};
@@ -275,6 +276,15 @@ pub enum Question {
         /// Whether to watch it.
         follow: bool,
     },
+    /// `rebalance --plan`
+    RebalancePlan(AskRebalance),
+    /// `rebalance --apply`
+    RebalanceApply {
+        /// What is to be done.
+        start: Box<StartRebalance>,
+        /// Whether to watch it.
+        follow: bool,
+    },
     /// `directory`
     Directory,
     /// `placement explain`
@@ -353,6 +363,7 @@ impl Meant {
                 ask(&asking, Question::WorkerUncordon(worker))
             }
             args::Command::Drain(typed) => drain::question(typed),
+            args::Command::Rebalance(typed) => rebalance::question(typed),
             args::Command::Placement(args::placement::Placement::Explain { machine, asking }) => {
                 ask(&asking, Question::PlacementExplain(parsed(&machine)?))
             }

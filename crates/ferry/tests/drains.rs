@@ -1,9 +1,11 @@
-//! A worker is emptied by the command line: planned, carried out as planned or not at all, and safe to stop in the end.
+//! Workers are emptied and made alike by the command line: planned, and carried out as planned or not at all.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
 mod support;
 
-use ferry_api::{DrainPlan, DrainStarted, Job, JobState, Machine, PlacementExplained, WorkerInfo};
+use ferry_api::{
+    DrainPlan, DrainStarted, Job, JobState, Machine, PlacementExplained, RebalancePlan, Volume, WorkerInfo,
+};
 use support::cluster::{Cluster, Worker};
 
 fn create(worker: &Worker, name: &str) {
@@ -37,4 +39,45 @@ fn a_worker_is_emptied_by_its_plan_from_any_other_and_may_be_stopped_then() {
     let info: WorkerInfo = w2.ask(&["worker", "uncordon", "w1"]);
     assert!(info.name.as_str() == "w1" && info.cordon.is_none());
     assert!(w1.refusal(&["drain", "w9", "--plan"], 1).contains("knows no worker w9"));
+}
+
+/// Enough that a worker with [`ROOM`] is an eighth fuller with it.
+const USED: usize = 16 << 20;
+const ROOM: &str = "room_bytes = 134217728";
+
+#[test]
+fn workers_become_alike_by_a_plan_that_is_done_once_or_not_at_all() {
+    let cluster = Cluster::of(&[("w1", ROOM), ("w2", ROOM), ("w3", ROOM)]);
+    let (w1, w2) = cluster.pair();
+    let image = cluster.dir().join("image");
+    std::fs::write(&image, vec![7; USED]).unwrap();
+    for name in ["a", "b", "c"] {
+        let _: Volume = w1.ask(&["volume", "import", name, "--from", image.to_str().unwrap()]);
+        let disk = format!("data={name}");
+        let _: Machine = w1.ask(&["machine", "create", name, "--volume", &disk, "--", "sleep", "1000000"]);
+    }
+    let plan: RebalancePlan = w2.ask(&["rebalance", "--plan", "--tolerance", "5"]);
+    assert_eq!(plan.moves().count(), 2, "{plan:#?}");
+    let file = cluster.dir().join("plan.json");
+    std::fs::write(&file, serde_json::to_string(&plan).unwrap()).unwrap();
+    let apply = ["rebalance", "--apply", file.to_str().unwrap()];
+    // One that no longer fits is not begun, and each difference is a line.
+    let gone = plan.moves().next().unwrap().1.machine_name.to_string();
+    let elsewhere = w1.moves(&gone, w2);
+    assert_eq!(elsewhere.state, JobState::Succeeded);
+    let said = w2.ferry(&apply);
+    assert_eq!((said.code, said.stdout.contains("not on worker w1 any more")), (Some(8), true), "{said:?}");
+    let plan: RebalancePlan = w2.ask(&["rebalance", "--plan", "--tolerance", "5"]);
+    std::fs::write(&file, serde_json::to_string(&plan).unwrap()).unwrap();
+    let jobs: Vec<Job> = w2.ask(&apply);
+    assert_eq!((jobs.len(), jobs[0].state, jobs[0].children.len()), (1, JobState::Succeeded, 1));
+    let again: Vec<Job> = w2.ask(&apply);
+    assert_eq!(again[0].id, jobs[0].id, "what is done is not done again");
+    let said = w1.ferry(&["rebalance", "--plan", "--tolerance", "5"]);
+    assert_eq!(
+        (said.code, said.stdout.starts_with("nothing is to be done by room")),
+        (Some(0), true),
+        "{said:?}"
+    );
+    assert!(w1.refusal(&["rebalance"], 2).contains("--plan"));
 }

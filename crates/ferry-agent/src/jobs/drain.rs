@@ -8,28 +8,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ferry_api::{
-    ApiError, DrainPlan, ErrorCode, GroupName, Job, JobId, JobKind, JobState, MachineId, MachineName,
-    MoveMode, StepState, WorkerName,
+    DrainPlan, ErrorCode, GroupName, Job, JobId, JobKind, JobState, MachineId, MachineName, MoveMode,
+    WorkerName,
 };
 use ferry_crossing::drain::{DrainInput, DrainStep};
 use ferry_crossing::leases::SILENT_MAX_MS;
 use ferry_crossing::moving;
-use ferry_fsm::{Event, Outcome, Step, StepError, Terms};
+use ferry_fsm::{Event, Outcome, StepError, Terms};
 use ferry_placement::drain::{Candidate, is_asked};
-use ferry_placement::{Lanes, Market, UnderWay, in_order};
+use ferry_placement::{AtOnce, Lanes, Market, UnderWay, in_order};
 use serde_json::{Value, json};
 
 use super::bandwidth::Bandwidth;
+use super::children::{Children, LOOK_MS, has_arrived, later};
 use super::foresee::Looked;
 use super::mover::begin_move_as;
 use super::task::{StepContext, Work};
 use super::world::{Emptied, Occupant};
-use super::{Clock, Executor, Journal, MoveInput, MoveStep, Mover};
+use super::{Clock, Executor, Journal, MoveInput, Mover};
 use crate::placement::candidate;
 use crate::records::{Change, RecordsError};
 
-/// Time between two looks at what is under way, in milliseconds.
-const LOOK_MS: u64 = 200;
 /// Time until a machine that found no target looks for one again, while others move, in milliseconds.
 const AGAIN_MS: u64 = 5_000;
 /// So many machines are named in a sentence.
@@ -41,6 +40,7 @@ pub struct Drain<J: Journal, C: Clock, H: Emptied> {
     home: Arc<H>,
     clock: C,
     moves: Arc<Executor<J, C, Mover<H, C>>>,
+    children: Children<J, C, H>,
 }
 
 type Context = StepContext<DrainStep>;
@@ -106,15 +106,8 @@ struct Tried {
 impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
     /// Empties `home` by moves that `moves` runs.
     pub fn new(journal: Arc<J>, home: Arc<H>, clock: C, moves: Arc<Executor<J, C, Mover<H, C>>>) -> Self {
-        Self { journal, home, clock, moves }
-    }
-
-    async fn children(&self, drain: JobId) -> Result<Vec<Job>, StepError> {
-        let mut children = Vec::new();
-        for record in self.journal.children(drain).await.map_err(|error| later(error.into()))? {
-            children.push(self.moves.job(record.id).await.map_err(later)?);
-        }
-        Ok(children)
+        let children = Children::new(journal.clone(), clock.clone(), moves.clone());
+        Self { journal, home, clock, moves, children }
     }
 
     /// All moves from here that have not ended.
@@ -148,7 +141,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             let look = self.look(context.job, input, since_ms).await?;
             bandwidth.keep(&self.home, self.clock.now_ms(), look.own_moves(&input.from)).await;
             if look.here == 0 && look.under_way.is_empty() && look.arriving == 0 {
-                let children = self.children(context.job).await?;
+                let children = self.children.of(context.job).await?;
                 let moved = children.iter().filter(|child| child.state == JobState::Succeeded).count();
                 return Ok(json!({ "moved": moved }));
             }
@@ -207,7 +200,8 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
                 tried.last = child.reason.unwrap_or_else(|| "its move was cancelled".to_owned());
             }
         }
-        let asked = |one: &Occupant| one.is_here && is_asked(&input.ask, one.machine, &one.name);
+        let DrainInput { ask, .. } = input;
+        let asked = |one: &Occupant| one.is_here && is_asked(&ask.only, &ask.except, one.machine, &one.name);
         for one in machines.into_iter().filter(asked) {
             look.here += 1;
             let Some(job) = one.job else {
@@ -234,7 +228,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         bandwidth: &mut Bandwidth,
     ) -> Result<Begun, StepError> {
         let Look { under_way, left, arriving, tried, here: _ } = look;
-        let mut lanes = Lanes::new(&input.ask, &under_way);
+        let mut lanes = Lanes::new(AtOnce::from(&input.ask), &under_way);
         if !left.iter().any(|one| lanes.admits(one.group.as_ref())) {
             return Ok(Begun::Some(0));
         }
@@ -349,29 +343,6 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             false => Err(StepError::retry(owed.into_iter().take(NAMED_MAX).collect::<Vec<_>>().join("; "))),
         }
     }
-
-    /// Cancels the children that are not past their hand-over, and waits until each is undone or past it. Those that are go forward
-    /// by themselves.
-    async fn call_back(&self, drain: JobId) -> Result<(), StepError> {
-        loop {
-            let mut open = 0;
-            for child in self.children(drain).await? {
-                if child.state.is_final() || is_past(&child, MoveStep::HandOver) {
-                    continue;
-                }
-                open += 1;
-                match self.moves.cancel(child.id).await {
-                    Ok(_) => {}
-                    Err(error) if matches!(error.code, ErrorCode::NotFound | ErrorCode::Conflict) => {}
-                    Err(error) => return Err(later(error)),
-                }
-            }
-            if open == 0 {
-                return Ok(());
-            }
-            self.clock.sleep_until(self.clock.now_ms().saturating_add(LOOK_MS)).await;
-        }
-    }
 }
 
 impl<J: Journal, C: Clock, H: Emptied> Work for Drain<J, C, H> {
@@ -393,7 +364,7 @@ impl<J: Journal, C: Clock, H: Emptied> Work for Drain<J, C, H> {
 
     async fn undo(&self, step: DrainStep, context: &Context) -> Result<(), StepError> {
         match step {
-            DrainStep::Lead => self.call_back(context.job).await,
+            DrainStep::Lead => self.children.call_back(context.job).await,
             DrainStep::Cordon | DrainStep::Settle => unreachable!("the line gives these steps no undo"),
         }
     }
@@ -430,14 +401,6 @@ fn planned_target(plan: &DrainPlan, machine: MachineId) -> Option<WorkerName> {
     plan.machines.iter().find(|planned| planned.machine == machine).and_then(|planned| planned.to.clone())
 }
 
-fn is_past(job: &Job, step: MoveStep) -> bool {
-    job.steps.iter().any(|found| found.step == step.name() && found.state == StepState::Done)
-}
-
-fn has_arrived(job: &Job) -> bool {
-    is_past(job, MoveStep::Boot)
-}
-
 /// `2 machines cannot leave (db: no worker takes it: ...; web: ...)`
 fn in_a_sentence(stuck: &[(MachineName, String)]) -> String {
     let named = stuck.iter().take(NAMED_MAX).map(|(name, why)| format!("{name}: {why}"));
@@ -446,9 +409,4 @@ fn in_a_sentence(stuck: &[(MachineName, String)]) -> String {
         1 => format!("machine {named}"),
         count => format!("{count} machines cannot leave ({named})"),
     }
-}
-
-/// Nothing is final: whatever is in the way of the records is mended, or the agent stops.
-fn later(error: ApiError) -> StepError {
-    StepError::retry(error.message)
 }

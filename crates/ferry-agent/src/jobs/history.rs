@@ -133,7 +133,9 @@ async fn is_needed<T: Targets>(
     let (machine, to) = match &job.kind {
         JobKind::Move { machine, to, .. } => (machine, to),
         // A parent goes after its children.
-        JobKind::Drain { .. } => return Ok(!records.children(job.id).await?.is_empty()),
+        JobKind::Drain { .. } | JobKind::Rebalance { .. } => {
+            return Ok(!records.children(job.id).await?.is_empty());
+        }
         JobKind::Moves { moves, .. } => return any_is_there(records, moves).await,
     };
     // A journal that nobody understands may speak of anything.

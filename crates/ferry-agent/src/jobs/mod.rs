@@ -11,7 +11,8 @@
 //!   what they need of the records, `view` how a job looks from outside.
 //! - `mover` does the steps of a move (`verify` the one that proves what arrived), `world` is what it needs of both
 //!   workers, `live` what is different for a machine that moves with its memory, `leases` for one that belongs to a group. What the steps are and what may be done when is decided in [`ferry_crossing`].
-//! - `fleet` leads the moves of several machines as children of one job; `drain` those of all machines, until the worker is empty; `office` is where people ask for a job of any
+//! - `fleet` leads the moves of several machines as children of one job; `drain` those of all machines, until the worker is empty; `rebalance` those that a plan names, to the workers
+//!   that it names; `office` is where people ask for a job of any
 //!   kind.
 //! - `history` forgets jobs that ended long ago, by `age`, a clock that nobody can set forward;
 //!   `reaper` deletes what was retired when its time has come; `sweep` lets a target forget moves that were undone
@@ -22,6 +23,7 @@
 mod age;
 mod ahead;
 mod bandwidth;
+mod children;
 mod clock;
 mod drain;
 mod executor;
@@ -37,6 +39,7 @@ mod notices;
 mod office;
 mod queues;
 mod reaper;
+mod rebalance;
 mod sweep;
 mod task;
 mod verify;
@@ -63,6 +66,7 @@ pub use office::Office;
 pub(crate) use queues::QueueFigures;
 pub use queues::Queues;
 pub use reaper::{Attic, reap};
+pub use rebalance::{Rebalance, begin_rebalance};
 pub use sweep::{Guests, sweep};
 pub use task::{StepContext, Work};
 pub use world::{Emptied, Home, Occupant, Target};

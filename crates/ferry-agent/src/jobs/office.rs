@@ -8,8 +8,11 @@ use ferry_api::{
     ApiError, AskJobs, ChildJob, ErrorCode, EventsAfter, Job, JobEvents, JobId, JobJournal, JobKind,
 };
 
-use super::{Clock, Drain, Emptied, Executor, Fleet, JobRefusal, Journal, Mover, QueueFigures, Queues};
+use super::{
+    Clock, Drain, Emptied, Executor, Fleet, JobRefusal, Journal, Mover, QueueFigures, Queues, Rebalance,
+};
 use crate::records::{JobRecord, RecordsError};
+use tokio::sync::Mutex;
 
 /// The executors of all kinds.
 pub struct Office<J: Journal, C: Clock, H: Emptied> {
@@ -21,6 +24,10 @@ pub struct Office<J: Journal, C: Clock, H: Emptied> {
     pub fleets: Executor<J, C, Fleet<J, C, H>>,
     /// Drains of this worker.
     pub drains: Executor<J, C, Drain<J, C, H>>,
+    /// Taken on one after the other, so that there is one.
+    pub rebalancing: Mutex<()>,
+    /// Parts of making workers alike.
+    pub rebalances: Executor<J, C, Rebalance<J, C, H>>,
 }
 
 /// Has the executor of a job's kind answer.
@@ -29,6 +36,7 @@ macro_rules! of_kind {
         match $kind {
             JobKind::Move { .. } => $office.moves.$call($($with),*).await,
             JobKind::Drain { .. } => $office.drains.$call($($with),*).await,
+            JobKind::Rebalance { .. } => $office.rebalances.$call($($with),*).await,
             JobKind::Moves { .. } => $office.fleets.$call($($with),*).await,
         }
     };
@@ -46,9 +54,11 @@ impl<J: Journal, C: Clock, H: Emptied> Office<J, C, H> {
         let moves = Arc::new(moves);
         let fleet = Arc::new(Fleet::new(moves.clone()));
         let fleets = Executor::start(journal.clone(), clock.clone(), fleet, queues.clone()).await?;
-        let drain = Arc::new(Drain::new(journal.clone(), home, clock.clone(), moves.clone()));
-        let drains = Executor::start(journal.clone(), clock, drain, queues.clone()).await?;
-        Ok(Self { journal, queues, moves, fleets, drains })
+        let drain = Arc::new(Drain::new(journal.clone(), home.clone(), clock.clone(), moves.clone()));
+        let drains = Executor::start(journal.clone(), clock.clone(), drain, queues.clone()).await?;
+        let rebalance = Arc::new(Rebalance::new(journal.clone(), home, clock.clone(), moves.clone()));
+        let rebalances = Executor::start(journal.clone(), clock, rebalance, queues.clone()).await?;
+        Ok(Self { journal, queues, moves, fleets, drains, rebalancing: Mutex::default(), rebalances })
     }
 
     /// Resolves with the reason when a journal could not be kept and the agent must stop.
@@ -58,11 +68,13 @@ impl<J: Journal, C: Clock, H: Emptied> Office<J, C, H> {
             reason = self.moves.failure() => reason,
             reason = self.fleets.failure() => reason,
             reason = self.drains.failure() => reason,
+            reason = self.rebalances.failure() => reason,
         }
     }
 
     /// Stops all jobs where they are, as a crash would; the next agent goes on with them.
     pub async fn leave(&self) {
+        self.rebalances.leave().await;
         self.drains.leave().await;
         self.fleets.leave().await;
         self.moves.leave().await;
@@ -158,7 +170,7 @@ impl<J: Journal, C: Clock, H: Emptied> Office<J, C, H> {
     }
 
     async fn with_children(&self, mut job: Job) -> Result<Job, ApiError> {
-        if let JobKind::Drain { .. } = &job.kind {
+        if let JobKind::Drain { .. } | JobKind::Rebalance { .. } = &job.kind {
             for record in self.journal.children(job.id).await? {
                 let JobKind::Move { machine_name, .. } = record.kind else { continue };
                 let child = self.moves.job(record.id).await?;

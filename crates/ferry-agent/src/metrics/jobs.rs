@@ -7,6 +7,7 @@ use ferry_api::{JobKind, JobState};
 use ferry_crossing::MoveStep;
 use ferry_crossing::drain::DrainStep;
 use ferry_crossing::fleet::FleetStep;
+use ferry_crossing::rebalance::RebalanceStep;
 use ferry_fsm::{DURATION_BOUNDS_MS, Step};
 use std::fmt::Result;
 
@@ -27,7 +28,7 @@ const STATES: [(JobState, &str); 4] = [
 const ENDS: [&str; 3] = ["succeeded", "failed", "cancelled"];
 
 pub(super) fn write(page: &mut Page<'_>, facts: &Facts) -> Result {
-    let lines = [line::<MoveStep>(), line::<FleetStep>(), line::<DrainStep>()];
+    let lines = [line::<MoveStep>(), line::<FleetStep>(), line::<DrainStep>(), line::<RebalanceStep>()];
     let standing = lines.iter().flat_map(|line| {
         STATES.map(|(state, name)| {
             let of = |job: &&ferry_api::Job| line_of(&job.kind) == line.name && job.state == state;
@@ -87,6 +88,7 @@ fn line_of(kind: &JobKind) -> &'static str {
     match kind {
         JobKind::Move { .. } => MoveStep::NAME,
         JobKind::Drain { .. } => DrainStep::NAME,
+        JobKind::Rebalance { .. } => RebalanceStep::NAME,
         JobKind::Moves { .. } => FleetStep::NAME,
     }
 }

@@ -2,9 +2,9 @@
 
 use super::know;
 use crate::core::Core;
-use crate::jobs::{Clock, Mover};
-use crate::records::{ChangeRefused, RecordsError};
-use ferry_api::{ApiError, Deviation, DrainPlan, ErrorCode, JobId, StartDrain};
+use crate::jobs::{Clock, Mover, Office, begin_drain};
+use crate::records::{ChangeRefused, Records, RecordsError};
+use ferry_api::{ApiError, Deviation, DrainPlan, DrainStarted, ErrorCode, JobId, StartDrain};
 use ferry_crossing::drain::DrainInput;
 
 /// The drain that is under way here.
@@ -20,8 +20,28 @@ pub(crate) async fn drain_of(core: &Core) -> Result<JobId, ApiError> {
     })
 }
 
+/// Takes on the drain of this worker, if it may begin.
+///
+/// # Errors
+/// As [`ready`]; the records cannot be written.
+pub(crate) async fn start_drain<C: Clock>(
+    core: &Core,
+    mover: &Mover<Core, C>,
+    jobs: &Office<Records, C, Core>,
+    start: StartDrain,
+    retention_ms: u64,
+    now_ms: u64,
+) -> Result<DrainStarted, ApiError> {
+    let job = match ready(core, mover, start, retention_ms, now_ms).await? {
+        Ready::Begin(input) => begin_drain(&jobs.drains, *input, now_ms).await?,
+        Ready::Already(job) => jobs.job(job).await?,
+        Ready::Deviates(deviations) => return Ok(DrainStarted { job: None, deviations }),
+    };
+    Ok(DrainStarted { job: Some(job), deviations: Vec::new() })
+}
+
 /// What is to be done about a drain that is asked for.
-pub(crate) enum Ready {
+enum Ready {
     /// It may begin.
     Begin(Box<DrainInput>),
     /// It is under way.
@@ -34,7 +54,7 @@ pub(crate) enum Ready {
 ///
 /// # Errors
 /// Another drain is under way; a machine cannot leave; the plan is of another worker or version.
-pub(crate) async fn ready<C: Clock>(
+async fn ready<C: Clock>(
     core: &Core,
     mover: &Mover<Core, C>,
     start: StartDrain,

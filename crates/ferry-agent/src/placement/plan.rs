@@ -52,7 +52,7 @@ pub(crate) async fn know<C: Clock>(
     let (mut candidates, mut held) = (Vec::new(), BTreeSet::new());
     for record in core.records.machines().await? {
         let is_here = record.standing == Standing::Ours && !record.doomed;
-        if !is_here || !is_asked(ask, record.id, &record.name) {
+        if !is_here || !is_asked(&ask.only, &ask.except, record.id, &record.name) {
             continue;
         }
         held.extend(record.job.map(|_| record.id));
@@ -110,7 +110,7 @@ async fn check(core: &Core, ask: &AskDrain) -> Result<(), ApiError> {
 }
 
 /// How fast disks followed by the last moves from here, all together; none if none was large enough to tell.
-fn rate_bytes_per_s(past: &[Job]) -> Option<NonZeroU64> {
+pub(super) fn rate_bytes_per_s(past: &[Job]) -> Option<NonZeroU64> {
     let measured = past.iter().filter_map(hydrated).filter(|(bytes, _)| *bytes >= TOLD_BYTES_MIN);
     let (bytes, ms) = measured.fold((0_u64, 0_u64), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     NonZeroU64::new(bytes.saturating_mul(1_000).checked_div(ms)?)

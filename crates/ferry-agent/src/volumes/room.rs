@@ -9,7 +9,7 @@
 use super::{Volumes, VolumesError};
 use crate::host::Host;
 use crate::records::VolumeRecord;
-use ferry_api::{Room, VolumeName};
+use ferry_api::{Ownership, Room, VolumeName};
 use std::path::Path;
 
 /// Why there is no room for a volume.
@@ -83,10 +83,13 @@ pub(super) fn measure(
     volumes: &[VolumeRecord],
 ) -> Result<Room, VolumesError> {
     let failed = |cause| VolumesError::Io { doing: "measure the room in", path: state_dir.to_owned(), cause };
-    let (mut used, mut promised) = (0_u64, 0_u64);
+    let (mut used, mut handed_over, mut promised) = (0_u64, 0_u64, 0_u64);
     for volume in volumes {
         let occupied = host.occupied_bytes(volume.key()).map_err(failed)?;
         used = used.saturating_add(occupied);
+        if matches!(volume.ownership, Ownership::HandedOver { .. } | Ownership::Retired { .. }) {
+            handed_over = handed_over.saturating_add(occupied);
+        }
         promised = promised.saturating_add(volume.bytes_expected.saturating_sub(occupied));
     }
     let available = host.available_bytes().map_err(failed)?;
@@ -94,6 +97,7 @@ pub(super) fn measure(
     Ok(Room {
         limit_bytes,
         used_bytes: used,
+        handed_over_bytes: handed_over,
         promised_bytes: promised,
         free_bytes: left.saturating_sub(promised),
     })

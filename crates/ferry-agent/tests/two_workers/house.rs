@@ -7,6 +7,7 @@ use ferry_api::{
     AgentApi, CreateMachine, EventsAfter, Job, JobId, Machine, MachineSpec, MachineState, NewVolume,
     ServerState, Signal, Volume, VolumeOrigin,
 };
+use ferry_volume::client::BlockClient;
 use ferry_volume::{IoBackend, ServeOptions};
 use rustix::fs::{FlockOperation, flock};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -225,6 +226,19 @@ pub fn gated(name: &str, gate: &Path) -> CreateMachine {
 
 pub async fn create(worker: &Worker, machine: CreateMachine) {
     worker.door().machine_create(machine).await.unwrap();
+}
+
+/// Writes so many bytes, whole MiB, to the one disk of a machine.
+pub async fn fill(worker: &Worker, name: &str, bytes: u64) {
+    const MIB: usize = 1 << 20;
+    let machine = worker.machine(name).await.id;
+    let volumes = worker.door().volumes().await.unwrap();
+    let volume = volumes.iter().find(|volume| volume.machine == Some(machine)).unwrap();
+    let mut disk = BlockClient::connect_text(&volume.guest_uri).unwrap();
+    for at in (0..bytes).step_by(MIB) {
+        disk.write_at(at, &vec![7; MIB]).unwrap();
+    }
+    disk.flush().unwrap();
 }
 
 /// Waits until the trap of a machine was set so many times: once each time that it was started.

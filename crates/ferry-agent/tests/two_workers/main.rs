@@ -27,6 +27,8 @@ mod paced;
 #[cfg(test)]
 mod placed;
 #[cfg(test)]
+mod rebalanced;
+#[cfg(test)]
 mod restored;
 #[cfg(test)]
 mod secured;

@@ -1,8 +1,7 @@
 //! What moves may take of the network: of a drain as a whole, and between two workers.
 
-use crate::house::{Worker, create, end, sleeper, until, workers};
+use crate::house::{Worker, create, end, fill, sleeper, until, workers};
 use ferry_api::{AgentApi, AskDrain, JobState, MoveMode, PaceWorker, StartDrain, StartMove, Volume};
-use ferry_volume::client::BlockClient;
 use std::num::NonZeroU64;
 
 const KIB: u64 = 1 << 10;
@@ -17,14 +16,7 @@ fn rate(bytes_per_s: u64) -> Option<NonZeroU64> {
 /// A machine with a filled disk.
 async fn create_filled(worker: &Worker, name: &str) {
     create(worker, sleeper(name)).await;
-    let machine = worker.machine(name).await.id;
-    let volumes = worker.door().volumes().await.unwrap();
-    let volume = volumes.iter().find(|volume| volume.machine == Some(machine)).unwrap();
-    let mut disk = BlockClient::connect_text(&volume.guest_uri).unwrap();
-    for at in (0..USED).step_by(MIB as usize) {
-        disk.write_at(at, &vec![7; MIB as usize]).unwrap();
-    }
-    disk.flush().unwrap();
+    fill(worker, name, USED).await;
 }
 
 async fn following(worker: &Worker) -> Vec<Volume> {

@@ -4,17 +4,17 @@ use super::courier::{Call, Courier};
 use super::tls::ClientTls;
 use super::wire::{CONNECT_TIMEOUT, Http, Unanswered, Way};
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDrain, AskGarbage,
-    AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRoot, AskTestimony, AttachVolume,
-    AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot, CreateMachine, Crossing,
-    DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan, DrainStarted, EndLease, ErrorCode,
-    EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId,
-    JobJournal, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine, MachineLog, MachineRef,
-    Mappings, Membership, MovePlan, OnSourceLoss, PaceFrom, PaceVolume, PaceWorker, PauseDrain,
-    PlacementExplained, Precopy, Prepare, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop,
-    ServiceStatus, ShutDownWorker, StartDrain, StartMove, StartMoves, Testimony, Truth, TruthRef, UndoMove,
-    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
-    WorkerShutDown,
+    AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDepartures,
+    AskDrain, AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRebalance,
+    AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus,
+    CopyRoot, CreateMachine, Crossing, Departures, DestroyMachine, DetachVolume, Digest, DirectoryView,
+    DrainPlan, DrainStarted, EndLease, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold,
+    ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed,
+    Losses, Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceFrom,
+    PaceVolume, PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan,
+    RebalanceStarted, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker,
+    StartDrain, StartMove, StartMoves, StartRebalance, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
+    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use axum::http::{HeaderValue, Method};
 use serde::Serialize;
@@ -338,6 +338,18 @@ impl AgentApi for Client {
 
     async fn drain_cancel(&self) -> Result<Job, ApiError> {
         self.post(&["drain", "cancel"], &()).await
+    }
+
+    async fn departures(&self, ask: AskDepartures) -> Result<Departures, ApiError> {
+        self.post(&["departures"], &ask).await
+    }
+
+    async fn rebalance_plan(&self, ask: AskRebalance) -> Result<RebalancePlan, ApiError> {
+        self.post(&["rebalance", "plan"], &ask).await
+    }
+
+    async fn rebalance_start(&self, start: StartRebalance) -> Result<RebalanceStarted, ApiError> {
+        self.post(&["rebalance"], &start).await
     }
 
     async fn worker_safe_to_stop(&self) -> Result<SafeToStop, ApiError> {

@@ -3,12 +3,13 @@
 use super::admit::{Asks, caller};
 use super::table::{Routes, Table};
 use crate::{
-    AbandonSource, Activate, AgentApi, ApiError, AskApiToken, AskCordon, AskDrain, AskGarbage, AskJobs,
-    AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRoot, AskTestimony, AttachVolume, Caller,
-    CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, EndLease, ErrorCode, EventsAfter,
-    Expect, ForkVolume, Generation, GrowVolume, Hold, ImportVolume, JobId, Join, Membership, OnSourceLoss,
-    PaceFrom, PaceVolume, PaceWorker, PauseDrain, Precopy, Prepare, Renew, Reserve, Revoke, ShutDownWorker,
-    StartDrain, StartMove, StartMoves, UndoMove, VerifyVolume, VolumeKey, WorkerName,
+    AbandonSource, Activate, AgentApi, ApiError, AskApiToken, AskCordon, AskDepartures, AskDrain, AskGarbage,
+    AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRebalance, AskRoot, AskTestimony,
+    AttachVolume, Caller, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, EndLease,
+    ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, Hold, ImportVolume, JobId, Join,
+    Membership, OnSourceLoss, PaceFrom, PaceVolume, PaceWorker, PauseDrain, Precopy, Prepare, Renew, Reserve,
+    Revoke, ShutDownWorker, StartDrain, StartMove, StartMoves, StartRebalance, UndoMove, VerifyVolume,
+    VolumeKey, WorkerName,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -32,16 +33,12 @@ pub fn router<A: AgentApi>(api: Arc<A>) -> Router {
 
 pub(super) fn routes<A: AgentApi>(api: Arc<A>) -> Routes {
     use Asks::{Admin, Operate, View, Worker, WorkerOrAdmin, WorkerOrOperate};
-    between_moves(about_clusters(Table::new()))
+    between_moves(about_many_moves(about_clusters(Table::new())))
         .get("/v1/worker", View, worker::<A>)
         .post("/v1/worker/pace", Operate, worker_pace::<A>)
         .post("/v1/worker/cordon", Operate, worker_cordon::<A>)
         .post("/v1/worker/uncordon", Operate, worker_uncordon::<A>)
         .get("/v1/bid", View, bid::<A>)
-        .post("/v1/drain", Operate, drain_start::<A>)
-        .post("/v1/drain/plan", View, drain_plan::<A>)
-        .post("/v1/drain/pause", Operate, drain_pause::<A>)
-        .post("/v1/drain/cancel", Operate, drain_cancel::<A>)
         .get("/v1/worker/safe-to-stop", View, worker_safe_to_stop::<A>)
         .post("/v1/worker/shutdown", Admin, worker_shut_down::<A>)
         .get("/v1/metrics", View, metrics::<A>)
@@ -109,6 +106,19 @@ fn between_moves<A: AgentApi>(table: Table<A>) -> Table<A> {
         .post("/v1/peer/leases", Worker, peer_lease::<A>)
         .post("/v1/peer/leases/end", Worker, peer_lease_end::<A>)
         .post("/v1/peer/leases/need", Worker, peer_lease_need::<A>)
+}
+
+/// The calls that move many machines: what would be done, and doing it.
+fn about_many_moves<A: AgentApi>(table: Table<A>) -> Table<A> {
+    use Asks::{Operate, View};
+    table
+        .post("/v1/drain", Operate, drain_start::<A>)
+        .post("/v1/drain/plan", View, drain_plan::<A>)
+        .post("/v1/drain/pause", Operate, drain_pause::<A>)
+        .post("/v1/drain/cancel", Operate, drain_cancel::<A>)
+        .post("/v1/departures", View, departures::<A>)
+        .post("/v1/rebalance", Operate, rebalance_start::<A>)
+        .post("/v1/rebalance/plan", View, rebalance_plan::<A>)
 }
 
 /// The calls about the cluster that the worker belongs to.
@@ -297,6 +307,9 @@ by_body!(worker_cordon, AskCordon);
 by_body!(drain_plan, AskDrain);
 by_body!(drain_start, StartDrain);
 by_body!(drain_pause, PauseDrain);
+by_body!(departures, AskDepartures);
+by_body!(rebalance_plan, AskRebalance);
+by_body!(rebalance_start, StartRebalance);
 by_body!(worker_shut_down, ShutDownWorker);
 by_body!(garbage_clear, AskGarbage);
 by_body!(machine_create, CreateMachine);

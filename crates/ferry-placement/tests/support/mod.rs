@@ -26,7 +26,13 @@ pub fn bid(name: &str, free_gib: u64) -> Bid {
         started_at_ms: 0,
         state_dir: "/s".into(),
         listen: "127.0.0.1:1".to_owned(),
-        room: Room { limit_bytes: None, used_bytes: 0, promised_bytes: 0, free_bytes: free_gib * GIB },
+        room: Room {
+            limit_bytes: None,
+            used_bytes: 0,
+            handed_over_bytes: 0,
+            promised_bytes: 0,
+            free_bytes: free_gib * GIB,
+        },
         has: None,
         region: None,
         labels: Default::default(),
@@ -94,6 +100,7 @@ pub fn market(bids: impl IntoIterator<Item = Bid>) -> Market {
     Market::new(bids.into_iter().map(|bid| (bid.worker.name.clone(), Ok(bid))))
 }
 
+#[allow(dead_code, reason = "not every test plans a drain")]
 pub fn circumstances() -> Circumstances {
     Circumstances { from: worker(SOURCE), now_ms: 1_000, rate_bytes_per_s: None }
 }

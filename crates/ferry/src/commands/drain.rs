@@ -114,7 +114,7 @@ async fn watch(agent: &Client, json: bool, job: &Job, follow_it: bool) -> Result
 
 fn sheet(plan: &DrainPlan) -> String {
     let columns = ["TURN", "MACHINE", "GROUP", "TO", "MODE", "IN USE", "DOWN FOR", "WHOLE AFTER"];
-    let rows = table::columns(columns, plan.machines.iter().map(row));
+    let rows = table::columns(columns, plan.machines.iter().map(cells));
     let mut lines =
         vec![format!("drain of {}, in {} turns, {}", plan.from, plan.waves(), Bytes(plan.bytes())), rows];
     for blocked in plan.blocked() {
@@ -129,7 +129,8 @@ fn sheet(plan: &DrainPlan) -> String {
     lines.join("\n")
 }
 
-fn row(planned: &PlannedMove) -> [String; 8] {
+/// Its turn, name, group, target, how it goes, bytes, how long it is down, when it is whole.
+pub(super) fn cells(planned: &PlannedMove) -> [String; 8] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let mode = match planned.mode {
         MoveMode::Live => "live",

@@ -109,6 +109,7 @@ fn job_text(artefact: &Artefact) -> String {
         (Some(JobKind::Move { machine_name, from, to, .. }), Some(job)) => {
             format!("move of {machine_name} from {from} to {to} ({job})")
         }
+        (Some(JobKind::Rebalance { from }), Some(job)) => format!("rebalance from {from} ({job})"),
         (Some(JobKind::Drain { from }), Some(job)) => format!("drain of {from} ({job})"),
         (Some(JobKind::Moves { from, to, .. }), Some(job)) => format!("moves from {from} to {to} ({job})"),
         (None, Some(job)) => format!("{job}, forgotten"),

@@ -248,7 +248,9 @@ pub fn ending(job: &Job) -> String {
     let reason = job.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let what = kind_text(&job.kind);
     // Each child says of itself that all is as before; what the others did stays.
-    if matches!(job.kind, JobKind::Moves { .. } | JobKind::Drain { .. }) && job.state.is_final() {
+    let has_children =
+        matches!(job.kind, JobKind::Moves { .. } | JobKind::Drain { .. } | JobKind::Rebalance { .. });
+    if has_children && job.state.is_final() {
         return format!("{what}: {}{took}{}", state_text(job.state), children_text(&job.children));
     }
     match job.state {
@@ -289,6 +291,7 @@ pub fn kind_text(kind: &JobKind) -> String {
             format!("move of {machine_name} from {from} to {to}")
         }
         JobKind::Drain { from } => format!("drain of {from}"),
+        JobKind::Rebalance { from } => format!("rebalance from {from}"),
         JobKind::Moves { from, to, moves } => {
             format!("moves of {} machines from {from} to {to}", moves.len())
         }

@@ -18,6 +18,7 @@ pub mod mv;
 pub mod pace;
 mod placement;
 pub mod proof;
+pub mod rebalance;
 pub mod service;
 pub mod sources;
 pub mod stop;
@@ -92,6 +93,8 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::WorkerCordon(of, wanted) => worker::cordon(&agent, json, of.as_ref(), wanted).await,
         Question::WorkerUncordon(of) => worker::uncordon(&agent, json, of.as_ref()).await,
         Question::Drain { worker, wish, follow } => drain::drain(&agent, json, &worker, wish, follow).await,
+        Question::RebalancePlan(wanted) => rebalance::plan(&agent, json, wanted).await,
+        Question::RebalanceApply { start, follow } => rebalance::apply(&agent, json, *start, follow).await,
         Question::PlacementExplain(machine) => placement::explain(&agent, json, &machine).await,
         Question::Directory => directory::show(&agent, json).await,
         Question::WorkerShow => worker::show(&agent, json).await,

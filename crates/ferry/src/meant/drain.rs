@@ -2,16 +2,14 @@
 
 use std::path::Path;
 
-use ferry_api::{AskDrain, DrainPlan, MachineRef, StartDrain};
+use ferry_api::{AskDrain, MachineRef, StartDrain};
+use serde::de::DeserializeOwned;
 
 use super::{Meant, Misuse, Question, ask, mode_of, pace, parsed, retention_hours, when};
 use crate::args;
 use crate::commands::drain::Wish;
 
 pub(super) fn question(typed: args::drain::Drain) -> Result<Meant, Misuse> {
-    let machines = |typed: &[String]| {
-        typed.iter().map(|machine| parsed(machine)).collect::<Result<Vec<MachineRef>, _>>()
-    };
     let wanted = AskDrain {
         only: machines(&typed.only)?,
         except: machines(&typed.except)?,
@@ -29,7 +27,7 @@ pub(super) fn question(typed: args::drain::Drain) -> Result<Meant, Misuse> {
     } else if typed.cancel {
         Wish::Cancel
     } else {
-        let plan = typed.apply.as_deref().map(plan_in).transpose()?;
+        let plan = typed.apply.as_deref().map(|file| plan_in(file, "ferry drain")).transpose()?;
         let retention_hours = retention_hours(typed.retention)?;
         Wish::Start(Box::new(StartDrain { ask: wanted, plan, retention_hours }))
     };
@@ -37,9 +35,15 @@ pub(super) fn question(typed: args::drain::Drain) -> Result<Meant, Misuse> {
     ask(&typed.asking, Question::Drain { worker, wish, follow: !typed.detach })
 }
 
-fn plan_in(file: &Path) -> Result<DrainPlan, Misuse> {
+/// The machines that were typed.
+pub(super) fn machines(typed: &[String]) -> Result<Vec<MachineRef>, Misuse> {
+    typed.iter().map(|machine| parsed(machine)).collect()
+}
+
+/// The plan in a file, which `command` has made.
+pub(super) fn plan_in<T: DeserializeOwned>(file: &Path, command: &str) -> Result<T, Misuse> {
     let failed = |what: String| Misuse(format!("--apply {}: {what}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| failed(error.to_string()))?;
     let read = serde_json::from_str(&text);
-    read.map_err(|error| failed(format!("it is no plan of `ferry drain --plan --json`: {error}")))
+    read.map_err(|error| failed(format!("it is no plan of `{command} --plan --json`: {error}")))
 }

@@ -25,6 +25,7 @@ impl Target for Beta {
                     room: Room {
                         limit_bytes: None,
                         used_bytes: 0,
+                        handed_over_bytes: 0,
                         promised_bytes: 0,
                         free_bytes: state.room_bytes,
                     },

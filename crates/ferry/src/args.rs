@@ -114,6 +114,16 @@ pub enum Command {
     Drain(drain::Drain),
     /// Make workers alike: say which few machines would move, and have a plan carried out
     Rebalance(rebalance::Rebalance),
+    /// Show all workers: their room and load, what moves and hydrates between them, and what is sick
+    ///
+    /// Redrawn on a terminal until ctrl-C, which ends nothing else; once where stdout is none
+    Top {
+        /// Look once
+        #[arg(long)]
+        once: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Where machines may go: which worker takes one, and why the others do not
     #[command(subcommand)]
     Placement(placement::Placement),

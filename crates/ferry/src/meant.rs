@@ -276,6 +276,11 @@ pub enum Question {
         /// Whether to watch it.
         follow: bool,
     },
+    /// `top`
+    Top {
+        /// Whether to look only once.
+        once: bool,
+    },
     /// `rebalance --plan`
     RebalancePlan(AskRebalance),
     /// `rebalance --apply`
@@ -346,31 +351,12 @@ impl Meant {
             }
             args::Command::Directory { asking } => ask(&asking, Question::Directory),
             args::Command::Truth(typed) => truth::question(typed),
-            args::Command::Worker(args::Worker::Show { asking }) => ask(&asking, Question::WorkerShow),
-            args::Command::Worker(args::Worker::Metrics { asking }) => ask(&asking, Question::WorkerMetrics),
-            args::Command::Worker(args::Worker::SafeToStop { machines_may_stop, asking }) => {
-                ask(&asking, Question::WorkerSafeToStop { machines_may_stop })
-            }
-            args::Command::Worker(args::Worker::Shutdown { machines_may_stop, force, asking }) => {
-                ask(&asking, Question::WorkerShutDown(ShutDownWorker { machines_may_stop, force }))
-            }
-            args::Command::Worker(args::Worker::Cordon { worker, reason, asking }) => {
-                let worker = worker.map(|worker| parsed(&worker)).transpose()?;
-                ask(&asking, Question::WorkerCordon(worker, AskCordon { reason }))
-            }
-            args::Command::Worker(args::Worker::Uncordon { worker, asking }) => {
-                let worker = worker.map(|worker| parsed(&worker)).transpose()?;
-                ask(&asking, Question::WorkerUncordon(worker))
-            }
+            args::Command::Worker(worker) => worker_question(worker),
             args::Command::Drain(typed) => drain::question(typed),
+            args::Command::Top { once, asking } => ask(&asking, Question::Top { once }),
             args::Command::Rebalance(typed) => rebalance::question(typed),
             args::Command::Placement(args::placement::Placement::Explain { machine, asking }) => {
                 ask(&asking, Question::PlacementExplain(parsed(&machine)?))
-            }
-            args::Command::Worker(args::Worker::Pace { max, from, asking }) => {
-                let from = from.as_deref().map(parsed).transpose()?;
-                let pace = PaceWorker { budget_bytes_per_s: pace::budget(&max)?, from };
-                ask(&asking, Question::WorkerPace(pace))
             }
         }
     }
@@ -379,6 +365,32 @@ impl Meant {
 fn ask(asking: &args::Asking, question: Question) -> Result<Meant, Misuse> {
     let agent = asked::agent(asking)?;
     Ok(Meant::Ask(Box::new(Asked { agent, json: asking.json, question })))
+}
+
+fn worker_question(worker: args::Worker) -> Result<Meant, Misuse> {
+    match worker {
+        args::Worker::Show { asking } => ask(&asking, Question::WorkerShow),
+        args::Worker::Metrics { asking } => ask(&asking, Question::WorkerMetrics),
+        args::Worker::SafeToStop { machines_may_stop, asking } => {
+            ask(&asking, Question::WorkerSafeToStop { machines_may_stop })
+        }
+        args::Worker::Shutdown { machines_may_stop, force, asking } => {
+            ask(&asking, Question::WorkerShutDown(ShutDownWorker { machines_may_stop, force }))
+        }
+        args::Worker::Cordon { worker, reason, asking } => {
+            let worker = worker.map(|worker| parsed(&worker)).transpose()?;
+            ask(&asking, Question::WorkerCordon(worker, AskCordon { reason }))
+        }
+        args::Worker::Uncordon { worker, asking } => {
+            let worker = worker.map(|worker| parsed(&worker)).transpose()?;
+            ask(&asking, Question::WorkerUncordon(worker))
+        }
+        args::Worker::Pace { max, from, asking } => {
+            let from = from.as_deref().map(parsed).transpose()?;
+            let pace = PaceWorker { budget_bytes_per_s: pace::budget(&max)?, from };
+            ask(&asking, Question::WorkerPace(pace))
+        }
+    }
 }
 
 fn drill_options(drill: args::Drill) -> DrillOptions {

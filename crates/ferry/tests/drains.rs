@@ -80,4 +80,16 @@ fn workers_become_alike_by_a_plan_that_is_done_once_or_not_at_all() {
         "{said:?}"
     );
     assert!(w1.refusal(&["rebalance"], 2).contains("--plan"));
+    // What is no terminal is not redrawn.
+    let said = w1.ferry(&["top"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for worker in ["w1", "w2", "w3"] {
+        assert!(said.stdout.lines().any(|line| line.starts_with(worker)), "{said:?}");
+    }
+    cluster.workers[2].kill();
+    let seen: serde_json::Value = w1.ask(&["top"]);
+    assert_eq!(seen["workers"].as_array().unwrap().len(), 3);
+    let sick = seen["workers"][2]["sick"][0].as_str().unwrap();
+    assert!(sick.contains("worker w3 does not answer"), "{sick}");
+    assert!(w2.refusal(&["drain", "w1", "--watch"], 1).contains("worker w1 is not being drained"));
 }

@@ -63,6 +63,12 @@ pub struct Drain {
     /// Cancel the drain that is under way: what was not handed over stays, and whether the worker takes machines is as before
     #[arg(long, conflicts_with = "apply")]
     pub cancel: bool,
+    /// Show the drain that is under way, whatever it was asked for with; ctrl-C leaves it alone
+    #[arg(
+        long,
+        conflicts_with_all = ["plan", "apply", "pause", "resume", "cancel", "detach", "only", "except", "max_parallel", "max_parallel_per_link", "bandwidth", "deadline", "force", "retention"]
+    )]
+    pub watch: bool,
     /// Do not watch: print the job and leave
     #[arg(long)]
     pub detach: bool,

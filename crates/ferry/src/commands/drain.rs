@@ -1,9 +1,10 @@
 //! `ferry drain`: what it would do, doing it, and showing how far it is.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, AskDrain, DrainPlan, Job, JobState, MoveMode, PauseDrain, PlannedMove, StartDrain, WorkerName,
+    AgentApi, AskDrain, AskJobs, DrainPlan, Job, JobKind, JobState, MoveMode, PauseDrain, PlannedMove,
+    StartDrain, WorkerName,
 };
 
 use super::agent_meant;
@@ -24,6 +25,8 @@ pub enum Wish {
     Pause(bool),
     /// That it ends.
     Cancel,
+    /// To see the one that is under way.
+    Watch,
 }
 
 /// Asks the agent of the worker that is meant.
@@ -49,6 +52,13 @@ pub async fn drain(
                 false => say(format_args!("{}: it goes on", ending(&job)))?,
             }
             Ok(Exit::Done)
+        }
+        Wish::Watch => {
+            let jobs = agent.jobs(AskJobs { ended_max: 0, before: None }).await?;
+            let Some(job) = jobs.iter().find(|job| matches!(job.kind, JobKind::Drain { .. })) else {
+                bail!("worker {worker} is not being drained; `ferry job list` shows what has ended")
+            };
+            watch(&agent, json, job, true).await
         }
         Wish::Cancel => {
             let job = agent.drain_cancel().await?;

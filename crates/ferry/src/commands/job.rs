@@ -11,6 +11,7 @@ use ferry_api::{
 };
 use serde::de::DeserializeOwned;
 
+use super::board::Board;
 use super::crossed::CopiedAhead;
 use super::{base, proof, utc};
 use crate::exit::Exit;
@@ -148,7 +149,7 @@ pub async fn follow(
 ) -> Result<Followed> {
     let mut after = 0;
     let mut away = false;
-    let mut children = BTreeMap::new();
+    let (mut children, mut board) = (BTreeMap::new(), Board::default());
     loop {
         let news = tokio::select! {
             news = agent.job_events(job, EventsAfter { after, wait_ms: NEWS_WAIT_MS }) => news,
@@ -184,6 +185,7 @@ pub async fn follow(
                 live.line(&format!("  · {} (job {}) is {told}{reason}", child.machine_name, child.job))?;
             }
         }
+        board.show(agent, &news.job, live).await?;
         if let Some(waiting) = &news.job.waiting {
             live.now("waiting", &waiting_text(waiting));
         }
@@ -269,6 +271,9 @@ pub fn ending(job: &Job) -> String {
 
 /// `; of these 2 succeeded, 1 failed (db: no room)`
 fn children_text(children: &[ChildJob]) -> String {
+    if children.is_empty() {
+        return String::new();
+    }
     let mut counts = BTreeMap::<&str, usize>::new();
     for child in children {
         *counts.entry(child.state.map_or("refused", state_text)).or_default() += 1;

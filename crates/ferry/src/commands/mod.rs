@@ -3,6 +3,7 @@
 pub mod agent;
 mod attach;
 mod base;
+mod board;
 pub mod cluster;
 mod console;
 mod crossed;
@@ -22,6 +23,7 @@ pub mod rebalance;
 pub mod service;
 pub mod sources;
 pub mod stop;
+pub mod top;
 pub mod truth;
 pub mod volume;
 pub mod volume_server;
@@ -93,6 +95,7 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
         Question::WorkerCordon(of, wanted) => worker::cordon(&agent, json, of.as_ref(), wanted).await,
         Question::WorkerUncordon(of) => worker::uncordon(&agent, json, of.as_ref()).await,
         Question::Drain { worker, wish, follow } => drain::drain(&agent, json, &worker, wish, follow).await,
+        Question::Top { once } => top::top(&agent, json, once).await,
         Question::RebalancePlan(wanted) => rebalance::plan(&agent, json, wanted).await,
         Question::RebalanceApply { start, follow } => rebalance::apply(&agent, json, *start, follow).await,
         Question::PlacementExplain(machine) => placement::explain(&agent, json, &machine).await,

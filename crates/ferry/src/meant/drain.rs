@@ -26,6 +26,8 @@ pub(super) fn question(typed: args::drain::Drain) -> Result<Meant, Misuse> {
         Wish::Pause(typed.pause)
     } else if typed.cancel {
         Wish::Cancel
+    } else if typed.watch {
+        Wish::Watch
     } else {
         let plan = typed.apply.as_deref().map(|file| plan_in(file, "ferry drain")).transpose()?;
         let retention_hours = retention_hours(typed.retention)?;

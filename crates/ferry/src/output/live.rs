@@ -21,6 +21,8 @@ const PLAIN_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Shows nothing.
 const BLANK: &str = "";
+/// Several lines that change together.
+const LINES: &str = "{msg}";
 /// What goes on now.
 const SPINNER: &str = "  {spinner} {prefix:9}  {msg}";
 /// How far it is. With the longest text that is usual it fits 80 columns: a line that wraps cannot be redrawn.
@@ -116,6 +118,24 @@ impl Live {
             }
             Surface::Nowhere => Ok(()),
         }
+    }
+
+    /// Lines that are redrawn together, under those that stay; each is narrower than the terminal. Shown on a terminal only.
+    pub fn lines(&mut self, lines: &[String]) {
+        if let Surface::Terminal { bar, template } = &mut self.surface {
+            become_style(bar, template, LINES);
+            bar.set_message(lines.join("\n"));
+        }
+    }
+
+    /// Whether anything is shown at all.
+    pub fn is_shown(&self) -> bool {
+        !matches!(self.surface, Surface::Nowhere)
+    }
+
+    /// Whether lines can be redrawn.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.surface, Surface::Terminal { .. })
     }
 
     /// What a job's journal says next.

@@ -3,6 +3,7 @@
 //! Invariant: facts go to stdout, complaints to stderr, and colours only to a terminal that wants them. Nothing here
 //! panics when the reader goes away: a broken pipe is an error like others and ends the program quietly.
 
+pub mod board;
 pub mod bytes;
 pub mod live;
 pub mod progress;
@@ -61,6 +62,14 @@ pub fn in_one_line(error: &anyhow::Error) -> String {
 /// True if stdout is a terminal that can redraw lines.
 pub fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Columns and lines of the terminal that stdout is; of none, or one that does not say, what is usual.
+pub fn terminal_size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+        Ok(_) | Err(_) => (80, 24),
+    }
 }
 
 /// Colours, if they are wanted.

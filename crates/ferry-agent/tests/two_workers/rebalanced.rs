@@ -2,8 +2,8 @@
 
 use crate::house::{Worker, create, end, fill, gated, is_up, runs_on, sleeper, until, workers};
 use ferry_api::{
-    AgentApi, AskRebalance, DeviationKind, ErrorCode, Job, JobId, JobState, MachineState, MoveMode,
-    RebalancePlan, RebalanceStarted, StartMove, StartRebalance,
+    AgentApi, AskCordon, AskRebalance, DestroyMachine, DeviationKind, ErrorCode, Job, JobId, JobState,
+    MachineState, MoveMode, RebalancePlan, RebalanceStarted, StartMove, StartRebalance,
 };
 use std::num::NonZeroU32;
 
@@ -153,5 +153,37 @@ async fn cancelled_it_leaves_each_machine_at_home_or_across() {
     assert_eq!(ended.state, JobState::Cancelled, "{ended:#?}");
     until(async || (running(&workers).await == [3, 1]).then_some(())).await;
     assert!(runs_on(w2, "a").await && runs_on(w1, "b-slow").await);
+    end(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_or_refused_when_its_turn_comes_is_named_and_keeps_no_other() {
+    let workers = workers([ROOM, ROOM]).await;
+    let [w1, w2] = &workers;
+    let place = tempfile::tempdir().unwrap();
+    let gate = place.path().join("gate");
+    create(w1, gated("a-slow", &gate)).await;
+    fill(w1, "a-slow", USED).await;
+    for name in ["b", "c", "d", "e", "f"] {
+        create_filled(w1, name).await;
+    }
+    is_up(w1, "a-slow", 1).await;
+    let made = plan(w1, cold(Some(1))).await;
+    let planned: Vec<&str> = made.moves().map(|(_, planned)| planned.machine_name.as_str()).collect();
+    assert_eq!(planned, ["a-slow", "b", "c"]);
+    let job = start(w1, &made).await.job.unwrap();
+    job_when(w1, &job, |job| job.children.len() == 1).await;
+    let destroy = DestroyMachine { stop: true };
+    w1.door().machine_destroy(&"b".parse().unwrap(), destroy).await.unwrap();
+    w2.door().worker_cordon(AskCordon::default()).await.unwrap();
+    std::fs::write(&gate, "").unwrap();
+    let ended = w1.finished(job.id).await;
+    let why = ended.reason.unwrap();
+    assert_eq!(ended.state, JobState::Failed, "{why}");
+    assert!(why.contains("2 of 3 machines did not move"), "{why}");
+    assert!(why.contains("b: machine b is not here any more"), "{why}");
+    assert!(why.contains("c: worker w2 is cordoned"), "{why}");
+    assert!(runs_on(w2, "a-slow").await && runs_on(w1, "c").await);
+    assert_eq!(running(&workers).await, [4, 1]);
     end(workers).await;
 }

@@ -12,6 +12,7 @@
 //!            ownership ──service──▶ what a volume server is to do, what may be done with a copy
 //!            record + what runs ──minding──▶ start or stop the machine
 //!            journal + what is left of a move ──history──▶ whether it may be forgotten
+//!            what a clone's source cannot give ──unreadable──▶ a sentence for a person
 //!            what lies and runs here beside the records ──garbage──▶ what may be cleared away
 //!            what is under way, runs and is read here ──stopping──▶ what keeps the host from being stopped
 //!            bytes of a VM's guest agent ──guest_agent──▶ what it answers
@@ -52,6 +53,7 @@ pub mod service;
 pub mod stopping;
 pub mod target;
 pub mod truth;
+pub mod unreadable;
 
 pub use change::{Change, Rows, Touched};
 pub use fence::{Fence, Subject};

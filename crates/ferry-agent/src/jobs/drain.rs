@@ -33,6 +33,7 @@ use crate::records::{Change, RecordsError};
 const AGAIN_MS: u64 = 5_000;
 /// So many machines are named in a sentence.
 const NAMED_MAX: usize = 4;
+const CANNOT_LEAVE: &str = "cannot leave";
 
 /// Empties workers.
 pub struct Drain<J: Journal, C: Clock, H: Emptied> {
@@ -74,6 +75,8 @@ struct Look {
     arriving: usize,
     /// Targets that a machine has been refused by since the step began, or all of them if a person cancelled its move.
     tried: BTreeMap<MachineId, Tried>,
+    /// What moves of this drain wait for.
+    waits: Vec<(MachineName, String)>,
 }
 
 impl Look {
@@ -140,6 +143,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         loop {
             let look = self.look(context.job, input, since_ms).await?;
             bandwidth.keep(&self.home, self.clock.now_ms(), look.own_moves(&input.from)).await;
+            context.waits_for((!look.waits.is_empty()).then(|| in_a_sentence("wait", &look.waits)));
             if look.here == 0 && look.under_way.is_empty() && look.arriving == 0 {
                 let children = self.children.of(context.job).await?;
                 let moved = children.iter().filter(|child| child.state == JobState::Succeeded).count();
@@ -184,13 +188,14 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         let here: BTreeSet<MachineId> =
             machines.iter().filter(|one| one.is_here).map(|one| one.machine).collect();
         for record in self.journal.children(drain).await.map_err(|error| later(error.into()))? {
-            let JobKind::Move { machine, to, .. } = &record.kind else { continue };
+            let JobKind::Move { machine, machine_name, to, .. } = &record.kind else { continue };
             // Those that did what they should need not be read again each time.
             if record.finished && !(record.created_at_ms >= since_ms && here.contains(machine)) {
                 continue;
             }
             let child = self.moves.job(record.id).await.map_err(later)?;
             if !child.state.is_final() {
+                look.waits.extend(child.reason.clone().map(|why| (machine_name.clone(), why)));
                 let group = group_of.get(machine).cloned().flatten();
                 look.under_way.push(UnderWay { to: to.clone(), group, arrived: has_arrived(&child) });
             } else if child.state != JobState::Succeeded {
@@ -227,7 +232,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         look: Look,
         bandwidth: &mut Bandwidth,
     ) -> Result<Begun, StepError> {
-        let Look { under_way, left, arriving, tried, here: _ } = look;
+        let Look { under_way, left, arriving, tried, here: _, waits: _ } = look;
         let mut lanes = Lanes::new(AtOnce::from(&input.ask), &under_way);
         if !left.iter().any(|one| lanes.admits(one.group.as_ref())) {
             return Ok(Begun::Some(0));
@@ -274,8 +279,8 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         }
         let nothing_moves = begun == 0 && under_way.is_empty() && arriving == 0;
         match nothing_moves && !stuck.is_empty() {
-            true if unsure == stuck.len() => Ok(Begun::Unsure(in_a_sentence(&stuck))),
-            true => Err(StepError::retry(in_a_sentence(&stuck))),
+            true if unsure == stuck.len() => Ok(Begun::Unsure(in_a_sentence(CANNOT_LEAVE, &stuck))),
+            true => Err(StepError::retry(in_a_sentence(CANNOT_LEAVE, &stuck))),
             false => Ok(Begun::Some(begun)),
         }
     }
@@ -402,11 +407,11 @@ fn planned_target(plan: &DrainPlan, machine: MachineId) -> Option<WorkerName> {
 }
 
 /// `2 machines cannot leave (db: no worker takes it: ...; web: ...)`
-fn in_a_sentence(stuck: &[(MachineName, String)]) -> String {
+fn in_a_sentence(what: &str, stuck: &[(MachineName, String)]) -> String {
     let named = stuck.iter().take(NAMED_MAX).map(|(name, why)| format!("{name}: {why}"));
     let named = named.collect::<Vec<_>>().join("; ");
     match stuck.len() {
         1 => format!("machine {named}"),
-        count => format!("{count} machines cannot leave ({named})"),
+        count => format!("{count} machines {what} ({named})"),
     }
 }

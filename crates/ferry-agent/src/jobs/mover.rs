@@ -16,6 +16,7 @@ use ferry_crossing::reckoning::{
     against_volumes, against_worker, check_elsewhere, check_size, is_whole, lacks_source, plan_volume,
     progress,
 };
+use ferry_crossing::unreadable::unreadable;
 use ferry_crossing::{
     Activated, Ahead, Booted, Hydrated, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped,
     moving,
@@ -226,6 +227,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         loop {
             let crossing = target.crossing(context.job).await?;
             context.show(progress(plan, &crossing));
+            context.waits_for(unreadable(&crossing));
             let awaits_judgement = input.undo_unhealthy && crossing.judged.is_none();
             let awaits = awaits_judgement || awaits_after_move(&plan.spec, &crossing);
             if !awaits && crossing.volumes.iter().all(is_whole) {

@@ -2,45 +2,14 @@
 
 use super::assert_reads_as;
 use super::support::image;
-use super::support::peers::{Peer, path_text};
+use super::support::peers::{Peer, SECTOR, path_text};
 use super::support::volume::{MIB, Volume};
 use super::support::{NBDCOPY, NBDKIT, QEMU_IO, needs, qemu_io, run, text};
 use ferry_volume::control::Span;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 const SIZE_BYTES: u64 = 16 * MIB;
-const SECTOR: u64 = 512;
-
-/// Serves `image`, but not the sectors at these offsets, as long as `dir/sick` is there.
-fn sick_source(dir: &Path, image: &Path, sectors: [u64; 2]) -> Peer {
-    let sick = dir.join("sick");
-    File::create(&sick).unwrap();
-    let tests: String = sectors
-        .iter()
-        .map(|at| {
-            format!(
-                "if [ -e {} ] && [ $4 -lt {} ] && [ $(($4 + $3)) -gt {at} ]; then echo EIO bad sector >&2; exit 1; fi; ",
-                sick.display(),
-                at + SECTOR
-            )
-        })
-        .collect();
-    let read = format!(
-        "{tests} exec dd if={} skip=$4 count=$3 iflag=skip_bytes,count_bytes status=none",
-        path_text(image)
-    );
-    let arguments = [
-        "-r",
-        "eval",
-        &format!("get_size=echo {SIZE_BYTES}"),
-        "thread_model=echo parallel",
-        "can_multi_conn=exit 0",
-        &format!("pread={read}"),
-    ];
-    Peer::nbdkit(dir, &arguments)
-}
 
 fn fails_to_read(volume: &Volume, range: &str) {
     let cold = text(&run("qemu-io", &["-f", "raw", "-r", "-c", &format!("read {range}"), &volume.uri()]));
@@ -54,7 +23,7 @@ fn bad_sectors_cost_an_error_for_their_blocks_alone_and_are_told_exactly() {
     let image = dir.path().join("image");
     image::dense(&image, SIZE_BYTES, 60);
     let bad = [5 * MIB + 2 * 4096 + SECTOR, 9 * MIB];
-    let source = sick_source(dir.path(), &image, bad);
+    let source = Peer::sick(dir.path(), &image, SIZE_BYTES, bad);
     let volume = Volume::start(dir.path(), SIZE_BYTES, Some(&source.uri()));
     fails_to_read(&volume, "5M 64k");
     let block = Span { offset: 5 * MIB + 2 * 4096, len_bytes: 4096 };
@@ -87,7 +56,7 @@ fn what_one_source_cannot_give_is_read_from_another() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image");
     image::dense(&image, SIZE_BYTES, 61);
-    let source = sick_source(dir.path(), &image, [5 * MIB, 9 * MIB]);
+    let source = Peer::sick(dir.path(), &image, SIZE_BYTES, [5 * MIB, 9 * MIB]);
     let volume = Volume::start(dir.path(), SIZE_BYTES, Some(&source.uri()));
     fails_to_read(&volume, "5M 4k");
     volume.control().add_source(&format!("file://{}", path_text(&image))).unwrap();

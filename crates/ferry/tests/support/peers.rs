@@ -7,6 +7,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+/// Bytes of a sector of a disk.
+pub const SECTOR: u64 = 512;
+
 /// A running nbdkit or qemu-nbd; killed when dropped.
 pub struct Peer {
     process: OwnedFd,
@@ -26,6 +29,35 @@ impl Peer {
         let mut all = vec!["-U", path_text(&socket), "-P", path_text(&pid_file)];
         all.extend_from_slice(arguments);
         Self::daemon("nbdkit", &all, &socket, &pid_file)
+    }
+
+    /// An nbdkit that serves `image` of `size_bytes`, but not the sectors at these offsets, as long as `dir/sick` is there.
+    pub fn sick(dir: &Path, image: &Path, size_bytes: u64, sectors: [u64; 2]) -> Self {
+        let sick = dir.join("sick");
+        std::fs::File::create(&sick).unwrap();
+        let tests: String = sectors
+            .iter()
+            .map(|at| {
+                format!(
+                    "if [ -e {} ] && [ $4 -lt {} ] && [ $(($4 + $3)) -gt {at} ]; then echo EIO bad sector >&2; exit 1; fi; ",
+                    sick.display(),
+                    at + SECTOR
+                )
+            })
+            .collect();
+        let read = format!(
+            "{tests} exec dd if={} skip=$4 count=$3 iflag=skip_bytes,count_bytes status=none",
+            path_text(image)
+        );
+        let arguments = [
+            "-r",
+            "eval",
+            &format!("get_size=echo {size_bytes}"),
+            "thread_model=echo parallel",
+            "can_multi_conn=exit 0",
+            &format!("pread={read}"),
+        ];
+        Self::nbdkit(dir, &arguments)
     }
 
     /// `qemu-nbd` serving `image` of `format` read-only to any number of clients on `dir/source.sock`.

@@ -1,0 +1,135 @@
+//! What the source of a machine that has moved cannot give of its disks, told to a person.
+//!
+//! Nothing is given up here: a block that cannot be read is tried again for ever, and only a person knows whether it may become
+//! zeroes.
+
+use ferry_api::{BadRanges, Crossing, Volume};
+
+/// So many ranges are named in a sentence.
+const NAMED_MAX: usize = 4;
+
+/// What cannot be read, and, of a volume that lacks nothing else any more, what can be done. None while all can be read.
+#[must_use]
+pub fn unreadable(crossing: &Crossing) -> Option<String> {
+    let volumes = crossing.volumes.iter().filter_map(|volume| volume.volume.as_ref());
+    let told: Vec<String> = volumes.filter_map(of_volume).collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+fn of_volume(volume: &Volume) -> Option<String> {
+    let bad = &volume.source.as_ref().filter(|source| source.bad.count > 0)?.bad;
+    let counted = volume.hydration.filter(|counted| !counted.complete)?;
+    let (name, what) = (&volume.name, in_words(bad));
+    if counted.bytes_remote > bad.bytes {
+        return Some(format!(
+            "the source cannot give {what} of volume {name} so far; all else is copied meanwhile"
+        ));
+    }
+    // What is left is just that, so giving up the source gives up nothing else.
+    Some(format!(
+        "the source cannot give {what} of volume {name}, and all else has arrived on {at}: mend the source, name another one \
+         (ferry volume source add {id} URI), let the machine write these blocks, or give them up, as zeroes, for good \
+         (ferry volume abandon-source {id} --lose {lose} --force)",
+        at = volume.worker,
+        // By its id: the volumes of many machines are named alike.
+        id = volume.id,
+        lose = counted.bytes_remote,
+    ))
+}
+
+/// `8192 bytes (4096+4096, 40960+4096)`, each range as `OFFSET+LENGTH`.
+fn in_words(bad: &BadRanges) -> String {
+    let named = bad.listed.iter().take(NAMED_MAX);
+    let mut ranges: Vec<String> = named.map(|span| format!("{}+{}", span.offset, span.len_bytes)).collect();
+    let more = bad.count.saturating_sub(ranges.len() as u64);
+    if more > 0 {
+        ranges.push(format!("{more} more"));
+    }
+    format!("{} bytes ({})", bad.bytes, ranges.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use ferry_api::{
+        CrossingState, CrossingVolume, Hydration, JobId, MachineId, Span, VolumeKey, VolumeSource,
+    };
+
+    use super::*;
+
+    fn copy(remote: u64, bad: BadRanges) -> Volume {
+        let hydration = Hydration { bytes_remote: remote, ..Hydration::default() };
+        let source = VolumeSource {
+            uri: "nbd://w1:1/db".to_owned(),
+            worker: None,
+            connected: Some(true),
+            last_error: None,
+            is_gone: false,
+            mismatches: Vec::new(),
+            bad,
+            away_ms: None,
+            requests_waiting: 0,
+            more: Vec::new(),
+        };
+        Volume {
+            hydration: Some(hydration),
+            source: Some(source),
+            ..crate::stopping::tests::volume(ferry_api::Ownership::Ours)
+        }
+    }
+
+    fn crossing(volumes: Vec<Volume>) -> Crossing {
+        let clone = |volume: Volume| CrossingVolume {
+            key: VolumeKey { id: volume.id, generation: volume.generation },
+            volume: Some(volume),
+        };
+        Crossing {
+            job: JobId::fresh(),
+            from: "w1".parse().unwrap(),
+            machine: MachineId::fresh(),
+            state: CrossingState::Booted,
+            activated_at_ms: None,
+            booted_at_ms: None,
+            memory_to: None,
+            arrival: None,
+            after_move: None,
+            judged: None,
+            machine_now: None,
+            volumes: volumes.into_iter().map(clone).collect(),
+        }
+    }
+
+    fn bad(count: u64) -> BadRanges {
+        let listed = (0..count.min(64)).map(|at| Span { offset: at << 20, len_bytes: 4096 }).collect();
+        BadRanges { bytes: count * 4096, count, listed }
+    }
+
+    #[test]
+    fn what_can_be_read_or_is_not_asked_for_yet_is_no_trouble() {
+        assert_eq!(unreadable(&crossing(vec![copy(1 << 20, bad(0))])), None);
+        let mut whole = copy(0, bad(1));
+        whole.hydration = Some(Hydration { complete: true, ..Hydration::default() });
+        assert_eq!(unreadable(&crossing(vec![whole])), None);
+    }
+
+    #[test]
+    fn giving_up_is_offered_only_once_nothing_else_would_be_lost_with_it() {
+        let still = unreadable(&crossing(vec![copy(8193, bad(2))])).unwrap();
+        assert_eq!(
+            still,
+            "the source cannot give 8192 bytes (0+4096, 1048576+4096) of volume data so far; all else is copied meanwhile"
+        );
+        let volume = copy(8192, bad(2));
+        let command = format!("ferry volume abandon-source {} --lose 8192 --force", volume.id);
+        let left = unreadable(&crossing(vec![volume, copy(1 << 20, bad(0))])).unwrap();
+        assert!(left.contains(&command), "{left}");
+    }
+
+    #[test]
+    fn a_sentence_names_few_ranges_and_counts_the_rest() {
+        let told = unreadable(&crossing(vec![copy(1 << 30, bad(100))])).unwrap();
+        assert!(
+            told.contains("409600 bytes (0+4096, 1048576+4096, 2097152+4096, 3145728+4096, 96 more)"),
+            "{told}"
+        );
+    }
+}

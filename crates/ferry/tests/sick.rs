@@ -1,0 +1,89 @@
+//! Workers are emptied whose disk or agent is not well: what can be moved moves, and what cannot is said.
+#![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
+
+mod support;
+
+use ferry_api::{Job, JobState, Losses, Machine, Volume};
+use support::cluster::{Cluster, Worker};
+use support::gated::Gated;
+use support::image;
+use support::peers::Peer;
+use support::{NBDKIT, needs, until};
+
+const MIB: u64 = 1 << 20;
+const SIZE_BYTES: u64 = 16 * MIB;
+const BLOCK: u64 = 4096;
+
+/// A machine of this name on a disk of the same name that is read from `uri`.
+fn create_on(worker: &Worker, name: &str, uri: &str) {
+    let _: Volume = worker.ask(&["volume", "import", name, "--from", uri]);
+    let disk = format!("data={name}");
+    let _: Machine = worker.ask(&["machine", "create", name, "--volume", &disk, "--", "sleep", "1000000"]);
+}
+
+fn job(worker: &Worker, id: &str) -> Job {
+    worker.ask(&["job", "show", id])
+}
+
+fn ended(worker: &Worker, id: &str) -> Job {
+    until("the job has ended", || Some(job(worker, id)).filter(|job| job.state.is_final()))
+}
+
+#[test]
+fn a_drain_of_a_sick_source_moves_all_that_can_be_read_and_a_person_gives_up_exactly_the_rest() {
+    needs!(NBDKIT);
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let image = cluster.dir().join("image");
+    image::dense(&image, SIZE_BYTES, 80);
+    let source = Peer::sick(cluster.dir(), &image, SIZE_BYTES, [5 * MIB, 9 * MIB]);
+    create_on(w1, "db", &source.uri());
+    let drain: Job = w1.ask(&["drain", "w1", "--detach"]);
+    let id = drain.id.to_string();
+    let told = until("the drain says what cannot be read", || {
+        Some(job(w1, &id))
+            .filter(|job| job.reason.as_ref().is_some_and(|why| why.contains("all else has arrived")))
+    });
+    assert_eq!(told.state, JobState::Running);
+    let why = told.reason.unwrap();
+    let ranges = format!("{} bytes ({}+{BLOCK}, {}+{BLOCK}) of volume data", 2 * BLOCK, 5 * MIB, 9 * MIB);
+    assert!(why.starts_with("machine db: ") && why.contains(&ranges), "{why}");
+    let shown = job(w1, &told.children[0].job.to_string());
+    assert!(shown.reason.is_some_and(|why| why.contains(&ranges)), "its move says so, too");
+    // What was said is what is typed.
+    let command = why.split("(ferry ").last().unwrap().split(')').next().unwrap();
+    let lost: Losses = w2.ask(&command.split(' ').collect::<Vec<_>>());
+    assert_eq!((lost.abandoned, lost.bytes), (true, 2 * BLOCK));
+    let ended = ended(w1, &id);
+    assert_eq!((ended.state, ended.reason), (JobState::Succeeded, None));
+    assert_eq!(w2.volume("data").hydration.unwrap().bytes_abandoned, 2 * BLOCK);
+    assert_eq!(w1.ferry(&["worker", "safe-to-stop"]).code, Some(0));
+}
+
+#[test]
+fn a_drain_goes_on_with_its_disks_while_its_agent_is_down_and_with_its_machines_once_it_is_back() {
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let image = cluster.dir().join("image");
+    image::dense(&image, SIZE_BYTES, 81);
+    let source = Gated::serve(cluster.dir(), &image, SIZE_BYTES, SIZE_BYTES);
+    create_on(w1, "db", &source.uri());
+    let words = ["machine", "create", "web", "--volume", "scratch=1MiB", "--", "sleep", "1000000"];
+    let _: Machine = w1.ask(&words);
+    let drain: Job = w1.ask(&["drain", "w1", "--max-parallel", "1", "--detach"]);
+    until("db runs on w2", || {
+        let here: Vec<Machine> = w2.ask(&["machine", "list"]);
+        here.iter().any(|machine| machine.name.as_str() == "db").then_some(())
+    });
+    w1.kill();
+    source.open();
+    w2.wait_for_volume("data", "is whole although the agent of its source is down", |volume| {
+        volume.hydration.is_some_and(|counted| counted.complete)
+    });
+    assert_eq!(w2.volume("data").hydration.unwrap().bytes_fetched, SIZE_BYTES);
+    assert_eq!(w2.ferry(&["move", "web", "--to", "w2"]).code, Some(1), "nobody else may hand it over");
+    w1.start();
+    assert_eq!(ended(w1, &drain.id.to_string()).state, JobState::Succeeded);
+    assert_eq!(w2.machine("web").worker.as_str(), "w2");
+    assert_eq!(w1.ferry(&["worker", "safe-to-stop"]).code, Some(0));
+}

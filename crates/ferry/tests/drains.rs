@@ -45,17 +45,50 @@ fn a_worker_is_emptied_by_its_plan_from_any_other_and_may_be_stopped_then() {
 const USED: usize = 16 << 20;
 const ROOM: &str = "room_bytes = 134217728";
 
+fn create_filled<const N: usize>(cluster: &Cluster, worker: &Worker, names: [&str; N]) {
+    let image = cluster.dir().join("image");
+    std::fs::write(&image, vec![7; USED]).unwrap();
+    for name in names {
+        let _: Volume = worker.ask(&["volume", "import", name, "--from", image.to_str().unwrap()]);
+        let disk = format!("data={name}");
+        let _: Machine =
+            worker.ask(&["machine", "create", name, "--volume", &disk, "--", "sleep", "1000000"]);
+    }
+}
+
+#[test]
+fn a_plan_with_two_givers_is_begun_by_both_or_by_neither() {
+    let cluster = Cluster::of(&[("w1", ROOM), ("w2", ROOM), ("w3", ROOM)]);
+    let (w1, w2) = cluster.pair();
+    create_filled(&cluster, w1, ["a", "b", "c"]);
+    create_filled(&cluster, w2, ["d", "e", "f"]);
+    let plan: RebalancePlan = w1.ask(&["rebalance", "--plan"]);
+    let from: Vec<&str> = plan.parts.iter().map(|part| part.from.as_str()).collect();
+    assert_eq!(from, ["w1", "w2"], "{plan:#?}");
+    let file = cluster.dir().join("plan.json");
+    let apply = ["rebalance", "--apply", file.to_str().unwrap()];
+    let mut other = plan.clone();
+    other.parts[1].moves[0].generation = ferry_api::Generation(9);
+    std::fs::write(&file, serde_json::to_string(&other).unwrap()).unwrap();
+    let said = w1.ferry(&apply);
+    assert_eq!((said.code, said.stdout.contains("and was at 9")), (Some(8), true), "{said:?}");
+    let first = plan.parts[0].job.to_string();
+    assert!(w1.refusal(&["job", "show", &first], 1).contains("no job"), "neither has begun");
+    std::fs::write(&file, serde_json::to_string(&plan).unwrap()).unwrap();
+    let jobs: Vec<Job> = w1.ask(&apply);
+    let ended: Vec<_> = jobs.iter().map(|job| (job.id, job.state)).collect();
+    assert_eq!(ended, plan.parts.iter().map(|part| (part.job, JobState::Succeeded)).collect::<Vec<_>>());
+    let there: Vec<Machine> = cluster.workers[2].ask(&["machine", "list"]);
+    assert_eq!(there.len(), 2);
+    let second: RebalancePlan = w1.ask(&["rebalance", "--plan"]);
+    assert_eq!(second.moves().count(), 0, "{second:#?}");
+}
+
 #[test]
 fn workers_become_alike_by_a_plan_that_is_done_once_or_not_at_all() {
     let cluster = Cluster::of(&[("w1", ROOM), ("w2", ROOM), ("w3", ROOM)]);
     let (w1, w2) = cluster.pair();
-    let image = cluster.dir().join("image");
-    std::fs::write(&image, vec![7; USED]).unwrap();
-    for name in ["a", "b", "c"] {
-        let _: Volume = w1.ask(&["volume", "import", name, "--from", image.to_str().unwrap()]);
-        let disk = format!("data={name}");
-        let _: Machine = w1.ask(&["machine", "create", name, "--volume", &disk, "--", "sleep", "1000000"]);
-    }
+    create_filled(&cluster, w1, ["a", "b", "c"]);
     let plan: RebalancePlan = w2.ask(&["rebalance", "--plan", "--tolerance", "5"]);
     assert_eq!(plan.moves().count(), 2, "{plan:#?}");
     let file = cluster.dir().join("plan.json");

@@ -88,7 +88,8 @@ impl Worker {
             if now.state.is_final() {
                 return now;
             }
-            let next = EventsAfter { after: now.last_seq, wait_ms: EventsAfter::WAIT_MS_MAX };
+            // Behind all there will be: answered at the end, and nothing of the journal is read again for each entry.
+            let next = EventsAfter { after: i64::MAX as u64, wait_ms: EventsAfter::WAIT_MS_MAX };
             tokio::select! {
                 biased;
                 () = self.world.died.notified() => {}

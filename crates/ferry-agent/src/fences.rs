@@ -9,6 +9,7 @@
 //! ([`ferry_crossing::Fence`]); it is never deleted, also not with the copy that was handed over. One that cannot be read
 //! bars everything.
 
+use crate::ballast;
 use crate::host::{Doing, blocking};
 use ferry_api::{ApiError, ErrorCode, Generation, JobId, WorkerName};
 use ferry_crossing::{Fence, Subject};
@@ -96,6 +97,16 @@ pub struct Fences {
 #[derive(Debug)]
 struct Directory(PathBuf);
 
+impl Directory {
+    fn put(&self, subject: Subject, mark: &[u8]) -> Result<(), FenceError> {
+        let (path, fresh) = (self.path(subject), self.path(subject).with_extension("new"));
+        let mut file = File::create(&fresh).map_err(io("make", &fresh))?;
+        file.write_all(mark).and_then(|()| file.sync_all()).map_err(io("write", &fresh))?;
+        fs::rename(&fresh, &path).map_err(io("replace", &path))?;
+        sync(&self.0)
+    }
+}
+
 impl Shelf for Directory {
     fn path(&self, subject: Subject) -> PathBuf {
         self.0.join(match subject {
@@ -117,13 +128,15 @@ impl Shelf for Directory {
     }
 
     fn replace(&self, subject: Subject, mark: Option<Vec<u8>>) -> Result<(), FenceError> {
-        if let Some(mark) = mark {
-            let (path, fresh) = (self.path(subject), self.path(subject).with_extension("new"));
-            let mut file = File::create(&fresh).map_err(io("make", &fresh))?;
-            file.write_all(&mark).and_then(|()| file.sync_all()).map_err(io("write", &fresh))?;
-            fs::rename(&fresh, &path).map_err(io("replace", &path))?;
+        let Some(mark) = mark else { return sync(&self.0) };
+        let state_dir = self.0.parent().expect("the directory lies in the state directory");
+        loop {
+            match self.put(subject, &mark) {
+                Err(FenceError::Io { cause, .. })
+                    if cause.kind() == io::ErrorKind::StorageFull && ballast::give(state_dir) => {}
+                other => return other,
+            }
         }
-        sync(&self.0)
     }
 
     fn aside(&self, act: Raising) -> Doing<'static, Result<(), FenceError>> {

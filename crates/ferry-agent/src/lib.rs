@@ -13,6 +13,7 @@
 //! then make the world follow, however often the agent is killed in between.
 
 mod arrivals;
+mod ballast;
 pub mod cluster;
 pub mod config;
 mod core;

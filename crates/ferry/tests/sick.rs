@@ -5,10 +5,14 @@ mod support;
 
 use ferry_api::{Job, JobState, Losses, Machine, Volume};
 use support::cluster::{Cluster, Worker};
+use support::disk::SmallDisk;
 use support::gated::Gated;
 use support::image;
 use support::peers::Peer;
-use support::{NBDKIT, needs, until};
+use support::{NBDKIT, needs, skip, test_name, until};
+
+use std::fs::File;
+use std::io::Write;
 
 const MIB: u64 = 1 << 20;
 const SIZE_BYTES: u64 = 16 * MIB;
@@ -86,4 +90,34 @@ fn a_drain_goes_on_with_its_disks_while_its_agent_is_down_and_with_its_machines_
     assert_eq!(ended(w1, &drain.id.to_string()).state, JobState::Succeeded);
     assert_eq!(w2.machine("web").worker.as_str(), "w2");
     assert_eq!(w1.ferry(&["worker", "safe-to-stop"]).code, Some(0));
+}
+
+#[test]
+fn a_worker_whose_disk_is_full_to_the_last_block_is_drained_by_an_agent_that_lives_on_what_it_kept() {
+    let cluster = Cluster::configured(&[("w1", ""), ("w2", "")]);
+    let (w1, w2) = cluster.pair();
+    let Some(_disk) = SmallDisk::mount(&w1.dir, 128 * MIB) else {
+        return skip(test_name!(), "the right to mount a tmpfs (run as root)");
+    };
+    cluster.workers.iter().for_each(Worker::start);
+    let image = cluster.dir().join("image");
+    image::dense(&image, SIZE_BYTES, 82);
+    create_on(w1, "db", image.to_str().unwrap());
+    w1.wait_for_volume("data", "is whole", |volume| volume.hydration.is_none_or(|counted| counted.complete));
+    let filling = w1.dir.join("filling");
+    let mut file = File::create(&filling).unwrap();
+    let full = std::iter::repeat_with(|| file.write_all(&[1; 4096])).find_map(Result::err).unwrap();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let drain: Job = w1.ask(&["drain", "w1", "--detach"]);
+    let ended = ended(w1, &drain.id.to_string());
+    assert_eq!((ended.state, ended.reason), (JobState::Succeeded, None), "{}", w1.log());
+    assert!(w1.log().contains("lives on the room that it has kept"), "{}", w1.log());
+    assert_eq!(w2.volume("data").hydration.unwrap().bytes_fetched, SIZE_BYTES);
+    let ballast = w1.dir.join("ballast");
+    let kept = || ballast.metadata().unwrap().len();
+    let left = kept();
+    std::fs::remove_file(&filling).unwrap();
+    drop(file);
+    assert_eq!(w1.ferry(&["worker", "uncordon"]).code, Some(0));
+    assert!(left < kept(), "it is kept again once there is room");
 }

@@ -2,6 +2,7 @@
 //! follows from, so that no restart, kill or pruned history loses or repeats any of it.
 
 use super::read::{count, unreadable};
+use super::rows::lost;
 use super::{Records, RecordsError, to_sql};
 use ferry_fsm::{Count, Counted, DURATION_BOUNDS_MS};
 use prometheus_client::metrics::histogram::Histogram;
@@ -33,7 +34,6 @@ pub(super) fn append_seconds() -> Histogram {
 pub(super) fn add(c: &Connection, counts: &[Count]) -> Result<(), RecordsError> {
     let sql = "INSERT INTO counts (line, step, what, value) VALUES (?1, ?2, ?3, ?4)
                ON CONFLICT (line, step, what) DO UPDATE SET value = value + excluded.value";
-    let lost = |cause: rusqlite::Error| RecordsError::Lost { reason: cause.to_string() };
     for Count { line, step, what } in counts {
         let step = step.as_deref().unwrap_or_default();
         let mut statement = c.prepare_cached(sql).map_err(lost)?;

@@ -1,7 +1,7 @@
 //! Records without a thread: whoever asks does it, in memory, past a gate. For simulations, in which time stands still
 //! while something is done, and which choose what goes wrong.
 
-use super::{Book, NewEntries, Records, RecordsError, Touched, counts, schema, transact};
+use super::{Book, NewEntries, Records, RecordsError, Touched, counts, schema, transact_on_ballast};
 use crate::failure::Failure;
 use crate::host::Doing;
 use crate::records::Change;
@@ -65,7 +65,7 @@ impl Inline {
             Err(reason) => Err(RecordsError::Lost { reason }),
             Ok(()) => {
                 let mut connection = self.book.0.lock().unwrap_or_else(PoisonError::into_inner);
-                transact(&mut connection, entries.as_ref(), changes)
+                transact_on_ballast(None, &mut connection, entries.as_ref(), changes)
             }
         };
         match &result {

@@ -8,7 +8,8 @@
 //! Invariants: what was answered is durable. Journal entries and the changes they stand for are one transaction
 //! ([`Records::append`]). When a write fails the thread writes nothing any more, every later call fails with
 //! [`RecordsError::Lost`] and [`Records::failure`] resolves, upon which the agent must stop: nothing may act on a
-//! decision that is not in the journal. A state directory is held by one agent only ([`StateLock`]).
+//! decision that is not in the journal. Only a write that found the disk full, and was rolled back, is done again, on the
+//! room that is kept for it. A state directory is held by one agent only ([`StateLock`]).
 
 pub(crate) mod about;
 mod at_rest;
@@ -18,6 +19,8 @@ mod lock;
 mod read;
 mod rows;
 mod schema;
+
+use rows::lost;
 
 // What the records hold and how they may change is decided in the heart; here is where they lie.
 pub(crate) use at_rest::RecordsAtRest;
@@ -30,6 +33,7 @@ pub use ferry_crossing::{
 pub use inline::Gate;
 pub use lock::StateLock;
 
+use crate::ballast;
 use crate::failure::Failure;
 use crate::moments::{self, When};
 use ferry_api::{ApiError, ErrorCode, JobId};
@@ -45,6 +49,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 const FILE: &str = "records.db";
 /// Changes that a listener may be behind before it has to look at everything.
 const TOUCHED_MAX: usize = 1024;
+/// As SQLite says it.
+const FULL: &str = "database or disk is full";
 
 /// Why the records did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +115,9 @@ pub enum RecordsError {
         #[source]
         cause: Arc<serde_json::Error>,
     },
+    /// There is no room for a write; nothing was changed.
+    #[error("{FULL}")]
+    Full,
     /// A write failed. Nothing is written any more and the agent stops.
     #[error(
         "the records could not be written, so the agent stops: {reason}; free space or mend the disk and start it again"
@@ -123,7 +132,7 @@ impl From<RecordsError> for ApiError {
     fn from(error: RecordsError) -> Self {
         let code = match &error {
             RecordsError::Refused(refused) => refused.code(),
-            RecordsError::Lost { .. } => ErrorCode::Unavailable,
+            RecordsError::Full | RecordsError::Lost { .. } => ErrorCode::Unavailable,
             RecordsError::InUse { .. }
             | RecordsError::Io { .. }
             | RecordsError::Open { .. }
@@ -197,10 +206,14 @@ impl Records {
         let end = ThreadEnd(failure.clone());
         let (touched, _) = broadcast::channel(TOUCHED_MAX);
         let tell = touched.clone();
+        let kept_in = held.is_some().then(|| state_dir.to_owned());
+        if let Some(state_dir) = &kept_in {
+            ballast::keep(state_dir);
+        }
         std::thread::Builder::new()
             .name("records".to_owned())
             .spawn(move || {
-                run(connection, inbox, &end, &tell);
+                run(connection, inbox, kept_in.as_deref(), &end, &tell);
                 drop(held);
             })
             .map_err(|cause| RecordsError::Io {
@@ -316,6 +329,7 @@ impl Drop for ThreadEnd {
 fn run(
     mut connection: Connection,
     mut inbox: mpsc::UnboundedReceiver<Command>,
+    kept_in: Option<&Path>,
     ThreadEnd(failure): &ThreadEnd,
     touched: &broadcast::Sender<Touched>,
 ) {
@@ -328,7 +342,7 @@ fn run(
                 moments::write(When::Before, lines, &changes);
                 let result = match lost {
                     Some(reason) => Err(RecordsError::Lost { reason }),
-                    None => transact(&mut connection, entries.as_ref(), &changes),
+                    None => transact_on_ballast(kept_in, &mut connection, entries.as_ref(), &changes),
                 };
                 if result.is_ok() {
                     moments::write(When::After, lines, &changes);
@@ -355,12 +369,32 @@ fn tell(touched: &broadcast::Sender<Touched>, changes: &[Change]) {
     }
 }
 
+/// As [`transact`]; where the disk is full, again on the room that is kept in a state directory.
+fn transact_on_ballast(
+    kept_in: Option<&Path>,
+    connection: &mut Connection,
+    entries: Option<&NewEntries>,
+    changes: &[Change],
+) -> Result<(), RecordsError> {
+    loop {
+        match transact(connection, entries, changes) {
+            // It was rolled back before it is done again.
+            Err(RecordsError::Full) if kept_in.is_some_and(ballast::give) => {}
+            Err(RecordsError::Full) => return Err(RecordsError::Lost { reason: FULL.to_owned() }),
+            Ok(()) => {
+                kept_in.inspect(|state_dir| ballast::keep_again(state_dir));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn transact(
     connection: &mut Connection,
     entries: Option<&NewEntries>,
     changes: &[Change],
 ) -> Result<(), RecordsError> {
-    let lost = |cause: rusqlite::Error| RecordsError::Lost { reason: cause.to_string() };
     let transaction = connection.transaction().map_err(lost)?;
     for change in changes {
         change.apply(&mut rows::InTransaction(&transaction))?;

@@ -98,6 +98,9 @@ fn encode(record: &impl Serialize) -> String {
     serde_json::to_string(record).expect("records are plain data and always encode")
 }
 
-fn lost(cause: rusqlite::Error) -> RecordsError {
-    RecordsError::Lost { reason: cause.to_string() }
+pub(super) fn lost(cause: rusqlite::Error) -> RecordsError {
+    match cause.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => RecordsError::Full,
+        _ => RecordsError::Lost { reason: cause.to_string() },
+    }
 }

@@ -19,10 +19,11 @@ use std::process::Command;
 use std::time::Duration;
 
 const MIB: u64 = 1024 * 1024;
-/// Every disk. A writer's is filled so far, with data that it never touches, and its records take the second half.
+/// Every disk. A writer's records take its second half; the first one is filled so far, with data that it never touches.
 const SIZE_BYTES: u64 = 32 * MIB;
-const USED_BYTES: u64 = 4 * MIB;
 const RING_BYTES: u64 = 16 * MIB;
+const USED_BYTES: u64 = 4 * MIB;
+const USED_BYTES_OF_A_SCOUT: u64 = 16 * MIB;
 /// Between two records of a writer, and two commits of a database.
 const WRITER_PAUSE: &str = "100ms";
 const DATABASE_PAUSE: Duration = Duration::from_millis(25);
@@ -36,29 +37,41 @@ const REDIS_PORT_FIRST: u16 = 7_500;
 const REDIS_DURABLE: [&str; 8] =
     ["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"];
 /// Complains if another one of this machine lives. `$0` is its diary, what follows is the machine.
-const ALONE: &str = r#"exec 9>>"$0.lock"; flock -n 9 || echo two at once >>"$0.clash"; exec "$@""#;
-/// Notes when its process was made, before what it runs begins: the time now, for how long the host has been up, and how long it had
-/// been when the process was made, in ticks.
-const BORN: &str = r#"now=$(date +%s%N); read -r up _ </proc/uptime; echo "$now $up $(cut -d" " -f22 /proc/$$/stat)" >>"$0.born"; "#;
+const ALONE: &str = r#"exec 9>>"$0.lock"; flock -n 9 || echo two at once >>"$0.clash"; "#;
+/// Becomes the machine.
+const PLAIN: &str = r#"exec "$@""#;
+/// One that takes its time to stop and notes when it is told to, and when its process was made: the time now, for how long the host has
+/// been up, and how long it had been when the process was made, in ticks.
+const SLOW: &str = r#"
+now=$(date +%s%N); read -r up _ </proc/uptime; echo "$now $up $(cut -d" " -f22 /proc/$$/stat)" >>"$0.born"
+trap 'date +%s%N >>"$0.told"; sleep 1; kill $writer' TERM
+"$@" & writer=$!
+wait $writer || wait $writer
+"#;
 
 /// What a machine runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The demo's writer of records, straight to its volume.
     Writer,
-    /// One that is of the group.
-    Paired,
+    /// One that has so much on its disk that it shows how fast that crosses.
+    Scout,
+    /// One that is of a group.
+    Grouped(&'static str),
     /// SQLite on a file system.
     Database,
     /// Redis on a file system, with clients from outside.
     Redis(u16),
 }
-use Kind::{Database, Paired, Redis, Writer};
+use Kind::{Database, Grouped, Redis, Scout, Writer};
 
+/// A group that is on one worker, and one that is on two.
+const PAIR: Kind = Grouped("pair");
+const TWIN: Kind = Grouped("twin");
 /// What runs on each worker at the beginning.
 const HOMES: [[Kind; 8]; 5] = [
-    [Paired, Paired, Writer, Writer, Writer, Database, Database, Redis(0)],
-    [Writer, Writer, Writer, Writer, Writer, Database, Database, Redis(1)],
+    [PAIR, PAIR, TWIN, Scout, Writer, Database, Database, Redis(0)],
+    [TWIN, Scout, Writer, Writer, Writer, Database, Database, Redis(1)],
     [Writer, Writer, Writer, Writer, Writer, Writer, Writer, Database],
     [Writer, Writer, Writer, Writer, Writer, Writer, Writer, Database],
     [Writer; 8],
@@ -83,7 +96,8 @@ pub fn guests(dir: &Path) -> Vec<Guest> {
     let of = |home: usize, index: usize, kind: Kind| {
         let what = match kind {
             Writer => "writer",
-            Paired => "pair",
+            Scout => "scout",
+            Grouped(group) => group,
             Database => "sqlite",
             Redis(_) => "redis",
         };
@@ -147,7 +161,7 @@ impl Guest {
         let (offset, bytes) = ((SIZE_BYTES - RING_BYTES).to_string(), RING_BYTES.to_string());
         let port = self.port().unwrap_or_default().to_string();
         let runs = match self.kind {
-            Writer | Paired => vec![
+            Writer | Scout | Grouped(_) => vec![
                 env!("CARGO_BIN_EXE_ferry"),
                 "demo-writer",
                 "--acks",
@@ -162,12 +176,12 @@ impl Guest {
             Database => vec![path_text(&this), "--exact", "--ignored", "--nocapture", "machines::database"],
             Redis(_) => [&["redis-server", "--dir", disk, "--port", &port][..], &REDIS_DURABLE].concat(),
         };
-        let shell = if self.kind == Paired { format!("{BORN}{ALONE}") } else { ALONE.to_owned() };
+        let shell = format!("{ALONE}{}", if self.group().is_some() { SLOW } else { PLAIN });
         let command = [&["/bin/sh", "-c", &shell, diary][..], &runs].concat();
         let services =
             self.port().map(|port| format!("services = [{{ port = {port} }}]\n")).unwrap_or_default();
         let mount = if self.is_mounted() { format!("mount = {disk:?}\n") } else { String::new() };
-        let group = if self.kind == Paired { "[placement]\ngroup = \"pair\"\n" } else { "" };
+        let group = self.group().map(|group| format!("[placement]\ngroup = {group:?}\n")).unwrap_or_default();
         format!(
             "name = {:?}\ncommand = {command:?}\nworkdir = \"/\"\n{services}{group}[env]\n{} = {diary:?}\n{} = {disk:?}\n\
              [volumes.data]\nsize = \"{SIZE_BYTES}\"\n{mount}",
@@ -181,11 +195,19 @@ impl Guest {
         matches!(self.kind, Database | Redis(_))
     }
 
+    /// The group that it is of.
+    pub fn group(&self) -> Option<&'static str> {
+        match self.kind {
+            Grouped(group) => Some(group),
+            Writer | Scout | Database | Redis(_) => None,
+        }
+    }
+
     /// Where clients find it, on every worker.
     pub fn port(&self) -> Option<u16> {
         match self.kind {
             Redis(index) => Some(REDIS_PORT_FIRST + index),
-            Writer | Paired | Database => None,
+            Writer | Scout | Grouped(_) | Database => None,
         }
     }
 
@@ -195,7 +217,8 @@ impl Guest {
         let dir = worker.volume_dir(VolumeKey { id: disk.volume, generation: disk.generation });
         let uri = format!("nbd+unix:///?socket={}", dir.join("guest.sock").display());
         let mut demo = Command::new(env!("CARGO_BIN_EXE_ferry"));
-        demo.args([command, "--uri", &uri, "--used", &USED_BYTES.to_string()]).args(words);
+        let used_bytes = if self.kind == Scout { USED_BYTES_OF_A_SCOUT } else { USED_BYTES };
+        demo.args([command, "--uri", &uri, "--used", &used_bytes.to_string()]).args(words);
         let ended = demo.output().unwrap();
         assert!(ended.status.success(), "{command} of {}: {}", self.name, text(&ended));
     }
@@ -215,17 +238,14 @@ impl Guest {
         }
     }
 
-    /// When it was down by its own diary, in nanoseconds since 1970: from when it was about to exit to when the process that wrote next
-    /// was made. Only one of the group knows the latter.
+    /// When it was down by what it noted itself, in nanoseconds since 1970: from when it was told to stop to when the process that wrote
+    /// next was made. Only one of a group notes that.
     pub fn gaps_ns(&self) -> Vec<(u64, u64)> {
-        let born = std::fs::read_to_string(self.diary.with_extension("acks.born")).unwrap();
-        let born: Vec<u64> = born.lines().map(born_ns).collect();
-        let diary = self.diary();
-        let stops =
-            diary.lines().filter_map(|line| line.strip_prefix("stop ")?.split(' ').next()?.parse().ok());
-        let stops: Vec<u64> = stops.collect();
-        assert_eq!(born.len(), stops.len() + 1, "{} ends only where it is told to: {diary}", self.name);
-        stops.into_iter().zip(born.into_iter().skip(1)).collect()
+        let noted = |what| std::fs::read_to_string(self.diary.with_extension(what)).unwrap_or_default();
+        let born: Vec<u64> = noted("acks.born").lines().map(born_ns).collect();
+        let told: Vec<u64> = noted("acks.told").lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(born.len(), told.len() + 1, "{} ends only where it is told to", self.name);
+        told.into_iter().zip(born.into_iter().skip(1)).collect()
     }
 
     /// The longest time between two of its records of these nanoseconds since 1970, in milliseconds, by its own diary; none where
@@ -246,7 +266,9 @@ impl Guest {
     pub fn check(&self, worker: &Worker, at: impl Fn(u16) -> SocketAddr, ledger: &BTreeSet<Entry>) {
         self.wait_for_records();
         match self.kind {
-            Writer | Paired => self.demo("demo-check", worker, &["--acks", path_text(&self.diary)]),
+            Writer | Scout | Grouped(_) => {
+                self.demo("demo-check", worker, &["--acks", path_text(&self.diary)])
+            }
             Database => self.check_database(worker),
             Redis(_) => {
                 let found = Session::open(at(self.port().unwrap())).unwrap().entries().unwrap();

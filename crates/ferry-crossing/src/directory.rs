@@ -2,7 +2,9 @@
 //!
 //! Invariants: of all that is told of a machine the highest generation is right, and of the same generation the owner's own
 //! word goes first. What a worker tells replaces all that it told before, or changes it (see [`crate::feed`]), so that nothing
-//! outlives whoever told it; what was not told again for long is collected. It is a cache: whoever acts on it asks the owner.
+//! outlives whoever told it, except for the last word of one that has handed a machine over: it stays until the new owner has told
+//! of that machine, for [`VALID_MS`] at most. What was not told again for long is collected. It is a cache: whoever acts on it
+//! asks the owner.
 
 use crate::records::{MachineRecord, Standing};
 use ferry_api::{Desired, Generation, JobId, MachineId, Mapping, Network, Presence, Service, WorkerName};
@@ -103,6 +105,8 @@ pub struct Directory {
     me: WorkerName,
     /// What each worker tells of a machine.
     told: BTreeMap<MachineId, BTreeMap<WorkerName, Mapping>>,
+    /// What of that is said no more, and until when it stays all the same.
+    parting: BTreeMap<(MachineId, WorkerName), u64>,
     /// When each worker last told something.
     heard: BTreeMap<WorkerName, Heard>,
 }
@@ -111,7 +115,7 @@ impl Directory {
     /// What the worker `me` knows before anybody told it anything.
     #[must_use]
     pub fn new(me: WorkerName) -> Self {
-        Self { me, told: BTreeMap::new(), heard: BTreeMap::new() }
+        Self { me, told: BTreeMap::new(), parting: BTreeMap::new(), heard: BTreeMap::new() }
     }
 
     /// Takes over what `from` tells, in the place of all it told before; also what this worker's own records say. It may be
@@ -119,23 +123,12 @@ impl Directory {
     pub fn learn(&mut self, from: &WorkerName, mappings: Vec<Mapping>, now_ms: u64, valid_ms: u64) -> bool {
         let heard = Heard { at_ms: now_ms, valid_until_ms: now_ms.saturating_add(valid_ms) };
         self.heard.insert(from.clone(), heard);
-        let mut fresh: BTreeMap<MachineId, Mapping> =
+        let fresh: BTreeMap<MachineId, Mapping> =
             mappings.into_iter().map(|told| (told.machine, told)).collect();
-        let mut is_new = false;
-        for (machine, tellers) in &mut self.told {
-            let after = fresh.remove(machine);
-            is_new |= tellers.get(from) != after.as_ref();
-            match after {
-                Some(told) => tellers.insert(from.clone(), told),
-                None => tellers.remove(from),
-            };
-        }
-        is_new |= !fresh.is_empty();
-        for (machine, told) in fresh {
-            self.told.insert(machine, BTreeMap::from([(from.clone(), told)]));
-        }
-        self.told.retain(|_, tellers| !tellers.is_empty());
-        is_new
+        let by_from = self.told.iter().filter(|(_, tellers)| tellers.contains_key(from));
+        let gone: Vec<MachineId> =
+            by_from.map(|(machine, _)| *machine).filter(|machine| !fresh.contains_key(machine)).collect();
+        self.change(from, (fresh.into_values(), &gone), now_ms)
     }
 
     /// Takes over what has changed of what `from` told before: what it tells now, and of which machines it tells nothing any more.
@@ -149,19 +142,50 @@ impl Directory {
     ) -> bool {
         let heard = Heard { at_ms: now_ms, valid_until_ms: now_ms.saturating_add(valid_ms) };
         self.heard.insert(from.clone(), heard);
+        self.change(from, (mappings.into_iter(), gone), now_ms)
+    }
+
+    fn change(
+        &mut self,
+        from: &WorkerName,
+        (mappings, gone): (impl Iterator<Item = Mapping>, &[MachineId]),
+        now_ms: u64,
+    ) -> bool {
         let mut is_new = false;
         for machine in gone {
-            let Some(tellers) = self.told.get_mut(machine) else { continue };
-            is_new |= tellers.remove(from).is_some();
-            if tellers.is_empty() {
-                self.told.remove(machine);
-            }
+            is_new |= self.withdraw(from, *machine, now_ms);
         }
         for told in mappings {
-            let tellers = self.told.entry(told.machine).or_default();
+            let (machine, generation) = (told.machine, told.generation);
+            self.parting.remove(&(machine, from.clone()));
+            let tellers = self.told.entry(machine).or_default();
             is_new |= tellers.insert(from.clone(), told.clone()) != Some(told);
+            // Whoever has it now has told so; those who have left it need not stand in any more.
+            let parting = &mut self.parting;
+            tellers.retain(|teller, told| {
+                let is_over = told.owner == *from && told.generation <= generation;
+                !(is_over && parting.remove(&(machine, teller.clone())).is_some())
+            });
         }
         is_new
+    }
+
+    /// `from` tells nothing of a machine any more. If it has handed it over, and the new owner has not told of it yet, that stays for a while.
+    /// Tells whether anything has changed.
+    fn withdraw(&mut self, from: &WorkerName, machine: MachineId, now_ms: u64) -> bool {
+        let Some(tellers) = self.told.get_mut(&machine) else { return false };
+        let Some(last) = tellers.get(from) else { return false };
+        let is_told = |own: &Mapping| own.generation >= last.generation;
+        if last.owner != *from && !tellers.get(&last.owner).is_some_and(is_told) {
+            let until_ms = now_ms.saturating_add(VALID_MS);
+            self.parting.entry((machine, from.clone())).or_insert(until_ms);
+            return false;
+        }
+        tellers.remove(from);
+        if tellers.is_empty() {
+            self.told.remove(&machine);
+        }
+        true
     }
 
     /// Takes over what `from` has answered when it was asked for one machine: who owns it, or that it knows nothing of it.
@@ -181,22 +205,37 @@ impl Directory {
                 tellers.insert(from.clone(), told);
             }
             None => {
-                tellers.remove(from);
+                // Nor does it count any more that somebody left the machine to it.
+                let parting = &mut self.parting;
+                tellers.retain(|teller, told| {
+                    let has_left =
+                        told.owner == *from && parting.remove(&(machine, teller.clone())).is_some();
+                    teller != from && !has_left
+                });
                 self.told.retain(|_, tellers| !tellers.is_empty());
             }
         }
     }
 
-    /// Forgets the workers that have told nothing for long. Tells whether there was one.
+    /// Forgets the workers that have told nothing for long, and what has stayed for long enough. Tells whether there was anything.
     pub fn collect(&mut self, now_ms: u64) -> bool {
-        let (me, before) = (&self.me, self.heard.len());
+        let (me, before) = (&self.me, self.heard.len() + self.parting.len());
+        let told = &mut self.told;
+        self.parting.retain(|(machine, teller), until_ms| {
+            let stays = now_ms < *until_ms;
+            if let Some(tellers) = told.get_mut(machine).filter(|_| !stays) {
+                tellers.remove(teller);
+            }
+            stays
+        });
         let is_alive = |heard: &Heard| now_ms.saturating_sub(heard.at_ms) < SILENT_MS_MAX;
         self.heard.retain(|worker, heard| worker == me || is_alive(heard));
         for tellers in self.told.values_mut() {
             tellers.retain(|teller, _| self.heard.contains_key(teller));
         }
         self.told.retain(|_, tellers| !tellers.is_empty());
-        self.heard.len() != before
+        self.parting.retain(|(_, teller), _| self.heard.contains_key(teller));
+        self.heard.len() + self.parting.len() != before
     }
 
     /// What is known of a machine.
@@ -321,6 +360,38 @@ mod tests {
         assert!(directory.collect(SILENT_MS_MAX + 5) && directory.find(machine, 0).is_none());
         directory.learn(&worker("me"), vec![told(machine, "me", 3, RUNS)], 0, VALID_MS);
         assert!(!directory.collect(u64::MAX) && directory.find(machine, u64::MAX).unwrap().is_certain);
+    }
+
+    #[test]
+    fn a_machine_that_was_handed_over_is_known_until_its_new_owner_has_told_of_it() {
+        let (machine, w1, w2) = (MachineId::fresh(), worker("w1"), worker("w2"));
+        let left = || {
+            let mut directory = Directory::new(worker("me"));
+            directory.learn(&w1, vec![told(machine, "w2", 2, Presence::Comes)], 0, VALID_MS);
+            // The move is done, and w2 has not been heard since: its agent was started again, say.
+            assert!(!directory.learn_changes(&w1, (Vec::new(), &[machine]), 10, VALID_MS));
+            assert!(!directory.learn(&w1, Vec::new(), 20, VALID_MS), "also when it tells all anew");
+            directory
+        };
+        let mut directory = left();
+        let known = directory.find(machine, 20).unwrap();
+        assert_eq!((known.mapping.owner.clone(), known.is_certain), (w2.clone(), false));
+        assert_eq!(directory.claims(20).len(), 1);
+        // What the new owner told before it had the machine changes nothing.
+        assert!(!directory.learn(&w2, Vec::new(), 25, VALID_MS));
+        assert!(directory.learn_changes(&w2, (vec![told(machine, "w2", 2, RUNS)], &[]), 30, VALID_MS));
+        assert!(directory.find(machine, 30).unwrap().is_certain);
+        assert!(directory.learn_changes(&w2, (Vec::new(), &[machine]), 40, VALID_MS));
+        assert_eq!(directory.find(machine, 40), None, "it was destroyed there, and nobody stands in");
+
+        let mut denied = left();
+        denied.correct(&w2, machine, None);
+        assert_eq!(denied.find(machine, 20), None);
+
+        let mut old = left();
+        assert!(!old.collect(9 + VALID_MS) && old.find(machine, 0).is_some());
+        assert!(old.collect(10 + VALID_MS));
+        assert_eq!(old.find(machine, 0), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::jobs::{Clock, Mover, Office, begin_drain};
 use crate::records::{ChangeRefused, Records, RecordsError};
 use ferry_api::{ApiError, Deviation, DrainPlan, DrainStarted, ErrorCode, JobId, StartDrain};
 use ferry_crossing::drain::DrainInput;
+use serde::de::DeserializeOwned;
 
 /// The drain that is under way here.
 ///
@@ -69,7 +70,7 @@ async fn ready<C: Clock>(
     let input = DrainInput { from: core.config.name.clone(), ask, plan, retention_ms };
     if let Some(drain) = core.records.worker().await?.drain {
         // The same drain: whoever asks for it again sees it go on.
-        if asked_of(core, drain.job).await? == Some(input) {
+        if asked_of(core, drain.job).await?.as_ref() == Some(&input) {
             return Ok(Ready::Already(drain.job));
         }
         return Err(RecordsError::from(ChangeRefused::Drained(drain.job)).into());
@@ -87,8 +88,8 @@ async fn ready<C: Clock>(
     Ok(Ready::Begin(Box::new(input)))
 }
 
-/// What was asked of a drain.
-async fn asked_of(core: &Core, job: JobId) -> Result<Option<DrainInput>, ApiError> {
+/// What was asked of a job; none if it is something else.
+pub(super) async fn asked_of<I: DeserializeOwned>(core: &Core, job: JobId) -> Result<Option<I>, ApiError> {
     let rows = core.records.journal(job, 0).await?;
     let opening = rows.first().and_then(|row| row.entry.get("input").cloned());
     Ok(opening.and_then(|input| serde_json::from_value(input).ok()))

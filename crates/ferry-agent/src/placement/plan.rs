@@ -5,7 +5,8 @@ use crate::core::Core;
 use crate::jobs::{Clock, Home, Looked, Mover};
 use crate::records::Standing;
 use ferry_api::{
-    ApiError, AskDrain, Deviation, DrainPlan, ErrorCode, Job, MachineId, MachineRef, StepState, WorkerName,
+    ApiError, AskDrain, Deviation, DrainPlan, ErrorCode, Job, MachineId, MachineRef, MoveMode, StepState,
+    WorkerName,
 };
 use ferry_crossing::{MoveStep, Receipt};
 use ferry_fsm::Step;
@@ -56,15 +57,25 @@ pub(crate) async fn know<C: Clock>(
             continue;
         }
         held.extend(record.job.map(|_| record.id));
-        match mover.look(record.id, ask.mode, &past).await {
-            Ok(looked) => candidates.push(candidate(&from, &looked)),
-            // It has left since.
-            Err(error) if error.code == ErrorCode::NotFound => {}
-            Err(error) => return Err(error),
-        }
+        let looked = looked_at(mover, record.id, ask.mode, &past).await?;
+        candidates.extend(looked.map(|looked| candidate(&from, &looked)));
     }
     let circumstances = Circumstances { from, now_ms, rate_bytes_per_s: rate_bytes_per_s(&past) };
     Ok(Known { candidates, held, circumstances, market: market(core).await })
+}
+
+/// A machine as a move of it would find it; none if it has left meanwhile.
+pub(super) async fn looked_at<C: Clock>(
+    mover: &Mover<Core, C>,
+    machine: MachineId,
+    mode: MoveMode,
+    past: &[Job],
+) -> Result<Option<Looked>, ApiError> {
+    match mover.look(machine, mode, past).await {
+        Ok(looked) => Ok(Some(looked)),
+        Err(error) if error.code == ErrorCode::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Known {

@@ -1,14 +1,15 @@
 //! Making workers alike: which machines might leave this one, which moves would help, and this worker's part of a plan.
 
+use super::drains::asked_of;
 use super::market;
 use crate::core::Core;
 use crate::jobs::{Clock, Home, Looked, Mover, Office, begin_rebalance};
-use crate::placement::plan::rate_bytes_per_s;
+use crate::placement::plan::{looked_at, rate_bytes_per_s};
 use crate::records::{Records, Standing};
 use ferry_api::{
-    AgentApi, ApiError, AskDepartures, AskRebalance, Bid, Departure, Departures, Deviation, ErrorCode, Job,
-    JobId, JobKind, MachineId, MachineRef, MoveMode, RebalancePart, RebalancePlan, RebalanceStarted,
-    StartRebalance, WorkerName,
+    AgentApi, ApiError, AskDepartures, AskRebalance, Bid, Departure, Departures, Deviation, ErrorCode, JobId,
+    JobKind, MachineId, MachineRef, RebalancePart, RebalancePlan, RebalanceStarted, StartRebalance,
+    WorkerName,
 };
 use ferry_crossing::moving;
 use ferry_crossing::rebalance::RebalanceInput;
@@ -44,20 +45,6 @@ async fn here_now(core: &Core) -> Result<Vec<MachineId>, ApiError> {
     let machines = core.records.machines().await?.into_iter();
     let here = machines.filter(|record| record.standing == Standing::Ours && !record.doomed);
     Ok(here.map(|record| record.id).collect())
-}
-
-/// A machine as a move of it would find it; none if it has left meanwhile.
-async fn looked_at<C: Clock>(
-    mover: &Mover<Core, C>,
-    machine: MachineId,
-    mode: MoveMode,
-    past: &[Job],
-) -> Result<Option<Looked>, ApiError> {
-    match mover.look(machine, mode, past).await {
-        Ok(looked) => Ok(Some(looked)),
-        Err(error) if error.code == ErrorCode::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 fn departure(looked: Looked) -> Departure {
@@ -194,10 +181,8 @@ async fn part_of<C: Clock>(
     let input = RebalanceInput { ask: start.plan.ask, part, retention_ms };
     let id = input.part.job;
     if let Some(known) = core.records.job(id).await? {
-        let asked =
-            core.records.journal(id, 0).await?.first().and_then(|row| row.entry.get("input").cloned());
-        let asked = asked.and_then(|asked| serde_json::from_value::<RebalanceInput>(asked).ok());
-        if known.kind == (JobKind::Rebalance { from: own.clone() }) && asked.as_ref() == Some(&input) {
+        let is_this = known.kind == JobKind::Rebalance { from: own.clone() };
+        if is_this && asked_of(core, id).await?.as_ref() == Some(&input) {
             return Ok(Part::Already(id));
         }
         let message = format!("job {id} was begun with another plan; make a new plan");

@@ -9,7 +9,7 @@
 //! ([`ferry_crossing::Fence`]); it is never deleted, also not with the copy that was handed over. One that cannot be read
 //! bars everything.
 
-use crate::ballast;
+use crate::ballast::Ballast;
 use crate::host::{Doing, blocking};
 use ferry_api::{ApiError, ErrorCode, Generation, JobId, WorkerName};
 use ferry_crossing::{Fence, Subject};
@@ -95,7 +95,10 @@ pub struct Fences {
 
 /// Marks in files.
 #[derive(Debug)]
-struct Directory(PathBuf);
+struct Directory {
+    dir: PathBuf,
+    ballast: Ballast,
+}
 
 impl Directory {
     fn put(&self, subject: Subject, mark: &[u8]) -> Result<(), FenceError> {
@@ -103,13 +106,13 @@ impl Directory {
         let mut file = File::create(&fresh).map_err(io("make", &fresh))?;
         file.write_all(mark).and_then(|()| file.sync_all()).map_err(io("write", &fresh))?;
         fs::rename(&fresh, &path).map_err(io("replace", &path))?;
-        sync(&self.0)
+        sync(&self.dir)
     }
 }
 
 impl Shelf for Directory {
     fn path(&self, subject: Subject) -> PathBuf {
-        self.0.join(match subject {
+        self.dir.join(match subject {
             Subject::Machine(id) => format!("machine-{id}"),
             Subject::Volume(id) => format!("volume-{id}"),
         })
@@ -128,12 +131,11 @@ impl Shelf for Directory {
     }
 
     fn replace(&self, subject: Subject, mark: Option<Vec<u8>>) -> Result<(), FenceError> {
-        let Some(mark) = mark else { return sync(&self.0) };
-        let state_dir = self.0.parent().expect("the directory lies in the state directory");
+        let Some(mark) = mark else { return sync(&self.dir) };
         loop {
             match self.put(subject, &mark) {
                 Err(FenceError::Io { cause, .. })
-                    if cause.kind() == io::ErrorKind::StorageFull && ballast::give(state_dir) => {}
+                    if cause.kind() == io::ErrorKind::StorageFull && self.ballast.give() => {}
                 other => return other,
             }
         }
@@ -150,10 +152,18 @@ impl Fences {
     /// # Errors
     /// Their directory cannot be made.
     pub fn open(state_dir: &Path) -> Result<Self, FenceError> {
+        Self::open_on(state_dir, Ballast::of(state_dir))
+    }
+
+    /// The same, with room that is kept for them.
+    ///
+    /// # Errors
+    /// As [`Fences::open`].
+    pub(crate) fn open_on(state_dir: &Path, ballast: Ballast) -> Result<Self, FenceError> {
         let dir = state_dir.join(DIRECTORY);
         fs::create_dir_all(&dir).map_err(io("make", &dir))?;
         sync(state_dir)?;
-        Ok(Self::on(Arc::new(Directory(dir))))
+        Ok(Self::on(Arc::new(Directory { dir, ballast })))
     }
 
     /// The marks that lie somewhere else than in files.
@@ -165,7 +175,8 @@ impl Fences {
     /// The marks in a state directory that are only to be read: nothing is made there.
     #[must_use]
     pub(crate) fn of_state_dir(state_dir: &Path) -> Self {
-        Self::on(Arc::new(Directory(state_dir.join(DIRECTORY))))
+        let ballast = Ballast::of(state_dir);
+        Self::on(Arc::new(Directory { dir: state_dir.join(DIRECTORY), ballast }))
     }
 
     /// What is remembered of something, if it was ever handed over.

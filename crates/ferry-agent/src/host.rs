@@ -32,7 +32,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::timeout;
 
-use crate::config::volume_dir;
+use crate::config::{volume_dir, volumes_dir};
+use crate::disks;
 use crate::volumes::files;
 
 /// How long a process that nobody knows may take to end when it is asked to.
@@ -147,6 +148,11 @@ pub trait Host: Send + Sync + 'static {
     /// The system refuses.
     fn available_bytes(&self) -> io::Result<u64>;
 
+    /// What is wrong with the disks that the worker lives on, each in one sentence.
+    fn disk_troubles(&self) -> Doing<'_, Vec<String>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     /// Whether volumes in files can have direct I/O.
     fn has_direct_io(&self) -> Doing<'_, bool>;
 
@@ -212,6 +218,12 @@ impl ThisHost {
         let firecracker = MicroVmDriver::new(Vmm::Firecracker, gates);
         let state_dir = state_dir.to_owned();
         Self { state_dir, launcher, credentials, process, oci, qemu, cloud_hypervisor, firecracker }
+    }
+
+    /// Where volumes lie, or will lie once there are any: that may be a file system of their own.
+    fn volumes_dir(&self) -> PathBuf {
+        let dir = volumes_dir(&self.state_dir);
+        if dir.exists() { dir } else { self.state_dir.clone() }
     }
 
     fn dir(&self, copy: VolumeKey) -> PathBuf {
@@ -356,12 +368,17 @@ impl Host for ThisHost {
     }
 
     fn available_bytes(&self) -> io::Result<u64> {
-        let filesystem = rustix::fs::statvfs(&self.state_dir)?;
+        let filesystem = rustix::fs::statvfs(self.volumes_dir())?;
         Ok(filesystem.f_bavail.saturating_mul(filesystem.f_frsize))
     }
 
-    fn has_direct_io(&self) -> Doing<'_, bool> {
+    fn disk_troubles(&self) -> Doing<'_, Vec<String>> {
         let dir = self.state_dir.clone();
+        blocking(move || disks::troubles(&dir))
+    }
+
+    fn has_direct_io(&self) -> Doing<'_, bool> {
+        let dir = self.volumes_dir();
         blocking(move || ferry_volume::check_direct_io(&dir).is_ok())
     }
 

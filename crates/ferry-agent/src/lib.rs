@@ -13,11 +13,12 @@
 //! then make the world follow, however often the agent is killed in between.
 
 mod arrivals;
-mod ballast;
+pub mod ballast;
 pub mod cluster;
 pub mod config;
 mod core;
 mod create;
+pub mod disks;
 pub mod drivers;
 pub mod entrances;
 mod failure;

@@ -5,6 +5,7 @@ mod life;
 pub use life::run;
 
 use crate::arrivals::{Arrived, tell_arrived};
+use crate::ballast::Ballast;
 use crate::cluster::{self, Cluster, ClusterError};
 use crate::config::Config;
 use crate::core::{Core, Ground};
@@ -151,10 +152,11 @@ impl Agent {
         let credentials = config.tls.as_deref().map(Credentials::load).transpose()?;
         let launcher = launcher.with_tls(config.tls.clone());
         let channel = Channel { listen: config.export_listen.ip(), tls: config.tls.clone() };
+        let ballast = Ballast::keep(&config.state_dir);
         let ground = Ground {
             host: Arc::new(ThisHost::new(&config.state_dir, launcher, credentials.clone(), channel)),
-            records: Records::open_held(&config.state_dir, lock)?,
-            fences: Fences::open(&config.state_dir)?,
+            records: Records::open_held(&config.state_dir, lock, ballast.clone())?,
+            fences: Fences::open_on(&config.state_dir, ballast)?,
             peers: match &cluster {
                 Some(cluster) => cluster.peers().clone(),
                 None => Peers::new(&config.peers)?,
@@ -428,6 +430,7 @@ impl AgentApi for Agent {
             machines: machines.len() as u64,
             volumes: self.core.records.volumes().await?.len() as u64,
             peers: self.core.peers.list(),
+            troubles: self.core.host.disk_troubles().await,
         })
     }
 

@@ -122,6 +122,9 @@ pub struct Volume {
     pub direct: bool,
     /// Bytes the store occupies, on a block device all of the volume's; none while its server does not answer.
     pub store_bytes_allocated: Option<u64>,
+    /// What its server cannot write on its disk, and what comes of that, in one sentence; none while all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_trouble: Option<String>,
     /// Connections that read it over the network; none while its server does not answer.
     #[serde(default)]
     pub readers: Option<u32>,

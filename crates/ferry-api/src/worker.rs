@@ -61,6 +61,9 @@ pub struct WorkerInfo {
     pub volumes: u64,
     /// The other workers it knows.
     pub peers: Vec<PeerInfo>,
+    /// What is wrong with its disks, each in one sentence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
 }
 
 /// A worker takes no machines, until that is taken back.

@@ -225,6 +225,7 @@ pub(crate) mod tests {
             store: None,
             direct: false,
             store_bytes_allocated: Some(0),
+            disk_trouble: None,
             readers: Some(0),
             forks: Vec::new(),
             lineage: ferry_api::Lineage::default(),

@@ -365,6 +365,7 @@ impl Engine {
             guard_us: self.guard.bound_us(),
             guard_bytes_per_s: self.guard.holds_back_to(),
             complete: self.complete,
+            persist_failed: self.durability.persist_failed(),
             store_failed: self.durability.failed().is_some(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use crate::event::LossPolicy;
+use crate::event::{Errno, LossPolicy};
 use crate::map::Phase;
 
 /// A snapshot. Bytes are of the volume unless said otherwise; counters start at zero with the process.
@@ -66,6 +66,8 @@ pub struct EngineStatus {
     pub guard_bytes_per_s: Option<u64>,
     /// Every block is local and the map says so.
     pub complete: bool,
+    /// Why the map could not be told the last time; none once it can be told again. See [`crate::Notice::PersistFailed`].
+    pub persist_failed: Option<Errno>,
     /// The store failed to make data durable; see [`crate::Notice::StoreFailed`].
     pub store_failed: bool,
 }

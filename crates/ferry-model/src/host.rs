@@ -533,6 +533,7 @@ impl Host {
             store: None,
             direct: false,
             store_bytes_allocated: copy.map(|_| 0),
+            disk_trouble: None,
             readers: copy.map(|_| 0),
             forks: Vec::new(),
             lineage: self.lineage(record),

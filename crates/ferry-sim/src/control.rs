@@ -269,6 +269,7 @@ fn status(state: &State, at: At) -> Option<Status> {
         bytes_changed: crate::base::bytes_changed(state, at),
         base: crate::base::status(state, at),
         hydration_held: server.base.is_held,
+        disk_trouble: None,
         store_failed: engine.store_failed,
         store_bytes_allocated: copy.data.bytes_used(),
     })

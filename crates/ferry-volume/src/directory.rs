@@ -44,7 +44,8 @@ pub(crate) const CONFIG: &str = "volume.json";
 pub(crate) const SIDE_FILE: &str = "snapshot-";
 /// What the name of a file ends with that is about to replace another one.
 pub(crate) const FRESH: &str = ".new";
-const LOCK: &str = "lock";
+/// Name of the file that the one server holds which has the volume open.
+pub const LOCK: &str = "lock";
 /// Version of `volume.json` that this program writes and reads.
 const CONFIG_FORMAT: u32 = 1;
 /// Longest path of a unix socket, in bytes (`sun_path` holds 108 with its closing NUL).

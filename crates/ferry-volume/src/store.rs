@@ -9,6 +9,7 @@ mod device;
 mod direct;
 mod growth;
 mod notes;
+mod room;
 
 use crate::SourceUri;
 use crate::base::Base;
@@ -219,6 +220,8 @@ pub(crate) struct Store {
     pub(crate) map: Descriptor,
     pub(crate) log: MapLog,
     pub(crate) map_has_durable_name: bool,
+    /// Up to where the map has room on the disk, as far as that was kept; see [`room`].
+    map_room_end: u64,
     pub(crate) notes: Notes,
     /// What a server before this one noted: it is local, too.
     pub(crate) noted: Vec<Blocks>,
@@ -297,23 +300,22 @@ pub(crate) fn open(dir: &Path) -> Result<(Store, MapState), StoreError> {
         Some(_) => data.clone(),
         None => Rc::new(OwnedFd::from(open_rw(&data_path)?)),
     };
-    let dir = dir.to_owned();
-    Ok((
-        Store {
-            dir,
-            config,
-            data,
-            copies,
-            direct,
-            map,
-            log,
-            map_has_durable_name: true,
-            notes,
-            noted,
-            _lock: lock,
-        },
-        state,
-    ))
+    let mut store = Store {
+        dir: dir.to_owned(),
+        config,
+        data,
+        copies,
+        direct,
+        map,
+        log,
+        map_has_durable_name: true,
+        map_room_end: 0,
+        notes,
+        noted,
+        _lock: lock,
+    };
+    store.keep_map_room();
+    Ok((store, state))
 }
 
 fn open_rw(path: &Path) -> Result<File, DirectoryError> {
@@ -413,6 +415,7 @@ impl Store {
         // From here on this is the map, whatever fails after it: nobody would find again what the former is told.
         self.map = Rc::new(OwnedFd::from(file));
         self.log = log;
+        self.map_room_end = 0;
         self.map_has_durable_name = false;
         Ok(self.name_map()?)
     }
@@ -433,6 +436,7 @@ impl Store {
     /// Takes back a frame that could not be made durable.
     pub(crate) fn cut_map(&mut self, log: MapLog) -> io::Result<()> {
         self.log = log;
+        self.map_room_end = 0;
         rustix::fs::ftruncate(&*self.map, log.bytes_valid()).map_err(io::Error::from)
     }
 
@@ -448,6 +452,27 @@ impl Store {
             self.config = config;
         }
         Ok(())
+    }
+
+    /// As [`Store::describe`]; where the disk takes nothing more, full or read-only, until the server ends: whoever asks for such a
+    /// thing asks again then.
+    ///
+    /// # Errors
+    /// As there, for any other reason.
+    pub(crate) fn describe_at_least_for_now(
+        &mut self,
+        change: impl FnOnce(&mut VolumeConfig),
+    ) -> Result<(), DirectoryError> {
+        let mut config = self.config.clone();
+        change(&mut config);
+        match self.describe(|described| described.clone_from(&config)) {
+            Err(DirectoryError::Io { cause, .. }) if room::takes_nothing(&cause) => {
+                tracing::warn!(error = %cause, "volume.json cannot be written; what was asked for holds until this server ends");
+                self.config = config;
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Whether ranges that are remote may hold anything.

@@ -12,8 +12,8 @@ mod virtio_blk;
 mod volume;
 
 use ferry_volume::control::{
-    Answer, BadRanges, BaseStatus, Hydration, LossPolicy, Losses, MarkStatus, Mismatch, Phase, Request,
-    SnapshotStatus, SourceStatus, Span, StandIn, Status,
+    Answer, BadRanges, BaseStatus, DiskTrouble, Hydration, LossPolicy, Losses, MarkStatus, Mismatch, Phase,
+    Request, SnapshotStatus, SourceStatus, Span, StandIn, Status,
 };
 use ferry_volume::{Base, Frontend, FrontendKind, FrontendStatus};
 use std::num::NonZeroU64;
@@ -82,6 +82,7 @@ fn status() -> Status {
         }),
         precopy: None,
         hydration_held: true,
+        disk_trouble: Some(DiskTrouble::MapUnwritten { why: "no room".into() }),
         store_failed: false,
         store_bytes_allocated: 4096,
     }

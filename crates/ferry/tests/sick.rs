@@ -3,7 +3,7 @@
 
 mod support;
 
-use ferry_api::{Job, JobState, Losses, Machine, Volume};
+use ferry_api::{DirectoryView, Job, JobState, Losses, Machine, Volume, WorkerInfo};
 use support::cluster::{Cluster, Worker};
 use support::disk::SmallDisk;
 use support::gated::Gated;
@@ -108,11 +108,23 @@ fn a_worker_whose_disk_is_full_to_the_last_block_is_drained_by_an_agent_that_liv
     let mut file = File::create(&filling).unwrap();
     let full = std::iter::repeat_with(|| file.write_all(&[1; 4096])).find_map(Result::err).unwrap();
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let troubles = || w1.ask::<WorkerInfo>(&["worker", "show"]).troubles;
+    assert!(troubles()[0].contains("is full, so that machines get no more room"), "{:?}", troubles());
     let drain: Job = w1.ask(&["drain", "w1", "--detach"]);
     let ended = ended(w1, &drain.id.to_string());
     assert_eq!((ended.state, ended.reason), (JobState::Succeeded, None), "{}", w1.log());
     assert!(w1.log().contains("lives on the room that it has kept"), "{}", w1.log());
     assert_eq!(w2.volume("data").hydration.unwrap().bytes_fetched, SIZE_BYTES);
+    // It is told wherever somebody may look.
+    let lives_on = "the agent lives on the";
+    assert!(troubles()[0].contains(lives_on), "{:?}", troubles());
+    until("the other worker has heard of it", || {
+        let seen: DirectoryView = w2.ask(&["directory"]);
+        let known = seen.workers.into_iter().find(|known| known.name.as_str() == "w1")?;
+        known.about?.troubles.iter().any(|trouble| trouble.contains(lives_on)).then_some(())
+    });
+    let doctor = w1.ferry(&["doctor", "--state-dir", w1.dir.to_str().unwrap()]);
+    assert!(doctor.code == Some(1) && doctor.stdout.contains(lives_on), "{doctor:?}");
     let ballast = w1.dir.join("ballast");
     let kept = || ballast.metadata().unwrap().len();
     let left = kept();
@@ -120,4 +132,5 @@ fn a_worker_whose_disk_is_full_to_the_last_block_is_drained_by_an_agent_that_liv
     drop(file);
     assert_eq!(w1.ferry(&["worker", "uncordon"]).code, Some(0));
     assert!(left < kept(), "it is kept again once there is room");
+    assert!(troubles().is_empty(), "{:?}", troubles());
 }

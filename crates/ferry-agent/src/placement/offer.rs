@@ -31,13 +31,14 @@ pub(crate) async fn bid(
         cpu_millis: core.config.cpu_millis.unwrap_or(means.cpu_millis),
         memory_bytes: core.config.memory_bytes.unwrap_or(means.memory_bytes),
     };
+    let troubles = troubles.into_iter().chain(trouble).chain(worker.troubles.clone()).collect();
     Ok(Bid {
         worker,
         frontends: core.host.frontends().await,
         capacity,
         busy_cpu_millis: means.busy_cpu_millis,
         residents,
-        troubles: troubles.into_iter().chain(trouble).collect(),
+        troubles,
     })
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Name of the lock file.
-const FILE: &str = "agent.lock";
+pub(crate) const FILE: &str = "agent.lock";
 /// How long a lock that is held is tried again: a process that an agent was just starting when it was killed holds
 /// it for a moment longer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,8 +32,10 @@ impl StateLock {
         std::fs::create_dir_all(state_dir).map_err(|e| io("make", state_dir, e))?;
         let path = state_dir.join(FILE);
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| io("open", &path, e.into()))?;
+        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| match e {
+            rustix::io::Errno::ROFS => RecordsError::ReadOnly { state_dir: state_dir.to_owned() },
+            other => io("open", &path, other.into()),
+        })?;
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK {

@@ -31,9 +31,11 @@ pub use ferry_crossing::{
     VolumeRecord, WorkerRecord,
 };
 pub use inline::Gate;
+pub(crate) use lock::FILE as LOCK_FILE;
 pub use lock::StateLock;
 
-use crate::ballast;
+use crate::ballast::Ballast;
+use crate::disks;
 use crate::failure::Failure;
 use crate::moments::{self, When};
 use ferry_api::{ApiError, ErrorCode, JobId};
@@ -115,6 +117,15 @@ pub enum RecordsError {
         #[source]
         cause: Arc<serde_json::Error>,
     },
+    /// Nothing can be written where the records lie.
+    #[error(
+        "the file system of the state directory {} is read-only, so that no agent can keep its journal there; mend it and start the \
+         agent again (machines and volume servers that run go on meanwhile)", state_dir.display()
+    )]
+    ReadOnly {
+        /// The state directory.
+        state_dir: PathBuf,
+    },
     /// There is no room for a write; nothing was changed.
     #[error("{FULL}")]
     Full,
@@ -128,6 +139,15 @@ pub enum RecordsError {
     },
 }
 
+impl RecordsError {
+    /// What is said of a write that failed, if the disk says more than SQLite does.
+    fn on_disk(self, state_dir: &Path) -> Self {
+        let Self::Lost { reason } = self else { return self };
+        let why = disks::read_only(state_dir).map(|why| format!("{why} ({reason})"));
+        Self::Lost { reason: why.unwrap_or(reason) }
+    }
+}
+
 impl From<RecordsError> for ApiError {
     fn from(error: RecordsError) -> Self {
         let code = match &error {
@@ -137,6 +157,7 @@ impl From<RecordsError> for ApiError {
             | RecordsError::Io { .. }
             | RecordsError::Open { .. }
             | RecordsError::TooNew { .. }
+            | RecordsError::ReadOnly { .. }
             | RecordsError::Read(_)
             | RecordsError::Damaged { .. } => ErrorCode::Internal,
         };
@@ -190,30 +211,28 @@ impl Records {
         Self::open_with(state_dir, None)
     }
 
-    /// The same for an agent that holds the directory. It is given back when the last write that was asked for is over: the
+    /// The same for an agent that holds the directory, with the room that is kept there. It is given back when the last write that was asked for is over: the
     /// next agent must not read before that.
     ///
     /// # Errors
     /// As [`Records::open`].
-    pub fn open_held(state_dir: &Path, held: StateLock) -> Result<Self, RecordsError> {
-        Self::open_with(state_dir, Some(held))
+    pub fn open_held(state_dir: &Path, held: StateLock, ballast: Ballast) -> Result<Self, RecordsError> {
+        Self::open_with(state_dir, Some((held, ballast)))
     }
 
-    fn open_with(state_dir: &Path, held: Option<StateLock>) -> Result<Self, RecordsError> {
+    fn open_with(state_dir: &Path, held: Option<(StateLock, Ballast)>) -> Result<Self, RecordsError> {
         let connection = schema::open(&state_dir.join(FILE))?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let failure = Arc::new(Failure::default());
         let end = ThreadEnd(failure.clone());
         let (touched, _) = broadcast::channel(TOUCHED_MAX);
         let tell = touched.clone();
-        let kept_in = held.is_some().then(|| state_dir.to_owned());
-        if let Some(state_dir) = &kept_in {
-            ballast::keep(state_dir);
-        }
+        let (held, ballast) = held.unzip();
+        let dir = state_dir.to_owned();
         std::thread::Builder::new()
             .name("records".to_owned())
             .spawn(move || {
-                run(connection, inbox, kept_in.as_deref(), &end, &tell);
+                run(connection, inbox, (&dir, ballast.as_ref()), &end, &tell);
                 drop(held);
             })
             .map_err(|cause| RecordsError::Io {
@@ -329,7 +348,7 @@ impl Drop for ThreadEnd {
 fn run(
     mut connection: Connection,
     mut inbox: mpsc::UnboundedReceiver<Command>,
-    kept_in: Option<&Path>,
+    (state_dir, ballast): (&Path, Option<&Ballast>),
     ThreadEnd(failure): &ThreadEnd,
     touched: &broadcast::Sender<Touched>,
 ) {
@@ -342,8 +361,9 @@ fn run(
                 moments::write(When::Before, lines, &changes);
                 let result = match lost {
                     Some(reason) => Err(RecordsError::Lost { reason }),
-                    None => transact_on_ballast(kept_in, &mut connection, entries.as_ref(), &changes),
+                    None => transact_on_ballast(ballast, &mut connection, entries.as_ref(), &changes),
                 };
+                let result = result.map_err(|error| error.on_disk(state_dir));
                 if result.is_ok() {
                     moments::write(When::After, lines, &changes);
                 }
@@ -369,9 +389,9 @@ fn tell(touched: &broadcast::Sender<Touched>, changes: &[Change]) {
     }
 }
 
-/// As [`transact`]; where the disk is full, again on the room that is kept in a state directory.
+/// As [`transact`]; where the disk is full, again on the room that is kept.
 fn transact_on_ballast(
-    kept_in: Option<&Path>,
+    ballast: Option<&Ballast>,
     connection: &mut Connection,
     entries: Option<&NewEntries>,
     changes: &[Change],
@@ -379,10 +399,10 @@ fn transact_on_ballast(
     loop {
         match transact(connection, entries, changes) {
             // It was rolled back before it is done again.
-            Err(RecordsError::Full) if kept_in.is_some_and(ballast::give) => {}
+            Err(RecordsError::Full) if ballast.is_some_and(Ballast::give) => {}
             Err(RecordsError::Full) => return Err(RecordsError::Lost { reason: FULL.to_owned() }),
             Ok(()) => {
-                kept_in.inspect(|state_dir| ballast::keep_again(state_dir));
+                ballast.inspect(|ballast| ballast.keep_again());
                 return Ok(());
             }
             Err(error) => return Err(error),

@@ -1,6 +1,7 @@
 //! The records as the rest of the agent sees them, on a real file.
 
 use super::*;
+use crate::ballast::Ballast;
 use ferry_api::{
     Cordon, Desired, Generation, JobKind, MachineId, MachineSpec, MachineVolume, Ownership, VolumeId,
     VolumeKey, WorkerName,
@@ -328,7 +329,7 @@ fn a_state_directory_is_held_by_one_agent_and_names_it() {
 async fn a_state_directory_is_given_back_when_the_last_write_is_over() {
     let dir = tempfile::tempdir().unwrap();
     let lock = StateLock::take(dir.path()).unwrap();
-    let records = Records::open_held(dir.path(), lock).unwrap();
+    let records = Records::open_held(dir.path(), lock, Ballast::of(dir.path())).unwrap();
     let (end, busy) = std::sync::mpsc::channel::<()>();
     let reads = records.look(move |_| {
         // Until the other end is dropped.
@@ -345,7 +346,7 @@ async fn a_state_directory_is_given_back_when_the_last_write_is_over() {
     assert!(StateLock::take(dir.path()).is_err(), "a write may still come");
     drop(end);
     let lock = StateLock::take(dir.path()).unwrap();
-    let next = Records::open_held(dir.path(), lock).unwrap();
+    let next = Records::open_held(dir.path(), lock, Ballast::of(dir.path())).unwrap();
     assert_eq!(next.worker().await.unwrap(), set);
 }
 

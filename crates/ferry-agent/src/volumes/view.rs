@@ -103,6 +103,7 @@ impl Volumes {
             store: record.store.clone(),
             direct: record.direct,
             store_bytes_allocated: status.map(|s| s.store_bytes_allocated),
+            disk_trouble: status.and_then(|s| s.disk_trouble.as_ref()).map(disk_trouble),
             readers: status.map(|s| s.readers),
             forks: self.forks(&record, status),
             lineage: lineage(&record, status),
@@ -110,6 +111,15 @@ impl Volumes {
             name: record.name,
             ownership: record.ownership,
         }
+    }
+}
+
+fn disk_trouble(trouble: &control::DiskTrouble) -> String {
+    match trouble {
+        control::DiskTrouble::MapUnwritten { why } => format!(
+            "its map cannot be written ({why}): what has arrived since may have to be copied again, and flushes of its machine \
+             fail; make room on its disk"
+        ),
     }
 }
 

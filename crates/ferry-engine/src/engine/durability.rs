@@ -40,6 +40,8 @@ pub(super) struct Durability {
     /// Since when something waits to be told to the map.
     since_ms: Option<u64>,
     persist_failures: u32,
+    /// Why the map could not be told the last time, until it can be.
+    persist_failed: Option<Errno>,
     not_before_ms: u64,
     /// A sync failed: what the store holds beyond the map cannot be trusted any more.
     failed: Option<Errno>,
@@ -77,6 +79,7 @@ impl Durability {
             is_persisting: false,
             since_ms: None,
             persist_failures: 0,
+            persist_failed: None,
             not_before_ms: 0,
             failed: None,
         }
@@ -84,6 +87,10 @@ impl Durability {
 
     pub(super) fn failed(&self) -> Option<Errno> {
         self.failed
+    }
+
+    pub(super) fn persist_failed(&self) -> Option<Errno> {
+        self.persist_failed
     }
 
     pub(super) fn blocks_unpersisted(&self) -> u64 {
@@ -245,6 +252,7 @@ impl Engine {
 
     pub(super) fn persisted(&mut self, result: Result<(), Errno>, out: &mut Vec<Operation>) {
         self.durability.is_persisting = false;
+        self.durability.persist_failed = result.err();
         if let Err(errno) = result {
             out.push(Operation::Notice(Notice::PersistFailed { errno }));
         }

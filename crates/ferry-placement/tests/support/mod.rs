@@ -18,6 +18,7 @@ pub fn worker(name: &str) -> WorkerName {
 /// A worker with so many GiB of room, 16 processors and 64 GiB of memory, that runs nothing.
 pub fn bid(name: &str, free_gib: u64) -> Bid {
     let info = WorkerInfo {
+        troubles: Vec::new(),
         name: worker(name),
         api_version: API_VERSION,
         spec_version: SPEC_VERSION,

@@ -342,10 +342,25 @@ pub struct Status {
     /// An agent holds hydration: only what is read is fetched.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hydration_held: bool,
+    /// What the server cannot write on its disk; none while all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_trouble: Option<DiskTrouble>,
     /// The store failed to make data durable: writes fail until the server is restarted.
     pub store_failed: bool,
     /// Bytes the store occupies on its filesystem.
     pub store_bytes_allocated: u64,
+}
+
+/// What a server cannot write on its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum DiskTrouble {
+    /// The map could not be appended to the last time, which is tried again: what has arrived or was written since the last time
+    /// that it could is not in it, and flushes of such writes fail.
+    MapUnwritten {
+        /// What the system said.
+        why: String,
+    },
 }
 
 /// A snapshot of a volume.

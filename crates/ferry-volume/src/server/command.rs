@@ -6,9 +6,9 @@ use super::connection::Connection;
 use super::doors::Door;
 use super::requests::Origin;
 use crate::SourceUri;
-use crate::control::{Answer, Hydration, Phase, Request, Status};
+use crate::control::{Answer, DiskTrouble, Hydration, Phase, Request, Status};
 use crate::directory::{GUEST_SOCKET, VolumeConfig};
-use ferry_engine::{Command, Errno, Event, Notice, RequestKind};
+use ferry_engine::{Command, EngineStatus, Errno, Event, Notice, RequestKind};
 use std::net::SocketAddr;
 
 /// How many may be named who read over TLS: more than read at once, each worker of a small cluster.
@@ -187,8 +187,9 @@ impl Server {
         })
     }
 
+    /// Who may read is said again by whoever exports it, should the server end.
     fn described(&mut self, change: impl FnOnce(&mut VolumeConfig)) -> Answer {
-        match self.store.describe(change) {
+        match self.store.describe_at_least_for_now(change) {
             Ok(()) => Answer::Done,
             Err(e) => refused(whole_story(&e)),
         }
@@ -297,10 +298,16 @@ impl Server {
             base: self.base_status(),
             precopy: self.precopy.status(),
             hydration_held: self.rest.is_held,
+            disk_trouble: disk_trouble(&engine),
             store_failed: engine.store_failed,
             store_bytes_allocated: self.store.bytes_allocated(),
         }
     }
+}
+
+fn disk_trouble(engine: &EngineStatus) -> Option<DiskTrouble> {
+    let unwritten = |errno| DiskTrouble::MapUnwritten { why: describe(errno).to_string() };
+    engine.persist_failed.map(unwritten)
 }
 
 pub(super) fn refused(reason: String) -> Answer {

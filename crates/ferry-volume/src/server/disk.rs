@@ -332,6 +332,7 @@ impl Disk<'_> {
             // The long map is as good as a short one; it is tried again after the next frame.
             tracing::warn!(error = %e, "the map could not be compacted");
         }
+        self.store.keep_map_room();
         Some((op, Ok(())))
     }
 

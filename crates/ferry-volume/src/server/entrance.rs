@@ -90,7 +90,9 @@ impl Server {
 
     pub(super) fn listen_for_readers(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
         let (listener, bound) = listen_tcp(address)?;
-        self.store.describe(|config| config.export = Some(bound)).map_err(io::Error::other)?;
+        self.store
+            .describe_at_least_for_now(|config| config.export = Some(bound))
+            .map_err(io::Error::other)?;
         self.reader_door = Some((listener, bound));
         self.accept(Door::Reader);
         Ok(bound)

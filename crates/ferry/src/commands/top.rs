@@ -164,6 +164,9 @@ fn sick(
         if let ServerState::Down { reason } = &volume.server {
             sick.push(format!("volume {} on {worker}: {reason}", volume.name));
         }
+        if let Some(trouble) = &volume.disk_trouble {
+            sick.push(format!("volume {} on {worker}: {trouble}", volume.name));
+        }
     }
     for job in jobs.iter().filter(|job| job.state == JobState::Parked) {
         let why = job.reason.as_deref().unwrap_or("it waits for you");

@@ -75,6 +75,7 @@ pub async fn show(agent: &Client, json: bool, volume: &VolumeRef) -> Result<Exit
         ("source", volume.source.as_ref().map_or_else(dash, source_text)),
         ("created", utc(volume.created_at_ms)),
     ];
+    facts.extend(volume.disk_trouble.iter().map(|trouble| ("disk", trouble.clone())));
     facts.extend(attach::facts(&volume));
     facts.extend(pace::facts(&volume.pace));
     facts.extend(loss::facts(&volume));

@@ -18,7 +18,7 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
     let peers: Vec<String> =
         worker.peers.iter().map(|peer| format!("{} at {}", peer.name, peer.url)).collect();
     let room = &worker.room;
-    say(table::facts([
+    let mut facts = vec![
         ("name", worker.name.to_string()),
         ("listens on", worker.listen.clone()),
         ("version", format!("{} (api {})", worker.program_version, worker.api_version)),
@@ -39,7 +39,9 @@ pub async fn show(agent: &Client, json: bool) -> Result<Exit> {
         ("promised", Bytes(room.promised_bytes).to_string()),
         ("free", Bytes(room.free_bytes).to_string()),
         ("knows", if peers.is_empty() { "no other worker".to_owned() } else { peers.join(", ") }),
-    ]))?;
+    ];
+    facts.extend(worker.troubles.iter().map(|trouble| ("trouble", trouble.clone())));
+    say(table::facts(facts))?;
     Ok(Exit::Done)
 }
 

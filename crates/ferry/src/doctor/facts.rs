@@ -31,8 +31,10 @@ pub struct Facts {
     pub modules: Modules,
     /// Programs that are on the PATH.
     pub programs: Programs,
-    /// Where the worker keeps its volumes.
+    /// Where the worker keeps all that it knows.
     pub store: Store,
+    /// Where it keeps its volumes, if that is another file system.
+    pub volumes: Option<Store>,
     /// The worker's part in its cluster; none if it belongs to none; why it cannot be looked at.
     pub membership: Result<Option<Membership>, String>,
     /// Files that a process may have open.
@@ -115,13 +117,24 @@ pub struct Membership {
     pub lost: Option<String>,
 }
 
+/// Why nothing can be written in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unwritable {
+    /// Its file system is read-only.
+    ReadOnly,
+    /// Its file system is full; bytes that are left of what the agent keeps there for itself, if it had to give of that.
+    Full(Option<u64>),
+    /// The system says why.
+    Other(String),
+}
+
 /// A directory for volumes.
 #[derive(Clone, Debug)]
 pub struct Store {
     /// The directory that was looked at: the one that was named, or the nearest above it that exists.
     pub dir: PathBuf,
     /// Why nothing can be written there, if so.
-    pub writable: Result<(), String>,
+    pub writable: Result<(), Unwritable>,
     /// Whether holes can be punched into files.
     pub punches_holes: bool,
     /// Whether files can be opened past the page cache.

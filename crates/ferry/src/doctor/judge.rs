@@ -2,6 +2,7 @@
 
 mod devices;
 mod membership;
+mod store;
 
 use super::facts::{Cgroups, Device, Facts, Module};
 use devices::{fuse, ublk};
@@ -50,7 +51,7 @@ pub fn serves_volumes(findings: &[Finding]) -> bool {
 
 /// Judges a host.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let mut all = store(facts);
+    let mut all = store::store(facts);
     all.extend([io_uring(facts), open_files(facts), locked_memory(facts), clock(facts)]);
     all.extend([fuse(facts), ublk(facts), vhost_user(facts), kvm(facts)]);
     all.extend([namespaces(facts), cgroups(facts), runtime(facts)]);
@@ -81,55 +82,6 @@ impl Finding {
     fn advised(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }
     }
-}
-
-fn store(facts: &Facts) -> Vec<Finding> {
-    let store = &facts.store;
-    let dir = store.dir.display();
-    let purpose = "keeping volumes";
-    if let Err(reason) = &store.writable {
-        let advice = "run the agent as a user who may write there, or choose another state_dir";
-        let seen = format!("nothing can be written in {dir}: {reason}");
-        return vec![Finding::missing("state directory", purpose, seen, advice).required()];
-    }
-    let written = Finding::works("state directory", purpose, format!("{dir} can be written"));
-    let sockets = match store.sockets_fit {
-        true => Finding::works("socket paths", "reaching a volume", "short enough"),
-        false => Finding::missing(
-            "socket paths",
-            "reaching a volume",
-            format!("sockets below {dir} have too long a path"),
-            "choose a shorter state_dir",
-        ),
-    };
-    let holes = match store.punches_holes {
-        true => Finding::works("holes in files", "volumes that stay sparse", format!("{dir} punches them")),
-        false => Finding::missing(
-            "holes in files",
-            "volumes that stay sparse",
-            format!("the filesystem of {dir} cannot punch them"),
-            "put the state_dir on ext4, XFS or btrfs, or let volumes take all the room they may need",
-        ),
-    };
-    let direct = match store.direct_io {
-        true => Finding::works("direct I/O", "volumes past the page cache", format!("{dir} has it")),
-        false => Finding::missing(
-            "direct I/O",
-            "volumes past the page cache",
-            format!("the filesystem of {dir} refuses it"),
-            "nothing needs to be done: volumes go through the page cache; ext4 and XFS have it",
-        ),
-    };
-    let reflinks = match store.reflinks {
-        true => Finding::works("reflinks", "copies of volumes that share blocks", format!("{dir} has them")),
-        false => Finding::missing(
-            "reflinks",
-            "copies of volumes that share blocks",
-            format!("the filesystem of {dir} has none"),
-            "nothing needs to be done: a fork copies what it needs; XFS and btrfs have them",
-        ),
-    };
-    vec![written.required(), sockets.required(), holes, direct, reflinks]
 }
 
 fn io_uring(facts: &Facts) -> Finding {
@@ -335,7 +287,7 @@ fn version(kernel: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::{Modules, Programs, Store};
+    use super::super::facts::{Modules, Programs, Store, Unwritable};
     use super::*;
     use ferry_volume::UblkDriver;
 
@@ -368,6 +320,7 @@ mod tests {
                 reflinks: true,
                 sockets_fit: true,
             },
+            volumes: None,
             membership: Ok(None),
             open_files_max: Some(1 << 20),
             locked_bytes_max: None,
@@ -435,13 +388,33 @@ mod tests {
     #[test]
     fn without_a_directory_or_descriptors_no_volume_is_served() {
         let mut facts = rich();
-        facts.store.writable = Err("Read-only file system".to_owned());
+        facts.store.writable = Err(Unwritable::Other("Permission denied".to_owned()));
         assert!(!serves_volumes(&judge(&facts)));
         let mut facts = rich();
         facts.store.sockets_fit = false;
         assert!(!serves_volumes(&judge(&facts)));
         let facts = Facts { open_files_max: Some(64), ..rich() };
         assert!(!serves_volumes(&judge(&facts)));
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_told_with_what_to_do_also_that_of_the_volumes_alone() {
+        let mut facts = rich();
+        facts.store.writable = Err(Unwritable::Full(Some(256 << 10)));
+        let full = finding(&facts, "state directory");
+        assert!(full.seen.contains("lives on the 256 KiB"), "{full:?}");
+        assert!(full.advice.unwrap().contains("ferry drain"));
+        let mut facts = rich();
+        facts.volumes = Some(Store {
+            dir: "/var/lib/ferry/volumes".into(),
+            writable: Err(Unwritable::ReadOnly),
+            ..facts.store.clone()
+        });
+        assert!(!serves_volumes(&judge(&facts)));
+        assert_eq!(finding(&facts, "state directory").state, State::Works);
+        let volumes = finding(&facts, "volumes");
+        assert_eq!(volumes.seen, "the file system of /var/lib/ferry/volumes is read-only");
+        assert!(volumes.advice.unwrap().contains("can be moved away"));
     }
 
     #[test]

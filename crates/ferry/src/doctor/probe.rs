@@ -1,6 +1,6 @@
 //! The facts of this host, by looking and trying. What is tried leaves nothing behind.
 
-use super::facts::{Cgroups, Device, Facts, Membership, Module, Modules, Programs, Store};
+use super::facts::{Cgroups, Device, Facts, Membership, Module, Modules, Programs, Store, Unwritable};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -33,6 +33,7 @@ pub fn look(state_dir: &Path) -> Facts {
             runtime: find(&["crun", "runc"]),
         },
         store: store(state_dir),
+        volumes: volumes(state_dir),
         membership: membership(state_dir),
         open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         locked_bytes_max: rustix::process::getrlimit(rustix::process::Resource::Memlock).current,
@@ -132,10 +133,23 @@ fn store(state_dir: &Path) -> Store {
         sockets_fit: ferry_agent::config::sockets_fit(state_dir),
         dir,
     };
-    if let Err(e) = try_store(&mut store) {
-        store.writable = Err(e.to_string());
-    }
+    // An agent that lives on what it has kept leaves a little room beside it.
+    let given = ferry_agent::ballast::left(state_dir);
+    store.writable = match (try_store(&mut store), given) {
+        (Ok(()), None) => Ok(()),
+        (Ok(()), given @ Some(_)) => Err(Unwritable::Full(given)),
+        (Err(e), _) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => Err(Unwritable::ReadOnly),
+        (Err(e), given) if e.kind() == io::ErrorKind::StorageFull => Err(Unwritable::Full(given)),
+        (Err(e), _) => Err(Unwritable::Other(e.to_string())),
+    };
     store
+}
+
+/// Volumes that lie on a file system of their own.
+fn volumes(state_dir: &Path) -> Option<Store> {
+    let dir = state_dir.join("volumes");
+    let is_apart = ferry_agent::disks::is_apart(state_dir, &dir);
+    is_apart.then(|| Store { sockets_fit: ferry_agent::config::sockets_fit(state_dir), ..store(&dir) })
 }
 
 /// Tries what volumes need on files that have no name.

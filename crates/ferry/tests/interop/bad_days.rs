@@ -7,7 +7,9 @@ use super::support::peers::{Peer, path_text};
 use super::support::volume::{MIB, Volume};
 use super::support::{NBDCOPY, NBDKIT, QEMU_IO, QEMU_NBD, find, needs, qemu_io, run, skip, test_name, text};
 use super::{assert_reads_as, assert_still_hydrating, slow_source};
+use ferry_volume::control::DiskTrouble;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -281,6 +283,39 @@ fn a_full_disk_reaches_the_guest_as_such_and_the_volume_survives() {
     volume.kill();
     volume.serve();
     qemu_io(&volume.uri(), &["read -P 0 0 4M", "read -P 1 4M 4M", "read -P 3 32M 2M"]);
+}
+
+#[test]
+fn a_volume_is_sealed_on_a_full_disk_out_of_the_room_that_its_map_has_kept_and_says_when_that_is_used_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), 8 * MIB) else {
+        return skip(test_name!(), "the right to mount a tmpfs (run as root)");
+    };
+    let volume = Volume::start(disk.path(), 64 * MIB, None);
+    let filling = disk.path().join("filling");
+    let mut file = File::create(&filling).unwrap();
+    let full = std::iter::repeat_with(|| file.write_all(&[1; 4096])).find_map(Result::err).unwrap();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let mut control = volume.control();
+    // Far more than what was left of the last page of the map.
+    let mut seals = 0_u32;
+    let refused = std::iter::repeat_with(|| {
+        seals += 1;
+        control.seal().and_then(|()| control.unseal())
+    });
+    let refused = refused.take(100_000).find_map(Result::err).expect("the room has an end");
+    assert!(refused.to_string().contains("No space left on device"), "{refused}");
+    assert!(seals > 300, "{seals} seals");
+    let trouble = control.status().unwrap().disk_trouble;
+    assert!(
+        matches!(&trouble, Some(DiskTrouble::MapUnwritten { why }) if why.contains("No space")),
+        "{trouble:?}"
+    );
+    std::fs::remove_file(&filling).unwrap();
+    drop(file);
+    // Whichever of the two was refused.
+    control.seal().and_then(|()| control.unseal()).unwrap();
+    assert_eq!(control.status().unwrap().disk_trouble, None);
 }
 
 #[test]

@@ -14,6 +14,7 @@ impl Target for Beta {
         self.0
             .call_target(|state| {
                 Ok(WorkerInfo {
+                    troubles: Vec::new(),
                     name: worker("beta"),
                     api_version: API_VERSION,
                     spec_version: ferry_api::SPEC_VERSION,

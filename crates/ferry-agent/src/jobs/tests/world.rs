@@ -460,6 +460,7 @@ fn volume(key: VolumeKey, machine: MachineId, on: &str) -> Volume {
         store: None,
         direct: false,
         store_bytes_allocated: Some(SIZE_BYTES / 2),
+        disk_trouble: None,
         readers: Some(0),
         forks: Vec::new(),
         lineage: ferry_api::Lineage::default(),

@@ -161,7 +161,7 @@ impl Home for Core {
     }
 
     async fn flush(&self, copy: VolumeKey) -> Answer<()> {
-        Ok(self.volumes.flush(copy).await?)
+        Ok(self.volumes.flush_ahead(copy).await?)
     }
 
     async fn export_live(&self, copy: VolumeKey, to: WorkerName) -> Answer<String> {

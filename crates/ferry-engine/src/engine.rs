@@ -17,6 +17,7 @@
 mod abandon;
 mod adopt;
 mod ahead;
+mod as_is;
 mod bad;
 mod budget;
 mod dirty;
@@ -367,6 +368,7 @@ impl Engine {
             complete: self.complete,
             persist_failed: self.durability.persist_failed(),
             store_failed: self.durability.failed().is_some(),
+            store_read_only: self.durability.failed() == Some(Errno::EROFS),
         }
     }
 

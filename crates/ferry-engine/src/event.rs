@@ -32,6 +32,8 @@ impl Errno {
     pub const EINVAL: Errno = Errno(22);
     /// No space left on device.
     pub const ENOSPC: Errno = Errno(28);
+    /// The file system of the store takes no writes any more.
+    pub const EROFS: Errno = Errno(30);
     /// Nobody has the data (any more).
     pub const ENODATA: Errno = Errno(61);
     /// The volume serves nobody (yet).

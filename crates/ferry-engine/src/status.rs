@@ -70,4 +70,6 @@ pub struct EngineStatus {
     pub persist_failed: Option<Errno>,
     /// The store failed to make data durable; see [`crate::Notice::StoreFailed`].
     pub store_failed: bool,
+    /// It failed because its file system takes no writes any more: a volume that is whole can be sealed as it is.
+    pub store_read_only: bool,
 }

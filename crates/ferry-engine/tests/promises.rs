@@ -275,6 +275,59 @@ fn after_a_failed_sync_nothing_is_promised_any_more() {
 }
 
 #[test]
+fn a_whole_volume_whose_store_takes_no_writes_any_more_is_sealed_as_it_is_and_opened_again() {
+    let read_only = Err(Errno::EROFS);
+    for fails_at_sync in [true, false] {
+        let mut engine = engine(4 * MIB, Phase::Open, false);
+        let sync = op(&tell(&mut engine, Event::Command(Command::Seal)));
+        let told = match fails_at_sync {
+            true => tell(&mut engine, Event::Done { op: sync, result: read_only }),
+            false => {
+                let persist = op(&done(&mut engine, sync));
+                tell(&mut engine, Event::Done { op: persist, result: read_only })
+            }
+        };
+        let failed_first = Operation::Notice(Notice::StoreFailed { errno: Errno::EROFS });
+        assert!(told.contains(&failed_first), "{told:?}");
+        assert_eq!(told.last(), Some(&Operation::Notice(Notice::Sealed)), "{told:?}");
+        assert_eq!(engine.status().phase, Phase::Sealed);
+        assert!(engine.status().store_read_only);
+        assert_eq!(ask(&mut engine, 1, write(0, 4096)), [failed(1, Errno::EPERM)]);
+        assert!(matches!(ask(&mut engine, 2, read(0, 512))[..], [Operation::ReadLocal { .. }]));
+        let opened = tell(&mut engine, Event::Command(Command::Unseal));
+        assert_eq!(opened, [Operation::Notice(Notice::Unsealed)]);
+        assert_eq!(
+            ask(&mut engine, 3, write(0, 512)),
+            [failed(3, Errno::EIO)],
+            "it takes no writes here either"
+        );
+        assert_eq!(tell(&mut engine, Event::Command(Command::Seal)), [Operation::Notice(Notice::Sealed)]);
+    }
+}
+
+#[test]
+fn a_seal_that_the_map_knows_is_not_taken_back_without_a_word_to_it() {
+    let mut engine = engine(4 * MIB, Phase::Sealed, false);
+    let sync = op(&tell(&mut engine, Event::Command(Command::Unseal)));
+    let told = tell(&mut engine, Event::Done { op: sync, result: Err(Errno::EROFS) });
+    let kept = Notice::CommandFailed { command: Command::Unseal, errno: Errno::EROFS };
+    assert_eq!(told.last(), Some(&Operation::Notice(kept)), "{told:?}");
+    assert_eq!(engine.status().phase, Phase::Sealed);
+}
+
+#[test]
+fn a_volume_that_is_not_whole_or_whose_store_fails_otherwise_is_not_sealed_as_it_is() {
+    for (has_source, errno) in [(true, Errno::EROFS), (false, Errno::EIO)] {
+        let mut engine = engine(4 * MIB, Phase::Open, has_source);
+        let sync = op(&tell(&mut engine, Event::Command(Command::Seal)));
+        let told = tell(&mut engine, Event::Done { op: sync, result: Err(errno) });
+        let refused = Notice::CommandFailed { command: Command::Seal, errno };
+        assert!(told.contains(&Operation::Notice(refused)), "{told:?}");
+        assert_eq!(engine.status().phase, Phase::Open);
+    }
+}
+
+#[test]
 fn a_flush_after_a_failed_persist_tells_the_map_again() {
     let mut engine = quiet_clone(4 * MIB);
     let written = op(&ask(&mut engine, 1, write(0, 4096)));

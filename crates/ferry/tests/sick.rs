@@ -5,11 +5,11 @@ mod support;
 
 use ferry_api::{DirectoryView, Job, JobState, Losses, Machine, Volume, WorkerInfo};
 use support::cluster::{Cluster, Worker};
-use support::disk::SmallDisk;
+use support::disk::{FragileDisk, SmallDisk};
 use support::gated::Gated;
 use support::image;
 use support::peers::Peer;
-use support::{NBDKIT, needs, skip, test_name, until};
+use support::{MKE2FS, NBDKIT, needs, skip, test_name, until};
 
 use std::fs::File;
 use std::io::Write;
@@ -133,4 +133,69 @@ fn a_worker_whose_disk_is_full_to_the_last_block_is_drained_by_an_agent_that_liv
     assert_eq!(w1.ferry(&["worker", "uncordon"]).code, Some(0));
     assert!(left < kept(), "it is kept again once there is room");
     assert!(troubles().is_empty(), "{:?}", troubles());
+}
+
+#[test]
+fn a_worker_whose_volumes_became_read_only_is_drained_since_its_agent_notes_elsewhere() {
+    needs!(MKE2FS);
+    let cluster = Cluster::configured(&[("w1", ""), ("w2", "")]);
+    let (w1, w2) = cluster.pair();
+    let Some(disk) = FragileDisk::mount(&w1.dir.join("volumes"), &cluster.dir().join("disk"), 128 * MIB) else {
+        return skip(test_name!(), "the right to mount a loop device (run as root)");
+    };
+    cluster.workers.iter().for_each(Worker::start);
+    let image = cluster.dir().join("image");
+    image::dense(&image, SIZE_BYTES, 83);
+    create_on(w1, "db", image.to_str().unwrap());
+    w1.wait_for_volume("data", "is whole", |volume| volume.hydration.is_none_or(|counted| counted.complete));
+    disk.fail_read_only();
+    let told: WorkerInfo = w1.ask(&["worker", "show"]);
+    assert!(told.troubles[0].contains("read-only, so that machines read and no longer write"), "{told:?}");
+    let doctor = w1.ferry(&["doctor", "--state-dir", w1.dir.to_str().unwrap()]);
+    let of_volumes = format!("the file system of {} is read-only", w1.dir.join("volumes").display());
+    assert!(doctor.code == Some(1) && doctor.stdout.contains(&of_volumes), "{doctor:?}");
+    let drain: Job = w1.ask(&["drain", "w1", "--detach"]);
+    let ended = ended(w1, &drain.id.to_string());
+    assert_eq!((ended.state, ended.reason), (JobState::Succeeded, None), "{}", w1.log());
+    assert_eq!(w2.volume("data").hydration.unwrap().bytes_fetched, SIZE_BYTES);
+    assert_eq!(w2.machine("db").worker.as_str(), "w2");
+    assert_eq!(w1.ferry(&["worker", "safe-to-stop"]).code, Some(0));
+}
+
+#[test]
+fn an_agent_whose_disk_became_read_only_ends_with_what_to_do_and_what_it_handed_over_follows_all_the_same() {
+    needs!(MKE2FS);
+    let cluster = Cluster::configured(&[("w1", ""), ("w2", "")]);
+    let (w1, w2) = cluster.pair();
+    let Some(disk) = FragileDisk::mount(&w1.dir, &cluster.dir().join("disk"), 256 * MIB) else {
+        return skip(test_name!(), "the right to mount a loop device (run as root)");
+    };
+    cluster.workers.iter().for_each(Worker::start);
+    let image = cluster.dir().join("image");
+    image::dense(&image, SIZE_BYTES, 84);
+    create_on(w1, "db", image.to_str().unwrap());
+    w1.wait_for_volume("data", "is whole", |volume| volume.hydration.is_none_or(|counted| counted.complete));
+    // So that it still follows when the disk fails, however slow that comes.
+    let _: WorkerInfo = w2.ask(&["worker", "pace", "--max", "64KiB"]);
+    let _: Job = w1.ask(&["move", "db", "--to", "w2", "--mode", "cold", "--detach"]);
+    until("db runs on w2", || {
+        let here: Vec<Machine> = w2.ask(&["machine", "list"]);
+        here.iter().any(|machine| machine.name.as_str() == "db").then_some(())
+    });
+    disk.fail_read_only();
+    let said = w1.ferry(&["worker", "cordon"]);
+    assert!(said.code != Some(0), "nothing can be noted: {said:?}");
+    assert!(!w1.wait_for_end().success());
+    let read_only = format!("the file system of {} is read-only", w1.dir.display());
+    assert!(w1.log().contains(&read_only) && w1.log().contains("mend that and start it again"), "{}", w1.log());
+    let mut again = w1.spawn();
+    assert!(!again.wait().unwrap().success());
+    assert!(w1.log().contains("so that no agent can keep its journal there"), "{}", w1.log());
+    let doctor = w1.ferry(&["doctor", "--state-dir", w1.dir.to_str().unwrap()]);
+    assert!(doctor.code == Some(1) && doctor.stdout.contains("is read-only"), "{doctor:?}");
+    let _: WorkerInfo = w2.ask(&["worker", "pace", "--max", "none"]);
+    w2.wait_for_volume("data", "is whole although its source is read-only and without an agent", |volume| {
+        volume.hydration.is_some_and(|counted| counted.complete)
+    });
+    assert_eq!(w2.volume("data").hydration.unwrap().bytes_fetched, SIZE_BYTES);
 }

@@ -40,7 +40,7 @@ use ferry_api::{ApiError, ErrorCode, JobId, PaceVolume, Room, VolumeId, VolumeKe
 use ferry_crossing::service::{self, Deletion, Wish};
 use ferry_crossing::{Fence, Subject};
 use ferry_volume::Credentials;
-use ferry_volume::control::{Client, ControlError, Phase, Status};
+use ferry_volume::control::{Client, ControlError, DiskTrouble, Phase, Status};
 use keeper::{Doomed, Keeper};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -469,6 +469,24 @@ impl Volumes {
     /// Its server does not run, or its disk failed.
     pub async fn flush(&self, key: VolumeKey) -> Result<(), VolumesError> {
         self.inner.ask(key, Client::flush).await
+    }
+
+    /// The same before it is sealed, so that the seal has little to do. On a disk that takes no writes any more nothing can be done ahead.
+    ///
+    /// # Errors
+    /// As [`Volumes::flush`].
+    pub(crate) async fn flush_ahead(&self, key: VolumeKey) -> Result<(), VolumesError> {
+        match self.flush(key).await {
+            Err(VolumesError::Control(ControlError::Refused { .. })) if self.is_read_only(key).await => {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn is_read_only(&self, key: VolumeKey) -> bool {
+        let status = self.inner.status(key).await;
+        status.is_ok_and(|status| status.disk_trouble == Some(DiskTrouble::ReadOnly))
     }
 
     /// Makes a copy unchangeable, which the records must say is sealed. Durable when it answers.

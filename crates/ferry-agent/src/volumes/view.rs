@@ -71,7 +71,7 @@ impl Volumes {
         };
         let server = match &status {
             None => ServerState::NotNeeded,
-            Some(Ok(status)) if status.store_failed => ServerState::Down {
+            Some(Ok(status)) if has_failed(status) => ServerState::Down {
                 reason:
                     "its disk failed to make data durable, so it takes no more writes; see its server.log"
                         .to_owned(),
@@ -114,8 +114,18 @@ impl Volumes {
     }
 }
 
+/// One that takes no writes any more serves all the same.
+fn has_failed(status: &Status) -> bool {
+    status.store_failed && status.disk_trouble != Some(control::DiskTrouble::ReadOnly)
+}
+
 fn disk_trouble(trouble: &control::DiskTrouble) -> String {
     match trouble {
+        control::DiskTrouble::ReadOnly => {
+            "its file system is read-only: its machine reads, and gets an error for each write and flush; move the machine away (what \
+             it wrote and did not flush before may be missing then, as after a power failure), or stop it and mend the disk"
+                .to_owned()
+        }
         control::DiskTrouble::MapUnwritten { why } => format!(
             "its map cannot be written ({why}): what has arrived since may have to be copied again, and flushes of its machine \
              fail; make room on its disk"

@@ -45,6 +45,8 @@ pub(super) struct Durability {
     not_before_ms: u64,
     /// A sync failed: what the store holds beyond the map cannot be trusted any more.
     failed: Option<Errno>,
+    /// Sealed without a word to the map, see [`super::as_is`].
+    pub(super) sealed_as_is: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,7 @@ impl Durability {
             persist_failed: None,
             not_before_ms: 0,
             failed: None,
+            sealed_as_is: false,
         }
     }
 
@@ -261,6 +264,7 @@ impl Engine {
             return;
         }
         match result {
+            Err(Errno::EROFS) => return self.store_failed(Errno::EROFS, out),
             Ok(()) => {
                 self.durability.persist_failures = 0;
                 let commit = self.durability.commit.as_mut().expect("a persist belongs to a commit");
@@ -303,6 +307,11 @@ impl Engine {
         self.durability.unknown = BlockSet::new();
         self.wake = true;
         out.push(Operation::Notice(Notice::StoreFailed { errno }));
+        let command = self.durability.commit.as_ref().and_then(|commit| commit.command);
+        if command.is_some_and(|command| self.as_is(command).is_some()) {
+            // It is still the first to be judged.
+            self.durability.commit.iter_mut().for_each(|commit| commit.command = None);
+        }
         self.end_commit(Err(errno), out);
         for request in std::mem::take(&mut self.durability.waiters) {
             reply(request, Err(Errno::EIO), out);

@@ -7,14 +7,16 @@
 //!                        └──────────── Unseal ──────────┘
 //! ```
 //!
-//! Invariant: the phase changes when the map says so, not before; a command that fails has changed nothing. What was true of
-//! a sealed volume since a mark is so no more once it is unsealed: the marks end in the same frame.
+//! Invariant: the phase changes when the map says so, not before, but for a store that takes no writes any more
+//! ([`super::as_is`]); a command that fails has changed nothing. What was true of a sealed volume since a mark is so no more once it is
+//! unsealed: the marks end in the same frame.
 
 use crate::event::{Command, Errno};
 use crate::map::Phase;
 use crate::operation::{Notice, Operation, Refusal};
 
 use super::Engine;
+use super::as_is::Deed;
 
 /// What to do with a command now.
 pub(super) enum Verdict {
@@ -23,6 +25,8 @@ pub(super) enum Verdict {
     Refused(Refusal),
     /// The store failed before.
     Failed(Errno),
+    /// The store takes no writes, and it can be done without.
+    AsIs(Deed),
     /// It must wait for what is under way.
     NotYet,
     Ready,
@@ -62,6 +66,10 @@ impl Engine {
             let notice = match self.judge(command) {
                 Verdict::Ready => return Some(command),
                 Verdict::NotYet => return None,
+                Verdict::AsIs(deed) => {
+                    self.do_as_is(deed, out);
+                    None
+                }
                 Verdict::Already => done_notice(command),
                 Verdict::Refused(refusal) => Some(Notice::CommandRefused { command, refusal }),
                 Verdict::Failed(errno) => Some(Notice::CommandFailed { command, errno }),
@@ -114,7 +122,13 @@ impl Engine {
             (Command::AbandonSource, _) => Verdict::Ready,
         };
         match (verdict, self.durability.failed()) {
-            (Verdict::Ready | Verdict::NotYet, Some(errno)) => Verdict::Failed(errno),
+            (verdict @ (Verdict::Ready | Verdict::NotYet), Some(errno)) => {
+                match (verdict, self.as_is(command)) {
+                    (Verdict::NotYet, Some(_)) => Verdict::NotYet,
+                    (_, Some(deed)) => Verdict::AsIs(deed),
+                    (_, None) => Verdict::Failed(errno),
+                }
+            }
             (verdict, _) => verdict,
         }
     }

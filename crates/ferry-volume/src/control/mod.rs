@@ -355,6 +355,8 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum DiskTrouble {
+    /// Its file system takes no writes any more. Reads go on, writes and flushes fail, and a volume that is whole can be sealed as it is.
+    ReadOnly,
     /// The map could not be appended to the last time, which is tried again: what has arrived or was written since the last time
     /// that it could is not in it, and flushes of such writes fail.
     MapUnwritten {

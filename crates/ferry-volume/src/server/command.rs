@@ -236,8 +236,9 @@ impl Server {
 
     /// A flush that an agent asked for is over.
     pub(super) fn flushed(&mut self, flush: &AskedFlush, result: Result<(), Errno>) {
-        // A volume on standby has nothing to flush.
-        let result = if self.phase() == Phase::Standby { Ok(()) } else { result };
+        // A volume on standby has nothing to flush, and one that was sealed as it is nothing that could be.
+        let is_as_it_is = self.phase() == Phase::Sealed && self.engine.status().store_read_only;
+        let result = if self.phase() == Phase::Standby || is_as_it_is { Ok(()) } else { result };
         let answer = match result {
             Ok(()) => Answer::Done,
             Err(errno) => refused(format!("the last writes are not durable: {}", describe(errno))),
@@ -307,7 +308,10 @@ impl Server {
 
 fn disk_trouble(engine: &EngineStatus) -> Option<DiskTrouble> {
     let unwritten = |errno| DiskTrouble::MapUnwritten { why: describe(errno).to_string() };
-    engine.persist_failed.map(unwritten)
+    match engine.store_read_only {
+        true => Some(DiskTrouble::ReadOnly),
+        false => engine.persist_failed.map(unwritten),
+    }
 }
 
 pub(super) fn refused(reason: String) -> Answer {

@@ -292,6 +292,10 @@ pub struct VolumeSource {
     /// Requests of the machine that wait for it.
     #[serde(default)]
     pub requests_waiting: u64,
+    /// The longest time in the last 10 to 20 seconds in which it has sent nothing although it was asked, in milliseconds; none if
+    /// that was not long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_ms: Option<u64>,
     /// Those that stand in for it, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more: Vec<StandIn>,

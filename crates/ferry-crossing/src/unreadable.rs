@@ -1,4 +1,4 @@
-//! What the source of a machine that has moved cannot give of its disks, told to a person.
+//! What the source of a machine that has moved cannot give of its disks, or gives slowly, told to a person.
 //!
 //! Nothing is given up here: a block that cannot be read is tried again for ever, and only a person knows whether it may become
 //! zeroes.
@@ -7,12 +7,16 @@ use ferry_api::{BadRanges, Crossing, Volume};
 
 /// So many ranges are named in a sentence.
 const NAMED_MAX: usize = 4;
+/// A source that lets those wait for less, in milliseconds, is not spoken of here: its machine hardly notices.
+const SLOW_MS: u64 = 1_000;
 
-/// What cannot be read, and, of a volume that lacks nothing else any more, what can be done. None while all can be read.
+/// What cannot be read, and, of a volume that lacks nothing else any more, what can be done; and which source is slow. None while all can
+/// be read in good time.
 #[must_use]
 pub fn unreadable(crossing: &Crossing) -> Option<String> {
     let volumes = crossing.volumes.iter().filter_map(|volume| volume.volume.as_ref());
-    let told: Vec<String> = volumes.filter_map(of_volume).collect();
+    let told: Vec<String> =
+        volumes.flat_map(|volume| of_volume(volume).into_iter().chain(slow(volume))).collect();
     (!told.is_empty()).then(|| told.join("; "))
 }
 
@@ -34,6 +38,18 @@ fn of_volume(volume: &Volume) -> Option<String> {
         // By its id: the volumes of many machines are named alike.
         id = volume.id,
         lose = counted.bytes_remote,
+    ))
+}
+
+fn slow(volume: &Volume) -> Option<String> {
+    let slow_ms = volume.source.as_ref()?.slow_ms.filter(|slow_ms| *slow_ms >= SLOW_MS)?;
+    volume.hydration.filter(|counted| !counted.complete)?;
+    Some(format!(
+        "the source of volume {} is slow, and lately sent nothing for up to {}.{} s: reads of what only it has wait so long, and the \
+         rest follows as it comes",
+        volume.name,
+        slow_ms / 1_000,
+        slow_ms % 1_000 / 100
     ))
 }
 
@@ -68,6 +84,7 @@ mod tests {
             bad,
             away_ms: None,
             requests_waiting: 0,
+            slow_ms: None,
             more: Vec::new(),
         };
         Volume {
@@ -122,6 +139,25 @@ mod tests {
         let command = format!("ferry volume abandon-source {} --lose 8192 --force", volume.id);
         let left = unreadable(&crossing(vec![volume, copy(1 << 20, bad(0))])).unwrap();
         assert!(left.contains(&command), "{left}");
+    }
+
+    #[test]
+    fn a_slow_source_is_told_until_the_volume_is_whole() {
+        let after = |slow_ms, complete| {
+            let mut volume = copy(1 << 20, bad(0));
+            volume.source.as_mut().unwrap().slow_ms = slow_ms;
+            volume.hydration.as_mut().unwrap().complete = complete;
+            unreadable(&crossing(vec![volume]))
+        };
+        assert_eq!(
+            (after(None, false), after(Some(999), false), after(Some(5_000), true)),
+            (None, None, None)
+        );
+        let told = after(Some(2_345), false).unwrap();
+        assert!(
+            told.contains("the source of volume data is slow, and lately sent nothing for up to 2.3 s"),
+            "{told}"
+        );
     }
 
     #[test]

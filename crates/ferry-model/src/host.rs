@@ -510,6 +510,7 @@ impl Host {
             bad: ferry_api::BadRanges::default(),
             away_ms: None,
             requests_waiting: 0,
+            slow_ms: None,
             more: Vec::new(),
         });
         Some(Volume {

@@ -238,6 +238,7 @@ fn status(state: &State, at: At) -> Option<Status> {
         bad: Default::default(),
         away_ms: None,
         requests_waiting: 0,
+        slow_ms: None,
         more: Vec::new(),
     });
     Some(Status {

@@ -31,6 +31,7 @@ fn status() -> Status {
         bad: BadRanges { bytes: 4096, count: 1, listed: vec![Span { offset: 8192, len_bytes: 4096 }] },
         away_ms: Some(7),
         requests_waiting: 1,
+        slow_ms: Some(900),
         more: vec![StandIn { uri: "file:///b".into(), connected: true, last_error: None }],
     };
     Status {

@@ -4,6 +4,7 @@
 mod support;
 
 use ferry_api::{DirectoryView, Job, JobState, Losses, Machine, Volume, WorkerInfo};
+use ferry_volume::client::BlockClient;
 use support::cluster::{Cluster, Worker};
 use support::disk::{FragileDisk, SmallDisk};
 use support::gated::Gated;
@@ -18,11 +19,23 @@ const MIB: u64 = 1 << 20;
 const SIZE_BYTES: u64 = 16 * MIB;
 const BLOCK: u64 = 4096;
 
-/// A machine of this name on a disk of the same name that is read from `uri`.
+/// A machine of this name on a disk that is called `data` and is read from `uri`.
 fn create_on(worker: &Worker, name: &str, uri: &str) {
+    create_named(worker, name, "data", uri);
+}
+
+fn create_named(worker: &Worker, name: &str, disk: &str, uri: &str) {
     let _: Volume = worker.ask(&["volume", "import", name, "--from", uri]);
-    let disk = format!("data={name}");
+    let disk = format!("{disk}={name}");
     let _: Machine = worker.ask(&["machine", "create", name, "--volume", &disk, "--", "sleep", "1000000"]);
+}
+
+/// Waits until a machine of this name is a worker's.
+fn runs(worker: &Worker, name: &str) {
+    until(&format!("{name} runs on {}", worker.name), || {
+        let here: Vec<Machine> = worker.ask(&["machine", "list"]);
+        here.iter().any(|machine| machine.name.as_str() == name).then_some(())
+    });
 }
 
 fn job(worker: &Worker, id: &str) -> Job {
@@ -75,10 +88,7 @@ fn a_drain_goes_on_with_its_disks_while_its_agent_is_down_and_with_its_machines_
     let words = ["machine", "create", "web", "--volume", "scratch=1MiB", "--", "sleep", "1000000"];
     let _: Machine = w1.ask(&words);
     let drain: Job = w1.ask(&["drain", "w1", "--max-parallel", "1", "--detach"]);
-    until("db runs on w2", || {
-        let here: Vec<Machine> = w2.ask(&["machine", "list"]);
-        here.iter().any(|machine| machine.name.as_str() == "db").then_some(())
-    });
+    runs(w2, "db");
     w1.kill();
     source.open();
     w2.wait_for_volume("data", "is whole although the agent of its source is down", |volume| {
@@ -140,7 +150,8 @@ fn a_worker_whose_volumes_became_read_only_is_drained_since_its_agent_notes_else
     needs!(MKE2FS);
     let cluster = Cluster::configured(&[("w1", ""), ("w2", "")]);
     let (w1, w2) = cluster.pair();
-    let Some(disk) = FragileDisk::mount(&w1.dir.join("volumes"), &cluster.dir().join("disk"), 128 * MIB) else {
+    let Some(disk) = FragileDisk::mount(&w1.dir.join("volumes"), &cluster.dir().join("disk"), 128 * MIB)
+    else {
         return skip(test_name!(), "the right to mount a loop device (run as root)");
     };
     cluster.workers.iter().for_each(Worker::start);
@@ -178,16 +189,17 @@ fn an_agent_whose_disk_became_read_only_ends_with_what_to_do_and_what_it_handed_
     // So that it still follows when the disk fails, however slow that comes.
     let _: WorkerInfo = w2.ask(&["worker", "pace", "--max", "64KiB"]);
     let _: Job = w1.ask(&["move", "db", "--to", "w2", "--mode", "cold", "--detach"]);
-    until("db runs on w2", || {
-        let here: Vec<Machine> = w2.ask(&["machine", "list"]);
-        here.iter().any(|machine| machine.name.as_str() == "db").then_some(())
-    });
+    runs(w2, "db");
     disk.fail_read_only();
     let said = w1.ferry(&["worker", "cordon"]);
     assert!(said.code != Some(0), "nothing can be noted: {said:?}");
     assert!(!w1.wait_for_end().success());
     let read_only = format!("the file system of {} is read-only", w1.dir.display());
-    assert!(w1.log().contains(&read_only) && w1.log().contains("mend that and start it again"), "{}", w1.log());
+    assert!(
+        w1.log().contains(&read_only) && w1.log().contains("mend that and start it again"),
+        "{}",
+        w1.log()
+    );
     let mut again = w1.spawn();
     assert!(!again.wait().unwrap().success());
     assert!(w1.log().contains("so that no agent can keep its journal there"), "{}", w1.log());
@@ -198,4 +210,52 @@ fn an_agent_whose_disk_became_read_only_ends_with_what_to_do_and_what_it_handed_
         volume.hydration.is_some_and(|counted| counted.complete)
     });
     assert_eq!(w2.volume("data").hydration.unwrap().bytes_fetched, SIZE_BYTES);
+}
+
+#[test]
+fn a_source_that_hangs_is_told_fails_nobody_and_leaves_its_share_to_a_healthy_move() {
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let [hanging, healthy] = [("hanging", 85), ("healthy", 86)].map(|(name, seed)| {
+        let image = cluster.dir().join(name);
+        image::dense(&image, SIZE_BYTES, seed);
+        image
+    });
+    let source = Gated::serve(cluster.dir(), &hanging, SIZE_BYTES, SIZE_BYTES);
+    create_named(w1, "db", "tables", &source.uri());
+    create_named(w1, "web", "pages", healthy.to_str().unwrap());
+    w1.wait_for_volume("pages", "is whole", |volume| volume.hydration.is_none_or(|counted| counted.complete));
+    let _: WorkerInfo = w2.ask(&["worker", "pace", "--max", "4MiB"]);
+    let hung: Job = w1.ask(&["move", "db", "--to", "w2", "--mode", "cold", "--detach"]);
+    let why = until("the move says that its source is slow", || {
+        job(w1, &hung.id.to_string()).reason.filter(|why| why.contains("the source of volume tables is slow"))
+    });
+    assert!(why.contains("and the rest follows as it comes"), "{why}");
+    let slow = w2.volume("tables");
+    assert!(slow.source.unwrap().slow_ms.is_some_and(|ms| ms >= 1_000));
+    // Somebody waits for it meanwhile.
+    let guest_uri = slow.guest_uri.clone();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        BlockClient::connect_text(&guest_uri).unwrap().read_at(3 * MIB, &mut bytes).map(|()| bytes.to_vec())
+    });
+    until("the read has reached the source", || {
+        Some(w2.volume("tables").source?.requests_waiting).filter(|waiting| *waiting > 0)
+    });
+    let _: Job = w1.ask(&["move", "web", "--to", "w2", "--mode", "cold", "--detach"]);
+    runs(w2, "web");
+    w2.wait_for_volume("pages", "has more than half of the worker's budget", |volume| {
+        volume.pace.share_bytes_per_s.is_some_and(|share| share.get() >= 3 * MIB)
+    });
+    w2.wait_for_volume("pages", "is whole", |volume| {
+        volume.hydration.is_some_and(|counted| counted.complete)
+    });
+    assert_eq!(w2.volume("tables").hydration.unwrap().bytes_fetched, 0, "its source still hangs");
+    assert!(!reading.is_finished(), "a read waits, and does not fail");
+    source.open();
+    let whole = std::fs::read(&hanging).unwrap();
+    assert_eq!(reading.join().unwrap().unwrap(), whole[3 << 20..][..4096]);
+    let _: WorkerInfo = w2.ask(&["worker", "pace", "--max", "none"]);
+    let ended = ended(w1, &hung.id.to_string());
+    assert_eq!((ended.state, ended.reason), (JobState::Succeeded, None));
 }

@@ -9,7 +9,7 @@
 //!
 //! A server that nobody tells its share any more drops it after a minute, so nothing need be undone when an agent dies.
 
-use super::shares::{Claim, share_out};
+use super::shares::{Claim, can_use, share_out};
 use super::{Inner, Volumes, VolumesError, service};
 use crate::mutex::locked;
 use crate::records::Change;
@@ -101,7 +101,9 @@ struct Unfinished {
 
 impl Unfinished {
     fn claim(&self) -> Claim<'_> {
-        Claim { own: self.status.budget_bytes_per_s, from: self.from.as_ref() }
+        let slow = self.status.source.as_ref().and_then(|source| source.slow_ms);
+        let uses = slow.map(|_| can_use(self.status.hydration.rate_bytes_per_s));
+        Claim { own: self.status.budget_bytes_per_s, uses, from: self.from.as_ref() }
     }
 }
 
@@ -157,7 +159,7 @@ fn shares(
         unfinished.iter().filter(|one| hydrates(one)).map(Unfinished::claim).collect();
     let mut of_hydrating = share_out(budget, pairs, &claims).into_iter();
     let as_one_more = |one: &Unfinished| {
-        let own = Claim { own: None, ..one.claim() };
+        let own = Claim { own: None, uses: None, ..one.claim() };
         share_out(budget, pairs, &[&claims[..], &[own]].concat()).pop().flatten()
     };
     unfinished

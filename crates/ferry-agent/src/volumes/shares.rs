@@ -1,6 +1,6 @@
 //! How the worker's budget is divided among the volumes that hydrate. Pure.
 //!
-//! Equal shares; who cannot use an equal one because its own budget is smaller leaves the rest to the others.
+//! Equal shares; who cannot use an equal one, because its own budget is smaller or its source is slow, leaves the rest to the others.
 
 use ferry_api::WorkerName;
 use std::collections::BTreeMap;
@@ -25,13 +25,45 @@ pub(super) fn divide(budget: NonZeroU64, own: &[Option<NonZeroU64>]) -> Vec<NonZ
     shares
 }
 
+/// What one whose source is slow has at least of what others could use, too, in bytes a second: enough for it to show that its source is
+/// well again.
+const SLOW_SHARE_MIN: NonZeroU64 = NonZeroU64::new(1 << 20).expect("it is not 0");
+
+/// What one whose source is slow can use of a budget, in bytes a second, given what came lately: it comes back as its source does.
+pub(super) fn can_use(lately_bytes_per_s: u64) -> NonZeroU64 {
+    let twice = NonZeroU64::new(lately_bytes_per_s.saturating_mul(2));
+    twice.map_or(SLOW_SHARE_MIN, |twice| twice.max(SLOW_SHARE_MIN))
+}
+
 /// What is known of one that hydrates.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim<'a> {
     /// What it may fetch at most by its own budget.
     pub(super) own: Option<NonZeroU64>,
+    /// What it can use, if that is known to be little: it has more only if nobody else can use it either.
+    pub(super) uses: Option<NonZeroU64>,
     /// The worker that it reads from.
     pub(super) from: Option<&'a WorkerName>,
+}
+
+/// As [`divide`], in two rounds: what is left by those who can use little of it goes to them only if nobody else can use it.
+fn divide_by_use(budget: NonZeroU64, claims: &[(Option<NonZeroU64>, Option<NonZeroU64>)]) -> Vec<NonZeroU64> {
+    let most: Vec<_> = claims.iter().map(|(own, uses)| [*own, *uses].into_iter().flatten().min()).collect();
+    let mut shares = divide(budget, &most);
+    let given = shares.iter().fold(0_u64, |given, share| given.saturating_add(share.get()));
+    let left = budget.get().saturating_sub(given);
+    // What is left to each until it has its own budget.
+    let more = |own: Option<NonZeroU64>, share: NonZeroU64| {
+        own.map_or(Some(NonZeroU64::MAX), |own| NonZeroU64::new(own.get().saturating_sub(share.get())))
+    };
+    let (takers, mores): (Vec<usize>, Vec<_>) =
+        (0..claims.len()).filter_map(|at| Some((at, Some(more(claims[at].0, shares[at])?)))).unzip();
+    if let Some(left) = NonZeroU64::new(left).filter(|left| left.get() >= takers.len() as u64) {
+        for (at, more) in takers.into_iter().zip(divide(left, &mores)) {
+            shares[at] = shares[at].saturating_add(more.get());
+        }
+    }
+    shares
 }
 
 /// The share of each when all together have `budget`, if there is one, and those that read from one worker what `pairs` says of
@@ -46,15 +78,16 @@ pub(super) fn share_out(
     let mut shares: Vec<Option<NonZeroU64>> = vec![None; claims.len()];
     for (from, most) in pairs {
         let of_it: Vec<usize> = (0..claims.len()).filter(|&at| claims[at].from == Some(from)).collect();
-        let own: Vec<_> = of_it.iter().map(|&at| claims[at].own).collect();
-        for (at, share) in of_it.into_iter().zip(divide(*most, &own)) {
+        let own: Vec<_> = of_it.iter().map(|&at| (claims[at].own, claims[at].uses)).collect();
+        for (at, share) in of_it.into_iter().zip(divide_by_use(*most, &own)) {
             shares[at] = Some(share);
         }
     }
     let Some(budget) = budget else { return shares };
     // What a pair does not let one have goes to the others.
-    let most: Vec<_> = shares.iter().zip(claims).map(|(share, claim)| share.or(claim.own)).collect();
-    divide(budget, &most).into_iter().map(Some).collect()
+    let most: Vec<_> =
+        shares.iter().zip(claims).map(|(share, claim)| (share.or(claim.own), claim.uses)).collect();
+    divide_by_use(budget, &most).into_iter().map(Some).collect()
 }
 
 #[cfg(test)]
@@ -87,9 +120,33 @@ mod tests {
     }
 
     #[test]
+    fn what_one_with_a_slow_source_does_not_use_goes_to_the_others_until_it_is_well_again() {
+        const MIB: u64 = 1 << 20;
+        let shares = |claims: &[(Option<u64>, Option<u64>)]| {
+            let of = |(own, lately): &(Option<u64>, Option<u64>)| (own.map(bytes), lately.map(can_use));
+            let claims: Vec<_> = claims.iter().map(of).collect();
+            let shares = divide_by_use(bytes(100 * MIB), &claims);
+            shares.into_iter().map(|share| share.get() / MIB).collect::<Vec<_>>()
+        };
+        let healthy = (None, None);
+        assert_eq!(shares(&[healthy, healthy]), [50, 50]);
+        assert_eq!(shares(&[(None, Some(0)), healthy]), [1, 99], "it hangs");
+        assert_eq!(shares(&[(None, Some(10 * MIB)), healthy]), [20, 80], "it may show that it can do more");
+        assert_eq!(shares(&[(None, Some(25 * MIB)), healthy]), [50, 50]);
+        assert_eq!(shares(&[(None, Some(u64::MAX)), healthy]), [50, 50]);
+        assert_eq!(shares(&[(None, Some(0)), (Some(9 * MIB), None)]), [91, 9], "nobody else can use it");
+        assert_eq!(shares(&[(None, Some(0)), (None, Some(0))]), [50, 50], "nor here");
+        assert_eq!(
+            shares(&[(Some(7 * MIB), Some(0)), (None, Some(0))]),
+            [7, 93],
+            "its own budget holds all the same"
+        );
+    }
+
+    #[test]
     fn what_a_pair_does_not_let_one_have_goes_to_those_of_other_pairs() {
         let [w1, w2]: [WorkerName; 2] = ["w1", "w2"].map(|name| name.parse().unwrap());
-        let claims = [&w1, &w1, &w2].map(|from| Claim { own: None, from: Some(from) });
+        let claims = [&w1, &w1, &w2].map(|from| Claim { own: None, uses: None, from: Some(from) });
         let shares = |budget: u64, pairs: &[(&WorkerName, u64)]| {
             let pairs = pairs.iter().map(|(from, most)| ((*from).clone(), bytes(*most))).collect();
             let shares = share_out(NonZeroU64::new(budget), &pairs, &claims);
@@ -112,7 +169,7 @@ mod tests {
             let workers: Vec<WorkerName> = (0..4).map(|n| format!("w{n}").parse().unwrap()).collect();
             let pairs: BTreeMap<_, _> = workers.iter().cloned().zip(most.iter().copied().map(bytes)).collect();
             let claims: Vec<_> =
-                claims.iter().map(|(own, from)| Claim { own: own.map(bytes), from: Some(&workers[*from]) }).collect();
+                claims.iter().map(|(own, from)| Claim { own: own.map(bytes), uses: None, from: Some(&workers[*from]) }).collect();
             let shares = share_out(budget.map(bytes), &pairs, &claims);
             prop_assert_eq!(shares.len(), claims.len());
             for (from, most) in &pairs {
@@ -129,6 +186,24 @@ mod tests {
             if let Some(budget) = budget {
                 let taken: u128 = shares.iter().map(|share| u128::from(share.unwrap().get())).sum();
                 prop_assert!(taken <= u128::from(budget).max(claims.len() as u128));
+            }
+        }
+
+        #[test]
+        fn whoever_can_use_little_leaves_nothing_unused_and_does_not_starve(
+            budget in rates(),
+            claims in vec((proptest::option::of(rates()), proptest::option::of(rates())), 0..20),
+        ) {
+            let claims: Vec<_> = claims.into_iter().map(|(own, uses)| (own.map(bytes), uses.map(bytes))).collect();
+            let shares = divide_by_use(bytes(budget), &claims);
+            let given: u128 = shares.iter().map(|share| u128::from(share.get())).sum();
+            let wanted: u128 = claims.iter().map(|(own, _)| u128::from(own.map_or(u64::MAX, NonZeroU64::get))).sum();
+            let least = claims.len() as u128;
+            prop_assert!(given <= u128::from(budget).max(least));
+            // What a division leaves is less than one byte for each.
+            prop_assert!(given + least >= wanted.min(u128::from(budget)));
+            for (share, (own, _)) in shares.iter().zip(&claims) {
+                prop_assert!(own.is_none_or(|own| *share <= own));
             }
         }
 

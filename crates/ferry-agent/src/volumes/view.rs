@@ -200,6 +200,7 @@ fn source(record: &VolumeRecord, status: Option<&Status>) -> Option<VolumeSource
         bad: link.map(|link| bad_ranges(&link.bad)).unwrap_or_default(),
         away_ms: link.and_then(|link| link.away_ms),
         requests_waiting: link.map_or(0, |link| link.requests_waiting),
+        slow_ms: link.and_then(|link| link.slow_ms),
         more: link.map(|link| link.more.iter().map(stand_in).collect()).unwrap_or_default(),
     })
 }

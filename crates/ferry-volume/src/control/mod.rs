@@ -402,6 +402,10 @@ pub struct SourceStatus {
     /// Guest requests that wait for it.
     #[serde(default)]
     pub requests_waiting: u64,
+    /// The longest time in the last 10 to 20 seconds in which it has sent nothing although it was asked, in milliseconds; none if
+    /// that was not long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_ms: Option<u64>,
     /// Those that stand in for it, in order; what is told of absence is true when all of them are away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more: Vec<StandIn>,

@@ -113,6 +113,12 @@ impl Link {
             && self.stream.silence().is_none_or(|silence| silence >= silence_max)
     }
 
+    /// For how long nothing has come by now although the source was asked; none while it owes nothing, or bytes flow.
+    pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
+        let owes = !self.asked.is_empty() && !self.stream.is_landing();
+        owes.then(|| now.saturating_duration_since(self.heard_at))
+    }
+
     /// Takes note of received bytes; false when the source closed.
     pub(super) fn received(&mut self, result: std::io::Result<u32>) -> bool {
         self.heard_at = Instant::now();

@@ -12,6 +12,7 @@ use crate::control::{
 };
 use crate::directory::{ABANDONED, DirectoryError};
 use ferry_engine::{ByteRange, Command, Errno, Event, MapRecord, OpId};
+use std::time::Instant;
 
 /// What giving up the source costs, and has cost.
 #[derive(Debug, Default)]
@@ -53,7 +54,13 @@ impl Server {
             bad,
             away_ms: engine.source_away_ms.filter(|_| !engine.complete),
             requests_waiting: engine.waiting_for_source,
+            slow_ms: self.slow_ms().filter(|_| !engine.complete),
         })
+    }
+
+    fn slow_ms(&self) -> Option<u64> {
+        let slow = self.sources.serving()?.slow(Instant::now())?;
+        Some(slow.as_millis() as u64)
     }
 
     /// Said once for each range, not at each of the tries that follow.

@@ -41,6 +41,7 @@ mod receipts;
 mod requests;
 mod secure;
 mod share;
+mod silences;
 mod snapshots;
 mod source;
 mod sources;

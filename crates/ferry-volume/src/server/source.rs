@@ -11,6 +11,7 @@
 use super::Purpose;
 use super::dialling::{DialResult, FETCH_LINKS, Found, Unreached, Wishes, begin_to_dial};
 use super::link::{Link, LinkEvent};
+use super::silences::Silences;
 use super::sources::Serial;
 use super::task::{Standing, Task};
 use crate::SourceUri;
@@ -121,6 +122,7 @@ pub(super) struct Source {
     heat_asks_left: u32,
     backoff: Duration,
     last_error: Option<String>,
+    silences: Silences,
     /// It is a snapshot, and its server has said that there is none of that name any more.
     is_gone: bool,
     next_link: u64,
@@ -141,6 +143,7 @@ impl Source {
             heat_asks_left: HEAT_ASKS_MAX,
             backoff: BACKOFF_MIN,
             last_error: None,
+            silences: Silences::new(Instant::now()),
             is_gone: false,
             next_link: serial << LINK_BITS,
             next_cookie: 1,
@@ -173,6 +176,13 @@ impl Source {
 
     pub(super) fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
+    }
+
+    /// How long it has let those wait lately who asked it, if that is long.
+    pub(super) fn slow(&self, now: Instant) -> Option<Duration> {
+        let State::Links(links) = &self.state else { return None };
+        let lasts = links.iter().filter_map(|link| link.silence(now)).max();
+        self.silences.slow(lasts, now)
     }
 
     /// Whether it will not come back: a snapshot's name is never used for another.
@@ -484,6 +494,10 @@ impl Source {
     pub(super) fn received(&mut self, id: u64, result: std::io::Result<u32>, ring: &mut Ring<Purpose>) {
         let State::Links(links) = &mut self.state else { return };
         let Some(link) = links.iter_mut().find(|l| l.id == id) else { return };
+        let now = Instant::now();
+        if let Some(silence) = link.silence(now) {
+            self.silences.ended(silence, now);
+        }
         let mut broken = match link.received(result) {
             true => None,
             false => Some(format!("{} closed the connection", self.uri)),

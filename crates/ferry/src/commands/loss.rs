@@ -71,6 +71,7 @@ pub fn facts(volume: &Volume) -> Vec<(&'static str, String)> {
             facts.push(("CUT OFF", cut_off_text(&volume.name)));
         }
         facts.extend(source.away_ms.map(|ms| ("SOURCE AWAY", away_text(source, ms, volume.loss_policy))));
+        facts.extend(source.slow_ms.map(|ms| ("source slow", slow_text(ms))));
         facts.extend(source.more.iter().map(|more| ("stands in", super::sources::text(more))));
         if source.bad.count > 0 {
             facts.push(("bad blocks", bad_text(&source.bad)));
@@ -100,6 +101,14 @@ fn away_text(source: &VolumeSource, away_ms: u64, policy: LossPolicy) -> String 
         many => format!("{many} requests wait for it"),
     };
     format!("for {}; {waiting}; {}", Time(Duration::from_millis(away_ms)), policy_text(policy))
+}
+
+/// Said of a source that lets those wait who ask it.
+pub(super) fn slow_text(slow_ms: u64) -> String {
+    format!(
+        "it lately sent nothing for up to {}; reads of what only it has wait so long",
+        Time(Duration::from_millis(slow_ms))
+    )
 }
 
 fn policy_text(policy: LossPolicy) -> String {

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::board::now_ms;
 use super::job::kind_text;
+use super::loss;
 use super::machine::state_text;
 use crate::exit::Exit;
 use crate::output::board::{Row, bar, cut, hydration, lines};
@@ -163,6 +164,9 @@ fn sick(
     for volume in volumes {
         if let ServerState::Down { reason } = &volume.server {
             sick.push(format!("volume {} on {worker}: {reason}", volume.name));
+        }
+        if let Some(slow_ms) = volume.source.as_ref().and_then(|source| source.slow_ms) {
+            sick.push(format!("source of volume {} on {worker}: {}", volume.name, loss::slow_text(slow_ms)));
         }
         if let Some(trouble) = &volume.disk_trouble {
             sick.push(format!("volume {} on {worker}: {trouble}", volume.name));

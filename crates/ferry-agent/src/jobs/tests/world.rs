@@ -397,6 +397,7 @@ impl World {
             bad: BadRanges::default(),
             away_ms: None,
             requests_waiting: 0,
+            slow_ms: None,
             more: Vec::new(),
         }
     }

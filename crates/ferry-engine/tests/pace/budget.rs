@@ -2,6 +2,7 @@
 
 use crate::clone::{Clone, MIB};
 use ferry_engine::limits::BUDGET_BURST_MS;
+use proptest::prelude::*;
 use std::num::NonZeroU64;
 
 /// What may come at once, on top of budget × time.
@@ -90,5 +91,39 @@ fn guest_and_background_together_keep_within_the_budget_while_the_guest_needs_le
         let earned = 8 * MIB * clone.now_ms / 1_000;
         assert!(crossed <= earned + burst(8 * MIB) + 256 * 1024, "{crossed} after {} ms", clone.now_ms);
         assert!(crossed >= earned, "{crossed} after {} ms", clone.now_ms);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Two moves beside each other: each has half of what their worker may fetch, and their ticks come as they come.
+    #[test]
+    fn of_two_clones_under_equal_shares_neither_starves_and_the_later_one_is_close_behind_when_the_first_ends(
+        share in MIB / 4..40 * MIB,
+        size in 16..64_u64,
+        ticks in prop::collection::vec((1..=BUDGET_BURST_MS, 1..=BUDGET_BURST_MS), 16),
+        reads in prop::collection::vec(0..16_u64, 0..4),
+    ) {
+        let size_bytes = size * MIB;
+        let [mut one, mut other] = [(); 2].map(|()| Clone::under(share, size_bytes));
+        // What its guest waits for is served at once, and counts.
+        for at in reads {
+            prop_assert!(one.read(at * MIB, 4096));
+        }
+        let mut ticks = ticks.into_iter().cycle();
+        let crossed = |clone: &Clone| clone.background_bytes + clone.guest_bytes;
+        while crossed(&one) < size_bytes && crossed(&other) < size_bytes {
+            let (of_one, of_other) = ticks.next().unwrap();
+            // Whoever is behind in time has the next tick, as on one host.
+            if one.now_ms <= other.now_ms { one.pass(of_one) } else { other.pass(of_other) }
+            for clone in [&one, &other] {
+                let earned = share * clone.now_ms / 1_000;
+                prop_assert!(crossed(clone) <= earned + burst(share), "{} after {} ms", crossed(clone), clone.now_ms);
+                prop_assert!(crossed(clone) + burst(share) >= earned.min(size_bytes), "{} after {} ms", crossed(clone), clone.now_ms);
+            }
+        }
+        let apart = crossed(&one).abs_diff(crossed(&other));
+        prop_assert!(apart <= 2 * burst(share), "they are {apart} bytes apart");
     }
 }

@@ -23,9 +23,16 @@
 //!
 //! [peers]
 //! w2 = "http://10.0.0.2:7433"
+//!
+//! [directory]                     # in a cluster that has NATS servers already: docs/directory.md
+//! nats = "tls://10.0.0.9:4222"
 //! ```
 //!
 //! Invariant: a [`Config`] can be run; everything in it was checked when the file was read.
+
+mod nats;
+
+pub use nats::NatsConfig;
 
 use ferry_api::{Generation, Labels, MoveTo, Placement, RegionName, VolumeId, VolumeKey, WorkerName};
 use ferry_volume::directory;
@@ -100,6 +107,8 @@ pub struct Config {
     /// Directory of certificates (see [`ferry_volume::Credentials`]); an absolute path. With it, volumes are read by
     /// other workers, and read from them, over mutual TLS only.
     pub tls: Option<PathBuf>,
+    /// The bucket in which the members of a cluster tell each other who is there and has news; without it they gossip.
+    pub nats: Option<NatsConfig>,
 }
 
 /// Why a configuration is refused.
@@ -155,6 +164,7 @@ struct File {
     services_hold_seconds: Option<u64>,
     services_held_max: Option<u64>,
     tls: Option<toml::Spanned<PathBuf>>,
+    directory: Option<nats::Section>,
 }
 
 impl Config {
@@ -202,6 +212,7 @@ impl Config {
             services_hold_seconds: file.services_hold_seconds.unwrap_or(SERVICES_HOLD_SECONDS_DEFAULT),
             services_held_max: file.services_held_max.unwrap_or(SERVICES_HELD_MAX_DEFAULT),
             tls: file.tls.map(|dir| beside(&place, &dir)).transpose()?,
+            nats: file.directory.map(|section| section.checked(&place)).transpose()?,
         })
     }
 }

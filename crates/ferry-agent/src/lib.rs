@@ -24,7 +24,7 @@ pub mod entrances;
 mod failure;
 pub mod fences;
 mod garbage;
-mod gossip;
+mod hearing;
 pub mod host;
 mod identity;
 pub mod jobs;
@@ -48,6 +48,7 @@ pub mod volumes;
 
 pub use config::{Config, ConfigError};
 pub use core::Ground;
+pub use hearing::HearingError;
 pub use service::{Agent, AgentError, run};
 pub use services::NoServices;
 pub use truth::{StateDir, truth_at_rest};

@@ -14,7 +14,7 @@ use crate::drivers::{Channel, LaunchError, Launcher};
 use crate::entrances::{self, EntranceError};
 use crate::fences::{FenceError, Fences};
 use crate::garbage;
-use crate::gossip::{self, Heard};
+use crate::hearing::{self, Hearing, HearingError};
 use crate::host::ThisHost;
 use crate::identity::{self, IdentityError};
 use crate::jobs::{
@@ -67,16 +67,8 @@ type Jobs = Office<Records, HostClock, Core>;
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// It cannot hear the other workers of its cluster.
-    #[error(
-        "cannot hear other workers at {address} over UDP; choose another `listen` in the configuration, or end what has the port"
-    )]
-    Gossip {
-        /// Where.
-        address: std::net::SocketAddr,
-        /// What the system said.
-        #[source]
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    Hearing(#[from] HearingError),
     /// The state directory is not to be had, or the records cannot be opened or were lost.
     #[error(transparent)]
     Records(#[from] RecordsError),
@@ -128,8 +120,8 @@ pub struct Agent {
     shutdown: Shutdown,
     /// The worker's part in its cluster, if it belongs to one.
     cluster: Option<Cluster>,
-    /// What it hears in the gossip there.
-    gossip: Option<Heard>,
+    /// By what it hears of the others there.
+    hearing: Option<Hearing>,
     clock: HostClock,
     age: AgeClock<HostClock>,
     started_at_ms: u64,
@@ -145,6 +137,7 @@ impl Agent {
         let lock = StateLock::take(&config.state_dir)?;
         let cluster = Cluster::open(&config)?;
         entrances::check(&config, cluster.is_some())?;
+        hearing::check(&config, cluster.is_some())?;
         identity::note(&config.state_dir, &config.name)?;
         if let Some(cluster) = &cluster {
             config.tls = Some(cluster.tls_dir());
@@ -163,31 +156,18 @@ impl Agent {
             },
         };
         let mut agent = Self::start_on(config, ground, credentials).await?;
-        let Core { services, records, peers, volumes, .. } = &*agent.core;
+        let Core { config, services, records, peers, volumes, .. } = &*agent.core;
         let secured = cluster.as_ref().map(Cluster::secured).transpose()?;
         services.open(records, peers, secured, &mut agent._chores).await?;
         if let Some(cluster) = &cluster {
             agent._chores.spawn(cluster.clone().keep_up());
             agent._chores.spawn(cluster.clone().expel_from(volumes.clone()));
         }
-        let gossip = match &cluster {
-            Some(cluster) => agent.listen_to_gossip(cluster).await?,
+        let hearing = match &cluster {
+            Some(cluster) => Hearing::open(config, cluster, services, &mut agent._chores).await?,
             None => None,
         };
-        Ok(Self { cluster, gossip, ..agent })
-    }
-
-    /// Takes part in the gossip of the cluster, where it is known at which port; elsewhere workers ask each other.
-    async fn listen_to_gossip(&mut self, cluster: &Cluster) -> Result<Option<Heard>, AgentError> {
-        let Core { config, services, .. } = &*self.core;
-        if config.listen.port() == 0 {
-            return Ok(None);
-        }
-        services.listen_to_gossip();
-        let (place, part) = ((config.listen, &*config.state_dir), (&config.name, cluster.clone()));
-        let heard = gossip::open(place, part, services.clone(), &mut self._chores).await;
-        let failed = |cause| AgentError::Gossip { address: config.listen, cause };
-        heard.map(Some).map_err(failed)
+        Ok(Self { cluster, hearing, ..agent })
     }
 
     /// Goes on with what the records say, on ground that nobody else uses.
@@ -237,7 +217,7 @@ impl Agent {
             jobs,
             shutdown,
             cluster: None,
-            gossip: None,
+            hearing: None,
             clock,
             age,
             started_at_ms,
@@ -828,7 +808,7 @@ impl AgentApi for Agent {
     }
 
     async fn peer_digest(&self) -> Answer<Digest> {
-        Ok(self.gossip.as_ref().map(Heard::digest).unwrap_or_default())
+        Ok(self.hearing.as_ref().map(Hearing::digest).unwrap_or_default())
     }
 
     async fn peer_mappings(&self, ask: AskMappings) -> Answer<Mappings> {
@@ -870,7 +850,9 @@ impl AgentApi for Agent {
     }
 
     async fn cluster(&self) -> Answer<ClusterStatus> {
-        Ok(self.in_cluster()?.status().await)
+        let mut status = self.in_cluster()?.status().await;
+        status.troubles.extend(self.core.services.hearing().trouble);
+        Ok(status)
     }
 
     async fn cluster_token(&self, ask: AskJoinToken) -> Answer<JoinTokenMade> {

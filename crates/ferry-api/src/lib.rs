@@ -45,7 +45,7 @@ pub use cluster::{
     ApiTokenMade, ApiTokenTold, AskApiToken, AskJoinToken, ClusterStatus, ClusterWorker, GossipKey, Join,
     JoinTokenMade, Joined, Membership, Renew, Renewed, Revoke, RevokeDone, Revoked, SignedRoster,
 };
-pub use directory::{AboutWorker, Digest, DirectoryView, KnownMachine, KnownWorker};
+pub use directory::{AboutWorker, Digest, DirectoryView, Hears, HearsBy, KnownMachine, KnownWorker};
 pub use door::AgentApi;
 pub use drain::{
     AskDrain, Deviation, DeviationKind, DrainPlan, DrainStarted, PauseDrain, PlannedMove, StartDrain,

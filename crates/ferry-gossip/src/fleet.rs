@@ -2,7 +2,8 @@
 //! No part of the product.
 
 use crate::{
-    COMPARE_PAUSE, Digest, Effect, Fact, Gossip, GossipKey, Member, SEEK_PAUSE, SealError, Sealer, Wake,
+    COMPARE_PAUSE, Digest, Effect, Fact, Gossip, GossipKey, Medium, Member, SEEK_PAUSE, SealError, Sealer,
+    Wake,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -307,7 +308,7 @@ impl Worker {
         let name = format!("w{of}").parse().expect("it is a name");
         let me = Member { name, address, epoch: life };
         let key = GossipKey { id: 1, secret: [7; 32] };
-        let sealer = Sealer::new(me.name.clone(), life, vec![key]);
+        let sealer = Sealer::new(Medium::Datagrams, me.name.clone(), life, vec![key]);
         let own =
             seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(u64::from(port)).wrapping_add(life << 20);
         Self { gossip: Gossip::new(me.clone(), about, own), me, sealer, known: BTreeMap::new(), lives: true }

@@ -8,20 +8,25 @@
 //! state its map of machines is; whoever has an older one asks the worker itself. So what must arrive is pulled from whoever
 //! owns it, and what gossip loses costs time only: workers compare what they know with a [`Digest`], now and then, in pairs.
 //!
+//! Where a fleet has a store of keys and values already, the same facts lie there instead, sealed likewise: a [`Bucket`] is one
+//! worker's part in that.
+//!
 //! Nothing here does I/O or reads a clock, and the dice are thrown from a seed that is given: the same events give the same
 //! effects, so a thousand workers can be watched in one thread (`tests/many.rs`, `cargo xtask bench --what directory`).
 
+mod bucket;
 mod fact;
 pub mod fleet;
 mod gossip;
 mod member;
 mod sealed;
 
+pub use bucket::{Bucket, Fleet, Kept, NotTaken, RENEW_PAUSE, SILENT_MS_MAX, Seen, Unfit};
 pub use fact::{Fact, Facts};
 pub use ferry_api::Digest;
 pub use gossip::{Effect, Gossip, Wake};
 pub use member::Member;
-pub use sealed::{GossipKey, KeyId, SealError, Sealer};
+pub use sealed::{GossipKey, KeyId, Medium, SealError, Sealer};
 
 /// How often a worker looks for one of those that it misses ([`Gossip::seek`]).
 pub const SEEK_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! Datagrams that only members can read and make.
+//! Datagrams, and values of a bucket, that only members can read and make.
 //!
 //! ```text
 //!  version 1 │ key id 4 │ epoch 8 │ count 8 │ length 1 │ sender's name │ sealed datagram │ tag 16
@@ -44,6 +44,24 @@ impl fmt::Debug for GossipKey {
     }
 }
 
+/// On what sealed things travel. What was sealed for one is opened on no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// Datagrams between workers.
+    Datagrams,
+    /// Values of a bucket that others keep.
+    Bucket,
+}
+
+impl Medium {
+    fn salt(self) -> &'static [u8] {
+        match self {
+            Self::Datagrams => b"ferry gossip 1",
+            Self::Bucket => b"ferry bucket 1",
+        }
+    }
+}
+
 /// Why a datagram is not opened. Whoever sent it gets no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
@@ -63,6 +81,7 @@ pub enum SealError {
 
 /// Seals a worker's datagrams and opens those of others.
 pub struct Sealer {
+    medium: Medium,
     me: WorkerName,
     epoch: u64,
     count: u64,
@@ -114,8 +133,8 @@ impl KeyType for KeyBytes {
 }
 
 /// The key of one sender in one of its lives.
-fn key_of(key: &GossipKey, sender: &WorkerName, epoch: u64) -> LessSafeKey {
-    let salt = Salt::new(HKDF_SHA256, b"ferry gossip 1").extract(&key.secret);
+fn key_of(medium: Medium, key: &GossipKey, sender: &WorkerName, epoch: u64) -> LessSafeKey {
+    let salt = Salt::new(HKDF_SHA256, medium.salt()).extract(&key.secret);
     let epoch = epoch.to_be_bytes();
     let info = [sender.as_str().as_bytes(), &epoch];
     let mut bytes = [0; 32];
@@ -133,8 +152,9 @@ fn nonce(count: u64) -> Nonce {
 impl Sealer {
     /// For the worker `me` in a life that no earlier one of it had, with the fleet's keys.
     #[must_use]
-    pub fn new(me: WorkerName, epoch: u64, keys: Vec<GossipKey>) -> Self {
-        let mut sealer = Self { me, epoch, count: 0, keys: Vec::new(), own: None, senders: BTreeMap::new() };
+    pub fn new(medium: Medium, me: WorkerName, epoch: u64, keys: Vec<GossipKey>) -> Self {
+        let (keys_known, senders) = (Vec::new(), BTreeMap::new());
+        let mut sealer = Self { medium, me, epoch, count: 0, keys: keys_known, own: None, senders };
         sealer.rekey(keys);
         sealer
     }
@@ -144,7 +164,7 @@ impl Sealer {
         keys.sort_by_key(|key| key.id);
         keys.drain(..keys.len().saturating_sub(KEYS_MAX));
         self.senders.retain(|_, sender| keys.iter().any(|key| key.id == sender.key_id));
-        self.own = keys.last().map(|key| key_of(key, &self.me, self.epoch));
+        self.own = keys.last().map(|key| key_of(self.medium, key, &self.me, self.epoch));
         self.keys = keys;
     }
 
@@ -203,7 +223,7 @@ impl Sealer {
             }
         }
         let key = self.keys.iter().find(|key| key.id == key_id).ok_or(SealError::Key(key_id))?;
-        let key = key_of(key, &name, epoch);
+        let key = key_of(self.medium, key, &name, epoch);
         let body = open(&key)?;
         seen.note(count);
         if self.senders.len() < SENDERS_MAX || self.senders.contains_key(&name) {
@@ -253,7 +273,8 @@ mod tests {
     }
 
     fn sealer(name: &str, epoch: u64, keys: &[KeyId]) -> Sealer {
-        Sealer::new(name.parse().unwrap(), epoch, keys.iter().map(|id| key(*id)).collect())
+        let keys = keys.iter().map(|id| key(*id)).collect();
+        Sealer::new(Medium::Datagrams, name.parse().unwrap(), epoch, keys)
     }
 
     fn opened(sealer: &mut Sealer, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
@@ -310,6 +331,12 @@ mod tests {
         w2.rekey(vec![key(2)]);
         assert_eq!(opened(&mut w2, &late), Err(SealError::Key(1)));
         assert_eq!(sealer("w4", 1, &[]).seal(b"none"), None);
+    }
+
+    #[test]
+    fn what_was_sealed_for_a_bucket_is_no_datagram() {
+        let in_a_bucket = Sealer::new(Medium::Bucket, "w1".parse().unwrap(), 7, vec![key(1)]).seal(b"hello");
+        assert_eq!(opened(&mut sealer("w2", 7, &[1]), &in_a_bucket.unwrap()), Err(SealError::Broken));
     }
 
     proptest! {

@@ -127,5 +127,6 @@ fn config(world: &World, host: HostIndex, retention_hours: u64) -> Config {
         services_hold_seconds: 60,
         services_held_max: 1,
         tls: None,
+        nats: None,
     }
 }

@@ -113,7 +113,9 @@ fn in_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// Lines of the log go to stderr; `FERRY_LOG` says how much.
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("FERRY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // What becomes of a connection to NATS the agent says itself.
+    let usual = || EnvFilter::new("info,async_nats=off");
+    let filter = EnvFilter::try_from_env("FERRY_LOG").unwrap_or_else(|_| usual());
     // A log that cannot be written (its disk is full) must not end a volume server: by default that is complained
     // about with `eprintln!`, which panics when stderr is the very log.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);

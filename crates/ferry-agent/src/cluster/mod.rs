@@ -153,6 +153,12 @@ impl Cluster {
         held.papers.roster.workers.iter().map(member).collect()
     }
 
+    /// The id of the cluster.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.held().papers.roster.cluster.to_string()
+    }
+
     /// The keys by which members know each other's whispers, the newest first.
     #[must_use]
     pub fn gossip_keys(&self) -> Vec<GossipKey> {

@@ -7,6 +7,7 @@
 //! Invariant: figures decide nothing. What is counted of jobs lies in the records and survives every restart; what volume
 //! servers count, and how long appends took, begins anew with their processes. All names are in docs/operating.md.
 
+mod directory;
 mod jobs;
 mod page;
 mod process;
@@ -16,7 +17,7 @@ mod volumes;
 use crate::core::Core;
 use crate::jobs::QueueFigures;
 use crate::records::{CountRow, VolumeRecord};
-use ferry_api::{ApiError, Job, Machine, MachineState, ServiceStatus, Volume, WorkerInfo};
+use ferry_api::{ApiError, Hears, Job, Machine, MachineState, ServiceStatus, Volume, WorkerInfo};
 use page::{Page, label};
 use process::Process;
 use prometheus_client::collector::Collector;
@@ -43,6 +44,7 @@ struct Facts {
     machines: Vec<Machine>,
     volumes: Vec<VolumeFacts>,
     services: Vec<ServiceStatus>,
+    hears: Hears,
 }
 
 /// A copy of a volume.
@@ -76,6 +78,7 @@ pub(crate) async fn page(
         machines: core.machines.list().await?,
         volumes: copies(core).await?,
         services: core.services.list(),
+        hears: core.services.hearing(),
     };
     Ok(facts.written())
 }
@@ -112,7 +115,8 @@ impl Collector for Facts {
         jobs::write(&mut page, self)?;
         self.machines(&mut page)?;
         volumes::write(&mut page, &self.volumes)?;
-        services::write(&mut page, &self.services)
+        services::write(&mut page, &self.services)?;
+        directory::write(&mut page, &self.hears)
     }
 }
 

@@ -67,7 +67,10 @@ impl<'a> Page<'a> {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in figures {
             let none = None::<&prometheus_client::metrics::exemplar::Exemplar<NoLabelSet, f64>>;
-            family.encode_family(&labels)?.encode_counter(&value, none)?;
+            match labels.is_empty() {
+                true => family.encode_counter(&value, none)?,
+                false => family.encode_family(&labels)?.encode_counter(&value, none)?,
+            }
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! What fills the directory: this worker's own records, and the other workers, each of which is asked for all it knows and
-//! answers when that changes, or is asked when gossip says that it did. So news is pushed the moment it is durable, and pulled again if a push is lost.
+//! answers when that changes, or is asked when a hint says that it did. So news is pushed the moment it is durable, and pulled again if a push is lost.
 
 use super::{Inner, Reached, Telling};
 use crate::host::now_ms;
@@ -12,7 +12,6 @@ use ferry_crossing::directory::{VALID_MS, told_of};
 use ferry_crossing::feed::Feed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::{AbortHandle, JoinSet};
@@ -121,8 +120,8 @@ pub(super) async fn follow_all(inner: Arc<Inner>, peers: Peers) {
 async fn follow(inner: Arc<Inner>, worker: WorkerName, client: Client) {
     let (mut known, mut pause, mut is_silent, mut seen) = (0, AGAIN.0, false, (0, 0));
     loop {
-        let gossips = inner.gossips.load(Relaxed);
-        let wait_ms = if gossips { 0 } else { AskMappings::WAIT_MS_MAX };
+        let hinted = inner.is_hinted();
+        let wait_ms = if hinted { 0 } else { AskMappings::WAIT_MS_MAX };
         let ask = AskMappings { known, wait_ms, changes: true };
         match client.peer_mappings(ask).await {
             Ok(told) if told.worker == worker => {
@@ -130,7 +129,7 @@ async fn follow(inner: Arc<Inner>, worker: WorkerName, client: Client) {
                 let reached = Reached { at: told.reached_at.clone(), tls: client.tls().cloned() };
                 locked(&inner.reached_at).insert(worker.clone(), reached);
                 known = inner.take_over(known, told);
-                if gossips && known > 0 {
+                if hinted && known > 0 {
                     seen = inner.until_news(&worker, seen).await;
                 }
                 continue;

@@ -1,18 +1,17 @@
-//! What gossip says of the other workers: who is there, and whose map of machines is in another state than it was.
+//! What is heard of the other workers (see [`crate::hearing`]): who is there, and whose map of machines is in another state than it was.
 
 use super::{Inner, Services};
 use crate::mutex::locked;
-use ferry_api::WorkerName;
+use ferry_api::{Hears, HearsBy, WorkerName};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-/// After how long a worker is asked again that gossip tells nothing of.
+/// After how long a worker is asked again of which nothing is heard.
 const UNHINTED_MAX: Duration = Duration::from_secs(30);
 
-/// In which state a worker's map is, by gossip: in which life of it, and which one.
+/// In which state a worker's map is, by what is heard: in which life of it, and which one.
 pub(crate) type State = (u64, u64);
 
 /// What is heard of a worker.
@@ -33,10 +32,41 @@ impl Default for Hint {
 /// What is heard of each worker.
 pub(super) type Hints = BTreeMap<WorkerName, Hint>;
 
+/// By what others are heard, and how that goes.
+#[derive(Debug, Default)]
+pub(super) struct Ears {
+    by: HearsBy,
+    /// When something was last heard, where others keep what is heard.
+    heard_at: Option<Instant>,
+    /// Why nothing is heard.
+    trouble: Option<String>,
+    /// How much of it was not taken.
+    ignored: u64,
+}
+
 impl Services {
-    /// From now on gossip says when there is news: nobody waits for it with an open request.
-    pub(crate) fn listen_to_gossip(&self) {
-        self.inner.gossips.store(true, Relaxed);
+    /// From now on it is heard by that when there is news: nobody waits for it with an open request.
+    pub(crate) fn hears_by(&self, by: HearsBy) {
+        locked(&self.inner.ears).by = by;
+    }
+
+    /// What others keep was read or written just now; so much of it was not taken since the agent began.
+    pub(crate) fn hears(&self, ignored: u64) {
+        let mut ears = locked(&self.inner.ears);
+        (ears.heard_at, ears.trouble, ears.ignored) = (Some(Instant::now()), None, ignored);
+    }
+
+    /// What others keep is not to be had, for that reason. Tells whether it is another one than it was.
+    pub(crate) fn hears_nothing(&self, trouble: String) -> bool {
+        locked(&self.inner.ears).trouble.replace(trouble.clone()) != Some(trouble)
+    }
+
+    /// How the others are heard.
+    pub(crate) fn hearing(&self) -> Hears {
+        let Ears { by, heard_at, trouble, ignored } = &*locked(&self.inner.ears);
+        let ms_ago = |at: Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let heard_ms_ago = heard_at.map(ms_ago);
+        Hears { by: by.clone(), heard_ms_ago, trouble: trouble.clone(), ignored: *ignored }
     }
 
     /// In which state what this worker tells is, whenever that changes; 0 while it tells nothing.
@@ -61,7 +91,12 @@ impl Services {
 }
 
 impl Inner {
-    /// Who is there, by gossip.
+    /// Whether it is heard when others have news.
+    pub(super) fn is_hinted(&self) -> bool {
+        locked(&self.ears).by != HearsBy::Requests
+    }
+
+    /// Who is there, by what is heard.
     pub(super) fn there(&self) -> BTreeSet<WorkerName> {
         let hints = locked(&self.hints);
         hints.iter().filter(|(_, hint)| hint.is_there).map(|(name, _)| name.clone()).collect()

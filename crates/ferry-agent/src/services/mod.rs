@@ -36,7 +36,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -101,9 +100,9 @@ struct Inner {
     told: watch::Sender<Option<Telling>>,
     /// In which state that is; 0 while it tells nothing.
     revision: watch::Sender<u64>,
-    /// Whether gossip says when others have news.
-    gossips: AtomicBool,
-    /// What it says.
+    /// By what it is heard when others have news.
+    ears: Mutex<hints::Ears>,
+    /// What is heard.
     hints: Mutex<hints::Hints>,
     /// Whom it follows.
     followed: Mutex<BTreeSet<WorkerName>>,
@@ -149,7 +148,7 @@ impl Services {
             changed: watch::Sender::new(0),
             told: watch::Sender::new(None),
             revision: watch::Sender::new(0),
-            gossips: AtomicBool::new(false),
+            ears: Mutex::default(),
             hints: Mutex::default(),
             followed: Mutex::default(),
             about: Mutex::default(),

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use ferry_api::http::Client;
-use ferry_api::{AboutWorker, AgentApi, DirectoryView, KnownMachine, KnownWorker};
+use ferry_api::{AboutWorker, AgentApi, DirectoryView, Hears, HearsBy, KnownMachine, KnownWorker};
 use std::time::Duration;
 
 use super::service::presence_text;
@@ -27,7 +27,25 @@ fn sheet(view: &DirectoryView) -> String {
     let machines = table::columns(header, view.machines.iter().map(machine_row));
     let old = view.workers.iter().filter(|worker| !worker.is_fresh).map(old_text);
     let old: String = old.map(|line| format!("\n{line}")).collect();
-    format!("as worker {} has heard it\n{workers}\n\n{machines}{old}", view.of)
+    let troubles: String = view.troubles.iter().map(|trouble| format!("\n! {trouble}")).collect();
+    format!(
+        "as worker {} has heard it{}\n{workers}\n\n{machines}{old}{troubles}",
+        view.of,
+        by_text(&view.hears)
+    )
+}
+
+fn by_text(hears: &Hears) -> String {
+    let ignored = match hears.ignored {
+        0 => String::new(),
+        count => format!("; {count} values there were no member's and are ignored"),
+    };
+    match (&hears.by, hears.heard_ms_ago) {
+        (HearsBy::Requests, _) => String::new(),
+        (HearsBy::Gossip, _) => " by gossip".to_owned(),
+        (HearsBy::Nats { .. }, None) => format!(" by {}, which was not read yet{ignored}", hears.by),
+        (HearsBy::Nats { .. }, Some(ms)) => format!(" by {}, read {}{ignored}", hears.by, ago(ms)),
+    }
 }
 
 fn worker_row(view: &DirectoryView, worker: &KnownWorker) -> [String; 7] {
@@ -122,9 +140,25 @@ mod tests {
             machines: 1,
             about: None,
         };
-        let view =
-            DirectoryView { of: "w1".parse().unwrap(), workers: vec![silent], machines: vec![machine] };
+        let hears = Hears {
+            by: HearsBy::Nats { bucket: "ferry".to_owned() },
+            heard_ms_ago: Some(4_000),
+            trouble: None,
+            ignored: 2,
+        };
+        let view = DirectoryView {
+            of: "w1".parse().unwrap(),
+            hears,
+            troubles: vec!["the connection is lost".to_owned()],
+            workers: vec![silent],
+            machines: vec![machine],
+        };
         let sheet = sheet(&view);
+        assert!(
+            sheet.starts_with("as worker w1 has heard it by the NATS bucket ferry, read 4 s ago; 2 values"),
+            "{sheet}"
+        );
+        assert!(sheet.ends_with("\n! the connection is lost"), "{sheet}");
         assert!(sheet.contains("uncertain"), "{sheet}");
         assert!(sheet.contains("worker w2 has said nothing for 1 min 30 s"), "{sheet}");
     }

@@ -420,7 +420,7 @@ fn with_json<'a>(words: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// The loopback address of a worker of this test process: the process id is in it.
-fn address(worker: u32, port: u32) -> SocketAddr {
+pub fn address(worker: u32, port: u32) -> SocketAddr {
     assert!(worker < WORKERS_MAX);
     let low = std::process::id() * WORKERS_MAX + worker;
     let [_, a, b, c] = low.to_be_bytes();

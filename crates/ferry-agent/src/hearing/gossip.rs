@@ -7,22 +7,17 @@
 //! A thin shell: what is told to whom, and when, is `ferry-gossip`'s. Only members of the roster are heard, and sent to where the
 //! roster says that they are. Where datagrams do not pass, workers still ask each other, only later.
 
+use super::{Dice, keys};
 use crate::cluster::{Cluster, Member as Entry};
-use crate::host::now_ms;
 use crate::mutex::locked;
 use crate::peers::Peers;
 use crate::services::Services;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ferry_api::{AgentApi, WorkerName};
-use ferry_gossip::{
-    COMPARE_PAUSE, Digest, Effect, Fact, Gossip, GossipKey, KeyId, Member, SEEK_PAUSE, Sealer, Wake,
-};
+use ferry_gossip::{COMPARE_PAUSE, Digest, Effect, Fact, Gossip, Medium, Member, SEEK_PAUSE, Sealer, Wake};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::{UdpSocket, lookup_host};
@@ -34,8 +29,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 const DATAGRAM_BYTES_MAX: usize = 2_048;
 /// How long another worker may take to say what it knows.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where it is noted when the agent last began to take part, in milliseconds since 1970.
-const EPOCH_FILE: &str = "cluster/gossip-epoch";
 
 /// What others ask of a worker's part.
 #[derive(Clone)]
@@ -43,29 +36,28 @@ pub(crate) struct Heard(Arc<Mutex<Gossip>>);
 
 impl Heard {
     /// In which state which worker's map of machines is, as far as is known here.
-    pub(crate) fn digest(&self) -> Digest {
+    pub(super) fn digest(&self) -> Digest {
         locked(&self.0).digest()
     }
 }
 
-/// Takes part from now on, as long as what it puts into `chores` runs.
+/// Takes part from now on in a life that no earlier one of it had, as long as what it puts into `chores` runs.
 ///
 /// # Errors
-/// The port is taken, or the state directory cannot be written.
-pub(crate) async fn open(
-    (listen, state_dir): (SocketAddr, &Path),
-    (me, cluster): (&WorkerName, Cluster),
-    services: Services,
+/// The port is taken.
+pub(super) async fn open(
+    listen: SocketAddr,
+    (me, epoch): (&WorkerName, u64),
+    (cluster, services): (Cluster, Services),
     chores: &mut JoinSet<()>,
 ) -> io::Result<Heard> {
     let socket = UdpSocket::bind(listen).await?;
-    let epoch = next_epoch(state_dir)?;
     let members = NonZeroU32::new(u32::try_from(cluster.members().len()).unwrap_or(u32::MAX));
     let identity = Member { name: me.clone(), address: socket.local_addr()?, epoch };
     let size = members.unwrap_or(NonZeroU32::MIN);
-    let dice = Dice(epoch ^ me.as_str().bytes().fold(0, |sum, byte| sum * 257 + u64::from(byte)));
-    let gossip = Arc::new(Mutex::new(Gossip::new(identity, size, dice.0)));
-    let sealer = Sealer::new(me.clone(), epoch, keys(&cluster));
+    let mut dice = Dice::of(me, epoch);
+    let gossip = Arc::new(Mutex::new(Gossip::new(identity, size, dice.roll())));
+    let sealer = Sealer::new(Medium::Datagrams, me.clone(), epoch, keys(&cluster));
     let peers = cluster.peers().clone();
     let part = Part {
         me: me.clone(),
@@ -82,41 +74,6 @@ pub(crate) async fn open(
     };
     chores.spawn(part.live(cluster));
     Ok(Heard(gossip))
-}
-
-/// A number that no life of this worker's agent before had, also if the clock went back. Durable before it is used.
-fn next_epoch(state_dir: &Path) -> io::Result<u64> {
-    let path = state_dir.join(EPOCH_FILE);
-    let last = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().unwrap_or(0),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
-    };
-    let epoch = now_ms().max(last + 1);
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(state_dir))?;
-    io::Write::write_all(&mut file, format!("{epoch}\n").as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(&path)?;
-    Ok(epoch)
-}
-
-/// The cluster's keys as the sealer takes them; one that is none is left out.
-fn keys(cluster: &Cluster) -> Vec<GossipKey> {
-    let key = |key: ferry_api::GossipKey| {
-        let secret = URL_SAFE_NO_PAD.decode(&key.key).ok()?.try_into().ok()?;
-        Some(GossipKey { id: KeyId::try_from(key.version).ok()?, secret })
-    };
-    cluster.gossip_keys().into_iter().filter_map(key).collect()
-}
-
-/// Which of several goes first: nothing that anybody could gain by guessing.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 16
-    }
 }
 
 struct Part {

@@ -12,6 +12,8 @@ use support::{NATS, needs, until};
 
 const BUCKET: &str = "fleet";
 const USER: (&str, &str) = ("ferry", "a-password");
+/// A user of workers, who may do only what docs/directory.md says that one needs.
+const WORKER: (&str, &str) = ("worker", "another-password");
 /// The public key and the seed of an NKey, which everybody knows from NATS's own manual.
 const NKEY: (&str, &str) = (
     "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4",
@@ -74,7 +76,7 @@ fn members_hear_of_each_other_over_tls_and_a_machine_s_owner_follows_its_move() 
     let dir = tempfile::tempdir().unwrap();
     let mut nats = Nats::configured(dir.path());
     let credentials = dir.path().join("nats.creds");
-    write(&credentials, &format!("{}:{}\n", USER.0, USER.1), 0o600);
+    write(&credentials, &format!("{}:{}\n", WORKER.0, WORKER.1), 0o600);
     let names = ["w1", "w2", "w3"];
     let lines = names.map(|name| {
         let tls = format!("{name}/cluster/tls");
@@ -94,21 +96,30 @@ fn members_hear_of_each_other_over_tls_and_a_machine_s_owner_follows_its_move() 
     let status: ClusterStatus = w1.ask(&["cluster", "status"]);
     assert_eq!(status.troubles.len(), 1, "{status:?}");
 
-    let tls = w1.dir.join("cluster/tls");
+    let (tls, id) = (w1.dir.join("cluster/tls"), status.cluster);
     let file = |name: &str| tls.join(name).display().to_string();
+    let publish = [
+        &format!("$KV.{BUCKET}.{id}.>"),
+        &format!("$JS.API.STREAM.INFO.KV_{BUCKET}"),
+        &format!("$JS.API.CONSUMER.*.KV_{BUCKET}"),
+        &format!("$JS.API.CONSUMER.*.KV_{BUCKET}.>"),
+        &format!("$JS.FC.KV_{BUCKET}.>"),
+    ];
     nats.config = format!(
         "allow_non_tls: true\ntls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}\n\
-         authorization {{ user: {:?}, password: {:?} }}",
+         authorization {{ users: [ {{ user: {:?}, password: {:?} }}, {{ user: {:?}, password: {:?}, permissions: {{ \
+         publish: {publish:?}, subscribe: \"_INBOX.>\" }} }} ] }}",
         file("server-cert.pem"),
         file("server-key.pem"),
         file("ca-cert.pem"),
         USER.0,
-        USER.1
+        USER.1,
+        WORKER.0,
+        WORKER.1,
     );
     nats.start();
     let mut anybody = nats.session(Some(USER));
     anybody.make_bucket(BUCKET, 1);
-    let id = status.cluster;
     anybody.put(BUCKET, &format!("{id}.w2"), b"w2 has no machines");
     for worker in [w2, w3] {
         assert_eq!(worker.join(&w1.token(&[])).code, Some(0));

@@ -197,7 +197,6 @@ impl Part {
             .max_reconnects(servers.len())
             .reconnect_delay_callback(|_| Duration::ZERO)
             .connection_timeout(ANSWER_TIMEOUT)
-            .request_timeout(Some(ANSWER_TIMEOUT))
             .subscription_capacity(WAITING_MAX)
             .event_callback(on_event);
         if let Some(ca) = ca {
@@ -217,7 +216,8 @@ impl Part {
     /// The bucket, if it is one that keeps facts as they are to be kept.
     async fn store(&self, client: Client) -> Result<Store, Trouble> {
         let bucket = self.config.bucket.clone();
-        let context = jetstream::ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(client);
+        // Of the two that wait for an answer always the same one gives up.
+        let context = jetstream::ContextBuilder::new().timeout(2 * ANSWER_TIMEOUT).build(client);
         let store = match timeout(ANSWER_TIMEOUT, context.get_key_value(&bucket)).await {
             Ok(Ok(store)) => store,
             Ok(Err(error)) if is_missing(&error) => return Err(Trouble::Missing { bucket }),

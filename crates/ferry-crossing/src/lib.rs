@@ -58,8 +58,9 @@ pub mod unreadable;
 pub use change::{Change, Rows, Touched};
 pub use fence::{Fence, Subject};
 pub use line::{
-    Activated, Adopted, Ahead, Booted, HandedOver, Hydrated, MoveInput, MoveStep, Plan, PlannedVolume,
-    Prepared, Proof, Receipt, Reserved, ReservedVolume, Retired, Round, Sealed, Stopped, VolumeReceipt,
+    Activated, Adopted, Ahead, Booted, HandedOver, Hydrated, KeptUp, MoveInput, MoveStep, Plan,
+    PlannedVolume, Prepared, Proof, Receipt, Reserved, ReservedVolume, Retired, Round, Sealed, Stopped,
+    VolumeReceipt,
 };
 pub use records::{
     AwaitedMachine, BaseRecord, CrossingRecord, DrainRecord, FilesystemMark, ForkRecord, JobRecord,

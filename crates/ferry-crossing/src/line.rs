@@ -244,6 +244,35 @@ pub struct Round {
     pub bytes_left: u64,
 }
 
+/// What was copied of the disks of a machine while its memory crossed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptUp {
+    /// How many rounds that were, of all volumes together.
+    pub rounds: u64,
+    /// Bytes that they copied.
+    pub bytes: u64,
+    /// How long they took together, in milliseconds.
+    pub took_ms: u64,
+    /// The last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Round>,
+    /// The marks as of which the target holds something, in the order of the plan's volumes; empty: nothing is held any more.
+    pub marks: Vec<u64>,
+    /// Why there was no further round before the machine was paused, in one sentence; none: it was paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+}
+
+impl KeptUp {
+    /// A round more, with its marks.
+    pub fn add(&mut self, round: Round, marks: Vec<u64>) {
+        self.rounds += 1;
+        self.bytes = self.bytes.saturating_add(round.bytes);
+        self.took_ms = self.took_ms.saturating_add(round.took_ms);
+        (self.last, self.marks) = (Some(round), marks);
+    }
+}
+
 /// Memo of `Seal`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
@@ -274,6 +303,9 @@ pub struct Stopped {
     /// What was copied of its memory until it was paused; none if it was stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryCopied>,
+    /// What was copied of its disks meanwhile, in place of what `Prepare` tells of the marks; none if nothing was copied ahead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_up: Option<KeptUp>,
 }
 
 /// Memo of `HandOver`: who owns what from now on.

@@ -13,13 +13,17 @@ use crate::records::{MachineRecord, Standing};
 use ferry_api::{Driver, JobId, LiveFacts, MachineSpec, QemuDisk, WorkerName};
 use serde::{Deserialize, Serialize};
 
-/// Passes over the memory after which the machine is paused for longer, so that the rest of it crosses.
+/// Passes over the memory after which the machine is paused for longer, so that the rest of it crosses: at first a little longer ...
+pub const PASSES_SHORT: u64 = 5;
+/// ... and then much.
 pub const PASSES_PATIENT: u64 = 20;
 /// Passes after which it is given up: the machine writes faster than its memory crosses.
 pub const PASSES_MAX: u64 = 60;
-/// How long a machine may be paused for the rest of its memory, in milliseconds: at first, and once that was too short.
+/// How long a machine may be paused for the rest of its memory, in milliseconds: most change little of it while little of it crosses.
+pub const REST_MS_SHORT: u64 = 50;
+/// The same after [`PASSES_SHORT`].
 pub const REST_MS: u64 = 300;
-/// See [`REST_MS`].
+/// And after [`PASSES_PATIENT`].
 pub const REST_MS_PATIENT: u64 = 2_000;
 
 /// What was copied of a machine's memory.
@@ -77,7 +81,32 @@ pub fn why_given_up(copied: &MemoryCopied) -> Option<String> {
 /// How long the machine may be paused for the rest, in milliseconds.
 #[must_use]
 pub fn rest_ms(copied: &MemoryCopied) -> u64 {
-    if copied.passes > PASSES_PATIENT { REST_MS_PATIENT } else { REST_MS }
+    if copied.passes > PASSES_PATIENT {
+        REST_MS_PATIENT
+    } else if copied.passes > PASSES_SHORT {
+        REST_MS
+    } else {
+        REST_MS_SHORT
+    }
+}
+
+/// How far memory was at a time, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// When that was.
+    pub at_ms: u64,
+    /// How far it was.
+    pub copied: MemoryCopied,
+}
+
+/// How long it is from now until the machine is paused for the rest of its memory, at the pace since it was first seen, in milliseconds;
+/// none: nothing was sent since. What it writes meanwhile makes it longer.
+#[must_use]
+pub fn paused_in_ms(first: Seen, now: Seen) -> Option<u64> {
+    let took_ms = now.at_ms.saturating_sub(first.at_ms);
+    let sent = now.copied.bytes.saturating_sub(first.copied.bytes);
+    let left_ms = (u128::from(now.copied.bytes_left) * u128::from(took_ms)).checked_div(u128::from(sent))?;
+    Some(u64::try_from(left_ms).unwrap_or(u64::MAX).saturating_sub(rest_ms(&now.copied)))
 }
 
 /// Why a machine cannot move live to a worker, each in one sentence. `here`: how it runs now, or why that is no matter of
@@ -191,9 +220,21 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_is_paused_when_only_the_rest_is_left_at_the_pace_of_its_memory() {
+        let seen =
+            |at_ms, bytes, bytes_left| Seen { at_ms, copied: MemoryCopied { bytes, bytes_left, passes: 1 } };
+        let first = seen(1_000, 100, 900);
+        assert_eq!(paused_in_ms(first, seen(1_500, 600, 400)), Some(400 - REST_MS_SHORT));
+        assert_eq!(paused_in_ms(first, seen(1_860, 960, 40)), Some(0));
+        assert_eq!(paused_in_ms(first, first), None, "it tells no pace");
+    }
+
+    #[test]
     fn memory_that_changes_as_fast_as_it_crosses_gets_more_time_and_is_given_up_at_last() {
         let after = |passes| MemoryCopied { bytes: 1, bytes_left: 7, passes };
-        assert_eq!((rest_ms(&after(2)), rest_ms(&after(PASSES_PATIENT + 1))), (REST_MS, REST_MS_PATIENT));
+        let rests = [0, PASSES_SHORT, PASSES_SHORT + 1, PASSES_PATIENT, PASSES_PATIENT + 1]
+            .map(|n| rest_ms(&after(n)));
+        assert_eq!(rests, [REST_MS_SHORT, REST_MS_SHORT, REST_MS, REST_MS, REST_MS_PATIENT]);
         assert_eq!(why_given_up(&after(PASSES_MAX)), None);
         assert!(why_given_up(&after(PASSES_MAX + 1)).unwrap().contains("7 bytes are left"));
     }

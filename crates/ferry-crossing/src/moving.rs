@@ -5,7 +5,10 @@
 //! for the deed, is it.
 
 use crate::change::Change;
-use crate::line::{HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Reserved, ReservedVolume, Retired};
+use crate::line::{
+    HandedOver, MoveInput, MoveStep, Plan, PlannedVolume, Prepared, Reserved, ReservedVolume, Retired,
+    Stopped,
+};
 use crate::reckoning::target_key;
 use ferry_api::{
     API_VERSION, Activate, ActivateVolume, ApiError, Crossing, Desired, JobId, MachineId, MoveMode,
@@ -34,6 +37,16 @@ pub fn memo_of<T: DeserializeOwned>(standing: &Standing<MoveStep>, step: MoveSte
     serde_json::from_value(value).map_err(|error| {
         StepError::fatal(format!("what {step:?} left in the journal is not understood: {error}"))
     })
+}
+
+/// The marks as of which the target holds what was copied ahead, in the order of the plan's volumes: those of the last round, which
+/// may have been one beside the memory of the machine. None if nothing is held.
+#[must_use]
+pub fn marks(standing: &Standing<MoveStep>) -> Vec<u64> {
+    // A journal of before disks kept up with memory says nothing of that.
+    let kept_up = memo_of::<Stopped>(standing, MoveStep::Stop).ok().and_then(|stopped| stopped.kept_up);
+    let ahead = || memo_of::<Prepared>(standing, MoveStep::Prepare).ok()?.ahead;
+    kept_up.map(|kept_up| kept_up.marks).or_else(|| Some(ahead()?.marks)).unwrap_or_default()
 }
 
 /// A memo as it stands in the journal.

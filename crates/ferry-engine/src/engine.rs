@@ -272,8 +272,8 @@ impl Engine {
         }
     }
 
-    /// The store may hold anything where blocks are remote: it is on a device, which does not tell what is a hole, and
-    /// zeroing all of it would keep the guest waiting. What is zero is written when the source has said so.
+    /// The store may hold anything where blocks are remote: it is on a device, which does not tell what is a hole, or was copied
+    /// into while it stood by, and zeroing all of it would keep the guest waiting. What is zero is written when the source has said so.
     pub fn store_may_hold_anything(&mut self) {
         self.became_torn(self.geometry().all_blocks());
     }

@@ -6,7 +6,7 @@ mod support;
 
 use ferry_engine::{
     Blocks, Command, Engine, Errno, Event, Geometry, Limits, MapRecord, MapState, Notice, OpId, Operation,
-    Phase, RequestKind, Residence,
+    Phase, RequestKind, Residence, SourceExtent,
 };
 use support::{ask, done, tell};
 
@@ -79,4 +79,29 @@ fn what_the_map_could_not_be_told_is_told_to_whoever_asked() {
     let (persist, records) = adopt(&mut engine);
     assert_eq!(records, [MapRecord::Local(blocks(0, 1))]);
     assert_eq!(done(&mut engine, persist), [Operation::Notice(Notice::Adopted)]);
+}
+
+#[test]
+fn what_was_copied_and_has_changed_since_is_written_before_it_is_called_zero() {
+    let mut engine = standby(1);
+    engine.adopt(blocks(8, REGION_BLOCKS));
+    engine.store_may_hold_anything();
+    let (persist, _) = adopt(&mut engine);
+    done(&mut engine, persist);
+    let opened = tell(&mut engine, Event::Command(Command::Open));
+    let [Operation::SyncLocal { op }] = opened[..] else { panic!("{opened:?}") };
+    let [Operation::Persist { op, .. }] = done(&mut engine, op)[..] else { panic!("a phase is told") };
+    done(&mut engine, op);
+    let asks = tell(&mut engine, Event::SourceUp);
+    let query = asks.iter().find_map(|operation| match operation {
+        Operation::QuerySource { op, .. } => Some(*op),
+        _ => None,
+    });
+    let extent = SourceExtent { len_bytes: REGION_BYTES, zero: true };
+    let zeroed = tell(&mut engine, Event::Extents { op: query.unwrap(), result: Ok(vec![extent]) });
+    let range = engine.geometry().bytes_of(blocks(0, 8));
+    let is_it =
+        |operation: &Operation| matches!(operation, Operation::ZeroLocal { range: at, .. } if *at == range);
+    assert!(zeroed.iter().any(is_it), "{zeroed:?}");
+    assert_eq!(engine.status().bytes_remote, 8 * 4096, "not before that is done");
 }

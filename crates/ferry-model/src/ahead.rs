@@ -1,5 +1,5 @@
 //! A warm move's one round of copying ahead: the source marks its copy, the target copies while the machine may write, and keeps
-//! what is right once that is sealed.
+//! what is right once that is sealed. A live move has a second one, while the memory crosses.
 //!
 //! Invariant: nothing rests on it. Any moment of it may go wrong, and then the move is a cold one.
 
@@ -7,7 +7,7 @@ use crate::host::{Copy, Host, Input};
 use crate::scope::{Bug, Scope};
 use crate::target::Asks;
 use ferry_api::{ErrorCode, Generation, JobId, Precopy, PrecopyVolume, VolumeKey, VolumePhase};
-use ferry_crossing::{Ahead, MoveStep, Plan, Reserved, minding, moving, target};
+use ferry_crossing::{Ahead, KeptUp, MoveStep, Plan, Prepared, Reserved, minding, moving, target};
 use ferry_fsm::Standing;
 
 /// The last mark of a copy: whether it was written since.
@@ -50,8 +50,14 @@ impl Copy {
 
 /// The source's part.
 impl Host {
-    /// Marks the copies of a machine that runs; not where the target has a base, which is asked for what has not changed.
+    /// Marks the copies of a machine that runs, or did when its memory began to cross; not where the target has a base, which is asked
+    /// for what has not changed, and no second time where nothing is held.
     pub(crate) fn mark_round(&mut self, standing: &Standing<MoveStep>) -> Result<(), ErrorCode> {
+        let ahead = moving::memo_of::<Prepared>(standing, MoveStep::Prepare).ok();
+        let is_first = ahead.is_none();
+        if ahead.and_then(|prepared| prepared.ahead).is_some_and(|ahead| ahead.marks.is_empty()) {
+            return Err(ErrorCode::Conflict);
+        }
         let reserved: Reserved =
             moving::memo_of(standing, MoveStep::Reserve).map_err(|_| ErrorCode::Internal)?;
         let plan: Plan = moving::memo_of(standing, MoveStep::Plan).map_err(|_| ErrorCode::Internal)?;
@@ -59,7 +65,7 @@ impl Host {
         let has_base = reserved.volumes.iter().any(|volume| volume.base.is_some());
         let is_fit = |copy: &Copy| copy.phase == VolumePhase::Open && copy.block.is_some();
         let are_fit = plan.keys().iter().all(|key| self.copies.get(key).is_some_and(is_fit));
-        if has_base || !are_fit || !minding::is_up(machine) {
+        if has_base || !are_fit || (is_first && !minding::is_up(machine)) {
             return Err(ErrorCode::Conflict);
         }
         for key in plan.keys() {
@@ -90,9 +96,15 @@ impl Host {
         scope.is_warm.then(|| Ahead { rounds: Vec::new(), marks, ended: String::new() })
     }
 
+    /// The same of the round beside the memory.
+    pub(crate) fn kept_up(&self, scope: &Scope, plan: &Plan) -> Option<KeptUp> {
+        let marks = self.marks(plan).unwrap_or_default();
+        (scope.is_warm && scope.is_live).then(|| KeptUp { marks, ..KeptUp::default() })
+    }
+
     /// A round, or the wish that what it copied is kept: as of the marks of now, or of those that are remembered.
-    pub(crate) fn asks_ahead(&self, job: JobId, plan: &Plan, kept: Option<&Ahead>) -> Option<Asks> {
-        let marks = kept.map_or_else(|| self.marks(plan), |ahead| Some(ahead.marks.clone()))?;
+    pub(crate) fn asks_ahead(&self, job: JobId, plan: &Plan, kept: Option<&[u64]>) -> Option<Asks> {
+        let marks = kept.map_or_else(|| self.marks(plan), |marks| Some(marks.to_vec()))?;
         let wish = |(planned, mark): (&ferry_crossing::PlannedVolume, u64)| PrecopyVolume {
             id: planned.id,
             source: String::new(),
@@ -108,8 +120,7 @@ impl Host {
 
     /// Of which volumes the target's clone holds what is right, if it kept anything (`Mover::holds` in the agent).
     pub(crate) fn holds(&self, scope: &Scope, standing: &Standing<MoveStep>, plan: &Plan) -> Vec<bool> {
-        let prepared = moving::memo_of::<ferry_crossing::Prepared>(standing, MoveStep::Prepare).ok();
-        let marks = prepared.and_then(|prepared| prepared.ahead).map(|ahead| ahead.marks).unwrap_or_default();
+        let marks = moving::marks(standing);
         let vouched = |(index, key): (usize, &VolumeKey)| {
             let mark = self.copies.get(key).and_then(|copy| copy.mark);
             match (marks.get(index), mark) {

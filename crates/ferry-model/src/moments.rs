@@ -47,7 +47,12 @@ pub(crate) fn moments(scope: &Scope, act: &Act<MoveStep>) -> Vec<Moment> {
                 let round = round.into_iter().filter(|_| scope.is_warm);
                 each(|v| Moment::Wish(Wish::Export, v)).chain([Moment::Ask]).chain(round).collect()
             }
-            MoveStep::Stop if scope.is_live => vec![Moment::AskExpect, Moment::Paused],
+            // The machine may be paused before the round, or in it.
+            MoveStep::Stop if scope.is_live => {
+                let round = [Moment::Round, Moment::AskAhead, Moment::Copied];
+                let round = round.into_iter().filter(|_| scope.is_warm);
+                [Moment::AskExpect].into_iter().chain(round).chain([Moment::Paused]).collect()
+            }
             MoveStep::Stop => vec![Moment::Down],
             MoveStep::Seal => {
                 let keep = Some(Moment::AskAhead).filter(|_| scope.is_warm);
@@ -103,7 +108,7 @@ pub(crate) fn asked(scope: &Scope, act: &Act<MoveStep>, moment: usize) -> Option
     let is_ahead = now == Some(Moment::AskAhead);
     match step_of(act)? {
         (MoveStep::Reserve, false) => Some("reserve"),
-        (MoveStep::Prepare, false) if is_ahead => Some("precopy"),
+        (MoveStep::Prepare | MoveStep::Stop, false) if is_ahead => Some("precopy"),
         (MoveStep::Prepare, false) => Some("prepare"),
         (MoveStep::Seal, false) => Some("adopt"),
         (MoveStep::Activate, false) => Some("activate"),

@@ -1,6 +1,6 @@
 //! What must hold in every world that can be reached: the invariants behind DESIGN's promises (docs/guarantees.md).
 
-use crate::host::{Host, SIZE_BYTES};
+use crate::host::{Copy, Host, SIZE_BYTES};
 use crate::names;
 use crate::scope::{Bug, Scope};
 use crate::world::World;
@@ -129,7 +129,9 @@ fn untold(scope: &Scope, world: &World, told: &[&Testimony], subject: Subject) -
 
 /// What the real copy holds. One that was handed over and not yet activated holds what the sealed one does.
 fn read_truth(hosts: &[&Host], at: usize, key: VolumeKey) -> Option<u8> {
-    let arrived = hosts[at].copies.get(&key).filter(|copy| copy.phase != VolumePhase::Standby);
+    // One that has kept what was copied ahead may be whole before its keeper opens it.
+    let has_it = |copy: &&Copy| copy.phase != VolumePhase::Standby || copy.block.is_some();
+    let arrived = hosts[at].copies.get(&key).filter(has_it);
     if arrived.is_some() {
         return read(hosts, at, key);
     }

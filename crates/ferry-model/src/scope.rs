@@ -224,6 +224,8 @@ pub const LIVE: Scope = Scope::new(2, 1, Budget { cancels: 1, crashes: 1, deaths
 pub const LIVE_ASTRAY: Scope = Scope::new(2, 1, Budget { cancels: 1, timeouts: 1, deaths: 1, ..CALM }).live();
 /// One live move, cancelled or not, while a host goes down.
 pub const LIVE_HOST_DOWN: Scope = HOST_DOWN.live();
+/// One live move whose disks are copied ahead, and beside the memory, while agents die.
+pub const LIVE_WARM: Scope = Scope::new(2, 1, Budget { crashes: 1, ..CALM }).live().warm();
 /// One live move of a machine without volumes, cancelled or not, while agents die.
 pub const LIVE_WITHOUT_VOLUMES: Scope =
     Scope::new(2, 0, Budget { cancels: 1, crashes: 1, writes: 0, ..CALM }).live();
@@ -251,6 +253,7 @@ pub const ALL: &[(&str, Scope)] = &[
     ("one live move, cancelled or not; agents die, what waits for memory dies", LIVE),
     ("one live move, cancelled or not; calls go astray, what waits for memory dies", LIVE_ASTRAY),
     ("one live move, cancelled or not; a host goes down", LIVE_HOST_DOWN),
+    ("one live move whose disks are copied ahead and beside the memory; agents die", LIVE_WARM),
     ("one live move without volumes, cancelled or not; agents die", LIVE_WITHOUT_VOLUMES),
     ("one live move; the machine is stopped and started", LIVE_STOPPED_AND_STARTED),
     ("two live moves, there and back; what waits for memory dies", LIVE_TWICE),

@@ -13,7 +13,7 @@ use ferry_api::{
 };
 use ferry_crossing::{
     Activated, Booted, Change, ChangeRefused, Fence, JobRecord, MoveInput, MoveStep, Plan, Prepared, Receipt,
-    Reserved, ReservedVolume, Retired, Subject, minding, moving, reckoning,
+    Reserved, ReservedVolume, Retired, Stopped, Subject, minding, moving, reckoning,
 };
 use ferry_fsm::{Act, Answer, Entry, Event, Outcome, Standing, Step, StepError, Terms, conclude};
 use serde_json::Value;
@@ -123,8 +123,8 @@ impl Host {
                 return Some(Stepped { sends: Some(call), ..Stepped::to(self) });
             }
             Moment::AskAhead => {
-                let prepared = moving::memo_of::<Prepared>(standing, MoveStep::Prepare).ok();
-                let kept = prepared.as_ref().and_then(|prepared| prepared.ahead.as_ref());
+                let kept = moving::marks(standing);
+                let kept = (step_of(&act) == Some((MoveStep::Seal, false))).then_some(&kept[..]);
                 let Some(asks) = self.asks_ahead(job, &plan, kept) else {
                     self.tasks.insert(job, at(scope, act, moment + 1));
                     return Some(Stepped::to(self));
@@ -237,13 +237,15 @@ impl Host {
         moment: usize,
     ) -> bool {
         let all = moments(scope, act);
-        let is_ahead = matches!(all[moment], Moment::Round | Moment::AskAhead | Moment::Copied);
-        if is_ahead && step_of(act) == Some((MoveStep::Prepare, false)) {
+        let is_of_it = |at: &Moment| matches!(at, Moment::Round | Moment::AskAhead | Moment::Copied);
+        let is_ahead = is_of_it(&all[moment]);
+        if is_ahead && step_of(act) != Some((MoveStep::Seal, false)) {
             let plan: Plan = moving::memo_of(standing, MoveStep::Plan).expect("the plan is made first");
             self.forget_marks(&plan);
         }
         if is_ahead {
-            self.tasks.insert(job, at(scope, act.clone(), all.len()));
+            let rest = all[moment..].iter().take_while(|at| is_of_it(at)).count();
+            self.tasks.insert(job, at(scope, act.clone(), moment + rest));
         }
         is_ahead
     }
@@ -428,7 +430,11 @@ impl Host {
             MoveStep::Boot => moving::memo(Booted { booted_at_ms: None, arrival: None }),
             MoveStep::Verify => moving::memo(Receipt { volumes: Vec::new() }),
             MoveStep::Retire => moving::memo(Retired { until_ms: 0 }),
-            MoveStep::Stop | MoveStep::Seal | MoveStep::HandOver | MoveStep::Hydrate => Value::Null,
+            MoveStep::Stop => {
+                let plan = moving::memo_of(standing, MoveStep::Plan)?;
+                moving::memo(Stopped { kept_up: self.kept_up(scope, &plan), ..Stopped::default() })
+            }
+            MoveStep::Seal | MoveStep::HandOver | MoveStep::Hydrate => Value::Null,
         })
     }
 

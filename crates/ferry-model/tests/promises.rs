@@ -114,3 +114,8 @@ fn a_machine_that_is_stopped_and_started_while_its_memory_is_to_arrive_runs_once
 fn a_live_move_keeps_every_promise_whatever_call_goes_astray() {
     every_promise_holds(scope::LIVE_ASTRAY);
 }
+
+#[test]
+fn a_live_move_whose_disks_are_copied_beside_its_memory_keeps_every_promise_whichever_agent_dies() {
+    every_promise_holds(scope::LIVE_WARM);
+}

@@ -13,6 +13,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// Volumes are small here: whoever decides by how much of one has changed is told so many bytes for each.
+const BYTES_TOLD: u64 = 64;
+
 /// A connection to the control socket of a server.
 pub struct Socket {
     /// The world it is in.
@@ -278,7 +281,8 @@ fn status(state: &State, at: At) -> Option<Status> {
 
 fn marks(server: &Server) -> Vec<MarkStatus> {
     let marks = server.engine.marks().iter();
-    marks.map(|(mark, changed)| MarkStatus { mark: mark.0, bytes_changed: changed.bytes() }).collect()
+    let told = |changed: u64| changed * BYTES_TOLD;
+    marks.map(|(mark, changed)| MarkStatus { mark: mark.0, bytes_changed: told(changed.bytes()) }).collect()
 }
 
 fn readers(state: &State, at: At) -> u32 {

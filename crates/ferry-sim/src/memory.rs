@@ -53,6 +53,12 @@ impl Process {
         matches!(self.memory, Memory::Here | Memory::Leaving { .. } | Memory::Failed(_))
     }
 
+    /// Whether its memory is copied while its guest runs.
+    #[must_use]
+    pub const fn is_leaving(&self) -> bool {
+        matches!(self.memory, Memory::Leaving { .. })
+    }
+
     /// Where its memory goes.
     #[must_use]
     pub const fn sends_to(&self) -> Option<Place> {

@@ -2,6 +2,7 @@
 //! once that is sealed. A round takes its time, and anything may go wrong in it; the last question is answered at one instant.
 
 use crate::faults::Planted;
+use crate::process::Process;
 use crate::server::Link;
 use crate::store::span;
 use crate::world::{At, State, World};
@@ -62,6 +63,9 @@ pub fn begin_round(
     server.precopy.failure = None;
     let (pid, uri) = (server.pid, uri.to_owned());
     state.count("rounds of copying ahead");
+    if state.hosts.iter().flat_map(|host| host.processes.values()).any(Process::is_leaving) {
+        state.count("rounds of copying ahead while memory crosses");
+    }
     tokio::spawn(async move {
         let ended = copy(&world, at, pid, &uri, since).await;
         let mut state = world.lock();
@@ -99,7 +103,6 @@ pub fn adopt(state: &mut State, at: At, uri: &str, since: u64) -> Result<(), Str
     if state.planted == Some(Planted::NothingSince) {
         changed.clear();
     }
-    clear(state, at, &changed);
     let server = state.server_mut(at).ok_or("gone")?;
     let geometry = server.engine.geometry();
     let mut offset = 0;
@@ -110,12 +113,13 @@ pub fn adopt(state: &mut State, at: At, uri: &str, since: u64) -> Result<(), Str
         kept.into_iter().for_each(|kept| server.engine.adopt(geometry.blocks_touched(kept)));
         offset = range.end();
     }
+    server.engine.store_may_hold_anything();
     server.precopy = Precopy::default();
     state.count("clones that kept what was copied ahead");
     Ok(())
 }
 
-/// Before a clone is opened: what was copied and not kept is gone.
+/// Before a clone is opened: what was copied and not kept counts for nothing.
 pub fn drop_copied(state: &mut State, at: At) {
     let Some(server) = state.server_mut(at) else { return };
     let is_there = server.engine.status().phase == Phase::Standby && server.precopy.status().is_some();
@@ -123,8 +127,7 @@ pub fn drop_copied(state: &mut State, at: At) {
         return;
     }
     server.precopy = Precopy::default();
-    let remote: Vec<ByteRange> = server.engine.remote_ranges().collect();
-    clear(state, at, &remote);
+    server.engine.store_may_hold_anything();
 }
 
 fn is_adopted(server: &crate::server::Server) -> bool {

@@ -375,16 +375,6 @@ pub(crate) fn clear(data: &File, offset: u64, len: u64) -> io::Result<()> {
     }
 }
 
-/// Makes bytes zero again in little time: they may keep their room, since a hole would be unmapped on the disk at once where the
-/// filesystem is mounted with `discard`, one after the other.
-pub(crate) fn zero(data: &File, offset: u64, len: u64) -> io::Result<()> {
-    match fallocate(data, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, offset, len) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => clear(data, offset, len),
-        Err(e) => Err(e.into()),
-    }
-}
-
 fn write_zeroes(data: &File, offset: u64, len: u64) -> io::Result<()> {
     // Memory that direct I/O takes, too.
     let zeroes = Pool::new().take(ZEROES_BYTES);

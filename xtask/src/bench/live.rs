@@ -34,8 +34,8 @@ const APPEND: &str =
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr cryptomgr.notests no_timer_check lpj=4000000";
 /// The most that Ferry's pause may be of QEMU's own.
 const RATIO: f64 = 1.5;
-/// As Ferry has it.
-const REST_MS: u64 = 300;
+/// As Ferry has it at first.
+const REST_MS: u64 = 50;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_secs(300);
 

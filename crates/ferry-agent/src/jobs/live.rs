@@ -7,10 +7,11 @@
 use ferry_api::{ApiError, Arrival, ErrorCode, Expect, LiveFacts, Progress, WorkerInfo};
 use ferry_crossing::live::{Memory, MemoryCopied, against_live, why_given_up};
 use ferry_crossing::moving::{later, refusal};
-use ferry_crossing::{Booted, MoveInput, Plan, Stopped};
+use ferry_crossing::{Ahead, Booted, MoveInput, Plan, Stopped};
 use ferry_fsm::StepError;
 
 use super::Clock;
+use super::keep_up::KeepUp;
 use super::mover::{Context, Mover};
 use super::world::{Home, Target};
 
@@ -33,24 +34,27 @@ impl<H: Home, C: Clock> Mover<H, C> {
         Ok((here.ok(), against))
     }
 
-    /// Copies the memory while the machine runs, until it is paused for the rest. One that has ended by itself is stopped.
+    /// Copies the memory while the machine runs, and beside it what it writes to its disks, until it is paused for the rest. One that has
+    /// ended by itself is stopped.
     pub(super) async fn pause(
         &self,
         context: &Context,
         input: &MoveInput,
         plan: &Plan,
+        ahead: Option<Ahead>,
     ) -> Result<Stopped, StepError> {
+        let mut keeps = KeepUp::after(ahead);
         let memory = tokio::select! {
             biased;
             () = context.cancel_asked() => return Err(StepError::retry("the move was cancelled")),
             () = self.its_deadline(context) => return Err(StepError::retry("the time of the move is over")),
-            copied = self.send_memory(context, input, plan) => copied?,
+            copied = self.send_memory(context, input, plan, &mut keeps) => copied?,
         };
         if memory.is_none() {
             self.home.halt(input.machine).await.map_err(refusal)?;
         }
         let last_exit = self.home.machine(input.machine).await.map_err(refusal)?.last_exit;
-        Ok(Stopped { last_exit, memory })
+        Ok(Stopped { last_exit, memory, kept_up: keeps.ended() })
     }
 
     async fn its_deadline(&self, context: &Context) {
@@ -65,7 +69,9 @@ impl<H: Home, C: Clock> Mover<H, C> {
         context: &Context,
         input: &MoveInput,
         plan: &Plan,
+        keeps: &mut KeepUp,
     ) -> Result<Option<MemoryCopied>, StepError> {
+        self.begin_to_keep_up(context, input, plan, keeps).await;
         let mut is_sent = false;
         loop {
             match self.home.memory(input.machine).await.map_err(refusal)? {
@@ -81,6 +87,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
                         bytes_done: copied.bytes,
                         ..Progress::default()
                     });
+                    self.keep_up(context, input, plan, &copied, keeps).await;
                 }
                 Some(Memory::Failed { why }) if is_sent => {
                     return Err(StepError::retry(format!("the memory of the machine does not cross: {why}")));

@@ -32,6 +32,7 @@ mod foresee;
 mod history;
 mod journal;
 mod judge;
+mod keep_up;
 mod leases;
 mod live;
 mod mover;

@@ -18,8 +18,7 @@ use ferry_crossing::reckoning::{
 };
 use ferry_crossing::unreadable::unreadable;
 use ferry_crossing::{
-    Activated, Ahead, Booted, Hydrated, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped,
-    moving,
+    Activated, Booted, Hydrated, MoveInput, MoveStep, Plan, Prepared, Reserved, Retired, Stopped, moving,
 };
 use ferry_fsm::{Event, Outcome, StepError, Terms};
 use serde::Serialize;
@@ -150,6 +149,11 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let before = self.tell(context, input, plan, HookName::BeforeMove).await?;
         let ahead = self.copy_ahead(context, input, plan, reserved).await;
         let lease = self.take_lease(context, input, plan).await?;
+        // Before the hook: a machine that is quiet waits for no round.
+        let ahead = match ahead {
+            Some(ahead) => Some(self.catch_up(context, input, plan, ahead).await),
+            None => None,
+        };
         // Here, and not in `Stop`: from there on the records want the machine down, and no agent that comes back asks first.
         let quiesced = async {
             let quiesced = self.tell(context, input, plan, HookName::Quiesce).await?;
@@ -185,7 +189,11 @@ impl<H: Home, C: Clock> Mover<H, C> {
         // `Prepare` may have been long ago; this one is short, and the machine still runs.
         self.flush_all(plan).await?;
         self.home.halt(input.machine).await?;
-        Ok(Stopped { last_exit: self.home.machine(input.machine).await?.last_exit, memory: None })
+        Ok(Stopped {
+            last_exit: self.home.machine(input.machine).await?.last_exit,
+            memory: None,
+            kept_up: None,
+        })
     }
 
     async fn activate(
@@ -193,7 +201,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         job: JobId,
         input: &MoveInput,
         plan: &Plan,
-        ahead: Option<&Ahead>,
+        marks: &[u64],
     ) -> Result<Activated, ApiError> {
         // The target hears of it when machine and copies are marked: from then on it may write, and nothing else keeps
         // records from a backup, made before the hand-over, from having this worker write as well.
@@ -213,7 +221,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
             Err(error) if error.code == ErrorCode::NotFound => None,
             Err(error) => return Err(error),
         };
-        let holds = self.holds(plan, ahead).await?;
+        let holds = self.holds(plan, marks).await?;
         let activate = moving::activate(job, here, plan, sources?.into_iter().zip(holds).collect());
         let crossing = self.home.target(&input.to)?.activate(activate).await?;
         Ok(Activated { activated_at_ms: crossing.activated_at_ms })
@@ -273,7 +281,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         .await
     }
 
-    async fn flush_all(&self, plan: &Plan) -> Result<(), ApiError> {
+    pub(super) async fn flush_all(&self, plan: &Plan) -> Result<(), ApiError> {
         self.each(plan.keys(), |home, key| async move { home.flush(key).await }).await.map(drop)
     }
 
@@ -327,7 +335,8 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
             }
             MoveStep::Stop if input.mode.is_live() => {
                 self.flush_all(&plan).await.map_err(refusal)?;
-                memo(self.pause(context, &input, &plan).await?)
+                let prepared: Prepared = memo_of(context, MoveStep::Prepare)?;
+                memo(self.pause(context, &input, &plan, prepared.ahead).await?)
             }
             MoveStep::Stop => self.stop(&input, &plan).await.map_err(refusal).and_then(memo),
             MoveStep::Seal => {
@@ -339,12 +348,10 @@ impl<H: Home, C: Clock> Work for Mover<H, C> {
                 for planned in &plan.volumes {
                     check_size(planned, &self.home.volume(planned.key()).await.map_err(refusal)?)?;
                 }
-                let prepared: Prepared = memo_of(context, MoveStep::Prepare)?;
-                memo(self.adopt(job, &input, &plan, prepared.ahead.as_ref()).await)
+                memo(self.adopt(job, &input, &plan, &moving::marks(&context.standing)).await)
             }
             MoveStep::Activate => {
-                let prepared: Prepared = memo_of(context, MoveStep::Prepare)?;
-                let activated = self.activate(job, &input, &plan, prepared.ahead.as_ref()).await;
+                let activated = self.activate(job, &input, &plan, &moving::marks(&context.standing)).await;
                 activated.map_err(later).and_then(memo)
             }
             MoveStep::Boot if input.mode.is_live() => memo(self.arrive(context, &input).await?),

@@ -31,8 +31,11 @@ enum Region {
     Zero,
     /// The checksum of all of it.
     Whole(u32),
-    /// The checksums of its blocks.
-    Blocks(Box<[u32]>),
+    /// The checksums of its blocks, and that of all of it: nobody waits yet when they come.
+    Blocks {
+        sums: Box<[u32]>,
+        whole: u32,
+    },
 }
 
 /// A part of the store that is right, within one region.
@@ -66,7 +69,10 @@ impl Held {
         let has_room = self.room_blocks >= all.count();
         let known = &mut self.regions[region];
         match known {
-            Region::Blocks(known) => known[first..][..sums.len()].copy_from_slice(sums),
+            Region::Blocks { sums: known, whole } => {
+                known[first..][..sums.len()].copy_from_slice(sums);
+                *whole = self.append.all(self.geometry, all, known);
+            }
             Region::Zero | Region::Unknown | Region::Whole(_) if part == all && !has_room => {
                 *known = Region::Whole(self.append.all(self.geometry, part, sums));
             }
@@ -80,7 +86,8 @@ impl Held {
                 });
                 let mut blocks: Box<[u32]> = if part == all { sums.into() } else { zeroes.collect() };
                 blocks[first..][..sums.len()].copy_from_slice(sums);
-                *known = Region::Blocks(blocks);
+                let whole = self.append.all(self.geometry, all, &blocks);
+                *known = Region::Blocks { sums: blocks, whole };
                 self.room_blocks -= all.count();
             }
         }
@@ -107,8 +114,10 @@ impl Held {
             for blocks in kept {
                 let crc32c = match known {
                     Region::Zero => None,
-                    Region::Whole(crc32c) if blocks == all => Some(*crc32c),
-                    Region::Blocks(sums) => {
+                    Region::Whole(crc32c) | Region::Blocks { whole: crc32c, .. } if blocks == all => {
+                        Some(*crc32c)
+                    }
+                    Region::Blocks { sums, .. } => {
                         let sums =
                             &sums[(blocks.first() - all.first()) as usize..][..blocks.count() as usize];
                         Some(self.append.all(self.geometry, blocks, sums))

@@ -1,7 +1,8 @@
 //! Pre-copying, as agents ask for it: threads copy while the volume stands by and the loop serves nobody, see
 //! [`crate::precopy`].
 //!
-//! Invariant: before the volume is opened, what was copied is adopted or gone: a remote range of the data file reads as zeroes.
+//! Invariant: before the volume is opened, what was copied is adopted, or the engine knows that the store may hold anything there. Until
+//! it is written over it lies in the data file; the next server makes holes of it.
 
 use super::command::{refused, whole_story};
 use super::{Server, ring_the_bell};
@@ -9,7 +10,6 @@ use crate::SourceUri;
 use crate::control::{Adopted, Answer, Phase, PrecopyStatus};
 use crate::directory::DATA;
 use crate::precopy::{Copier, Held, PrecopyError, Right, Shared};
-use crate::store;
 use ferry_engine::{Command, Event};
 use std::fs::{File, OpenOptions};
 use std::num::NonZeroU64;
@@ -110,21 +110,17 @@ impl Server {
                 "nothing is held as of that mark; all of the volume is at its source".to_owned(),
             ));
         };
-        self.begin(uri, Job::Adoption { asker }, move |copier, shared| {
-            let result = copier.what_is_right(&held, shared);
+        self.begin(uri, Job::Adoption { asker }, move |copier, _| {
+            let result = copier.what_is_right(&held);
             Ended { held: Some(held), result }
         })
     }
 
-    /// Opens the volume for its guest. What was copied and not adopted must not be there then.
+    /// Opens the volume for its guest. What was copied and not adopted counts for nothing then.
     pub(super) fn open_guest_door(&mut self, asker: u64) -> Option<Answer> {
         if self.phase() == Phase::Standby && self.precopy.shared.is_some() {
             self.drop_precopy();
-            if let Err(e) = self.clear_remote() {
-                return Some(refused(format!(
-                    "what was copied ahead cannot be cleared: {e}; look at its disk"
-                )));
-            }
+            self.engine.store_may_hold_anything();
         }
         self.command(asker, Command::Open)
     }
@@ -165,6 +161,8 @@ impl Server {
             self.note_copied(part.blocks, part.crc32c);
             self.engine.adopt(part.blocks);
         }
+        // What has changed since was copied, too, and lies where it is remote now.
+        self.engine.store_may_hold_anything();
         self.commanded.push((asker, Command::Adopt));
         self.feed(Event::Command(Command::Adopt));
     }
@@ -176,13 +174,6 @@ impl Server {
         if let Some(Job::Adoption { asker }) = self.precopy.job.take() {
             self.answer(asker, &refused("the volume was opened meanwhile".to_owned()));
         }
-    }
-
-    fn clear_remote(&self) -> std::io::Result<()> {
-        let data = self.open_data()?;
-        self.engine
-            .remote_ranges()
-            .try_for_each(|range| store::clear(&data, range.offset(), range.len_bytes()))
     }
 
     /// Whether what was copied is local already: it was asked before, and the answer was lost.

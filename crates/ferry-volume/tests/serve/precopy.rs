@@ -129,6 +129,26 @@ fn what_was_copied_stays_sparse_and_what_the_guest_zeroed_is_zero() {
 }
 
 #[test]
+fn what_the_guest_zeroed_after_the_last_round_is_zero_though_it_was_copied_before() {
+    for is_started_again in [false, true] {
+        let mut moved = Move::new();
+        let first = moved.mark();
+        moved.round(first, None);
+        moved.home.guest().write_zeroes(2 * MIB, MIB).unwrap();
+        moved.seal();
+        assert_eq!(moved.adopt(first).bytes_remote, MIB);
+        if is_started_again {
+            moved.clone.stop();
+            moved.clone.start();
+        }
+        moved.clone.control().open().unwrap();
+        moved.assert_same();
+        let allocated = std::fs::metadata(moved.clone.dir.join("data")).unwrap().blocks() * 512;
+        assert!(allocated <= 7 * MIB + 64 * 1024, "{allocated} bytes for 7 MiB");
+    }
+}
+
+#[test]
 fn a_volume_that_is_opened_without_asking_what_is_right_takes_all_from_its_source() {
     let moved = Move::new();
     let first = moved.mark();

@@ -82,7 +82,10 @@ pub enum StopEnd {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct CopiedAhead {
     /// How many rounds there were.
-    pub rounds: usize,
+    pub rounds: u64,
+    /// How many of them while the memory of the machine crossed; none of a machine that does not move with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounds_beside_memory: Option<u64>,
     /// Bytes that were copied in all of them.
     pub bytes: u64,
     /// Bytes that were still at the source when all was sealed; none if nothing was used of what was copied.
@@ -180,25 +183,31 @@ impl CopiedAhead {
         let ahead = memo::<Prepared>(done(job, "Prepare")?)?.ahead?;
         let sealed = done(job, "Seal").and_then(memo::<Sealed>).unwrap_or_default();
         let left = |adopted: Vec<Adopted>| adopted.iter().map(|adopted| adopted.bytes_remote).sum();
+        let kept_up = done(job, "Stop").and_then(memo::<Stopped>).and_then(|stopped| stopped.kept_up);
+        let beside = kept_up.as_ref().map(|kept_up| (kept_up.rounds, kept_up.bytes));
+        let (rounds, bytes) = beside.unwrap_or_default();
         Some(Self {
-            rounds: ahead.rounds.len(),
-            bytes: ahead.rounds.iter().map(|round| round.bytes).sum(),
+            rounds: rounds + ahead.rounds.len() as u64,
+            rounds_beside_memory: beside.map(|(rounds, _)| rounds),
+            bytes: bytes + ahead.rounds.iter().map(|round| round.bytes).sum::<u64>(),
             bytes_left: sealed.adopted.map(left),
-            ended: ahead.ended,
+            ended: kept_up.and_then(|kept_up| kept_up.ended).unwrap_or(ahead.ended),
             not_used: sealed.not_adopted,
         })
     }
 
     /// For people.
     pub fn text(&self) -> String {
-        let Self { rounds, bytes, bytes_left, ended, not_used } = self;
+        let Self { rounds, rounds_beside_memory, bytes, bytes_left, ended, not_used } = self;
+        let beside = rounds_beside_memory.filter(|beside| *beside > 0);
+        let beside =
+            beside.map(|beside| format!(" ({beside} of them beside its memory)")).unwrap_or_default();
+        let copied = format!("{} in {rounds} rounds{beside}", Bytes(*bytes));
         match (rounds, bytes_left, not_used) {
             (0, _, _) => format!("nothing: {ended}"),
-            (_, Some(left), _) => {
-                format!("{} in {rounds} rounds, and {} followed", Bytes(*bytes), Bytes(*left))
-            }
-            (_, None, Some(why)) => format!("{} in {rounds} rounds, of no use: {why}", Bytes(*bytes)),
-            (_, None, None) => format!("{} in {rounds} rounds: {ended}", Bytes(*bytes)),
+            (_, Some(left), _) => format!("{copied}, and {} followed", Bytes(*left)),
+            (_, None, Some(why)) => format!("{copied}, of no use: {why}"),
+            (_, None, None) => format!("{copied}: {ended}"),
         }
     }
 }
@@ -320,6 +329,24 @@ mod tests {
             "3 MiB sent in 2 passes before it was paused; it went on with it"
         );
         assert!(memory(Some(Arrival::Rebooted)).ends_with("so the machine was rebooted from its disks"));
+    }
+
+    #[test]
+    fn rounds_beside_the_memory_are_told_apart() {
+        let ahead = |beside| CopiedAhead {
+            rounds: 5,
+            rounds_beside_memory: beside,
+            bytes: 3 << 20,
+            bytes_left: Some(1 << 20),
+            ended: String::new(),
+            not_used: None,
+        };
+        assert_eq!(ahead(None).text(), "3 MiB in 5 rounds, and 1 MiB followed");
+        assert_eq!(ahead(Some(0)).text(), ahead(None).text());
+        assert_eq!(
+            ahead(Some(2)).text(),
+            "3 MiB in 5 rounds (2 of them beside its memory), and 1 MiB followed"
+        );
     }
 
     #[test]

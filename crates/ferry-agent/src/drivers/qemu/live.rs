@@ -9,7 +9,7 @@ use super::{MONITOR_SOCKET, QemuDriver, probe, qemu_of, words::Accel};
 use crate::drivers::{DriverError, HeldMachine, Launch, Live};
 use crate::host::Doing;
 use ferry_api::{Accel as Wanted, LiveFacts};
-use ferry_crossing::live::{Memory, REST_MS, rest_ms};
+use ferry_crossing::live::{Memory, REST_MS_SHORT, rest_ms};
 use serde_json::{Value, json};
 use std::io;
 use std::path::Path;
@@ -110,7 +110,7 @@ async fn look(dir: &Path) -> io::Result<Memory> {
     match &found {
         Memory::Leaving(copied) => {
             let rest_ms = rest_ms(copied);
-            if rest_ms != REST_MS {
+            if rest_ms != REST_MS_SHORT {
                 monitor.ask("migrate-set-parameters", json!({ "downtime-limit": rest_ms })).await?;
             }
         }

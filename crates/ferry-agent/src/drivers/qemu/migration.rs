@@ -1,6 +1,6 @@
 //! What QEMU tells of a migration (QEMU, qapi/migration.json, qapi/run-state.json), and what it is told. Pure.
 
-use ferry_crossing::live::{Memory, MemoryCopied, REST_MS};
+use ferry_crossing::live::{Memory, MemoryCopied, REST_MS_SHORT};
 use serde_json::{Value, json};
 
 /// The most that memory may take of a link, in bytes a second: QEMU's own default is less than links have today.
@@ -23,7 +23,7 @@ pub(super) fn parameters_at_source(tls: &str, host: &str) -> Value {
         "tls-creds": tls,
         "tls-hostname": if tls.is_empty() { "" } else { host },
         "max-bandwidth": BANDWIDTH_MAX,
-        "downtime-limit": REST_MS,
+        "downtime-limit": REST_MS_SHORT,
     })
 }
 

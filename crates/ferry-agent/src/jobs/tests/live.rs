@@ -7,7 +7,7 @@ use super::ahead::memo;
 use super::faults::{Worker, play};
 use super::world::{Fault, facts};
 use ferry_crossing::live::Memory;
-use ferry_crossing::{Booted, Sealed, Stopped};
+use ferry_crossing::{Booted, Prepared, Sealed, Stopped};
 
 /// A worker with a VM that can move with its memory.
 async fn vm(desired: Desired, faults: &[(u64, Fault)]) -> Worker {
@@ -51,6 +51,29 @@ async fn a_machine_moves_with_its_memory_and_its_disks_were_copied_ahead() {
     assert_eq!(memo::<Booted>(&job, "Boot").arrival, Some(Arrival::Live));
     assert!(memo::<Sealed>(&job, "Seal").adopted.is_some(), "{job:?}");
     assert_eq!(worker.world.state().reboots, 0);
+}
+
+#[tokio::test]
+async fn what_a_machine_writes_to_its_disks_while_its_memory_crosses_is_copied_then() {
+    let (_, job) = moved(&[]).await;
+    let prepared = memo::<Prepared>(&job, "Prepare").ahead.unwrap();
+    let kept_up = memo::<Stopped>(&job, "Stop").kept_up.unwrap();
+    // One at each look but the last, which finds it paused.
+    assert_eq!((kept_up.rounds, kept_up.ended.as_ref()), (2, None), "{kept_up:?}");
+    assert!(kept_up.marks.iter().zip(&prepared.marks).all(|(last, first)| last > first), "{kept_up:?}");
+}
+
+#[tokio::test]
+async fn a_target_that_loses_what_was_copied_while_the_memory_crosses_gets_all_of_the_disks_later() {
+    let mut worker = vm(Desired::Running, &[]).await;
+    worker.world.state().loses_what_was_copied_beside = true;
+    let job = play(&mut worker, MoveMode::Live).await;
+    assert_eq!((job.state, worker.world.state().reboots), (JobState::Succeeded, 0), "{job:?}");
+    let kept_up = memo::<Stopped>(&job, "Stop").kept_up.unwrap();
+    assert!(kept_up.marks.is_empty() && kept_up.ended.unwrap().contains("does not hold"), "{job:?}");
+    assert_eq!(memo::<Sealed>(&job, "Seal"), Sealed::default());
+    let state = worker.world.state();
+    assert!(state.home.values().all(|volume| volume.marks.is_empty()), "{state:?}");
 }
 
 #[tokio::test]

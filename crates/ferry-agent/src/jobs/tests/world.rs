@@ -29,6 +29,8 @@ pub(super) const LOOKS_UNTIL_WHOLE: u32 = 3;
 const PASSES_UNTIL_PAUSED: u64 = 3;
 /// Size of each volume, in bytes.
 pub(super) const SIZE_BYTES: u64 = 1 << 20;
+/// What the machine changes in each volume between two looks at its memory that crosses, in bytes.
+const CHANGES_BESIDE_BYTES: u64 = 4 << 20;
 /// What the machine changes in each volume before the first mark, in bytes.
 const CHANGES_BYTES: u64 = 16 << 20;
 /// Size of each region, in bytes.
@@ -94,6 +96,8 @@ pub(super) struct State {
     pub(super) adopted: HashMap<VolumeKey, (u64, u64)>,
     /// The target's volume servers were started again and hold nothing.
     pub(super) forgets_what_was_copied: bool,
+    /// They are, as soon as the memory of the machine begins to cross.
+    pub(super) loses_what_was_copied_beside: bool,
     pub(super) desired: Option<Desired>,
     /// The hand-over is in the journal.
     pub(super) handed_over: bool,
@@ -205,6 +209,10 @@ impl State {
     fn copy_memory(&mut self) {
         let Some(Memory::Leaving(copied)) = &mut self.memory else { return };
         copied.passes += 1;
+        if self.loses_what_was_copied_beside {
+            self.precopied.clear();
+        }
+        self.home.values_mut().for_each(|volume| volume.changes += CHANGES_BESIDE_BYTES);
         if copied.passes >= PASSES_UNTIL_PAUSED && !self.writes_fast {
             assert!(self.home.values().all(|volume| !volume.sealed), "sealed before it is paused: {self:?}");
             self.memory = Some(Memory::Paused(MemoryCopied::default()));

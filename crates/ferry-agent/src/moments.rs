@@ -7,6 +7,7 @@
 //!   WORKER before|after write WORD ...   a transaction of the records: ENTRY[:STEP] for each entry of a journal; without
 //!                                        entries crossing:STATE, machine:starts, or what is changed
 //!   WORKER before|after call NAME        a call of a peer was heard, or is answered next
+//!   WORKER after freeze                  the file systems of a machine are frozen, for a hook or a fork
 //!   WORKER ends STEP                     a step of a job is done, and this is not noted yet
 //!                                        answered `fail`, the step is taken to have failed for good; `go` is any other
 //! ```
@@ -67,6 +68,13 @@ pub(crate) fn write(when: When, entries: &[String], changes: &[Change]) {
 pub(crate) async fn call(when: When, name: &str) {
     if let Some(drill) = DRILL.get() {
         drill.ask_aside(format!("{} call {name}", when.as_str())).await;
+    }
+}
+
+/// A machine was frozen.
+pub(crate) async fn frozen() {
+    if let Some(drill) = DRILL.get() {
+        drill.ask_aside(format!("{} freeze", When::After.as_str())).await;
     }
 }
 

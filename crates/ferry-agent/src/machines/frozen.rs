@@ -4,6 +4,7 @@
 
 use super::{Inner, Machines};
 use crate::drivers::GuestError;
+use crate::moments;
 use crate::records::MachineRecord;
 use ferry_api::{ApiError, ErrorCode, Hook, HookName, MachineId, OnHookFailure};
 use std::sync::Arc;
@@ -55,6 +56,7 @@ impl Machines {
         // From here on: it may freeze later than anybody waits for it.
         let frozen = Frozen { inner, machine: record.id, is_thawed: false };
         timeout_at(end, freezes.freeze()).await.map_err(|_| late())?.map_err(|error| error.to_string())?;
+        moments::frozen().await;
         Ok(frozen)
     }
 

@@ -235,3 +235,68 @@ fn no_memory(record: &MachineRecord) -> MachinesError {
     let waits_for = "the memory of its kind of machine cannot be moved".to_owned();
     MachinesError::DoesNotRun { name: record.name.to_string(), waits_for }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::drivers::{Channel, Launcher, mark_of};
+    use crate::fences::Fences;
+    use crate::host::ThisHost;
+    use crate::peers::Peers;
+    use crate::records::{Records, Standing};
+    use crate::volumes::Volumes;
+    use ferry_api::{Desired, Driver, Generation, MachineSpec, QemuSpec};
+    use std::path::Path;
+    use std::process::Command;
+    use std::sync::Arc;
+
+    /// The machines of a worker that has none yet.
+    fn machines(dir: &Path) -> Machines {
+        let text = format!(
+            "name = \"w1\"\nstate_dir = {:?}\nlisten = \"127.0.0.1:1\"\nexport_listen = \"127.0.0.1:0\"\n",
+            dir.display()
+        );
+        let config = Config::parse(Path::new("ferry.toml"), &text).unwrap();
+        let (records, fences) = (Records::open(dir).unwrap(), Fences::open(dir).unwrap());
+        let channel = Channel { listen: config.export_listen.ip(), tls: None };
+        let host = Arc::new(ThisHost::new(dir, Launcher::new("/bin/false"), None, channel));
+        let peers = Peers::new(&config.peers).unwrap();
+        let volumes = Volumes::new(&config, records.clone(), fences.clone(), peers, host.clone(), None);
+        Machines::new(&config, records, fences, volumes, host)
+    }
+
+    #[tokio::test]
+    async fn a_job_that_let_memory_go_long_ago_leaves_alone_what_has_come_back_since() {
+        let dir = tempfile::tempdir().unwrap();
+        let machines = machines(dir.path());
+        // It stands for a VM: who asks it anything finds nobody.
+        let mut runs = Command::new("sleep").arg("1000000").spawn().unwrap();
+        let record = MachineRecord {
+            id: MachineId::fresh(),
+            name: "vm".parse().unwrap(),
+            spec: MachineSpec {
+                driver: Driver::Qemu(QemuSpec::default()),
+                ..MachineSpec::process("x", ["y"])
+            },
+            volumes: Vec::new(),
+            desired: Desired::Running,
+            generation: Generation(3),
+            standing: Standing::Ours,
+            job: None,
+            halted: false,
+            doomed: false,
+            process: mark_of(runs.id()).unwrap(),
+            memory: None,
+            last_exit: None,
+            created_at_ms: 0,
+        };
+        let added = vec![Change::AddMachine(Box::new(record.clone()))];
+        machines.inner.records.change(added).await.unwrap();
+        let left = machines.let_memory_go(record.id, JobId::fresh()).await;
+        let is_there = runs.try_wait().unwrap().is_none();
+        runs.kill().unwrap();
+        runs.wait().unwrap();
+        assert!(matches!(left, Ok(Some(Memory::Left))) && is_there, "{left:?}");
+    }
+}

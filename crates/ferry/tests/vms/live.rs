@@ -39,12 +39,12 @@ pub fn boot_id(worker: &Worker, known: usize) -> String {
 }
 
 /// The guest goes on on this worker: it says which boot it is, and keeps more records.
-fn goes_on(worker: &Worker) -> String {
+pub fn goes_on(worker: &Worker) -> String {
     wait_for_more(worker);
     boot_id(worker, said(worker).len())
 }
 
-fn start_move(worker: &Worker, to: &str) -> Job {
+pub fn start_move(worker: &Worker, to: &str) -> Job {
     worker.ask(&["move", "vm", "--to", to, "--mode", "live", "--detach"])
 }
 

@@ -6,6 +6,7 @@
 mod authority;
 #[path = "../../../../xtask/src/soak/dice.rs"]
 mod dice;
+mod frozen;
 mod kills;
 mod live;
 #[path = "../support/mod.rs"]
@@ -133,18 +134,14 @@ fn is_well(worker: &Worker) {
     until("it is well, asked at its address", health);
 }
 
-/// Freezes the file systems of a VM, as an agent of the worker does that dies then.
-fn freeze(worker: &Worker, machine: &Machine) {
+/// What the agent inside a VM answers, while no agent of the worker asks it anything.
+fn ask_inside(worker: &Worker, machine: &Machine, command: &str) -> Value {
     let socket = worker.dir.join("machines").join(machine.id.to_string()).join("guest-agent.sock");
     let mut guest = BufReader::new(UnixStream::connect(socket).unwrap());
-    let mut ask = |command: &str| {
-        writeln!(guest.get_mut(), "{{\"execute\": \"{command}\"}}").unwrap();
-        let mut answer = String::new();
-        guest.read_line(&mut answer).unwrap();
-        serde_json::from_str::<Value>(&answer).unwrap()["return"].clone()
-    };
-    assert_eq!(ask("guest-fsfreeze-freeze"), 1, "it has one file system");
-    assert_eq!(ask("guest-fsfreeze-status"), "frozen");
+    writeln!(guest.get_mut(), "{{\"execute\": \"{command}\"}}").unwrap();
+    let mut answer = String::new();
+    guest.read_line(&mut answer).unwrap();
+    serde_json::from_str::<Value>(&answer).unwrap()["return"].clone()
 }
 
 #[test]
@@ -169,11 +166,8 @@ fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_ack
     let ServerState::Running { pid: server } = here.volume("data").server else { panic!("it is served") };
     here.kill_process(server);
     wait_for_more(here);
-    here.kill();
-    freeze(here, &machine);
-    here.start();
+    here.restart();
     assert_eq!(pid(&here.machine("vm")), pid(&machine), "the agent has lost its VM");
-    // The next agent has thawed what one that died left frozen.
     wait_for_more(here);
 
     let (mut acknowledged, mut boots) = (BTreeSet::new(), vec![first]);

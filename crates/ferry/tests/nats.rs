@@ -70,6 +70,30 @@ fn write(path: &Path, text: &str, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// A server's configuration with certificates of a cluster, and users for whoever tests and for its workers.
+fn guarded(tls: &Path, id: &str) -> String {
+    let file = |name: &str| tls.join(name).display().to_string();
+    let publish = [
+        &format!("$KV.{BUCKET}.{id}.>"),
+        &format!("$JS.API.STREAM.INFO.KV_{BUCKET}"),
+        &format!("$JS.API.CONSUMER.*.KV_{BUCKET}"),
+        &format!("$JS.API.CONSUMER.*.KV_{BUCKET}.>"),
+        &format!("$JS.FC.KV_{BUCKET}.>"),
+    ];
+    format!(
+        "allow_non_tls: true\ntls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}\n\
+         authorization {{ users: [ {{ user: {:?}, password: {:?} }}, {{ user: {:?}, password: {:?}, permissions: {{ \
+         publish: {publish:?}, subscribe: \"_INBOX.>\" }} }} ] }}",
+        file("server-cert.pem"),
+        file("server-key.pem"),
+        file("ca-cert.pem"),
+        USER.0,
+        USER.1,
+        WORKER.0,
+        WORKER.1,
+    )
+}
+
 #[test]
 fn members_hear_of_each_other_over_tls_and_a_machine_s_owner_follows_its_move() {
     needs!(NATS);
@@ -96,27 +120,8 @@ fn members_hear_of_each_other_over_tls_and_a_machine_s_owner_follows_its_move() 
     let status: ClusterStatus = w1.ask(&["cluster", "status"]);
     assert_eq!(status.troubles.len(), 1, "{status:?}");
 
-    let (tls, id) = (w1.dir.join("cluster/tls"), status.cluster);
-    let file = |name: &str| tls.join(name).display().to_string();
-    let publish = [
-        &format!("$KV.{BUCKET}.{id}.>"),
-        &format!("$JS.API.STREAM.INFO.KV_{BUCKET}"),
-        &format!("$JS.API.CONSUMER.*.KV_{BUCKET}"),
-        &format!("$JS.API.CONSUMER.*.KV_{BUCKET}.>"),
-        &format!("$JS.FC.KV_{BUCKET}.>"),
-    ];
-    nats.config = format!(
-        "allow_non_tls: true\ntls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}\n\
-         authorization {{ users: [ {{ user: {:?}, password: {:?} }}, {{ user: {:?}, password: {:?}, permissions: {{ \
-         publish: {publish:?}, subscribe: \"_INBOX.>\" }} }} ] }}",
-        file("server-cert.pem"),
-        file("server-key.pem"),
-        file("ca-cert.pem"),
-        USER.0,
-        USER.1,
-        WORKER.0,
-        WORKER.1,
-    );
+    let id = status.cluster;
+    nats.config = guarded(&w1.dir.join("cluster/tls"), &id);
     nats.start();
     let mut anybody = nats.session(Some(USER));
     anybody.make_bucket(BUCKET, 1);

@@ -444,27 +444,6 @@ impl Store {
         Ok(())
     }
 
-    /// As [`Store::describe`]; where the disk takes nothing more, full or read-only, until the server ends: whoever asks for such a
-    /// thing asks again then.
-    ///
-    /// # Errors
-    /// As there, for any other reason.
-    pub(crate) fn describe_at_least_for_now(
-        &mut self,
-        change: impl FnOnce(&mut VolumeConfig),
-    ) -> Result<(), DirectoryError> {
-        let mut config = self.config.clone();
-        change(&mut config);
-        match self.describe(|described| described.clone_from(&config)) {
-            Err(DirectoryError::Io { cause, .. }) if room::takes_nothing(&cause) => {
-                tracing::warn!(error = %cause, "volume.json cannot be written; what was asked for holds until this server ends");
-                self.config = config;
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
     /// Whether ranges that are remote may hold anything.
     pub(crate) fn may_hold_anything(&self) -> bool {
         self.config.store.device.is_some()

@@ -162,6 +162,8 @@ fn a_worker_whose_volumes_became_read_only_is_drained_since_its_agent_notes_else
     disk.fail_read_only();
     let told: WorkerInfo = w1.ask(&["worker", "show"]);
     assert!(told.troubles[0].contains("read-only, so that machines read and no longer write"), "{told:?}");
+    let scraped = w1.ferry(&["worker", "metrics"]).stdout;
+    assert!(scraped.lines().any(|line| line.starts_with("ferry_disk_troubles 1")), "{scraped}");
     let doctor = w1.ferry(&["doctor", "--state-dir", w1.dir.to_str().unwrap()]);
     let of_volumes = format!("the file system of {} is read-only", w1.dir.join("volumes").display());
     assert!(doctor.code == Some(1) && doctor.stdout.contains(&of_volumes), "{doctor:?}");

@@ -143,6 +143,8 @@ impl Facts {
             "From when entries of a journal were handed to the records until they were durable.",
             &self.append_seconds,
         )?;
+        let troubles = worker.troubles.len() as f64;
+        page.one("ferry_disk_troubles", "What is wrong with the disks of the worker.", troubles)?;
         let room = &worker.room;
         page.one("ferry_room_used_bytes", "What volumes occupy.", room.used_bytes as f64)?;
         page.one("ferry_room_promised_bytes", "Promised and not yet occupied.", room.promised_bytes as f64)?;

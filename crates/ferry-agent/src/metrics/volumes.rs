@@ -33,7 +33,7 @@ pub(super) fn write(page: &mut Page<'_>, copies: &[VolumeFacts]) -> Result {
 type Figure<T> = (&'static str, &'static str, fn(&Volume) -> Option<T>);
 
 fn gauges(page: &mut Page<'_>, told: &[(Labels, &Volume)]) -> Result {
-    const GAUGES: [Figure<f64>; 15] = [
+    const GAUGES: [Figure<f64>; 17] = [
         ("ferry_volume_size_bytes", "Size of the volume.", |v| Some(v.size_bytes as f64)),
         ("ferry_volume_store_bytes", "What its store occupies.", |v| Some(v.store_bytes_allocated? as f64)),
         ("ferry_volume_hydrated", "Whether nothing is remote any more, durably.", |v| {
@@ -58,6 +58,12 @@ fn gauges(page: &mut Page<'_>, told: &[(Labels, &Volume)]) -> Result {
         }),
         ("ferry_volume_source_away_seconds", "For how long its source has answered nothing.", |v| {
             Some(v.source.as_ref()?.away_ms.map_or(0.0, seconds))
+        }),
+        ("ferry_volume_source_slow_seconds", "The longest lately that its source let it wait.", |v| {
+            Some(v.source.as_ref()?.slow_ms.map_or(0.0, seconds))
+        }),
+        ("ferry_volume_disk_trouble", "Whether its server cannot write what it must.", |v| {
+            Some(f64::from(u8::from(v.disk_trouble.is_some())))
         }),
         ("ferry_volume_requests_waiting", "Requests of its machine that wait for the source.", |v| {
             Some(v.source.as_ref()?.requests_waiting as f64)

@@ -5,17 +5,17 @@ use crate::fences::Fences;
 use crate::host::Host;
 use crate::jobs::{Attic, Guests, Home, Targets, past_moves};
 use crate::leases::Leases;
-use crate::machines::Machines;
+use crate::machines::{Machines, MachinesError};
 use crate::peers::Peers;
-use crate::records::{Records, RecordsError, Touched};
+use crate::records::{MachineRecord, Records, RecordsError, Touched};
 use crate::services::Services;
 use crate::target::Target;
 use crate::volumes::Volumes;
 use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, ApiError, AskLease, AskRoot, CopyRoot, CrossingState, EndLease, ErrorCode, Generation, HookRun,
-    Job, JobId, JobState, LeaseAnswer, LeaseId, LiveFacts, Machine, MachineId, Notice, Volume, VolumeKey,
-    WorkerName,
+    Job, JobId, JobState, LeaseAnswer, LeaseId, LiveFacts, Machine, MachineId, MachineRef, Notice, Volume,
+    VolumeKey, WorkerName,
 };
 use ferry_crossing::live::Memory;
 use ferry_crossing::{Fence, target};
@@ -130,6 +130,20 @@ impl Core {
         self.records.volumes().await?.iter().for_each(|record| self.volumes.poke(record.key()));
         self.retired.notify_one();
         Ok(())
+    }
+
+    /// The machine a person means.
+    ///
+    /// # Errors
+    /// It is not here: says which worker has it, if any is known to.
+    pub async fn meant(&self, machine: &MachineRef) -> Answer<MachineRecord> {
+        match self.machines.find(machine).await {
+            Err(refusal @ MachinesError::NotHere(_)) => Err(match self.services.elsewhere(machine) {
+                Some(known) => ApiError::new(ErrorCode::NotFound, known.elsewhere()),
+                None => refusal.into(),
+            }),
+            found => Ok(found?),
+        }
     }
 }
 

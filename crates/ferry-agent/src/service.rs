@@ -38,15 +38,15 @@ use ferry_api::{
     AskDepartures, AskDrain, AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed,
     AskRebalance, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources,
     ClusterStatus, CopyRoot, CreateMachine, Crossing, Departures, Desired, DestroyMachine, DetachVolume,
-    Digest, DirectoryView, DrainPlan, DrainStarted, EndLease, ErrorCode, EventsAfter, Expect, ForkVolume,
-    Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Join,
-    JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine, MachineId, MachineLog, MachineRef,
-    Mappings, Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceFrom, PaceVolume,
-    PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan, RebalanceStarted, Renew,
-    Renewed, Reserve, Revoke, RevokeDone, SPEC_VERSION, SafeToStop, ServiceStatus, ShutDownWorker,
-    StartDrain, StartMove, StartMoves, StartRebalance, StepState, StopReason, Testimony, Truth, TruthRef,
-    UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
-    WorkerShutDown,
+    Digest, DirectoryView, DrainPlan, DrainStarted, DriverKind, EndLease, ErrorCode, EventsAfter, Expect,
+    ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind,
+    JobState, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine, MachineId, MachineLog,
+    MachineRef, Mappings, Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceFrom,
+    PaceVolume, PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan,
+    RebalanceStarted, Renew, Renewed, Reserve, Revoke, RevokeDone, SPEC_VERSION, SafeToStop, ServiceStatus,
+    ShutDownWorker, StartDrain, StartMove, StartMoves, StartRebalance, StepState, StopReason, Testimony,
+    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
+    WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -250,9 +250,9 @@ impl Agent {
     }
 
     /// What this worker offers; what it holds for one move is as good as free.
-    async fn bid_but(&self, job: Option<JobId>) -> Answer<Bid> {
+    async fn bid_but(&self, job: Option<JobId>, drivers: &[DriverKind]) -> Answer<Bid> {
         let troubles = self.shutdown.admit().err().map(|error| error.message);
-        placement::bid(&self.core, self.worker().await?, troubles, job).await
+        placement::bid(&self.core, self.worker_with(drivers).await?, troubles, job).await
     }
 
     fn input(
@@ -302,7 +302,7 @@ impl Agent {
         }
         let mut records: Vec<MachineRecord> = Vec::new();
         for machine in &start.machines {
-            let record = self.core.machines.find(machine).await?;
+            let record = self.core.meant(machine).await?;
             self.check_way(&record, &start.to)?;
             if records.iter().any(|other| other.id == record.id) {
                 let message = format!("machine {} is named twice; name it once", record.name);
@@ -384,8 +384,9 @@ async fn answering<T>(call: &str, answer: impl Future<Output = Answer<T>>) -> An
     answer
 }
 
-impl AgentApi for Agent {
-    async fn worker(&self) -> Answer<WorkerInfo> {
+impl Agent {
+    /// The worker, with these of its drivers.
+    async fn worker_with(&self, drivers: &[DriverKind]) -> Answer<WorkerInfo> {
         let config = &self.core.config;
         let set = self.core.records.worker().await?;
         let machines = self.core.machines.list().await?;
@@ -403,7 +404,7 @@ impl AgentApi for Agent {
             region: config.region.clone(),
             labels: config.labels.clone(),
             cordon: set.cordon_now(),
-            drivers: self.core.machines.drivers().await,
+            drivers: self.core.machines.drivers(drivers).await,
             direct_io: self.core.volumes.has_direct_io().await,
             budget_bytes_per_s: set.budget_bytes_per_s,
             pair_budgets_bytes_per_s: set.pair_budgets_bytes_per_s,
@@ -412,6 +413,16 @@ impl AgentApi for Agent {
             peers: self.core.peers.list(),
             troubles: self.core.host.disk_troubles().await,
         })
+    }
+}
+
+impl AgentApi for Agent {
+    async fn worker(&self) -> Answer<WorkerInfo> {
+        self.worker_with(&DriverKind::ALL).await
+    }
+
+    async fn worker_for(&self, driver: DriverKind) -> Answer<WorkerInfo> {
+        self.worker_with(&[driver]).await
     }
 
     async fn worker_pace(&self, pace: PaceWorker) -> Answer<WorkerInfo> {
@@ -436,7 +447,7 @@ impl AgentApi for Agent {
     }
 
     async fn bid(&self) -> Answer<Bid> {
-        self.bid_but(None).await
+        self.bid_but(None, &DriverKind::ALL).await
     }
 
     async fn drain_plan(&self, ask: AskDrain) -> Answer<DrainPlan> {
@@ -489,7 +500,7 @@ impl AgentApi for Agent {
 
     async fn metrics(&self) -> Answer<String> {
         let jobs = self.jobs.unfinished().await?;
-        metrics::page(&self.core, self.worker().await?, jobs, self.jobs.queues()).await
+        metrics::page(&self.core, self.worker_with(&[]).await?, jobs, self.jobs.queues()).await
     }
 
     async fn garbage(&self, ask: AskGarbage) -> Answer<Garbage> {
@@ -502,7 +513,7 @@ impl AgentApi for Agent {
     }
 
     async fn directory(&self) -> Answer<DirectoryView> {
-        let about = self.core.services.about(self.bid_but(None)).await?;
+        let about = self.core.services.about(self.bid_but(None, &[])).await?;
         Ok(self.core.services.view(about))
     }
 
@@ -524,22 +535,23 @@ impl AgentApi for Agent {
     }
 
     async fn machine(&self, machine: &MachineRef) -> Answer<Machine> {
-        let record = self.core.machines.find(machine).await?;
+        let record = self.core.meant(machine).await?;
         Ok(self.core.machines.show(record.id).await?)
     }
 
     async fn machine_placement(&self, machine: &MachineRef) -> Answer<PlacementExplained> {
-        let record = self.core.machines.find(machine).await?;
+        let record = self.core.meant(machine).await?;
         placement::explain(&self.core, &self.mover(), &record, self.bid().await?).await
     }
 
     async fn machine_log(&self, machine: &MachineRef, ask: AskLog) -> Answer<MachineLog> {
-        Ok(self.core.machines.log(machine, ask).await?)
+        let id = self.core.meant(machine).await?.id;
+        Ok(self.core.machines.log(id, ask).await?)
     }
 
     async fn machine_start(&self, machine: &MachineRef) -> Answer<Machine> {
         self.shutdown.admit()?;
-        let id = self.core.machines.find(machine).await?.id;
+        let id = self.core.meant(machine).await?.id;
         self.core.records.change(vec![Change::Desire { machine: id, desired: Desired::Running }]).await?;
         match self.core.machines.up(id).await {
             // What it waits for is in its state, and its minder goes on trying.
@@ -549,14 +561,14 @@ impl AgentApi for Agent {
     }
 
     async fn machine_stop(&self, machine: &MachineRef) -> Answer<Machine> {
-        let id = self.core.machines.find(machine).await?.id;
+        let id = self.core.meant(machine).await?.id;
         self.core.records.change(vec![Change::Desire { machine: id, desired: Desired::Stopped }]).await?;
         self.core.machines.down(id).await?;
         Ok(self.core.machines.show(id).await?)
     }
 
     async fn machine_destroy(&self, machine: &MachineRef, destroy: DestroyMachine) -> Answer<()> {
-        let record = self.core.machines.find(machine).await?;
+        let record = self.core.meant(machine).await?;
         if record.process.is_some() && record.job.is_none() && !destroy.stop {
             let message =
                 format!("machine {} runs; stop it first, or ask to stop it too (--stop)", record.name);
@@ -658,7 +670,7 @@ impl AgentApi for Agent {
     }
 
     async fn move_start(&self, start: StartMove) -> Answer<Job> {
-        let record = self.core.machines.find(&start.machine).await?;
+        let record = self.core.meant(&start.machine).await?;
         let terms = self.terms(start.at_ms, start.after_ms, start.within_ms);
         let job = JobId::fresh();
         self.shutdown.admit()?;
@@ -679,7 +691,7 @@ impl AgentApi for Agent {
     }
 
     async fn move_plan(&self, start: StartMove) -> Answer<MovePlan> {
-        let record = self.core.machines.find(&start.machine).await?;
+        let record = self.core.meant(&start.machine).await?;
         let to = match start.to {
             MoveTo::Worker(to) => to,
             MoveTo::Auto => placement::best(&self.core, &self.mover(), &record, start.mode).await?,
@@ -711,7 +723,7 @@ impl AgentApi for Agent {
     }
 
     async fn move_undo(&self, undo: UndoMove) -> Answer<Job> {
-        let record = self.core.machines.find(&undo.machine).await?;
+        let record = self.core.meant(&undo.machine).await?;
         let (_, from) = back::came_from(&record, &self.core.records.crossings_of(record.id).await?, undo.of)?;
         let input = self.input(record, from, undo.retention_hours, MoveMode::Cold)?;
         self.shutdown.admit()?;
@@ -719,7 +731,7 @@ impl AgentApi for Agent {
     }
 
     async fn move_cancel(&self, cancel: CancelMove) -> Answer<Job> {
-        let record = self.core.machines.find(&cancel.machine).await?;
+        let record = self.core.meant(&cancel.machine).await?;
         let job = match (record.job, self.move_for_later(record.id).await?) {
             (None, Some(later)) => later,
             (Some(_), _) | (None, None) => back::cancellable(&record)?,
@@ -753,7 +765,8 @@ impl AgentApi for Agent {
 
     async fn peer_hold(&self, hold: Hold) -> Answer<()> {
         self.shutdown.admit()?;
-        let bid = self.bid_but(Some(hold.reserve.job)).await?;
+        let Reserve { job, spec, .. } = &hold.reserve;
+        let bid = self.bid_but(Some(*job), &[spec.driver.kind()]).await?;
         answering("hold", self.core.target.hold(hold, &bid)).await
     }
 
@@ -813,7 +826,7 @@ impl AgentApi for Agent {
 
     async fn peer_mappings(&self, ask: AskMappings) -> Answer<Mappings> {
         let mut told = self.core.services.told(ask).await?;
-        told.about = Some(self.core.services.about(self.bid_but(None)).await?);
+        told.about = Some(self.core.services.about(self.bid_but(None, &[])).await?);
         Ok(told)
     }
 

@@ -5,13 +5,13 @@ use crate::{
     AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRebalance, AskRoot,
     AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus, CopyRoot,
     CreateMachine, Crossing, Departures, DestroyMachine, DetachVolume, Digest, DirectoryView, DrainPlan,
-    DrainStarted, EndLease, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job,
-    JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine,
-    MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceFrom, PaceVolume, PaceWorker,
-    PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan, RebalanceStarted, Renew, Renewed,
-    Reserve, Revoke, RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove,
-    StartMoves, StartRebalance, Testimony, Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck,
-    VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    DrainStarted, DriverKind, EndLease, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold,
+    ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed,
+    Losses, Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceFrom,
+    PaceVolume, PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan,
+    RebalanceStarted, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker,
+    StartDrain, StartMove, StartMoves, StartRebalance, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
+    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use std::future::Future;
 
@@ -26,6 +26,8 @@ type Answer<T> = Result<T, ApiError>;
 pub trait AgentApi: Send + Sync + 'static {
     /// The worker and its room.
     fn worker(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;
+    /// The same, with only this driver asked for what it can: the others may have to run programs to tell.
+    fn worker_for(&self, driver: DriverKind) -> impl Future<Output = Answer<WorkerInfo>> + Send;
     /// Sets the budget that all hydrations of the worker share.
     fn worker_pace(&self, pace: PaceWorker) -> impl Future<Output = Answer<WorkerInfo>> + Send;
     /// Has the worker take no machines from now on, over restarts. Moves to it that have reserved their room still come, and a

@@ -101,4 +101,4 @@ pub use volume::{
     ForkVolume, GrowVolume, Hydration, ImportVolume, Lineage, Ownership, Precopied, REGION_BYTES_DEFAULT,
     ServerState, Volume, VolumeBase, VolumeFork, VolumePhase, VolumeSource,
 };
-pub use worker::{API_VERSION, AskCordon, Cordon, PeerInfo, Room, WorkerInfo};
+pub use worker::{API_VERSION, AskCordon, AskWorker, Cordon, PeerInfo, Room, WorkerInfo};

@@ -1,6 +1,6 @@
 //! What a worker tells about itself.
 
-use crate::{Capacity, DriverInfo, Labels, RegionName, WorkerName};
+use crate::{Capacity, DriverInfo, DriverKind, Labels, RegionName, WorkerName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -8,6 +8,14 @@ use std::path::PathBuf;
 
 /// Version of the calls in this crate. Two agents move machines between each other only if theirs are equal.
 pub const API_VERSION: u32 = 1;
+
+/// What is asked of a worker about itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskWorker {
+    /// The one driver to ask for what it can, as `?driver=qemu`; none: all of them.
+    #[serde(default)]
+    pub driver: Option<DriverKind>,
+}
 
 /// A worker and its agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,9 +7,13 @@
 //! asks the owner.
 
 use crate::records::{MachineRecord, Standing};
-use ferry_api::{Desired, Generation, JobId, MachineId, Mapping, Network, Presence, Service, WorkerName};
+use ferry_api::{
+    Desired, Generation, JobId, MachineId, MachineRef, Mapping, Network, Presence, Service, WorkerName,
+};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 /// For how long what a worker tells may be taken for right without asking it again, in milliseconds. Workers ask each other
 /// anew well before that.
@@ -60,6 +64,20 @@ pub struct Known {
     pub heard_ms_ago: u64,
     /// Whether its owner has said so, not too long ago. Else it is better asked.
     pub is_certain: bool,
+}
+
+impl Known {
+    /// Refuses, on a worker that does not have it, what is asked of the machine: says who has.
+    #[must_use]
+    pub fn elsewhere(&self) -> String {
+        let Mapping { name, owner, .. } = &self.mapping;
+        let heard = Duration::from_millis(self.heard_ms_ago).as_secs();
+        let doubt = if self.is_certain { "" } else { "; that may be old" };
+        format!(
+            "machine {name} is not here but on worker {owner}, as was heard {heard} s ago{doubt}; ask the agent of {owner} \
+             (--agent), and start it there if it does not answer"
+        )
+    }
 }
 
 /// Who has told something.
@@ -252,6 +270,17 @@ impl Directory {
         best.map(|(teller, told)| self.known(teller, told, now_ms)).collect()
     }
 
+    /// What is known of the machine that a person means. Of two that bear one name, the one whose owner has said so.
+    #[must_use]
+    pub fn meant(&self, machine: &MachineRef, now_ms: u64) -> Option<Known> {
+        let name = match machine {
+            MachineRef::Id(id) => return self.find(*id, now_ms),
+            MachineRef::Name(name) => name,
+        };
+        let named = self.all(now_ms).into_iter().filter(|known| known.mapping.name == *name);
+        named.max_by_key(|known| (known.is_certain, Reverse(known.heard_ms_ago)))
+    }
+
     /// Who has told something, by name; this worker, too.
     #[must_use]
     pub fn tellers(&self, now_ms: u64) -> Vec<Teller> {
@@ -321,6 +350,34 @@ mod tests {
     }
 
     const RUNS: Presence = Presence::Runs { since_ms: 1 };
+
+    #[test]
+    fn a_machine_is_found_by_its_name_with_the_worker_that_says_that_it_has_it() {
+        let (old, db) = (MachineId::fresh(), MachineId::fresh());
+        let mut directory = Directory::new(worker("w4"));
+        let name = |name: &str| name.parse::<MachineRef>().unwrap();
+        assert_eq!(directory.meant(&name("db"), 0), None);
+        // Another of that name was last heard of on a worker that says nothing any more.
+        directory.learn(&worker("w1"), vec![told(old, "w1", 7, RUNS)], 0, VALID_MS);
+        directory.learn(&worker("w2"), vec![told(db, "w2", 1, RUNS)], VALID_MS, VALID_MS);
+        let now_ms = VALID_MS + 3_000;
+        for meant in [name("db"), MachineRef::Id(db)] {
+            let known = directory.meant(&meant, now_ms).unwrap();
+            assert_eq!(known.mapping.owner, worker("w2"));
+            assert!(
+                known.elsewhere().contains("on worker w2, as was heard 3 s ago; ask"),
+                "{}",
+                known.elsewhere()
+            );
+        }
+        let known = directory.meant(&MachineRef::Id(old), now_ms).unwrap();
+        assert!(
+            known.elsewhere().contains("w1, as was heard 63 s ago; that may be old"),
+            "{}",
+            known.elsewhere()
+        );
+        assert_eq!(directory.meant(&name("web"), now_ms), None);
+    }
 
     #[test]
     fn the_highest_generation_is_right_and_of_it_the_owners_own_word_in_every_order() {

@@ -142,6 +142,10 @@ fn every_worker_tells_which_workers_there_are_and_where_their_machines_are() {
             .iter()
             .all(|worker| worker.about.as_ref().is_some_and(|about| about.capacity.cpu_millis > 0))
     );
+    // Whoever asks elsewhere is told where, also when nobody answers there.
+    w2.kill();
+    let why = w3.refusal(&["move", "echo", "--to", "w1"], 1);
+    assert!(why.contains("machine echo is not here but on worker w2"), "{why}");
 }
 
 #[test]

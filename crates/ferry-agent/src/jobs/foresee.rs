@@ -130,7 +130,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         let mut blockers = looked.blockers.clone();
         blockers.extend(check_elsewhere(input).err().map(|error| error.message));
         let target = match self.home.target(&input.to) {
-            Ok(target) => target.worker().await,
+            Ok(target) => target.worker(looked.plan.spec.driver.kind()).await,
             Err(error) => Err(error),
         };
         match target {

@@ -109,8 +109,9 @@ impl<H: Home, C: Clock> Mover<H, C> {
 
     async fn plan(&self, input: &MoveInput) -> Result<Plan, StepError> {
         check_elsewhere(input)?;
-        let info = self.home.target(&input.to).map_err(refusal)?.worker().await.map_err(refusal)?;
         let machine = self.home.machine(input.machine).await.map_err(refusal)?;
+        let target = self.home.target(&input.to).map_err(refusal)?;
+        let info = target.worker(machine.spec.driver.kind()).await.map_err(refusal)?;
         first(against_worker(input, &info, &machine.spec))?;
         let (live, against) = self.against_live(input, &machine.spec, Some(&info)).await.map_err(refusal)?;
         first(against.into_iter().map(StepError::fatal).collect())?;

@@ -8,9 +8,9 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use ferry_api::{
-    Activate, AgentApi, ApiError, AskLease, AskRoot, CopyRoot, Crossing, EndLease, Expect, Generation,
-    GroupName, HookRun, Job, JobId, LeaseAnswer, LeaseId, LiveFacts, Machine, MachineId, MachineName, Notice,
-    Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
+    Activate, AgentApi, ApiError, AskLease, AskRoot, CopyRoot, Crossing, DriverKind, EndLease, Expect,
+    Generation, GroupName, HookRun, Job, JobId, LeaseAnswer, LeaseId, LiveFacts, Machine, MachineId,
+    MachineName, Notice, Precopy, Prepare, Reserve, Volume, VolumeKey, WorkerInfo, WorkerName,
 };
 
 use ferry_crossing::MoveInput;
@@ -199,8 +199,8 @@ pub trait Emptied: Home {
 
 /// The worker a machine moves to. Every agent's door is one.
 pub trait Target: Send + Sync + 'static {
-    /// See [`AgentApi::worker`].
-    fn worker(&self) -> impl Future<Output = Answer<WorkerInfo>> + Send;
+    /// See [`AgentApi::worker_for`].
+    fn worker(&self, driver: DriverKind) -> impl Future<Output = Answer<WorkerInfo>> + Send;
     /// See [`AgentApi::peer_reserve`].
     fn reserve(&self, reserve: Reserve) -> impl Future<Output = Answer<Crossing>> + Send;
     /// See [`AgentApi::peer_prepare`].
@@ -226,8 +226,8 @@ pub trait Target: Send + Sync + 'static {
 }
 
 impl<A: AgentApi> Target for A {
-    async fn worker(&self) -> Answer<WorkerInfo> {
-        AgentApi::worker(self).await
+    async fn worker(&self, driver: DriverKind) -> Answer<WorkerInfo> {
+        self.worker_for(driver).await
     }
 
     async fn reserve(&self, reserve: Reserve) -> Answer<Crossing> {

@@ -235,10 +235,10 @@ impl Machines {
         Ok(self.inner.host.driver(spec.driver.kind()).check(spec).await?)
     }
 
-    /// Which drivers can run machines here, and why others cannot.
-    pub async fn drivers(&self) -> Vec<DriverInfo> {
+    /// Which of these drivers can run machines here, and why others cannot.
+    pub async fn drivers(&self, kinds: &[DriverKind]) -> Vec<DriverInfo> {
         let mut drivers = Vec::new();
-        for kind in DriverKind::ALL {
+        for &kind in kinds {
             let driver = self.inner.host.driver(kind);
             let (found, error) = match driver.probe().await {
                 Ok(found) => (Some(found).filter(|found| !found.is_empty()), None),
@@ -362,9 +362,8 @@ impl Machines {
     ///
     /// # Errors
     /// There is no such machine; its log cannot be read.
-    pub async fn log(&self, machine: &MachineRef, ask: AskLog) -> Result<MachineLog, MachinesError> {
+    pub async fn log(&self, id: MachineId, ask: AskLog) -> Result<MachineLog, MachinesError> {
         let until = Instant::now() + Duration::from_millis(ask.wait_ms);
-        let id = self.find(machine).await?.id;
         let path = self.inner.dir(id).join(LOG);
         loop {
             let to = match self.record(id).await?.standing {

@@ -115,7 +115,7 @@ impl Known {
 async fn check(core: &Core, ask: &AskDrain) -> Result<(), ApiError> {
     for machine in ask.only.iter().chain(&ask.except) {
         let machine: &MachineRef = machine;
-        core.machines.find(machine).await?;
+        core.meant(machine).await?;
     }
     Ok(())
 }

@@ -25,8 +25,8 @@ use crate::peers::Peers;
 use crate::records::{Records, RecordsError};
 use ferry_api::http::ClientTls;
 use ferry_api::{
-    AboutWorker, ApiError, AskMappings, ErrorCode, MachineId, MachineSpec, Mapping, Mappings, Network,
-    Service, ServiceStatus, WorkerName,
+    AboutWorker, ApiError, AskMappings, ErrorCode, MachineId, MachineRef, MachineSpec, Mapping, Mappings,
+    Network, Service, ServiceStatus, WorkerName,
 };
 use ferry_crossing::directory::{Claim, Directory, Known, VALID_MS};
 use ferry_crossing::feed::{Feed, Told};
@@ -227,6 +227,12 @@ impl Services {
         let known = locked(&self.inner.directory).all(self.inner.now_ms());
         let services = known.iter().flat_map(|known| known.mapping.services.iter().map(move |s| (known, s)));
         services.map(|(known, service)| self.inner.status(known, service)).collect()
+    }
+
+    /// What is known here of the machine that a person means, if another worker is said to have it.
+    pub(crate) fn elsewhere(&self, machine: &MachineRef) -> Option<Known> {
+        let known = locked(&self.inner.directory).meant(machine, self.inner.now_ms())?;
+        Some(known).filter(|known| known.mapping.owner != self.inner.me)
     }
 
     /// Says why a new machine with this spec cannot have its services here, if it cannot.

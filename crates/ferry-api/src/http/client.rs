@@ -8,13 +8,14 @@ use crate::{
     AskDrain, AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRebalance,
     AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus,
     CopyRoot, CreateMachine, Crossing, Departures, DestroyMachine, DetachVolume, Digest, DirectoryView,
-    DrainPlan, DrainStarted, EndLease, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage, GrowVolume, Hold,
-    ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed,
-    Losses, Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan, OnSourceLoss, PaceFrom,
-    PaceVolume, PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan,
-    RebalanceStarted, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker,
-    StartDrain, StartMove, StartMoves, StartRebalance, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
-    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
+    DrainPlan, DrainStarted, DriverKind, EndLease, ErrorCode, EventsAfter, Expect, ForkVolume, Garbage,
+    GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, Join, JoinTokenMade, Joined,
+    LeaseAnswer, LeaseNeed, Losses, Machine, MachineLog, MachineRef, Mappings, Membership, MovePlan,
+    OnSourceLoss, PaceFrom, PaceVolume, PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare,
+    RebalancePlan, RebalanceStarted, Renew, Renewed, Reserve, Revoke, RevokeDone, SafeToStop, ServiceStatus,
+    ShutDownWorker, StartDrain, StartMove, StartMoves, StartRebalance, Testimony, Truth, TruthRef, UndoMove,
+    VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName,
+    WorkerShutDown,
 };
 use axum::http::{HeaderValue, Method};
 use serde::Serialize;
@@ -306,6 +307,12 @@ fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
 impl AgentApi for Client {
     async fn worker(&self) -> Result<WorkerInfo, ApiError> {
         self.get(&["worker"]).await
+    }
+
+    async fn worker_for(&self, driver: DriverKind) -> Result<WorkerInfo, ApiError> {
+        let mut url = self.url_of(&["worker"]);
+        url.set_query(Some(&format!("driver={driver}")));
+        self.send(Method::GET, url, None, Some(CALL_TIMEOUT)).await
     }
 
     async fn worker_pace(&self, pace: PaceWorker) -> Result<WorkerInfo, ApiError> {

@@ -5,11 +5,11 @@ use super::table::{Routes, Table};
 use crate::{
     AbandonSource, Activate, AgentApi, ApiError, AskApiToken, AskCordon, AskDepartures, AskDrain, AskGarbage,
     AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRebalance, AskRoot, AskTestimony,
-    AttachVolume, Caller, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume, EndLease,
-    ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, Hold, ImportVolume, JobId, Join,
-    Membership, OnSourceLoss, PaceFrom, PaceVolume, PaceWorker, PauseDrain, Precopy, Prepare, Renew, Reserve,
-    Revoke, ShutDownWorker, StartDrain, StartMove, StartMoves, StartRebalance, UndoMove, VerifyVolume,
-    VolumeKey, WorkerName,
+    AskWorker, AttachVolume, Caller, CancelMove, ChangeSources, CreateMachine, DestroyMachine, DetachVolume,
+    EndLease, ErrorCode, EventsAfter, Expect, ForkVolume, Generation, GrowVolume, Hold, ImportVolume, JobId,
+    Join, Membership, OnSourceLoss, PaceFrom, PaceVolume, PaceWorker, PauseDrain, Precopy, Prepare, Renew,
+    Reserve, Revoke, ShutDownWorker, StartDrain, StartMove, StartMoves, StartRebalance, UndoMove,
+    VerifyVolume, VolumeKey, WorkerName,
 };
 use axum::Router;
 use axum::body::Bytes;
@@ -188,6 +188,11 @@ fn part<T: FromStr<Err: std::error::Error>>(text: &str) -> Result<T, ApiError> {
     text.parse().map_err(|e| ApiError::because(ErrorCode::InvalidRequest, &e))
 }
 
+/// Reads what follows the path.
+fn query<T>(asked: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    asked.map(|Query(asked)| asked).map_err(|e| ApiError::new(ErrorCode::InvalidRequest, e.body_text()))
+}
+
 /// Gives a handler without a body: the part of the path is parsed and handed to the call.
 macro_rules! by_path {
     ($handler:ident) => {
@@ -214,6 +219,21 @@ macro_rules! by_body {
         async fn $handler<A: AgentApi>(State(api): State<Arc<A>>, bytes: Bytes) -> Reply {
             match body::<$body>(&bytes) {
                 Ok(what) => reply(api.$handler(what).await),
+                Err(e) => Reply(Err(e)),
+            }
+        }
+    };
+}
+
+/// Gives a handler whose input is the query.
+macro_rules! by_query {
+    ($handler:ident, $query:ty) => {
+        async fn $handler<A: AgentApi>(
+            State(api): State<Arc<A>>,
+            asked: Result<Query<$query>, QueryRejection>,
+        ) -> Reply {
+            match query(asked) {
+                Ok(asked) => reply(api.$handler(asked).await),
                 Err(e) => Reply(Err(e)),
             }
         }
@@ -281,7 +301,6 @@ async fn leads<A: AgentApi>(
     }
 }
 
-plain!(worker);
 plain!(worker_uncordon);
 plain!(bid);
 plain!(cluster);
@@ -311,6 +330,8 @@ by_body!(departures, AskDepartures);
 by_body!(rebalance_plan, AskRebalance);
 by_body!(rebalance_start, StartRebalance);
 by_body!(worker_shut_down, ShutDownWorker);
+by_query!(jobs, AskJobs);
+by_query!(garbage, AskGarbage);
 by_body!(garbage_clear, AskGarbage);
 by_body!(machine_create, CreateMachine);
 by_body!(move_start, StartMove);
@@ -373,6 +394,17 @@ fn only_its_own(caller: &Caller, import: ImportVolume) -> Result<ImportVolume, A
             Err(ApiError::new(ErrorCode::Forbidden, message))
         }
         Caller::Worker(_) | Caller::Anybody | Caller::Local | Caller::Token { .. } => Ok(import),
+    }
+}
+
+async fn worker<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    asked: Result<Query<AskWorker>, QueryRejection>,
+) -> Reply {
+    match query(asked) {
+        Ok(AskWorker { driver: None }) => reply(api.worker().await),
+        Ok(AskWorker { driver: Some(driver) }) => reply(api.worker_for(driver).await),
+        Err(e) => Reply(Err(e)),
     }
 }
 
@@ -487,33 +519,12 @@ async fn volume_verify<A: AgentApi>(
     }
 }
 
-async fn jobs<A: AgentApi>(
-    State(api): State<Arc<A>>,
-    asked: Result<Query<AskJobs>, QueryRejection>,
-) -> Reply {
-    match asked {
-        Ok(Query(asked)) => reply(api.jobs(asked).await),
-        Err(e) => Reply(Err(ApiError::new(ErrorCode::InvalidRequest, e.body_text()))),
-    }
-}
-
-async fn garbage<A: AgentApi>(
-    State(api): State<Arc<A>>,
-    asked: Result<Query<AskGarbage>, QueryRejection>,
-) -> Reply {
-    match asked {
-        Ok(Query(asked)) => reply(api.garbage(asked).await),
-        Err(e) => Reply(Err(ApiError::new(ErrorCode::InvalidRequest, e.body_text()))),
-    }
-}
-
 async fn machine_log<A: AgentApi>(
     State(api): State<Arc<A>>,
     Path(text): Path<String>,
     asked: Result<Query<AskLog>, QueryRejection>,
 ) -> Reply {
-    let asked = asked.map_err(|e| ApiError::new(ErrorCode::InvalidRequest, e.body_text()));
-    match part(&text).and_then(|machine| Ok((machine, asked?.0))) {
+    match part(&text).and_then(|machine| Ok((machine, query(asked)?))) {
         Ok((machine, mut ask)) => {
             ask.wait_ms = ask.wait_ms.min(EventsAfter::WAIT_MS_MAX);
             reply(api.machine_log(&machine, ask).await)
@@ -526,12 +537,12 @@ async fn peer_mappings<A: AgentApi>(
     State(api): State<Arc<A>>,
     asked: Result<Query<AskMappings>, QueryRejection>,
 ) -> Reply {
-    match asked {
-        Ok(Query(mut asked)) => {
+    match query(asked) {
+        Ok(mut asked) => {
             asked.wait_ms = asked.wait_ms.min(AskMappings::WAIT_MS_MAX);
             reply(api.peer_mappings(asked).await)
         }
-        Err(e) => Reply(Err(ApiError::new(ErrorCode::InvalidRequest, e.body_text()))),
+        Err(e) => Reply(Err(e)),
     }
 }
 

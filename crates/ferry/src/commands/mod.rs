@@ -32,7 +32,7 @@ pub mod worker;
 
 use anyhow::{Result, bail};
 use ferry_api::http::Client;
-use ferry_api::{AgentApi, WorkerName};
+use ferry_api::{AgentApi, DriverKind, WorkerName};
 use jiff::Timestamp;
 
 use crate::exit::Exit;
@@ -111,7 +111,8 @@ pub async fn ask(asked: Asked) -> Result<Exit> {
 
 /// The agent of a worker, as `agent` reaches it; none if it does not know it.
 async fn agent_of(agent: &Client, worker: &WorkerName) -> Result<Option<Client>> {
-    let known = agent.worker().await?;
+    // Only its name and its peers are looked at: the driver is one that answers without running a program.
+    let known = agent.worker_for(DriverKind::Process).await?;
     if known.name == *worker {
         return Ok(Some(agent.clone()));
     }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, CancelMove, ErrorCode, Job, JobId, JobKind, JobState, Judged, MachineRef,
+    AgentApi, ApiError, CancelMove, DriverKind, ErrorCode, Job, JobId, JobKind, JobState, Judged, MachineRef,
     MachineState, StartMove, StartMoves, UndoMove, WorkerName,
 };
 
@@ -48,7 +48,7 @@ pub async fn undo(agent: &Client, json: bool, undo: UndoMove, follow_it: bool) -
                 asked.url()
             ),
         };
-        if let Err(refusal) = asked.worker().await {
+        if let Err(refusal) = asked.worker_for(DriverKind::Process).await {
             bail!(out_of_reach(machine.name.as_str(), to, &asked, &refusal));
         }
     }

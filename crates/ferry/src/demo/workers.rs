@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ferry_api::AgentApi;
 use ferry_api::http::Client;
+use ferry_api::{AgentApi, DriverKind};
 
 use ferry_volume::directory;
 
@@ -174,7 +174,7 @@ fn configuration(
 async fn answers(household: &Household, worker: &Worker) -> Result<()> {
     let deadline = Instant::now() + START_MAX;
     loop {
-        let refusal = match worker.client.worker().await {
+        let refusal = match worker.client.worker_for(DriverKind::Process).await {
             Ok(_) => return Ok(()),
             Err(refusal) => refusal,
         };

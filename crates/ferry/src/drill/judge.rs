@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use ferry_agent::{StateDir, truth_at_rest};
 use ferry_api::{
-    AgentApi, ErrorCode, MachineState, Ownership, StopReason, TruthRef, Verdict, Volume, VolumePhase,
-    WorkerName,
+    AgentApi, DriverKind, ErrorCode, MachineState, Ownership, StopReason, TruthRef, Verdict, Volume,
+    VolumePhase, WorkerName,
 };
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{self, Phase};
@@ -153,7 +153,7 @@ async fn away(lane: &Lane, complaints: &mut Vec<String>) -> Result<()> {
     let volumes = seat.client.volumes().await?;
     let (kept, volumes) = (kept(lane, &volumes), volumes.len());
     must(volumes == kept, format!("{} still has records of {volumes} volumes", seat.name));
-    let room = seat.client.worker().await?.room;
+    let room = seat.client.worker_for(DriverKind::Process).await?.room;
     must(room.promised_bytes == 0, format!("{} still sets {} bytes aside", seat.name, room.promised_bytes));
     let (copies, servers) = (seat.copies(), processes::find(seat.is_server()));
     must(copies.len() == kept, format!("{} still has {} copies", seat.name, copies.len()));

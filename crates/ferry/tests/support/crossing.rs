@@ -10,10 +10,10 @@ use super::until;
 
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskGarbage, AskJobs, CreateMachine, ErrorCode, EventsAfter, Generation, Job,
-    JobEventKind, JobState, Machine, MachineRef, MachineSpec, MachineState, MoveMode, NewVolume, Ownership,
-    ServerState, StartMove, Truth, Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin, VolumePhase,
-    VolumeRef,
+    AgentApi, ApiError, AskGarbage, AskJobs, CreateMachine, DriverKind, ErrorCode, EventsAfter, Generation,
+    Job, JobEventKind, JobState, Machine, MachineRef, MachineSpec, MachineState, MoveMode, NewVolume,
+    Ownership, ServerState, StartMove, Truth, Verdict, Volume, VolumeId, VolumeKey, VolumeOrigin,
+    VolumePhase, VolumeRef,
 };
 use ferry_volume::client::BlockClient;
 use ferry_volume::control::{self, Phase};
@@ -378,7 +378,10 @@ impl Crossing {
         let there = self.ask(Target, |agent| async move { agent.volumes().await }).expect("it answers");
         assert_eq!(there, [], "the target still has records of volumes");
         assert_eq!(self.ask(Target, |agent| async move { agent.machines().await }), Ok(vec![]));
-        let room = self.ask(Target, |agent| async move { agent.worker().await }).expect("it answers").room;
+        let room = self
+            .ask(Target, |agent| async move { agent.worker_for(DriverKind::Process).await })
+            .expect("it answers")
+            .room;
         assert_eq!((room.used_bytes, room.promised_bytes), (0, 0), "the target still sets room aside");
         assert_eq!(self.volume_dirs(Source), [self.volume_dir(Source)]);
         assert_eq!(self.volume_dirs(Target), [] as [PathBuf; 0]);

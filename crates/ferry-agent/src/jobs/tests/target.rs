@@ -1,16 +1,16 @@
 //! The target of the world made of memory: it refuses what comes out of turn.
 
 use ferry_api::{
-    API_VERSION, Activate, ApiError, Arrival, AskRoot, CopyRoot, Crossing, CrossingState, Desired, ErrorCode,
-    Expect, Generation, HookName, JobId, Precopied, Precopy, Prepare, Reserve, Room, Root, VolumeKey,
-    WorkerInfo,
+    API_VERSION, Activate, ApiError, Arrival, AskRoot, CopyRoot, Crossing, CrossingState, Desired,
+    DriverKind, ErrorCode, Expect, Generation, HookName, JobId, Precopied, Precopy, Prepare, Reserve, Room,
+    Root, VolumeKey, WorkerInfo,
 };
 
 use super::world::{Beta, HomeVolume, LOOKS_UNTIL_WHOLE, SIZE_BYTES, State, error, facts, worker};
 use crate::jobs::Target;
 
 impl Target for Beta {
-    async fn worker(&self) -> Result<WorkerInfo, ApiError> {
+    async fn worker(&self, _driver: DriverKind) -> Result<WorkerInfo, ApiError> {
         self.0
             .call_target(|state| {
                 Ok(WorkerInfo {

@@ -144,7 +144,8 @@ impl Agent {
         }
         let credentials = config.tls.as_deref().map(Credentials::load).transpose()?;
         let launcher = launcher.with_tls(config.tls.clone());
-        let channel = Channel { listen: config.export_listen.ip(), tls: config.tls.clone() };
+        let (listen, names_workers) = (config.export_listen.ip(), cluster.is_some());
+        let channel = Channel { listen, tls: config.tls.clone(), names_workers };
         let ballast = Ballast::keep(&config.state_dir);
         let ground = Ground {
             host: Arc::new(ThisHost::new(&config.state_dir, launcher, credentials.clone(), channel)),

@@ -261,8 +261,8 @@ impl Target {
             return Err(error.into());
         }
         held.release().map_err(MachinesError::from)?;
-        let port =
-            self.machines.listen(&target::arriving(&with(&awaited), &reserve, Desired::Running)).await?;
+        let arriving = target::arriving(&with(&awaited), &reserve, Desired::Running);
+        let port = self.machines.listen(&arriving, &reserve.from).await?;
         awaited.at = Some(format!("{}:{port}", self.advertise));
         let listening = with(&awaited);
         self.records.change(vec![Change::Crossing(Box::new(listening.clone()))]).await?;

@@ -10,7 +10,7 @@ use crate::process::{Process, What};
 use crate::world::{HostIndex, State, World};
 use ferry_agent::drivers::{DriverError, Ended, HeldMachine, Launch, Live};
 use ferry_agent::host::Doing;
-use ferry_api::{LiveFacts, MachineId};
+use ferry_api::{LiveFacts, MachineId, WorkerName};
 use ferry_crossing::live::{self, MemoryCopied};
 use std::io;
 use std::path::Path;
@@ -318,7 +318,7 @@ impl Live for Simulated {
         })
     }
 
-    fn listen<'a>(&'a self, dir: &'a Path) -> Doing<'a, Result<u16, DriverError>> {
+    fn listen<'a>(&'a self, dir: &'a Path, _from: &'a WorkerName) -> Doing<'a, Result<u16, DriverError>> {
         Box::pin(async move {
             let ((_, pid), _) = self.stands(dir, 2).await?;
             Ok(u16::try_from(pid).expect("there are few processes"))

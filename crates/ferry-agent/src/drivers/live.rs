@@ -3,7 +3,7 @@
 
 use super::{DriverError, HeldMachine, Launch};
 use crate::host::Doing;
-use ferry_api::LiveFacts;
+use ferry_api::{LiveFacts, WorkerName};
 use ferry_crossing::live::Memory;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,9 @@ pub struct Channel {
     pub listen: IpAddr,
     /// A directory of certificates ([`ferry_volume::Credentials`]); none: whoever comes is believed.
     pub tls: Option<PathBuf>,
+    /// Whether these are a cluster's, whose common names are the workers', so that memory is taken from the worker alone that the
+    /// machine comes from; else from whoever has one.
+    pub names_workers: bool,
 }
 
 /// Moves the memory of machines. A machine is known by its own directory, and its process is there and is watched. All may be
@@ -42,11 +45,11 @@ pub trait Live: Send + Sync {
         facts: &'a LiveFacts,
     ) -> Doing<'a, Result<Box<dyn HeldMachine>, DriverError>>;
 
-    /// Has a machine that waits for its memory listen for it; answers the port.
+    /// Has a machine that waits for its memory listen for it, and take it from the worker `from`; answers the port.
     ///
     /// # Errors
     /// It does not.
-    fn listen<'a>(&'a self, dir: &'a Path) -> Doing<'a, Result<u16, DriverError>>;
+    fn listen<'a>(&'a self, dir: &'a Path, from: &'a WorkerName) -> Doing<'a, Result<u16, DriverError>>;
 
     /// Begins to send the memory of a machine to `to`, `HOST:PORT`. It runs on, and is paused when only the rest is left.
     ///

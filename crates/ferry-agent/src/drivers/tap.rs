@@ -225,7 +225,8 @@ mod tests {
     #[tokio::test]
     async fn an_interface_that_a_crash_has_left_goes_with_the_directory_of_its_machine() {
         let state_dir = tempfile::tempdir().unwrap();
-        let channel = Channel { listen: std::net::Ipv4Addr::LOCALHOST.into(), tls: None };
+        let channel =
+            Channel { listen: std::net::Ipv4Addr::LOCALHOST.into(), tls: None, names_workers: false };
         let host = ThisHost::new(state_dir.path(), Launcher::with_args("/bin/false", [""]), None, channel);
         let machine = MachineId::fresh();
         let dir = host.machine_dir(machine).unwrap();

@@ -3,7 +3,7 @@
 use super::{Inner, Machines, MachinesError};
 use crate::drivers::{DriverError, HeldMachine, Live, Watch};
 use crate::records::{Change, MachineRecord, MemoryMoves, ProcessMark};
-use ferry_api::{JobId, LiveFacts, MachineId};
+use ferry_api::{JobId, LiveFacts, MachineId, WorkerName};
 use ferry_crossing::live::{Memory, has_left};
 use std::time::Duration;
 
@@ -118,13 +118,13 @@ impl Machines {
         Ok(live.expect(&launch, facts).await?)
     }
 
-    /// Has a machine that waits for its memory listen for it; answers the port.
+    /// Has a machine that waits for its memory listen for it, and take it from the worker `from`; answers the port.
     ///
     /// # Errors
     /// It does not.
-    pub async fn listen(&self, record: &MachineRecord) -> Result<u16, MachinesError> {
+    pub async fn listen(&self, record: &MachineRecord, from: &WorkerName) -> Result<u16, MachinesError> {
         let live = self.live(record).ok_or_else(|| no_memory(record))?;
-        Ok(live.listen(&self.inner.dir(record.id)).await?)
+        Ok(live.listen(&self.inner.dir(record.id), from).await?)
     }
 
     /// Whether a process that waits for the memory of a machine is there.

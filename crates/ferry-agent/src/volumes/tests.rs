@@ -23,7 +23,7 @@ async fn worker(
     let records = Records::open(dir).unwrap();
     let peers = Peers::new(&config.peers).unwrap();
     // No server is to be started by these tests.
-    let channel = Channel { listen: config.export_listen.ip(), tls: None };
+    let channel = Channel { listen: config.export_listen.ip(), tls: None, names_workers: false };
     let volumes = Volumes::new(
         &config,
         records.clone(),

@@ -19,7 +19,7 @@ impl Authority {
         self.sign_as(dir, host, None);
     }
 
-    /// The same, and the certificates name the worker by a URI.
+    /// The same, and the certificates name the worker: by a URI, and by its last part.
     pub fn sign_as(&self, dir: &Path, host: &str, uri: Option<&str>) {
         let write =
             |name: &str, text: String| std::fs::write(dir.join(name), text).expect("a file is written");
@@ -28,8 +28,11 @@ impl Authority {
             let key = rcgen::KeyPair::generate().expect("a key is made");
             let mut params =
                 rcgen::CertificateParams::new(vec![host.to_owned()]).expect("the host is a name");
-            let uri = uri.map(|uri| rcgen::SanType::URI(uri.try_into().expect("a URI is ASCII")));
-            params.subject_alt_names.extend(uri);
+            if let Some((uri, (_, name))) = uri.and_then(|uri| Some((uri, uri.rsplit_once('/')?))) {
+                params.subject_alt_names.push(rcgen::SanType::URI(uri.try_into().expect("a URI is ASCII")));
+                params.distinguished_name = rcgen::DistinguishedName::new();
+                params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            }
             let certificate = params.signed_by(&key, &self.0).expect("an authority signs");
             write(&format!("{side}-cert.pem"), certificate.pem());
             write(&format!("{side}-key.pem"), key.serialize_pem());

@@ -37,8 +37,8 @@ type Make = Box<dyn Fn(&Path) -> Arc<dyn Driver>>;
 type Runs = Box<dyn Fn(&Path, &[&str]) -> MachineSpec>;
 
 /// A driver, and how a machine of it is told to run a script, or a program that is not there.
-struct Subject {
-    dir: TempDir,
+pub(super) struct Subject {
+    pub(super) dir: TempDir,
     make: Make,
     runs: Runs,
     refused: Box<dyn Fn(&Path) -> MachineSpec>,
@@ -68,7 +68,7 @@ impl Subject {
         }
     }
 
-    fn launch(&self, script: &str) -> Launch {
+    pub(super) fn launch(&self, script: &str) -> Launch {
         self.launch_of((self.runs)(self.dir.path(), &["sh", "-c", script]))
     }
 }
@@ -84,11 +84,11 @@ async fn hold(subject: &Subject, launch: &Launch) -> Box<dyn HeldMachine> {
     driver.start(launch).await.unwrap()
 }
 
-async fn run(subject: &Subject, launch: &Launch) -> Watch {
+pub(super) async fn run(subject: &Subject, launch: &Launch) -> Watch {
     hold(subject, launch).await.release().unwrap()
 }
 
-fn wait_until_logged(launch: &Launch, what: &str) {
+pub(super) fn wait_until_logged(launch: &Launch, what: &str) {
     until(&format!("the log says {what}"), || log_of(launch).contains(what).then_some(()));
 }
 
@@ -347,7 +347,7 @@ fn make_bundle(bundle: &Path) {
 }
 
 /// Where the lab's guest is: a VM whose first process runs a script, which hears the power button as a signal.
-fn vm(test: &str) -> Option<Subject> {
+pub(super) fn vm(test: &str) -> Option<Subject> {
     if !super::support::requires(test, &[QEMU]) {
         return None;
     }
@@ -370,7 +370,8 @@ fn vm(test: &str) -> Option<Subject> {
     Some(Subject {
         dir: tempfile::tempdir().unwrap(),
         make: Box::new(|_| {
-            let channel = Channel { listen: std::net::Ipv4Addr::LOCALHOST.into(), tls: None };
+            let channel =
+                Channel { listen: std::net::Ipv4Addr::LOCALHOST.into(), tls: None, names_workers: false };
             Arc::new(QemuDriver::new(Arc::new(Gates::default()), channel))
         }),
         runs: Box::new(move |_, words| of(initrd.clone(), words)),

@@ -1,10 +1,13 @@
 //! Machines that mount their volumes and have namespaces of their own, asked as people ask: by a file and the command line.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
+#[path = "../../../ferry-volume/tests/support/authority.rs"]
+mod authority;
 mod bad_days;
 mod drivers;
 mod health;
 mod hooks;
+mod memory;
 mod stand_in;
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,7 +8,7 @@ use super::qmp::Monitor;
 use super::{MONITOR_SOCKET, QemuDriver, probe, qemu_of, words::Accel};
 use crate::drivers::{DriverError, HeldMachine, Launch, Live};
 use crate::host::Doing;
-use ferry_api::{Accel as Wanted, LiveFacts};
+use ferry_api::{Accel as Wanted, LiveFacts, WorkerName};
 use ferry_crossing::live::{Memory, REST_MS_SHORT, rest_ms};
 use serde_json::{Value, json};
 use std::io;
@@ -24,6 +24,8 @@ const UP_POLL: Duration = Duration::from_millis(2);
 const LOOKS_MAX: u32 = 240;
 /// What QEMU calls the object with the certificates.
 const CREDENTIALS: &str = "memory-tls";
+/// What QEMU calls the object that knows who may bring memory.
+const SENDER: &str = "memory-sender";
 /// Where the kernel tells of its CPUs.
 const CPU_INFO: &str = "/proc/cpuinfo";
 
@@ -53,7 +55,19 @@ impl QemuDriver {
         Ok(CREDENTIALS)
     }
 
-    async fn listens(&self, dir: &Path) -> io::Result<u16> {
+    /// Has QEMU believe the worker `from` alone, where certificates tell workers apart; the name of what knows that, or nothing.
+    async fn pin(&self, monitor: &mut Monitor, from: &WorkerName) -> io::Result<&'static str> {
+        if self.channel.tls.is_none() || !self.channel.names_workers {
+            return Ok("");
+        }
+        // Fails where there is none yet.
+        let _ = monitor.ask("object-del", json!({ "id": SENDER })).await;
+        let sender = json!({ "qom-type": "authz-simple", "id": SENDER, "identity": format!("CN={from}") });
+        monitor.ask("object-add", sender).await?;
+        Ok(SENDER)
+    }
+
+    async fn listens(&self, dir: &Path, from: &WorkerName) -> io::Result<u16> {
         let mut monitor = arrived_at(dir).await?;
         let told = monitor.run("query-migrate").await?;
         if let Some(port) = port(&told) {
@@ -61,7 +75,8 @@ impl QemuDriver {
         }
         let tls = self.certify(&mut monitor, "server").await?;
         monitor.ask("migrate-set-capabilities", abilities_at_target()).await?;
-        monitor.ask("migrate-set-parameters", json!({ "tls-creds": tls })).await?;
+        let sender = self.pin(&mut monitor, from).await?;
+        monitor.ask("migrate-set-parameters", json!({ "tls-creds": tls, "tls-authz": sender })).await?;
         let at = std::net::SocketAddr::new(self.channel.listen, 0);
         monitor.ask("migrate-incoming", json!({ "uri": format!("tcp:{at}") })).await?;
         let told = monitor.run("query-migrate").await?;
@@ -198,8 +213,8 @@ impl Live for QemuDriver {
         })
     }
 
-    fn listen<'a>(&'a self, dir: &'a Path) -> Doing<'a, Result<u16, DriverError>> {
-        Box::pin(async move { self.listens(dir).await.map_err(failed("listen for the memory", dir)) })
+    fn listen<'a>(&'a self, dir: &'a Path, from: &'a WorkerName) -> Doing<'a, Result<u16, DriverError>> {
+        Box::pin(async move { self.listens(dir, from).await.map_err(failed("listen for the memory", dir)) })
     }
 
     fn send<'a>(&'a self, dir: &'a Path, to: &'a str) -> Doing<'a, Result<(), DriverError>> {

@@ -107,7 +107,8 @@ fn obey(state: &mut State, at: At, request: Request) -> Option<Answer> {
         Request::Attach { .. } => {
             Some(Answer::Attached { address: format!("/sim/volumes/{}/vhost.sock", at.key).into() })
         }
-        Request::Admit { .. }
+        Request::Certify { .. }
+        | Request::Admit { .. }
         | Request::Expel { .. }
         | Request::SetBudget { .. }
         | Request::SetGuard { .. }
@@ -252,6 +253,7 @@ fn status(state: &State, at: At) -> Option<Status> {
         phase: Phase::of_map(engine.phase),
         source,
         export: server.exports.map(|port| SocketAddr::from(([10, 0, 0, 1], port))),
+        secured: false,
         guest_socket: format!("/sim/volumes/{}/guest.sock", at.key).into(),
         guests: 0,
         readers: readers(state, at),

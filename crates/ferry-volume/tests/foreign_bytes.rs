@@ -42,6 +42,7 @@ fn status() -> Status {
         phase: Phase::Open,
         source: Some(source),
         export: "[::1]:7000".parse().ok(),
+        secured: true,
         guest_socket: "/run/guest.sock".into(),
         guests: 1,
         readers: 2,
@@ -93,6 +94,7 @@ fn status() -> Status {
 fn a_line_of_the_control_socket_that_is_understood_survives_the_way_back() {
     let seeds = [
         ("export", line(&Request::Export { listen: "[fe80::1%3]:0".parse().unwrap(), live: false })),
+        ("certify", line(&Request::Certify { dir: "/tls".into() })),
         ("admit", line(&Request::Admit { reader: "spiffe://c/worker/w2".to_owned() })),
         ("expel", line(&Request::Expel { reader: "spiffe://c/worker/w2".to_owned() })),
         ("export_live", line(&Request::Export { listen: "10.0.0.1:0".parse().unwrap(), live: true })),

@@ -3,7 +3,9 @@
 
 mod support;
 
-use ferry_api::{ApiTokenMade, ClusterStatus, DirectoryView, MachineState, RevokeDone, VolumeKey};
+use ferry_api::{
+    ApiTokenMade, ClusterStatus, DirectoryView, Job, Machine, MachineState, RevokeDone, Volume, VolumeKey,
+};
 use ferry_cluster::{Authority, Home, Request, WorkerKey};
 use ferry_volume::directory::VolumeConfig;
 use ferry_volume::{Credentials, SourceUri, client, control};
@@ -106,6 +108,44 @@ fn a_machine_moves_between_workers_that_joined_and_nobody_else_is_answered() {
     let stranger = over_tls(w1, None, true, &["machine", "list"]);
     assert_eq!((stranger.code, &stranger.stdout[..]), (Some(1), ""), "{stranger:?}");
     assert!(stranger.sentence().contains("answers only whom it knows"), "{stranger:?}");
+}
+
+#[test]
+fn a_machine_that_ran_before_its_worker_joined_runs_on_and_moves_to_the_others() {
+    let cluster = configured(&["w1", "w2"]);
+    let (w1, w2) = cluster.pair();
+    w1.start();
+    let said = w1.ferry(&["machine", "create", "web", "--volume", "data=16MiB", "--", "sleep", "1000"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let before = w1.machine("web").state;
+    w1.kill();
+    cluster.found_with_all();
+    assert_eq!(w1.machine("web").state, before, "it runs on, as the process that it was");
+    w1.moves("web", w2);
+    assert!(matches!(w2.machine("web").state, MachineState::Running { .. }));
+}
+
+#[test]
+fn what_was_still_to_be_fetched_when_workers_joined_is_fetched_over_tls() {
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let said = w1.ferry(&["machine", "create", "web", "--volume", "data=16MiB", "--", "sleep", "1000"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let mut guest = client::BlockClient::connect_text(&w1.volume("data").guest_uri).unwrap();
+    (0..8).for_each(|mib| guest.write_at(mib << 20, &[7; 1 << 20]).unwrap());
+    drop(guest);
+    let _: Volume = w1.ask(&["volume", "pace", "data", "--max", "64KiB"]);
+    let job: Job = w1.ask(&["move", "web", "--to", "w2", "--mode", "cold", "--detach"]);
+    until("the machine runs on w2", || {
+        let machines: Vec<Machine> = w2.ask(&["machine", "list"]);
+        machines.iter().any(|machine| matches!(machine.state, MachineState::Running { .. })).then_some(())
+    });
+    w1.kill();
+    w2.kill();
+    cluster.found_with_all();
+    let _: Volume = w2.ask(&["volume", "pace", "data", "--max", "none"]);
+    let watched = w1.ferry(&["job", "watch", &job.id.to_string()]);
+    assert_eq!(watched.code, Some(0), "{watched:?}");
 }
 
 /// Which of the others a worker hears.

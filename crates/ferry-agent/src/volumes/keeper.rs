@@ -320,6 +320,7 @@ impl Inner {
             }
             other => other?,
         };
+        self.certify(key, &status).await?;
         self.keep_out(key).await;
         self.learn_size(record, &status).await?;
         self.strike_lost_forks(record, &status).await?;
@@ -472,6 +473,12 @@ impl Inner {
             }
             (None | Some(_), _) => Ok(true),
         }
+    }
+
+    /// Has a server use certificates that was started before its worker had any.
+    async fn certify(&self, key: VolumeKey, status: &Status) -> Result<(), VolumesError> {
+        let Some(credentials) = self.credentials.clone().filter(|_| !status.secured) else { return Ok(()) };
+        self.ask(key, move |client| client.certify(credentials.dir())).await
     }
 
     /// Has nobody read a copy who belongs to the cluster no more, whatever its server remembers.

@@ -159,6 +159,14 @@ impl Client {
         Ok(listen)
     }
 
+    /// Has a server that was started without certificates use those in `dir`, and answer no other worker without.
+    ///
+    /// # Errors
+    /// Refused when they cannot be read; the server is gone.
+    pub fn certify(&mut self, dir: &Path) -> Result<(), ControlError> {
+        self.done(&Request::Certify { dir: dir.to_owned() })
+    }
+
     /// Lets whoever has a certificate that names the URI `reader` read over TLS, beside those who were admitted before, until
     /// the export is taken back. Nobody else may from then on.
     ///

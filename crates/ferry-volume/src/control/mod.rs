@@ -50,6 +50,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         live: bool,
     },
+    /// Show other workers the certificates in this directory and answer none without TLS from now on, until the next start, which is
+    /// told itself; connections without are dropped. Done, too, if a server has certificates.
+    Certify {
+        /// As `--tls` names it.
+        dir: PathBuf,
+    },
     /// Let one more read over TLS (durable, until withdrawn): once somebody is named, nobody else may.
     Admit {
         /// Who: the URI that its certificate names.
@@ -280,6 +286,9 @@ pub struct Status {
     pub source: Option<SourceStatus>,
     /// Where other workers can read this volume, when it is exported.
     pub export: Option<SocketAddr>,
+    /// Whether other workers are asked for a certificate, and shown one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secured: bool,
     /// The NBD socket for the guest.
     pub guest_socket: PathBuf,
     /// Connections to the guest socket, and guests of other frontends.

@@ -5,11 +5,12 @@ use super::asks::Asker;
 use super::connection::Connection;
 use super::doors::Door;
 use super::requests::Origin;
-use crate::SourceUri;
 use crate::control::{Answer, DiskTrouble, Hydration, Phase, Request, Status};
 use crate::directory::{GUEST_SOCKET, VolumeConfig};
+use crate::{Credentials, SourceUri};
 use ferry_engine::{Command, EngineStatus, Errno, Event, Notice, RequestKind};
 use std::net::SocketAddr;
+use std::path::Path;
 
 /// How many may be named who read over TLS: more than read at once, each worker of a small cluster.
 const READERS_MAX: usize = 256;
@@ -63,6 +64,7 @@ impl Server {
             Request::ResumeHydration => Some(self.pause_hydration(false)),
             Request::HoldHydration { held } => Some(self.hold_hydration(held)),
             Request::Export { listen, live } => Some(self.export(listen, live)),
+            Request::Certify { dir } => Some(self.certify(&dir)),
             Request::Admit { reader } => Some(self.admit(reader)),
             Request::Expel { reader } => Some(self.expel(&reader)),
             Request::Withdraw => Some(self.withdraw()),
@@ -166,6 +168,19 @@ impl Server {
         }
     }
 
+    fn certify(&mut self, dir: &Path) -> Answer {
+        if self.credentials.is_some() {
+            return Answer::Done;
+        }
+        match Credentials::load(dir) {
+            Ok(credentials) => self.credentials = Some(credentials),
+            Err(e) => return refused(whole_story(&e)),
+        }
+        // Nobody has proved who they are. Whoever may read comes back, and does.
+        self.close_connections(Door::Reader);
+        Answer::Done
+    }
+
     fn admit(&mut self, reader: String) -> Answer {
         let readers = self.store.config.readers.as_deref().unwrap_or_default();
         if readers.contains(&reader) {
@@ -260,6 +275,7 @@ impl Server {
             phase: self.phase(),
             source: self.source_status(),
             export: self.reader_door.as_ref().map(|(_, bound)| *bound),
+            secured: self.credentials.is_some(),
             guest_socket: self.store.dir.join(GUEST_SOCKET),
             guests: count(Door::Guest) + self.mailbox.guests(),
             readers: count(Door::Reader),

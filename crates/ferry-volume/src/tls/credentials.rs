@@ -85,6 +85,12 @@ impl Credentials {
         Ok(Self { dir: dir.into(), read: Arc::new(RwLock::new(Read::all(dir)?)) })
     }
 
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub(super) fn as_server(&self) -> Arc<ServerConfig> {
         self.now().server
     }

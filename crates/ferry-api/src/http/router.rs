@@ -357,7 +357,6 @@ for_a_move!(peer_prepare, Prepare, |prepare| (prepare.job, None));
 for_a_move!(peer_precopy, Precopy, |precopy| (precopy.job, None));
 for_a_move!(peer_expect, Expect, |expect| (expect.job, None));
 for_a_move!(peer_activate, Activate, |activate| (activate.job, None));
-by_body!(peer_pace, PaceFrom);
 for_a_move!(peer_lease, AskLease, |ask| (ask.lease.job, Some(&ask.lease.from)));
 by_body!(peer_lease_end, EndLease);
 by_body!(peer_lease_need, AskNeed);
@@ -395,6 +394,26 @@ fn only_its_own(caller: &Caller, import: ImportVolume) -> Result<ImportVolume, A
         }
         Caller::Worker(_) | Caller::Anybody | Caller::Local | Caller::Token { .. } => Ok(import),
     }
+}
+
+async fn peer_pace<A: AgentApi>(
+    State(api): State<Arc<A>>,
+    Extension(caller): Extension<Caller>,
+    bytes: Bytes,
+) -> Reply {
+    let of_its_own = async {
+        let pace: PaceFrom = body(&bytes)?;
+        if let Caller::Worker(name) = &caller
+            && *name != pace.from
+        {
+            let from = pace.from;
+            let message =
+                format!("worker {name} may not say at what pace worker {from} is read; have that one ask");
+            return Err(ApiError::new(ErrorCode::Forbidden, message));
+        }
+        api.peer_pace(pace).await
+    };
+    reply(of_its_own.await)
 }
 
 async fn worker<A: AgentApi>(

@@ -3,7 +3,7 @@
 use super::house::House;
 use crate::http::wire::{Http, Way};
 use crate::http::{Asks, Client, router};
-use crate::{AgentApi, ErrorCode, Generation, JobId, MachineId, MachineSpec, Reserve, Role};
+use crate::{AgentApi, ErrorCode, Generation, JobId, MachineId, MachineSpec, PaceFrom, Reserve, Role};
 use axum::http::{HeaderValue, Method};
 use std::sync::Arc;
 
@@ -92,6 +92,10 @@ async fn a_worker_speaks_for_itself_only() {
     assert!(refusal.message.contains("is led by worker w2, not by w3"), "{refusal}");
     let passed = house.worker("w2").peer_reserve(reserve("w2")).await.unwrap_err();
     assert_eq!(passed.code, ErrorCode::VersionMismatch, "it is answered with an empty list: {passed}");
+    let pace = PaceFrom { from: "w2".parse().unwrap(), bytes_per_s: None };
+    let refusal = house.worker("w3").peer_pace(pace.clone()).await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::Forbidden, "{refusal}");
+    assert!(!house.worker("w2").peer_pace(pace).await.is_err_and(|error| error.code == ErrorCode::Forbidden));
 }
 
 /// What a source asks first.

@@ -103,6 +103,10 @@ fn a_machine_moves_between_workers_that_joined_and_nobody_else_is_answered() {
     w2.moves("web", w1);
     assert!(matches!(w1.machine("web").state, MachineState::Running { .. }));
 
+    // At its socket an agent asks for no token; another worker does.
+    let why = w1.refusal(&["drain", "w2", "--plan"], 1);
+    assert!(why.starts_with("worker w2 answers over the network whoever has a token"), "{why}");
+
     let plain = w1.ferry(&["machine", "list", "--agent", &format!("http://{}", w1.address)]);
     assert_eq!((plain.code, &plain.stdout[..]), (Some(3), ""), "{plain:?}");
     let stranger = over_tls(w1, None, true, &["machine", "list"]);

@@ -30,7 +30,7 @@ pub mod volume_server;
 mod vouched;
 pub mod worker;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ferry_api::http::Client;
 use ferry_api::{AgentApi, DriverKind, WorkerName};
 use jiff::Timestamp;
@@ -116,8 +116,14 @@ async fn agent_of(agent: &Client, worker: &WorkerName) -> Result<Option<Client>>
     if known.name == *worker {
         return Ok(Some(agent.clone()));
     }
-    let peer = known.peers.iter().find(|peer| peer.name == *worker);
-    Ok(peer.map(|peer| agent.toward(&peer.url)).transpose()?)
+    let Some(peer) = known.peers.iter().find(|peer| peer.name == *worker) else { return Ok(None) };
+    let other = agent.toward(&peer.url).with_context(|| {
+        format!(
+            "worker {worker} answers over the network whoever has a token: give one in FERRY_TOKEN (`ferry cluster api-token` \
+             makes them), or ask on the host of {worker}"
+        )
+    })?;
+    Ok(Some(other))
 }
 
 /// The agent of the worker that is meant: the one that is asked, or the named one, as that one reaches it.

@@ -3,8 +3,9 @@
 //!
 //! A walk reads one region at a time, looks only at so many regions in one turn of the loop, and does not read holes. It
 //! reads past the page cache where the filesystem lets it: what the cache holds says nothing about the disk, and what it
-//! holds for guests is not to make room for what is read once. It reads no faster than [`WALK_BYTES_PER_S`], and rests
-//! after each read as long as that took, so that others have half of a disk at least, and more the slower it is.
+//! holds for guests is not to make room for what is read once. It reads no faster than [`WALK_BYTES_PER_S`], in pieces that
+//! keep nobody else's read waiting for long, and rests after each as long as that took, so that others have half of a disk at
+//! least, and more the slower it is.
 //!
 //! Invariant: a region that the guest may have changed is never held against its leaf. It is marked before the write
 //! begins, and looked at again after it was read.
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// The most that a walk reads a second.
 const WALK_BYTES_PER_S: u64 = 400 << 20;
+/// The most that is read at once: a disk has done with it in about the time of a small read of a guest that comes meanwhile.
+const PIECE_BYTES: usize = 128 << 10;
 /// Regions that are looked at in one turn of the loop, without reading.
 const STEPS_MAX: usize = 1024;
 
@@ -51,15 +54,13 @@ struct Reading {
     range: ByteRange,
     buffer: Buffer,
     done: usize,
-    begun: Instant,
+    /// Since when a piece is being read; none between two of them.
+    since: Option<Instant>,
 }
 
-impl Reading {
-    /// How long nothing more is read for the sake of others.
-    fn rest(&self) -> Duration {
-        let at_that_pace = Duration::from_nanos(self.range.len_bytes() * 1_000_000_000 / WALK_BYTES_PER_S);
-        at_that_pace.max(self.begun.elapsed())
-    }
+/// How long nothing more is read for the sake of others, after so many bytes that took so long.
+fn rest(bytes: u64, took: Duration) -> Duration {
+    took.max(Duration::from_nanos(bytes * 1_000_000_000 / WALK_BYTES_PER_S))
 }
 
 enum Step {
@@ -74,7 +75,8 @@ enum Step {
 impl Walk {
     /// When it wants to go on; none while it reads.
     fn due(&self) -> Option<Instant> {
-        self.reading.is_none().then_some(self.not_before)
+        let is_reading = self.reading.as_ref().is_some_and(|reading| reading.since.is_some());
+        (!is_reading).then_some(self.not_before)
     }
 }
 
@@ -151,6 +153,10 @@ impl Server {
     }
 
     fn step(&mut self, walk: &mut Walk) -> Step {
+        if walk.reading.is_some() {
+            self.read_on(walk);
+            return Step::Reads;
+        }
         let Some(sums) = self.walked_sums(walk.errand) else { return Step::Over };
         let region = walk.region;
         if region >= sums.geometry().region_count() {
@@ -183,7 +189,7 @@ impl Server {
             return self.pass_hole(walk, stretch);
         }
         let buffer = self.pool.take((self.store.read_end(range.end()) - range.offset()) as usize);
-        walk.reading = Some(Reading { range, buffer, done: 0, begun: Instant::now() });
+        walk.reading = Some(Reading { range, buffer, done: 0, since: None });
         self.read_on(walk);
         Step::Reads
     }
@@ -219,10 +225,11 @@ impl Server {
     }
 
     fn read_on(&mut self, walk: &mut Walk) {
-        let Some(Reading { range, buffer, done, .. }) = &walk.reading else { return };
-        let (left, offset) = (buffer.len() - done, range.offset() + *done as u64);
+        let Some(Reading { range, buffer, done, since }) = &mut walk.reading else { return };
+        let (piece, offset) = (PIECE_BYTES.min(buffer.len() - *done), range.offset() + *done as u64);
+        *since = Some(Instant::now());
         let purpose = Purpose::Walked(walk.number);
-        self.ring.read_at(&walk.file, buffer, *done, left, offset, purpose);
+        self.ring.read_at(&walk.file, buffer, *done, piece, offset, purpose);
     }
 
     /// A read of a walk came back.
@@ -230,8 +237,12 @@ impl Server {
         let Some(at) = self.ledger.walks.iter().position(|walk| walk.number == number) else { return };
         let mut walk = self.ledger.walks.swap_remove(at);
         let Some(reading) = &mut walk.reading else { return };
+        let took = reading.since.take().map_or(Duration::ZERO, |since| since.elapsed());
         match result {
-            Ok(count) if count > 0 => reading.done += count as usize,
+            Ok(count) if count > 0 => {
+                reading.done += count as usize;
+                walk.not_before = Instant::now() + rest(count.into(), took);
+            }
             // The end of a file is not always one for direct I/O.
             Ok(_) | Err(_) if !Rc::ptr_eq(&walk.file, &self.store.data) => {
                 walk.file = self.store.data.clone();
@@ -239,10 +250,9 @@ impl Server {
             Ok(_) => return self.walk_failed(walk, io::ErrorKind::UnexpectedEof.into()),
             Err(e) => return self.walk_failed(walk, e),
         }
-        if reading.done < reading.range.len_bytes() as usize {
-            self.read_on(&mut walk);
-        } else if let Some(reading) = walk.reading.take() {
-            walk.not_before = Instant::now() + reading.rest();
+        if reading.done >= reading.range.len_bytes() as usize
+            && let Some(reading) = walk.reading.take()
+        {
             self.has_read(&mut walk, reading.range, &reading.buffer);
         }
         self.ledger.walks.push(walk);

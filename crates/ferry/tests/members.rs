@@ -147,6 +147,12 @@ fn what_was_still_to_be_fetched_when_workers_joined_is_fetched_over_tls() {
     w1.kill();
     w2.kill();
     cluster.found_with_all();
+    w2.wait_for_volume("data", "it is read over TLS", |volume| {
+        volume
+            .source
+            .as_ref()
+            .is_some_and(|source| source.connected == Some(true) && source.uri.starts_with("nbds://"))
+    });
     let _: Volume = w2.ask(&["volume", "pace", "data", "--max", "none"]);
     let watched = w1.ferry(&["job", "watch", &job.id.to_string()]);
     assert_eq!(watched.code, Some(0), "{watched:?}");

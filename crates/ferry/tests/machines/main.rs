@@ -1,6 +1,7 @@
 //! Machines that mount their volumes and have namespaces of their own, asked as people ask: by a file and the command line.
 #![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
+#[expect(dead_code, reason = "certificates that name no worker are of no use here")]
 #[path = "../../../ferry-volume/tests/support/authority.rs"]
 mod authority;
 mod bad_days;

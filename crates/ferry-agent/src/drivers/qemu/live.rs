@@ -55,16 +55,17 @@ impl QemuDriver {
         Ok(CREDENTIALS)
     }
 
-    /// Has QEMU believe the worker `from` alone, where certificates tell workers apart; the name of what knows that, or nothing.
-    async fn pin(&self, monitor: &mut Monitor, from: &WorkerName) -> io::Result<&'static str> {
+    /// Has QEMU believe the worker `from` alone, where certificates tell workers apart.
+    async fn pin(&self, monitor: &mut Monitor, from: &WorkerName) -> io::Result<()> {
         if self.channel.tls.is_none() || !self.channel.names_workers {
-            return Ok("");
+            return Ok(());
         }
         // Fails where there is none yet.
         let _ = monitor.ask("object-del", json!({ "id": SENDER })).await;
         let sender = json!({ "qom-type": "authz-simple", "id": SENDER, "identity": format!("CN={from}") });
         monitor.ask("object-add", sender).await?;
-        Ok(SENDER)
+        monitor.ask("migrate-set-parameters", json!({ "tls-authz": SENDER })).await?;
+        Ok(())
     }
 
     async fn listens(&self, dir: &Path, from: &WorkerName) -> io::Result<u16> {
@@ -75,8 +76,8 @@ impl QemuDriver {
         }
         let tls = self.certify(&mut monitor, "server").await?;
         monitor.ask("migrate-set-capabilities", abilities_at_target()).await?;
-        let sender = self.pin(&mut monitor, from).await?;
-        monitor.ask("migrate-set-parameters", json!({ "tls-creds": tls, "tls-authz": sender })).await?;
+        monitor.ask("migrate-set-parameters", json!({ "tls-creds": tls })).await?;
+        self.pin(&mut monitor, from).await?;
         let at = std::net::SocketAddr::new(self.channel.listen, 0);
         monitor.ask("migrate-incoming", json!({ "uri": format!("tcp:{at}") })).await?;
         let told = monitor.run("query-migrate").await?;

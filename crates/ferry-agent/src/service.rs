@@ -1,6 +1,7 @@
 //! The agent: the door's other side. The life of its process is in `life`.
 
 mod life;
+mod offer;
 
 pub use life::run;
 
@@ -34,19 +35,18 @@ use crate::truth;
 use crate::volumes::VolumesError;
 use ferry_api::http::ClientError;
 use ferry_api::{
-    API_VERSION, AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon,
-    AskDepartures, AskDrain, AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed,
-    AskRebalance, AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources,
-    ClusterStatus, CopyRoot, CreateMachine, Crossing, Departures, Desired, DestroyMachine, DetachVolume,
-    Digest, DirectoryView, DrainPlan, DrainStarted, DriverKind, EndLease, ErrorCode, EventsAfter, Expect,
-    ForkVolume, Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind,
-    JobState, Join, JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine, MachineId, MachineLog,
-    MachineRef, Mappings, Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceFrom,
-    PaceVolume, PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan,
-    RebalanceStarted, Renew, Renewed, Reserve, Revoke, RevokeDone, SPEC_VERSION, SafeToStop, ServiceStatus,
-    ShutDownWorker, StartDrain, StartMove, StartMoves, StartRebalance, StepState, StopReason, Testimony,
-    Truth, TruthRef, UndoMove, VerifyVolume, Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef,
-    WorkerInfo, WorkerName, WorkerShutDown,
+    AbandonSource, Activate, AgentApi, ApiError, ApiTokenMade, AskApiToken, AskCordon, AskDepartures,
+    AskDrain, AskGarbage, AskJobs, AskJoinToken, AskLease, AskLog, AskMappings, AskNeed, AskRebalance,
+    AskRoot, AskTestimony, AttachVolume, AttachedFrontend, Bid, CancelMove, ChangeSources, ClusterStatus,
+    CopyRoot, CreateMachine, Crossing, Departures, Desired, DestroyMachine, DetachVolume, Digest,
+    DirectoryView, DrainPlan, DrainStarted, DriverKind, EndLease, ErrorCode, EventsAfter, Expect, ForkVolume,
+    Garbage, GrowVolume, Hold, ImportVolume, Job, JobEvents, JobId, JobJournal, JobKind, JobState, Join,
+    JoinTokenMade, Joined, LeaseAnswer, LeaseNeed, Losses, Machine, MachineId, MachineLog, MachineRef,
+    Mappings, Membership, MoveMode, MovePlan, MoveTo, OnSourceLoss, Ownership, PaceFrom, PaceVolume,
+    PaceWorker, PauseDrain, PlacementExplained, Precopy, Prepare, RebalancePlan, RebalanceStarted, Renew,
+    Renewed, Reserve, Revoke, RevokeDone, SafeToStop, ServiceStatus, ShutDownWorker, StartDrain, StartMove,
+    StartMoves, StartRebalance, StepState, StopReason, Testimony, Truth, TruthRef, UndoMove, VerifyVolume,
+    Volume, VolumeCheck, VolumeExport, VolumeKey, VolumeRef, WorkerInfo, WorkerName, WorkerShutDown,
 };
 use ferry_crossing::back;
 use ferry_crossing::fleet::{FleetInput, FleetMove};
@@ -250,12 +250,6 @@ impl Agent {
         Mover::new(Arc::clone(&self.core), self.clock.clone())
     }
 
-    /// What this worker offers; what it holds for one move is as good as free.
-    async fn bid_but(&self, job: Option<JobId>, drivers: &[DriverKind]) -> Answer<Bid> {
-        let troubles = self.shutdown.admit().err().map(|error| error.message);
-        placement::bid(&self.core, self.worker_with(drivers).await?, troubles, job).await
-    }
-
     fn input(
         &self,
         record: MachineRecord,
@@ -383,38 +377,6 @@ async fn answering<T>(call: &str, answer: impl Future<Output = Answer<T>>) -> An
     let answer = answer.await;
     moments::call(When::After, call).await;
     answer
-}
-
-impl Agent {
-    /// The worker, with these of its drivers.
-    async fn worker_with(&self, drivers: &[DriverKind]) -> Answer<WorkerInfo> {
-        let config = &self.core.config;
-        let set = self.core.records.worker().await?;
-        let machines = self.core.machines.list().await?;
-        Ok(WorkerInfo {
-            name: config.name.clone(),
-            api_version: API_VERSION,
-            spec_version: SPEC_VERSION,
-            program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            started_at_ms: self.started_at_ms,
-            state_dir: config.state_dir.clone(),
-            listen: config.listen.to_string(),
-            room: self.core.volumes.room().await?,
-            has: self.core.host.means().ok().map(|means| means.capacity()),
-            region: config.region.clone(),
-            labels: config.labels.clone(),
-            cordon: set.cordon_now(),
-            drivers: self.core.machines.drivers(drivers).await,
-            direct_io: self.core.volumes.has_direct_io().await,
-            budget_bytes_per_s: set.budget_bytes_per_s,
-            pair_budgets_bytes_per_s: set.pair_budgets_bytes_per_s,
-            machines: machines.len() as u64,
-            volumes: self.core.records.volumes().await?.len() as u64,
-            peers: self.core.peers.list(),
-            troubles: self.core.host.disk_troubles().await,
-        })
-    }
 }
 
 impl AgentApi for Agent {

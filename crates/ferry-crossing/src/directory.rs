@@ -13,7 +13,6 @@ use ferry_api::{
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
-use std::time::Duration;
 
 /// For how long what a worker tells may be taken for right without asking it again, in milliseconds. Workers ask each other
 /// anew well before that.
@@ -71,7 +70,7 @@ impl Known {
     #[must_use]
     pub fn elsewhere(&self) -> String {
         let Mapping { name, owner, .. } = &self.mapping;
-        let heard = Duration::from_millis(self.heard_ms_ago).as_secs();
+        let heard = self.heard_ms_ago / 1000;
         let doubt = if self.is_certain { "" } else { "; that may be old" };
         format!(
             "machine {name} is not here but on worker {owner}, as was heard {heard} s ago{doubt}; ask the agent of {owner} \

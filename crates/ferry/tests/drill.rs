@@ -1,4 +1,5 @@
 //! The drill as a process: a few of its rows, and nothing left behind.
+#![allow(clippy::unwrap_used, reason = "a test ends at whatever it did not expect")]
 
 #[path = "support/mod.rs"]
 mod support;

@@ -4,7 +4,7 @@
 use super::{DriverError, HeldMachine, Launch};
 use crate::host::Doing;
 use ferry_api::{LiveFacts, WorkerName};
-use ferry_crossing::live::Memory;
+pub use ferry_crossing::live::Memory;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 

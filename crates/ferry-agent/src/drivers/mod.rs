@@ -30,7 +30,7 @@ pub use filesystem::Holds;
 pub use freeze::{Freeze, GuestError};
 pub use gate::Gates;
 pub use init::{InitError, Side, init};
-pub use live::{Channel, Live};
+pub use live::{Channel, Live, Memory};
 pub use microvm::{MicroVmDriver, Vmm};
 pub use oci::{ImageError, Images, OciDriver};
 pub use probe::{ProbeError, probe};

@@ -3,8 +3,7 @@
 use super::authority::Authority;
 use super::drivers::{run, vm, wait_until_logged};
 use super::support::test_name;
-use ferry_agent::drivers::{Channel, Gates, Launch, Live, QemuDriver};
-use ferry_crossing::live::Memory;
+use ferry_agent::drivers::{Channel, Gates, Launch, Live, Memory, QemuDriver};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,11 @@ async fn come_to_rest(live: &dyn Live, dir: &Path) -> Memory {
     loop {
         match live.memory(dir).await.unwrap() {
             Memory::Leaving(_) | Memory::Finishing => {}
-            rest => return rest,
+            rest @ (Memory::Here
+            | Memory::Paused(_)
+            | Memory::Left
+            | Memory::Failed { .. }
+            | Memory::Awaited) => return rest,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpSocket, UnixListener};
 
 /// The agent's socket in its state directory.
 pub const SOCKET: &str = "agent.sock";
@@ -24,6 +24,8 @@ const GROUPS: &str = "/etc/group";
 /// Who may open the socket: the agent's user, and a group if there is one.
 const MODE_ALONE: u32 = 0o600;
 const MODE_WITH_GROUP: u32 = 0o660;
+/// Connections that may wait to be taken.
+const BACKLOG: u32 = 1024;
 
 /// Why an agent is not to be asked.
 #[derive(Debug, thiserror::Error)]
@@ -113,16 +115,27 @@ pub fn check(config: &Config, in_cluster: bool) -> Result<(), EntranceError> {
 ///
 /// # Errors
 /// One of them is not to be had.
-pub async fn open(config: &Config, secured: Option<Secured>) -> Result<Vec<Entrance>, EntranceError> {
+pub fn open(config: &Config, secured: Option<Secured>) -> Result<Vec<Entrance>, EntranceError> {
     let address = config.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|cause| EntranceError::Listen { address, cause })?;
+    let refused = |cause| EntranceError::Listen { address, cause };
+    let port = bound(address).map_err(refused)?;
+    let socket = socket(&config.state_dir, config.socket_group.as_deref())?;
+    // Last, so that whoever reaches the agent over the network finds the socket there, too.
+    let listener = port.listen(BACKLOG).map_err(refused)?;
     let network = match secured {
         Some(Secured { tls, gate }) => Entrance::Secured { listener, tls, gate },
         None => Entrance::Open(listener),
     };
-    let socket = socket(&config.state_dir, config.socket_group.as_deref())?;
     Ok(vec![Entrance::Local(socket), network])
+}
+
+/// A port that is ours, and at which nobody listens yet.
+fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // What a killed agent's connections have left behind is not in the way.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// Takes the socket away: nobody listens there any more.

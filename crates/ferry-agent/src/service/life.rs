@@ -29,7 +29,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let address = config.listen;
     let agent = Arc::new(Agent::start(config, Launcher::this_program()?).await?);
     let secured = agent.cluster.as_ref().map(Cluster::secured).transpose()?;
-    let entrances = entrances::open(&agent.core.config, secured).await?;
+    let entrances = entrances::open(&agent.core.config, secured)?;
     tracing::info!(worker = %agent.core.config.name, %address, "the agent listens");
     let told = told_to_end().map_err(AgentError::Signals)?;
     let failing = Arc::clone(&agent);

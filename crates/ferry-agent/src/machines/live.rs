@@ -259,7 +259,7 @@ mod tests {
         );
         let config = Config::parse(Path::new("ferry.toml"), &text).unwrap();
         let (records, fences) = (Records::open(dir).unwrap(), Fences::open(dir).unwrap());
-        let channel = Channel { listen: config.export_listen.ip(), tls: None };
+        let channel = Channel { listen: config.export_listen.ip(), tls: None, names_workers: false };
         let host = Arc::new(ThisHost::new(dir, Launcher::new("/bin/false"), None, channel));
         let peers = Peers::new(&config.peers).unwrap();
         let volumes = Volumes::new(&config, records.clone(), fences.clone(), peers, host.clone(), None);

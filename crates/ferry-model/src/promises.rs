@@ -1,6 +1,6 @@
 //! What must hold in every world that can be reached: the invariants behind DESIGN's promises (docs/guarantees.md).
 
-use crate::host::{Copy, Host, SIZE_BYTES};
+use crate::host::{Host, SIZE_BYTES};
 use crate::names;
 use crate::scope::{Bug, Scope};
 use crate::world::World;
@@ -129,15 +129,16 @@ fn untold(scope: &Scope, world: &World, told: &[&Testimony], subject: Subject) -
 
 /// What the real copy holds. One that was handed over and not yet activated holds what the sealed one does.
 fn read_truth(hosts: &[&Host], at: usize, key: VolumeKey) -> Option<u8> {
-    // One that has kept what was copied ahead may be whole before its keeper opens it.
-    let has_it = |copy: &&Copy| copy.phase != VolumePhase::Standby || copy.block.is_some();
-    let arrived = hosts[at].copies.get(&key).filter(has_it);
-    if arrived.is_some() {
+    let arrived = hosts[at].copies.get(&key);
+    if arrived.is_some_and(|copy| copy.phase != VolumePhase::Standby) {
         return read(hosts, at, key);
     }
     let before = VolumeKey { id: key.id, generation: Generation(key.generation.0 - 1) };
-    let keeps = hosts.iter().find(|host| host.copies.contains_key(&before))?;
-    read(hosts, keeps.index, before)
+    match hosts.iter().find(|host| host.copies.contains_key(&before)) {
+        Some(keeps) => read(hosts, keeps.index, before),
+        // Whole by what was copied ahead, it needs no source any more, also before its keeper has opened it.
+        None => arrived?.block,
+    }
 }
 
 /// What a copy holds, read through to its source where it is remote.

@@ -196,12 +196,8 @@ fn an_agent_whose_disk_became_read_only_ends_with_what_to_do_and_what_it_handed_
     let said = w1.ferry(&["worker", "cordon"]);
     assert!(said.code != Some(0), "nothing can be noted: {said:?}");
     assert!(!w1.wait_for_end().success());
-    let read_only = format!("the file system of {} is read-only", w1.dir.display());
-    assert!(
-        w1.log().contains(&read_only) && w1.log().contains("mend that and start it again"),
-        "{}",
-        w1.log()
-    );
+    // What it meets may still be the error that makes the disk read-only.
+    assert!(w1.log().contains("mend that and start it again"), "{}", w1.log());
     let mut again = w1.spawn();
     assert!(!again.wait().unwrap().success());
     assert!(w1.log().contains("so that no agent can keep its journal there"), "{}", w1.log());

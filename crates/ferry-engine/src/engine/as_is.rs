@@ -11,7 +11,6 @@
 use crate::event::{Command, Errno};
 use crate::map::Phase;
 use crate::marks::MarkId;
-use crate::operation::{Notice, Operation};
 
 use super::Engine;
 
@@ -52,23 +51,15 @@ impl Engine {
     }
 
     /// Does it, in memory alone.
-    pub(super) fn do_as_is(&mut self, deed: Deed, out: &mut Vec<Operation>) {
-        let notice = match deed {
-            Deed::Seal => {
-                (self.phase, self.durability.sealed_as_is) = (Phase::Sealed, true);
-                Notice::Sealed
-            }
+    pub(super) fn do_as_is(&mut self, deed: Deed) {
+        match deed {
+            Deed::Seal => (self.phase, self.durability.sealed_as_is) = (Phase::Sealed, true),
             Deed::Unseal => {
                 (self.phase, self.durability.sealed_as_is) = (Phase::Open, false);
                 let ended: Vec<_> = self.marks().ending_with_a_seal().collect();
                 ended.into_iter().for_each(|mark| self.mark_forgotten(mark));
-                Notice::Unsealed
             }
-            Deed::ForgetMark(mark) => {
-                self.mark_forgotten(mark);
-                Notice::MarkForgotten { mark }
-            }
-        };
-        out.push(Operation::Notice(notice));
+            Deed::ForgetMark(mark) => self.mark_forgotten(mark),
+        }
     }
 }

@@ -67,8 +67,8 @@ impl Engine {
                 Verdict::Ready => return Some(command),
                 Verdict::NotYet => return None,
                 Verdict::AsIs(deed) => {
-                    self.do_as_is(deed, out);
-                    None
+                    self.do_as_is(deed);
+                    done_notice(command)
                 }
                 Verdict::Already => done_notice(command),
                 Verdict::Refused(refusal) => Some(Notice::CommandRefused { command, refusal }),

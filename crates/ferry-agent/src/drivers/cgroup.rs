@@ -18,7 +18,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Where control groups are.
@@ -117,6 +117,12 @@ pub fn limits() -> Vec<Limit> {
     Groups::default().limits()
 }
 
+/// What nobody else who tries something has at this moment, in this process or another.
+pub(super) fn probe_name() -> String {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    format!("probe-{}-{}", std::process::id(), TRIED.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Where a limit can be kept, found out by keeping it for nobody.
 fn try_limit(root: &Path, limit: Limit) -> Result<Hierarchy, String> {
     let hierarchy = Hierarchy::of(root, limit)?;
@@ -128,7 +134,7 @@ fn try_limit(root: &Path, limit: Limit) -> Result<Hierarchy, String> {
             Limit::Pids => Limits { pids: count, ..Limits::default() },
         }
     };
-    let group = format!("{}-{limit}", group_of(&format!("probe-{}", std::process::id())));
+    let group = format!("{}-{limit}", group_of(&probe_name()));
     let made = hierarchy.make(&group, limit, &one(limit));
     remove_below(&hierarchy.root.join(group));
     match made {

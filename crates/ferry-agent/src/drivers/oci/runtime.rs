@@ -47,7 +47,7 @@ fn try_runtime(runtime: &Path) -> io::Result<()> {
     if let Some(process) = spec.process_mut() {
         process.set_args(Some(vec!["/bin/true".to_owned()])).set_terminal(Some(false));
     }
-    let name = format!("ferry-probe-{}", std::process::id());
+    let name = cgroup::probe_name();
     if let Some(linux) = spec.linux_mut() {
         linux.set_cgroups_path(Some(cgroup::path_of_container(&name)));
     }

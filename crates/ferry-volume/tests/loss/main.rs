@@ -124,8 +124,10 @@ fn home(dir: &Path) -> (Volume, SocketAddr) {
 
 /// A clone that hydrates only what its guest asks for.
 fn quiet_clone(dir: &Path, source: SocketAddr) -> Volume {
-    let clone = Volume::create(dir.join("away"), 2, Some(&format!("nbd://{source}/{ID}@1")));
+    // Paused before it has a source that answers, so that nothing can have come already.
+    let clone = Volume::create(dir.join("away"), 2, Some(&format!("nbd://127.0.0.1:1/{ID}@1")));
     clone.control().pause_hydration().unwrap();
+    clone.control().set_source(&format!("nbd://{source}/{ID}@1")).unwrap();
     clone
 }
 

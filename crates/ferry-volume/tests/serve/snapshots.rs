@@ -29,6 +29,15 @@ fn fork(dir: &Path, source: SourceUri) -> Volume {
     Volume::create(dir.join("fork"), B, SIZE, 1, Some(source))
 }
 
+/// A fork whose background copies nothing: it is paused before it has a source that answers, so that it cannot be whole already.
+fn paused_fork(dir: &Path, source: &SourceUri) -> Volume {
+    let nowhere = format!("nbd://127.0.0.1:1/{A}@1~{SNAPSHOT}");
+    let fork = fork(dir, nowhere.parse().unwrap());
+    fork.control().pause_hydration().unwrap();
+    fork.control().set_source(&source.to_string()).unwrap();
+    fork
+}
+
 /// Whether a side file is there.
 fn has_side_file(volume: &Volume) -> bool {
     let mut names = volume.dir.read_dir().unwrap().map(|entry| entry.unwrap().file_name());
@@ -132,8 +141,7 @@ fn a_snapshot_ends_with_its_server_and_its_readers_are_told() {
     let bytes = pattern(1, MIB as usize);
     volume.guest().write_at(0, &bytes).unwrap();
     let source = take(&volume, SNAPSHOT);
-    let mut fork = fork(tmp.path(), source.clone());
-    fork.control().pause_hydration().unwrap();
+    let mut fork = paused_fork(tmp.path(), &source);
     volume.guest().write_at(0, &[8; BLOCK]).unwrap();
     assert!(has_side_file(&volume));
     volume.stop();
@@ -160,8 +168,10 @@ fn clone_of_a_full_volume(dir: &Path) -> (Volume, Volume, Vec<u8>) {
     let bytes = pattern(3, SIZE as usize);
     home.guest().write_at(0, &bytes).unwrap();
     let sealed = home.seal_and_export();
-    let clone = Volume::create(dir.join("clone"), A, SIZE, 2, Some(sealed));
+    let nowhere = format!("nbd://127.0.0.1:1/{A}@1");
+    let clone = Volume::create(dir.join("clone"), A, SIZE, 2, Some(nowhere.parse().unwrap()));
     clone.control().pause_hydration().unwrap();
+    clone.control().set_source(&sealed.to_string()).unwrap();
     (home, clone, bytes)
 }
 
@@ -180,8 +190,7 @@ fn a_fork_of_a_clone_that_still_hydrates_holds_what_the_clone_held_and_the_sourc
     home.start();
     let status = volume.control().status().unwrap();
     assert_eq!(status.snapshots[0].bytes_owed, 3 * BLOCK as u64 + MIB, "{status:?}");
-    let fork = fork(tmp.path(), source);
-    fork.control().pause_hydration().unwrap();
+    let fork = paused_fork(tmp.path(), &source);
     let home_at = home.control().export(own_address()).unwrap();
     volume.control().set_source(&format!("nbd://{home_at}/{A}@1")).unwrap();
     assert_eq!(read(&mut fork.guest(), 2 * MIB, 2 * BLOCK), bytes[2 * MIB as usize..][..2 * BLOCK]);

@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 /// The most that a walk reads a second.
 const WALK_BYTES_PER_S: u64 = 400 << 20;
-/// The most that is read at once: a disk has done with it in about the time of a small read of a guest that comes meanwhile.
-const PIECE_BYTES: usize = 128 << 10;
+/// The most that is read at once: a disk has done with it in less than the time of a small read of a guest that comes meanwhile.
+const PIECE_BYTES: usize = 32 << 10;
 /// Regions that are looked at in one turn of the loop, without reading.
 const STEPS_MAX: usize = 1024;
 

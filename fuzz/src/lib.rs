@@ -5,6 +5,7 @@
 //! crate depends on this one.
 
 pub mod cluster;
+pub mod gossip;
 pub mod guest_agent;
 pub mod heat;
 pub mod journal;

@@ -1,0 +1,4 @@
+//! Any bytes for `fuzz::gossip::datagram`, which says what must hold.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::gossip::datagram(bytes));

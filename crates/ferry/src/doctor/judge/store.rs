@@ -53,41 +53,39 @@ fn offers(store: &Store) -> Vec<Finding> {
     if store.writable.is_err() {
         return Vec::new();
     }
-    let sockets = match store.sockets_fit {
-        true => Finding::works("socket paths", "reaching a volume", "short enough"),
-        false => Finding::missing(
-            "socket paths",
-            "reaching a volume",
-            format!("sockets below {dir} have too long a path"),
-            "choose a shorter state_dir",
-        ),
+    let offer = |is_there: bool, what, purpose, (works, lacks): (String, String), advice: &'static str| {
+        match is_there {
+            true => Finding::works(what, purpose, works),
+            false => Finding::missing(what, purpose, lacks, advice),
+        }
     };
-    let holes = match store.punches_holes {
-        true => Finding::works("holes in files", "volumes that stay sparse", format!("{dir} punches them")),
-        false => Finding::missing(
-            "holes in files",
-            "volumes that stay sparse",
-            format!("the filesystem of {dir} cannot punch them"),
-            "put the state_dir on ext4, XFS or btrfs, or let volumes take all the room they may need",
-        ),
-    };
-    let direct = match store.direct_io {
-        true => Finding::works("direct I/O", "volumes past the page cache", format!("{dir} has it")),
-        false => Finding::missing(
-            "direct I/O",
-            "volumes past the page cache",
-            format!("the filesystem of {dir} refuses it"),
-            "nothing needs to be done: volumes go through the page cache; ext4 and XFS have it",
-        ),
-    };
-    let reflinks = match store.reflinks {
-        true => Finding::works("reflinks", "copies of volumes that share blocks", format!("{dir} has them")),
-        false => Finding::missing(
-            "reflinks",
-            "copies of volumes that share blocks",
-            format!("the filesystem of {dir} has none"),
-            "nothing needs to be done: a fork copies what it needs; XFS and btrfs have them",
-        ),
-    };
+    let sockets = offer(
+        store.sockets_fit,
+        "socket paths",
+        "reaching a volume",
+        ("short enough".to_owned(), format!("sockets below {dir} have too long a path")),
+        "choose a shorter state_dir",
+    );
+    let holes = offer(
+        store.punches_holes,
+        "holes in files",
+        "volumes that stay sparse",
+        (format!("{dir} punches them"), format!("the filesystem of {dir} cannot punch them")),
+        "put the state_dir on ext4, XFS or btrfs, or let volumes take all the room they may need",
+    );
+    let direct = offer(
+        store.direct_io,
+        "direct I/O",
+        "volumes past the page cache",
+        (format!("{dir} has it"), format!("the filesystem of {dir} refuses it")),
+        "nothing needs to be done: volumes go through the page cache; ext4 and XFS have it",
+    );
+    let reflinks = offer(
+        store.reflinks,
+        "reflinks",
+        "copies of volumes that share blocks",
+        (format!("{dir} has them"), format!("the filesystem of {dir} has none")),
+        "nothing needs to be done: a fork copies what it needs; XFS and btrfs have them",
+    );
     vec![sockets.required(), holes, direct, reflinks]
 }

@@ -112,9 +112,12 @@ pub fn release_build(root: &Path) -> anyhow::Result<PathBuf> {
     if !status.success() {
         bail!("`cargo {}` failed ({status})", arguments.join(" "));
     }
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-    Ok(target.join("release/ferry"))
+    Ok(target_dir(root).join("release/ferry"))
+}
+
+/// Where cargo puts what it builds.
+pub fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
 impl Bench {

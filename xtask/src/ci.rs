@@ -1,7 +1,7 @@
 //! Everything a change must pass, cheapest first, stopping at the first failure. People and CI run the same.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 /// About half a minute of it: a fixed part of everything at each moment. A point has 13 or 18 rows, so all sorts come up.
 const SOME_ROWS: &[&str] = &["--all", "--every", "47"];
-/// About half a minute of it, with the program that the demo has built.
+/// About half a minute of it.
 const SHORT_SOAK: &[&str] = &["--kills", "10", "--seed", "1"];
 const SHORT_SOAK_WITH_FIO: &[&str] = &["--what", "fio", "--kills", "10", "--seed", "1"];
 
@@ -21,7 +21,8 @@ struct Tally {
     ignored: u64,
 }
 
-/// Runs every step in `root`.
+/// Runs every step in `root`. What comes behind the tests is run by the programs that they have built: another build, for release, would
+/// take minutes in which nothing is tested.
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let begun = Instant::now();
     step(root, "formatting", &["fmt", "--all", "--check"])?;
@@ -32,12 +33,13 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     announce("lab: the VM that tests move");
     crate::lab::vm(root)?;
     let tally = tests(root)?;
-    step(root, "demo", &["run", "--release", "--locked", "--", "demo"])?;
+    let ferry = built(root, "ferry");
+    play("demo", Command::new(&ferry).arg("demo"))?;
     simulated(root)?;
-    step(root, "drill", &[&["run", "--release", "--locked", "--", "drill"], SOME_ROWS].concat())?;
+    play("drill", Command::new(&ferry).arg("drill").args(SOME_ROWS))?;
     announce("soak");
-    crate::soak::run(root, SHORT_SOAK)?;
-    soak_with_fio(root)?;
+    crate::soak::run(root, &with_program(SHORT_SOAK, &ferry)?)?;
+    soak_with_fio(root, &ferry)?;
     println!("\nci: everything passed in {} s", begun.elapsed().as_secs());
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.ignored);
     Ok(())
@@ -61,21 +63,38 @@ pub fn cargo(root: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// Where the tests' own build has put a program.
+fn built(root: &Path, program: &str) -> PathBuf {
+    crate::bench::target_dir(root).join("debug").join(program)
+}
+
 fn step(root: &Path, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    announce(&format!("{name}: cargo {}", arguments.join(" ")));
+    play(name, &mut cargo(root, arguments))
+}
+
+fn play(name: &str, command: &mut Command) -> anyhow::Result<()> {
+    let words: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
+    let words = words.join(" ".as_ref()).to_string_lossy().into_owned();
+    announce(&format!("{name}: {words}"));
     let begun = Instant::now();
-    let status = cargo(root, arguments).status().with_context(|| format!("{name}: cannot start cargo"))?;
+    let status = command.status().with_context(|| format!("{name}: cannot start `{words}`"))?;
     if !status.success() {
-        bail!("{name}: `cargo {}` failed ({status})", arguments.join(" "));
+        bail!("{name}: `{words}` failed ({status})");
     }
     println!("--- {name}: {} s", begun.elapsed().as_secs());
     Ok(())
 }
 
+/// What a soak is told, with the program that it is to run.
+fn with_program<'a>(wishes: &[&'a str], ferry: &'a Path) -> anyhow::Result<Vec<&'a str>> {
+    let ferry = ferry.to_str().context("soak: the target directory is to have a name in UTF-8")?;
+    Ok([wishes, &["--ferry", ferry]].concat())
+}
+
 fn simulated(root: &Path) -> anyhow::Result<()> {
     announce("sim");
     let begun = Instant::now();
-    crate::sim::run_for_ci(root).context("sim")?;
+    crate::sim::run_for_ci(root, &built(root, "ferry-sim")).context("sim")?;
     println!("--- sim: {} s", begun.elapsed().as_secs());
     Ok(())
 }
@@ -100,14 +119,14 @@ fn dependencies(root: &Path) -> anyhow::Result<()> {
 }
 
 /// Without fio it is said and tolerated at home, and a failure in CI.
-fn soak_with_fio(root: &Path) -> anyhow::Result<()> {
+fn soak_with_fio(root: &Path, ferry: &Path) -> anyhow::Result<()> {
     let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
     if !is_ci && !crate::bench::processes::is_there("fio") {
         announce("soak with fio: SKIP: fio is not installed (apt-get install fio)");
         return Ok(());
     }
     announce("soak with fio");
-    crate::soak::run(root, SHORT_SOAK_WITH_FIO)
+    crate::soak::run(root, &with_program(SHORT_SOAK_WITH_FIO, ferry)?)
 }
 
 /// `cargo test`, every line of it passed on as it comes, and the results summed.

@@ -2,15 +2,16 @@
 //! a debug build, and event for event the same.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, bail};
 
 use crate::ci;
 
 /// The seeds that CI runs each time, besides those of the tests: the first, and how many.
-const FIXED: (u64, u64) = (21, 500);
+const FIXED: (u64, u64) = (21, 100);
 /// How many it runs that no earlier commit has run.
-const FRESH: u64 = 500;
+const FRESH: u64 = 100;
 /// Hexadecimal digits of a commit's id that its fresh seeds begin at: a number that can still be typed.
 const COMMIT_DIGITS: usize = 9;
 
@@ -18,19 +19,22 @@ const COMMIT_DIGITS: usize = 9;
 pub fn run(root: &Path, wishes: &[&str]) -> anyhow::Result<()> {
     // Not by its package: so what it is built from is built for `ferry`, too.
     let arguments = ["run", "--release", "--locked", "--quiet", "--bin", "ferry-sim", "--"];
-    let mut command = ci::cargo(root, &arguments);
-    let status = command.args(wishes).status().context("cannot start cargo")?;
+    play(&mut ci::cargo(root, &arguments), wishes)
+}
+
+fn play(simulator: &mut Command, wishes: &[&str]) -> anyhow::Result<()> {
+    let status = simulator.args(wishes).status().context("cannot start the simulator")?;
     if !status.success() {
         bail!("the simulator ended with {status}; `cargo xtask sim --seed N --trace` does a seed again");
     }
     Ok(())
 }
 
-/// What CI runs: the same seeds each time, and others for each commit.
-pub fn run_for_ci(root: &Path) -> anyhow::Result<()> {
-    run_from(root, FIXED.0, FIXED.1)?;
+/// What CI runs, with the simulator at `program`: the same seeds each time, and others for each commit.
+pub fn run_for_ci(root: &Path, program: &Path) -> anyhow::Result<()> {
+    run_from(program, FIXED.0, FIXED.1)?;
     match ci::commit(root).as_deref().and_then(first_fresh) {
-        Some(first) => run_from(root, first, FRESH),
+        Some(first) => run_from(program, first, FRESH),
         None => {
             println!("sim: SKIP: there is no commit here that fresh seeds could follow from");
             Ok(())
@@ -38,9 +42,9 @@ pub fn run_for_ci(root: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn run_from(root: &Path, first: u64, seeds: u64) -> anyhow::Result<()> {
+fn run_from(program: &Path, first: u64, seeds: u64) -> anyhow::Result<()> {
     println!("--- sim: cargo xtask sim --seeds {seeds} --from {first}");
-    run(root, &["--seeds", &seeds.to_string(), "--from", &first.to_string()])
+    play(&mut Command::new(program), &["--seeds", &seeds.to_string(), "--from", &first.to_string()])
 }
 
 /// Where the fresh seeds of a commit begin.

@@ -34,9 +34,9 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     crate::lab::vm(root)?;
     let tally = tests(root)?;
     let ferry = built(root, "ferry");
-    play("demo", Command::new(&ferry).arg("demo"))?;
-    simulated(root)?;
-    play("drill", Command::new(&ferry).arg("drill").args(SOME_ROWS))?;
+    play("demo", program(&ferry).arg("demo"))?;
+    crate::sim::run_for_ci(root, &built(root, "ferry-sim"))?;
+    play("drill", program(&ferry).arg("drill").args(SOME_ROWS))?;
     announce("soak");
     crate::soak::run(root, &with_program(SHORT_SOAK, &ferry)?)?;
     soak_with_fio(root, &ferry)?;
@@ -68,11 +68,20 @@ fn built(root: &Path, program: &str) -> PathBuf {
     crate::bench::target_dir(root).join("debug").join(program)
 }
 
+/// A program by where it is.
+pub fn program(path: &Path) -> Command {
+    Command::new(path)
+}
+
 fn step(root: &Path, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
     play(name, &mut cargo(root, arguments))
 }
 
-fn play(name: &str, command: &mut Command) -> anyhow::Result<()> {
+/// Lets a command run, named and timed.
+///
+/// # Errors
+/// It cannot be started, or fails.
+pub fn play(name: &str, command: &mut Command) -> anyhow::Result<()> {
     let words: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
     let words = words.join(" ".as_ref()).to_string_lossy().into_owned();
     announce(&format!("{name}: {words}"));
@@ -89,14 +98,6 @@ fn play(name: &str, command: &mut Command) -> anyhow::Result<()> {
 fn with_program<'a>(wishes: &[&'a str], ferry: &'a Path) -> anyhow::Result<Vec<&'a str>> {
     let ferry = ferry.to_str().context("soak: the target directory is to have a name in UTF-8")?;
     Ok([wishes, &["--ferry", ferry]].concat())
-}
-
-fn simulated(root: &Path) -> anyhow::Result<()> {
-    announce("sim");
-    let begun = Instant::now();
-    crate::sim::run_for_ci(root, &built(root, "ferry-sim")).context("sim")?;
-    println!("--- sim: {} s", begun.elapsed().as_secs());
-    Ok(())
 }
 
 /// Licences, bans and sources; advisories too where their database can be had. The tool is not in Debian and takes

@@ -2,9 +2,8 @@
 //! a debug build, and event for event the same.
 
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use crate::ci;
 
@@ -12,6 +11,8 @@ use crate::ci;
 const FIXED: (u64, u64) = (21, 100);
 /// How many it runs that no earlier commit has run.
 const FRESH: u64 = 100;
+/// What to do about a broken promise.
+const AGAIN: &str = "`cargo xtask sim --seed N --trace` does a seed again";
 /// Hexadecimal digits of a commit's id that its fresh seeds begin at: a number that can still be typed.
 const COMMIT_DIGITS: usize = 9;
 
@@ -19,15 +20,7 @@ const COMMIT_DIGITS: usize = 9;
 pub fn run(root: &Path, wishes: &[&str]) -> anyhow::Result<()> {
     // Not by its package: so what it is built from is built for `ferry`, too.
     let arguments = ["run", "--release", "--locked", "--quiet", "--bin", "ferry-sim", "--"];
-    play(&mut ci::cargo(root, &arguments), wishes)
-}
-
-fn play(simulator: &mut Command, wishes: &[&str]) -> anyhow::Result<()> {
-    let status = simulator.args(wishes).status().context("cannot start the simulator")?;
-    if !status.success() {
-        bail!("the simulator ended with {status}; `cargo xtask sim --seed N --trace` does a seed again");
-    }
-    Ok(())
+    ci::play("sim", ci::cargo(root, &arguments).args(wishes)).context(AGAIN)
 }
 
 /// What CI runs, with the simulator at `program`: the same seeds each time, and others for each commit.
@@ -43,8 +36,8 @@ pub fn run_for_ci(root: &Path, program: &Path) -> anyhow::Result<()> {
 }
 
 fn run_from(program: &Path, first: u64, seeds: u64) -> anyhow::Result<()> {
-    println!("--- sim: cargo xtask sim --seeds {seeds} --from {first}");
-    play(&mut Command::new(program), &["--seeds", &seeds.to_string(), "--from", &first.to_string()])
+    let (seeds, first) = (seeds.to_string(), first.to_string());
+    ci::play("sim", ci::program(program).args(["--seeds", &seeds, "--from", &first])).context(AGAIN)
 }
 
 /// Where the fresh seeds of a commit begin.

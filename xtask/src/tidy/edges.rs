@@ -55,6 +55,7 @@ const EDGES: &[Crate] = &[
             "ferry-crossing",
             "ferry-engine",
             "ferry-fsm",
+            "ferry-gossip",
             "ferry-nbd",
             "ferry-volume",
         ],

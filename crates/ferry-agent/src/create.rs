@@ -85,6 +85,7 @@ pub(crate) async fn machine(core: &Core, create: CreateMachine) -> Answer<Machin
         process: None,
         memory: None,
         last_exit: None,
+        start_ms: None,
         created_at_ms: core.host.now_ms(),
     };
     let made: Vec<VolumeKey> = added.iter().map(VolumeRecord::key).collect();

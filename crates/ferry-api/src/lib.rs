@@ -84,7 +84,7 @@ pub use peer::{
 pub use placement::{
     Bid, Capacity, Demand, Fit, Labels, Other, Placement, PlacementExplained, Resident, Score, WorkerJudged,
 };
-pub use plan::{Expected, MovePlan};
+pub use plan::{ADDED_MS_MAX, Expected, MovePlan};
 pub use proof::{AskRoot, CheckState, CopyRoot, Mismatch, Root, VerifyVolume, VolumeCheck};
 pub use rebalance::{
     AskDepartures, AskRebalance, BalanceBy, Departure, Departures, RebalancePart, RebalancePlan,

@@ -314,6 +314,10 @@ pub struct Machine {
     pub job: Option<JobId>,
     /// How it ended the last time, if it did.
     pub last_exit: Option<Exit>,
+    /// How long its last start on this worker took until its first process ran, in milliseconds; none if it was never started here, or who
+    /// tells this is of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<u64>,
     /// Where its output goes on the worker.
     pub log: PathBuf,
     /// Since when it exists, in milliseconds since 1970.

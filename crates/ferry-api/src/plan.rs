@@ -28,6 +28,10 @@ pub struct MovePlan {
     pub interruption: Expected,
 }
 
+/// What a move adds to a machine's own stop and start at most, in milliseconds, as ARCHITECTURE.md promises and `cargo xtask bench --what
+/// interruption` measures.
+pub const ADDED_MS_MAX: u64 = 100;
+
 /// How long each part of an interruption is expected to take, in milliseconds: medians of what was, none where nothing was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
@@ -37,7 +41,7 @@ pub struct Expected {
     pub seal_ms: Option<u64>,
     /// The target hears that it owns machine and volumes. By its own moves, else by those of others.
     pub hand_over_ms: Option<u64>,
-    /// Until its first process runs there. By its own starts.
+    /// Until its first process runs there. By its own moves, else by its last start where it is.
     pub start_ms: Option<u64>,
     /// So many of its own moves from this worker were looked at.
     pub own_moves: u64,
@@ -48,5 +52,13 @@ impl Expected {
     #[must_use]
     pub fn down_ms(&self) -> Option<u64> {
         Some(self.seal_ms? + self.hand_over_ms? + self.start_ms?)
+    }
+
+    /// How long it is down at most by what is promised, in milliseconds, where nothing was moved from its worker that could have been measured:
+    /// its own start and [`ADDED_MS_MAX`]. None where that is known better, or nobody has seen it start.
+    #[must_use]
+    pub fn promised_ms(&self) -> Option<u64> {
+        let is_known = self.down_ms().is_some();
+        self.start_ms.filter(|_| !is_known).map(|start_ms| start_ms.saturating_add(ADDED_MS_MAX))
     }
 }

@@ -100,6 +100,7 @@ pub(crate) mod tests {
             process: None,
             memory: None,
             last_exit: None,
+            start_ms: None,
             created_at_ms: 0,
         }
     }

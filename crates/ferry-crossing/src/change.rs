@@ -159,6 +159,8 @@ pub enum Change {
         machine: MachineId,
         /// Its process.
         process: ProcessMark,
+        /// How long it took to make it, its disks included, in milliseconds.
+        took_ms: u64,
     },
     /// The process of a machine is gone.
     ProcessEnded {
@@ -390,7 +392,9 @@ impl Change {
             }
             Self::Doom(machine) => change_machine(t, *machine, doom),
             Self::Desire { machine, desired } => change_machine(t, *machine, |m| desire(m, *desired)),
-            Self::ProcessStarts { machine, process } => change_machine(t, *machine, |m| starts(m, process)),
+            Self::ProcessStarts { machine, process, took_ms } => {
+                change_machine(t, *machine, |m| starts(m, process, *took_ms))
+            }
             Self::ProcessEnded { machine, exit, stays_down } => change_machine(t, *machine, |m| {
                 m.process = None;
                 m.memory = m.memory.filter(|moves| *moves != MemoryMoves::Left);
@@ -534,12 +538,13 @@ fn halt(machine: &mut MachineRecord, job: JobId, halted: bool) -> Result<(), Cha
     Ok(())
 }
 
-fn starts(machine: &mut MachineRecord, process: &ProcessMark) -> Result<(), ChangeRefused> {
+fn starts(machine: &mut MachineRecord, process: &ProcessMark, took_ms: u64) -> Result<(), ChangeRefused> {
     ours(machine)?;
     if !machine.shall_run() || machine.process.is_some() {
         return Err(ChangeRefused::MayNotStart(machine.name.clone()));
     }
     machine.process = Some(process.clone());
+    machine.start_ms = Some(took_ms);
     Ok(())
 }
 

@@ -86,6 +86,9 @@ pub struct MachineRecord {
     pub memory: Option<MemoryMoves>,
     /// How it ended the last time.
     pub last_exit: Option<Exit>,
+    /// How long its last start here took until its first process ran, in milliseconds; none before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<u64>,
     /// When it was created, in milliseconds since 1970.
     pub created_at_ms: u64,
 }

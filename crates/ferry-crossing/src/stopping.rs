@@ -271,6 +271,7 @@ pub(crate) mod tests {
             health: None,
             job: None,
             last_exit: None,
+            start_ms: None,
             log: "machine.log".into(),
             created_at_ms: 0,
         }

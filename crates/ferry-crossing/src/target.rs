@@ -510,6 +510,7 @@ pub fn arriving(crossing: &CrossingRecord, reserve: &Reserve, desired: Desired) 
         memory: process.as_ref().map(|_| MemoryMoves::Here),
         process,
         last_exit: None,
+        start_ms: None,
         created_at_ms: reserve.created_at_ms,
     }
 }

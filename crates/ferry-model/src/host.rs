@@ -392,7 +392,7 @@ impl Host {
                 }
                 let pid = self.fresh_pid()?;
                 let process = ProcessMark { pid, start_ticks: 0, boot_id: String::new(), started_at_ms: 0 };
-                self.change(&[Change::ProcessStarts { machine: id, process }]).ok()?;
+                self.change(&[Change::ProcessStarts { machine: id, process, took_ms: 0 }]).ok()?;
                 let began_for = record.job.filter(|job| self.has_stopped(*job));
                 self.processes.push(Process { pid, keys, memory: Memory::Here, began_for });
                 Some(())

@@ -522,6 +522,7 @@ fn first_machine(id: MachineId, volumes: Vec<MachineVolume>, process: ProcessMar
         process: Some(process),
         memory: None,
         last_exit: None,
+        start_ms: None,
         created_at_ms: 0,
     }
 }

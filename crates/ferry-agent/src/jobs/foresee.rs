@@ -98,7 +98,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
                 .to_owned(),
             false => "its disks can be copied while it runs".to_owned(),
         });
-        let interruption = expect(past, machine.id, mode);
+        let interruption = expect(past, &machine, mode);
         let mode = match mode {
             MoveMode::Live => MoveMode::Live,
             MoveMode::Cold | MoveMode::Warm | MoveMode::Auto if is_warm => MoveMode::Warm,
@@ -161,16 +161,18 @@ impl<H: Home, C: Clock> Mover<H, C> {
 /// How long a machine will be down, by the moves from here.
 ///
 /// One that is paused is no measure for one that is stopped and started.
-pub(super) fn expect(past: &[Job], machine: MachineId, mode: MoveMode) -> Expected {
+pub(super) fn expect(past: &[Job], machine: &Machine, mode: MoveMode) -> Expected {
     let alike = past.iter().filter(|job| was_paused(job) == mode.is_live());
     let measured = alike.map(|job| Past {
-        is_own: is_of(job, machine),
+        is_own: is_of(job, machine.id),
         stop_ms: took_ms(job, MoveStep::Stop),
         seal_ms: took_ms(job, MoveStep::Seal),
         hand_over_ms: took_ms(job, MoveStep::Activate),
         start_ms: took_ms(job, MoveStep::Boot),
     });
-    expected(&measured.collect::<Vec<_>>())
+    // What was paused does not start.
+    let last_start_ms = machine.start_ms.filter(|_| !mode.is_live());
+    expected(&measured.collect::<Vec<_>>(), last_start_ms)
 }
 
 /// The last moves from this worker that went through, the latest first.

@@ -150,6 +150,7 @@ mod tests {
             health: None,
             job: None,
             last_exit: None,
+            start_ms: None,
             log: "log".into(),
             created_at_ms: 1,
         }

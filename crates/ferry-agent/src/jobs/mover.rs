@@ -124,7 +124,7 @@ impl<H: Home, C: Clock> Mover<H, C> {
         first(against_volumes(&info, &volumes))?;
         let past = self.home.past_moves().await.map_err(refusal)?;
         Ok(Plan {
-            expected: Some(expect(&past, input.machine, input.mode)),
+            expected: Some(expect(&past, &machine, input.mode)),
             generation: machine.generation,
             spec: machine.spec,
             created_at_ms: machine.created_at_ms,

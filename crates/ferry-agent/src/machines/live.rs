@@ -289,6 +289,7 @@ mod tests {
             process: mark_of(runs.id()).unwrap(),
             memory: None,
             last_exit: None,
+            start_ms: None,
             created_at_ms: 0,
         };
         let added = vec![Change::AddMachine(Box::new(record.clone()))];

@@ -347,6 +347,7 @@ impl Inner {
         if let Some(fence) = self.fences.barring(Subject::Machine(record.id), record.generation)? {
             return Err(MachinesError::Fenced { name: record.name.clone(), fence });
         }
+        let began_ms = self.host.now_ms();
         let driver = self.host.driver(record.spec.driver.kind());
         driver.check(&record.spec).await?;
         for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
@@ -362,7 +363,8 @@ impl Inner {
         let disks = self.disks(record).await?;
         let held = driver.start(&self.launch(record, mounts, disks)?).await?;
         let process = held.mark().clone();
-        let starts = Change::ProcessStarts { machine: record.id, process: process.clone() };
+        let took_ms = self.host.now_ms().saturating_sub(began_ms);
+        let starts = Change::ProcessStarts { machine: record.id, process: process.clone(), took_ms };
         let recorded = self.records.change(vec![starts]).await;
         if let Err(error) = recorded {
             held.abandon().await;

@@ -401,6 +401,7 @@ impl Machines {
             desired: record.desired,
             job: record.job,
             last_exit: record.last_exit,
+            start_ms: record.start_ms,
             created_at_ms: record.created_at_ms,
         }
     }

@@ -54,6 +54,7 @@ fn machine(name: &str) -> (MachineRecord, VolumeRecord) {
         process: None,
         memory: None,
         last_exit: None,
+        start_ms: None,
         created_at_ms: 1,
     };
     (machine, volume)
@@ -197,7 +198,7 @@ async fn a_machine_is_held_by_one_job_at_a_time() {
 async fn a_machine_with_a_process_is_not_handed_over() {
     let book = book().await;
     let process = ProcessMark { pid: 7, start_ticks: 1, boot_id: "boot".to_owned(), started_at_ms: 1 };
-    let starts = Change::ProcessStarts { machine: book.machine.id, process };
+    let starts = Change::ProcessStarts { machine: book.machine.id, process, took_ms: 7 };
     book.records.change(vec![starts.clone()]).await.unwrap();
     assert!(matches!(refused(book.records.change(vec![starts]).await), ChangeRefused::MayNotStart(_)));
     let seal = book.own(Ownership::Sealed { job: book.job.id });
@@ -224,7 +225,7 @@ async fn what_was_handed_over_is_never_taken_back() {
         Change::Desire { machine, desired: Desired::Running },
         Change::Claim { machine, job: JobId::fresh() },
         Change::Halt { machine, job, halted: false },
-        Change::ProcessStarts { machine, process },
+        Change::ProcessStarts { machine, process, took_ms: 7 },
     ];
     for change in stale {
         let refusal = refused(book.records.change(vec![change]).await);
@@ -402,7 +403,7 @@ async fn a_machine_that_lost_its_memory_on_the_way_is_not_started_before_somebod
         let id = arriving.id;
         let ended = Change::ProcessEnded { machine: id, exit: None, stays_down: false };
         records.change(vec![Change::AddMachine(Box::new(arriving)), ended]).await.unwrap();
-        let starts = || Change::ProcessStarts { machine: id, process: process.clone() };
+        let starts = || Change::ProcessStarts { machine: id, process: process.clone(), took_ms: 7 };
         assert!(matches!(refused(records.change(vec![starts()]).await), ChangeRefused::MayNotStart(_)));
         records.change(vec![says(id), starts()]).await.unwrap();
         let started = records.machine(id).await.unwrap().unwrap();
@@ -417,7 +418,7 @@ async fn who_stops_a_machine_and_starts_it_does_not_say_that_it_runs_nowhere_els
     let arriving = MachineRecord { memory: Some(MemoryMoves::Here), volumes: Vec::new(), ..machine("a").0 };
     let id = arriving.id;
     let desire = |desired| Change::Desire { machine: id, desired };
-    let starts = || Change::ProcessStarts { machine: id, process: process.clone() };
+    let starts = || Change::ProcessStarts { machine: id, process: process.clone(), took_ms: 7 };
     let lost =
         vec![Change::AddMachine(Box::new(arriving)), desire(Desired::Stopped), desire(Desired::Running)];
     records.change(lost).await.unwrap();

@@ -126,7 +126,14 @@ async fn a_plan_says_what_a_move_would_do_and_changes_nothing() {
     let plan = w1.door().move_plan(warm()).await.unwrap();
     assert_eq!((plan.mode, &plan.blockers), (MoveMode::Warm, &Vec::new()));
     assert!(plan.bytes_ahead >= USED && plan.rounds.is_none(), "{plan:?}");
-    assert_eq!(plan.interruption, ferry_api::Expected::default(), "nothing ever moved from here");
+    let first = plan.interruption;
+    let seen = first.start_ms.expect("it was started here");
+    assert_eq!(
+        first,
+        ferry_api::Expected { start_ms: Some(seen), ..Default::default() },
+        "nothing ever moved from here"
+    );
+    assert_eq!(first.promised_ms(), Some(seen + ferry_api::ADDED_MS_MAX));
     let by_itself = StartMove { mode: MoveMode::Auto, ..warm() };
     let small = w1.door().move_plan(by_itself).await.unwrap();
     assert_eq!((small.mode, small.bytes_ahead), (MoveMode::Cold, 0));
@@ -140,7 +147,7 @@ async fn a_plan_says_what_a_move_would_do_and_changes_nothing() {
     assert_eq!((again.rounds, again.interruption.own_moves), (Some(ahead(&job).rounds.len() as u64), 1));
     assert!(again.interruption.down_ms().is_some() && again.interruption.stop_ms.is_some(), "{again:?}");
     let planned: ferry_agent::jobs::Plan = memo(&job, "Plan");
-    assert_eq!(planned.expected, Some(ferry_api::Expected::default()));
+    assert_eq!(planned.expected, Some(first));
     w2.end().await;
     let away = w1.door().move_plan(warm()).await.unwrap();
     assert_eq!(away.blockers.len(), 1, "{away:?}");

@@ -309,6 +309,7 @@ fn machine(generation: u64, standing: Standing, volumes: Vec<VolumeKey>) -> Mach
         process: None,
         memory: None,
         last_exit: None,
+        start_ms: None,
         created_at_ms: 3,
     }
 }

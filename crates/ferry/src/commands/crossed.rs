@@ -148,8 +148,12 @@ impl Crossed {
 impl Interruption {
     fn text(&self) -> String {
         let both = self.ms_by_both.map(|ms| format!(", {ms} ms by both clocks")).unwrap_or_default();
-        let expected = self.expected.as_ref().and_then(Expected::down_ms);
-        let expected = expected.map(|ms| format!("; {ms} ms were expected")).unwrap_or_default();
+        let expected = self.expected.as_ref().map(|expected| (expected.down_ms(), expected.promised_ms()));
+        let expected = match expected {
+            Some((Some(ms), _)) => format!("; {ms} ms were expected"),
+            Some((None, Some(ms))) => format!("; at most {ms} ms were promised"),
+            Some((None, None)) | None => String::new(),
+        };
         format!(
             "at most {} ms by the source's clock{both}, after {} ms of stopping{expected}",
             self.ms_by_source, self.stopping_ms

@@ -8,6 +8,7 @@ use ferry_api::{
 };
 
 use super::agent_meant;
+use super::foreseen::down_for;
 use super::job::{Followed, ending, follow, say_ending};
 use crate::exit::Exit;
 use crate::output::bytes::Bytes;
@@ -154,7 +155,7 @@ pub(super) fn cells(planned: &PlannedMove) -> [String; 8] {
         or_none(planned.to.as_ref().map(ToString::to_string)),
         mode.to_owned(),
         Bytes(planned.bytes_in_use).to_string(),
-        planned.interruption.down_ms().map_or_else(|| "not known".to_owned(), |ms| format!("{ms} ms")),
+        down_for(&planned.interruption),
         planned
             .whole_after_ms
             .map_or_else(|| "not known".to_owned(), |ms| format!("{} s", ms.div_ceil(1_000))),

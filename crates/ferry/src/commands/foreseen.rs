@@ -46,8 +46,16 @@ fn down(expected: &Expected) -> String {
     let [seal, hand_over, start] = [seal_ms, hand_over_ms, start_ms].map(|part| ms(*part));
     format!(
         "{}: seal {seal}, hand-over {hand_over}, start {start}, by {own_moves} of its moves from here",
-        ms(expected.down_ms())
+        down_for(expected)
     )
+}
+
+/// How long a machine is expected to be down, or at most if nobody has measured that.
+pub(super) fn down_for(expected: &Expected) -> String {
+    match expected.promised_ms() {
+        Some(promised_ms) => format!("at most {promised_ms} ms"),
+        None => ms(expected.down_ms()),
+    }
 }
 
 fn ms(of: Option<u64>) -> String {
@@ -63,5 +71,13 @@ mod tests {
         let expected = Expected { seal_ms: Some(3), own_moves: 0, ..Expected::default() };
         let said = "not known: seal 3 ms, hand-over not known, start not known, by 0 of its moves from here";
         assert_eq!(down(&expected), said);
+    }
+
+    #[test]
+    fn the_first_move_from_a_worker_is_told_by_what_is_promised() {
+        let first = Expected { start_ms: Some(20), ..Expected::default() };
+        assert_eq!(down_for(&first), "at most 120 ms");
+        let measured = Expected { seal_ms: Some(3), hand_over_ms: Some(4), ..first };
+        assert_eq!(down_for(&measured), "27 ms");
     }
 }

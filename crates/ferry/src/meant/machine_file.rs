@@ -606,6 +606,7 @@ size = "8GiB"
             health: None,
             job: None,
             last_exit: None,
+            start_ms: None,
             log: PathBuf::from("/x"),
             created_at_ms: 1,
         };

@@ -118,6 +118,7 @@ pub(super) async fn furnish(records: &Records, world: &World) {
         process: None,
         memory: None,
         last_exit: None,
+        start_ms: None,
         created_at_ms: 1,
     };
     let mut changes = vec![Change::AddMachine(Box::new(machine))];

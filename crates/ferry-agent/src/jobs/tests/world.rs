@@ -582,6 +582,7 @@ impl Home for Alpha {
             health: None,
             job: None,
             last_exit: None,
+            start_ms: None,
             log: "log".into(),
             created_at_ms: 1,
         };

@@ -381,11 +381,7 @@ impl Change {
             Self::Claim { machine, job } => change_machine(t, *machine, |m| claim(m, *job)),
             Self::Unclaim { machine, job } => unclaim(t, *machine, *job),
             Self::Halt { machine, job, halted } => change_machine(t, *machine, |m| halt(m, *job, *halted)),
-            Self::Pause { machine, job, paused } => change_machine(t, *machine, |m| {
-                halt(m, *job, *paused)?;
-                m.memory = paused.then_some(MemoryMoves::Away);
-                Ok(())
-            }),
+            Self::Pause { machine, job, paused } => change_machine(t, *machine, |m| pause(m, *job, *paused)),
             Self::MemoryLeft(machine) => memory_moved(t, *machine, MemoryMoves::Away, None),
             Self::MemoryArrived { machine, at_ms } => {
                 memory_moved(t, *machine, MemoryMoves::Here, Some(*at_ms))
@@ -535,6 +531,12 @@ fn add_machine<R: Rows>(t: &mut R, machine: &MachineRecord) -> Result<(), R::Err
 fn halt(machine: &mut MachineRecord, job: JobId, halted: bool) -> Result<(), ChangeRefused> {
     held_by(machine, job)?;
     machine.halted = halted;
+    Ok(())
+}
+
+fn pause(machine: &mut MachineRecord, job: JobId, paused: bool) -> Result<(), ChangeRefused> {
+    halt(machine, job, paused)?;
+    machine.memory = paused.then_some(MemoryMoves::Away);
     Ok(())
 }
 

@@ -29,9 +29,18 @@ pub struct AskDrain {
     /// The worker is to be empty so many milliseconds after the drain begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
-    /// Also machines for which no worker keeps their own rules of placement (region, labels, apart): those are broken then.
+    /// Also machines of groups of which a worker that does not answer may have one down for a move, and those for which no worker
+    /// keeps their own rules of placement (region, labels, apart): those are broken then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+}
+
+impl AskDrain {
+    /// Whether no machine is to stay: the worker is empty when it is done.
+    #[must_use]
+    pub fn is_of_all(&self) -> bool {
+        self.only.is_empty() && self.except.is_empty()
+    }
 }
 
 /// Asks for a worker to be emptied by a job.

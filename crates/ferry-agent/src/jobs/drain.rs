@@ -339,7 +339,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
     async fn settle(&self, context: &Context, input: &DrainInput) -> Result<Value, StepError> {
         // What came back meanwhile by the way that is open for it leaves again.
         self.lead(context, input).await?;
-        if !input.ask.only.is_empty() || !input.ask.except.is_empty() {
+        if !input.ask.is_of_all() {
             return Ok(Value::Null);
         }
         let owed = self.home.owes(self.unfinished().await?).await.map_err(later)?;
@@ -380,7 +380,8 @@ impl<J: Journal, C: Clock, H: Emptied> Work for Drain<J, C, H> {
 
     fn changes(&self, context: &Context, event: &Event) -> Vec<Change> {
         let Event::Finished { outcome } = event else { return Vec::new() };
-        let (job, emptied) = (context.job, *outcome == Outcome::Succeeded);
+        let (job, is_of_all) = (context.job, input(context).is_ok_and(|input| input.ask.is_of_all()));
+        let emptied = is_of_all && *outcome == Outcome::Succeeded;
         vec![Change::FinishJob(job), Change::DrainEnds { job, emptied, at_ms: context.now_ms }]
     }
 }

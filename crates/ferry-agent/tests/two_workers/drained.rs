@@ -192,9 +192,16 @@ async fn what_no_worker_takes_is_told_before_anything_begins_and_while_it_goes_o
     assert!(door.worker().await.unwrap().cordon.is_none());
     // Without it all others go ...
     let ask = AskDrain { except: vec!["db".parse().unwrap()], ..AskDrain::default() };
-    let job = drain(&workers[0], ask).await;
+    let job = drain(&workers[0], ask.clone()).await;
     assert_eq!(workers[0].finished(job.id).await.state, JobState::Succeeded);
     assert!(runs_on(&workers[0], "db").await && runs_on(&workers[1], "web").await);
+    // ... and the worker that keeps one takes machines as before, by an operator's own word none ...
+    assert_eq!(door.worker().await.unwrap().cordon, None);
+    let own = door.worker_cordon(AskCordon { reason: Some("a bad fan".to_owned()) }).await.unwrap().cordon;
+    let job = drain(&workers[0], ask).await;
+    assert_eq!(workers[0].finished(job.id).await.state, JobState::Succeeded);
+    assert_eq!(door.worker().await.unwrap().cordon, own);
+    door.worker_uncordon().await.unwrap();
     // ... and by force it goes, too: a target that is gone by then is waited for by a person.
     let force = AskDrain { force: true, ..AskDrain::default() };
     let plan = door.drain_plan(force.clone()).await.unwrap();

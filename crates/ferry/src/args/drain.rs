@@ -48,7 +48,8 @@ pub struct Drain {
     /// Cancel what is not handed over that long after the drain begins
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub deadline: Option<Duration>,
-    /// Where no worker keeps a machine's rules (region, labels, apart), break as few as can be; --plan says which
+    /// Pass workers that do not answer, though one of them may have a machine of a group that is down for a move; and where no
+    /// worker keeps a machine's rules (region, labels, apart), break as few as can be: --plan says which
     #[arg(long)]
     pub force: bool,
     /// How long copies that stay behind are kept after nobody needs them, in whole hours, as in 24h [default: the worker's]

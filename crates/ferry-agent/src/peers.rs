@@ -80,6 +80,12 @@ impl Peers {
         Err(ApiError::new(ErrorCode::UnknownWorker, message))
     }
 
+    /// What to do about a worker that is not known, as the end of a sentence.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        self.remedy
+    }
+
     /// All of them.
     #[must_use]
     pub fn list(&self) -> Vec<PeerInfo> {
@@ -100,6 +106,7 @@ mod tests {
         let refusal = peers.client(&"w3".parse().unwrap()).unwrap_err();
         assert_eq!(refusal.code, ErrorCode::UnknownWorker);
         assert!(refusal.message.contains("known: w2"), "{refusal}");
+        assert!(refusal.message.ends_with(peers.remedy()) && peers.remedy().contains("[peers]"), "{refusal}");
     }
 
     #[test]

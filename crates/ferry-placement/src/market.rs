@@ -18,6 +18,8 @@ const NAMED_MAX: usize = 3;
 pub struct Market {
     bids: BTreeMap<WorkerName, Bid>,
     silent: BTreeMap<WorkerName, String>,
+    /// What to do where no other worker is known, as the end of a sentence.
+    remedy: Option<&'static str>,
 }
 
 impl Market {
@@ -31,6 +33,12 @@ impl Market {
             }
         }
         market
+    }
+
+    /// The same, and what to do where no other worker is known, as the end of a sentence.
+    #[must_use]
+    pub fn with_remedy(self, remedy: &'static str) -> Self {
+        Self { remedy: Some(remedy), ..self }
     }
 
     /// One more bid.
@@ -169,7 +177,8 @@ impl Market {
             self.silent.iter().map(|(worker, reason)| format!("worker {worker} gives no bid: {reason}"));
         let said: Vec<String> = said.chain(silent).collect();
         if said.is_empty() {
-            return "no other worker is known here; add it to this worker's [peers]".to_owned();
+            let remedy = self.remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            return format!("no other worker is known here{remedy}");
         }
         let more = match said.len().saturating_sub(NAMED_MAX) {
             0 => String::new(),

@@ -50,6 +50,13 @@ fn a_worker_says_everything_that_it_lacks_for_a_machine() {
 }
 
 #[test]
+fn who_knows_no_other_worker_is_told_what_to_do_about_it() {
+    let alone = market([]).with_remedy("do this");
+    assert_eq!(alone.why_nobody(&wants("db", 1)), "no other worker is known here; do this");
+    assert_eq!(market([]).why_nobody(&wants("db", 1)), "no other worker is known here");
+}
+
+#[test]
 fn a_worker_fits_to_the_last_byte_and_not_beyond() {
     assert!(matches!(judge(&wants("db", 10), &bid("w1", 10)), Verdict::Yes(_)));
     assert!(reasons(&wants("db", 11), &bid("w1", 10)).contains("room for"));

@@ -30,7 +30,7 @@ pub(crate) async fn market(core: &Core) -> Market {
             (peer.name, answer)
         });
     }
-    Market::new(asked.join_all().await)
+    Market::new(asked.join_all().await).with_remedy(core.peers.remedy())
 }
 
 /// What is found of each worker for a machine, of this one as well.

@@ -135,7 +135,7 @@ async fn follow(inner: Arc<Inner>, worker: WorkerName, client: Client) {
                 continue;
             }
             Ok(told) if !is_silent => {
-                tracing::warn!(%worker, says = %told.worker, "another worker answers where this one should; mend [peers]");
+                tracing::warn!(%worker, says = %told.worker, "another worker answers where this one should; correct the peer's url");
             }
             Err(error) if !is_silent => {
                 tracing::info!(%worker, %error, "it is not known where the machines of a worker are");

@@ -5,14 +5,14 @@ use ferry_api::http::Client;
 use ferry_api::{
     AgentApi, CreateMachine, Desired, DestroyMachine, Driver, Exit as MachineExit, Health, HealthCheck,
     Isolation, Limits, Machine, MachineRef, MachineSpec, MachineState, Mount, Network, OciSource, OciSpec,
-    ProcessSpec, RestartPolicy, VolumeName, VolumeRef,
+    ProcessSpec, RestartPolicy, Volume, VolumeName, VolumeRef,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{service, utc};
 use crate::exit::Exit;
-use crate::meant::machine_file::{self, Form};
+use crate::meant::machine_file::{self, Disk, Form};
 use crate::output::bytes::{Bytes, Span};
 use crate::output::{Paint, say, say_json, table};
 
@@ -31,13 +31,13 @@ pub async fn stop(agent: &Client, json: bool, machine: &MachineRef) -> Result<Ex
 /// Prints what a machine is, as a file to make it from.
 pub async fn spec(agent: &Client, json: bool, machine: &MachineRef) -> Result<Exit> {
     let machine = agent.machine(machine).await?;
-    let mut sizes_bytes = BTreeMap::new();
+    let mut disks = BTreeMap::new();
     for disk in &machine.volumes {
-        let volume = agent.volume(&VolumeRef::Id(disk.volume)).await?;
-        sizes_bytes.insert(disk.name.clone(), volume.size_bytes);
+        let Volume { size_bytes, store, direct, .. } = agent.volume(&VolumeRef::Id(disk.volume)).await?;
+        disks.insert(disk.name.clone(), Disk { size_bytes, store, direct });
     }
     let form = if json { Form::Json } else { Form::Toml };
-    say(machine_file::write(&machine, &sizes_bytes, form).trim_end())?;
+    say(machine_file::write(&machine, &disks, form).trim_end())?;
     Ok(Exit::Done)
 }
 

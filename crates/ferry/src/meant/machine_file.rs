@@ -136,8 +136,19 @@ pub enum Form {
     Json,
 }
 
-/// What a machine is, as such a file; `sizes_bytes` are those of its volumes.
-pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: Form) -> String {
+/// What such a file says of a volume beside where its machine finds it.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// The block device of its worker that holds its bytes, if one does.
+    pub store: Option<PathBuf>,
+    /// Whether its bytes pass by the page cache.
+    pub direct: bool,
+}
+
+/// What a machine is, as such a file, with what is known of its volumes.
+pub fn write(machine: &Machine, disks: &BTreeMap<VolumeName, Disk>, form: Form) -> String {
     let (mut qemu, mut vm) = (None, None);
     let (driver, command, env, workdir, oci) = match machine.spec.driver.clone() {
         Driver::Process(ProcessSpec { command, args, env, workdir }) => {
@@ -162,13 +173,15 @@ pub fn write(machine: &Machine, sizes_bytes: &BTreeMap<VolumeName, u64>, form: F
     };
     let isolation = machine.spec.isolation.clone();
     let volume = |name: &VolumeName| {
-        let mount = machine.spec.mounts.get(name);
+        let (mount, disk) = (machine.spec.mounts.get(name), disks.get(name));
         VolumeInFile {
-            size: sizes_bytes.get(name).copied(),
+            size: disk.map(|disk| disk.size_bytes),
+            store: disk.and_then(|disk| disk.store.clone()),
+            direct: disk.is_some_and(|disk| disk.direct),
             mount: mount.map(|mount| mount.path.clone()),
             fs: mount.map(|mount| mount.fs),
             read_only: mount.is_some_and(|mount| mount.read_only),
-            ..VolumeInFile::default()
+            volume: None,
         }
     };
     let file = MachineFile {
@@ -585,6 +598,9 @@ size = "8GiB"
     #[test]
     fn a_machine_is_written_as_a_file_that_says_the_same() {
         assert_written_alike(&understand(DATABASE, Form::Toml).unwrap(), "data");
+        for place in ["direct = true\n", "store = \"/dev/vg0/db\"\n"] {
+            assert_written_alike(&understand(&format!("{DATABASE}{place}"), Form::Toml).unwrap(), "data");
+        }
     }
 
     fn assert_written_alike(created: &CreateMachine, disk: &str) {
@@ -610,9 +626,12 @@ size = "8GiB"
             log: PathBuf::from("/x"),
             created_at_ms: 1,
         };
-        let sizes_bytes = BTreeMap::from([(disk.parse().unwrap(), 8 << 30)]);
+        let VolumeOrigin::Empty { size_bytes, store, direct, .. } = created.volumes[0].origin.clone() else {
+            panic!("{created:?}")
+        };
+        let disks = BTreeMap::from([(disk.parse().unwrap(), Disk { size_bytes, store, direct })]);
         for form in [Form::Toml, Form::Json] {
-            let text = write(&machine, &sizes_bytes, form);
+            let text = write(&machine, &disks, form);
             assert_eq!(understand(&text, form).unwrap(), *created, "{text}");
         }
     }

@@ -106,12 +106,28 @@ fn a_machine_moves_between_workers_that_joined_and_nobody_else_is_answered() {
     // At its socket an agent asks for no token; another worker does.
     let why = w1.refusal(&["drain", "w2", "--plan"], 1);
     assert!(why.starts_with("worker w2 answers over the network whoever has a token"), "{why}");
+    let said = w1.ferry(&["top"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.stdout.contains("takes machines") && said.stdout.contains("not asked"), "{said:?}");
+    assert!(said.stdout.contains("\nworker w2 answers over the network whoever has a token"), "{said:?}");
 
     let plain = w1.ferry(&["machine", "list", "--agent", &format!("http://{}", w1.address)]);
     assert_eq!((plain.code, &plain.stdout[..]), (Some(3), ""), "{plain:?}");
     let stranger = over_tls(w1, None, true, &["machine", "list"]);
     assert_eq!((stranger.code, &stranger.stdout[..]), (Some(1), ""), "{stranger:?}");
     assert!(stranger.sentence().contains("answers only whom it knows"), "{stranger:?}");
+}
+
+#[test]
+fn a_worker_that_is_alone_in_its_cluster_says_where_its_members_are_listed() {
+    let cluster = founded(&["w1"]);
+    let w1 = &cluster.workers[0];
+    let said = w1.ferry(&["machine", "create", "web", "--", "sleep", "1000"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let why = w1.refusal(&["move", "web", "--to", "auto"], 1);
+    let listed =
+        "no other worker is known here; `ferry cluster status` lists those that belong to the cluster";
+    assert!(why.contains(listed), "{why}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub mod worker;
 
 use anyhow::{Context, Result, bail};
 use ferry_api::http::Client;
-use ferry_api::{AgentApi, DriverKind, WorkerName};
+use ferry_api::{AgentApi, DriverKind, PeerInfo, WorkerName};
 use jiff::Timestamp;
 
 use crate::exit::Exit;
@@ -116,14 +116,19 @@ async fn agent_of(agent: &Client, worker: &WorkerName) -> Result<Option<Client>>
     if known.name == *worker {
         return Ok(Some(agent.clone()));
     }
-    let Some(peer) = known.peers.iter().find(|peer| peer.name == *worker) else { return Ok(None) };
-    let other = agent.toward(&peer.url).with_context(|| {
+    let peer = known.peers.iter().find(|peer| peer.name == *worker);
+    peer.map(|peer| agent_of_peer(agent, peer)).transpose()
+}
+
+/// The agent of another worker; if it cannot be asked, what to do.
+fn agent_of_peer(agent: &Client, peer: &PeerInfo) -> Result<Client> {
+    let worker = &peer.name;
+    agent.toward(&peer.url).with_context(|| {
         format!(
             "worker {worker} answers over the network whoever has a token: give one in FERRY_TOKEN (`ferry cluster api-token` \
              makes them), or ask on the host of {worker}"
         )
-    })?;
-    Ok(Some(other))
+    })
 }
 
 /// The agent of the worker that is meant: the one that is asked, or the named one, as that one reaches it.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::agent_of_peer;
 use super::board::now_ms;
 use super::job::kind_text;
 use super::loss;
@@ -44,6 +45,9 @@ struct Seen {
 #[derive(Debug, Serialize)]
 struct SeenWorker {
     worker: WorkerName,
+    /// Whether it was asked: there is no way to one over TLS without an authority to believe.
+    #[serde(skip)]
+    is_asked: bool,
     /// Why nothing was seen, in one sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     silent: Option<String>,
@@ -90,9 +94,12 @@ async fn look(agent: &Client) -> Result<Seen> {
     let own = agent.worker().await?;
     let mut asking = JoinSet::new();
     let others = own.peers.iter().filter(|peer| peer.name != own.name);
-    let mut clients = vec![(own.name.clone(), agent.clone())];
+    let (mut clients, mut not_asked) = (vec![(own.name.clone(), agent.clone())], Vec::new());
     for peer in others {
-        clients.push((peer.name.clone(), agent.toward(&peer.url)?));
+        match agent_of_peer(agent, peer) {
+            Ok(client) => clients.push((peer.name.clone(), client)),
+            Err(error) => not_asked.push(unasked(peer.name.clone(), format!("{error:#}"))),
+        }
     }
     for (worker, client) in clients {
         asking.spawn(async move {
@@ -104,13 +111,31 @@ async fn look(agent: &Client) -> Result<Seen> {
         });
     }
     let mut workers = asking.join_all().await;
+    workers.append(&mut not_asked);
     workers.sort_by(|one, other| one.worker.cmp(&other.worker));
     Ok(Seen { of: own.name, workers })
 }
 
 fn silent(worker: WorkerName, why: String) -> SeenWorker {
     let sick = vec![format!("worker {worker} does not answer: {why}")];
-    SeenWorker { worker, silent: Some(why), bid: None, jobs: Vec::new(), hydrating: Vec::new(), sick }
+    SeenWorker { sick, ..unseen(worker, why) }
+}
+
+/// A worker that this command has no way to ask, for the reason that names it.
+fn unasked(worker: WorkerName, why: String) -> SeenWorker {
+    SeenWorker { is_asked: false, sick: vec![why.clone()], ..unseen(worker, why) }
+}
+
+fn unseen(worker: WorkerName, why: String) -> SeenWorker {
+    SeenWorker {
+        worker,
+        is_asked: true,
+        silent: Some(why),
+        bid: None,
+        jobs: Vec::new(),
+        hydrating: Vec::new(),
+        sick: Vec::new(),
+    }
 }
 
 /// A volume that is not whole yet.
@@ -139,7 +164,15 @@ async fn look_at(worker: &WorkerName, client: &Client) -> Result<SeenWorker, Api
     };
     let partial = volumes.into_iter().filter(is_partial);
     let hydrating = partial.map(|volume| Hydrates { machine_name: name_of(&volume), volume }).collect();
-    Ok(SeenWorker { worker: worker.clone(), silent: None, bid: Some(bid), jobs, hydrating, sick })
+    Ok(SeenWorker {
+        worker: worker.clone(),
+        is_asked: true,
+        silent: None,
+        bid: Some(bid),
+        jobs,
+        hydrating,
+        sick,
+    })
 }
 
 /// What a person should look at.
@@ -226,7 +259,8 @@ fn worker_row(seen: &SeenWorker, moving: &[&Job]) -> [String; 7] {
     let name = seen.worker.to_string();
     let Some(bid) = &seen.bid else {
         let none = || "-".to_owned();
-        return [name, "silent".to_owned(), none(), none(), none(), none(), none()];
+        let state = if seen.is_asked { "silent" } else { "not asked" };
+        return [name, state.to_owned(), none(), none(), none(), none(), none()];
     };
     let is_drained =
         seen.jobs.iter().any(|job| matches!(job.kind, JobKind::Drain { .. }) && !job.state.is_final());
@@ -305,6 +339,7 @@ mod tests {
         let worker = name.parse().unwrap();
         SeenWorker {
             worker,
+            is_asked: true,
             silent: None,
             bid: Some(bid),
             jobs: Vec::new(),

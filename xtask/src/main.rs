@@ -24,7 +24,7 @@ chores:
   bench  Ferry's volume server beside qemu-nbd and nbdkit in one run, or what agents cost (`bench --help` tells the options)
   fuzz [--seconds N] [TARGET]
          any bytes for every parser of foreign bytes, or for one (60 s each unless told; needs nightly)
-  soak [--what volumes|fio|workers|pingpong|database|postgres|postgres-oci|redis|vm] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]
+  soak [--what volumes|fio|workers|pingpong|database|postgres|postgres-oci|redis|vm|vm-kills] [--minutes N | --kills N | --moves N] [--seed S] [--ferry PATH]
          a random guest, fio, or a machine of two agents, which moves again and again while processes are killed; checked
   model [--worlds N] [WORDS]
          every order of events of the crossing in small worlds, or in those whose description has these words; at most

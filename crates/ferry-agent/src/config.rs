@@ -18,8 +18,8 @@
 //! moves_at_once = 64              # moves away from this worker; further ones wait in line
 //! services_listen = "0.0.0.0:7434"   # where services of machines are reached; the port is for other workers (0: any free)
 //! services_hold_seconds = 60      # for how long a connection waits for its machine ...
-//! dns_listen = "127.0.0.1:5353"   # answers for MACHINE.ferry.internal; without it, nobody does
 //! services_held_max = 1000        # ... and how many of one service at once
+//! dns_listen = "127.0.0.1:5353"   # answers for MACHINE.ferry.internal; without it, nobody does
 //!
 //! [peers]
 //! w2 = "http://10.0.0.2:7433"

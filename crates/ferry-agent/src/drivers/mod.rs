@@ -32,7 +32,7 @@ pub use gate::Gates;
 pub use init::{InitError, Side, init};
 pub use live::{Channel, Live, Memory};
 pub use microvm::{MicroVmDriver, Vmm};
-pub use oci::{ImageError, Images, OciDriver};
+pub use oci::{ImageError, Images, OciDriver, RUNTIMES};
 pub use probe::{ProbeError, probe};
 pub use process::ProcessDriver;
 pub use qemu::QemuDriver;

@@ -18,7 +18,8 @@ pub struct Rebalance {
     /// Say which machines would move, and how full workers are before and after; with --json it is what --apply takes
     #[arg(long, required_unless_present = "apply", conflicts_with_all = ["apply", "detach"])]
     pub plan: bool,
-    /// Do exactly what a file with a plan says; where the world has changed, say how and do nothing (exits with 8)
+    /// Do exactly what a file with a plan says; where the world has changed, say how and do nothing, or only a part
+    /// if it changes at that moment (exits with 8)
     #[arg(
         long,
         value_name = "FILE",

@@ -89,7 +89,7 @@ pub struct Programs {
     pub qemu: Option<PathBuf>,
     /// `cryptsetup`.
     pub cryptsetup: Option<PathBuf>,
-    /// An OCI runtime, `crun` or `runc`.
+    /// An OCI runtime: the first of those that the driver looks for.
     pub runtime: Option<PathBuf>,
 }
 

@@ -240,8 +240,8 @@ fn runtime(facts: &Facts) -> Finding {
         None => Finding::missing(
             what,
             purpose,
-            "neither crun nor runc on the PATH",
-            "install crun or runc if this worker is to run containers",
+            "neither runc nor crun on the PATH",
+            "install runc or crun if this worker is to run containers",
         ),
     }
 }

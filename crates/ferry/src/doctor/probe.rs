@@ -30,7 +30,7 @@ pub fn look(state_dir: &Path) -> Facts {
         programs: Programs {
             qemu: find(&[&format!("qemu-system-{}", std::env::consts::ARCH), "qemu-kvm"]),
             cryptsetup: find(&["cryptsetup"]),
-            runtime: find(&["crun", "runc"]),
+            runtime: find(&ferry_agent::drivers::RUNTIMES),
         },
         store: store(state_dir),
         volumes: volumes(state_dir),

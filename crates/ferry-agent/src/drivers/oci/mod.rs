@@ -26,6 +26,7 @@ pub use image::ImageError;
 pub use images::Images;
 use made::Made;
 use oci_spec::runtime::{LinuxPidsBuilder, MountBuilder, Root, RootBuilder, Spec};
+pub use runtime::RUNTIMES;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

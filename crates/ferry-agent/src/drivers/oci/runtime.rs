@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Runtimes that are looked for, in this order, each in the package of its name.
-const RUNTIMES: [&str; 2] = ["runc", "crun"];
+pub const RUNTIMES: [&str; 2] = ["runc", "crun"];
 
 /// The first runtime with which a container runs.
 ///

@@ -33,8 +33,8 @@ Exit codes:
   5    data is not there, or not what it should be (demo, drill, volume verify)
   6    the worker is not safe to stop (worker safe-to-stop, worker shutdown)
   7    it is not certain which copy is the real one (truth)
-  8    the world is not as the plan says (drain --apply, rebalance --apply), and nothing was done; of a rebalance a part,
-       if it says so
+  8    the world is not as the plan says (drain --apply, rebalance --apply), and nothing was done;
+       of a rebalance a part, if it says so
   130  interrupted by ctrl-C; a job that was followed goes on
 
 With --json a command prints its facts on stdout as JSON: one value, the resource as the agent's API gives it

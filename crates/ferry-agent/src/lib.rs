@@ -48,7 +48,7 @@ pub mod volumes;
 
 pub use config::{Config, ConfigError};
 pub use core::Ground;
-pub use hearing::HearingError;
+pub use hearing::{CredentialsError, HearingError, NatsTrouble, try_bucket};
 pub use service::{Agent, AgentError, run};
 pub use services::NoServices;
 pub use truth::{StateDir, truth_at_rest};

@@ -75,6 +75,9 @@ pub enum Command {
     Drill(Drill),
     /// Tell what this host offers a worker, and what is missing for what
     Doctor {
+        /// Configuration file of its agent: then also whether the bucket by which workers hear each other can be used
+        #[arg(long, value_name = "FILE", conflicts_with = "state_dir")]
+        config: Option<PathBuf>,
         /// Where the worker keeps, or is to keep, its volumes
         #[arg(long, value_name = "DIR", default_value = "/var/lib/ferry")]
         state_dir: PathBuf,

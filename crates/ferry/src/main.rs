@@ -80,7 +80,7 @@ fn run(meant: Meant) -> Result<Exit> {
         Meant::DrillHook(hook) => drill::hook::run(&hook),
         Meant::DemoFill(piece) => piece.fill(),
         Meant::DemoCheck { piece, diary } => piece.check(&diary),
-        Meant::Doctor { state_dir, json } => doctor::run(&state_dir, json),
+        Meant::Doctor { whose, json } => in_runtime(doctor::run(whose, json)),
         Meant::TruthAtRest { dirs, of, json } => commands::truth::at_rest(json, &dirs, &of),
         Meant::Agent { config, drill } => {
             log_to_stderr();

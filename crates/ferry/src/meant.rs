@@ -40,6 +40,7 @@ use crate::demo::pieces::Piece;
 use crate::demo::records::Ring;
 use crate::demo::writer::WriterOptions;
 use crate::demo::{self, DemoOptions};
+use crate::doctor::Whose;
 use crate::drill::hook::HookOptions;
 use crate::drill::{AT_ONCE_MAX, Choice, DrillOptions};
 use crate::output::bytes::parse_size;
@@ -79,8 +80,8 @@ pub enum Meant {
     },
     /// Tell what this host offers.
     Doctor {
-        /// Where volumes are to be.
-        state_dir: PathBuf,
+        /// For which worker.
+        whose: Whose,
         /// As JSON.
         json: bool,
     },
@@ -323,9 +324,12 @@ impl Meant {
             args::Command::DemoCheck { piece, acks } => {
                 Ok(Self::DemoCheck { piece: demo_piece(piece), diary: acks })
             }
-            args::Command::Doctor { state_dir, json } => {
+            args::Command::Doctor { config: Some(config), json, .. } => {
+                Ok(Self::Doctor { whose: Whose::Config(config), json })
+            }
+            args::Command::Doctor { config: None, state_dir, json } => {
                 let state_dir = std::path::absolute(state_dir).map_err(|e| Misuse(e.to_string()))?;
-                Ok(Self::Doctor { state_dir, json })
+                Ok(Self::Doctor { whose: Whose::StateDir(state_dir), json })
             }
             args::Command::Agent { instead: Some(args::cluster::Agent::Join(join)), .. } => {
                 cluster::join(join)

@@ -215,3 +215,74 @@ fn a_bucket_that_is_not_there_or_not_fit_and_a_worker_that_gossips_are_told_with
     nats.session(None).make_bucket(BUCKET, 5);
     says(w1, &["keeps 5 values of each key"]);
 }
+
+/// What the doctor says of the directory, as this worker's user: whether it is in order, what was seen, and what to do.
+fn doctor_says(worker: &Worker) -> (bool, String, Option<String>) {
+    let said = worker.ferry(&["doctor", "--json", "--config", worker.config().to_str().unwrap()]);
+    assert_eq!(said.code, Some(0), "volumes can be served all the same: {said:?}");
+    let report: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let found = report["findings"].as_array().unwrap().iter().find(|found| found["what"] == "directory");
+    let found = found.unwrap_or_else(|| panic!("{said:?}"));
+    let advice = found["advice"].as_str().map(str::to_owned);
+    (found["state"] == "works", found["seen"].as_str().unwrap().to_owned(), advice)
+}
+
+#[test]
+fn the_doctor_tries_the_bucket_says_what_is_in_the_way_and_leaves_nothing_there() {
+    needs!(NATS);
+    let dir = tempfile::tempdir().unwrap();
+    let mut nats = Nats::configured(dir.path());
+    let credentials = dir.path().join("nats.creds");
+    let tls = "w1/cluster/tls";
+    let lines = format!(
+        "[directory]\nnats = \"tls://{}\"\nbucket = \"{BUCKET}\"\ncredentials = {credentials:?}\nca = \"{tls}/ca-cert.pem\"\n\
+         certificate = \"{tls}/client-cert.pem\"\nkey = \"{tls}/client-key.pem\"\n",
+        nats.address
+    );
+    let cluster = Cluster::configured(&[("w1", &lines)]);
+    let w1 = &cluster.workers[0];
+    let says = |what: &str, todo: &str| {
+        let (works, seen, advice) = doctor_says(w1);
+        assert!(!works && seen.contains(what), "{seen} {advice:?}");
+        assert!(advice.as_ref().is_some_and(|advice| advice.contains(todo)), "{seen} {advice:?}");
+    };
+    says("there is no file", "put this worker's credentials there");
+    write(&credentials, "worker:wrong\n", 0o600);
+    says("cannot read", "correct [directory]");
+    let said = w1.ferry(&["cluster", "init", "--config", w1.config().to_str().unwrap(), "--json"]);
+    let made: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    says("cannot connect to tls://", "look whether NATS runs there");
+
+    nats.config = guarded(&w1.dir.join("cluster/tls"), made["cluster"].as_str().unwrap());
+    nats.start();
+    says("credentials are not taken", "`credentials`");
+    write(&credentials, &format!("{}:{}\n", WORKER.0, WORKER.1), 0o600);
+    says("there is no bucket fleet", "nats kv add fleet");
+    let mut anybody = nats.session(Some(USER));
+    anybody.make_bucket(BUCKET, 1);
+    let fine = (true, "the bucket fleet can be read and written".to_owned(), None);
+    assert_eq!(doctor_says(w1), fine);
+    assert_eq!(anybody.holds(BUCKET), (0, 0));
+
+    // Users of another cluster of the same bucket.
+    nats.kill();
+    nats.config = guarded(&w1.dir.join("cluster/tls"), "another");
+    nats.start();
+    says("Permissions Violation for Publish", "this worker's user may do that");
+    // Another authority's servers, and an account without JetStream.
+    let other = rcgen::generate_simple_self_signed(vec![nats.address.ip().to_string()]).unwrap();
+    let [cert, key] = ["other-cert.pem", "other-key.pem"].map(|name| dir.path().join(name));
+    write(&cert, &other.cert.pem(), 0o600);
+    write(&key, &other.signing_key.serialize_pem(), 0o600);
+    let users = format!("{{ user: {:?}, password: {:?} }}", WORKER.0, WORKER.1);
+    nats.kill();
+    nats.config = format!("tls {{ cert_file: {cert:?}, key_file: {key:?} }}");
+    nats.start();
+    says("over TLS: ", "`ca`");
+    nats.kill();
+    let tls = guarded(&w1.dir.join("cluster/tls"), "any");
+    let tls = tls.split("authorization").next().unwrap();
+    nats.config = format!("{tls} accounts {{ plain {{ users: [ {users} ] }} }}");
+    nats.start();
+    says("JetStream is off", "turn it on");
+}

@@ -13,28 +13,58 @@ const BYTES_MAX: u64 = 64 * 1024;
 const OTHERS: u32 = 0o007;
 
 /// Why the credentials cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CredentialsError {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialsError {
+    /// There is no such file.
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file cannot be read.
-    #[error("cannot read {}: {cause}; make it readable for the agent", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        cause: io::Error,
+        cause: String,
     },
     /// Everybody on the host may read it.
-    #[error("{} may be used by everybody on this host; do: chmod 600 {}", path.display(), path.display())]
     Open {
         /// The file.
         path: PathBuf,
     },
     /// It holds something else.
-    #[error("{} holds no credentials; it is a user's .creds file, the seed of an NKey, or one line user:password", path.display())]
     Form {
         /// The file.
         path: PathBuf,
     },
+}
+
+impl CredentialsError {
+    /// What is wrong, in half a sentence.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::Missing { path } => format!("there is no file {}", path.display()),
+            Self::Read { path, cause } => format!("cannot read {}: {cause}", path.display()),
+            Self::Open { path } => format!("{} may be used by everybody on this host", path.display()),
+            Self::Form { path } => format!("{} holds no credentials", path.display()),
+        }
+    }
+
+    /// What to do about it, in half a sentence.
+    #[must_use]
+    pub fn advice(&self) -> String {
+        match self {
+            Self::Missing { .. } => {
+                "put this worker's credentials there, or correct `credentials` in [directory]".to_owned()
+            }
+            Self::Read { .. } => "make it readable for the agent".to_owned(),
+            Self::Open { path } => format!("do: chmod 600 {}", path.display()),
+            Self::Form { .. } => {
+                "it is a user's .creds file, the seed of an NKey, or one line user:password".to_owned()
+            }
+        }
+    }
 }
 
 /// What is shown to a server.
@@ -75,7 +105,10 @@ pub(super) fn options(path: &Path) -> Result<ConnectOptions, CredentialsError> {
     });
     let (mode, text) = match looked {
         Ok(looked) => looked,
-        Err(cause) => return Err(CredentialsError::Read { path, cause }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(CredentialsError::Missing { path });
+        }
+        Err(error) => return Err(CredentialsError::Read { path, cause: error.to_string() }),
     };
     if mode & OTHERS != 0 {
         return Err(CredentialsError::Open { path });
@@ -101,7 +134,7 @@ mod tests {
         let path = dir.path().join("nats.creds");
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        options(&path).err().map_or_else(String::new, |error| error.to_string())
+        options(&path).err().map_or_else(String::new, |error| format!("{}; {}", error.what(), error.advice()))
     }
 
     #[test]
@@ -124,5 +157,7 @@ mod tests {
         let half = said("-----BEGIN NATS USER JWT-----\nsecret\n------END NATS USER JWT------\n", 0o600);
         assert!(half.contains("holds no credentials") && !half.contains("secret"), "{half}");
         assert!(said(&"x".repeat(70_000), 0o600).contains("at most 65536 are read"));
+        let missing = options(Path::new("/not/there")).err().unwrap();
+        assert_eq!(missing.what(), "there is no file /not/there");
     }
 }

@@ -12,9 +12,16 @@
 //! Invariant: what is heard are hints. Where machines are only their owners tell, over mutual TLS; without any hint they are asked all the
 //! same, only later.
 
+mod attempt;
 mod credentials;
 mod gossip;
+mod line;
 mod nats;
+mod trouble;
+
+pub use attempt::try_bucket;
+pub use credentials::CredentialsError;
+pub use trouble::NatsTrouble;
 
 use crate::cluster::Cluster;
 use crate::config::Config;

@@ -1,5 +1,6 @@
 //! What was found on this host: plain data, so that the judgement can be tested on hosts that nobody has.
 
+use ferry_agent::NatsTrouble;
 use std::path::PathBuf;
 
 /// Everything that the judgement needs.
@@ -37,6 +38,8 @@ pub struct Facts {
     pub volumes: Option<Store>,
     /// The worker's part in its cluster; none if it belongs to none; why it cannot be looked at.
     pub membership: Result<Option<Membership>, String>,
+    /// The bucket by which it is to hear the others, and what came of trying it; none if its configuration names none.
+    pub directory: Option<Directory>,
     /// Files that a process may have open.
     pub open_files_max: Option<u64>,
     /// Bytes of memory that a process may lock; none: as many as it wants.
@@ -115,6 +118,15 @@ pub struct Membership {
     pub certificate_s: std::ops::Range<u64>,
     /// Why it belongs to the cluster no longer, if so.
     pub lost: Option<String>,
+}
+
+/// A bucket of NATS servers in which workers tell each other of themselves.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Its name.
+    pub bucket: String,
+    /// What was in the way, if anything.
+    pub tried: Result<(), NatsTrouble>,
 }
 
 /// Why nothing can be written in a directory.

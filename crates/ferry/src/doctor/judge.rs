@@ -1,6 +1,7 @@
 //! From facts to findings: what works, what is missing, for what it is needed, and what to do. Pure.
 
 mod devices;
+mod directory;
 mod membership;
 mod store;
 
@@ -57,6 +58,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     all.extend([namespaces(facts), cgroups(facts), runtime(facts)]);
     all.extend(kernel_drivers(facts));
     all.extend(membership::membership(facts));
+    all.extend(directory::directory(facts));
     all
 }
 
@@ -322,6 +324,7 @@ mod tests {
             },
             volumes: None,
             membership: Ok(None),
+            directory: None,
             open_files_max: Some(1 << 20),
             locked_bytes_max: None,
             now_s: 1 << 31,

@@ -11,9 +11,10 @@ mod probe;
 use crate::exit::Exit;
 use crate::output::{Paint, say, say_json};
 use anyhow::Result;
+use ferry_agent::Config;
 use judge::{Finding, State, judge, serves_volumes};
 use serde::Serialize;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -22,9 +23,25 @@ struct Report {
     findings: Vec<Finding>,
 }
 
-/// Looks at this host, for a worker that keeps its volumes in `state_dir`, and tells.
-pub fn run(state_dir: &Path, json: bool) -> Result<Exit> {
-    let findings = judge(&probe::look(state_dir));
+/// The worker that this host is looked at for.
+#[derive(Debug)]
+pub enum Whose {
+    /// The one with that configuration file.
+    Config(PathBuf),
+    /// One that keeps its volumes in that directory; an absolute path.
+    StateDir(PathBuf),
+}
+
+/// Looks at this host for a worker, and tells.
+pub async fn run(whose: Whose, json: bool) -> Result<Exit> {
+    let (state_dir, nats) = match whose {
+        Whose::Config(path) => {
+            let Config { state_dir, nats, .. } = Config::read(&path)?;
+            (state_dir, nats)
+        }
+        Whose::StateDir(dir) => (dir, None),
+    };
+    let findings = judge(&probe::look(&state_dir, nats.as_ref()).await);
     let report = Report { serves_volumes: serves_volumes(&findings), findings };
     if json {
         say_json(&report)?;

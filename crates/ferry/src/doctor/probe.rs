@@ -1,6 +1,10 @@
 //! The facts of this host, by looking and trying. What is tried leaves nothing behind.
 
-use super::facts::{Cgroups, Device, Facts, Membership, Module, Modules, Programs, Store, Unwritable};
+use super::facts::{
+    Cgroups, Device, Directory, Facts, Membership, Module, Modules, Programs, Store, Unwritable,
+};
+use ferry_agent::config::NatsConfig;
+use ferry_cluster::Home;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -11,8 +15,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Bytes of the file that is tried.
 const TRIED_BYTES: usize = 64 << 10;
 
-/// Looks at this host, and at where its volumes are to be.
-pub fn look(state_dir: &Path) -> Facts {
+/// Looks at this host, at where its volumes are to be, and for what its worker hears the others by.
+pub async fn look(state_dir: &Path, nats: Option<&NatsConfig>) -> Facts {
+    let directory = match nats {
+        Some(nats) => Some(directory(state_dir, nats).await),
+        None => None,
+    };
+    Facts { directory, ..look_here(state_dir) }
+}
+
+fn look_here(state_dir: &Path) -> Facts {
     let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
     let modules = modules(&kernel);
     Facts {
@@ -35,6 +47,7 @@ pub fn look(state_dir: &Path) -> Facts {
         store: store(state_dir),
         volumes: volumes(state_dir),
         membership: membership(state_dir),
+        directory: None,
         open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         locked_bytes_max: rustix::process::getrlimit(rustix::process::Resource::Memlock).current,
         now_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -43,13 +56,21 @@ pub fn look(state_dir: &Path) -> Facts {
 }
 
 fn membership(state_dir: &Path) -> Result<Option<Membership>, String> {
-    let papers = ferry_cluster::Home::new(state_dir).papers().map_err(|error| error.to_string())?;
+    let papers = Home::new(state_dir).papers().map_err(|error| error.to_string())?;
     Ok(papers.map(|papers| Membership {
         worker: papers.identity.worker.to_string(),
         roster_version: papers.roster.version,
         certificate_s: papers.identity.from_ms / 1000..papers.identity.until_ms / 1000,
         lost: papers.standing().err().map(|stranger| stranger.to_string()),
     }))
+}
+
+async fn directory(state_dir: &Path, nats: &NatsConfig) -> Directory {
+    // Papers that cannot be read are told of elsewhere.
+    let papers = Home::new(state_dir).papers().ok().flatten();
+    let member = papers.map(|papers| (papers.identity.worker.clone(), papers.roster.cluster.to_string()));
+    let member = member.as_ref().map(|(worker, cluster)| (worker, cluster.as_str()));
+    Directory { bucket: nats.bucket.clone(), tried: ferry_agent::try_bucket(nats, member).await }
 }
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -186,7 +207,7 @@ mod tests {
     #[test]
     fn what_is_tried_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let facts = look(&dir.path().join("not/yet"));
+        let facts = look_here(&dir.path().join("not/yet"));
         assert_eq!(facts.store.dir, dir.path());
         assert_eq!(facts.store.writable, Ok(()));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

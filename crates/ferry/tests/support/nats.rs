@@ -118,6 +118,12 @@ impl Session {
         assert!(answer.get("error").is_none(), "{answer}");
     }
 
+    /// How many values a bucket holds, and how many read it.
+    pub fn holds(&mut self, bucket: &str) -> (u64, u64) {
+        let state = &self.ask(&format!("$JS.API.STREAM.INFO.KV_{bucket}"), b"")["state"];
+        (state["messages"].as_u64().unwrap(), state["consumer_count"].as_u64().unwrap())
+    }
+
     /// Sends something and waits for the answer.
     fn ask(&mut self, subject: &str, payload: &[u8]) -> Value {
         self.asked += 1;

@@ -43,6 +43,10 @@ pub struct Expected {
     pub hand_over_ms: Option<u64>,
     /// Until its first process runs there. By its own moves, else by its last start where it is.
     pub start_ms: Option<u64>,
+    /// How long it is down at most by what is promised, where nothing was moved from its worker that could have been measured: its start and
+    /// [`ADDED_MS_MAX`]. None where that is known better, or nobody has seen it start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promised_ms: Option<u64>,
     /// So many of its own moves from this worker were looked at.
     pub own_moves: u64,
 }
@@ -52,13 +56,5 @@ impl Expected {
     #[must_use]
     pub fn down_ms(&self) -> Option<u64> {
         Some(self.seal_ms? + self.hand_over_ms? + self.start_ms?)
-    }
-
-    /// How long it is down at most by what is promised, in milliseconds, where nothing was moved from its worker that could have been measured:
-    /// its own start and [`ADDED_MS_MAX`]. None where that is known better, or nobody has seen it start.
-    #[must_use]
-    pub fn promised_ms(&self) -> Option<u64> {
-        let is_known = self.down_ms().is_some();
-        self.start_ms.filter(|_| !is_known).map(|start_ms| start_ms.saturating_add(ADDED_MS_MAX))
     }
 }

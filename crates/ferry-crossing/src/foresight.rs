@@ -1,6 +1,6 @@
 //! How long a machine will be down while it moves, by how long machines were.
 
-use ferry_api::Expected;
+use ferry_api::{ADDED_MS_MAX, Expected};
 
 /// What was measured of a move that went through, in milliseconds; none where a machine did not run, or an entry is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,13 +25,16 @@ pub fn expected(past: &[Past], last_start_ms: Option<u64>) -> Expected {
         median(past.iter().filter(|past| past.is_own || !is_own).filter_map(part).collect())
     };
     let like = |part: fn(&Past) -> Option<u64>| of(part, true).or_else(|| of(part, false));
-    Expected {
+    let expected = Expected {
         stop_ms: of(|past| past.stop_ms, true),
         seal_ms: like(|past| past.seal_ms),
         hand_over_ms: like(|past| past.hand_over_ms),
         start_ms: of(|past| past.start_ms, true).or(last_start_ms),
+        promised_ms: None,
         own_moves: past.iter().filter(|past| past.is_own).count() as u64,
-    }
+    };
+    let unmeasured = expected.start_ms.filter(|_| expected.down_ms().is_none());
+    Expected { promised_ms: unmeasured.map(|start_ms| start_ms.saturating_add(ADDED_MS_MAX)), ..expected }
 }
 
 /// The middle one, the upper of two; none of none.
@@ -55,15 +58,15 @@ mod tests {
         let unseen = expected(&others, None);
         assert_eq!((unseen.seal_ms, unseen.hand_over_ms), (Some(7), Some(7)));
         assert_eq!((unseen.stop_ms, unseen.start_ms, unseen.down_ms()), (None, None, None));
-        assert_eq!(unseen.promised_ms(), None, "nobody has seen it start");
+        assert_eq!(unseen.promised_ms, None, "nobody has seen it start");
         let seen = expected(&others, Some(300));
-        assert_eq!((seen.start_ms, seen.down_ms(), seen.promised_ms()), (Some(300), Some(314), None));
+        assert_eq!((seen.start_ms, seen.down_ms(), seen.promised_ms), (Some(300), Some(314), None));
     }
 
     #[test]
     fn where_nothing_ever_moved_a_machine_is_expected_to_be_down_for_what_is_promised_at_most() {
         let first = expected(&[], Some(300));
-        assert_eq!((first.down_ms(), first.promised_ms(), first.own_moves), (None, Some(400), 0));
+        assert_eq!((first.down_ms(), first.promised_ms, first.own_moves), (None, Some(400), 0));
     }
 
     #[test]

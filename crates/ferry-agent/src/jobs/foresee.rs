@@ -1,8 +1,8 @@
 //! What a move would do if it were begun now: the checks of its first steps, without any of their effects.
 
 use ferry_api::{
-    ApiError, Expected, Job, JobKind, JobState, JobStep, Machine, MachineId, MoveMode, MovePlan, Volume,
-    VolumeKey,
+    ApiError, Expected, Job, JobKind, JobState, JobStep, Machine, MachineId, MachineState, MoveMode,
+    MovePlan, Volume, VolumeKey,
 };
 use ferry_crossing::foresight::{Past, expected};
 use ferry_crossing::reckoning::{
@@ -170,8 +170,9 @@ pub(super) fn expect(past: &[Job], machine: &Machine, mode: MoveMode) -> Expecte
         hand_over_ms: took_ms(job, MoveStep::Activate),
         start_ms: took_ms(job, MoveStep::Boot),
     });
-    // What was paused does not start.
-    let last_start_ms = machine.start_ms.filter(|_| !mode.is_live());
+    // What does not run, or is paused, is not started there.
+    let starts = matches!(machine.state, MachineState::Running { .. }) && !mode.is_live();
+    let last_start_ms = machine.start_ms.filter(|_| starts);
     expected(&measured.collect::<Vec<_>>(), last_start_ms)
 }
 

@@ -8,6 +8,8 @@ use crate::drivers::{Holds, MountedVolume};
 use crate::records::{Change, FilesystemMark, MachineRecord};
 use ferry_api::{AttachedFrontend, VolumeName};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Why a volume cannot be mounted for its machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,9 +101,13 @@ impl Inner {
         all
     }
 
-    /// Attaches the volumes that a machine mounts, and makes file systems where there shall be some and are none.
-    pub(super) async fn to_mount(&self, record: &MachineRecord) -> Result<Vec<MountedVolume>, MachinesError> {
-        let mut mounted = Vec::new();
+    /// Attaches the volumes that a machine mounts, and makes file systems where there shall be some and are none; answers how long
+    /// making them took.
+    pub(super) async fn to_mount(
+        &self,
+        record: &MachineRecord,
+    ) -> Result<(Vec<MountedVolume>, Duration), MachinesError> {
+        let (mut mounted, mut making) = (Vec::new(), Duration::ZERO);
         for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
             let Some(mount) = record.spec.mounts.get(&volume.name) else { continue };
             let failed = |cause| MachinesError::Volume { name: volume.name.clone(), cause: Box::new(cause) };
@@ -111,9 +117,11 @@ impl Inner {
             match todo(mark, self.host.look(device.clone()).await?) {
                 Todo::Mount => {}
                 Todo::Make => {
+                    let begun = Instant::now();
                     self.mark(key, FilesystemMark::Making).await?;
                     self.host.make_filesystem(device.clone(), record.spec.clone()).await?;
                     self.volumes.flush(key).await.map_err(failed)?;
+                    making += begun.elapsed();
                 }
                 Todo::Missing => return Err(NoFilesystem::Missing { name: volume.name.clone() }.into()),
                 Todo::Repair => {
@@ -125,7 +133,7 @@ impl Inner {
             }
             mounted.push(MountedVolume { device, mount: mount.clone() });
         }
-        Ok(mounted)
+        Ok((mounted, making))
     }
 
     async fn mark(&self, key: ferry_api::VolumeKey, mark: FilesystemMark) -> Result<(), MachinesError> {

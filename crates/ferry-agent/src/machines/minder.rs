@@ -347,7 +347,7 @@ impl Inner {
         if let Some(fence) = self.fences.barring(Subject::Machine(record.id), record.generation)? {
             return Err(MachinesError::Fenced { name: record.name.clone(), fence });
         }
-        let began_ms = self.host.now_ms();
+        let begun = Instant::now();
         let driver = self.host.driver(record.spec.driver.kind());
         driver.check(&record.spec).await?;
         for (volume, key) in record.volumes.iter().zip(record.volume_keys()) {
@@ -359,11 +359,13 @@ impl Inner {
                 return Err(MachinesError::VolumeNotOpen { name: name() });
             }
         }
-        let mounts = self.to_mount(record).await?;
+        let (mounts, making) = self.to_mount(record).await?;
         let disks = self.disks(record).await?;
         let held = driver.start(&self.launch(record, mounts, disks)?).await?;
         let process = held.mark().clone();
-        let took_ms = self.host.now_ms().saturating_sub(began_ms);
+        // What is made once, no later start has to make.
+        let took = begun.elapsed().saturating_sub(making);
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let starts = Change::ProcessStarts { machine: record.id, process: process.clone(), took_ms };
         let recorded = self.records.change(vec![starts]).await;
         if let Err(error) = recorded {

@@ -2,8 +2,8 @@
 
 use crate::house::{Worker, a_moment, create, end, gated, is_up, runs_on, sleeper, until, workers};
 use ferry_api::{
-    AgentApi, AskCordon, AskDrain, DeviationKind, ErrorCode, Job, JobState, MachineState, PauseDrain,
-    StartDrain, StartMove,
+    ADDED_MS_MAX, AgentApi, AskCordon, AskDrain, DeviationKind, ErrorCode, Expected, Job, JobState,
+    MachineState, PauseDrain, StartDrain, StartMove,
 };
 use std::num::NonZeroU32;
 
@@ -41,6 +41,35 @@ async fn a_drained_worker_runs_nothing_owes_nothing_and_takes_nothing() {
     assert_eq!(w1.finished(again.id).await.state, JobState::Succeeded);
     w1.door().worker_uncordon().await.unwrap();
     create(w1, sleeper("d")).await;
+    end(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_drain_of_a_worker_foresees_how_long_machines_are_down_also_after_its_agent_was_killed() {
+    let mut workers = workers(["", ""]).await;
+    for name in ["a", "b", "halted"] {
+        create(&workers[0], sleeper(name)).await;
+    }
+    workers[0].door().machine_stop(&"halted".parse().unwrap()).await.unwrap();
+    let foreseen = async |worker: &Worker, name: &str| {
+        let plan = worker.door().drain_plan(AskDrain::default()).await.unwrap();
+        plan.machines.iter().find(|one| one.machine_name.as_str() == name).unwrap().interruption
+    };
+    let first = foreseen(&workers[0], "a").await;
+    assert_eq!((first.down_ms(), first.promised_ms), (None, first.start_ms.map(|ms| ms + ADDED_MS_MAX)));
+    assert!(first.promised_ms.is_some(), "{first:?}");
+    assert_eq!(foreseen(&workers[0], "halted").await, Expected::default(), "it is not down for its move");
+    workers[0].kill().await;
+    workers[0].start().await;
+    until(async || runs_on(&workers[0], "a").await.then_some(())).await;
+    assert_eq!(foreseen(&workers[0], "a").await, first);
+    // Once one has moved, the others may be sealed and handed over as that was; where it is now nothing was measured.
+    let start = StartMove::new("b".parse().unwrap(), "w2".parse().unwrap());
+    let moved = workers[0].door().move_start(start).await.unwrap();
+    assert_eq!(workers[0].finished(moved.id).await.state, JobState::Succeeded);
+    let second = foreseen(&workers[0], "a").await;
+    assert!(second.down_ms().is_some() && second.promised_ms.is_none(), "{second:?}");
+    assert!(foreseen(&workers[1], "b").await.promised_ms.is_some());
     end(workers).await;
 }
 

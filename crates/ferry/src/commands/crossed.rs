@@ -148,7 +148,7 @@ impl Crossed {
 impl Interruption {
     fn text(&self) -> String {
         let both = self.ms_by_both.map(|ms| format!(", {ms} ms by both clocks")).unwrap_or_default();
-        let expected = self.expected.as_ref().map(|expected| (expected.down_ms(), expected.promised_ms()));
+        let expected = self.expected.as_ref().map(|expected| (expected.down_ms(), expected.promised_ms));
         let expected = match expected {
             Some((Some(ms), _)) => format!("; {ms} ms were expected"),
             Some((None, Some(ms))) => format!("; at most {ms} ms were promised"),

@@ -52,7 +52,7 @@ fn down(expected: &Expected) -> String {
 
 /// How long a machine is expected to be down, or at most if nobody has measured that.
 pub(super) fn down_for(expected: &Expected) -> String {
-    match expected.promised_ms() {
+    match expected.promised_ms {
         Some(promised_ms) => format!("at most {promised_ms} ms"),
         None => ms(expected.down_ms()),
     }
@@ -75,9 +75,9 @@ mod tests {
 
     #[test]
     fn the_first_move_from_a_worker_is_told_by_what_is_promised() {
-        let first = Expected { start_ms: Some(20), ..Expected::default() };
+        let first = Expected { start_ms: Some(20), promised_ms: Some(120), ..Expected::default() };
         assert_eq!(down_for(&first), "at most 120 ms");
-        let measured = Expected { seal_ms: Some(3), hand_over_ms: Some(4), ..first };
+        let measured = Expected { seal_ms: Some(3), hand_over_ms: Some(4), promised_ms: None, ..first };
         assert_eq!(down_for(&measured), "27 ms");
     }
 }

@@ -8,7 +8,7 @@
 //! after a crash finds all its children in the records, and never begins a second move of a machine that has one. The drain
 //! does nothing to a machine itself.
 
-use ferry_api::{AskDrain, DrainPlan, WorkerName};
+use ferry_api::{AskDrain, DrainPlan, MachineName, WorkerName};
 use ferry_fsm::{Backoff, Body, OnFailure, Policy, Step, Undo};
 use serde::{Deserialize, Serialize};
 
@@ -63,9 +63,53 @@ pub struct DrainInput {
     pub retention_ms: u64,
 }
 
+/// So many machines are named in a sentence.
+const NAMED_MAX: usize = 4;
+
+/// What a drain had not done when its time was over: machines that are `here` still, and those that were handed over and whose moves
+/// go on, with what each waits for, if it says so.
+#[must_use]
+pub fn not_in_time(here: &[MachineName], follow: &[(MachineName, Option<String>)]) -> String {
+    let here: Vec<String> = here.iter().map(ToString::to_string).collect();
+    let follow: Vec<String> = follow
+        .iter()
+        .map(|(name, why)| why.as_ref().map_or_else(|| name.to_string(), |why| format!("{name} ({why})")))
+        .collect();
+    let parts = [("not handed over by then", here), ("handed over, while disks still follow", follow)];
+    let told: Vec<String> =
+        parts.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| named(what, names)).collect();
+    match told.is_empty() {
+        true => "something was on its way here, or kept the worker, until then".to_owned(),
+        false => told.join("; "),
+    }
+}
+
+fn named(what: &str, names: &[String]) -> String {
+    let more = match names.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{what}: {}{more}", names[..names.len().min(NAMED_MAX)].join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drain_whose_time_is_over_names_what_is_still_here_and_what_only_follows_and_why() {
+        let name = |name: &str| name.parse::<MachineName>().unwrap();
+        let slow = || Some("the source of volume data is slow".to_owned());
+        assert_eq!(
+            not_in_time(&[name("log"), name("spare")], &[(name("db"), slow()), (name("web"), None)]),
+            "not handed over by then: log, spare; handed over, while disks still follow: db (the source of volume data is \
+             slow), web"
+        );
+        assert_eq!(not_in_time(&[], &[(name("db"), None)]), "handed over, while disks still follow: db");
+        let many: Vec<MachineName> = (0..6).map(|at| name(&format!("m{at}"))).collect();
+        assert_eq!(not_in_time(&many, &[]), "not handed over by then: m0, m1, m2, m3 and 2 more");
+        assert!(not_in_time(&[], &[]).contains("on its way here"));
+    }
 
     #[test]
     fn the_line_keeps_the_rules_of_all_lines() {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use ferry_api::{DirectoryView, Job, JobState, Losses, Machine, Volume, WorkerInfo};
+use ferry_api::{DirectoryView, Job, JobState, Losses, Machine, MachineState, Volume, WorkerInfo};
 use ferry_volume::client::BlockClient;
 use support::cluster::{Cluster, Worker};
 use support::disk::{FragileDisk, SmallDisk};
@@ -14,6 +14,7 @@ use support::{MKE2FS, NBDKIT, needs, skip, test_name, until};
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 const MIB: u64 = 1 << 20;
 const SIZE_BYTES: u64 = 16 * MIB;
@@ -256,4 +257,78 @@ fn a_source_that_hangs_is_told_fails_nobody_and_leaves_its_share_to_a_healthy_mo
     let _: WorkerInfo = w2.ask(&["worker", "pace", "--max", "none"]);
     let ended = ended(w1, &hung.id.to_string());
     assert_eq!((ended.state, ended.reason), (JobState::Succeeded, None));
+}
+
+/// All that is on a worker's volume of this name, as its machine reads it.
+fn read_all(worker: &Worker, name: &str) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(SIZE_BYTES).unwrap()];
+    let mut guest = BlockClient::connect_text(&worker.volume(name).guest_uri).unwrap();
+    for (at, part) in bytes.chunks_mut(1 << 20).enumerate() {
+        guest.read_at(at as u64 * MIB, part).unwrap();
+    }
+    bytes
+}
+
+/// A machine of the group `pair` that takes all the time that it gets once it is told of a move.
+fn create_lingering(worker: &Worker, name: &str, (volume, origin): (&str, &str)) {
+    let spec = format!(
+        "name = \"{name}\"\ncommand = [\"sleep\", \"1000000\"]\n[placement]\ngroup = \"pair\"\n\
+         [hooks.before_move]\ncommand = [\"sleep\", \"987654\"]\ntimeout = \"10m\"\n[volumes.{volume}]\n{origin}\n"
+    );
+    let file = worker.dir.with_file_name(format!("{name}.toml"));
+    std::fs::write(&file, spec).unwrap();
+    let _: Machine = worker.ask(&["machine", "create", "--file", file.to_str().unwrap()]);
+}
+
+#[test]
+fn when_the_time_of_a_drain_is_over_what_was_handed_over_stays_there_and_what_was_not_runs_at_home() {
+    let cluster = Cluster::two();
+    let (w1, w2) = cluster.pair();
+    let [db, web, log] = [("db", 87), ("web", 88), ("log", 89)].map(|(name, seed)| {
+        let dir = cluster.dir().join(format!("source-{name}"));
+        std::fs::create_dir(&dir).unwrap();
+        let image = dir.join("image");
+        image::dense(&image, SIZE_BYTES, seed);
+        image
+    });
+    let hangs = |image: &Path| Gated::serve(image.parent().unwrap(), image, SIZE_BYTES, SIZE_BYTES);
+    let sources = [hangs(&db), hangs(&log)];
+    create_named(w1, "db", "tables", &sources[0].uri());
+    create_named(w1, "web", "pages", web.to_str().unwrap());
+    let _: Volume = w1.ask(&["volume", "import", "log", "--from", &sources[1].uri()]);
+    create_lingering(w1, "log", ("lines", "volume = \"log\""));
+    create_lingering(w1, "spare", ("scratch", "size = \"1MiB\""));
+    w1.wait_for_volume("pages", "is whole", |volume| volume.hydration.is_none_or(|counted| counted.complete));
+    let drain: Job = w1.ask(&["drain", "w1", "--deadline", "10s", "--detach"]);
+    runs(w2, "db");
+    runs(w2, "web");
+    w2.wait_for_volume("pages", "is whole", |volume| {
+        volume.hydration.is_some_and(|counted| counted.complete)
+    });
+    let over = ended(w1, &drain.id.to_string());
+    assert_eq!(over.state, JobState::Failed);
+    let why = over.reason.unwrap();
+    assert!(why.contains("not handed over by then: log, spare; handed over"), "{why}");
+    assert!(why.contains("db (the source of volume tables is slow"), "{why}");
+    let children: Vec<_> =
+        over.children.iter().map(|child| (child.machine_name.as_str(), child.state.unwrap())).collect();
+    let named = [("db", JobState::Running), ("log", JobState::Cancelled), ("web", JobState::Succeeded)];
+    assert_eq!(children, named);
+    for name in ["log", "spare"] {
+        let machine = w1.machine(name);
+        assert!(
+            matches!(machine.state, MachineState::Running { .. }) && machine.job.is_none(),
+            "{machine:?}"
+        );
+    }
+    assert_eq!(w1.ask::<WorkerInfo>(&["worker", "show"]).cordon, None, "it takes machines as before");
+    let kept = w1.ferry(&["worker", "safe-to-stop"]);
+    assert!(kept.code == Some(6) && kept.stdout.contains("it moves db to w2, at Hydrate"), "{kept:?}");
+    // What has not followed follows as it comes.
+    sources.iter().for_each(Gated::open);
+    let move_of_db = over.children.iter().find(|child| child.machine_name.as_str() == "db").unwrap().job;
+    assert_eq!(ended(w1, &move_of_db.to_string()).state, JobState::Succeeded);
+    for (worker, volume, image) in [(w2, "tables", &db), (w2, "pages", &web), (w1, "lines", &log)] {
+        assert!(read_all(worker, volume) == std::fs::read(image).unwrap(), "{volume}");
+    }
 }

@@ -11,7 +11,7 @@ use ferry_api::{
     DrainPlan, ErrorCode, GroupName, Job, JobId, JobKind, JobState, MachineId, MachineName, MoveMode,
     WorkerName,
 };
-use ferry_crossing::drain::{DrainInput, DrainStep};
+use ferry_crossing::drain::{DrainInput, DrainStep, not_in_time};
 use ferry_crossing::leases::SILENT_MAX_MS;
 use ferry_crossing::moving;
 use ferry_fsm::{Event, Outcome, StepError, Terms};
@@ -68,7 +68,9 @@ struct Look {
     /// Moves of this drain, and those that somebody else asked for.
     under_way: Vec<UnderWay>,
     /// Machines that are asked for and here.
-    here: usize,
+    here: Vec<MachineName>,
+    /// Machines that were handed over by moves of this drain that go on, and what each waits for.
+    follow: Vec<(MachineName, Option<String>)>,
     /// Those of them that nobody holds.
     left: Vec<Occupant>,
     /// Machines that are on their way here since before the drain.
@@ -144,7 +146,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             let look = self.look(context.job, input, since_ms).await?;
             bandwidth.keep(&self.home, self.clock.now_ms(), look.own_moves(&input.from)).await;
             context.waits_for((!look.waits.is_empty()).then(|| in_a_sentence("wait", &look.waits)));
-            if look.here == 0 && look.under_way.is_empty() && look.arriving == 0 {
+            if look.here.is_empty() && look.under_way.is_empty() && look.arriving == 0 {
                 let children = self.children.of(context.job).await?;
                 let moved = children.iter().filter(|child| child.state == JobState::Succeeded).count();
                 return Ok(json!({ "moved": moved }));
@@ -174,7 +176,8 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
                 () = self.clock.sleep_until(self.clock.now_ms().saturating_add(LOOK_MS)) => {}
             }
             if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= self.clock.now_ms()) {
-                return Err(StepError::retry("the time of the drain is over"));
+                let look = self.look(context.job, input, since_ms).await?;
+                return Err(StepError::retry(not_in_time(&look.here, &look.follow)));
             }
         }
     }
@@ -196,6 +199,9 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             let child = self.moves.job(record.id).await.map_err(later)?;
             if !child.state.is_final() {
                 look.waits.extend(child.reason.clone().map(|why| (machine_name.clone(), why)));
+                if !here.contains(machine) {
+                    look.follow.push((machine_name.clone(), child.reason.clone()));
+                }
                 let group = group_of.get(machine).cloned().flatten();
                 look.under_way.push(UnderWay { to: to.clone(), group, arrived: has_arrived(&child) });
             } else if child.state != JobState::Succeeded {
@@ -208,7 +214,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         let DrainInput { ask, .. } = input;
         let asked = |one: &Occupant| one.is_here && is_asked(&ask.only, &ask.except, one.machine, &one.name);
         for one in machines.into_iter().filter(asked) {
-            look.here += 1;
+            look.here.push(one.name.clone());
             let Some(job) = one.job else {
                 look.left.push(one);
                 continue;
@@ -232,7 +238,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         look: Look,
         bandwidth: &mut Bandwidth,
     ) -> Result<Begun, StepError> {
-        let Look { under_way, left, arriving, tried, here: _, waits: _ } = look;
+        let Look { under_way, left, arriving, tried, here: _, follow: _, waits: _ } = look;
         let mut lanes = Lanes::new(AtOnce::from(&input.ask), &under_way);
         if !left.iter().any(|one| lanes.admits(one.group.as_ref())) {
             return Ok(Begun::Some(0));

@@ -372,6 +372,9 @@ pub struct Progress {
     pub cold_reads: u64,
     /// Bytes whose checksum was compared with the source's.
     pub bytes_verified: u64,
+    /// Whether nothing of what is left comes now: its sources cannot give it, or have sent nothing for long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held_up: bool,
 }
 
 /// An entry of a job's journal.

@@ -11,6 +11,7 @@ use std::num::NonZeroU64;
 
 use crate::line::{MoveInput, Plan, PlannedVolume, VolumeReceipt};
 use crate::target::no_direct_io;
+use crate::unreadable::is_held_up;
 
 /// The copy that the target gets.
 pub fn target_key(planned: &PlannedVolume) -> VolumeKey {
@@ -314,6 +315,7 @@ pub fn progress(plan: &Plan, crossing: &Crossing) -> Progress {
         sum.bytes_verified = sum.bytes_verified.saturating_add(counted.bytes_verified);
     }
     let left = sum.bytes_total.saturating_sub(sum.bytes_done);
+    sum.held_up = is_held_up(crossing);
     sum.eta_ms = left.saturating_mul(1000).checked_div(sum.rate_bytes_per_s);
     sum
 }

@@ -1,7 +1,7 @@
 //! Which machines may leave a worker now, beside those that are under way.
 //!
-//! Invariant: no more moves at once than was asked for, in all and to one target, and never two machines of one group between their
-//! stop and their start.
+//! Invariant: no more moves at once than was asked for, in all and to one target, but for those that are held up by a sick source; and
+//! never two machines of one group between their stop and their start.
 
 use crate::drain::Candidate;
 use crate::waves::AtOnce;
@@ -17,8 +17,19 @@ pub struct UnderWay {
     pub to: WorkerName,
     /// The machine's group.
     pub group: Option<GroupName>,
-    /// Whether the machine runs on its target, so that only its disks follow.
-    pub arrived: bool,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far a move is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The machine does not run on its target yet.
+    Leaves,
+    /// It does, and only its disks follow.
+    Follows,
+    /// It does, and nothing of its disks comes now, so that its move takes nothing from others.
+    HeldUp,
 }
 
 /// What is under way, and what may be beside it.
@@ -51,9 +62,11 @@ impl Lanes {
 
     /// One more is under way.
     pub fn add(&mut self, one: &UnderWay) {
-        self.count += 1;
-        *self.links.entry(one.to.clone()).or_default() += 1;
-        self.groups.extend(one.group.clone().filter(|_| !one.arrived));
+        if one.stage != Stage::HeldUp {
+            self.count += 1;
+            *self.links.entry(one.to.clone()).or_default() += 1;
+        }
+        self.groups.extend(one.group.clone().filter(|_| one.stage == Stage::Leaves));
     }
 
     /// Whether a machine of this group may go now, if it finds a target.
@@ -105,23 +118,27 @@ mod tests {
 
     const ANY: AtOnce = AtOnce { all: None, per_link: None };
 
-    fn going(to: &str, group: Option<&str>, arrived: bool) -> UnderWay {
-        UnderWay { to: to.parse().unwrap(), group: group.map(|name| name.parse().unwrap()), arrived }
+    fn going(to: &str, group: Option<&str>, stage: Stage) -> UnderWay {
+        UnderWay { to: to.parse().unwrap(), group: group.map(|name| name.parse().unwrap()), stage }
     }
 
     #[test]
     fn a_group_waits_for_the_one_that_is_down_and_not_for_one_whose_disks_follow() {
         let pg: GroupName = "pg".parse().unwrap();
-        let down = [going("w2", Some("pg"), false)];
+        let down = [going("w2", Some("pg"), Stage::Leaves)];
         assert!(!Lanes::new(ANY, &down).admits(Some(&pg)));
-        let arrived = [going("w2", Some("pg"), true), going("w2", Some("web"), false)];
+        let arrived = [going("w2", Some("pg"), Stage::Follows), going("w2", Some("web"), Stage::Leaves)];
         assert!(Lanes::new(ANY, &arrived).admits(Some(&pg)));
         assert!(Lanes::new(ANY, &down).admits(None));
     }
 
     #[test]
     fn each_move_has_the_same_part_of_the_network_and_all_together_no_more_than_there_is() {
-        let moves = [going("w2", None, true), going("w2", None, false), going("w3", None, false)];
+        let moves = [
+            going("w2", None, Stage::Follows),
+            going("w2", None, Stage::Leaves),
+            going("w3", None, Stage::Leaves),
+        ];
         let parts = |bandwidth: u64| {
             let parts = allot(NonZeroU64::new(bandwidth).unwrap(), &moves);
             parts.into_values().map(NonZeroU64::get).collect::<Vec<_>>()
@@ -134,11 +151,20 @@ mod tests {
     }
 
     #[test]
+    fn a_move_that_a_sick_source_holds_up_keeps_no_other_from_going() {
+        let at_once = AtOnce { all: NonZeroU32::new(1), per_link: NonZeroU32::new(1) };
+        let lanes = |stage| Lanes::new(at_once, &[going("w2", None, stage)]);
+        assert!(lanes(Stage::HeldUp).admits(None) && lanes(Stage::HeldUp).full().is_empty());
+        assert!(!lanes(Stage::Follows).admits(None) && !lanes(Stage::Leaves).admits(None));
+    }
+
+    #[test]
     fn no_more_go_at_once_than_was_asked_for_in_all_and_to_one_target() {
         let at_once = AtOnce { all: NonZeroU32::new(3), per_link: NonZeroU32::new(2) };
-        let mut lanes = Lanes::new(at_once, &[going("w2", None, true), going("w3", None, false)]);
+        let mut lanes =
+            Lanes::new(at_once, &[going("w2", None, Stage::Follows), going("w3", None, Stage::Leaves)]);
         assert!(lanes.admits(None) && lanes.full().is_empty());
-        lanes.add(&going("w2", None, false));
+        lanes.add(&going("w2", None, Stage::Leaves));
         assert!(!lanes.admits(None));
         assert_eq!(lanes.full(), BTreeSet::from(["w2".parse().unwrap()]));
     }

@@ -26,7 +26,7 @@ mod waves;
 
 pub use compare::compare;
 pub use judge::{Reason, Verdict, fits, judge};
-pub use lead::{Lanes, UnderWay, allot, in_order};
+pub use lead::{Lanes, Stage, UnderWay, allot, in_order};
 pub use market::Market;
 pub use rebalance::{Rebalance, RebalanceMove, Tolerance};
 pub use requirements::{Requirements, resident};

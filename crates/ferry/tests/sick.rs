@@ -79,6 +79,32 @@ fn a_drain_of_a_sick_source_moves_all_that_can_be_read_and_a_person_gives_up_exa
 }
 
 #[test]
+fn a_disk_of_which_nothing_more_can_be_read_holds_up_no_other_machine_of_a_drain_of_one_at_a_time() {
+    needs!(NBDKIT);
+    let cluster = Cluster::of(&[("w1", "moves_at_once = 1"), ("w2", "")]);
+    let (w1, w2) = cluster.pair();
+    let image = cluster.dir().join("image");
+    image::dense(&image, SIZE_BYTES, 90);
+    let source = Peer::sick(cluster.dir(), &image, SIZE_BYTES, [5 * MIB, 9 * MIB]);
+    create_named(w1, "db", "tables", &source.uri());
+    let words = ["machine", "create", "web", "--volume", "scratch=1MiB", "--", "sleep", "1000000"];
+    let _: Machine = w1.ask(&words);
+    let drain: Job = w1.ask(&["drain", "w1", "--max-parallel", "1", "--detach"]);
+    runs(w2, "db");
+    runs(w2, "web");
+    let drain = job(w1, &drain.id.to_string());
+    let states: Vec<_> = drain.children.iter().map(|child| child.machine_name.as_str()).collect();
+    assert_eq!((drain.state, states), (JobState::Running, vec!["db", "web"]));
+    let held_up = job(w1, &drain.children[0].job.to_string());
+    assert!(held_up.state == JobState::Running && held_up.progress.unwrap().held_up, "{held_up:?}");
+    let why = held_up.reason.unwrap();
+    assert!(why.contains("all else has arrived"), "{why}");
+    let lose = format!("{}", 2 * BLOCK);
+    let _: Losses = w2.ask(&["volume", "abandon-source", "tables", "--lose", &lose, "--force"]);
+    assert_eq!(ended(w1, &drain.id.to_string()).state, JobState::Succeeded);
+}
+
+#[test]
 fn a_drain_goes_on_with_its_disks_while_its_agent_is_down_and_with_its_machines_once_it_is_back() {
     let cluster = Cluster::two();
     let (w1, w2) = cluster.pair();

@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use ferry_api::WorkerName;
-use ferry_placement::{UnderWay, allot};
+use ferry_placement::{Stage, UnderWay, allot};
 use tokio::task::JoinSet;
 
 use super::world::Emptied;
@@ -39,7 +39,7 @@ impl Bandwidth {
 
     /// One more is about to begin: its target is told before anything crosses.
     pub(super) async fn one_more<H: Emptied>(&mut self, home: &Arc<H>, now_ms: u64, to: &WorkerName) {
-        self.moves.push(UnderWay { to: to.clone(), group: None, arrived: false });
+        self.moves.push(UnderWay { to: to.clone(), group: None, stage: Stage::Leaves });
         self.divide(home, now_ms).await;
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ferry_api::{ApiError, ErrorCode, Job, JobId, StepState};
 use ferry_fsm::{Step, StepError};
+use ferry_placement::Stage;
 
 use super::{Clock, Executor, Home, Journal, MoveStep, Mover};
 
@@ -60,9 +61,13 @@ fn is_past(job: &Job, step: MoveStep) -> bool {
     job.steps.iter().any(|found| found.step == step.name() && found.state == StepState::Done)
 }
 
-/// Whether its machine runs on its target.
-pub(super) fn has_arrived(job: &Job) -> bool {
-    is_past(job, MoveStep::Boot)
+/// How far a move is.
+pub(super) fn stage(job: &Job) -> Stage {
+    match is_past(job, MoveStep::Boot) {
+        false => Stage::Leaves,
+        true if job.progress.is_some_and(|progress| progress.held_up) => Stage::HeldUp,
+        true => Stage::Follows,
+    }
 }
 
 /// Nothing is final: whatever is in the way of the records is mended, or the agent stops.

@@ -16,11 +16,11 @@ use ferry_crossing::leases::SILENT_MAX_MS;
 use ferry_crossing::moving;
 use ferry_fsm::{Event, Outcome, StepError, Terms};
 use ferry_placement::drain::{Candidate, is_asked};
-use ferry_placement::{AtOnce, Lanes, Market, UnderWay, in_order};
+use ferry_placement::{AtOnce, Lanes, Market, Stage, UnderWay, in_order};
 use serde_json::{Value, json};
 
 use super::bandwidth::Bandwidth;
-use super::children::{Children, LOOK_MS, has_arrived, later};
+use super::children::{Children, LOOK_MS, later, stage};
 use super::foresee::Looked;
 use super::mover::begin_move_as;
 use super::task::{StepContext, Work};
@@ -82,9 +82,11 @@ struct Look {
 }
 
 impl Look {
-    /// How many moves are under way, and of how many of them the machine does not run on its target yet.
+    /// How many moves are under way and not held up, and of how many of them the machine does not run on its target yet.
     fn lanes(&self) -> (usize, usize) {
-        (self.under_way.len(), self.under_way.iter().filter(|one| !one.arrived).count())
+        let count =
+            |is_meant: fn(Stage) -> bool| self.under_way.iter().filter(|one| is_meant(one.stage)).count();
+        (count(|stage| stage != Stage::HeldUp), count(|stage| stage == Stage::Leaves))
     }
 
     /// Moves of this drain. Those that somebody else asked for are not known to go anywhere but `here`.
@@ -203,7 +205,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
                     look.follow.push((machine_name.clone(), child.reason.clone()));
                 }
                 let group = group_of.get(machine).cloned().flatten();
-                look.under_way.push(UnderWay { to: to.clone(), group, arrived: has_arrived(&child) });
+                look.under_way.push(UnderWay { to: to.clone(), group, stage: stage(&child) });
             } else if child.state != JobState::Succeeded {
                 let tried = look.tried.entry(*machine).or_default();
                 tried.targets.insert(to.clone());
@@ -224,7 +226,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
                 != Some(drain)
             {
                 let to = input.from.clone();
-                look.under_way.push(UnderWay { to, group: one.group, arrived: false });
+                look.under_way.push(UnderWay { to, group: one.group, stage: Stage::Leaves });
             }
         }
         Ok(look)
@@ -278,7 +280,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             match self.begin(asked, &mut market, (tried, but), bandwidth).await? {
                 Ok(to) => {
                     begun += 1;
-                    lanes.add(&UnderWay { to, group, arrived: false });
+                    lanes.add(&UnderWay { to, group, stage: Stage::Leaves });
                 }
                 Err(why) => stuck.push((candidate.wants.name.clone(), why)),
             }

@@ -12,11 +12,11 @@ use ferry_crossing::leases::SILENT_MAX_MS;
 use ferry_crossing::moving;
 use ferry_crossing::rebalance::{RebalanceInput, RebalanceStep};
 use ferry_fsm::{Event, StepError, Terms};
-use ferry_placement::{AtOnce, Lanes, Market, UnderWay};
+use ferry_placement::{AtOnce, Lanes, Market, Stage, UnderWay};
 use serde_json::Value;
 
 use super::bandwidth::Bandwidth;
-use super::children::{Children, LOOK_MS, has_arrived, later};
+use super::children::{Children, LOOK_MS, later, stage};
 use super::mover::begin_move_as;
 use super::task::{StepContext, Work};
 use super::world::Emptied;
@@ -147,8 +147,8 @@ impl<J: Journal, C: Clock, H: Emptied> Rebalance<J, C, H> {
             if child.state.is_final() {
                 look.ends.push(end(planned, child.state, child.reason));
             } else if let JobKind::Move { to, .. } = &child.kind {
-                let (group, arrived) = (planned.group.clone(), has_arrived(&child));
-                look.under_way.push(UnderWay { to: to.clone(), group, arrived });
+                let (group, stage) = (planned.group.clone(), stage(&child));
+                look.under_way.push(UnderWay { to: to.clone(), group, stage });
             }
         }
         Ok(look)
@@ -190,7 +190,11 @@ impl<J: Journal, C: Clock, H: Emptied> Rebalance<J, C, H> {
             match self.begin(job, planned, asked, bandwidth).await? {
                 Ok(()) => {
                     begun += 1;
-                    lanes.add(&UnderWay { to: to.clone(), group: planned.group.clone(), arrived: false });
+                    lanes.add(&UnderWay {
+                        to: to.clone(),
+                        group: planned.group.clone(),
+                        stage: Stage::Leaves,
+                    });
                 }
                 Err(why) => hindered.push((*planned, why)),
             }

@@ -174,14 +174,32 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
     fn keep_place(&mut self, act: &Act<W::Step>) {
         if matches!(act, Act::WaitForPerson { .. }) {
             self.place = None;
+        } else if self.standing.admitted {
+            self.come_back();
         } else if self.place.is_none()
             && let Some(queue) = &self.standing.terms.queue
+            && matches!(act, Act::Admit { .. })
         {
-            if self.standing.admitted {
-                self.place = Some(self.queues.come_back(queue, self.id));
-            } else if matches!(act, Act::Admit { .. }) {
-                self.place = Some(self.queues.join(queue, self.id, self.standing.due_ms()));
-            }
+            self.place = Some(self.queues.join(queue, self.id, self.standing.due_ms()));
+        }
+    }
+
+    /// A job that was let in has its place, if it gave it up meanwhile.
+    fn come_back(&mut self) {
+        if self.place.is_none()
+            && let Some(queue) = &self.standing.terms.queue
+        {
+            self.place = Some(self.queues.come_back(queue, self.id));
+        }
+    }
+
+    /// A job of which nothing can go on now holds nobody up either; once something can, it has its place again.
+    fn give_turn(&mut self) {
+        let held_up = self.shows.borrow().progress.is_some_and(|progress| progress.held_up);
+        if held_up {
+            self.place = None;
+        } else if self.standing.admitted {
+            self.come_back();
         }
     }
 
@@ -295,7 +313,10 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
                 biased;
                 ended = &mut doing => return Ok(ended),
                 Some(command) = self.commands.recv() => self.answer(command).await?,
-                Ok(()) = shown.changed() => self.show(),
+                Ok(()) = shown.changed() => {
+                    self.give_turn();
+                    self.show();
+                }
             }
         }
     }

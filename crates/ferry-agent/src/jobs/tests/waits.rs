@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use ferry_api::{Desired, EventsAfter, Job, JobId, JobKind, JobState, StepState};
+use ferry_api::{Desired, EventsAfter, Job, JobId, JobKind, JobState, Progress, StepState};
 use ferry_fsm::{Backoff, Body, Event, OnFailure, Policy, Step, StepError, Terms, Undo};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -40,6 +40,8 @@ impl Step for Visit {
 struct House {
     door: Semaphore,
     came: Mutex<Vec<JobId>>,
+    /// Of whom nothing can go on.
+    held_up: watch::Sender<Option<JobId>>,
 }
 
 impl Work for House {
@@ -51,8 +53,18 @@ impl Work for House {
 
     async fn perform(&self, _: Visit, context: &StepContext<Visit>) -> Result<Value, StepError> {
         self.came.lock().unwrap().push(context.job);
-        self.door.acquire().await.unwrap().forget();
-        Ok(Value::Null)
+        let mut held_up = self.held_up.subscribe();
+        loop {
+            let held_up_now = *held_up.borrow_and_update() == Some(context.job);
+            context.show(Progress { held_up: held_up_now, ..Progress::default() });
+            tokio::select! {
+                permit = self.door.acquire() => {
+                    permit.unwrap().forget();
+                    return Ok(Value::Null);
+                }
+                changed = held_up.changed() => changed.unwrap(),
+            }
+        }
     }
 
     async fn undo(&self, _: Visit, _: &StepContext<Visit>) -> Result<(), StepError> {
@@ -110,7 +122,7 @@ impl Inn {
     }
 
     fn house() -> Arc<House> {
-        Arc::new(House { door: Semaphore::new(0), came: Mutex::default() })
+        Arc::new(House { door: Semaphore::new(0), came: Mutex::default(), held_up: watch::Sender::new(None) })
     }
 
     async fn restart(&mut self) {
@@ -190,6 +202,35 @@ async fn so_many_jobs_work_at_once_and_the_others_come_in_order_also_after_a_res
     }
     let came = inn.house.came.lock().unwrap().clone();
     assert_eq!(came[2..], [ids[2], ids[4]], "{came:?}");
+}
+
+#[tokio::test]
+async fn a_job_of_which_nothing_can_go_on_lets_the_next_one_in_and_counts_again_once_it_goes_on() {
+    let inn = Inn::open().await;
+    let mut ids = Vec::new();
+    for minute in 0..4 {
+        inn.clock.set(NOON_MS + minute * 60_000);
+        ids.push(inn.queued().await);
+    }
+    inn.until(ids[1], runs).await;
+    inn.house.held_up.send_replace(Some(ids[0]));
+    inn.until(ids[2], runs).await;
+    assert_eq!(inn.place(ids[3]).await, Some(1));
+    inn.house.held_up.send_replace(None);
+    while inn.visits().job(ids[0]).await.unwrap().progress.is_none_or(|progress| progress.held_up) {
+        tokio::task::yield_now().await;
+    }
+    // Three are at work now, one more than there may be: the next one waits until two of them are gone.
+    inn.house.door.add_permits(1);
+    let is_over = async |id| inn.visits().job(id).await.unwrap().state.is_final();
+    while !(is_over(ids[0]).await || is_over(ids[1]).await || is_over(ids[2]).await) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(inn.place(ids[3]).await, Some(1));
+    inn.house.door.add_permits(3);
+    for id in ids {
+        assert_eq!(inn.until(id, |job| job.state.is_final()).await.state, JobState::Succeeded);
+    }
 }
 
 #[tokio::test]

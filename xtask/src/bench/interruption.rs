@@ -77,6 +77,8 @@ struct House {
 /// What a move was to the machine.
 struct Moved {
     gaps: Gaps,
+    /// Of a second before it, under the same load.
+    reads_before_p99_us: f64,
     /// Of the first second on the other worker.
     reads_p99_us: f64,
 }
@@ -127,12 +129,14 @@ impl House {
             ms[0].extend(self.by_hand(worker, load)?);
             for (way, into) in [("cold", 1), ("warm", 2)] {
                 let place = self.place(worker)?;
-                reads.extend((into == 2).then(|| reads_p99_us(&place.uri, place.used_mib)).transpose()?);
-                let Moved { gaps, reads_p99_us } = self.moves(&place, way, load)?;
-                ms[into].push(gaps.away_ms);
-                behind.push(gaps.after_ms);
-                reads_after.extend((into == 2).then_some(reads_p99_us));
-                ahead.extend((into == 2).then_some(gaps.ahead_ms));
+                let moved = self.moves(&place, way, load)?;
+                ms[into].push(moved.gaps.away_ms);
+                behind.push(moved.gaps.after_ms);
+                if way == "warm" {
+                    reads.push(moved.reads_before_p99_us);
+                    reads_after.push(moved.reads_p99_us);
+                    ahead.push(moved.gaps.ahead_ms);
+                }
                 worker = 1 - worker;
             }
         }
@@ -222,6 +226,7 @@ impl House {
     fn moves(&self, place: &Place, way: &str, load: bool) -> anyhow::Result<Moved> {
         content::touch_memory(self.used_mib);
         while_loaded(load.then_some(place), || {
+            let reads_before_p99_us = reads_p99_us(&place.uri, place.used_mib)?;
             let since = self.settled()?;
             let to = ["w2", "w1"][place.worker];
             std::thread::scope(|scope| {
@@ -233,14 +238,15 @@ impl House {
                 let ahead = &job["steps"][2]["memo"]["ahead"];
                 ensure!(way == "cold" || ahead["rounds"][0].is_object(), "it was no warm move: {ahead}");
                 let gaps = Gaps::around(Crossed::of(&job)?, &self.moments_ns(since)?);
+                let reads_p99_us = reads?;
                 eprintln!(
-                    "bench: {way} move, {:.0} ms without a record: {}",
+                    "bench: {way} move, {:.0} ms without a record: {}; p99 of reads {reads_before_p99_us:.0} us, then {reads_p99_us:.0}",
                     gaps.away_ms,
                     gaps::steps_told(&job)
                 );
                 // Only now: both workers have one disk here, and deleting a copy keeps flushes waiting.
                 self.agents.ask(place.worker, &["gc", "--retained"])?;
-                Ok(Moved { gaps, reads_p99_us: reads? })
+                Ok(Moved { gaps, reads_before_p99_us, reads_p99_us })
             })
         })
     }

@@ -56,6 +56,13 @@ fn create_filled<const N: usize>(cluster: &Cluster, worker: &Worker, names: [&st
     }
 }
 
+/// The jobs of a plan that fits the world.
+fn applied(worker: &Worker, apply: &[&str]) -> Vec<Job> {
+    let told: serde_json::Value = worker.ask(apply);
+    assert_eq!(told["deviations"].as_array().map(Vec::len), Some(0), "{told:#}");
+    serde_json::from_value(told["jobs"].clone()).unwrap()
+}
+
 #[test]
 fn a_plan_with_two_givers_is_begun_by_both_or_by_neither() {
     let cluster = Cluster::of(&[("w1", ROOM), ("w2", ROOM), ("w3", ROOM)]);
@@ -72,10 +79,16 @@ fn a_plan_with_two_givers_is_begun_by_both_or_by_neither() {
     std::fs::write(&file, serde_json::to_string(&other).unwrap()).unwrap();
     let said = w1.ferry(&apply);
     assert_eq!((said.code, said.stdout.contains("and was at 9")), (Some(8), true), "{said:?}");
+    let said = w1.ferry(&[&apply[..], &["--json"]].concat());
+    let told: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(
+        (told["jobs"].clone(), told["deviations"].as_array().unwrap().len()),
+        (serde_json::json!([]), 1)
+    );
     let first = plan.parts[0].job.to_string();
     assert!(w1.refusal(&["job", "show", &first], 1).contains("no job"), "neither has begun");
     std::fs::write(&file, serde_json::to_string(&plan).unwrap()).unwrap();
-    let jobs: Vec<Job> = w1.ask(&apply);
+    let jobs = applied(w1, &apply);
     let ended: Vec<_> = jobs.iter().map(|job| (job.id, job.state)).collect();
     assert_eq!(ended, plan.parts.iter().map(|part| (part.job, JobState::Succeeded)).collect::<Vec<_>>());
     let there: Vec<Machine> = cluster.workers[2].ask(&["machine", "list"]);
@@ -102,9 +115,9 @@ fn workers_become_alike_by_a_plan_that_is_done_once_or_not_at_all() {
     assert_eq!((said.code, said.stdout.contains("not on worker w1 any more")), (Some(8), true), "{said:?}");
     let plan: RebalancePlan = w2.ask(&["rebalance", "--plan", "--tolerance", "5"]);
     std::fs::write(&file, serde_json::to_string(&plan).unwrap()).unwrap();
-    let jobs: Vec<Job> = w2.ask(&apply);
+    let jobs = applied(w2, &apply);
     assert_eq!((jobs.len(), jobs[0].state, jobs[0].children.len()), (1, JobState::Succeeded, 1));
-    let again: Vec<Job> = w2.ask(&apply);
+    let again = applied(w2, &apply);
     assert_eq!(again[0].id, jobs[0].id, "what is done is not done again");
     let said = w1.ferry(&["rebalance", "--plan", "--tolerance", "5"]);
     assert_eq!(

@@ -111,6 +111,15 @@ fn a_machine_moves_between_workers_that_joined_and_nobody_else_is_answered() {
     assert!(said.stdout.contains("takes machines") && said.stdout.contains("not asked"), "{said:?}");
     assert!(said.stdout.contains("\nworker w2 answers over the network whoever has a token"), "{said:?}");
 
+    // With the authority, and still without a token, there is a way to it, and it tells nothing.
+    let ca = w1.dir.join("cluster/tls/ca-cert.pem");
+    let said = w1.ferry(&["top", "--ca", ca.to_str().unwrap()]);
+    assert!(said.stdout.contains("refuses") && !said.stdout.contains("silent"), "{said:?}");
+    assert!(
+        said.stdout.contains("\nworker w2 tells nothing: this agent answers only whom it knows"),
+        "{said:?}"
+    );
+
     let plain = w1.ferry(&["machine", "list", "--agent", &format!("http://{}", w1.address)]);
     assert_eq!((plain.code, &plain.stdout[..]), (Some(3), ""), "{plain:?}");
     let stranger = over_tls(w1, None, true, &["machine", "list"]);

@@ -6,6 +6,7 @@ use ferry_api::{
     AgentApi, AskRebalance, BalanceBy, Deviation, Job, PlannedMove, RebalancePlan, RebalanceStarted,
     StartRebalance, WorkerName,
 };
+use serde::Serialize;
 
 use super::agent_meant;
 use super::drain::cells;
@@ -14,6 +15,15 @@ use crate::exit::Exit;
 use crate::output::bytes::Bytes;
 use crate::output::live::Live;
 use crate::output::{complain, say, say_json, table};
+
+/// What came of a plan, for programs.
+#[derive(Debug, Default, Serialize)]
+struct Applied {
+    /// The job of each worker that gives machines, as it was seen last.
+    jobs: Vec<Job>,
+    /// What is not as the plan says.
+    deviations: Vec<Deviation>,
+}
 
 /// Says what would be done. That nothing is to be done is no failure.
 pub async fn plan(agent: &Client, json: bool, ask: AskRebalance) -> Result<Exit> {
@@ -29,7 +39,7 @@ pub async fn plan(agent: &Client, json: bool, ask: AskRebalance) -> Result<Exit>
 pub async fn apply(agent: &Client, json: bool, start: StartRebalance, follow_it: bool) -> Result<Exit> {
     if start.plan.parts.is_empty() {
         match json {
-            true => say_json(&Vec::<Job>::new())?,
+            true => say_json(&Applied::default())?,
             false => say("the plan moves nothing, and nothing is done")?,
         }
         return Ok(Exit::Done);
@@ -41,17 +51,22 @@ pub async fn apply(agent: &Client, json: bool, start: StartRebalance, follow_it:
     let checked = ask_all(&givers, &StartRebalance { only_check: true, ..start.clone() }).await?;
     let deviations: Vec<Deviation> = checked.into_iter().flat_map(|part| part.deviations).collect();
     if !deviations.is_empty() {
-        return deviates(json, deviations, "and nothing has begun; make it again");
+        let applied = Applied { jobs: Vec::new(), deviations };
+        return deviates(json, &applied, "and nothing has begun; make it again");
     }
     let started = ask_all(&givers, &start).await?;
     let deviations: Vec<Deviation> = started.iter().flat_map(|part| part.deviations.clone()).collect();
     let jobs = givers.iter().zip(&started).filter_map(|((_, agent), part)| Some((agent, part.job.clone()?)));
-    let exit = watch(jobs.collect(), json, follow_it).await?;
-    match deviations.is_empty() {
-        true => Ok(exit),
-        // It changed in the moment between.
-        false => deviates(json, deviations, "so only a part of it is done; make a new one"),
+    let (jobs, exit) = watch(jobs.collect(), json, follow_it).await?;
+    let applied = Applied { jobs, deviations };
+    // It changed in the moment between.
+    if !applied.deviations.is_empty() {
+        return deviates(json, &applied, "so only a part of it is done; make a new one");
     }
+    if json {
+        say_json(&applied)?;
+    }
+    Ok(exit)
 }
 
 /// What each worker answers to that, in order.
@@ -65,11 +80,11 @@ async fn ask_all(givers: &[(WorkerName, Client)], start: &StartRebalance) -> Res
     Ok(answers)
 }
 
-fn deviates(json: bool, deviations: Vec<Deviation>, so: &str) -> Result<Exit> {
+fn deviates(json: bool, applied: &Applied, so: &str) -> Result<Exit> {
     match json {
-        true => say_json(&RebalanceStarted { job: None, deviations })?,
+        true => say_json(applied)?,
         false => {
-            for deviation in &deviations {
+            for deviation in &applied.deviations {
                 say(&deviation.what)?;
             }
             complain(&format!("the plan does not fit the world any more, {so}"));
@@ -78,12 +93,11 @@ fn deviates(json: bool, deviations: Vec<Deviation>, so: &str) -> Result<Exit> {
     Ok(Exit::Deviates)
 }
 
-/// Shows the jobs to their ends, or tells how to.
-async fn watch(jobs: Vec<(&Client, Job)>, json: bool, follow_them: bool) -> Result<Exit> {
-    let (mut ended, mut exit) = (Vec::new(), Exit::Done);
-    for (agent, job) in &jobs {
+/// Shows the jobs to their ends, or tells how to. Each as it was seen last.
+async fn watch(mut jobs: Vec<(&Client, Job)>, json: bool, follow_them: bool) -> Result<(Vec<Job>, Exit)> {
+    let mut exit = Exit::Done;
+    for (agent, job) in &mut jobs {
         if !follow_them {
-            ended.push(job.clone());
             if !json {
                 let (id, url) = (job.id, agent.url());
                 say(format_args!("job {id}; watch it with: ferry job watch {id} --agent {url}"))?;
@@ -93,19 +107,19 @@ async fn watch(jobs: Vec<(&Client, Job)>, json: bool, follow_them: bool) -> Resu
         let mut live = Live::new(json);
         live.line(&format!("job {}", job.id))?;
         match follow(agent, job.id, &mut live, |_| Ok(())).await? {
-            Followed::Ended(job) => {
-                say_ending(json, &job)?;
-                let its = Exit::of_job(job.state);
+            Followed::Ended(ended) => {
+                say_ending(json, &ended)?;
+                let its = Exit::of_job(ended.state);
                 exit = if its == Exit::Done { exit } else { its };
-                ended.push(*job);
+                *job = *ended;
             }
-            Followed::Left => return Ok(Exit::Interrupted),
+            Followed::Left => {
+                exit = Exit::Interrupted;
+                break;
+            }
         }
     }
-    if json {
-        say_json(&ended)?;
-    }
-    Ok(exit)
+    Ok((jobs.into_iter().map(|(_, job)| job).collect(), exit))
 }
 
 fn sheet(plan: &RebalancePlan) -> String {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use ferry_api::http::Client;
 use ferry_api::{
-    AgentApi, ApiError, AskJobs, Bid, Health, Job, JobKind, JobState, Machine, MachineId, MachineName,
-    MachineState, Progress, ServerState, Volume, WorkerName,
+    AgentApi, ApiError, AskJobs, Bid, ErrorCode, Health, Job, JobKind, JobState, Machine, MachineId,
+    MachineName, MachineState, Progress, ServerState, Volume, WorkerName,
 };
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -41,13 +41,24 @@ struct Seen {
     workers: Vec<SeenWorker>,
 }
 
+/// Why nothing was seen of a worker, in a word.
+#[derive(Clone, Copy, Debug)]
+enum Unseen {
+    /// It does not answer.
+    Silent,
+    /// It answers, and tells this command nothing.
+    Refuses,
+    /// There is no way to one over TLS without an authority to believe.
+    NotAsked,
+}
+
 /// What was seen of a worker.
 #[derive(Debug, Serialize)]
 struct SeenWorker {
     worker: WorkerName,
-    /// Whether it was asked: there is no way to one over TLS without an authority to believe.
+    /// What it is called in a table while nothing was seen of it.
     #[serde(skip)]
-    is_asked: bool,
+    unseen: Unseen,
     /// Why nothing was seen, in one sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     silent: Option<String>,
@@ -105,7 +116,7 @@ async fn look(agent: &Client) -> Result<Seen> {
         asking.spawn(async move {
             match timeout(LOOK_MAX, look_at(&worker, &client)).await {
                 Ok(Ok(seen)) => seen,
-                Ok(Err(error)) => silent(worker, error.message),
+                Ok(Err(error)) => unheard(worker, error),
                 Err(_) => silent(worker, format!("it did not answer within {} s", LOOK_MAX.as_secs())),
             }
         });
@@ -116,6 +127,15 @@ async fn look(agent: &Client) -> Result<Seen> {
     Ok(Seen { of: own.name, workers })
 }
 
+/// A worker that told nothing.
+fn unheard(worker: WorkerName, error: ApiError) -> SeenWorker {
+    if !matches!(error.code, ErrorCode::Unauthenticated | ErrorCode::Forbidden) {
+        return silent(worker, error.message);
+    }
+    let sick = vec![format!("worker {worker} tells nothing: {}", error.message)];
+    SeenWorker { unseen: Unseen::Refuses, sick, ..unseen(worker, error.message) }
+}
+
 fn silent(worker: WorkerName, why: String) -> SeenWorker {
     let sick = vec![format!("worker {worker} does not answer: {why}")];
     SeenWorker { sick, ..unseen(worker, why) }
@@ -123,13 +143,13 @@ fn silent(worker: WorkerName, why: String) -> SeenWorker {
 
 /// A worker that this command has no way to ask, for the reason that names it.
 fn unasked(worker: WorkerName, why: String) -> SeenWorker {
-    SeenWorker { is_asked: false, sick: vec![why.clone()], ..unseen(worker, why) }
+    SeenWorker { unseen: Unseen::NotAsked, sick: vec![why.clone()], ..unseen(worker, why) }
 }
 
 fn unseen(worker: WorkerName, why: String) -> SeenWorker {
     SeenWorker {
         worker,
-        is_asked: true,
+        unseen: Unseen::Silent,
         silent: Some(why),
         bid: None,
         jobs: Vec::new(),
@@ -166,7 +186,7 @@ async fn look_at(worker: &WorkerName, client: &Client) -> Result<SeenWorker, Api
     let hydrating = partial.map(|volume| Hydrates { machine_name: name_of(&volume), volume }).collect();
     Ok(SeenWorker {
         worker: worker.clone(),
-        is_asked: true,
+        unseen: Unseen::Silent,
         silent: None,
         bid: Some(bid),
         jobs,
@@ -259,7 +279,11 @@ fn worker_row(seen: &SeenWorker, moving: &[&Job]) -> [String; 7] {
     let name = seen.worker.to_string();
     let Some(bid) = &seen.bid else {
         let none = || "-".to_owned();
-        let state = if seen.is_asked { "silent" } else { "not asked" };
+        let state = match seen.unseen {
+            Unseen::Silent => "silent",
+            Unseen::Refuses => "refuses",
+            Unseen::NotAsked => "not asked",
+        };
         return [name, state.to_owned(), none(), none(), none(), none(), none()];
     };
     let is_drained =
@@ -339,7 +363,7 @@ mod tests {
         let worker = name.parse().unwrap();
         SeenWorker {
             worker,
-            is_asked: true,
+            unseen: Unseen::Silent,
             silent: None,
             bid: Some(bid),
             jobs: Vec::new(),

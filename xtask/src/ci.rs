@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 /// About half a minute of it: a fixed part of everything at each moment. A point has 13 or 18 rows, so all sorts come up.
-const SOME_ROWS: &[&str] = &["--all", "--every", "47"];
+const SOME_ROWS: &[&str] = &["--all", "--every", "71"];
 /// About half a minute of it.
 const SHORT_SOAK: &[&str] = &["--kills", "10", "--seed", "1"];
 const SHORT_SOAK_WITH_FIO: &[&str] = &["--what", "fio", "--kills", "10", "--seed", "1"];

@@ -372,7 +372,7 @@ pub struct Progress {
     pub cold_reads: u64,
     /// Bytes whose checksum was compared with the source's.
     pub bytes_verified: u64,
-    /// Whether nothing of what is left comes now: its sources cannot give it, or have sent nothing for long.
+    /// Whether all that is left cannot be read, so that nothing more comes before that has changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held_up: bool,
 }

@@ -37,7 +37,7 @@ impl<I: Ord + Copy> Queue<I> {
         self.at_work.insert(job);
     }
 
-    /// A job ended, waits for a person or for what gives nothing, or no longer waits for its turn.
+    /// A job ended, waits for a person or for what cannot be read, or no longer waits for its turn.
     pub fn leave(&mut self, job: I) {
         self.forget_waiting(job);
         self.at_work.remove(&job);

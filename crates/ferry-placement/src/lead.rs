@@ -1,6 +1,6 @@
 //! Which machines may leave a worker now, beside those that are under way.
 //!
-//! Invariant: no more moves at once than was asked for, in all and to one target, but for those that are held up by a sick source; and
+//! Invariant: no more moves at once than was asked for, in all and to one target, but for those that lack only what cannot be read; and
 //! never two machines of one group between their stop and their start.
 
 use crate::drain::Candidate;
@@ -28,7 +28,7 @@ pub enum Stage {
     Leaves,
     /// It does, and only its disks follow.
     Follows,
-    /// It does, and nothing of its disks comes now, so that its move takes nothing from others.
+    /// It does, and its disks lack only what cannot be read, so that its move takes nothing from others.
     HeldUp,
 }
 

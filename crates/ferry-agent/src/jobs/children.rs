@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use ferry_api::{ApiError, ErrorCode, Job, JobId, StepState};
+use ferry_api::{ApiError, ErrorCode, Job, JobId, MachineName, StepState};
 use ferry_fsm::{Step, StepError};
-use ferry_placement::Stage;
+use ferry_placement::{Stage, UnderWay};
 
 use super::{Clock, Executor, Home, Journal, MoveStep, Mover};
 
 /// Time between two looks at what is under way, in milliseconds.
 pub(super) const LOOK_MS: u64 = 200;
+/// So many machines are named in a sentence.
+pub(super) const NAMED_MAX: usize = 4;
 
 /// Finds the children of any job.
 pub(super) struct Children<J: Journal, C: Clock, H: Home> {
@@ -67,6 +69,22 @@ pub(super) fn stage(job: &Job) -> Stage {
         false => Stage::Leaves,
         true if job.progress.is_some_and(|progress| progress.held_up) => Stage::HeldUp,
         true => Stage::Follows,
+    }
+}
+
+/// How many moves are under way and not held up, and of how many of them the machine does not run on its target yet.
+pub(super) fn counts(under_way: &[UnderWay]) -> (usize, usize) {
+    let count = |is_meant: fn(Stage) -> bool| under_way.iter().filter(|one| is_meant(one.stage)).count();
+    (count(|stage| stage != Stage::HeldUp), count(|stage| stage == Stage::Leaves))
+}
+
+/// `2 machines cannot leave (db: no worker takes it: ...; web: ...)`
+pub(super) fn in_a_sentence(what: &str, stuck: &[(MachineName, String)]) -> String {
+    let named = stuck.iter().take(NAMED_MAX).map(|(name, why)| format!("{name}: {why}"));
+    let named = named.collect::<Vec<_>>().join("; ");
+    match stuck.len() {
+        1 => format!("machine {named}"),
+        count => format!("{count} machines {what} ({named})"),
     }
 }
 

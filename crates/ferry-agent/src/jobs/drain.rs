@@ -20,7 +20,7 @@ use ferry_placement::{AtOnce, Lanes, Market, Stage, UnderWay, in_order};
 use serde_json::{Value, json};
 
 use super::bandwidth::Bandwidth;
-use super::children::{Children, LOOK_MS, later, stage};
+use super::children::{Children, LOOK_MS, NAMED_MAX, counts, in_a_sentence, later, stage};
 use super::foresee::Looked;
 use super::mover::begin_move_as;
 use super::task::{StepContext, Work};
@@ -31,8 +31,6 @@ use crate::records::{Change, RecordsError};
 
 /// Time until a machine that found no target looks for one again, while others move, in milliseconds.
 const AGAIN_MS: u64 = 5_000;
-/// So many machines are named in a sentence.
-const NAMED_MAX: usize = 4;
 const CANNOT_LEAVE: &str = "cannot leave";
 
 /// Empties workers.
@@ -82,13 +80,6 @@ struct Look {
 }
 
 impl Look {
-    /// How many moves are under way and not held up, and of how many of them the machine does not run on its target yet.
-    fn lanes(&self) -> (usize, usize) {
-        let count =
-            |is_meant: fn(Stage) -> bool| self.under_way.iter().filter(|one| is_meant(one.stage)).count();
-        (count(|stage| stage != Stage::HeldUp), count(|stage| stage == Stage::Leaves))
-    }
-
     /// Moves of this drain. Those that somebody else asked for are not known to go anywhere but `here`.
     fn own_moves(&self, here: &WorkerName) -> Vec<UnderWay> {
         self.under_way.iter().filter(|one| one.to != *here).cloned().collect()
@@ -97,8 +88,8 @@ impl Look {
 
 /// What came of one look.
 enum Begun {
-    /// So many moves began.
-    Some(usize),
+    /// So many moves began; and which machines found no way to leave, though others move, in one sentence.
+    Some(usize, Option<String>),
     /// None, since a worker is silent that may have a machine of their groups down; it may be back in a moment.
     Unsure(String),
 }
@@ -144,21 +135,27 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
     ) -> Result<Value, StepError> {
         let since_ms = context.now_ms;
         let (mut again_ms, mut expected, mut unsure_since_ms) = (0, (0, 0), None);
+        let mut stuck = None;
         loop {
             let look = self.look(context.job, input, since_ms).await?;
             bandwidth.keep(&self.home, self.clock.now_ms(), look.own_moves(&input.from)).await;
-            context.waits_for((!look.waits.is_empty()).then(|| in_a_sentence("wait", &look.waits)));
+            let waits = (!look.waits.is_empty()).then(|| in_a_sentence("wait", &look.waits));
+            let told: Vec<String> = stuck.iter().cloned().chain(waits).collect();
+            context.waits_for((!told.is_empty()).then(|| told.join("; ")));
             if look.here.is_empty() && look.under_way.is_empty() && look.arriving == 0 {
                 let children = self.children.of(context.job).await?;
                 let moved = children.iter().filter(|child| child.state == JobState::Succeeded).count();
                 return Ok(json!({ "moved": moved }));
             }
             // Those that find no target now are not looked at all the time, but whenever a move has ended or arrived.
-            let (all, down) = look.lanes();
+            let (all, down) = counts(&look.under_way);
             let is_time = again_ms <= self.clock.now_ms() || (all, down) != expected;
             if is_time && !self.home.is_paused(context.job).await.map_err(later)? {
                 let begun = match self.go_on(context, input, look, bandwidth).await? {
-                    Begun::Some(count) => count,
+                    Begun::Some(count, others) => {
+                        stuck = others;
+                        count
+                    }
                     Begun::Unsure(why) => {
                         let since_ms = *unsure_since_ms.get_or_insert(self.clock.now_ms());
                         if self.clock.now_ms().saturating_sub(since_ms) >= SILENT_MAX_MS {
@@ -243,7 +240,7 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
         let Look { under_way, left, arriving, tried, here: _, follow: _, waits: _ } = look;
         let mut lanes = Lanes::new(AtOnce::from(&input.ask), &under_way);
         if !left.iter().any(|one| lanes.admits(one.group.as_ref())) {
-            return Ok(Begun::Some(0));
+            return Ok(Begun::Some(0, None));
         }
         let mut market = self.home.market().await;
         let past = self.home.past_moves().await.map_err(later)?;
@@ -286,10 +283,11 @@ impl<J: Journal, C: Clock, H: Emptied> Drain<J, C, H> {
             }
         }
         let nothing_moves = begun == 0 && under_way.is_empty() && arriving == 0;
-        match nothing_moves && !stuck.is_empty() {
-            true if unsure == stuck.len() => Ok(Begun::Unsure(in_a_sentence(CANNOT_LEAVE, &stuck))),
-            true => Err(StepError::retry(in_a_sentence(CANNOT_LEAVE, &stuck))),
-            false => Ok(Begun::Some(begun)),
+        let told = (!stuck.is_empty()).then(|| in_a_sentence(CANNOT_LEAVE, &stuck));
+        match told {
+            Some(told) if nothing_moves && unsure == stuck.len() => Ok(Begun::Unsure(told)),
+            Some(told) if nothing_moves => Err(StepError::retry(told)),
+            told => Ok(Begun::Some(begun, told)),
         }
     }
 
@@ -413,14 +411,4 @@ fn mode_of(input: &DrainInput, machine: MachineId) -> MoveMode {
 
 fn planned_target(plan: &DrainPlan, machine: MachineId) -> Option<WorkerName> {
     plan.machines.iter().find(|planned| planned.machine == machine).and_then(|planned| planned.to.clone())
-}
-
-/// `2 machines cannot leave (db: no worker takes it: ...; web: ...)`
-fn in_a_sentence(what: &str, stuck: &[(MachineName, String)]) -> String {
-    let named = stuck.iter().take(NAMED_MAX).map(|(name, why)| format!("{name}: {why}"));
-    let named = named.collect::<Vec<_>>().join("; ");
-    match stuck.len() {
-        1 => format!("machine {named}"),
-        count => format!("{count} machines {what} ({named})"),
-    }
 }

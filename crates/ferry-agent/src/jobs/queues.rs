@@ -1,8 +1,8 @@
 //! The queues of this worker's jobs: who is at work and who waits is decided in [`ferry_fsm::Queue`], here the one
 //! whose turn it is gets to know.
 //!
-//! Invariant: a job has a place from when it is due until it ends, but none while it waits for a person, or while nothing of it can go
-//! on because a source gives nothing.
+//! Invariant: a job has a place from when it is due until it ends, but none while it waits for a person, or while all that it lacks
+//! cannot be read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

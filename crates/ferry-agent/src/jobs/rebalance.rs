@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferry_api::{Job, JobId, JobKind, JobState, MachineId, PlannedMove};
+use ferry_api::{Job, JobId, JobKind, JobState, MachineId, MachineName, PlannedMove};
 use ferry_crossing::fleet::{ChildEnd, verdict};
 use ferry_crossing::leases::SILENT_MAX_MS;
 use ferry_crossing::moving;
@@ -16,7 +16,7 @@ use ferry_placement::{AtOnce, Lanes, Market, Stage, UnderWay};
 use serde_json::Value;
 
 use super::bandwidth::Bandwidth;
-use super::children::{Children, LOOK_MS, later, stage};
+use super::children::{Children, LOOK_MS, counts, in_a_sentence, later, stage};
 use super::mover::begin_move_as;
 use super::task::{StepContext, Work};
 use super::world::Emptied;
@@ -55,6 +55,8 @@ struct Look<'a> {
     ends: Vec<ChildEnd>,
     /// Those that have not begun.
     left: Vec<&'a PlannedMove>,
+    /// What moves that are under way wait for.
+    waits: Vec<(MachineName, String)>,
 }
 
 /// Why the move of a machine has not begun, in one sentence.
@@ -87,16 +89,19 @@ impl<J: Journal, C: Clock, H: Emptied> Rebalance<J, C, H> {
         bandwidth: &mut Bandwidth,
     ) -> Result<Vec<ChildEnd>, StepError> {
         let (mut never, mut idle_since_ms) = (BTreeMap::new(), None);
-        let (mut again_ms, mut expected) = (0, 0);
+        let (mut again_ms, mut expected, mut stuck) = (0, (0, 0), None);
         loop {
             let look = self.look(context.job, input, &never).await?;
             let (now_ms, under_way) = (self.clock.now_ms(), look.under_way.len());
             bandwidth.keep(&self.home, now_ms, look.under_way.clone()).await;
+            let waits = (!look.waits.is_empty()).then(|| in_a_sentence("wait", &look.waits));
+            context.waits_for(stuck.clone().or(waits));
             if look.left.is_empty() && under_way == 0 {
                 return Ok(look.ends);
             }
             // Those that could not go are not looked at all the time, but whenever a move has ended.
-            if !look.left.is_empty() && (again_ms <= now_ms || under_way != expected) {
+            let (all, down) = counts(&look.under_way);
+            if !look.left.is_empty() && (again_ms <= now_ms || (all, down) != expected) {
                 let (begun, hindered) = self.go_on(context.job, input, &look, bandwidth).await?;
                 let mut not_now = Vec::new();
                 for (planned, why) in hindered {
@@ -105,14 +110,14 @@ impl<J: Journal, C: Clock, H: Emptied> Rebalance<J, C, H> {
                         Hindered::Ever(why) => drop(never.insert(planned.machine, why)),
                     }
                 }
-                context.waits_for(not_now.first().and_then(|end| end.reason.clone()));
+                stuck = not_now.first().and_then(|end| end.reason.clone());
                 let is_idle = begun == 0 && under_way == 0 && !not_now.is_empty();
                 idle_since_ms = is_idle.then(|| idle_since_ms.unwrap_or(now_ms));
                 if idle_since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= SILENT_MAX_MS) {
                     let ends = self.look(context.job, input, &never).await?.ends;
                     return Ok(ends.into_iter().chain(not_now).collect());
                 }
-                expected = under_way + begun;
+                expected = (all + begun, down + begun);
                 again_ms = now_ms.saturating_add(if begun > 0 { 0 } else { AGAIN_MS });
             }
             tokio::select! {
@@ -135,7 +140,7 @@ impl<J: Journal, C: Clock, H: Emptied> Rebalance<J, C, H> {
                 begun.insert(*machine, child);
             }
         }
-        let mut look = Look { under_way: Vec::new(), ends: Vec::new(), left: Vec::new() };
+        let mut look = Look { under_way: Vec::new(), ends: Vec::new(), left: Vec::new(), waits: Vec::new() };
         for planned in &input.part.moves {
             let Some(child) = begun.remove(&planned.machine) else {
                 match never.get(&planned.machine) {
@@ -147,6 +152,7 @@ impl<J: Journal, C: Clock, H: Emptied> Rebalance<J, C, H> {
             if child.state.is_final() {
                 look.ends.push(end(planned, child.state, child.reason));
             } else if let JobKind::Move { to, .. } = &child.kind {
+                look.waits.extend(child.reason.clone().map(|why| (planned.machine_name.clone(), why)));
                 let (group, stage) = (planned.group.clone(), stage(&child));
                 look.under_way.push(UnderWay { to: to.clone(), group, stage });
             }

@@ -242,6 +242,9 @@ impl<J: Journal, C: Clock, W: Work> Task<J, C, W> {
             Ok(memo) => Event::Done { step: name, memo },
             Err(error) => Event::Failed { step: name, attempt, error },
         };
+        // Whether that is still so is seen again at the next attempt.
+        self.shows
+            .send_modify(|shows| shows.progress.iter_mut().for_each(|progress| progress.held_up = false));
         self.announce(vec![event]).await
     }
 

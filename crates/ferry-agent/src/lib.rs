@@ -44,6 +44,7 @@ mod shutdown;
 mod stopping;
 mod target;
 mod truth;
+mod udev;
 pub mod volumes;
 
 pub use config::{Config, ConfigError};

@@ -8,6 +8,7 @@ use crate::drivers::inhibitor::Inhibitor;
 use crate::entrances;
 use crate::host::blocking;
 use crate::machines::log;
+use crate::udev;
 use ferry_api::http;
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let secured = agent.cluster.as_ref().map(Cluster::secured).transpose()?;
     let entrances = entrances::open(&agent.core.config, secured)?;
     tracing::info!(worker = %agent.core.config.name, %address, "the agent listens");
+    udev::tell();
     let told = told_to_end().map_err(AgentError::Signals)?;
     let failing = Arc::clone(&agent);
     let closing = async move {

@@ -19,7 +19,7 @@ use crate::output::{complain, say, say_json, table};
 /// What came of a plan, for programs.
 #[derive(Debug, Default, Serialize)]
 struct Applied {
-    /// The job of each worker that gives machines, as it was seen last.
+    /// The job of each worker that gives machines, as it ended, or as it began where its end was not waited for.
     jobs: Vec<Job>,
     /// What is not as the plan says.
     deviations: Vec<Deviation>,
@@ -48,17 +48,25 @@ pub async fn apply(agent: &Client, json: bool, start: StartRebalance, follow_it:
     for part in &start.plan.parts {
         givers.push((part.from.clone(), agent_meant(agent, Some(&part.from)).await?));
     }
-    let checked = ask_all(&givers, &StartRebalance { only_check: true, ..start.clone() }).await?;
+    let (checked, failed) = ask_all(&givers, &StartRebalance { only_check: true, ..start.clone() }).await;
+    failed.map_or(Ok(()), Err)?;
     let deviations: Vec<Deviation> = checked.into_iter().flat_map(|part| part.deviations).collect();
     if !deviations.is_empty() {
         let applied = Applied { jobs: Vec::new(), deviations };
         return deviates(json, &applied, "and nothing has begun; make it again");
     }
-    let started = ask_all(&givers, &start).await?;
+    let (started, failed) = ask_all(&givers, &start).await;
     let deviations: Vec<Deviation> = started.iter().flat_map(|part| part.deviations.clone()).collect();
     let jobs = givers.iter().zip(&started).filter_map(|((_, agent), part)| Some((agent, part.job.clone()?)));
-    let (jobs, exit) = watch(jobs.collect(), json, follow_it).await?;
+    // What has begun where another one cannot be asked is told all the same.
+    let (jobs, exit) = watch(jobs.collect(), json, follow_it && failed.is_none()).await?;
     let applied = Applied { jobs, deviations };
+    if let Some(failed) = failed {
+        if json {
+            say_json(&applied)?;
+        }
+        return Err(failed);
+    }
     // It changed in the moment between.
     if !applied.deviations.is_empty() {
         return deviates(json, &applied, "so only a part of it is done; make a new one");
@@ -69,15 +77,21 @@ pub async fn apply(agent: &Client, json: bool, start: StartRebalance, follow_it:
     Ok(exit)
 }
 
-/// What each worker answers to that, in order.
-async fn ask_all(givers: &[(WorkerName, Client)], start: &StartRebalance) -> Result<Vec<RebalanceStarted>> {
+/// What each worker answers to that, in order, up to the first one that cannot be asked, and why.
+async fn ask_all(
+    givers: &[(WorkerName, Client)],
+    start: &StartRebalance,
+) -> (Vec<RebalanceStarted>, Option<anyhow::Error>) {
     let mut answers = Vec::new();
     for (worker, agent) in givers {
-        let answer = agent.rebalance_start(start.clone()).await;
-        answers
-            .push(answer.map_err(|refusal| anyhow::Error::new(refusal).context(format!("worker {worker}")))?);
+        match agent.rebalance_start(start.clone()).await {
+            Ok(answer) => answers.push(answer),
+            Err(refusal) => {
+                return (answers, Some(anyhow::Error::new(refusal).context(format!("worker {worker}"))));
+            }
+        }
     }
-    Ok(answers)
+    (answers, None)
 }
 
 fn deviates(json: bool, applied: &Applied, so: &str) -> Result<Exit> {
@@ -93,7 +107,7 @@ fn deviates(json: bool, applied: &Applied, so: &str) -> Result<Exit> {
     Ok(Exit::Deviates)
 }
 
-/// Shows the jobs to their ends, or tells how to. Each as it was seen last.
+/// Shows the jobs to their ends, or tells how to.
 async fn watch(mut jobs: Vec<(&Client, Job)>, json: bool, follow_them: bool) -> Result<(Vec<Job>, Exit)> {
     let mut exit = Exit::Done;
     for (agent, job) in &mut jobs {

@@ -42,7 +42,8 @@ struct Seen {
 }
 
 /// Why nothing was seen of a worker, in a word.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
 enum Unseen {
     /// It does not answer.
     Silent,
@@ -56,12 +57,12 @@ enum Unseen {
 #[derive(Debug, Serialize)]
 struct SeenWorker {
     worker: WorkerName,
-    /// What it is called in a table while nothing was seen of it.
-    #[serde(skip)]
-    unseen: Unseen,
-    /// Why nothing was seen, in one sentence.
+    /// Why nothing was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
-    silent: Option<String>,
+    unseen: Option<Unseen>,
+    /// The same in one sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bid: Option<Bid>,
     /// Jobs there that have not ended.
@@ -133,7 +134,7 @@ fn unheard(worker: WorkerName, error: ApiError) -> SeenWorker {
         return silent(worker, error.message);
     }
     let sick = vec![format!("worker {worker} tells nothing: {}", error.message)];
-    SeenWorker { unseen: Unseen::Refuses, sick, ..unseen(worker, error.message) }
+    SeenWorker { unseen: Some(Unseen::Refuses), sick, ..unseen(worker, error.message) }
 }
 
 fn silent(worker: WorkerName, why: String) -> SeenWorker {
@@ -143,14 +144,14 @@ fn silent(worker: WorkerName, why: String) -> SeenWorker {
 
 /// A worker that this command has no way to ask, for the reason that names it.
 fn unasked(worker: WorkerName, why: String) -> SeenWorker {
-    SeenWorker { unseen: Unseen::NotAsked, sick: vec![why.clone()], ..unseen(worker, why) }
+    SeenWorker { unseen: Some(Unseen::NotAsked), sick: vec![why.clone()], ..unseen(worker, why) }
 }
 
 fn unseen(worker: WorkerName, why: String) -> SeenWorker {
     SeenWorker {
         worker,
-        unseen: Unseen::Silent,
-        silent: Some(why),
+        unseen: Some(Unseen::Silent),
+        why: Some(why),
         bid: None,
         jobs: Vec::new(),
         hydrating: Vec::new(),
@@ -184,15 +185,7 @@ async fn look_at(worker: &WorkerName, client: &Client) -> Result<SeenWorker, Api
     };
     let partial = volumes.into_iter().filter(is_partial);
     let hydrating = partial.map(|volume| Hydrates { machine_name: name_of(&volume), volume }).collect();
-    Ok(SeenWorker {
-        worker: worker.clone(),
-        unseen: Unseen::Silent,
-        silent: None,
-        bid: Some(bid),
-        jobs,
-        hydrating,
-        sick,
-    })
+    Ok(SeenWorker { worker: worker.clone(), unseen: None, why: None, bid: Some(bid), jobs, hydrating, sick })
 }
 
 /// What a person should look at.
@@ -280,9 +273,9 @@ fn worker_row(seen: &SeenWorker, moving: &[&Job]) -> [String; 7] {
     let Some(bid) = &seen.bid else {
         let none = || "-".to_owned();
         let state = match seen.unseen {
-            Unseen::Silent => "silent",
-            Unseen::Refuses => "refuses",
-            Unseen::NotAsked => "not asked",
+            Some(Unseen::Silent) | None => "silent",
+            Some(Unseen::Refuses) => "refuses",
+            Some(Unseen::NotAsked) => "not asked",
         };
         return [name, state.to_owned(), none(), none(), none(), none(), none()];
     };
@@ -363,8 +356,8 @@ mod tests {
         let worker = name.parse().unwrap();
         SeenWorker {
             worker,
-            unseen: Unseen::Silent,
-            silent: None,
+            unseen: None,
+            why: None,
             bid: Some(bid),
             jobs: Vec::new(),
             hydrating: Vec::new(),

@@ -4,7 +4,8 @@
 mod support;
 
 use ferry_api::{
-    ApiTokenMade, ClusterStatus, DirectoryView, Job, Machine, MachineState, RevokeDone, Volume, VolumeKey,
+    ApiTokenMade, ClusterStatus, DirectoryView, Job, Losses, Machine, MachineState, RevokeDone, Volume,
+    VolumeKey,
 };
 use ferry_cluster::{Authority, Home, Request, WorkerKey};
 use ferry_volume::directory::VolumeConfig;
@@ -14,9 +15,12 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::cluster::{Cluster, Said, Worker};
+use support::gated::Gated;
+use support::image;
 use support::until;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const SIZE_BYTES: u64 = 16 << 20;
 
 /// Workers that have not joined anything.
 fn configured(names: &[&str]) -> Cluster {
@@ -295,6 +299,48 @@ fn a_worker_that_was_revoked_is_told_so_and_comes_back_only_as_a_successor() {
     w2.start();
     wait_for_roster(w2, 4);
     w1.moves("web", w2);
+}
+
+#[test]
+fn a_worker_that_comes_back_after_its_disk_was_given_up_runs_nothing_and_changes_nothing() {
+    let cluster = joined(&["w1", "w2"]);
+    let (w1, w2) = cluster.pair();
+    wait_for_roster(w2, 2);
+    // Its machine has been handed over, and nothing of the disk has followed when it dies.
+    let image = cluster.dir().join("image");
+    image::dense(&image, SIZE_BYTES, 83);
+    let source = Gated::serve(cluster.dir(), &image, SIZE_BYTES, SIZE_BYTES);
+    let _: Volume = w2.ask(&["volume", "import", "db", "--from", &source.uri()]);
+    let _: Machine = w2.ask(&["machine", "create", "db", "--volume", "data=db", "--", "sleep", "1000000"]);
+    let job: Job = w2.ask(&["move", "db", "--to", "w1", "--mode", "cold", "--detach"]);
+    until("it runs on w1", || {
+        let here: Vec<Machine> = w1.ask(&["machine", "list"]);
+        here.iter().any(|machine| matches!(machine.state, MachineState::Running { .. })).then_some(())
+    });
+    w2.kill();
+    w2.processes().into_iter().for_each(|pid| w2.kill_process(pid));
+    let lost: Losses = w1.ask(&["volume", "abandon-source", "data"]);
+    let figure = lost.bytes.to_string();
+    let _: Losses = w1.ask(&["volume", "abandon-source", "data", "--lose", &figure, "--force"]);
+    let _: RevokeDone = w1.ask(&["cluster", "revoke", "w2", "--reason", "burnt"]);
+    let (machine, volume) = (w1.machine("db"), w1.volume("data"));
+    assert!(volume.hydration.is_some_and(|counted| counted.complete));
+
+    source.open();
+    w2.start();
+    until("it is told", || {
+        let said = |trouble: &String| trouble.contains("worker w2 was revoked (burnt)");
+        Some(status(w2)).filter(|status| status.troubles.iter().any(said))
+    });
+    let there: Job = w2.ask(&["job", "show", &job.id.to_string()]);
+    assert!(!there.state.is_final(), "nobody has told it that its disk has arrived: {there:?}");
+    assert!(w2.refusal(&["machine", "start", "db"], 1).contains("handed over"), "it is not its own any more");
+    let (now, disk) = (w1.machine("db"), w1.volume("data"));
+    assert_eq!((now.state, now.generation), (machine.state, machine.generation));
+    let given_up =
+        |volume: &Volume| volume.hydration.map(|counted| (counted.complete, counted.bytes_abandoned));
+    assert_eq!((disk.generation, given_up(&disk)), (volume.generation, given_up(&volume)));
+    assert!(disk.source.is_none(), "{disk:?}");
 }
 
 #[test]

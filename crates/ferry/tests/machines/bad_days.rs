@@ -5,9 +5,8 @@ use super::support::cluster::Cluster;
 use super::support::devices::{loop_devices_below, mounts_below, needs_loop_devices};
 use super::support::peers::path_text;
 use super::support::{DEBUGFS, DUMPE2FS, E2FSCK, MKE2FS, needs, succeed, until};
-use super::{assert_clean, create, numbers, pid, said, wait_until_said};
+use super::{assert_clean, assert_unrepaired, create, numbers, pid, said, wait_until_said};
 use ferry_api::{Job, JobState, Machine, MachineState, ServerState, Volume};
-use ferry_volume::client::BlockClient;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -41,11 +40,7 @@ fn a_file_system_that_the_kernel_refuses_is_told_in_the_log_and_left_as_it_is() 
     assert!(told.contains(path_text(&place)) && told.contains("`e2fsck -fn`"), "{told}");
     until("it is down", || (w1.machine("web").state == MachineState::Stopped).then_some(()));
     assert_eq!(loop_devices_below(cluster.dir()), Vec::<std::path::PathBuf>::new());
-    let mut found = vec![0; 1 << 20];
-    let mut expected = found.clone();
-    File::open(&image).unwrap().read_exact_at(&mut expected, 0).unwrap();
-    BlockClient::connect_text(&w1.volume("data").guest_uri).unwrap().read_at(0, &mut found).unwrap();
-    assert!(found == expected, "it was repaired unasked");
+    assert_unrepaired(w1, &image);
 }
 
 #[test]

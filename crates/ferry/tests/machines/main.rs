@@ -14,6 +14,7 @@ mod stand_in;
 mod support;
 
 use ferry_api::{Exit, Machine, MachineState};
+use ferry_volume::client::BlockClient;
 use std::collections::BTreeSet;
 use std::path::Path;
 use support::cluster::{Cluster, Worker};
@@ -63,6 +64,17 @@ fn assert_clean(worker: &Worker, check: impl FnOnce(&Path)) {
     succeed("e2fsck", &["-fn", &device]);
     check(Path::new(&device));
     assert_eq!(worker.ferry(&["volume", "detach", "data"]).code, Some(0));
+}
+
+/// Each byte of the volume is as it was in the image.
+fn assert_unrepaired(worker: &Worker, image: &Path) {
+    let expected = std::fs::read(image).unwrap();
+    let mut found = vec![0; expected.len()];
+    let mut guest = BlockClient::connect_text(&worker.volume("data").guest_uri).unwrap();
+    for (at, piece) in (0..).step_by(1 << 20).zip(found.chunks_mut(1 << 20)) {
+        guest.read_at(at, piece).unwrap();
+    }
+    assert!(found == expected, "it was repaired unasked");
 }
 
 #[test]
@@ -159,6 +171,7 @@ fn an_imported_volume_without_a_file_system_gets_none_and_one_with_errors_is_not
         let _: ferry_api::Volume = w1.ask(&["volume", "import", "disk", "--from", path_text(&image)]);
         let machine: Machine = w1.ask(&["machine", "create", "--file", path_text(&file)]);
         let MachineState::Starting { waits_for } = machine.state else { panic!("{machine:?}") };
+        assert_unrepaired(w1, &image);
         assert_eq!(w1.ferry(&["machine", "destroy", "web", "--stop"]).code, Some(0));
         waits_for
     };

@@ -132,6 +132,10 @@ impl Server for Postgres {
     }
 
     fn check(&self, at: SocketAddr) {
+        // Something came through, and each transaction whole: pgbench adds the same to an account and to what it notes.
+        let sums = "SELECT (SELECT count(*) FROM pgbench_history) > 0 AND \
+                    (SELECT sum(delta) FROM pgbench_history) = (SELECT sum(abalance) FROM pgbench_accounts)";
+        assert_eq!(Session::open(at).unwrap().ask(sums).unwrap(), ["t"]);
         self.program("pg_amcheck", at, &["--install-missing", "--heapallindexed", "postgres"]);
     }
 }

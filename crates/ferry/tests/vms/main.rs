@@ -15,11 +15,13 @@ mod support;
 use ferry_api::{AskedBy, Health, HookName, HookRun, Job, Machine, MachineState, ServerState, WorkerInfo};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use support::cluster::{Cluster, Worker};
 use support::peers::path_text;
 use support::{
@@ -29,6 +31,8 @@ use support::{
 /// How often the VM moves: once in each mode, unless a soak asks for more.
 const MOVES: usize = 3;
 const MOVES_VARIABLE: &str = "FERRY_SOAK_MOVES";
+/// Pause between two questions to the service of the VM.
+const ASKED_AGAIN: Duration = Duration::from_millis(50);
 /// Records that are kept between two disturbances.
 const RECORDS: usize = 5;
 /// What makes the guest's agent of use: hooks that tell on the console, and one that freezes. A boot is slow without KVM.
@@ -105,19 +109,65 @@ fn records(worker: &Worker) -> BTreeSet<u64> {
     found.lines().map(|line| line.parse().unwrap()).collect()
 }
 
-/// Which boot of the VM answers at its service, by way of each worker.
+/// Which boot of the VM answers at its service, by way of a worker; nothing if the connection ends before that.
+fn asked(worker: &Worker, port: u16) -> io::Result<Option<String>> {
+    let mut stream = TcpStream::connect((worker.address.ip(), port))?;
+    stream.write_all(b"GET /boot HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let boot = answer.split_once("\r\n\r\n").map(|(_, boot)| boot.to_owned());
+    Ok(boot.filter(|boot| !boot.is_empty()))
+}
+
+/// The same by way of each worker.
 fn served(cluster: &Cluster, port: u16) -> String {
-    let ask = |worker: &Worker| {
-        let mut stream = TcpStream::connect((worker.address.ip(), port)).ok()?;
-        stream.write_all(b"GET /boot HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.split_once("\r\n\r\n").map(|(_, boot)| boot.to_owned()).filter(|boot| !boot.is_empty())
-    };
+    let ask = |worker| until("the service of the VM answers", || asked(worker, port).ok().flatten());
     let (w1, w2) = cluster.pair();
-    let [by_one, by_other] = [w1, w2].map(|worker| until("the service of the VM answers", || ask(worker)));
+    let [by_one, by_other] = [w1, w2].map(ask);
     assert_eq!(by_one, by_other);
     by_one
+}
+
+/// Does something while somebody asks the service of the VM by way of one worker and the other, who is never refused. Tells also for how long
+/// nobody was answered at the longest.
+fn while_asked<T>(cluster: &Cluster, port: u16, act: impl FnOnce() -> T) -> (T, Duration) {
+    let is_over = AtomicBool::new(false);
+    let ask = || {
+        let (mut longest, mut since) = (Duration::ZERO, Instant::now());
+        for worker in cluster.workers.iter().cycle() {
+            match asked(worker, port) {
+                Ok(Some(_)) => {
+                    longest = longest.max(since.elapsed());
+                    since = Instant::now();
+                }
+                Ok(None) => {}
+                Err(error) => assert_ne!(error.kind(), io::ErrorKind::ConnectionRefused, "{}", worker.name),
+            }
+            if is_over.load(Ordering::SeqCst) {
+                break;
+            }
+            // The guest has other things to do, too.
+            std::thread::sleep(ASKED_AGAIN);
+        }
+        longest
+    };
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(ask);
+        // Also when an assertion ends the test: a scope waits for all that runs in it.
+        let over = Over(&is_over);
+        let done = act();
+        drop(over);
+        (done, asking.join().unwrap())
+    })
+}
+
+/// Ends what goes on beside it when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// What is said in a VM's file so that it has a network, a service at a port, and is asked how it is.
@@ -174,7 +224,12 @@ fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_ack
     for turn in 0..moves() {
         wait_for_more(here);
         let mode = ["cold", "warm", "live"][turn % 3];
-        let job: Job = here.ask(&["move", "vm", "--to", &there.name, "--mode", mode]);
+        let words = ["move", "vm", "--to", &there.name, "--mode", mode];
+        let (job, unanswered): (Job, _) = while_asked(&cluster, port, || here.ask(&words));
+        println!(
+            "{mode} move: nobody refused, and nobody answered for {} ms at the longest",
+            unanswered.as_millis()
+        );
         let receipt: Value = here.ask(&["job", "receipt", &job.id.to_string()]);
         let hooks: Vec<HookRun> = serde_json::from_value(receipt["hooks"].clone()).unwrap();
         let expected =
@@ -214,8 +269,9 @@ fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_ack
 }
 
 #[test]
-fn a_vm_with_nbd_disks_has_a_console_and_stays_up_when_its_server_dies_and_when_a_move_is_refused() {
-    needs!(QEMU, MKE2FS);
+fn a_vm_with_nbd_disks_has_a_console_and_loses_nothing_when_its_server_dies_and_when_a_move_is_refused() {
+    needs!(QEMU, MKE2FS, E2FSCK, DEBUGFS);
+    support::devices::needs_loop_devices!();
     let Some((made, initrd)) = guest() else {
         return skip(test_name!(), "target/lab/vm (cargo xtask lab vm)");
     };
@@ -248,7 +304,11 @@ fn a_vm_with_nbd_disks_has_a_console_and_stays_up_when_its_server_dies_and_when_
     assert!(said.code == Some(4) && said.stderr.contains(&missing), "{said:?}");
     assert_eq!(pid(&w1.machine("vm")), pid(&machine));
     wait_for_more(w1);
-    assert_eq!(w1.ferry(&["machine", "destroy", "vm", "--stop"]).code, Some(0));
+    let stopped: Machine = w1.ask(&["machine", "stop", "vm"]);
+    assert_eq!(stopped.last_exit.map(|exit| exit.code), Some(Some(0)), "it was not shut down: {stopped:?}");
+    let found = records(w1);
+    assert_eq!(kept(w1).difference(&found).collect::<Vec<_>>(), Vec::<&u64>::new());
+    assert_eq!(w1.ferry(&["machine", "destroy", "vm"]).code, Some(0));
     assert_eq!(w1.processes(), BTreeSet::new());
 }
 

@@ -47,6 +47,8 @@ pub fn run(root: &Path, options: &Options, ferry: &Path, dir: &Path) -> anyhow::
         for (load, name) in LOADS {
             lines.extend(house.lines(load, &format!("{used_mib} MiB, {name}"), options.pairs)?);
         }
+        // It takes long, and what comes next may fail.
+        eprintln!("{}", Line::table(&lines));
         drop(house);
         let place = tempfile::tempdir_in(dir).context("cannot make a directory")?;
         let mut vm = ByFerry::start(&Guest::of_the_lab(root), ferry, place.path(), Some(*used_mib))?;

@@ -20,6 +20,7 @@
 //! services_hold_seconds = 60      # for how long a connection waits for its machine ...
 //! services_held_max = 1000        # ... and how many of one service at once
 //! dns_listen = "127.0.0.1:5353"   # answers for MACHINE.ferry.internal; without it, nobody does
+//! machine_routes = true           # this host has routes to machines of other workers; without it, none
 //!
 //! [peers]
 //! w2 = "http://10.0.0.2:7433"
@@ -100,6 +101,8 @@ pub struct Config {
     pub services_listen: SocketAddr,
     /// Where questions for names of machines are answered, over UDP.
     pub dns_listen: Option<SocketAddr>,
+    /// Whether this host has routes to the addresses of machines of other workers.
+    pub machine_routes: bool,
     /// How long a connection waits for its machine, in seconds.
     pub services_hold_seconds: u64,
     /// How many connections of one service wait at once.
@@ -161,6 +164,8 @@ struct File {
     moves_at_once: Option<NonZeroUsize>,
     services_listen: Option<SocketAddr>,
     dns_listen: Option<SocketAddr>,
+    #[serde(default)]
+    machine_routes: bool,
     services_hold_seconds: Option<u64>,
     services_held_max: Option<u64>,
     tls: Option<toml::Spanned<PathBuf>>,
@@ -209,6 +214,7 @@ impl Config {
             moves_at_once: file.moves_at_once.unwrap_or(MOVES_AT_ONCE_DEFAULT),
             services_listen: file.services_listen.unwrap_or_else(|| SocketAddr::new(listen.ip(), 0)),
             dns_listen: file.dns_listen,
+            machine_routes: file.machine_routes,
             services_hold_seconds: file.services_hold_seconds.unwrap_or(SERVICES_HOLD_SECONDS_DEFAULT),
             services_held_max: file.services_held_max.unwrap_or(SERVICES_HELD_MAX_DEFAULT),
             tls: file.tls.map(|dir| beside(&place, &dir)).transpose()?,
@@ -390,7 +396,7 @@ mod tests {
         assert_eq!(config.export_listen, "127.0.0.1:0".parse().unwrap());
         assert_eq!(config.advertise, "127.0.0.1");
         assert_eq!(config.retention_hours, 24);
-        assert_eq!((config.room_bytes, config.tls), (None, None));
+        assert_eq!((config.room_bytes, config.tls, config.machine_routes), (None, None, false));
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub use rebalance::{
     RebalanceStarted, StartRebalance, Stays, WorkerFill,
 };
 pub use service::{AskMappings, Mapping, Mappings, Presence, Protocol, Service, ServiceStatus};
+/// What a machine has for an address. It is a value, of which hearts speak, too.
+pub use std::net::Ipv6Addr;
 pub use stop::{SafeToStop, ShutDownWorker, StillToCopy, StopReason, StoppedMachine, WorkerShutDown};
 pub use truth::{
     AskTestimony, Claim, CopyTold, CopyWorth, Evidence, MachineStanding, MachineTold, MachineWorth, OnDisk,

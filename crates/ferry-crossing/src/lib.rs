@@ -17,6 +17,7 @@
 //!            what is under way, runs and is read here ──stopping──▶ what keeps the host from being stopped
 //!            bytes of a VM's guest agent ──guest_agent──▶ what it answers
 //!   clients  who tells what of a machine ──directory──▶ where it is ──proxy──▶ connect, forward, hold or refuse
+//!            where machines are + routes of a host ──routes──▶ which to make and which to remove
 //!   all      what lies on every disk ──truth──▶ which copy is the real one
 //! ```
 //!
@@ -49,6 +50,7 @@ pub mod rebalance;
 pub mod reckoning;
 mod records;
 mod refusal;
+pub mod routes;
 pub mod service;
 pub mod stopping;
 pub mod target;

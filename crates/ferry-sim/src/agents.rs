@@ -124,6 +124,7 @@ fn config(world: &World, host: HostIndex, retention_hours: u64) -> Config {
         moves_at_once,
         services_listen: "127.0.0.1:0".parse().expect("it is an address"),
         dns_listen: None,
+        machine_routes: false,
         services_hold_seconds: 60,
         services_held_max: 1,
         tls: None,

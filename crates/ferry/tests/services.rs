@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use support::cluster::{Cluster, Worker};
-use support::{IP, needs, skip_where_impossible, succeed, test_name, until};
+use support::network::Network;
+use support::{IP, TC, needs, skip, skip_where_impossible, succeed, test_name, until};
 
 /// In the environment of this program: it is a machine that listens there.
 const PORT: &str = "FERRY_TEST_LISTENS_AT";
@@ -19,6 +20,10 @@ const OWN: &str = "FERRY_TEST_HAS_AN_ADDRESS";
 /// Below what the system gives to outgoing connections.
 const PORT_FIRST: u32 = 22_000;
 const PORTS: u32 = 9_000;
+/// What routes to machines of other workers bear.
+const ROUTES_ARE: &str = "proto 215 metric 4096";
+/// How long one attempt to reach an address may take.
+const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// A port that no other test asks for.
 fn fresh_port() -> u16 {
@@ -348,6 +353,62 @@ fn a_machine_takes_the_network_of_its_own_along_and_leaves_no_interface_behind()
     assert!(shown.contains(&address.to_string()) && shown.contains("a network of its own"), "{shown}");
     assert_eq!(w1.ferry(&["machine", "destroy", "echo", "--stop"]).code, Some(0));
     until("its interface is gone", || route().is_empty().then_some(()));
+}
+
+/// The worker that a machine runs on by its answer, if that comes soon.
+fn told_soon(address: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, ATTEMPT).ok()?;
+    stream.set_read_timeout(Some(ATTEMPT)).ok()?;
+    stream.write_all(b"where\n").ok()?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).ok()?;
+    line.trim_end().strip_suffix(" where").map(str::to_owned)
+}
+
+#[test]
+fn the_address_of_a_machine_is_reached_from_hosts_of_other_workers_wherever_it_goes() {
+    needs!(IP, TC);
+    let network = match Network::of(2, "100mbit") {
+        Ok(network) => network,
+        Err(error) => return skip(test_name!(), &format!("network namespaces ({error})")),
+    };
+    if !network.speak_ipv6() {
+        return skip_where_impossible(test_name!(), "IPv6");
+    }
+    let peers = [0, 1].map(|index| format!("w{} = \"http://[{}]:7433\"", index + 1, network.ipv6(index)));
+    let lines = format!("insecure = true\nmachine_routes = true\n[peers]\n{}\n", peers.join("\n"));
+    let cluster = Cluster::on_by(&network, |index| network.ipv6(index).into(), &lines);
+    let (w1, w2) = cluster.pair();
+    let routes = |host: usize| network.host(host).ip(&format!("-6 route show {ROUTES_ARE}"));
+    // An agent that was killed has left a route to a machine that was destroyed since.
+    network.host(1).ip(&format!("-6 route add fd00::dead/128 via {} {ROUTES_ARE}", network.ipv6(0)));
+    [w1, w2].into_iter().for_each(Worker::start);
+    until("what was left is gone", || routes(1).is_empty().then_some(()));
+
+    let port = fresh_port();
+    let file = machine_file(cluster.dir(), "echo", port, "network = \"own\"");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}{OWN} = \"1\"\n")).unwrap();
+    let machine: Machine = w1.ask(&["machine", "create", "--file", &file]);
+    let direct = SocketAddr::new(machine.address.unwrap().into(), port);
+    let is_on = |worker: &Worker| {
+        for from in [w1, w2] {
+            until(&format!("it is reached on {} from the host of {}", worker.name, from.name), || {
+                (from.there(|| told_soon(direct))? == worker.dir.to_str()?).then_some(())
+            });
+        }
+    };
+    is_on(w1);
+    assert_eq!((routes(0).lines().count(), routes(1).lines().count()), (0, 1));
+    // An agent that starts again leaves the way open.
+    w2.restart();
+    assert!(w2.there(|| told_soon(direct)).is_some());
+    w1.moves("echo", w2);
+    is_on(w2);
+    until("no route leads away from the machine's own worker", || routes(1).is_empty().then_some(()));
+    assert_eq!(routes(0).lines().count(), 1, "{}", routes(0));
+    assert_eq!(w2.ferry(&["machine", "destroy", "echo", "--stop"]).code, Some(0));
+    until("no route leads to what is destroyed", || routes(0).is_empty().then_some(()));
 }
 
 #[test]

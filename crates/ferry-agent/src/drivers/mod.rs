@@ -19,6 +19,7 @@ pub(crate) mod oci;
 mod probe;
 mod process;
 pub(crate) mod qemu;
+pub(crate) mod routes;
 mod server;
 mod socket;
 pub(crate) mod tap;

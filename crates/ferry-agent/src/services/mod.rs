@@ -3,7 +3,8 @@
 //! ```text
 //!   own records ─┐                        ┌─▶ listeners, one a port
 //!   others' feeds ─▶ Directory (a value) ─┤        │ a connection
-//!                                         └─▶ proxy ♥ decides ──▶ the machine here · another worker · wait · refuse
+//!                                         ├─▶ proxy ♥ decides ──▶ the machine here · another worker · wait · refuse
+//!                                         └─▶ routes ♥ decides ─▶ routes of this host, if it is to have any
 //! ```
 //!
 //! Invariants: the directory is a cache and decides nothing about machines. A connection that is through stays with the process
@@ -16,6 +17,7 @@ mod forward;
 mod hints;
 mod listen;
 mod proxy;
+mod routes;
 mod view;
 
 use crate::config::Config;
@@ -89,6 +91,8 @@ struct Inner {
     me: WorkerName,
     listen: SocketAddr,
     dns_listen: Option<SocketAddr>,
+    /// Whether this host has routes to machines of other workers.
+    has_routes: bool,
     /// The host under which other workers reach this one.
     host: String,
     limits: Limits,
@@ -138,6 +142,7 @@ impl Services {
             me: config.name.clone(),
             listen,
             dns_listen: config.dns_listen,
+            has_routes: config.machine_routes,
             host,
             limits: Limits {
                 hold_ms_max: config.services_hold_seconds.saturating_mul(1_000),
@@ -187,6 +192,9 @@ impl Services {
         chores.spawn(feeds::follow_all(Arc::clone(&self.inner), peers.clone()));
         chores.spawn(listen::for_workers(Arc::clone(&self.inner), others, secured));
         chores.spawn(listen::for_clients(Arc::clone(&self.inner)));
+        if self.inner.has_routes {
+            chores.spawn(routes::keep(Arc::clone(&self.inner), peers.clone()));
+        }
         Ok(())
     }
 

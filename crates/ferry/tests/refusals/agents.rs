@@ -56,7 +56,7 @@ fn a_wrong_configuration_is_refused_with_file_line_and_field() {
         (
             format!("{begin}retention_days = 3\n"),
             "3: unknown field `retention_days`, expected one of `name`, `state_dir`, `listen`, `insecure`, `socket_group`, `export_listen`, \
-             `advertise`, `peers`, `region`, `labels`, `room_bytes`, `cpu_millis`, `memory_bytes`, `retention_hours`, `job_retention_days`, `jobs_kept`, `moves_at_once`, `services_listen`, `dns_listen`, \
+             `advertise`, `peers`, `region`, `labels`, `room_bytes`, `cpu_millis`, `memory_bytes`, `retention_hours`, `job_retention_days`, `jobs_kept`, `moves_at_once`, `services_listen`, `dns_listen`, `machine_routes`, \
              `services_hold_seconds`, `services_held_max`, `tls`, `directory`"
                 .to_owned(),
         ),

@@ -73,9 +73,14 @@ impl Cluster {
 
     /// Workers that are the hosts of a network, `w1` and so on. No agent runs yet, and none knows another.
     pub fn on(network: &Network, lines: &str) -> Self {
+        Self::on_by(network, |index| network.address(index), lines)
+    }
+
+    /// The same with agents that listen at these addresses of the hosts.
+    pub fn on_by(network: &Network, address: impl Fn(usize) -> IpAddr, lines: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let workers = (0..network.len()).map(|index| {
-            let address = SocketAddr::new(network.address(index), PORT_ON_A_NETWORK);
+            let address = SocketAddr::new(address(index), PORT_ON_A_NETWORK);
             let place = (address, Some(network.host(index).clone()));
             Worker::configured(dir.path(), &format!("w{}", index + 1), place, lines)
         });
@@ -140,7 +145,7 @@ impl Worker {
     }
 
     /// Does something on the worker's host.
-    fn there<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+    pub fn there<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
         match &self.network {
             Some(network) => network.inside(what),
             None => what(),

@@ -6,11 +6,16 @@ use super::{IP, TC, succeed};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// The first three bytes of every host's address.
 const NET: [u8; 3] = [10, 77, 0];
+/// The first 16 bits of every host's IPv6 address.
+const NET_IPV6: u16 = 0xfd77;
+/// Whether this kernel has IPv6, and whether a host hands packets on.
+const IPV6_IS_OFF: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+const FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 /// How much a link lets through at once, and how long what is more waits before it is dropped, as `tc` writes it.
 const BURST: &str = "64kb";
 const QUEUE: &str = "100ms";
@@ -63,6 +68,25 @@ impl Network {
         IpAddr::V4(Ipv4Addr::new(a, b, c, u8::try_from(index + 1).unwrap()))
     }
 
+    /// Gives each host an IPv6 address, too, and has it hand packets on. Tells whether this kernel has IPv6.
+    pub fn speak_ipv6(&self) -> bool {
+        (0..self.len()).all(|index| {
+            let host = self.host(index);
+            let is_on =
+                host.inside(|| std::fs::read_to_string(IPV6_IS_OFF).is_ok_and(|off| off.trim() == "0"));
+            if is_on {
+                host.ip(&format!("address add {}/64 dev {LINK} nodad", self.ipv6(index)));
+                host.inside(|| std::fs::write(FORWARDING, "1").unwrap());
+            }
+            is_on
+        })
+    }
+
+    /// A host's IPv6 address, for the others.
+    pub fn ipv6(&self, index: usize) -> Ipv6Addr {
+        Ipv6Addr::new(NET_IPV6, 0, 0, 0, 0, 0, 0, u16::try_from(index + 1).unwrap())
+    }
+
     /// Pulls out a host's cable.
     pub fn cut(&self, index: usize) {
         self.switch.ip(&format!("link set {} down", port(index)));
@@ -113,8 +137,9 @@ impl Namespace {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    fn ip(&self, words: &str) {
-        self.inside(|| succeed(IP.program, &words.split(' ').collect::<Vec<_>>()));
+    /// `ip WORDS` inside, which must succeed; gives what it printed.
+    pub fn ip(&self, words: &str) -> String {
+        self.inside(|| succeed(IP.program, &words.split(' ').collect::<Vec<_>>()))
     }
 
     fn limit(&self, link: &str, rate: &str) {

@@ -194,6 +194,16 @@ fn ask_inside(worker: &Worker, machine: &Machine, command: &str) -> Value {
     serde_json::from_str::<Value>(&answer).unwrap()["return"].clone()
 }
 
+/// Whoever serves its disk, and whoever looks after it, may die: it is the same VM, and goes on.
+fn goes_on_whoever_dies(worker: &Worker, machine: &Machine) {
+    let ServerState::Running { pid: server } = worker.volume("data").server else { panic!("it is served") };
+    worker.kill_process(server);
+    wait_for_more(worker);
+    worker.restart();
+    assert_eq!(pid(&worker.machine("vm")), pid(machine), "the agent has lost its VM");
+    wait_for_more(worker);
+}
+
 #[test]
 fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_acknowledged() {
     needs!(QEMU, MKE2FS, E2FSCK, DEBUGFS, IP);
@@ -212,13 +222,7 @@ fn a_vm_moves_cold_warm_and_live_told_of_it_inside_and_keeps_every_record_it_ack
     let first = served(&cluster, port);
     is_well(here);
 
-    // Whoever serves its disk, and whoever looks after it, may die: it is the same VM, and goes on.
-    let ServerState::Running { pid: server } = here.volume("data").server else { panic!("it is served") };
-    here.kill_process(server);
-    wait_for_more(here);
-    here.restart();
-    assert_eq!(pid(&here.machine("vm")), pid(&machine), "the agent has lost its VM");
-    wait_for_more(here);
+    goes_on_whoever_dies(here, &machine);
 
     let (mut acknowledged, mut boots) = (BTreeSet::new(), vec![first]);
     for turn in 0..moves() {

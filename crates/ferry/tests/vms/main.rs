@@ -33,6 +33,8 @@ const MOVES: usize = 3;
 const MOVES_VARIABLE: &str = "FERRY_SOAK_MOVES";
 /// Pause between two questions to the service of the VM.
 const ASKED_AGAIN: Duration = Duration::from_millis(50);
+/// How long a VM may take to answer again: without KVM a boot is slow.
+const ANSWERED_MAX: Duration = Duration::from_secs(180);
 /// Records that are kept between two disturbances.
 const RECORDS: usize = 5;
 /// What makes the guest's agent of use: hooks that tell on the console, and one that freezes. A boot is slow without KVM.
@@ -129,7 +131,7 @@ fn served(cluster: &Cluster, port: u16) -> String {
 }
 
 /// Does something while somebody asks the service of the VM by way of one worker and the other, who is never refused. Tells also for how long
-/// nobody was answered at the longest.
+/// nobody was answered at the longest, up to the first answer behind it.
 fn while_asked<T>(cluster: &Cluster, port: u16, act: impl FnOnce() -> T) -> (T, Duration) {
     let is_over = AtomicBool::new(false);
     let ask = || {
@@ -139,13 +141,14 @@ fn while_asked<T>(cluster: &Cluster, port: u16, act: impl FnOnce() -> T) -> (T, 
                 Ok(Some(_)) => {
                     longest = longest.max(since.elapsed());
                     since = Instant::now();
+                    if is_over.load(Ordering::SeqCst) {
+                        break;
+                    }
                 }
                 Ok(None) => {}
                 Err(error) => assert_ne!(error.kind(), io::ErrorKind::ConnectionRefused, "{}", worker.name),
             }
-            if is_over.load(Ordering::SeqCst) {
-                break;
-            }
+            assert!(since.elapsed() < ANSWERED_MAX, "nobody has been answered for {ANSWERED_MAX:?}");
             // The guest has other things to do, too.
             std::thread::sleep(ASKED_AGAIN);
         }

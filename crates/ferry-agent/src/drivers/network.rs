@@ -17,7 +17,7 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::net::Ipv6Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 pub(super) const IP: &str = "ip";
@@ -109,6 +109,22 @@ impl OwnNetwork {
 #[allow(deprecated, reason = "its successor is unsafe for what other threads and FILES do; neither is here")]
 fn unshare_network() -> io::Result<()> {
     Ok(rustix::thread::unshare(UnshareFlags::NEWNET)?)
+}
+
+/// Has `ip` do all that `lines` say; or what it said on its standard error, if it failed.
+pub(super) fn run_batch(tool: &Path, options: &[&str], lines: &str) -> io::Result<Result<(), Vec<u8>>> {
+    let mut ip = Command::new(tool);
+    ip.args(options).args(["-batch", "-"]);
+    ip.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut ip = ip.spawn()?;
+    let mut to = ip.stdin.take().expect("its standard input was asked for");
+    let told = to.write_all(lines.as_bytes());
+    drop(to);
+    let ended = ip.wait_with_output()?;
+    match ended.status.success() {
+        true => told.map(Ok),
+        false => Ok(Err(ended.stderr)),
+    }
 }
 
 /// Has `ip` do all that `lines` say.

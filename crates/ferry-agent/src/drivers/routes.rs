@@ -5,12 +5,12 @@
 
 use super::DriverError;
 use super::filesystem::find_tool;
-use super::network::{IP, check_addresses};
+use super::network::{IP, check_addresses, run_batch};
 use crate::host::blocking;
 use ferry_crossing::routes::{Changes, Route};
 use rustix::thread::CapabilitySet;
 use serde::Deserialize;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -103,20 +103,7 @@ fn lines(Changes { remove, replace }: &Changes) -> Vec<String> {
 
 /// Has `ip` do all that `lines` say; what it refuses keeps the others from nothing.
 fn tell(tool: &Path, lines: &[String]) -> io::Result<()> {
-    let mut ip = Command::new(tool);
-    ip.args(["-6", "-force", "-batch", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut ip = ip.spawn()?;
-    let mut to = ip.stdin.take().expect("its standard input was asked for");
-    let told = to.write_all(lines.concat().as_bytes());
-    drop(to);
-    let ended = ip.wait_with_output()?;
-    match ended.status.success() {
-        true => told,
-        false => Err(said(lines, &ended.stderr)),
-    }
+    run_batch(tool, &["-6", "-force"], &lines.concat())?.map_err(|stderr| said(lines, &stderr))
 }
 
 /// What `ip` said first, and of which line.

@@ -11,14 +11,14 @@
 //! agents of one host, its packets go where it still runs.
 
 use super::filesystem::find_tool;
-use super::network::{GATEWAY, IP, check_addresses};
+use super::network::{GATEWAY, IP, check_addresses, run_batch};
 use super::watch::{Ended, Watched};
 use super::{DriverError, HeldMachine, Launch, Watch};
 use crate::host::{Doing, blocking};
 use crate::records::ProcessMark;
 use ferry_api::{MachineId, Network};
 use rustix::thread::CapabilitySet;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -105,20 +105,10 @@ impl Tap {
     }
 
     fn tell(&self) -> io::Result<()> {
-        let mut ip = Command::new(&self.tool);
-        ip.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut ip = ip.spawn()?;
-        let mut to = ip.stdin.take().expect("its standard input was asked for");
-        let told = to.write_all(self.lines().as_bytes());
-        drop(to);
-        let ended = ip.wait_with_output()?;
-        match ended.status.success() {
-            true => told,
-            false => {
-                let said = String::from_utf8_lossy(&ended.stderr);
-                Err(io::Error::other(format!("ip says: {}", said.lines().next().unwrap_or_default())))
-            }
-        }
+        run_batch(&self.tool, &[], &self.lines())?.map_err(|said| {
+            let said = String::from_utf8_lossy(&said);
+            io::Error::other(format!("ip says: {}", said.lines().next().unwrap_or_default()))
+        })
     }
 }
 
@@ -221,6 +211,7 @@ mod tests {
     use super::*;
     use crate::drivers::{Channel, Launcher};
     use crate::host::{Host, ThisHost};
+    use std::io::Write;
 
     #[tokio::test]
     async fn an_interface_that_a_crash_has_left_goes_with_the_directory_of_its_machine() {

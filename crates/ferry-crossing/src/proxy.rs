@@ -149,14 +149,14 @@ pub fn answer(me: &WorkerName, known: Option<&Known>) -> Answer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use ferry_api::{MachineId, Mapping};
 
     const LIMITS: Limits = Limits { hold_ms_max: 1_000, held_max: 2 };
     const RUNS: Presence = Presence::Runs { since_ms: 1 };
 
-    fn known(owner: &str, presence: Presence, is_certain: bool) -> Known {
+    pub(crate) fn known(owner: &str, presence: Presence, is_certain: bool) -> Known {
         let mapping = Mapping {
             machine: MachineId::fresh(),
             name: "db".parse().unwrap(),

@@ -78,21 +78,13 @@ pub fn changes(wanted: &BTreeMap<Ipv6Addr, Ipv6Addr>, found: &[Route], is_settle
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferry_api::{Generation, MachineId};
+    use ferry_api::MachineId;
 
     const RUNS: Presence = Presence::Runs { since_ms: 1 };
 
     fn known(owner: &str, network: Network, presence: Presence) -> Known {
-        let mapping = Mapping {
-            machine: MachineId::fresh(),
-            name: "db".parse().unwrap(),
-            generation: Generation(1),
-            owner: owner.parse().unwrap(),
-            services: Vec::new(),
-            network,
-            presence,
-        };
-        Known { told_by: mapping.owner.clone(), heard_ms_ago: 0, mapping, is_certain: true }
+        let known = crate::proxy::tests::known(owner, presence, true);
+        Known { mapping: Mapping { network, ..known.mapping }, ..known }
     }
 
     fn ip(text: &str) -> Ipv6Addr {

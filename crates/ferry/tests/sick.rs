@@ -285,16 +285,6 @@ fn a_source_that_hangs_is_told_fails_nobody_and_leaves_its_share_to_a_healthy_mo
     assert_eq!((ended.state, ended.reason), (JobState::Succeeded, None));
 }
 
-/// All that is on a worker's volume of this name, as its machine reads it.
-fn read_all(worker: &Worker, name: &str) -> Vec<u8> {
-    let mut bytes = vec![0; usize::try_from(SIZE_BYTES).unwrap()];
-    let mut guest = BlockClient::connect_text(&worker.volume(name).guest_uri).unwrap();
-    for (at, part) in bytes.chunks_mut(1 << 20).enumerate() {
-        guest.read_at(at as u64 * MIB, part).unwrap();
-    }
-    bytes
-}
-
 /// A machine of the group `pair` that takes all the time that it gets once it is told of a move.
 fn create_lingering(worker: &Worker, name: &str, (volume, origin): (&str, &str)) {
     let spec = format!(
@@ -355,6 +345,6 @@ fn when_the_time_of_a_drain_is_over_what_was_handed_over_stays_there_and_what_wa
     let move_of_db = over.children.iter().find(|child| child.machine_name.as_str() == "db").unwrap().job;
     assert_eq!(ended(w1, &move_of_db.to_string()).state, JobState::Succeeded);
     for (worker, volume, image) in [(w2, "tables", &db), (w2, "pages", &web), (w1, "lines", &log)] {
-        assert!(read_all(worker, volume) == std::fs::read(image).unwrap(), "{volume}");
+        assert!(worker.read_all(volume) == std::fs::read(image).unwrap(), "{volume}");
     }
 }

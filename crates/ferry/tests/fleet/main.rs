@@ -27,7 +27,7 @@ use support::devices::needs_loop_devices;
 use support::ledger::{Entry, Ledger};
 use support::network::Network;
 use support::redis::Session;
-use support::{E2FSCK, IP, MKE2FS, REDIS, TC, needs, skip, test_name, until};
+use support::{E2FSCK, IP, MKE2FS, Over, REDIS, TC, needs, skip, test_name, until};
 
 /// What each link lets through, in either direction.
 const RATE: &str = "100mbit";
@@ -61,15 +61,6 @@ fn two_workers_are_drained_under_load_amid_a_dead_agent_and_a_cut_link_and_nothi
         fleet.drain_as_planned();
     });
     fleet.check();
-}
-
-/// Ends the clients when it is dropped.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 struct Fleet<'a> {

@@ -5,7 +5,7 @@
 use crate::support::cluster::Cluster;
 use crate::support::ledger::{Entry, Ledger};
 use crate::support::peers::path_text;
-use crate::support::{succeed, until};
+use crate::support::{Over, succeed, until};
 use ferry_api::{AttachedFrontend, Machine, ServiceStatus};
 use std::collections::BTreeSet;
 use std::io;
@@ -69,15 +69,6 @@ pub fn moves_there_and_back<S: Server>(server: &S, moves: u64) {
         house.writes();
     });
     house.check(usize::try_from(moves % 2).unwrap());
-}
-
-/// Ends the clients when it is dropped.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 struct House<'a, S> {

@@ -10,6 +10,7 @@ use super::moments::{self, Wish};
 use super::network::{Namespace, Network};
 use super::until;
 use ferry_api::{Job, JobState, Machine, Volume, VolumeKey, WorkerInfo};
+use ferry_volume::client::BlockClient;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::de::DeserializeOwned;
@@ -32,6 +33,8 @@ const PORT_FIRST: u32 = 20_000;
 const WORKERS_MAX: u32 = 4;
 /// Where the agent of a worker listens that is a host of a network.
 const PORT_ON_A_NETWORK: u16 = 7433;
+/// What is read of a volume at once, in bytes.
+const READ_BYTES: usize = 1 << 20;
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 
@@ -321,6 +324,17 @@ impl Worker {
         let job: Job = self.ask(&["move", machine, "--to", &to.name]);
         assert_eq!(job.state, JobState::Succeeded, "{job:?}");
         job
+    }
+
+    /// All that is on the volume of this name, as its machine reads it.
+    pub fn read_all(&self, name: &str) -> Vec<u8> {
+        let volume = self.volume(name);
+        let mut bytes = vec![0; usize::try_from(volume.size_bytes).unwrap()];
+        let mut guest = BlockClient::connect_text(&volume.guest_uri).unwrap();
+        for (at, part) in (0..).step_by(READ_BYTES).zip(bytes.chunks_mut(READ_BYTES)) {
+            guest.read_at(at, part).unwrap();
+        }
+        bytes
     }
 
     /// Looks at the volume until `condition` holds, and answers it as it was then.

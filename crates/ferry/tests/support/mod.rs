@@ -36,12 +36,22 @@ pub mod volume;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a condition may take to come true before the test gives up on it, in any test on any machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at a condition that nothing announces.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Ends what goes on beside a test when it is dropped, also where an assertion ends that.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
 
 /// A program from outside and the Debian package that has it.
 #[derive(Debug, Clone, Copy)]

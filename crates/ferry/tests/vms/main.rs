@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use support::cluster::{Cluster, Worker};
 use support::peers::path_text;
 use support::{
-    DEBUGFS, E2FSCK, IP, MKE2FS, QEMU, needs, skip, skip_where_impossible, succeed, test_name, until,
+    DEBUGFS, E2FSCK, IP, MKE2FS, Over, QEMU, needs, skip, skip_where_impossible, succeed, test_name, until,
 };
 
 /// How often the VM moves: once in each mode, unless a soak asks for more.
@@ -162,15 +162,6 @@ fn while_asked<T>(cluster: &Cluster, port: u16, act: impl FnOnce() -> T) -> (T, 
         drop(over);
         (done, asking.join().unwrap())
     })
-}
-
-/// Ends what goes on beside it when it is dropped.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 /// What is said in a VM's file so that it has a network, a service at a port, and is asked how it is.
